@@ -395,9 +395,9 @@ def _sha1(text: str) -> str:
 def ask(question: Question, rated_texts: Iterable[RatedText]) -> dict[str, list[Row]]:
     """Make a data set by asking one question of all texts.
 
-    Every split is balanced (each label as often as the rarest one), and its rows are in the order
-    of their SHA-1, so that the first n rows are a fair sample. A text that got two different
-    answers is left out.
+    Every split is balanced (each label as often as the rarest one), and so is every run of rows
+    at its beginning, so that the first n rows are a fair sample; which rows these are is decided by
+    the SHA-1 of the text. A text that got two different answers is left out.
 
     Args:
         question: Gives the labels.
@@ -421,9 +421,10 @@ def ask(question: Question, rated_texts: Iterable[RatedText]) -> dict[str, list[
 
 
 def _balanced(by_label: Mapping[str, list[Row]]) -> list[Row]:
-    fewest = min(len(rows) for rows in by_label.values())
-    kept = [row for rows in by_label.values() for row in rows[:fewest]]
-    return sorted(kept, key=lambda row: _sha1(row["text"]))
+    one_of_each = zip(*by_label.values(), strict=False)  # ends with the rarest label
+    return [
+        row for group in one_of_each for row in sorted(group, key=lambda row: _sha1(row["text"]))
+    ]
 
 
 # -- The language-model probe --------------------------------------------------------------------
