@@ -558,8 +558,7 @@ def fetch_demo_assets(
         DemoAssetsError: There is not enough room on the disk.
     """
     parts = list(parts)
-    missing = _missing(into, parts, say, verify_sums=verify_sums)
-    if not missing:
+    if not _missing(into, parts, lambda _: None, verify_sums=verify_sums):
         return False
     into.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(into).free) < SPACE_NEEDED:
@@ -571,7 +570,8 @@ def fetch_demo_assets(
     with _only_one_run(into, say):
         for left_over in into.glob(".partial-*"):  # of a run that was killed
             shutil.rmtree(left_over)
-        for part in _missing(into, missing, say, verify_sums=verify_sums):
+        # Looked at again, because another run may have made them in the meantime.
+        for part in _missing(into, parts, say, verify_sums=verify_sums):
             _build(part, into, say)
     return True
 

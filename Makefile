@@ -1,0 +1,41 @@
+# Each target makes the virtual environment when it is missing or older than its requirements.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test lint bench venv clean
+
+demo: venv
+	$(BIN)/python -m orchestrator.demo_assets
+	$(BIN)/orchestrate sweep experiments/demo.yaml
+
+test: venv
+	$(BIN)/pytest
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: venv
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+venv: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, got $$($(PYTHON) --version 2>&1). Name one: make venv PYTHON=python3.12"; \
+	  exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing the packages of constraints.txt into .venv (takes a few minutes, once)"
+	@# torch first: the build of DeepSpeed looks for it.
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "Compiling what DeepSpeed needs on this machine (once)"
+	@$(BIN)/orchestrate doctor --build
+	@touch $@
+
+clean:
+	rm -rf .venv .demo .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
