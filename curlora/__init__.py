@@ -1,0 +1,77 @@
+"""CURLoRA (Fawi 2024) as a PEFT method. Importing this package registers it with PEFT.
+
+from peft import get_peft_model
+import curlora
+
+model = get_peft_model(model, curlora.CurloraConfig(r=16, target_modules=["q_proj", "v_proj"]))
+
+Import it also before loading a saved CURLoRA adapter; `export_lora` writes one that needs no
+import.
+"""
+
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from curlora.adapters import ADAPTERS, adapter_config
+from curlora.curlora import CurloraConfig, CurloraModel, forward_form, sampling_perplexity
+from curlora.export import export_lora
+
+__all__ = [
+    "ADAPTERS",
+    "CurloraConfig",
+    "CurloraModel",
+    "adapter_config",
+    "adapter_state",
+    "export_lora",
+    "forward_form",
+    "load_adapter_state",
+    "sampling_perplexity",
+    "trainable_parameters",
+]
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Give what an optimiser should see.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        The parameters that require gradients, by name.
+    """
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def adapter_state(model: nn.Module, adapter_name: str = "default") -> dict[str, Tensor]:
+    """Give what `save_pretrained` would write of an adapter, as tensors on the CPU.
+
+    Args:
+        model: A PEFT model; any kind of adapter.
+        adapter_name: Which adapter.
+
+    Returns:
+        Detached copies, by names that do not contain the adapter's.
+    """
+    state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+
+def load_adapter_state(
+    model: nn.Module, state: dict[str, Tensor], adapter_name: str = "default"
+) -> None:
+    """Put back what `adapter_state` gave, into a model whose adapter has the same settings.
+
+    Args:
+        model: A PEFT model.
+        state: As `adapter_state` gave it.
+        adapter_name: Which adapter.
+
+    Raises:
+        ValueError: `state` names what the model does not have, or was made on another base.
+    """
+    result = set_peft_model_state_dict(model, state, adapter_name=adapter_name)
+    if result.unexpected_keys:
+        raise ValueError(
+            f"The state holds {result.unexpected_keys[:3]}, which adapter {adapter_name!r} does "
+            "not have. Build the adapter with the settings it was saved with."
+        )

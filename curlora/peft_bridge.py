@@ -1,0 +1,77 @@
+"""The one door to PEFT's internals: everything this package takes from below `peft`'s public names.
+
+PEFT has no plug-in mechanism: it registers a method only if its name is a member of the closed
+enumeration `PeftType`. `register_method` adds the member first. Needs peft 0.21, which saves
+adapters by structure and leaves integer buffers alone when it casts a layer.
+"""
+
+from typing import Any
+
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.utils import (
+    PeftType,
+    get_quantization_kwargs,
+    register_peft_method,
+    resolve_quantization_backend,
+)
+from peft.utils.integrations import gather_params_ctx
+from peft.utils.other import get_pattern_key
+
+__all__ = [
+    "BaseTuner",
+    "BaseTunerLayer",
+    "check_adapters_to_merge",
+    "gather_params_ctx",
+    "get_pattern_key",
+    "get_quantization_kwargs",
+    "peft_type",
+    "register_method",
+    "resolve_quantization_backend",
+]
+
+
+def peft_type(name: str) -> PeftType:
+    """Give PEFT's enumeration member for a method, adding it when PEFT does not have it.
+
+    Args:
+        name: The method's name in capitals.
+
+    Returns:
+        A member that pickles, compares and serialises like PEFT's own.
+    """
+    if name in PeftType.__members__:
+        return PeftType[name]
+    member: Any = str.__new__(PeftType, name)
+    member._name_ = member._value_ = name
+    member.__objclass__ = PeftType
+    member._sort_order_ = len(PeftType._member_names_)
+    type.__setattr__(PeftType, name, member)  # EnumMeta forbids the plain assignment
+    PeftType._member_names_.append(name)
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+    return member
+
+
+def register_method(name: str, *, config_class: type[Any], tuner_class: type[Any]) -> None:
+    """Make PEFT build, save and load a method of ours, once per process.
+
+    Args:
+        name: The method's name in lower case.
+        config_class: Its `PeftConfig`.
+        tuner_class: Its `BaseTuner`, which carries the prefix of its parameters.
+
+    Raises:
+        ImportError: The installed PEFT has its own method of that name.
+    """
+    registered = PEFT_TYPE_TO_CONFIG_MAPPING.get(peft_type(name.upper()))
+    if registered is not None:
+        if registered.__module__ == config_class.__module__:
+            return
+        raise ImportError(
+            f"PEFT already has a method called {name!r} ({registered.__module__}). "
+            "Install a peft release without it, or use that one instead of this package."
+        )
+    register_peft_method(
+        name=name, config_cls=config_class, model_cls=tuner_class, prefix=tuner_class.prefix
+    )
