@@ -1,0 +1,748 @@
+"""Trained adapters as MLflow models, and the champion of a sweep in MLflow's model registry.
+
+A logged model is a folder of safetensors and JSON (`write_model_folder`) that MLflow loads through
+`_load_pyfunc` below: loading it runs no code of its own and unpickles nothing. Everything here can
+be repeated after a crash: what MLflow holds already is found by its tags and used again.
+
+MLflow is imported inside the functions: it takes seconds. `connect` and `mlflow_errors` are the
+door to it for this room and for `orchestrator.tracking`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import string
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from orchestrator.experiment import Experiment, ExperimentError
+from orchestrator.journal import JOURNAL_NAME, Line
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
+
+TAG = "orchestrator."
+"""Every tag that we write begins with this, MLflow's own `mlflow.parentRunId` excepted."""
+CHAMPION_ALIAS = "champion"
+MODEL_FILE = "model.json"
+ADAPTER_FOLDER = "adapter"
+
+_ADAPTER_FILES = {".json", ".safetensors"}
+_LOGGED_MODEL_NAME = "adapter"
+_LOADED_WITH = ("torch", "transformers", "peft", "safetensors")
+_HTTP_BOUNDS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}
+"""Three attempts of at most 7 s and about 5 s of waiting: an answer within 30 s, not 15 minutes."""
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A uv.lock in the working folder is another project's; our requirements are explicit.
+    "MLFLOW_UV_AUTO_DETECT": "false",
+}
+_LOGGERS = {"mlflow": logging.WARNING, "alembic": logging.WARNING, "urllib3": logging.ERROR}
+_CONNECT_SECONDS = 10
+
+
+class TrackingError(RuntimeError):
+    """MLflow cannot be reached or refused; the message says which, where, and what is safe."""
+
+
+class UnknownModelError(ValueError):
+    """A reference to a model that the registry does not hold; the message names what it holds."""
+
+
+# --- the door to MLflow -------------------------------------------------------------------------
+
+
+def redacted(text: str) -> str:
+    """The same text with user names, passwords and tokens inside addresses replaced by `***`."""
+    text = re.sub(r"(?<=://)(?:[^\s/]*|[^\s/@:]+:[^\s@]*)@", "***@", text)
+    return re.sub(r"(?i)([?&][a-z_]*(?:password|passwd|pwd|token|key|secret)=)[^&\s'\"]+",
+                  r"\1***", text)  # fmt: skip
+
+
+def redacted_document(value: Any) -> Any:
+    """A JSON-like document with `redacted` applied to every string in it."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        return {key: redacted_document(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted_document(item) for item in value]
+    return value
+
+
+@contextmanager
+def mlflow_errors(uri: str, sweep_folder: Path | None = None) -> Iterator[None]:
+    """Turn whatever MLflow, its database or the network raises into one `TrackingError`.
+
+    Args:
+        uri: Where MLflow records; shown without credentials.
+        sweep_folder: The sweep whose journal is safe whatever happens here, if there is one.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        TrackingError: If the body failed on MLflow.
+    """
+    try:
+        yield
+    except _failures() as error:
+        safe = (
+            f" Nothing is lost: {sweep_folder / JOURNAL_NAME} holds everything, and the same "
+            "command catches MLflow up when it is back."
+            if sweep_folder is not None
+            else ""
+        )
+        raise TrackingError(
+            f"MLflow at {redacted(uri)} cannot be used: {_what_happened(error)}. Check "
+            f"`tracking.uri` and that the server runs.{safe}"
+        ) from None
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    # Asked for only when something was raised, so that nothing is imported in vain.
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError
+
+
+def _what_happened(error: Exception) -> str:
+    """The innermost operating-system error ("connection refused"), else the error itself."""
+    shown: BaseException = getattr(error, "orig", None) or error
+    link: BaseException | None = error
+    while link is not None:
+        shown = link if isinstance(link, OSError) else shown
+        link = link.__cause__ or link.__context__
+    text = redacted(" ".join(str(shown).split())).rstrip(".")
+    return f"{text[:400]}..." if len(text) > 400 else text or type(shown).__name__
+
+
+def connect(uri: str) -> MlflowClient:
+    """A quiet client that answers within half a minute when nobody is there.
+
+    Args:
+        uri: A database (`sqlite:///...`, `postgresql://...`) or a server (`http://...`).
+
+    Returns:
+        A client for runs and registry; no global state of MLflow is touched.
+
+    Raises:
+        TrackingError: If the address is not one that MLflow 3 records to, or its driver is missing.
+    """
+    scheme = uri.partition("://")[0] if "://" in uri else "file"
+    if scheme == "file":
+        raise TrackingError(
+            f"`tracking.uri` is the folder {redacted(uri)!r}, and MLflow 3 records into databases "
+            "and servers only. Leave it out (SQLite in `storage`), or write sqlite:///FILE or "
+            "http://HOST:PORT."
+        )
+    for name, value in {**_QUIET, **_HTTP_BOUNDS}.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name, level in _LOGGERS.items():
+        logging.getLogger(name).setLevel(level)
+    if is_database(uri):
+        _try_database(uri)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow's records are a database that we open ourselves, without a server."""
+    return uri.partition("://")[0].partition("+")[0] in {"sqlite", "postgresql", "mysql", "mssql"}
+
+
+def _try_database(uri: str) -> None:
+    """Open and close the database once: MLflow itself would retry for minutes."""
+    import sqlalchemy
+
+    timeout = {} if uri.startswith(("sqlite", "mssql")) else {"connect_timeout": _CONNECT_SECONDS}
+    try:
+        engine = sqlalchemy.create_engine(
+            uri, poolclass=sqlalchemy.pool.NullPool, connect_args=timeout
+        )
+    except ModuleNotFoundError as error:
+        raise TrackingError(
+            f"`tracking.uri` is {redacted(uri)}, whose driver is not installed: "
+            f"run `pip install {error.name}`."
+        ) from None
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+# --- what the journal says ----------------------------------------------------------------------
+
+
+def sweep_id(lines: Sequence[Line]) -> str:
+    """What no other folder shares: the sweep's name and the millisecond of its first line."""
+    opening = lines[0]
+    return f"{opening['sweep']}@{milliseconds(opening)}"
+
+
+def milliseconds(line: Line) -> int:
+    """The time of a line, in milliseconds since the epoch."""
+    return round(line["time"] * 1000)
+
+
+def effective_experiment(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> Experiment:
+    """What a trial really ran.
+
+    Args:
+        document: The sweep's experiment as its journal holds it.
+        overrides: The trial's dotted paths and values.
+
+    Returns:
+        The experiment with the overrides, without a search.
+
+    Raises:
+        TrackingError: If this version of the format does not know the journal's experiment.
+    """
+    try:
+        return Experiment.model_validate(document).with_overrides(overrides)
+    except (ValidationError, ExperimentError) as error:
+        raise TrackingError(
+            f"The journal holds an experiment that this version does not accept ({error}). "
+            "Use the version that wrote it."
+        ) from None
+
+
+def _last(lines: Sequence[Line], event: str, trial: str | None = None) -> Line | None:
+    found = (
+        line
+        for line in reversed(lines)
+        if line["event"] == event and (trial is None or line.get("trial") == trial)
+    )
+    return next(found, None)
+
+
+def write_model_folder(
+    target: Path, *, adapter_folder: Path, lines: Sequence[Line], trial: str
+) -> Path:
+    """Write the folder that a trained adapter travels in: `adapter/` and `model.json`.
+
+    Args:
+        target: Where to; created when missing, and what it held of a model is replaced.
+        adapter_folder: What PEFT's `save_pretrained` wrote.
+        lines: The sweep's journal.
+        trial: The trial that trained the adapter.
+
+    Returns:
+        `target`.
+
+    Raises:
+        ValueError: If the folder holds no adapter in safetensors.
+    """
+    files = sorted(p for p in adapter_folder.glob("*") if p.suffix in _ADAPTER_FILES)
+    if not {"adapter_config.json", "adapter_model.safetensors"} <= {file.name for file in files}:
+        raise ValueError(
+            f"{adapter_folder} holds no adapter: `adapter_config.json` and "
+            f"`adapter_model.safetensors` are needed, got {[file.name for file in files]}. "
+            "Pickled weights (`.bin`) are never read."
+        )
+    shutil.rmtree(target / ADAPTER_FOLDER, ignore_errors=True)
+    (target / ADAPTER_FOLDER).mkdir(parents=True)
+    for file in files:
+        shutil.copyfile(file, target / ADAPTER_FOLDER / file.name)
+    text = json.dumps(_model_document(lines, trial), indent=2, allow_nan=False)
+    (target / MODEL_FILE).write_text(text + "\n", encoding="utf-8")
+    return target
+
+
+def _model_document(lines: Sequence[Line], trial: str) -> dict[str, Any]:
+    opening = lines[0]
+    proposed = _last(lines, "trial_proposed", trial)
+    overrides = proposed["overrides"] if proposed else {}
+    experiment = effective_experiment(opening["experiment"], overrides)
+    base = opening.get("provenance", {}).get("base", {})
+    ended = _last(lines, "trial_ended", trial) or {}
+    model = experiment.model
+    document = {
+        "base": {
+            "name": model.name,
+            "revision": model.revision,
+            "gguf": model.gguf,
+            "sha256": base.get("sha256"),
+        },
+        "precision": experiment.training.precision,
+        "max_length": experiment.training.max_length,
+        "tasks": {name: opening["tasks"][name] for name in experiment.tasks},
+        "trial": trial,
+        "sweep": opening["sweep"],
+        "measures": ended.get("measures", {}),
+        "overrides": overrides,
+        "experiment": experiment.model_dump(mode="json"),
+    }
+    return redacted_document(document)
+
+
+# --- a trial's model ----------------------------------------------------------------------------
+
+
+def log_trial_model(
+    client: MlflowClient, run: Run, *, adapter_folder: Path, lines: Sequence[Line], trial: str
+) -> str:
+    """Log a trial's adapter as a `pyfunc` model of its run, once.
+
+    Args:
+        client: From `connect`.
+        run: The trial's MLflow run.
+        adapter_folder: What PEFT's `save_pretrained` wrote.
+        lines: The sweep's journal.
+        trial: The trial's name.
+
+    Returns:
+        The identity of the logged model; the same one when it was logged before.
+    """
+    import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.models import Model
+
+    experiment_id, run_id = run.info.experiment_id, run.info.run_id
+    found = client.search_logged_models(
+        [experiment_id], filter_string=f"source_run_id = '{run_id}'"
+    ).to_list()
+    for model in found:
+        if model.status == LoggedModelStatus.READY:
+            return model.model_id
+    # One that a crash left half written is written again, under the same identity.
+    model = next(iter(found), None) or client.create_logged_model(
+        experiment_id, name=_LOGGED_MODEL_NAME, source_run_id=run_id,
+        tags={f"{TAG}sweep": sweep_id(lines), f"{TAG}trial": trial}, model_type="adapter",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="orchestrator-model-") as scratch:
+        folder = write_model_folder(
+            Path(scratch) / "trained", adapter_folder=adapter_folder, lines=lines, trial=trial
+        )
+        document = _read_model_document(folder)
+        saved = Path(scratch) / "saved"
+        mlflow.pyfunc.save_model(
+            path=str(saved),
+            loader_module="orchestrator.model_registry",
+            data_path=str(folder),
+            mlflow_model=Model(
+                artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id
+            ),
+            signature=_signature(document),
+            input_example=_input_example(document),
+            pip_requirements=_requirements(lines[0]),
+        )
+        client.log_model_artifacts(model.model_id, str(saved))
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return model.model_id
+
+
+def _requirements(opening: Line) -> list[str]:
+    """Exact pins of what loading needs, from what is installed here."""
+    try:
+        own = metadata.version("curlora-orchestrator")
+    except metadata.PackageNotFoundError:
+        # Run from a checkout: the journal knows the version that trained.
+        own = opening.get("provenance", {}).get("code", {}).get("version")
+    pins = [f"curlora-orchestrator=={own}" if own else "curlora-orchestrator"]
+    # "2.13.0+cpu" is a build that package indexes do not serve.
+    pins.extend(
+        f"{package}=={metadata.version(package).partition('+')[0]}" for package in _LOADED_WITH
+    )
+    return pins
+
+
+def _scored_tasks(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {n: t for n, t in document["tasks"].items() if t["kind"] != "language_modelling"}
+
+
+def _columns(task: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that a task's prompt reads, with an example of each."""
+    fields = [name for _, name, _, _ in string.Formatter().parse(task["prompt"]) if name]
+    columns: dict[str, Any] = {re.split(r"[.\[]", field)[0]: "An example." for field in fields}
+    if task["kind"] == "multiple_choice":
+        columns[task["choices_column"]] = ["one", "another"]
+    return columns
+
+
+def _input_example(document: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    first = next(iter(_scored_tasks(document).values()), None)
+    return pd.DataFrame([_columns(first)] if first else [{"text": "An example."}])
+
+
+def _signature(document: Mapping[str, Any]) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
+
+    tasks = _scored_tasks(document)
+    wanted = [_columns(task) for task in tasks.values()]
+    inputs = {name: example for columns in wanted for name, example in columns.items()}
+    labels = {label for task in tasks.values() for label in task.get("labels", {})}
+    return ModelSignature(
+        inputs=Schema([
+            ColSpec(Array(DataType.string) if isinstance(example, list) else DataType.string, name,
+                    required=all(name in columns for columns in wanted))
+            for name, example in inputs.items()
+        ]) if inputs else None,
+        outputs=Schema([
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.double, "probability"),
+            *(ColSpec(DataType.double, probability_column(label), required=False)
+              for label in sorted(labels)),
+        ]),
+        params=ParamSchema([ParamSpec("task", DataType.string, task) for task in list(tasks)[:1]]),
+    )  # fmt: skip
+
+
+def probability_column(label: str) -> str:
+    """The output column that holds the probability of one label."""
+    return f"probability_{label}"
+
+
+def _read_model_document(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+
+
+class AdapterModel:
+    """What `mlflow.pyfunc.load_model` gives: one adapter, all the tasks that it learnt."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load base and adapter.
+
+        Args:
+            folder: A folder from `write_model_folder`.
+        """
+        from orchestrator.inference import Predictor
+
+        self._tasks = list(_scored_tasks(_read_model_document(folder)))
+        self._predictor = Predictor.from_folder(folder)
+
+    def predict(
+        self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Choose a label for every row.
+
+        Args:
+            model_input: The columns that the task's prompt reads.
+            params: `{"task": name}`; the first task that was learnt when left out.
+
+        Returns:
+            One row per input row: `label`, its `probability` in [0, 1], and a column
+            `probability_<label>` for every label (NaN where a row does not offer that label).
+
+        Raises:
+            ValueError: If the task is not one that the adapter learnt, or a column is missing.
+        """
+        import pandas as pd
+
+        task = (params or {}).get("task") or next(iter(self._tasks), None)
+        if task is None or task not in self._tasks:
+            raise ValueError(f"`task` should be one of {self._tasks}, got {task!r}.")
+        # MLflow fills a column that another task needs with None; only our own columns go on.
+        rows = [{str(k): v for k, v in row.items()} for row in model_input.to_dict("records")]
+        predictions = self._predictor.predict(task, rows)
+        return pd.DataFrame(
+            [
+                {
+                    "label": prediction.label,
+                    "probability": prediction.probabilities[prediction.label],
+                    **{probability_column(k): v for k, v in prediction.probabilities.items()},
+                }
+                for prediction in predictions
+            ],
+            index=model_input.index,
+        )
+
+
+def _load_pyfunc(path: str) -> AdapterModel:
+    """MLflow's entry point; safetensors and JSON are read, nothing is executed."""
+    return AdapterModel(Path(path))
+
+
+# --- the champion -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What became of a sweep's champion in the registry."""
+
+    model: str
+    """The registered model: the sweep's name."""
+    version: str | None
+    """The champion's version; null when the sweep has no champion."""
+    text: str
+    """What was done, in sentences for people."""
+
+
+def find_runs(client: MlflowClient, experiment_id: str, sweep: str) -> dict[str | None, list[Run]]:
+    """The runs of one sweep by trial (None for the sweep's own run), found by their tags."""
+    runs: dict[str | None, list[Run]] = {}
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], f"tags.`{TAG}sweep` = '{sweep}'", max_results=1000, page_token=token
+        )
+        for run in page:
+            runs.setdefault(run.data.tags.get(f"{TAG}trial"), []).append(run)
+        token = page.token
+        if not token:
+            return runs
+
+
+def register_champion(uri: str, *, sweep_folder: Path, lines: Sequence[Line]) -> Registration:
+    """Register the champion's model under the sweep's name and give it the alias `champion`.
+
+    The same champion always gets the same version. The alias is never taken from the champion of
+    a sweep of the same name that was decided later, and stays where it is without a champion.
+
+    Args:
+        uri: Where MLflow records; the sweep must have been projected before.
+        sweep_folder: The sweep's folder.
+        lines: The sweep's journal, with its verdict.
+
+    Returns:
+        The version, and what was done.
+
+    Raises:
+        TrackingError: If MLflow cannot be used, or does not hold the champion's run.
+    """
+    name = str(lines[0]["sweep"])
+    verdict = _last(lines, "sweep_ended")
+    with mlflow_errors(uri, sweep_folder):
+        client = connect(uri)
+        alias = _aliased(client, name)
+        if verdict is None or verdict["champion"] is None:
+            why = verdict["reason"] if verdict else "the sweep has not ended"
+            kept = (
+                f" The alias `{CHAMPION_ALIAS}` of the model {name!r} still names version "
+                f"{alias.version}, of an earlier sweep; it was not moved."
+                if alias
+                else ""
+            )
+            return Registration(name, None, f"No champion was registered: {why}.{kept}")
+        trial = str(verdict["champion"])
+        experiment = client.get_experiment_by_name(name)
+        runs = find_runs(client, experiment.experiment_id, sweep_id(lines)) if experiment else {}
+        if trial not in runs or None not in runs:
+            raise TrackingError(
+                f"MLflow at {redacted(uri)} does not hold the run of the champion {trial!r} of "
+                f"{sweep_folder}. Bring it up to date from the journal first."
+            )
+        version = _version_of(client, name, runs[trial][0], runs[None][0],
+                              sweep_folder=sweep_folder, lines=lines, trial=trial)  # fmt: skip
+        return Registration(name, version.version, _move_alias(client, name, version, alias))
+
+
+def _aliased(client: MlflowClient, name: str) -> ModelVersion | None:
+    known = client.search_registered_models(f"name = '{name}'")
+    version = known[0].aliases.get(CHAMPION_ALIAS) if known else None
+    return client.get_model_version(name, str(version)) if version else None
+
+
+def _version_of(
+    client: MlflowClient, name: str, run: Run, parent: Run, *,
+    sweep_folder: Path, lines: Sequence[Line], trial: str,
+) -> ModelVersion:  # fmt: skip
+    """The version that holds a trial's model, made when missing."""
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description="Champions of the sweep of this name.")
+    identity = sweep_id(lines)
+    for version in client.search_model_versions(f"name = '{name}'"):
+        tags = version.tags
+        if (tags.get(f"{TAG}sweep"), tags.get(f"{TAG}trial")) == (identity, trial):
+            return version
+    ended = _last(lines, "trial_ended", trial)
+    if ended is None or not ended["adapter"]:
+        raise TrackingError(f"The journal of {sweep_folder} names no adapter of {trial!r}.")
+    model_id = log_trial_model(
+        client, run, adapter_folder=sweep_folder / ended["adapter"], lines=lines, trial=trial
+    )
+    yaml_uri = f"runs:/{parent.info.run_id}/experiment.yaml"
+    return client.create_model_version(
+        name,
+        source=f"models:/{model_id}",
+        run_id=run.info.run_id,
+        model_id=model_id,
+        tags=_version_tags(lines, trial, sweep_folder) | {f"{TAG}experiment_yaml": yaml_uri},
+        description=f"Trial {trial} of {sweep_folder}; its experiment file: {yaml_uri}",
+    )
+
+
+def _version_tags(lines: Sequence[Line], trial: str, sweep_folder: Path) -> dict[str, str]:
+    opening, document = lines[0], _model_document(lines, trial)
+    verdict, ended = _last(lines, "sweep_ended") or {}, _last(lines, "trial_ended", trial) or {}
+    provenance = opening.get("provenance", {})
+    experiment = document["experiment"]
+    adapter = experiment["method"]["adapter"]
+    seeds = {
+        "training": experiment["training"]["seed"],
+        "search": (opening["experiment"].get("search") or {}).get("seed"),
+        "selection": adapter.get("selection_seed"),
+    }
+    details = {
+        "base": document["base"] | provenance.get("base", {}),
+        "data": provenance.get("data", {}),
+        "code": provenance.get("code", {}),
+        "packages": provenance.get("packages", {}),
+        "seeds": {key: seed for key, seed in seeds.items() if seed is not None},
+        "overrides": document["overrides"],
+        "measures": document["measures"],
+        "gain_interval": ended.get("gain_interval"),
+    }
+    return {
+        f"{TAG}sweep": sweep_id(lines),
+        f"{TAG}trial": trial,
+        f"{TAG}folder": str(sweep_folder.resolve()),
+        f"{TAG}reason": verdict.get("reason", ""),
+        f"{TAG}decided": str(verdict.get("time", 0.0)),
+        f"{TAG}base_name": str(details["base"].get("name") or details["base"].get("gguf")),
+        f"{TAG}base_sha256": str(details["base"].get("sha256")),
+        f"{TAG}code_version": str(details["code"].get("version")),
+        **{f"{TAG}{key}": json.dumps(redacted_document(v)) for key, v in details.items()},
+    }
+
+
+def _move_alias(
+    client: MlflowClient, name: str, version: ModelVersion, alias: ModelVersion | None
+) -> str:
+    trial = version.tags[f"{TAG}trial"]
+    this = f"{trial} is version {version.version} of the model {name!r}"
+    if alias is not None and alias.version == version.version:
+        return f"{this} and has the alias `{CHAMPION_ALIAS}`."
+    decided = [float(v.tags.get(f"{TAG}decided", 0.0)) for v in (version, alias) if v is not None]
+    if len(decided) > 1 and decided[1] > decided[0] and alias is not None:
+        return (
+            f"{this}. The alias `{CHAMPION_ALIAS}` stays with version {alias.version}, which "
+            "was chosen later."
+        )
+    client.set_registered_model_alias(name, CHAMPION_ALIAS, version.version)
+    before = f" instead of version {alias.version}" if alias is not None else ""
+    return f"{this} and got the alias `{CHAMPION_ALIAS}`{before}."
+
+
+# --- finding it again ---------------------------------------------------------------------------
+
+
+def resolve(reference: str, uri: str, *, cache: Path | None = None) -> Path:
+    """The local folder of a registered model, downloaded when it is not on this machine.
+
+    Args:
+        reference: `NAME@ALIAS` or `NAME/VERSION`.
+        uri: Where MLflow records.
+        cache: Where downloads are kept; null: `curlora-orchestrator` in the user's cache folder.
+
+    Returns:
+        A folder as `write_model_folder` writes it; not to be changed.
+    """
+    import mlflow.artifacts
+    from mlflow.models import Model
+
+    with mlflow_errors(uri):
+        client = connect(uri)
+        version = _find_version(client, reference)
+        location = client.get_model_version_download_uri(version.name, version.version)
+        model_id = getattr(version, "model_id", None)
+        if model_id:
+            location = client.get_logged_model(model_id).artifact_location
+        if location.startswith(("/", "file:")):
+            root = Path(mlflow.artifacts.download_artifacts(artifact_uri=location))
+        else:
+            place = (cache or _cache_folder()) / str(
+                model_id or f"{version.name}-{version.version}"
+            )
+            root = _downloaded(location, place, uri)
+        data = Model.load(str(root)).flavors["python_function"]["data"]
+    return root / data
+
+
+def _cache_folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "curlora-orchestrator" / "models"
+
+
+def _downloaded(location: str, place: Path, uri: str) -> Path:
+    import mlflow.artifacts
+
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.mkdtemp(dir=place.parent)
+        fetched = mlflow.artifacts.download_artifacts(
+            artifact_uri=location, dst_path=scratch, tracking_uri=uri, registry_uri=uri
+        )
+        # A download that a crash cut short never gets the final name.
+        Path(fetched).rename(place)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return place
+
+
+def _find_version(client: MlflowClient, reference: str) -> ModelVersion:
+    match = re.fullmatch(r"(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))", reference)
+    if match is None:
+        raise UnknownModelError(
+            f"A registered model is written NAME@ALIAS or NAME/VERSION, got {reference!r}. "
+            f"For example {reference.partition('@')[0].partition('/')[0]}@{CHAMPION_ALIAS}."
+        )
+    name = match["name"]
+    models = client.search_registered_models()
+    model = next((known for known in models if known.name == name), None)
+    if model is None:
+        names = ", ".join(sorted(known.name for known in models)) or "none"
+        raise UnknownModelError(f"No registered model {name!r}. Registered models: {names}.")
+    aliases = {alias: str(number) for alias, number in model.aliases.items()}
+    numbers = {v.version: v for v in client.search_model_versions(f"name = '{name}'")}
+    number = match["version"] or aliases.get(match["alias"])
+    if number is None or str(number) not in {str(known) for known in numbers}:
+        named = ", ".join(f"{a} (version {n})" for a, n in sorted(aliases.items())) or "none"
+        known = ", ".join(sorted((str(n) for n in numbers), key=int)) or "none"
+        raise UnknownModelError(
+            f"The model {name!r} has no {reference.removeprefix(name)!r}. "
+            f"Aliases: {named}. Versions: {known}."
+        )
+    return client.get_model_version(name, str(number))
+
+
+def champion_record(name: str, uri: str) -> dict[str, Any]:
+    """What made the champion of a sweep.
+
+    Args:
+        name: The sweep's name, which is the registered model's.
+        uri: Where MLflow records.
+
+    Returns:
+        `model`, `version`, `registered` (seconds since the epoch), `run`, `sweep`, `trial`,
+        `folder`, `reason`, `experiment_yaml` (a link), and the documents `base`, `data`, `code`,
+        `packages`, `seeds`, `overrides`, `measures` and `gain_interval`.
+    """
+    with mlflow_errors(uri):
+        client = connect(uri)
+        version = _find_version(client, f"{name}@{CHAMPION_ALIAS}")
+    tags = {key.removeprefix(TAG): value for key, value in version.tags.items()}
+    record: dict[str, Any] = {
+        "model": name,
+        "version": str(version.version),
+        "registered": version.creation_timestamp / 1000,
+        "run": version.run_id,
+    }
+    for key in ("sweep", "trial", "folder", "reason", "experiment_yaml"):
+        record[key] = tags.get(key)
+    for key in ("base", "data", "code", "packages", "seeds", "overrides", "measures",
+                "gain_interval"):  # fmt: skip
+        record[key] = json.loads(tags.get(key, "null"))
+    return record

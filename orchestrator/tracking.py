@@ -1,0 +1,570 @@
+"""MLflow as a projection of the journal: whatever it lacks is written, as often as one likes.
+
+The journal is the truth. `Projection.catch_up` folds its lines into the picture that MLflow should
+show (one run per sweep, a nested run per trial) and writes the difference. Runs are found again by
+their tags before any is made, times come from the lines (MLflow collapses equal metrics), and the
+number of the last line written is noted only after everything before it: after a crash at any
+point, and after any number of replays, MLflow shows the same.
+
+Steps: the *global step* of a report is the number of optimiser steps since the trial began, that is
+the steps of the tasks learnt before plus the step within this one; row 0 (the untouched base) has
+step 0. `R/<i>/<task>` is logged at step i, and a trial's final measures at step 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.experiment import Experiment, is_number
+from orchestrator.journal import Line
+from orchestrator.model_registry import (
+    TAG,
+    TrackingError,
+    connect,
+    effective_experiment,
+    find_runs,
+    is_database,
+    log_trial_model,
+    milliseconds,
+    mlflow_errors,
+    redacted,
+    redacted_document,
+    sweep_id,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+__all__ = ["Projection", "TrackingError", "tracking_uri"]
+
+# MLflow's own limits (mlflow.utils.validation).
+_PARAMETER_CHARACTERS = 6000
+_TAG_CHARACTERS = 8000
+_KEY_CHARACTERS = 250
+_BATCH_PARAMETERS = _BATCH_TAGS = 100
+_BATCH_METRICS = 800
+
+_MARK = f"{TAG}journal_n"
+_MODEL = f"{TAG}model"
+_STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED", "STOPPED": "KILLED"}
+_TRIAL_STARTS = "trial_started"
+_REOPENING = {"trial_proposed", _TRIAL_STARTS, "stage_report", "trial_ended"}
+_REPORT_METRICS = ("loss", "learning_rate", "tokens", "seconds")
+
+
+def tracking_uri(experiment: Experiment, storage: Path) -> str:
+    """Where MLflow records an experiment.
+
+    Args:
+        experiment: The experiment.
+        storage: Its storage folder.
+
+    Returns:
+        `tracking.uri`, or SQLite in the storage folder.
+    """
+    return experiment.tracking.uri or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One value of a metric."""
+
+    n: int
+    """The line that it comes from."""
+    key: str
+    value: float
+    time: int
+    """Milliseconds since the epoch."""
+    step: int
+
+
+@dataclass
+class _Picture:
+    """What one MLflow run should show."""
+
+    name: str
+    start: int
+    tags: dict[str, str]
+    parameters: dict[str, str] = field(default_factory=dict)
+    points: list[_Point] = field(default_factory=list)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    status: str = "RUNNING"
+    end: int | None = None
+
+    def measure(self, line: Line, values: Mapping[str, Any], step: int) -> None:
+        """Add the values that are numbers; what was not measured is left out."""
+        for key, value in values.items():
+            if is_number(value):
+                self.points.append(_Point(line["n"], key, value, milliseconds(line), step))
+
+    def close(self, line: Line, status: str) -> None:
+        """The run is over, for now."""
+        self.status, self.end = status, milliseconds(line)
+
+    def reopen(self) -> None:
+        """The run goes on."""
+        self.status, self.end = "RUNNING", None
+
+
+@dataclass
+class _Trial:
+    """What the journal said of a trial so far."""
+
+    name: str
+    document: Mapping[str, Any]
+    """The sweep's experiment when the trial was proposed."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    by: str = ""
+    picture: _Picture | None = None
+    steps: dict[int, int] = field(default_factory=dict)
+    rows: dict[int, list[float | None]] = field(default_factory=dict)
+    ended: Line | None = None
+    """The line of its last end."""
+
+
+class _Sweep:
+    """The fold over the lines of one sweep."""
+
+    def __init__(self, opening: Line, identity: str, folder: Path) -> None:
+        self.identity = identity
+        self.folder = folder
+        self.trials: dict[str, _Trial] = {}
+        self.base_row: list[float | None] | None = None
+        self.document: Mapping[str, Any] = opening["experiment"]
+        self.parent = _Picture(
+            name=folder.name,
+            start=milliseconds(opening),
+            tags={
+                f"{TAG}sweep": identity,
+                f"{TAG}kind": str(opening.get("kind", "sweep")),
+                f"{TAG}folder": str(folder),
+                f"{TAG}origin": str(opening.get("origin", "")),
+            },
+            parameters=_parameters(redacted_document(self.document)),
+        )
+
+    def add(self, line: Line) -> None:
+        """Take in one more line; an event of a newer version is left out.
+
+        Args:
+            line: The next line.
+        """
+        event = line["event"]
+        if event in _REOPENING:
+            self.parent.reopen()
+        match event:
+            case "sweep_opened":
+                self._opened(line)
+            case "trial_proposed":
+                trial = self._trial(line["trial"])
+                trial.document = self.document
+                trial.overrides, trial.by = line["overrides"], str(line.get("by", ""))
+            case "trial_started":
+                picture = self._picture(line)
+                picture.tags |= {
+                    f"{TAG}attempt": str(line["attempt"]),
+                    f"{TAG}state": "RUNNING",
+                    f"{TAG}reason": "",
+                }
+                picture.reopen()
+            case "stage_report":
+                self._reported(line)
+            case "trial_ended":
+                self._trial_ended(line)
+            case "sweep_ended":
+                self._ended(line)
+            case "champion_registered":
+                version = {f"{TAG}model_version": f"{line['model']}/{line['version']}"}
+                self.parent.tags |= version
+                self._picture(line).tags |= version
+            case _:
+                pass
+
+    def pictures(self) -> dict[str | None, _Picture]:
+        """Every run that there should be, the sweep's own (None) first."""
+        for trial in self.trials.values():
+            if trial.picture is not None and trial.ended is not None:
+                self._draw_matrix(trial, trial.picture)
+        begun = {t.name: t.picture for t in self.trials.values() if t.picture is not None}
+        return {None: self.parent, **begun}
+
+    def _opened(self, line: Line) -> None:
+        self.document = line["experiment"]
+        self.parent.reopen()
+        self.parent.artifacts = {
+            "experiment.yaml": redacted(str(line.get("yaml", ""))),
+            "experiment.json": _json(line["experiment"]),
+            "provenance.json": _json(line.get("provenance", {})),
+            "controls.json": _json(line.get("controls", {})),
+        }
+
+    def _trial(self, name: str) -> _Trial:
+        return self.trials.setdefault(name, _Trial(name, self.document))
+
+    def _picture(self, line: Line) -> _Picture:
+        """The run of a line's trial; a trial that was only proposed has none."""
+        trial = self._trial(line["trial"])
+        if trial.picture is None:
+            experiment = effective_experiment(trial.document, trial.overrides)
+            document = redacted_document(experiment.model_dump(mode="json", exclude={"search"}))
+            adapter, retention = (
+                experiment.method.adapter.kind,
+                experiment.method.retention.kind,
+            )
+            trial.picture = _Picture(
+                name=trial.name,
+                start=milliseconds(line),
+                tags={
+                    f"{TAG}sweep": self.identity,
+                    f"{TAG}trial": trial.name,
+                    f"{TAG}by": trial.by,
+                    f"{TAG}adapter": adapter,
+                    f"{TAG}method": adapter if retention == "none" else f"{adapter}+{retention}",
+                },
+                parameters=_parameters(document),
+                artifacts={"experiment.json": _json(document)},
+            )
+        return trial.picture
+
+    def _reported(self, line: Line) -> None:
+        picture, trial, report = self._picture(line), self._trial(line["trial"]), line["report"]
+        index = int(report["task_index"])
+        if index >= 0:
+            trial.steps[index] = int(report["steps"])
+        before = sum(steps for task, steps in trial.steps.items() if task < index)
+        step = before + int(report["step"]) if index >= 0 else 0
+        values: dict[str, Any] = {name: report.get(name) for name in _REPORT_METRICS}
+        for probe, readings in (report.get("probes") or {}).items():
+            values |= {f"{reading}/{probe}": value for reading, value in readings.items()}
+        row = report.get("row")
+        if row is None:
+            values[f"score/{report['task']}"] = report.get("score")
+            picture.measure(line, values, step)
+            return
+        tasks = list(trial.document["tasks"])
+        scores = dict(zip(tasks, row, strict=True))
+        picture.measure(line, values | {f"score/{t}": score for t, score in scores.items()}, step)
+        stage = index + 1
+        picture.measure(line, {f"R/{stage}/{t}": score for t, score in scores.items()}, stage)
+        trial.rows[stage] = row
+        if stage == 0:
+            self.base_row = row
+
+    def _draw_matrix(self, trial: _Trial, picture: _Picture) -> None:
+        rows = dict(trial.rows)
+        if rows and self.base_row is not None:
+            rows.setdefault(0, self.base_row)
+        if rows:
+            tasks = list(trial.document["tasks"])
+            unknown = [None] * len(tasks)
+            matrix = [rows.get(stage, unknown) for stage in range(max(rows) + 1)]
+            picture.artifacts["accuracy_matrix.json"] = _json({"tasks": tasks, "rows": matrix})
+
+    def _trial_ended(self, line: Line) -> None:
+        picture, trial = self._picture(line), self._trial(line["trial"])
+        trial.ended = line
+        picture.measure(line, _final_measures(line), 0)
+        picture.tags |= {f"{TAG}state": line["state"], f"{TAG}reason": line["reason"] or ""}
+        if line.get("log"):
+            picture.tags[f"{TAG}log"] = line["log"]
+        picture.close(line, _STATUS[line["state"]])
+
+    def _ended(self, line: Line) -> None:
+        champion = line["champion"]
+        ended = {name: t for name, t in self.trials.items() if t.ended is not None}
+        for name, trial in ended.items():
+            if trial.picture is not None:
+                trial.picture.tags |= {
+                    f"{TAG}on_front": _yes(name in line["front"]),
+                    f"{TAG}champion": _yes(name == champion),
+                }
+        self.parent.tags |= {
+            f"{TAG}champion": champion or "none",
+            f"{TAG}reason": line["reason"],
+            f"{TAG}front": ",".join(line["front"]),
+        }
+        chosen = ended[champion].ended if champion in ended else None
+        if chosen is not None:
+            self.parent.measure(line, _final_measures(chosen), 0)
+        finished = any(
+            t.ended is not None and t.ended["state"] == "COMPLETE" for t in ended.values()
+        )
+        self.parent.close(line, "FINISHED" if finished else "FAILED")
+
+
+def _final_measures(line: Line) -> dict[str, Any]:
+    low, high = line.get("gain_interval") or (None, None)
+    return {**(line.get("measures") or {}), "gain_low": low, "gain_high": high}
+
+
+def _yes(answer: bool) -> str:
+    return "true" if answer else "false"
+
+
+def _json(document: Any) -> str:
+    return json.dumps(redacted_document(document), indent=2, ensure_ascii=False) + "\n"
+
+
+def _parameters(document: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted paths to values as text, within what MLflow takes."""
+    return {
+        re.sub(r"[^\w\-. :/]", "_", path)[:_KEY_CHARACTERS]: _cut(text, _PARAMETER_CHARACTERS)
+        for path, text in _flattened(document)
+    }
+
+
+def _flattened(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flattened(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass
+class _Held:
+    """What MLflow holds of one run, as far as we know."""
+
+    run: Run
+    tags: dict[str, str]
+    parameters: set[str]
+    status: str
+    end: int | None
+    points: int
+    """How many of the picture's points are there for certain."""
+
+
+class Projection:
+    """One sweep in MLflow."""
+
+    def __init__(self, uri: str, sweep_folder: Path) -> None:
+        """Prepare; MLflow is not spoken to before the first `catch_up` or `check`.
+
+        Args:
+            uri: Where MLflow records, from `tracking_uri`.
+            sweep_folder: The sweep's folder. Without a server, artifacts go to `mlartifacts`
+                beside it.
+        """
+        self._uri = uri
+        self._folder = sweep_folder.resolve()
+        self._sweep: _Sweep | None = None
+        self._folded = 0
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+        self._held: dict[str | None, _Held] | None = None
+
+    def check(self) -> None:
+        """Find out within half a minute whether MLflow can be used.
+
+        Raises:
+            TrackingError: If it cannot.
+        """
+        with mlflow_errors(self._uri, self._folder):
+            self._connected().search_experiments(max_results=1)
+
+    def catch_up(self, lines: Sequence[Line]) -> None:
+        """Write whatever MLflow lacks of a sweep.
+
+        Args:
+            lines: The whole journal; what was written before is not written again.
+
+        Raises:
+            TrackingError: If MLflow cannot be used; the next call tries again.
+        """
+        if not lines:
+            return
+        if lines[0]["event"] != "sweep_opened":
+            raise TrackingError(
+                f"The journal of {self._folder} should begin with `sweep_opened`, "
+                f"got {lines[0]['event']!r}."
+            )
+        if self._sweep is None:
+            self._sweep = _Sweep(lines[0], sweep_id(lines), self._folder)
+        for line in lines[self._folded :]:
+            self._sweep.add(line)
+            self._folded += 1
+        done = False
+        try:
+            with mlflow_errors(self._uri, self._folder):
+                self._write(self._sweep, lines)
+            done = True
+        finally:
+            if not done:
+                # A request may have arrived although its answer did not: look again next time.
+                self._held = None
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            if self._uri.startswith("sqlite"):
+                self._folder.parent.mkdir(parents=True, exist_ok=True)
+            self._client = connect(self._uri)
+        return self._client
+
+    def _write(self, sweep: _Sweep, lines: Sequence[Line]) -> None:
+        client, pictures = self._connected(), sweep.pictures()
+        if self._held is None:
+            self._experiment_id = self._experiment(client, str(lines[0]["sweep"]))
+            self._held = self._find(client, sweep, pictures)
+        held = self._held
+        for trial, picture in pictures.items():
+            if trial is not None:
+                picture.tags["mlflow.parentRunId"] = held[None].run.info.run_id
+            if trial not in held:
+                held[trial] = self._create(client, picture)
+            self._write_run(client, held[trial], picture)
+            ended = sweep.trials[trial].ended if trial is not None else None
+            if ended is not None:
+                self._write_model(client, held[trial], ended, lines)
+            self._write_status(client, held[trial], picture)
+        # Last of all: everything before this line is there.
+        self._tag(client, held[None], {_MARK: str(lines[-1]["n"])})
+
+    def _experiment(self, client: MlflowClient, name: str) -> str:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            # A server chooses its own place; a bare database would choose the working folder.
+            place = self._folder.parent / "mlartifacts" / name
+            return client.create_experiment(
+                name, artifact_location=place.as_uri() if is_database(self._uri) else None
+            )
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"The MLflow experiment {name!r} at {redacted(self._uri)} was deleted. Bring it "
+                f"back (`mlflow experiments restore -x {found.experiment_id}`), or remove it for "
+                "good (`mlflow gc`)."
+            )
+        return found.experiment_id
+
+    def _find(
+        self, client: MlflowClient, sweep: _Sweep, pictures: Mapping[str | None, _Picture]
+    ) -> dict[str | None, _Held]:
+        """The runs that are there; the sweep's own is made when missing."""
+        found = {
+            trial: _only_one(client, runs)
+            for trial, runs in find_runs(client, self._experiment_id, sweep.identity).items()
+        }
+        mark = int(found[None].data.tags.get(_MARK, -1)) if None in found else -1
+        held: dict[str | None, _Held] = {}
+        for trial, run in found.items():
+            if trial in pictures:
+                sure = sum(point.n <= mark for point in pictures[trial].points)
+                held[trial] = _Held(run, dict(run.data.tags), set(run.data.params),
+                                    run.info.status, run.info.end_time, sure)  # fmt: skip
+        if None not in held:
+            held[None] = self._create(client, sweep.parent)
+        return held
+
+    def _create(self, client: MlflowClient, picture: _Picture) -> _Held:
+        tags = {key: _cut(value, _TAG_CHARACTERS) for key, value in picture.tags.items()}
+        run = client.create_run(
+            self._experiment_id, start_time=picture.start, tags=tags, run_name=picture.name
+        )
+        return _Held(run, tags, set(), "RUNNING", None, 0)
+
+    def _write_run(self, client: MlflowClient, held: _Held, picture: _Picture) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        wanted = {key: _cut(value, _TAG_CHARACTERS) for key, value in picture.tags.items()}
+        tags = {key: value for key, value in wanted.items() if held.tags.get(key) != value}
+        # A parameter that is there is never sent again: MLflow refuses to change one.
+        missing = {k: v for k, v in picture.parameters.items() if k not in held.parameters}
+        metrics = [
+            Metric(point.key, point.value, point.time, point.step)
+            for point in picture.points[held.points :]
+        ]
+        parameters = [Param(key, value) for key, value in missing.items()]
+        new_tags = [RunTag(key, value) for key, value in tags.items()]
+        batches = max(
+            math.ceil(len(metrics) / _BATCH_METRICS),
+            math.ceil(len(parameters) / _BATCH_PARAMETERS),
+            math.ceil(len(new_tags) / _BATCH_TAGS),
+        )
+        for i in range(batches):
+            client.log_batch(
+                held.run.info.run_id,
+                metrics=metrics[i * _BATCH_METRICS : (i + 1) * _BATCH_METRICS],
+                params=parameters[i * _BATCH_PARAMETERS : (i + 1) * _BATCH_PARAMETERS],
+                tags=new_tags[i * _BATCH_TAGS : (i + 1) * _BATCH_TAGS],
+            )
+        held.tags |= tags
+        held.parameters |= set(missing)
+        held.points = len(picture.points)
+        digests: dict[str, str] = {}
+        for name, text in picture.artifacts.items():
+            key, digest = f"{TAG}sha256.{name}", _digest(text)
+            if held.tags.get(key) != digest:
+                client.log_text(held.run.info.run_id, text, name)
+                digests[key] = digest
+        self._tag(client, held, digests)
+
+    def _write_model(
+        self, client: MlflowClient, held: _Held, ended: Line, lines: Sequence[Line]
+    ) -> None:
+        if ended["state"] != "COMPLETE" or not ended.get("adapter") or _MODEL in held.tags:
+            return
+        folder = self._folder / ended["adapter"]
+        # Without the folder (a journal on another machine) the run simply has no model yet.
+        if folder.is_dir():
+            model = log_trial_model(
+                client, held.run, adapter_folder=folder, lines=lines, trial=ended["trial"]
+            )
+            self._tag(client, held, {_MODEL: model})
+
+    @staticmethod
+    def _write_status(client: MlflowClient, held: _Held, picture: _Picture) -> None:
+        if (held.status, held.end) == (picture.status, picture.end):
+            return
+        if picture.end is None:
+            if held.status != "RUNNING":
+                client.update_run(held.run.info.run_id, status="RUNNING")
+        else:
+            client.set_terminated(held.run.info.run_id, picture.status, picture.end)
+        held.status, held.end = picture.status, picture.end
+
+    @staticmethod
+    def _tag(client: MlflowClient, held: _Held, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        new = {key: value for key, value in tags.items() if held.tags.get(key) != value}
+        if new:
+            client.log_batch(
+                held.run.info.run_id, tags=[RunTag(key, value) for key, value in new.items()]
+            )
+            held.tags |= new
+
+
+def _only_one(client: MlflowClient, runs: Sequence[Run]) -> Run:
+    """The fullest of several runs of one trial; the others are deleted.
+
+    There can be several when a server made a run, its answer was lost, and the request was
+    repeated: the surplus ones are empty.
+
+    Args:
+        client: From `connect`.
+        runs: At least one run.
+
+    Returns:
+        The run to go on with.
+    """
+    kept, *surplus = sorted(
+        runs, key=lambda run: (-len(run.data.metrics), -len(run.data.tags), run.info.run_id)
+    )
+    for run in surplus:
+        client.delete_run(run.info.run_id)
+    return kept

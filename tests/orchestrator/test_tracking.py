@@ -1,0 +1,517 @@
+"""The projection of a journal onto MLflow, against real MLflow on SQLite."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.experiment import Experiment
+from orchestrator.journal import Line
+from orchestrator.tracking import Projection, TrackingError, tracking_uri
+
+START = 1_700_000_000.0
+TASKS = ["movies", "topics"]
+
+
+def experiment_document(**changes: Any) -> dict[str, Any]:
+    document = {
+        "name": "demo",
+        "model": {"name": "base-model"},
+        "tasks": TASKS,
+        "probes": ["docs"],
+        "method": {"adapter": {"kind": "lora", "r": 4}},
+        **changes,
+    }
+    return Experiment.model_validate(document).model_dump(mode="json")
+
+
+def task_document(name: str) -> dict[str, Any]:
+    return {
+        "kind": "classification",
+        "name": name,
+        "data": {"files": "/data"},
+        "prompt": "{text}\nAnswer:",
+        "labels": {"0": " bad", "1": " good"},
+    }
+
+
+class Story:
+    """A journal's lines, one second apart, without the file."""
+
+    def __init__(self, **experiment: Any) -> None:
+        self.lines: list[Line] = []
+        self.say(
+            "sweep_opened", sweep="demo", kind="sweep",
+            experiment=experiment_document(**experiment),
+            tasks={name: task_document(name) for name in [*TASKS, "docs"]}, yaml="name: demo\n",
+            origin="demo.yaml", controls={},
+            provenance={
+                "base": {"name": "base-model", "sha256": "b" * 64},
+                "data": {name: name * 8 for name in TASKS},
+                "code": {"version": "0.1.0", "commit": "abc"},
+                "packages": {"torch": "2.13.0"},
+            },
+        )  # fmt: skip
+
+    def say(self, event: str, **fields: Any) -> None:
+        n = len(self.lines)
+        self.lines.append({"n": n, "time": START + n, "event": event, **fields})
+
+    def begin(self, trial: str, attempt: int = 1, **overrides: Any) -> None:
+        if attempt == 1:
+            self.say("trial_proposed", trial=trial, overrides=overrides, by="tpe")
+        self.say("trial_started", trial=trial, attempt=attempt)
+
+    def report(self, trial: str, index: int, fraction: float, row: list[float] | None) -> None:
+        report = {
+            "task": TASKS[max(index, 0)], "task_index": index, "step": int(8 * fraction),
+            "steps": 8, "fraction": fraction, "score": 0.5 + fraction / 4,
+            "loss": 1.0 - fraction / 2, "learning_rate": 0.001, "tokens": 100 * (index + 1),
+            "seconds": 1.5, "row": row, "metrics": {}, "per_example": None,
+            "probes": {"docs": {"cross_entropy": 3.25}} if row else None,
+        }  # fmt: skip
+        self.say("stage_report", trial=trial, report=report)
+
+    def base(self) -> None:
+        self.begin("base")
+        self.report("base", -1, 1.0, [0.5, 0.25])
+        self.end("base", adapter=None)
+
+    def learn(self, trial: str) -> None:
+        for index, row in enumerate(([0.75, 0.25], [0.625, 0.875])):
+            self.report(trial, index, 0.5, None)
+            self.report(trial, index, 1.0, row)
+
+    def end(self, trial: str, state: str = "COMPLETE", **fields: Any) -> None:
+        complete = state == "COMPLETE"
+        measures = {"gain": 0.375, "forgetting": 0.125, "probe_accuracy_kept": None}
+        self.say("trial_ended", **{
+            "trial": trial, "state": state, "reason": "", "log": f"trials/{trial}/log.txt",
+            "measures": measures if complete else {},
+            "gain_interval": [0.25, 0.5] if complete else None,
+            "adapter": f"trials/{trial}/adapter" if complete else None, **fields,
+        })  # fmt: skip
+
+
+def whole_story() -> list[Line]:
+    story = Story()
+    story.base()
+    story.begin("t001", **{"method.adapter.r": 8})
+    story.report("t001", 0, 0.5, None)
+    story.begin("t001", attempt=2)
+    story.report("t001", 0, 1.0, [0.75, 0.25])
+    story.begin("t002", **{"method.adapter.kind": "curlora"})
+    story.end("t002", "FAILED", reason="the loss became NaN")
+    story.begin("t003")
+    story.report("t003", 0, 0.5, None)
+    story.end("t003", "STOPPED", reason="dominated")
+    story.report("t001", 1, 1.0, [0.625, 0.875])
+    story.end("t001")
+    story.say("sweep_ended", front=["t001"], champion="t001", reason="largest gain")
+    story.say("champion_registered", trial="t001", model="demo", version="1")
+    return story.lines
+
+
+def write_adapter(folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    save_file({"w": torch.zeros(1)}, folder / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables: making them takes seconds."""
+    folder = tmp_path_factory.mktemp("database")
+    Projection(f"sqlite:///{folder / 'mlflow.db'}", folder / "none").check()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def sweep_folder(tmp_path: Path, empty_database: Path) -> Path:
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    write_adapter(tmp_path / "demo" / "trials" / "t001" / "adapter")
+    return tmp_path / "demo"
+
+
+def uri_of(sweep_folder: Path) -> str:
+    return f"sqlite:///{sweep_folder.parent / 'mlflow.db'}"
+
+
+def project(sweep_folder: Path, lines: list[Line]) -> None:
+    Projection(uri_of(sweep_folder), sweep_folder).catch_up(lines)
+
+
+def client_of(sweep_folder: Path) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri_of(sweep_folder), registry_uri=uri_of(sweep_folder))
+
+
+def runs_of(sweep_folder: Path) -> dict[str, Any]:
+    client = client_of(sweep_folder)
+    experiment = client.get_experiment_by_name("demo")
+    runs = client.search_runs([experiment.experiment_id])
+    by_name = {run.data.tags.get("orchestrator.trial", "sweep"): run for run in runs}
+    assert len(by_name) == len(runs)
+    return by_name
+
+
+def shown(sweep_folder: Path) -> dict[str, Any]:
+    """Everything that MLflow shows, without its random identities."""
+    client, picture = client_of(sweep_folder), {}
+    for name, run in runs_of(sweep_folder).items():
+        tags = {
+            key: value
+            for key, value in run.data.tags.items()
+            if key not in {"orchestrator.model", "mlflow.parentRunId"}
+        }
+        history = {
+            key: [
+                (metric.value, metric.timestamp, metric.step)
+                for metric in client.get_metric_history(run.info.run_id, key)
+            ]
+            for key in run.data.metrics
+        }
+        files = {
+            file.path: Path(client.download_artifacts(run.info.run_id, file.path)).read_text()
+            for file in client.list_artifacts(run.info.run_id)
+        }
+        picture[name] = (tags, run.data.params, history, files, run.info.status,
+                         run.info.start_time, run.info.end_time, run.info.run_name)  # fmt: skip
+    return picture
+
+
+def models_of(sweep_folder: Path) -> list[Any]:
+    client = client_of(sweep_folder)
+    experiment = client.get_experiment_by_name("demo")
+    return client.search_logged_models([experiment.experiment_id]).to_list()
+
+
+def test_journal_becomes_one_run_with_a_nested_run_per_trial(sweep_folder: Path) -> None:
+    project(sweep_folder, whole_story())
+    runs = runs_of(sweep_folder)
+    assert set(runs) == {"sweep", "base", "t001", "t002", "t003"}
+    parent, trial = runs["sweep"], runs["t001"]
+    assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert [runs[name].info.status for name in ("sweep", "base", "t001", "t002", "t003")] == [
+        "FINISHED", "FINISHED", "FINISHED", "FAILED", "KILLED"]  # fmt: skip
+    assert trial.data.params["method.adapter.r"] == "8"
+    assert runs["t002"].data.params["method.adapter.kind"] == "curlora"
+    assert "method.adapter.dropout" not in runs["t002"].data.params
+    assert runs["t002"].data.tags["orchestrator.reason"] == "the loss became NaN"
+    assert trial.data.tags["orchestrator.on_front"] == "true"
+    assert trial.data.tags["orchestrator.champion"] == "true"
+    assert runs["base"].data.tags["orchestrator.champion"] == "false"
+    assert trial.data.tags["orchestrator.model_version"] == "demo/1"
+    assert parent.data.tags["orchestrator.champion"] == "t001"
+    assert parent.data.metrics == {
+        "gain": 0.375, "forgetting": 0.125, "gain_low": 0.25, "gain_high": 0.5
+    }  # fmt: skip
+    assert "probe_accuracy_kept" not in trial.data.metrics
+
+
+def test_steps_count_on_over_the_tasks(sweep_folder: Path) -> None:
+    story = Story()
+    story.base()
+    story.begin("t001")
+    story.learn("t001")
+    project(sweep_folder, story.lines)
+    client, runs = client_of(sweep_folder), runs_of(sweep_folder)
+
+    def points(trial: str, key: str) -> list[tuple[int, float]]:
+        history = client.get_metric_history(runs[trial].info.run_id, key)
+        return [(metric.step, metric.value) for metric in history]
+
+    assert points("t001", "loss") == [(4, 0.75), (8, 0.5), (12, 0.75), (16, 0.5)]
+    assert points("t001", "score/movies") == [(4, 0.625), (8, 0.75), (16, 0.625)]
+    assert points("t001", "score/topics") == [(8, 0.25), (12, 0.625), (16, 0.875)]
+    assert points("t001", "cross_entropy/docs") == [(8, 3.25), (16, 3.25)]
+    assert points("t001", "R/2/movies") == [(2, 0.625)]
+    assert points("base", "R/0/topics") == [(0, 0.25)]
+    assert runs["t001"].info.status == runs["sweep"].info.status == "RUNNING"
+
+
+def test_artifacts_hold_the_matrix_and_what_made_it(sweep_folder: Path) -> None:
+    project(sweep_folder, whole_story())
+    picture = shown(sweep_folder)
+    files = picture["t001"][3]
+    assert json.loads(files["accuracy_matrix.json"]) == {
+        "tasks": TASKS, "rows": [[0.5, 0.25], [0.75, 0.25], [0.625, 0.875]]}  # fmt: skip
+    assert json.loads(files["experiment.json"])["method"]["adapter"]["r"] == 8
+    parent_files = picture["sweep"][3]
+    assert parent_files["experiment.yaml"] == "name: demo\n"
+    assert json.loads(parent_files["provenance.json"])["code"]["commit"] == "abc"
+    assert (sweep_folder.parent / "mlartifacts" / "demo").is_dir()
+
+
+def test_replaying_the_whole_journal_changes_nothing(sweep_folder: Path) -> None:
+    lines = whole_story()
+    project(sweep_folder, lines)
+    before = shown(sweep_folder)
+    project(sweep_folder, lines)
+    client = client_of(sweep_folder)
+    client.delete_tag(runs_of(sweep_folder)["sweep"].info.run_id, "orchestrator.journal_n")
+    project(sweep_folder, lines)
+    assert shown(sweep_folder) == before
+    assert len(models_of(sweep_folder)) == 1
+
+
+def test_a_stop_after_any_line_loses_and_doubles_nothing(
+    sweep_folder: Path, tmp_path: Path, empty_database: Path
+) -> None:
+    lines = whole_story()
+    for count in range(1, len(lines) + 1):
+        project(sweep_folder, lines[:count])
+    once = tmp_path / "once" / "demo"
+    shutil.copytree(sweep_folder, once)
+    shutil.copyfile(empty_database, tmp_path / "once" / "mlflow.db")
+    project(once, lines)
+    expected = shown(once)
+    expected["sweep"][0]["orchestrator.folder"] = str(sweep_folder)
+    assert shown(sweep_folder) == expected
+    assert len(models_of(sweep_folder)) == 1
+
+
+class _KilledError(Exception):
+    """Stands for SIGKILL: nothing between the call and the test handles it."""
+
+
+def test_a_kill_between_any_two_requests_loses_and_doubles_nothing(
+    sweep_folder: Path, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    story = Story()
+    story.begin("t001")
+    story.learn("t001")
+    story.end("t001")
+    story.say("sweep_ended", front=["t001"], champion="t001", reason="largest gain")
+    calls = {"left": 0}
+
+    def dying_after(real: Any) -> Any:
+        def request(*args: Any, **kwargs: Any) -> Any:
+            result = real(*args, **kwargs)
+            calls["left"] -= 1
+            if calls["left"] == 0:
+                raise _KilledError
+            return result
+
+        return request
+
+    for name in ("create_experiment", "create_run", "log_batch", "log_text", "create_logged_model",
+                 "log_model_artifacts", "log_outputs", "finalize_logged_model",
+                 "set_terminated"):  # fmt: skip
+        monkeypatch.setattr(MlflowClient, name, dying_after(getattr(MlflowClient, name)))
+    kills = 0
+    # Each life of the driver does one request more than the one before it.
+    for life in range(1, 100):
+        calls["left"] = life
+        try:
+            project(sweep_folder, story.lines)
+            break
+        except _KilledError:
+            kills += 1
+    assert kills >= 5
+    once = tmp_path / "once" / "demo"
+    shutil.copytree(sweep_folder, once)
+    shutil.copyfile(empty_database, tmp_path / "once" / "mlflow.db")
+    calls["left"] = 0
+    project(once, story.lines)
+    expected = shown(once)
+    expected["sweep"][0]["orchestrator.folder"] = str(sweep_folder)
+    assert shown(sweep_folder) == expected
+    assert len(models_of(sweep_folder)) == 1
+
+
+def test_one_projection_follows_a_growing_journal(sweep_folder: Path) -> None:
+    lines = whole_story()
+    projection = Projection(uri_of(sweep_folder), sweep_folder)
+    for count in range(len(lines) + 1):
+        projection.catch_up(lines[:count])
+    before = shown(sweep_folder)
+    project(sweep_folder, lines)
+    assert shown(sweep_folder) == before
+    assert before["t001"][0]["orchestrator.attempt"] == "2"
+
+
+def test_continued_sweep_opens_its_run_again(sweep_folder: Path) -> None:
+    story = Story()
+    story.base()
+    story.say("sweep_ended", front=[], champion=None, reason="no trial finished")
+    project(sweep_folder, story.lines)
+    first = runs_of(sweep_folder)["sweep"]
+    assert first.data.tags["orchestrator.champion"] == "none"
+    story.begin("t001")
+    project(sweep_folder, story.lines)
+    again = runs_of(sweep_folder)["sweep"]
+    assert (again.info.run_id, again.info.status) == (first.info.run_id, "RUNNING")
+    story.learn("t001")
+    story.end("t001")
+    story.say("sweep_ended", front=["t001"], champion="t001", reason="largest gain")
+    project(sweep_folder, story.lines)
+    last = runs_of(sweep_folder)["sweep"]
+    assert (last.info.run_id, last.info.status) == (first.info.run_id, "FINISHED")
+    assert last.info.end_time == round((START + len(story.lines) - 1) * 1000)
+    assert last.data.tags["orchestrator.champion"] == "t001"
+
+
+def test_sweep_without_a_finished_trial_is_failed(sweep_folder: Path) -> None:
+    story = Story()
+    story.begin("t001")
+    story.end("t001", "FAILED", reason="out of memory")
+    story.say("sweep_ended", front=[], champion=None, reason="no trial finished")
+    project(sweep_folder, story.lines)
+    assert runs_of(sweep_folder)["sweep"].info.status == "FAILED"
+    assert models_of(sweep_folder) == []
+
+
+def test_second_sweep_of_a_name_is_another_run_of_one_experiment(sweep_folder: Path) -> None:
+    project(sweep_folder, whole_story())
+    later = [{**line, "time": line["time"] + 1000} for line in whole_story()]
+    project(sweep_folder.parent / "demo-2", later)
+    client = client_of(sweep_folder)
+    experiment = client.get_experiment_by_name("demo")
+    assert len(client.search_runs([experiment.experiment_id])) == 10
+
+
+def test_surplus_run_of_a_repeated_request_is_removed(sweep_folder: Path) -> None:
+    project(sweep_folder, whole_story())
+    before, client = shown(sweep_folder), client_of(sweep_folder)
+    trial = runs_of(sweep_folder)["t001"]
+    client.create_run(trial.info.experiment_id, tags=dict(trial.data.tags))
+    project(sweep_folder, whole_story())
+    assert shown(sweep_folder) == before
+
+
+def test_long_values_are_cut_and_whole_in_the_artifact(sweep_folder: Path) -> None:
+    modules = [f"layer_{i}.q_proj" for i in range(800)]
+    story = Story(method={"adapter": {"kind": "lora", "target_modules": modules}},
+                  training={"deepspeed": {"odd key {x}": {"deep": [1, 2]}}})  # fmt: skip
+    story.begin("t001")
+    story.end("t001", "FAILED", reason="x" * 9000)
+    project(sweep_folder, story.lines)
+    run = runs_of(sweep_folder)["t001"]
+    assert len(run.data.params["method.adapter.target_modules"]) == 6000
+    assert run.data.params["training.deepspeed.odd key _x_.deep"] == "[1, 2]"
+    assert run.data.tags["orchestrator.reason"].endswith("x...")
+    document = json.loads(shown(sweep_folder)["t001"][3]["experiment.json"])
+    assert document["method"]["adapter"]["target_modules"] == modules
+
+
+def test_credentials_never_reach_mlflow(sweep_folder: Path) -> None:
+    story = Story(tracking={"uri": "https://ada:sesame@mlflow.example/x?token=sesame"})
+    story.lines[0]["yaml"] = "tracking:\n  uri: https://ada:sesame@mlflow.example/x?token=sesame\n"
+    story.begin("t001")
+    story.learn("t001")
+    story.end("t001")
+    story.say("sweep_ended", front=["t001"], champion="t001", reason="largest gain")
+    project(sweep_folder, story.lines)
+    assert "https://***@mlflow.example/x?token=***" in str(shown(sweep_folder))
+    written = [sweep_folder.parent / "mlflow.db", *(sweep_folder.parent / "mlartifacts").rglob("*")]
+    assert not [path for path in written if path.is_file() and b"sesame" in path.read_bytes()]
+
+
+def test_default_address_is_sqlite_in_storage(tmp_path: Path) -> None:
+    experiment = Experiment.model_validate(experiment_document())
+    assert tracking_uri(experiment, tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    named = Experiment.model_validate(experiment_document(tracking={"uri": "http://host:5000"}))
+    assert tracking_uri(named, tmp_path) == "http://host:5000"
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_unreachable_server_is_reported_soon_and_without_credentials(
+    scheme: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if scheme == "postgresql":
+        pytest.importorskip("psycopg2")
+    uri = f"{scheme}://ada:sesame@127.0.0.1:{closed_port()}"
+    begin = time.monotonic()
+    with pytest.raises(TrackingError, match=r"refused.*journal\.jsonl holds everything") as caught:
+        Projection(uri, tmp_path / "demo").catch_up(whole_story())
+    assert time.monotonic() - begin < 30
+    assert f"{scheme}://***@127.0.0.1" in str(caught.value)
+    output = capfd.readouterr()
+    assert "sesame" not in str(caught.value) + output.out + output.err
+    assert caught.value.__cause__ is None
+
+
+def test_a_server_that_never_answers_is_reported_within_half_a_minute(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        begin = time.monotonic()
+        with pytest.raises(TrackingError, match="timed out"):
+            Projection(f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path / "demo").check()
+    assert time.monotonic() - begin < 30
+
+
+def test_catching_up_works_after_a_failure(
+    sweep_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    projection = Projection(uri_of(sweep_folder), sweep_folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_text", _no_space)
+        with pytest.raises(TrackingError, match="No space left"):
+            projection.catch_up(whole_story())
+    projection.catch_up(whole_story())
+    before = shown(sweep_folder)
+    project(sweep_folder, whole_story())
+    assert shown(sweep_folder) == before
+    assert before["sweep"][4] == "FINISHED"
+
+
+def _no_space(*args: Any, **kwargs: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_folder_and_unwritable_addresses_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="MLflow 3 records into databases"):
+        Projection("./mlruns", tmp_path / "demo").check()
+    with pytest.raises(TrackingError, match="unable to open database file"):
+        Projection("sqlite:////proc/none/mlflow.db", tmp_path / "demo").check()
+
+
+def test_deleted_experiment_is_explained(sweep_folder: Path) -> None:
+    project(sweep_folder, whole_story()[:1])
+    client = client_of(sweep_folder)
+    client.delete_experiment(client.get_experiment_by_name("demo").experiment_id)
+    with pytest.raises(TrackingError, match="experiments restore"):
+        project(sweep_folder, whole_story())
+
+
+def test_importing_the_room_does_not_import_mlflow() -> None:
+    check = "import sys, orchestrator.tracking; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_fresh_database_is_made_without_a_word(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "demo" / "trials" / "t001" / "adapter")
+    (tmp_path / "lines.json").write_text(json.dumps(whole_story()))
+    check = (
+        "import json, pathlib, sys; from orchestrator.tracking import Projection; "
+        "root = pathlib.Path(sys.argv[1]); lines = json.loads((root / 'lines.json').read_text()); "
+        "Projection(f'sqlite:///{root}/mlflow.db', root / 'demo').catch_up(lines)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", check, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout + result.stderr == ""
