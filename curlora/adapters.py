@@ -7,6 +7,7 @@ through the same tests (`tests/curlora/test_every_adapter.py`).
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,9 @@ def _only(kind: str, settings: Mapping[str, Any], known: tuple[str, ...]) -> dic
     rank = values.get("r", 1)
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise ValueError(f"`r` must be a whole number of at least 1, got {rank!r}.")
+    alpha = values.get("alpha", 1.0)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise ValueError(f"`alpha` must be a finite number, got {alpha!r}.")
     if isinstance(values.get("target_modules"), tuple):
         values["target_modules"] = list(values["target_modules"])
     return values

@@ -120,7 +120,8 @@ def input_side(
         x W' + bias + alpha ((x R') U') C', in the dtype of the base's output.
     """
     z = _core(x @ R.t(), U, alpha)
-    return base(x.index_add(-1, columns, z.to(x.dtype)))
+    carrying: Tensor = _AddAtColumns.apply(x, columns, z.to(x.dtype))
+    return base(carrying)
 
 
 def _core(h: Tensor, U: Tensor, alpha: float) -> Tensor:
@@ -176,3 +177,22 @@ class _OutputReuse(torch.autograd.Function):
                 # copy.
                 grad_y = G.index_add(-1, rows, (dz @ U).to(G.dtype))
         return grad_y, None, grad_U, None, None, None
+
+
+class _AddAtColumns(torch.autograd.Function):
+    """x.index_add(-1, columns, z), without keeping z for the backward pass as autograd would."""
+
+    @staticmethod
+    def forward(x: Tensor, columns: Tensor, z: Tensor) -> Tensor:
+        return x.index_add(-1, columns, z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (columns,) = ctx.saved_tensors
+        return gradients[0], None, gradients[0].index_select(-1, columns)

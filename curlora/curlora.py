@@ -274,6 +274,14 @@ class CurFactors(nn.Module):
             *(0 if t.is_inference() else t._version for t in (self.columns, self.rows)),
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_read_for": self.is_stale}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        stale = state["_read_for"]
+        super().__setstate__(state)
+        self._read_for = () if stale else self._stamps()
+
     def _apply(self, fn: Any, recurse: bool = True) -> "CurFactors":
         # A move or cast replaces the buffers; it does not make them stale.
         stale = self.is_stale
