@@ -1,0 +1,1 @@
+"""Search, training and records around continual learning: from one YAML file to a champion."""

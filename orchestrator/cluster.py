@@ -1,0 +1,254 @@
+"""The Ray cluster: what it holds, how many trials fit, starting and leaving it clean."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.experiment import ResourceSpec
+
+HEAD_SHARE = 0.001
+"""Of the head node's own resource that a trial's (idle) driver function holds: it runs there."""
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot run what was asked; the message holds the arithmetic."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How many trials run at a time."""
+
+    at_once: int
+    arithmetic: str
+    """The sum that gives it, one sentence."""
+
+
+def fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
+    """How many trials a cluster holds at a time.
+
+    Args:
+        resources: What one trial runs on.
+        cpus: CPUs of the cluster.
+        gpus: GPUs of the cluster.
+
+    Returns:
+        The number, 0 when one trial does not fit, and the arithmetic.
+    """
+    if resources.executor == "local":
+        return Fit(1, "executor local: one trial at a time in one process")
+    need_cpus = resources.workers * resources.cpus_per_worker
+    need_gpus = resources.workers * resources.gpus_per_worker
+    by_cpu = int(cpus // need_cpus)
+    words = (
+        f"a trial needs {resources.workers} worker(s) x {resources.cpus_per_worker} CPU = "
+        f"{need_cpus} CPUs"
+    )
+    have = f"the cluster has {cpus:g} CPUs"
+    at_once = by_cpu
+    if need_gpus:
+        words += f" and {need_gpus} GPUs"
+        have += f" and {gpus:g} GPUs"
+        at_once = min(by_cpu, int(gpus // need_gpus))
+    return Fit(at_once, f"{words}; {have}: {at_once} trial(s) at a time")
+
+
+def required_fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
+    """`fit`, refusing resources that hold no trial at all.
+
+    Args:
+        resources: What one trial runs on.
+        cpus: CPUs of the cluster.
+        gpus: GPUs of the cluster.
+
+    Returns:
+        The number of trials at a time, at least 1.
+
+    Raises:
+        ClusterError: If not even one trial fits.
+    """
+    answer = fit(resources, cpus=cpus, gpus=gpus)
+    if answer.at_once < 1:
+        raise ClusterError(
+            f"One trial does not fit: {answer.arithmetic}. Lower `resources.workers` or "
+            "`resources.cpus_per_worker`, or use a larger cluster."
+        )
+    return answer
+
+
+def process_environment() -> dict[str, str]:
+    """Settings of Ray that our processes rely on; what the user has set wins."""
+    defaults = {
+        # Results are polled this often; two seconds would stall trials that report often.
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+        # Our journal is the record; Ray's CSV, JSON and TensorBoard files would repeat it.
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        # Tune's own snapshots are not used to resume: the journal is.
+        "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+        "RAY_DEDUP_LOGS": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return {key: os.environ.get(key, value) for key, value in defaults.items()}
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[dict[str, float]]:
+    """Start a local Ray, or join a running cluster; give its resources; leave nothing behind.
+
+    Args:
+        address: Address of a running cluster ("auto", host:port, ray://...); None starts a local
+            one on loopback.
+
+    Yields:
+        The cluster's resources.
+
+    Raises:
+        ClusterError: If there is no cluster at the address.
+    """
+    import ray
+
+    environment = process_environment()
+    os.environ.update(environment)
+    already = ray.is_initialized()
+    if not already:
+        runtime_env: dict[str, Any] = {"env_vars": environment}
+        if address is not None:
+            runtime_env["py_modules"] = [str(path) for path in package_folders()]
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=True if address is None else None,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                configure_logging=False,
+                runtime_env=runtime_env,
+                **({"_node_ip_address": "127.0.0.1"} if address is None else {}),
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(
+                f"No Ray cluster could be reached at {address or 'this machine'}: "
+                f"{' '.join(str(error).split())[:300]}. Start one with `ray up cluster.yaml` or "
+                "`ray start --head`, or leave `--address` out."
+            ) from None
+    try:
+        yield ray.cluster_resources()
+    finally:
+        if not already:
+            ray.shutdown()
+
+
+def package_folders() -> list[Path]:
+    """The two packages, for shipping to the nodes of a cluster."""
+    here = Path(__file__).resolve().parent
+    return [here, here.parent / "curlora"]
+
+
+def check_storage(folder: Path) -> None:
+    """Prove that every node of the cluster can write to the sweep's storage.
+
+    Args:
+        folder: The sweep's folder.
+
+    Raises:
+        ClusterError: If a node cannot write there, or writes to another disk.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def write(path: str, content: str) -> None:
+        target = Path(path)
+        target.write_text(content, encoding="utf-8")
+
+    probes = folder / "nodes"
+    probes.mkdir(parents=True, exist_ok=True)
+    for node in nodes:
+        name = str(node["NodeID"])
+        strategy = NodeAffinitySchedulingStrategy(name, soft=False)
+        try:
+            ray.get(
+                write.options(scheduling_strategy=strategy).remote(str(probes / name), name),
+                timeout=60,
+            )
+        except (OSError, ray.exceptions.RayError) as error:
+            raise ClusterError(
+                f"Node {node['NodeManagerAddress']} cannot write to {folder}: "
+                f"{' '.join(str(error).split())[-200:]}. On several nodes `storage` must be a "
+                "folder that all of them share."
+            ) from None
+        if not (probes / name).is_file():
+            raise ClusterError(
+                f"What node {node['NodeManagerAddress']} wrote to {folder} is not seen here: its "
+                "`storage` is another disk. On several nodes `storage` must be a shared folder."
+            )
+        (probes / name).unlink()
+    probes.rmdir()
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What a sweep left on the cluster."""
+
+    actors: tuple[str, ...]
+    placement_groups: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        """Whether anything is left."""
+        return bool(self.actors or self.placement_groups)
+
+
+def alive(*, namespace_job: str | None = None) -> Leftovers:
+    """Actors and placement groups of this driver's job that are alive now.
+
+    Args:
+        namespace_job: Job id; None for this driver's own.
+
+    Returns:
+        Their names.
+    """
+    import ray
+    from ray.util import placement_group_table
+    from ray.util.state import list_actors
+
+    job = namespace_job or ray.get_runtime_context().get_job_id()
+    actors = list_actors(filters=[("job_id", "=", job)], limit=1000, raise_on_missing_output=False)
+    left = tuple(
+        f"{actor.class_name} {actor.actor_id[:8]}" for actor in actors if actor.state != "DEAD"
+    )
+    groups = tuple(
+        str(key)[:8]
+        for key, group in placement_group_table().items()
+        if group["state"] != "REMOVED"
+    )
+    return Leftovers(left, groups)
+
+
+def wait_until_clean(timeout_s: float = 20.0) -> Leftovers:
+    """Wait until no actor or placement group of this driver is left.
+
+    Args:
+        timeout_s: How long to wait.
+
+    Returns:
+        What is left after that; nothing, normally.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = alive()
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.25)

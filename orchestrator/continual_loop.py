@@ -1,0 +1,439 @@
+"""The heart: learning a task sequence, as a generator that asks and does not know who answers.
+
+A single process answers it, or Ray Train workers with DeepSpeed; a run, a trial and a resumption
+are this one path.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from orchestrator.accuracy_matrix import AccuracyMatrix
+from orchestrator.batches import Example, PreparedTask, Scored, epoch_batches
+from orchestrator.evaluation import Score, score
+
+RUNGS = (0.25, 0.5)
+"""Shares of a task after which a trial reports, besides the task's end."""
+DONE = 1.0
+
+
+class DivergedError(RuntimeError):
+    """Training ran into a loss that is not a finite number."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a trial reports at a rung or after a task."""
+
+    task: str
+    task_index: int
+    """Counted from 0; -1 for the untouched base."""
+    step: int
+    """Optimiser steps taken in this task."""
+    steps: int
+    """Optimiser steps of this task in all."""
+    fraction: float
+    """1/4, 1/2 or 1 of the task."""
+    score: float
+    """Score of the current task; NaN for the base, which has none."""
+    loss: float | None = None
+    """Mean training loss since the last report, nats per scored token."""
+    learning_rate: float | None = None
+    tokens: int = 0
+    """Useful (unpadded) training tokens of the trial so far."""
+    seconds: float = 0.0
+    """Wall seconds of the trial so far, start-up excluded."""
+    row: tuple[float, ...] | None = None
+    """Scores of all tasks of the sequence, at the end of a task."""
+    probes: dict[str, dict[str, float]] | None = None
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    """Every metric of every task that was scored for this report."""
+    per_example: dict[str, tuple[float, ...]] | None = None
+    """Score of each validation example of each task, at the end of the sequence."""
+
+    def as_document(self) -> dict[str, Any]:
+        """The report as a JSON document."""
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> StageReport:
+        """The report of `as_document`, JSON lists turned back into tuples."""
+        fields = dict(document)
+        if fields.get("row") is not None:
+            fields["row"] = tuple(math.nan if v is None else v for v in fields["row"])
+        if fields.get("per_example") is not None:
+            fields["per_example"] = {k: tuple(v) for k, v in fields["per_example"].items()}
+        if fields.get("score") is None:
+            fields["score"] = math.nan
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where to go on: how many steps of the current task are done, and what they cost."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class BeginTask:
+    """Prepare for a task: fresh optimiser state and schedule."""
+
+    task: PreparedTask
+    steps: int
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """One optimiser step; answered with the mean loss per scored token."""
+
+    examples: tuple[Example, ...]
+    step: int
+    """Counted from 0 within the task."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a task; answered with a `Score`."""
+
+    task: PreparedTask
+    limit: int | None = None
+    """Number of validation examples; None for all."""
+
+
+@dataclass(frozen=True)
+class EndTask:
+    """A task has been learnt."""
+
+    task: PreparedTask
+
+
+@dataclass(frozen=True)
+class Report:
+    """Something to be recorded; a checkpoint belongs to it."""
+
+    report: StageReport
+    matrix: AccuracyMatrix
+
+
+Request: TypeAlias = BeginTask | TrainStep | Evaluate | EndTask | Report
+Learning: TypeAlias = Generator[Request, Any, AccuracyMatrix]
+
+
+@dataclass(frozen=True)
+class TaskSequence:
+    """What is learnt, what is only measured, and how long."""
+
+    tasks: tuple[PreparedTask, ...]
+    probes: tuple[PreparedTask, ...]
+    batch_size: int
+    epochs: int
+    seed: int
+    rung_examples: int | None = None
+
+    def batches(self, index: int) -> list[tuple[Example, ...]]:
+        """The optimiser steps of task `index`, counted from 0."""
+        return epoch_batches(
+            self.tasks[index].train,
+            self.batch_size,
+            seed=self.seed * 1_000_003 + index,
+            epochs=self.epochs,
+        )
+
+
+def rung_steps(steps: int) -> dict[int, float]:
+    """The steps after which a task of `steps` steps reports, with the share each stands for.
+
+    Very short tasks have fewer rungs: no rung at 0 steps, none at the end.
+    """
+    rungs: dict[int, float] = {}
+    for share in RUNGS:
+        step = math.floor(steps * share)
+        if 0 < step < steps and step not in rungs:
+            rungs[step] = share
+    return rungs
+
+
+def measure_base(sequence: TaskSequence) -> Learning:
+    """Row 0: the untouched base on every task and probe."""
+    began = time.monotonic()
+    scores, probes = yield from _evaluate_all(sequence)
+    matrix = AccuracyMatrix(tuple(t.name for t in sequence.tasks), (_row(scores),))
+    report = _end_report("", -1, 0, scores, probes, keep_examples=True)
+    yield Report(replace(report, seconds=time.monotonic() - began), matrix)
+    return matrix
+
+
+def learn_sequence(sequence: TaskSequence, matrix: AccuracyMatrix, start: Start) -> Learning:
+    """Learn the tasks that `matrix` does not hold yet, one after the other.
+
+    Args:
+        sequence: Tasks, probes and their settings.
+        matrix: What has been measured so far; row 0 may be NaN (it is measured elsewhere).
+        start: Where in the current task to go on.
+
+    Yields:
+        Requests, in order; `TrainStep` is answered with a loss and `Evaluate` with a `Score`.
+
+    Returns:
+        The finished matrix.
+    """
+    clock = _Clock(start.seconds)
+    tokens = start.tokens
+    for index in range(matrix.tasks_learnt, len(sequence.tasks)):
+        task = sequence.tasks[index]
+        batches = sequence.batches(index)
+        rungs = rung_steps(len(batches))
+        if start.step == 0:
+            yield BeginTask(task, len(batches))
+        losses: list[float] = []
+        for step in range(start.step, len(batches)):
+            losses.append((yield TrainStep(batches[step], step)))
+            tokens += sum(len(example.tokens) for example in batches[step])
+            if step + 1 in rungs:
+                scored: Score = yield Evaluate(task, sequence.rung_examples)
+                yield Report(
+                    StageReport(
+                        task=task.name, task_index=index, step=step + 1, steps=len(batches),
+                        fraction=rungs[step + 1], score=scored.value, loss=_mean(losses),
+                        tokens=tokens, seconds=clock.seconds(),
+                        metrics={task.name: scored.metrics},
+                    ),
+                    matrix,
+                )  # fmt: skip
+                losses = []
+        yield EndTask(task)
+        scores, probes = yield from _evaluate_all(sequence)
+        matrix = matrix.with_row(_row(scores))
+        report = _end_report(
+            task.name, index, len(batches), scores, probes, keep_examples=matrix.complete
+        )
+        yield Report(
+            replace(report, loss=_mean(losses), tokens=tokens, seconds=clock.seconds()), matrix
+        )
+        start = Start()
+    return matrix
+
+
+class _Clock:
+    """Seconds since it was made, added to what was spent before."""
+
+    def __init__(self, before: float) -> None:
+        self._zero = time.monotonic() - before
+
+    def seconds(self) -> float:
+        return round(time.monotonic() - self._zero, 3)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _row(scores: Mapping[str, Score]) -> tuple[float, ...]:
+    return tuple(scored.value for scored in scores.values())
+
+
+def _evaluate_all(
+    sequence: TaskSequence,
+) -> Generator[Request, Any, tuple[dict[str, Score], dict[str, Score]]]:
+    scores: dict[str, Score] = {}
+    for task in sequence.tasks:
+        scores[task.name] = yield Evaluate(task)
+    probes: dict[str, Score] = {}
+    for probe in sequence.probes:
+        probes[probe.name] = yield Evaluate(probe)
+    return scores, probes
+
+
+def _end_report(
+    task: str,
+    index: int,
+    steps: int,
+    scores: Mapping[str, Score],
+    probes: Mapping[str, Score],
+    *,
+    keep_examples: bool,
+) -> StageReport:
+    return StageReport(
+        task=task,
+        task_index=index,
+        step=steps,
+        steps=steps,
+        fraction=DONE,
+        score=scores[task].value if task else math.nan,
+        row=_row(scores),
+        probes={name: scored.metrics for name, scored in probes.items()},
+        metrics={name: scored.metrics for name, scored in scores.items()},
+        per_example=(
+            {name: scored.per_example for name, scored in scores.items()} if keep_examples else None
+        ),
+    )
+
+
+class Engine(Protocol):
+    """Who computes: holds the model, the optimiser and the device."""
+
+    def begin_task(self, steps: int) -> None:
+        """Start a task of `steps` optimiser steps with fresh optimiser state and schedule."""
+
+    def train_step(self, examples: Sequence[Example], step: int) -> float:
+        """Take one optimiser step and give the mean loss per scored token, in nats."""
+        ...
+
+    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
+        """The log-probability of every pick of every row."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last step."""
+        ...
+
+    def save(self, folder: Path, *, with_optimizer: bool) -> None:
+        """Write what is needed to go on: safetensors and JSON."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a trial is, for people who wait."""
+
+    phase: str
+    """"training" or "evaluating"."""
+    task: str
+    task_index: int
+    tasks: int
+    step: int
+    steps: int
+    loss: float | None
+    done: float
+    """Share of the whole trial, in [0, 1], by estimated work."""
+
+
+def run(
+    learning: Learning,
+    engine: Engine,
+    *,
+    sequence: TaskSequence,
+    matrix: AccuracyMatrix,
+    start: Start,
+    on_report: Callable[[StageReport, AccuracyMatrix], None],
+    on_progress: Callable[[Progress], None],
+) -> AccuracyMatrix:
+    """Answer a learning generator with an engine until it ends.
+
+    Args:
+        learning: `learn_sequence` or `measure_base`.
+        engine: Who computes.
+        sequence: What is learnt, for estimates of progress.
+        matrix: Where learning started from, for the same purpose.
+        start: Where in the task it started, for the same purpose.
+        on_report: Called with each report; a checkpoint belongs there.
+        on_progress: Called now and then, on every rank at the same requests.
+
+    Returns:
+        The finished matrix.
+
+    Raises:
+        DivergedError: If the loss stops being a finite number.
+    """
+    meter = _Meter(sequence, matrix, start)
+    answer: Any = None
+    try:
+        while True:
+            request = learning.send(answer)
+            answer = None
+            match request:
+                case BeginTask():
+                    engine.begin_task(request.steps)
+                    meter.begin(request.task, request.steps)
+                case TrainStep():
+                    answer = engine.train_step(request.examples, request.step)
+                    if not math.isfinite(answer):
+                        raise DivergedError(
+                            f"the loss became {answer} at step {request.step + 1} of task "
+                            f"{meter.task!r}; lower the learning rate"
+                        )
+                    if meter.train(request.examples, request.step, answer):
+                        on_progress(meter.reading("training"))
+                case Evaluate():
+                    items = request.task.validation[: request.limit]
+                    answer = score(items, request.task.spec.metric, engine.log_probabilities)
+                    meter.evaluate(request.task, len(items))
+                    on_progress(meter.reading("evaluating"))
+                case EndTask():
+                    pass
+                case Report():
+                    trained = request.report.task_index >= 0
+                    rate = engine.learning_rate if trained else None
+                    on_report(replace(request.report, learning_rate=rate), request.matrix)
+    except StopIteration as finished:
+        return finished.value
+
+
+class _Meter:
+    """Counts work: a token trained costs three times a token evaluated (forward and backward)."""
+
+    def __init__(self, sequence: TaskSequence, matrix: AccuracyMatrix, start: Start) -> None:
+        self._sequence = sequence
+        self._per_row = sum(_evaluation_tokens(t) for t in (*sequence.tasks, *sequence.probes))
+        self._done = 0.0
+        self._total = self._work(matrix, start)
+        self.task = ""
+        self._index = matrix.tasks_learnt - 1 if start.step == 0 else matrix.tasks_learnt
+        self._step = start.step
+        self._steps = 0
+        self._loss: float | None = None
+        if start.step:
+            task = sequence.tasks[self._index]
+            self.task, self._steps = task.name, len(sequence.batches(self._index))
+
+    def _work(self, matrix: AccuracyMatrix, start: Start) -> float:
+        if matrix.complete:
+            return float(self._per_row)
+        work = 0.0
+        for index in range(matrix.tasks_learnt, len(self._sequence.tasks)):
+            task = self._sequence.tasks[index]
+            batches = self._sequence.batches(index)
+            first = start.step if index == matrix.tasks_learnt else 0
+            work += 3 * sum(len(e.tokens) for batch in batches[first:] for e in batch)
+            rungs = sum(step > first for step in rung_steps(len(batches)))
+            work += rungs * _evaluation_tokens(task, self._sequence.rung_examples) + self._per_row
+        return work
+
+    def begin(self, task: PreparedTask, steps: int) -> None:
+        self.task, self._steps, self._step, self._loss = task.name, steps, 0, None
+        self._index += 1
+
+    def train(self, examples: Sequence[Example], step: int, loss: float) -> bool:
+        """Count a step; True now and then, when progress is worth telling."""
+        self._done += 3 * sum(len(e.tokens) for e in examples)
+        self._step, self._loss = step + 1, loss
+        return self._step % max(1, self._steps // 8) == 0
+
+    def evaluate(self, task: PreparedTask, items: int) -> None:
+        self._done += _evaluation_tokens(task, items)
+
+    def reading(self, phase: str) -> Progress:
+        return Progress(
+            phase=phase,
+            task=self.task,
+            task_index=max(self._index, 0),
+            tasks=len(self._sequence.tasks),
+            step=self._step,
+            steps=self._steps,
+            loss=self._loss,
+            done=min(1.0, self._done / self._total) if self._total else 1.0,
+        )
+
+
+def _evaluation_tokens(task: PreparedTask, items: int | None = None) -> float:
+    whole = float(task.facts.get("validation_tokens", 0))
+    count = len(task.validation)
+    return whole if items is None or not count else whole * min(items, count) / count

@@ -1,0 +1,662 @@
+"""The file a user writes: one YAML document, checked whole before anything starts.
+
+Reading it needs neither torch nor ray, so that a mistake is answered in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from orchestrator.objectives import NATURAL_DIRECTIONS, Direction
+from orchestrator.tasks import (
+    LanguageModellingTask,
+    Spec,
+    TaskSpec,
+    find_task_file,
+    load_task,
+    read_yaml,
+    render_validation_error,
+    suggestion,
+)
+
+Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+
+
+class ExperimentError(ValueError):
+    """A wrong experiment; the message names file, field, value and the nearest valid name."""
+
+
+class ModelSpec(Spec):
+    """The base model: a Hugging Face name, a local folder, or a GGUF file."""
+
+    name: str | None = None
+    """Name on the Hugging Face hub, or a folder (relative to the experiment file)."""
+    revision: str | None = None
+    gguf: str | None = None
+    """A GGUF file, read (and dequantised) by transformers."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSpec:
+        if (self.name is None) == (self.gguf is None):
+            raise ValueError("`model` needs exactly one of `name` and `gguf`")
+        return self
+
+
+class _TargetedAdapter(Spec):
+    r: int = Field(default=16, ge=1)
+    """Rank."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj")
+    """Module name endings, or "all-linear"."""
+
+
+class CurloraSettings(_TargetedAdapter):
+    """CURLoRA (Fawi 2024, arXiv 2408.14572): W + alpha C U R with C, R sampled from W."""
+
+    kind: Literal["curlora"]
+    alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Factor on C U R."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the inverted sampling law; towards 0 the smallest energies, to infinity uniform."""
+    selection: Literal["inverted", "uniform", "energy"] = "inverted"
+    selection_seed: int = Field(default=0, ge=0)
+
+
+class LoraSettings(_TargetedAdapter):
+    """LoRA (Hu et al. 2021, arXiv 2106.09685), PEFT's own: W + alpha / r B A."""
+
+    kind: Literal["lora"]
+    alpha: float = Field(default=16.0, gt=0, allow_inf_nan=False)
+    """`lora_alpha`: the update is scaled by alpha / r."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+AdapterSettings = Annotated[CurloraSettings | LoraSettings, Field(discriminator="kind")]
+
+
+class RetentionSettings(Spec):
+    """What protects earlier knowledge while a task is learnt. Only "none" is built today."""
+
+    kind: Literal["none"] = "none"
+
+
+class MethodSpec(Spec):
+    """A method is an adapter (what is trained) and a retention (what protects old knowledge)."""
+
+    adapter: AdapterSettings
+    retention: RetentionSettings = RetentionSettings()
+
+
+class TrainingSpec(Spec):
+    """How each task of the sequence is learnt."""
+
+    learning_rate: float = Field(default=1.0e-3, gt=0, allow_inf_nan=False)
+    epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    """Examples per optimiser step, over all workers and accumulation steps."""
+    accumulation: int = Field(default=1, ge=1)
+    """Micro-batches per optimiser step."""
+    max_length: int = Field(default=128, ge=8)
+    """Tokens per example; longer prompts lose their beginning, and are counted."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    seed: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Of the learning rate within a task."""
+    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a task's steps over which the learning rate rises from 0."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Passed through to DeepSpeed; the fields above fill in what it leaves out."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _owned_elsewhere(cls, value: dict[str, Any]) -> dict[str, Any]:
+        owners = {
+            "train_batch_size": "training.batch_size",
+            "train_micro_batch_size_per_gpu": "training.batch_size and training.accumulation",
+            "gradient_accumulation_steps": "training.accumulation",
+            "gradient_clipping": "training.max_grad_norm",
+            "bf16": "training.precision",
+            "fp16": "training.precision",
+        }
+        for key, owner in owners.items():
+            if key in value:
+                raise ValueError(f"`{key}` is set by {owner}; remove it from `deepspeed`")
+        zero = value.get("zero_optimization", {})
+        stage = cast("dict[str, Any]", zero).get("stage", 0) if isinstance(zero, dict) else None
+        if stage not in {0, 1, 2, 3}:
+            raise ValueError(f"`zero_optimization.stage` must be 0, 1, 2 or 3, got {stage!r}")
+        return value
+
+
+class DataLimits(Spec):
+    """How much of each dataset is used; null means all of it."""
+
+    train_examples: int | None = Field(default=None, ge=1)
+    validation_examples: int | None = Field(default=1000, ge=1)
+    test_examples: int | None = Field(default=1000, ge=1)
+    probe_tokens: int = Field(default=20000, ge=2)
+    """Tokens read of each language-modelling probe."""
+    probe_context: int = Field(default=512, ge=8)
+    """Tokens per window when running text is read; windows do not overlap."""
+    rung_examples: int | None = Field(default=None, ge=1)
+    """Validation examples scored at 1/4 and 1/2 of a task; null means all of them."""
+    batch_tokens: int = Field(default=4096, ge=64)
+    """Padded tokens per evaluation batch and worker."""
+
+
+class Choice(Spec):
+    """One of a list."""
+
+    choice: tuple[Any, ...] = Field(min_length=1)
+    when: dict[str, Any] = Field(default_factory=dict)
+
+
+class Uniform(Spec):
+    """A real number, uniform between two bounds."""
+
+    uniform: tuple[float, float]
+    when: dict[str, Any] = Field(default_factory=dict)
+
+
+class LogUniform(Spec):
+    """A positive real number, uniform in its logarithm between two bounds."""
+
+    log_uniform: tuple[float, float]
+    when: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("log_uniform")
+    @classmethod
+    def _positive(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] <= 0:
+            raise ValueError(f"both bounds of `log_uniform` must be above 0, got {list(value)}")
+        return value
+
+
+class IntUniform(Spec):
+    """A whole number, uniform between two bounds, both included."""
+
+    int_uniform: tuple[int, int]
+    when: dict[str, Any] = Field(default_factory=dict)
+
+
+Domain = Choice | Uniform | LogUniform | IntUniform
+_DOMAINS: dict[str, type[Choice] | type[Uniform] | type[LogUniform] | type[IntUniform]] = {
+    "choice": Choice,
+    "uniform": Uniform,
+    "log_uniform": LogUniform,
+    "int_uniform": IntUniform,
+}
+
+
+class SearchSpec(Spec):
+    """What is searched, how, and how often."""
+
+    space: dict[str, Domain]
+    """Dotted path into this file to a domain; `when` names the values it depends on."""
+    searcher: Literal["tpe", "random", "grid"] = "tpe"
+    trials: int = Field(default=8, ge=1)
+    seed: int = Field(default=0, ge=0)
+    startup_trials: int | None = Field(default=None, ge=1)
+    """Random trials before TPE models anything; null: a third of `trials`, from 3 to 10."""
+    max_concurrent: int | None = Field(default=None, ge=1)
+    """Upper limit on trials at a time; null: as many as the cluster holds."""
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _domains(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            path: _parse_domain(str(path), raw)
+            for path, raw in cast("dict[str, Any]", value).items()
+        }
+
+    @model_validator(mode="after")
+    def _conditions(self) -> SearchSpec:
+        for path, domain in self.space.items():
+            bounds = domain_bounds(domain)
+            if bounds is not None and not bounds[0] < bounds[1]:
+                raise ValueError(
+                    f"`{path}`: the lower bound must be below the upper, got {list(bounds)}"
+                )
+            if self.searcher == "grid" and not isinstance(domain, Choice):
+                raise ValueError(f"`{path}`: a grid needs `choice` domains; list the values to try")
+            for parent, wanted in domain.when.items():
+                if parent not in self.space:
+                    raise ValueError(
+                        f"`{path}`: `when` names {parent!r}, which is not in the space."
+                        f"{suggestion(parent, list(self.space))}"
+                    )
+                other = self.space[parent]
+                if isinstance(other, Choice) and wanted not in other.choice:
+                    raise ValueError(
+                        f"`{path}`: `when` wants {parent} = {wanted!r}, which is not among "
+                        f"{list(other.choice)}"
+                    )
+        list(ordered_space(self.space))
+        return self
+
+
+def _parse_domain(path: str, raw: Any) -> Any:
+    if isinstance(raw, BaseModel):
+        return raw
+    if not isinstance(raw, dict):
+        raise ValueError(  # noqa: TRY004 (pydantic turns ValueErrors, not TypeErrors, into messages)
+            f"`{path}`: a domain is one of {sorted(_DOMAINS)}, "
+            f"for example {{choice: [4, 8]}}; got {raw!r}"
+        )
+    fields = cast("dict[str, Any]", raw)
+    kinds = [key for key in fields if key in _DOMAINS]
+    if len(kinds) != 1:
+        unknown = [key for key in fields if key not in _DOMAINS and key != "when"]
+        hint = suggestion(str(unknown[0]), sorted(_DOMAINS)) if unknown else ""
+        raise ValueError(
+            f"`{path}`: a domain needs exactly one of {sorted(_DOMAINS)}; got {raw!r}.{hint}"
+        )
+    return _DOMAINS[kinds[0]].model_validate(fields)
+
+
+def domain_bounds(domain: Domain) -> tuple[float, float] | None:
+    """The bounds of a numeric range, None for a choice."""
+    match domain:
+        case Choice():
+            return None
+        case Uniform():
+            return domain.uniform
+        case LogUniform():
+            return domain.log_uniform
+        case IntUniform():
+            return domain.int_uniform
+
+
+def ordered_space(space: Mapping[str, Domain]) -> Iterator[tuple[str, Domain]]:
+    """The domains, each after the ones its `when` depends on.
+
+    Yields:
+        Pairs of a dotted path and its domain.
+
+    Raises:
+        ValueError: If conditions depend on one another in a circle.
+    """
+    done: set[str] = set()
+    waiting = dict(space)
+    while waiting:
+        ready = [path for path, domain in waiting.items() if set(domain.when) <= done]
+        if not ready:
+            raise ValueError(f"the conditions of {sorted(waiting)} depend on one another")
+        for path in ready:
+            yield path, waiting.pop(path)
+            done.add(path)
+
+
+class ChampionRule(Spec):
+    """Which trial becomes champion, among those that beat the untouched base."""
+
+    maximize: str = "gain"
+    subject_to: dict[str, float] = Field(default={"probe_drift": 0.05})
+    """Limits by measure: at most, or at least for measures where more is better."""
+
+
+class ResourceSpec(Spec):
+    """What one trial runs on."""
+
+    executor: Literal["train", "local"] = "train"
+    """`train`: Ray Train workers with DeepSpeed. `local`: one plain process, for tiny runs."""
+    workers: int = Field(default=1, ge=1)
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """CPUs reserved and torch threads used by each worker."""
+    gpus_per_worker: int = Field(default=0, ge=0)
+    max_failures: int = Field(default=1, ge=0)
+    """Restarts of a trial's workers from its last checkpoint before the trial is FAILED."""
+
+
+class TrackingSpec(Spec):
+    """Where MLflow records; null means SQLite in `storage`."""
+
+    uri: str | None = None
+
+
+class Experiment(Spec):
+    """One YAML file: a model, a task sequence, a method, and what to search."""
+
+    name: Slug
+    model: ModelSpec
+    tasks: tuple[str, ...] = Field(min_length=1)
+    probes: tuple[str, ...] = ()
+    method: MethodSpec
+    training: TrainingSpec = TrainingSpec()
+    data: DataLimits = DataLimits()
+    search: SearchSpec | None = None
+    objectives: dict[str, Direction] = Field(
+        default={"gain": "max", "forgetting": "min", "probe_drift": "min"}, min_length=1
+    )
+    champion: ChampionRule = ChampionRule()
+    resources: ResourceSpec = ResourceSpec()
+    storage: str = "./runs"
+    tracking: TrackingSpec = TrackingSpec()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Experiment:
+        measures = sorted(NATURAL_DIRECTIONS)
+        for field, names in (
+            ("objectives", list(self.objectives)),
+            ("champion.maximize", [self.champion.maximize]),
+            ("champion.subject_to", list(self.champion.subject_to)),
+        ):
+            for name in names:
+                if name not in NATURAL_DIRECTIONS:
+                    raise ValueError(
+                        f"`{field}` names the unknown measure {name!r}."
+                        f"{suggestion(name, measures)} Measures: {', '.join(measures)}"
+                    )
+        duplicates = sorted({task for task in self.tasks if self.tasks.count(task) > 1})
+        both = sorted(set(self.tasks) & set(self.probes))
+        if duplicates or both:
+            raise ValueError(
+                f"each task may appear once in `tasks` and not in `probes` too; "
+                f"got twice: {duplicates + both}"
+            )
+        self._check_shares()
+        return self
+
+    def _check_shares(self) -> None:
+        shares = self.resources.workers * self.training.accumulation
+        if self.training.batch_size % shares:
+            raise ValueError(
+                f"`training.batch_size` ({self.training.batch_size}) must be a multiple of "
+                f"`resources.workers` x `training.accumulation` ({self.resources.workers} x "
+                f"{self.training.accumulation} = {shares})"
+            )
+        if self.resources.executor == "local":
+            if self.resources.workers != 1:
+                raise ValueError(
+                    "`resources.executor: local` is one process; "
+                    f"got `resources.workers` {self.resources.workers}"
+                )
+            if self.training.deepspeed:
+                raise ValueError(
+                    "`resources.executor: local` runs without DeepSpeed; remove "
+                    "`training.deepspeed` or use `executor: train`"
+                )
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Experiment:
+        """This experiment with dotted fields replaced, checked again.
+
+        When an override changes the kind of the adapter, settings that the new kind does not have
+        are dropped from this experiment's own values (never from the overrides).
+
+        Args:
+            overrides: Dotted path to value.
+
+        Returns:
+            A new experiment without a search.
+
+        Raises:
+            ExperimentError: If the result is not valid.
+        """
+        document = self.model_dump(mode="json", exclude={"search"})
+        kind = overrides.get("method.adapter.kind")
+        adapter: dict[str, Any] = document["method"]["adapter"]
+        if kind is not None and kind != adapter["kind"]:
+            known = adapter_fields().get(str(kind), set(adapter))
+            # `alpha` means another thing to each kind, so it is not carried over either.
+            document["method"]["adapter"] = {
+                key: value for key, value in adapter.items() if key in known - {"alpha"}
+            }
+        for path, value in overrides.items():
+            *parents, last = path.split(".")
+            place = document
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = value
+        try:
+            return Experiment.model_validate(document)
+        except ValidationError as error:
+            shown = ", ".join(f"{path}={value!r}" for path, value in overrides.items())
+            raise ExperimentError(
+                render_validation_error(error, f"overrides ({shown})", field_names())
+            ) from None
+
+
+def adapter_fields() -> dict[str, set[str]]:
+    """The settings of each adapter kind."""
+    return {
+        "curlora": set(CurloraSettings.model_fields),
+        "lora": set(LoraSettings.model_fields),
+    }
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _models_in(part)
+
+
+def known_paths(model: type[BaseModel] = Experiment, prefix: str = "") -> set[str]:
+    """Every dotted path of the format, over all adapter kinds."""
+    paths: set[str] = set()
+    for name, field in model.model_fields.items():
+        paths.add(prefix + name)
+        for inner in _models_in(field.annotation):
+            paths |= known_paths(inner, f"{prefix}{name}.")
+    return paths
+
+
+def field_names() -> list[str]:
+    """Every field name of the format, for suggestions."""
+    return sorted({path.rsplit(".", 1)[-1] for path in known_paths()})
+
+
+_NOT_SEARCHABLE = ("search", "name", "storage", "tracking", "objectives", "champion", "tasks",
+                   "probes", "model", "data")  # fmt: skip
+
+
+def check_space(experiment: Experiment) -> None:
+    """Refuse a space that can propose an impossible trial.
+
+    Every value at the edge of a domain is tried in a whole experiment, with every combination of
+    the choices that conditions depend on.
+
+    Args:
+        experiment: An experiment that was read already.
+
+    Raises:
+        ExperimentError: If a path is unknown or a combination is impossible.
+    """
+    if experiment.search is None:
+        return
+    space = experiment.search.space
+    paths = sorted(known_paths())
+    for path in space:
+        free_form = path.startswith("training.deepspeed.")
+        if path.split(".")[0] in _NOT_SEARCHABLE:
+            raise ExperimentError(
+                f"search.space: {path}: trials of one sweep share this field, so that their scores "
+                "can be compared; it cannot be searched"
+            )
+        if path not in paths and not free_form:
+            raise ExperimentError(f"search.space: {path}: unknown field.{suggestion(path, paths)}")
+    for overrides in _corners(space):
+        try:
+            experiment.with_overrides(overrides)
+        except ExperimentError as error:
+            raise ExperimentError(
+                f"search.space: an impossible combination: {error}. "
+                "If a setting belongs to one choice only, give it a `when`, for example "
+                "when: {method.adapter.kind: curlora}"
+            ) from None
+
+
+def _edge_values(domain: Domain) -> list[Any]:
+    bounds = domain_bounds(domain)
+    return list(domain.choice) if isinstance(domain, Choice) else list(bounds or ())
+
+
+def active(domain: Domain, chosen: Mapping[str, Any]) -> bool:
+    """Whether a domain's conditions hold under the values chosen so far."""
+    return all(parent in chosen and chosen[parent] == want for parent, want in domain.when.items())
+
+
+def _corners(space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
+    """Whole assignments that reach every edge value under every combination of parents."""
+    parents = {parent for domain in space.values() for parent in domain.when}
+    order = list(ordered_space(space))
+
+    def combinations(
+        rest: list[tuple[str, Domain]], chosen: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        if not rest:
+            yield dict(chosen)
+            return
+        (path, domain), *later = rest
+        if not active(domain, chosen):
+            yield from combinations(later, chosen)
+            return
+        values = _edge_values(domain)
+        for value in values if path in parents else values[:1]:
+            yield from combinations(later, {**chosen, path: value})
+
+    for first in combinations(order, {}):
+        yield first
+        for path, domain in order:
+            if path in first and path not in parents:
+                for value in _edge_values(domain)[1:]:
+                    yield {**first, path: value}
+
+
+def grid_points(space: Mapping[str, Domain]) -> list[dict[str, Any]]:
+    """Every assignment of a space of choices, conditions respected, in a fixed order."""
+    points: list[dict[str, Any]] = [{}]
+    for path, domain in ordered_space(space):
+        points = [
+            extended
+            for point in points
+            for extended in (
+                [{**point, path: value} for value in _edge_values(domain)]
+                if active(domain, point)
+                else [point]
+            )
+        ]
+    return points
+
+
+class LoadedExperiment(BaseModel):
+    """An experiment with the tasks that it names, found and read."""
+
+    experiment: Experiment
+    tasks: dict[str, TaskSpec]
+    """Specs of `tasks` and `probes`, by the name used in the experiment."""
+    text: str
+    """The YAML as the user wrote it."""
+    origin: str
+    """The file's path."""
+
+
+def load_experiment(path: Path, data_root: Path | None = None) -> LoadedExperiment:
+    """Read, check and complete an experiment file.
+
+    Args:
+        path: The YAML file.
+        data_root: When given, every task reads `<data_root>/<local_name>/<split>.jsonl[.gz]`
+            instead of its own source, if that folder exists.
+
+    Returns:
+        The experiment and its tasks.
+
+    Raises:
+        ExperimentError: If the experiment is wrong, naming file, field, value and nearest name.
+        TaskFileError: If one of its task files is missing or wrong.
+    """
+    document = read_yaml(path, ExperimentError)
+    if not isinstance(document, dict):
+        raise ExperimentError(f"{path}: an experiment is a mapping of fields; got {document!r}")
+    try:
+        experiment = Experiment.model_validate(document)
+    except ValidationError as error:
+        raise ExperimentError(render_validation_error(error, str(path), field_names())) from None
+    experiment = _resolve_model(experiment, path)
+    try:
+        check_space(experiment)
+    except ExperimentError as error:
+        raise ExperimentError(f"{path}: {error}") from None
+    folders = [path.parent / "tasks", path.parent, Path("experiments/tasks")]
+    tasks = {
+        name: _at_data_root(load_task(find_task_file(name, folders)), data_root)
+        for name in (*experiment.tasks, *experiment.probes)
+    }
+    _check_measured(experiment, tasks, path)
+    return LoadedExperiment(
+        experiment=experiment, tasks=tasks, text=path.read_text(encoding="utf-8"), origin=str(path)
+    )
+
+
+def _resolve_model(experiment: Experiment, path: Path) -> Experiment:
+    """A model folder or GGUF file is written relative to the experiment file; make it absolute."""
+    model = experiment.model
+    if model.gguf is not None:
+        file = (path.parent / model.gguf).resolve()
+        return experiment.model_copy(update={"model": model.model_copy(update={"gguf": str(file)})})
+    folder = path.parent / str(model.name)
+    looks_like_a_path = str(model.name).startswith((".", "/", "~"))
+    if folder.is_dir() or looks_like_a_path:
+        resolved = str(Path(str(model.name)).expanduser() if str(model.name).startswith("~")
+                       else folder.resolve())  # fmt: skip
+        return experiment.model_copy(update={"model": model.model_copy(update={"name": resolved})})
+    return experiment
+
+
+def _at_data_root(task: TaskSpec, data_root: Path | None) -> TaskSpec:
+    if data_root is None:
+        return task
+    folder = data_root / (task.data.local_name or task.name)
+    if not folder.is_dir():
+        return task
+    data = task.data.model_copy(
+        update={"hub": None, "config": None, "revision": None, "columns": {},
+                "files": str(folder.resolve())}
+    )  # fmt: skip
+    return task.model_copy(update={"data": data})
+
+
+def _check_measured(experiment: Experiment, tasks: Mapping[str, TaskSpec], path: Path) -> None:
+    """Refuse objectives that this sequence and these probes can never measure."""
+    kinds = {type(tasks[probe]) for probe in experiment.probes}
+    wanted = [*experiment.objectives, experiment.champion.maximize, *experiment.champion.subject_to]
+    impossible = {
+        "probe_drift": LanguageModellingTask not in kinds,
+        "probe_accuracy_kept": not kinds - {LanguageModellingTask},
+        "forward_transfer": len(experiment.tasks) < 2,
+        "backward_transfer": len(experiment.tasks) < 2,
+    }
+    for measure in wanted:
+        if impossible.get(measure, False):
+            need = {
+                "probe_drift": "a language-modelling task in `probes`",
+                "probe_accuracy_kept": "a choice task in `probes`",
+            }.get(measure, "at least two tasks")
+            raise ExperimentError(
+                f"{path}: the measure {measure!r} is an objective or a limit of the champion, but "
+                f"it needs {need}. Add one, or set `objectives` and `champion.subject_to` "
+                "without it"
+            )
+
+
+def fingerprint(document: Any) -> str:
+    """A short sha256 of any JSON-like document, independent of key order."""
+    text = json.dumps(document, sort_keys=True, default=str, allow_nan=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number (booleans are not)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,237 @@
+"""What to try next: our searcher over Optuna's ask and tell, and its face towards Ray Tune.
+
+Tune's own Optuna searcher leaves a trial running for ever when one of several objectives is
+missing, and cannot be rebuilt from our journal; hence this one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState, create_trial
+from ray.tune.search import Searcher
+
+from orchestrator.experiment import (
+    Choice,
+    Domain,
+    IntUniform,
+    LogUniform,
+    SearchSpec,
+    Uniform,
+    active,
+    grid_points,
+    ordered_space,
+)
+from orchestrator.objectives import Direction
+
+_JSON = "json:"
+"""Mark of a choice that Optuna cannot hold itself (a list, say) and that is kept as JSON."""
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A trial that was proposed before: finished, failed, or still to be run."""
+
+    name: str
+    overrides: Mapping[str, Any]
+    state: str
+    """COMPLETE, FAILED, or RUNNING for one that has not ended."""
+    values: Mapping[str, float] | None = None
+
+
+class Proposer:
+    """Proposes overrides and learns from what they scored. Knows nothing of Ray."""
+
+    def __init__(
+        self,
+        search: SearchSpec,
+        objectives: Mapping[str, Direction],
+        past: Sequence[PastTrial] = (),
+    ) -> None:
+        """Set up the search, with what earlier sessions of the sweep found.
+
+        Args:
+            search: Space, searcher and seeds.
+            objectives: Measures and directions, in the order told to the searcher.
+            past: Every trial proposed before, oldest first.
+        """
+        self._search = search
+        self._objectives = dict(objectives)
+        self._numbers: dict[str, int] = {}
+        self._grid = grid_points(search.space) if search.searcher == "grid" else []
+        self._proposed = 0
+        # Logs of every ask would bury the live display.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(
+            directions=["maximize" if d == "max" else "minimize" for d in objectives.values()],
+            sampler=self._sampler(len(past)),
+        )
+        for trial in past:
+            self._add(trial)
+
+    @property
+    def total(self) -> int:
+        """How many trials there will be in all."""
+        return min(self._search.trials, len(self._grid)) if self._grid else self._search.trials
+
+    def _sampler(self, drawn: int) -> optuna.samplers.BaseSampler:
+        # A continued sweep must not draw again what was drawn before.
+        seed = self._search.seed + 7919 * drawn
+        if self._search.searcher != "tpe":
+            return optuna.samplers.RandomSampler(seed=seed)
+        startup = self._search.startup_trials or min(10, max(3, self._search.trials // 3))
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            n_startup_trials=startup,
+            constant_liar=True,
+        )
+
+    def _add(self, trial: PastTrial) -> None:
+        distributions = {
+            path: _distribution(domain)
+            for path, domain in self._search.space.items()
+            if path in trial.overrides
+        }
+        params = {
+            path: _encode(self._search.space[path], trial.overrides[path]) for path in distributions
+        }
+        states = {"COMPLETE": TrialState.COMPLETE, "RUNNING": TrialState.RUNNING}
+        values = self._values(trial.values) if trial.state == "COMPLETE" else None
+        state = states.get(trial.state, TrialState.FAIL)
+        if state == TrialState.COMPLETE and values is None:
+            state = TrialState.FAIL
+        self._study.add_trial(
+            create_trial(state=state, values=values, params=params, distributions=distributions)
+        )
+        self._numbers[trial.name] = len(self._study.trials) - 1
+        self._proposed += 1
+
+    def _values(self, measures: Mapping[str, float] | None) -> list[float] | None:
+        """The objectives in order; None when one is missing or not a number."""
+        if measures is None:
+            return None
+        values = [measures.get(name) for name in self._objectives]
+        if any(value is None or not math.isfinite(value) for value in values):
+            return None
+        return [float(value) for value in values if value is not None]
+
+    def propose(self, name: str) -> dict[str, Any] | None:
+        """The overrides of the next trial.
+
+        Args:
+            name: The trial's name, by which it is told later.
+
+        Returns:
+            Dotted path to value; None when every trial has been proposed.
+        """
+        if self._proposed >= self.total:
+            return None
+        if self._grid:
+            point = self._grid[self._proposed]
+            self._add(PastTrial(name, point, "RUNNING"))
+            return dict(point)
+        trial = self._study.ask()
+        self._numbers[name] = trial.number
+        self._proposed += 1
+        chosen: dict[str, Any] = {}
+        for path, domain in ordered_space(self._search.space):
+            if active(domain, chosen):
+                chosen[path] = _decode(_suggest(trial, path, domain))
+        return chosen
+
+    def tell(self, name: str, measures: Mapping[str, float] | None) -> None:
+        """Report how a trial ended.
+
+        Args:
+            name: The trial.
+            measures: Its measures; None when it failed. A trial whose objectives are not all
+                finite numbers counts as failed.
+        """
+        values = self._values(measures)
+        if values is None:
+            self._study.tell(self._numbers[name], state=TrialState.FAIL)
+        else:
+            self._study.tell(self._numbers[name], values)
+
+
+def _suggest(trial: optuna.Trial, path: str, domain: Domain) -> Any:
+    match domain:
+        case Choice():
+            return trial.suggest_categorical(path, [_encode(domain, v) for v in domain.choice])
+        case Uniform():
+            return trial.suggest_float(path, *domain.uniform)
+        case LogUniform():
+            return trial.suggest_float(path, *domain.log_uniform, log=True)
+        case IntUniform():
+            return trial.suggest_int(path, *domain.int_uniform)
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    match domain:
+        case Choice():
+            return CategoricalDistribution([_encode(domain, v) for v in domain.choice])
+        case Uniform():
+            return FloatDistribution(*domain.uniform)
+        case LogUniform():
+            return FloatDistribution(*domain.log_uniform, log=True)
+        case IntUniform():
+            return IntDistribution(*domain.int_uniform)
+
+
+def _encode(domain: Domain, value: Any) -> Any:
+    if isinstance(domain, Choice) and isinstance(value, list | tuple | dict):
+        return _JSON + json.dumps(value)
+    return value
+
+
+def _decode(value: Any) -> Any:
+    return json.loads(value[len(_JSON) :]) if str(value).startswith(_JSON) else value
+
+
+class TuneSearcher(Searcher):
+    """The face towards Ray Tune: hands out jobs that somebody else decides on."""
+
+    def __init__(
+        self,
+        next_job: Callable[[str], dict[str, Any] | None],
+        ended: Callable[[str, bool], None],
+    ) -> None:
+        """Connect Tune to the sweep.
+
+        Args:
+            next_job: Gives the configuration of the next trial for a Tune trial id; None when
+                there is none left.
+            ended: Told the Tune trial id, and whether Tune saw an error, when a trial ends.
+        """
+        super().__init__(metric=None, mode=None)
+        self._next_job = next_job
+        self._ended = ended
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's configuration, or that there is none left."""
+        job = self._next_job(trial_id)
+        return Searcher.FINISHED if job is None else job
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A trial has ended."""
+        del result  # everything of value came through reports
+        self._ended(trial_id, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is the record."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is the record."""

@@ -1,0 +1,834 @@
+"""A sweep: from an experiment file to trials, a front and a champion, through Ray Tune.
+
+The driver (this process) decides and records: it proposes trials, receives their reports, writes
+the journal, and lets MLflow catch up with it. Running the same sweep again reads the journal and
+does what is missing.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from orchestrator.accuracy_matrix import AccuracyMatrix
+from orchestrator.batches import DataError, PreparedData, prepare
+from orchestrator.cluster import (
+    HEAD_SHARE,
+    ClusterError,
+    check_storage,
+    connected,
+    required_fit,
+    wait_until_clean,
+)
+from orchestrator.continual_loop import DONE, StageReport
+from orchestrator.experiment import Experiment, LoadedExperiment
+from orchestrator.journal import JOURNAL_NAME, Journal, JournalError, Line, read_journal
+from orchestrator.objectives import (
+    Candidate,
+    Interval,
+    ProbeReading,
+    choose_champion,
+    front,
+    gain_interval,
+    measures,
+)
+from orchestrator.tasks import LanguageModellingTask
+from orchestrator.training import BASE_TRIAL, run_locally, trial_function
+
+
+class SweepError(RuntimeError):
+    """A sweep that cannot go on; one message for the user."""
+
+
+class SweepInterruptedError(RuntimeError):
+    """The user stopped the sweep; what is finished is kept."""
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How a sweep is run, as opposed to what it runs."""
+
+    address: str | None = None
+    """Address of a running Ray cluster; None starts a local one."""
+    new: bool = False
+    """Start another sweep of the same name instead of continuing the last."""
+    data_root: Path | None = None
+    kind: Literal["sweep", "run"] = "sweep"
+    """`run` is one trial with the experiment's own method, `search` ignored."""
+
+
+class Observer(Protocol):
+    """Who is told what happens."""
+
+    def note(self, text: str) -> None:
+        """What the driver is doing."""
+
+    def line(self, line: Line) -> None:
+        """A journal line: each old one of a continued sweep at its start, then each new one."""
+
+    def progress(self, trial: str, progress: dict[str, Any]) -> None:
+        """How far a trial is."""
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep left in its journal."""
+
+    folder: Path
+    lines: list[Line]
+
+
+def sweep_folders(storage: Path) -> list[Path]:
+    """The sweeps in a storage folder, oldest first."""
+    found = [path.parent for path in storage.glob(f"*/{JOURNAL_NAME}")]
+    return sorted(found, key=lambda folder: (read_journal(folder) or [{}])[0].get("time", 0.0))
+
+
+def sweep_folder(storage: Path, name: str, *, new: bool) -> Path:
+    """The folder of the last sweep of a name, or of the next one.
+
+    Args:
+        storage: The storage folder.
+        name: The experiment's name.
+        new: Whether another sweep is wanted.
+
+    Returns:
+        `<storage>/<name>`, or `<storage>/<name>-2` and so on.
+    """
+    number = 1
+    while (storage / _numbered(name, number + 1) / JOURNAL_NAME).is_file():
+        number += 1
+    if new and (storage / _numbered(name, number) / JOURNAL_NAME).is_file():
+        number += 1
+    return storage / _numbered(name, number)
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
+
+
+# --- one trial as the driver sees it -------------------------------------------------------------
+
+
+@dataclass
+class _Trial:
+    name: str
+    overrides: dict[str, Any]
+    attempts: int = 0
+    reports: dict[tuple[int, float], StageReport] = field(
+        default_factory=dict[tuple[int, float], StageReport]
+    )
+    state: str = "RUNNING"
+    measures: dict[str, float] | None = None
+    interval: Interval | None = None
+    failure: str | None = None
+    log: str | None = None
+    adapter_at: Path | None = None
+    """Checkpoint folder that holds the adapter."""
+
+    def last_report(self, tasks: int) -> StageReport | None:
+        """The report after the last task, which makes a trial whole."""
+        index = -1 if self.name == BASE_TRIAL else tasks - 1
+        return self.reports.get((index, DONE))
+
+
+class _Driver:
+    """Everything a running sweep knows; used from the driver's one thread."""
+
+    def __init__(
+        self,
+        loaded: LoadedExperiment,
+        journal: Journal,
+        observer: Observer,
+        data: PreparedData,
+    ) -> None:
+        from orchestrator.search import PastTrial, Proposer
+
+        self.loaded = loaded
+        self.experiment = loaded.experiment
+        self.journal = journal
+        self.observer = observer
+        self.data = data
+        self.trials: dict[str, _Trial] = {}
+        self._by_tune_id: dict[str, str] = {}
+        for line in journal.lines:
+            self._replay(line)
+        self._proposer: Proposer | None = None
+        if self.experiment.search is not None:
+            past = [
+                PastTrial(t.name, t.overrides, t.state, t.measures)
+                for t in self.trials.values()
+                if t.name != BASE_TRIAL
+            ]
+            self._proposer = Proposer(self.experiment.search, self.experiment.objectives, past)
+        self._waiting = [t.name for t in self.trials.values() if t.state == "RUNNING"]
+        self._finish_whole_trials()
+
+    # -- reading the journal ----------------------------------------------------------------------
+
+    def _replay(self, line: Line) -> None:
+        match line["event"]:
+            case "trial_proposed":
+                self.trials[line["trial"]] = _Trial(line["trial"], line["overrides"])
+            case "trial_started":
+                self.trials[line["trial"]].attempts = line["attempt"]
+            case "stage_report":
+                report = StageReport.from_document(line["report"])
+                trial = self.trials[line["trial"]]
+                trial.reports[report.task_index, report.fraction] = report
+            case "trial_ended":
+                trial = self.trials[line["trial"]]
+                trial.state = line["state"]
+                trial.measures = {
+                    k: math.nan if v is None else v for k, v in (line["measures"] or {}).items()
+                } or None
+                if line["gain_interval"]:
+                    trial.interval = Interval(*line["gain_interval"])
+            case _:
+                pass
+
+    def _finish_whole_trials(self) -> None:
+        """A driver that died between a trial's last report and its end: the end is now."""
+        for name in list(self._waiting):
+            trial = self.trials[name]
+            kept = name == BASE_TRIAL or self.adapter_folder(name).is_dir()
+            if trial.last_report(len(self.experiment.tasks)) is not None and kept:
+                self._waiting.remove(name)
+                self.finish(name)
+
+    # -- proposing --------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        """Trials in all, the base not counted."""
+        return self._proposer.total if self._proposer is not None else 1
+
+    @property
+    def unfinished(self) -> int:
+        """Trials (the base included) that have yet to be run."""
+        proposed = [t for t in self.trials.values() if t.name != BASE_TRIAL]
+        missing_base = BASE_TRIAL not in self.trials
+        return len(self._waiting) + int(missing_base) + max(0, self.total - len(proposed))
+
+    def next_job(self, tune_id: str) -> dict[str, Any] | None:
+        """The configuration of the next trial for Ray Tune; None when there is none left."""
+        name = self._next_name()
+        if name is None:
+            return None
+        trial = self.trials[name]
+        trial.attempts += 1
+        self._by_tune_id[tune_id] = name
+        self.record("trial_started", trial=name, attempt=trial.attempts)
+        return {
+            "trial": name,
+            "experiment": self.trial_experiment(name).model_dump(mode="json"),
+            "folder": str(self.journal.folder),
+        }
+
+    def _next_name(self) -> str | None:
+        if self._waiting:
+            return self._waiting.pop(0)
+        if BASE_TRIAL not in self.trials:
+            return self._propose(BASE_TRIAL, {}, "control")
+        name = f"t{len(self.trials):03d}"
+        if self._proposer is None:
+            return None if len(self.trials) > 1 else self._propose(name, {}, "user")
+        overrides = self._proposer.propose(name)
+        if overrides is None:
+            return None
+        search = self.experiment.search
+        return self._propose(name, overrides, search.searcher if search is not None else "user")
+
+    def _propose(self, name: str, overrides: dict[str, Any], by: str) -> str:
+        self.trials[name] = _Trial(name, overrides)
+        self.record("trial_proposed", trial=name, overrides=overrides, by=by)
+        return name
+
+    def trial_experiment(self, name: str) -> Experiment:
+        """The experiment of a trial: the sweep's with its overrides."""
+        return self.experiment.with_overrides(self.trials[name].overrides)
+
+    # -- what trials say --------------------------------------------------------------------------
+
+    def hear(self, tune_id: str, message: Mapping[str, Any]) -> None:
+        """Take in a message of a trial that Ray Tune knows by its id."""
+        self.hear_trial(self._by_tune_id[tune_id], message)
+
+    def hear_trial(self, name: str, message: Mapping[str, Any]) -> None:
+        """Take in a message of a trial."""
+        trial = self.trials[name]
+        match message.get("kind"):
+            case "progress":
+                self.observer.progress(name, dict(message["progress"]))
+            case "ready":
+                self.observer.progress(name, {"phase": "ready", "pid": message["pid"]})
+            case "stage":
+                self._stage(trial, message["report"], message.get("checkpoint_path"))
+            case "finished":
+                for report in message["reports"]:
+                    self._stage(trial, report, message["checkpoint_path"])
+            case "failed":
+                trial.failure = str(message["reason"])
+                trial.log = message.get("log")
+            case _:
+                pass
+
+    def _stage(self, trial: _Trial, document: Mapping[str, Any], checkpoint: str | None) -> None:
+        report = StageReport.from_document(document)
+        key = (report.task_index, report.fraction)
+        if key in trial.reports:
+            return
+        trial.reports[key] = report
+        last = report.row is not None and report.task_index == len(self.experiment.tasks) - 1
+        if last and checkpoint is not None:
+            # Copied before it is journalled: a journalled last report has its adapter.
+            _copy_adapter(Path(checkpoint) / "adapter", self.adapter_folder(trial.name))
+        self.record("stage_report", trial=trial.name, report=report.as_document())
+
+    def ended(self, tune_id: str, error: bool) -> None:
+        """Ray Tune says that a trial is over."""
+        name = self._by_tune_id[tune_id]
+        trial = self.trials[name]
+        if error and trial.failure is None:
+            trial.failure = "the trial's process ended unexpectedly (out of memory, or killed)"
+        self.finish(name)
+
+    def adapter_folder(self, name: str) -> Path:
+        """Where a trial's adapter is kept."""
+        return self.journal.folder / "trials" / name / "adapter"
+
+    # -- ending -----------------------------------------------------------------------------------
+
+    def finish(self, name: str) -> None:
+        """End a trial, now or, when row 0 is still being measured, as soon as it is known."""
+        trial = self.trials[name]
+        final = trial.last_report(len(self.experiment.tasks))
+        if trial.failure is not None or final is None:
+            reason = trial.failure or "the trial ended before its last report"
+            self._end(trial, "FAILED", reason)
+            return
+        if name == BASE_TRIAL:
+            trial.measures = self._measures(trial, trial, final)
+            self._end(trial, "COMPLETE", "")
+            for other in list(self.trials.values()):
+                whole = other.last_report(len(self.experiment.tasks)) is not None
+                if other.state == "RUNNING" and whole and other.name not in self._waiting:
+                    self.finish(other.name)
+            return
+        base = self.trials.get(BASE_TRIAL)
+        base_report = base.last_report(0) if base is not None else None
+        if base is None or base_report is None:
+            return
+        trial.measures = self._measures(trial, base, final)
+        if final.per_example is not None and base_report.per_example is not None:
+            trial.interval = gain_interval(
+                [final.per_example[task] for task in self.experiment.tasks],
+                [base_report.per_example[task] for task in self.experiment.tasks],
+            )
+        bad = [n for n in self.experiment.objectives if not math.isfinite(trial.measures[n])]
+        if bad:
+            self._end(trial, "FAILED", f"the objectives {bad} could not be measured")
+        else:
+            self._end(trial, "COMPLETE", "")
+
+    def _end(self, trial: _Trial, state: str, reason: str) -> None:
+        trial.state = state
+        complete = state == "COMPLETE"
+        adapter = self.adapter_folder(trial.name)
+        self.record(
+            "trial_ended",
+            trial=trial.name,
+            state=state,
+            reason=reason,
+            measures=trial.measures if complete else None,
+            gain_interval=[trial.interval.low, trial.interval.high]
+            if complete and trial.interval is not None
+            else None,
+            adapter=str(adapter.relative_to(self.journal.folder))
+            if complete and adapter.is_dir()
+            else None,
+            log=trial.log,
+        )
+        if self._proposer is not None and trial.name != BASE_TRIAL:
+            self._proposer.tell(trial.name, trial.measures if complete else None)
+        if complete:
+            shutil.rmtree(self.journal.folder / "ray" / trial.name, ignore_errors=True)
+
+    def _measures(self, trial: _Trial, base: _Trial, final: StageReport) -> dict[str, float]:
+        tasks = self.experiment.tasks
+        base_report = base.last_report(0)
+        if base_report is None or base_report.row is None:
+            raise AssertionError("measures are read only once row 0 is known")
+        matrix = AccuracyMatrix(tasks, (base_report.row,))
+        for index in range(len(tasks)):
+            report = trial.reports.get((index, DONE))
+            if report is not None and report.row is not None:
+                matrix = matrix.with_row(report.row)
+        experiment = self.trial_experiment(trial.name)
+        return measures(
+            matrix,
+            probes=self._probes(base_report.probes or {}, final.probes or {}),
+            cost_s=final.seconds * experiment.resources.workers,
+            cost_tokens=float(final.tokens),
+        )
+
+    def _probes(
+        self, before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
+    ) -> list[ProbeReading]:
+        readings: list[ProbeReading] = []
+        for name in self.experiment.probes:
+            spec = self.loaded.tasks[name]
+            if isinstance(spec, LanguageModellingTask):
+                readings.append(
+                    ProbeReading(
+                        "language_modelling",
+                        before[name]["cross_entropy"],
+                        after[name]["cross_entropy"],
+                    )
+                )
+            else:
+                chance = float(self.data.controls[name]["chance"])
+                metric = spec.metric
+                readings.append(
+                    ProbeReading("choice", before[name][metric], after[name][metric], chance)
+                )
+        return readings
+
+    def conclude(self) -> None:
+        """Name the front and the champion, when nothing is left to run."""
+        whole = {
+            t.name: t.measures
+            for t in self.trials.values()
+            if t.state == "COMPLETE" and t.name != BASE_TRIAL and t.measures is not None
+        }
+        candidates = [
+            Candidate(name, values, self.trials[name].interval or Interval(-math.inf, math.inf))
+            for name, values in whole.items()
+        ]
+        verdict = choose_champion(
+            candidates,
+            maximize=self.experiment.champion.maximize,
+            subject_to=self.experiment.champion.subject_to,
+        )
+        self.record(
+            "sweep_ended",
+            front=front(whole, self.experiment.objectives),
+            champion=verdict.champion,
+            reason=verdict.reason,
+        )
+
+    def record(self, event: str, **fields: Any) -> Line:
+        """Journal a line, then tell the observer."""
+        line = self.journal.append(event, **fields)
+        self.observer.line(line)
+        return line
+
+
+def _copy_adapter(source: Path, target: Path) -> None:
+    """Copy an adapter's files, whole or not at all."""
+    if target.is_dir() or not source.is_dir():
+        return
+    half = target.with_name("adapter.half")
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(source, half)
+    half.replace(target)
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observer) -> SweepOutcome:
+    """Run a sweep, or what is missing of it.
+
+    Args:
+        loaded: The experiment and its tasks.
+        options: How to run it.
+        observer: Who is told what happens.
+
+    Returns:
+        The sweep's folder and its journal.
+
+    Raises:
+        SweepError: If it cannot be run; one message for the user.
+        SweepInterruptedError: If the user stopped it; what is finished is kept.
+    """
+    experiment = loaded.experiment
+    if options.kind == "run":
+        experiment = experiment.model_copy(
+            update={"search": None, "name": f"{experiment.name}-run"}
+        )
+        loaded = loaded.model_copy(update={"experiment": experiment})
+    storage = Path(experiment.storage).expanduser().resolve()
+    folder = sweep_folder(storage, experiment.name, new=options.new)
+    from orchestrator.engine import ModelError
+
+    try:
+        with Journal(folder) as journal:
+            _open(loaded, journal, observer, options, storage)
+            return SweepOutcome(folder, journal.lines)
+    except (JournalError, ClusterError, DataError, ModelError) as error:
+        raise SweepError(str(error)) from None
+
+
+def _open(
+    loaded: LoadedExperiment,
+    journal: Journal,
+    observer: Observer,
+    options: SweepOptions,
+    storage: Path,
+) -> None:
+    for line in journal.lines:
+        observer.line(line)
+    if journal.lines:
+        _check_same(loaded, journal)
+    projection = _Projection(loaded.experiment, storage, journal, observer)
+    if journal.lines and journal.lines[-1]["event"] in {"sweep_ended", "champion_registered"}:
+        proposed = sum(line["event"] == "trial_proposed" for line in journal.lines) - 1
+        wanted = loaded.experiment.search.trials if loaded.experiment.search is not None else 1
+        if loaded.experiment.search is None or proposed >= wanted or _grid_done(loaded, proposed):
+            observer.note("this sweep is finished; nothing is left to run")
+            projection.finish()
+            return
+    _run(loaded, journal, observer, options, projection)
+
+
+def _grid_done(loaded: LoadedExperiment, proposed: int) -> bool:
+    from orchestrator.experiment import grid_points
+
+    search = loaded.experiment.search
+    if search is None or search.searcher != "grid":
+        return False
+    return proposed >= len(grid_points(search.space))
+
+
+def _run(
+    loaded: LoadedExperiment,
+    journal: Journal,
+    observer: Observer,
+    options: SweepOptions,
+    projection: _Projection,
+) -> None:
+    from orchestrator.engine import base_sha256, load_tokenizer
+
+    experiment = loaded.experiment
+    observer.note("reading the base model's weights and tokenizer")
+    base_hash = base_sha256(experiment.model)
+    data = prepare(loaded, load_tokenizer(experiment.model), note=observer.note)
+    provenance = {
+        "base": {**experiment.model.model_dump(), "sha256": base_hash},
+        "data": data.hashes,
+        **_provenance(),
+    }
+    if not journal.lines:
+        observer.line(
+            journal.append(
+                "sweep_opened",
+                sweep=journal.folder.name,
+                kind=options.kind,
+                experiment=experiment.model_dump(mode="json"),
+                tasks={n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
+                yaml=loaded.text,
+                origin=loaded.origin,
+                provenance=provenance,
+                controls=data.controls,
+            )
+        )
+    else:
+        _check_provenance(journal, provenance)
+        trials = experiment.search.trials if experiment.search is not None else 1
+        observer.line(journal.append("sweep_continued", trials=trials, code=provenance["code"]))
+    driver = _Driver(loaded, journal, observer, data)
+    projection.catch_up()
+    if driver.unfinished:
+        if experiment.resources.executor == "local":
+            _run_trials_locally(driver, projection)
+        else:
+            _run_trials_on_ray(driver, options, projection)
+    _refuse_hopeless(driver)
+    driver.conclude()
+    observer.note("writing what remains to MLflow")
+    projection.finish()
+
+
+def _refuse_hopeless(driver: _Driver) -> None:
+    base = driver.trials[BASE_TRIAL]
+    if base.state != "COMPLETE":
+        raise SweepError(
+            "The untouched base could not be measured, so no trial can be compared with it: "
+            f"{driver.trials[BASE_TRIAL].failure or 'it did not finish'}."
+            + (f" Log: {base.log}" if base.log else "")
+        )
+
+
+def _run_trials_locally(driver: _Driver, projection: _Projection) -> None:
+    number = 0
+    while (job := driver.next_job(str(number))) is not None:
+        name = job["trial"]
+        driver.observer.progress(name, {"phase": "starting"})
+        run_locally(
+            name,
+            driver.trial_experiment(name),
+            driver.data,
+            driver.journal.folder / "ray" / name,
+            lambda message, name=name: driver.hear_trial(name, message),
+        )
+        driver.ended(str(number), error=False)
+        projection.catch_up()
+        number += 1
+
+
+def _run_trials_on_ray(driver: _Driver, options: SweepOptions, projection: _Projection) -> None:
+    experiment = driver.experiment
+    driver.observer.note(
+        "starting Ray on this machine" if options.address is None else "joining the Ray cluster"
+    )
+    with connected(options.address) as resources:
+        check_storage(driver.journal.folder)
+        fits = required_fit(
+            _largest_resources(experiment),
+            cpus=resources.get("CPU", 0.0),
+            gpus=resources.get("GPU", 0.0),
+        )
+        limit = experiment.search.max_concurrent if experiment.search is not None else None
+        at_once = min(fits.at_once, limit or fits.at_once, max(1, driver.unfinished))
+        driver.observer.note(f"{fits.arithmetic}; running {at_once} at a time")
+        _fit(driver, at_once, projection)
+        left = wait_until_clean()
+        if left:
+            raise SweepError(f"The sweep left something on the cluster: {left}.")
+
+
+def _largest_resources(experiment: Experiment) -> Any:
+    """The resources of the trial that needs most, when the search varies them."""
+    from orchestrator.experiment import Choice, domain_bounds
+
+    largest = experiment.resources
+    for path, domain in (experiment.search.space if experiment.search is not None else {}).items():
+        owner, _, name = path.rpartition(".")
+        if owner == "resources" and name in {"workers", "cpus_per_worker", "gpus_per_worker"}:
+            values = domain.choice if isinstance(domain, Choice) else domain_bounds(domain) or ()
+            largest = largest.model_copy(update={name: max(int(v) for v in values)})
+    return largest
+
+
+def _fit(driver: _Driver, at_once: int, projection: _Projection) -> None:
+    import ray
+    from ray import tune
+
+    from orchestrator.search import TuneSearcher
+
+    class Recorder(tune.Callback):
+        """Hands what trials report to the driver, in the driver's own process."""
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            del iteration, trials, info
+            driver.hear(trial.trial_id, result)
+
+        def on_trial_start(
+            self, iteration: int, trials: list[Any], trial: Any, **info: Any
+        ) -> None:
+            del iteration, trials, info
+            driver.observer.progress(trial.config["trial"], {"phase": "starting"})
+
+    def ended(tune_id: str, error: bool) -> None:
+        driver.ended(tune_id, error)
+        projection.catch_up()
+
+    shared = [ray.put(driver.data)]
+    before = driver.unfinished
+    trainable = tune.with_resources(
+        tune.with_parameters(trial_function, shared=shared),
+        {"node:__internal_head__": HEAD_SHARE},
+    )
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=TuneSearcher(driver.next_job, ended),
+            num_samples=before,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"tune-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(driver.journal.folder / "ray"),
+            callbacks=[Recorder()],
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+    shutil.rmtree(driver.journal.folder / "ray" / "tune", ignore_errors=True)
+    if driver.unfinished or any(t.state == "RUNNING" for t in driver.trials.values()):
+        raise SweepInterruptedError("The sweep was stopped before all of its trials had run.")
+
+
+# --- continuing ----------------------------------------------------------------------------------
+
+
+_MAY_CHANGE = {("search", "trials"), ("search", "max_concurrent"), ("storage",), ("tracking", "uri"),
+               ("resources", "max_failures")}  # fmt: skip
+"""Fields that may differ when a sweep is continued: they change no trial's result."""
+
+
+def _check_same(loaded: LoadedExperiment, journal: Journal) -> None:
+    """Refuse to continue a sweep with another experiment."""
+    opened = journal.lines[0]
+    old = {"experiment": opened["experiment"], "tasks": opened["tasks"]}
+    new = {
+        "experiment": loaded.experiment.model_dump(mode="json"),
+        "tasks": {n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
+    }
+    differences = [
+        (path, a, b)
+        for path, a, b in _differences(old, new, ())
+        if path[1:] not in _MAY_CHANGE and path[-1] not in {"description", "source"}
+    ]
+    if differences:
+        shown = "\n".join(
+            f"  {'.'.join(path[1:] if path[0] == 'experiment' else path)}: {_short(a)} -> {_short(b)}"
+            for path, a, b in differences[:10]
+        )
+        raise SweepError(
+            f"{loaded.origin} differs from the sweep in {journal.folder}, whose trials could not "
+            f"be compared with new ones:\n{shown}\nStart another sweep with --new, or undo the "
+            "change to continue this one."
+        )
+
+
+def _differences(
+    old: Any, new: Any, path: tuple[str, ...]
+) -> list[tuple[tuple[str, ...], Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            difference
+            for key in sorted({*old, *new}, key=str)
+            for difference in _differences(old.get(key), new.get(key), (*path, str(key)))
+        ]
+    return [] if old == new else [(path, old, new)]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _check_provenance(journal: Journal, provenance: Mapping[str, Any]) -> None:
+    old = journal.lines[0]["provenance"]
+    changed = [name for name, digest in provenance["data"].items() if old["data"][name] != digest]
+    if old["base"]["sha256"] != provenance["base"]["sha256"]:
+        changed.insert(0, "the base model's weights")
+    if changed:
+        raise SweepError(
+            f"Since the sweep in {journal.folder} began, this has changed: {', '.join(changed)}. "
+            "Its trials could not be compared with new ones; start another sweep with --new."
+        )
+
+
+def _provenance() -> dict[str, Any]:
+    packages = ("torch", "transformers", "peft", "ray", "deepspeed", "mlflow", "optuna")
+    return {
+        "code": {"version": _version("curlora-orchestrator"), "commit": _commit()},
+        "packages": {name: _version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of this code when it runs from a checkout, `+` when it was changed since."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists() or shutil.which("git") is None:
+        return None
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    return f"{commit}{'+' if changes else ''}" if commit else None
+
+
+# --- MLflow --------------------------------------------------------------------------------------
+
+
+class _Projection:
+    """Lets MLflow catch up with the journal; a server that is down costs no finished work."""
+
+    def __init__(
+        self, experiment: Experiment, storage: Path, journal: Journal, observer: Observer
+    ) -> None:
+        from orchestrator.tracking import Projection, tracking_uri
+
+        self._uri = tracking_uri(experiment, storage)
+        self._journal = journal
+        self._observer = observer
+        self._mlflow: Projection | None = None
+        self._make = lambda: Projection(self._uri, journal.folder)
+
+    def catch_up(self) -> None:
+        """Write what MLflow lacks; say so and go on when it cannot be reached."""
+        from orchestrator.tracking import TrackingError
+
+        try:
+            if self._mlflow is None:
+                self._mlflow = self._make()
+            self._mlflow.catch_up(self._journal.lines)
+        except TrackingError as error:
+            self._observer.note(f"MLflow lags behind: {error}")
+
+    def finish(self) -> None:
+        """Write everything, register the champion; refuse to end silently without it.
+
+        Raises:
+            SweepError: If MLflow cannot be reached.
+        """
+        from orchestrator.model_registry import register_champion
+        from orchestrator.tracking import Projection, TrackingError
+
+        try:
+            if self._mlflow is None:
+                self._mlflow = Projection(self._uri, self._journal.folder)
+            self._mlflow.catch_up(self._journal.lines)
+            ends = [line for line in self._journal.lines if line["event"] == "sweep_ended"]
+            champion = ends[-1]["champion"] if ends else None
+            last = self._journal.lines[-1]["event"]
+            if champion is not None and last == "sweep_ended":
+                registered = register_champion(
+                    self._uri, sweep_folder=self._journal.folder, lines=self._journal.lines
+                )
+                line = self._journal.append(
+                    "champion_registered",
+                    trial=champion,
+                    model=registered.model,
+                    version=registered.version,
+                )
+                self._observer.line(line)
+                self._mlflow.catch_up(self._journal.lines)
+        except TrackingError as error:
+            raise SweepError(
+                f"All trials are finished and kept in {self._journal.folder}, but MLflow could "
+                f"not be written: {error} Run the same command again when it is reachable."
+            ) from None
+
+
+def elapsed(lines: Sequence[Line]) -> float:
+    """Seconds from the first to the last line of a journal."""
+    return lines[-1]["time"] - lines[0]["time"] if lines else 0.0

@@ -1,0 +1,281 @@
+"""Task files: a dataset with its prompt, its labels and its metric. YAML, no Python.
+
+A task is *scored by log-likelihood*: classification and multiple choice pick the continuation that
+the model finds likeliest after the prompt; language modelling reads the probability of the text
+itself.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+TaskMetric = Literal["accuracy", "accuracy_norm"]
+
+
+class Spec(BaseModel):
+    """A part of a user's file: frozen, and every unknown key is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSource(Spec):
+    """Where the rows come from: a Hugging Face dataset, or files."""
+
+    hub: str | None = None
+    """Name of a script-free dataset on the Hugging Face hub."""
+    config: str | None = None
+    """Configuration of the hub dataset."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub dataset."""
+    files: str | None = None
+    """Folder with `<split>.jsonl` or `<split>.jsonl.gz`, relative to the task file."""
+    local_name: str | None = None
+    """Folder name under `--data-root`; the task's name when null."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Canonical column name to the hub's column name (dots reach into nested columns)."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSource:
+        if (self.hub is None) == (self.files is None):
+            raise ValueError("`data` needs exactly one of `hub` and `files`")
+        return self
+
+
+class SplitOrigins(Spec):
+    """Which split of the source each of ours comes from; null stands for "derived".
+
+    A missing validation split is a tenth of train chosen by hash (at most 1,000 rows). A missing
+    test split means that the source's validation split becomes test and validation is derived.
+    """
+
+    train: str | None = "train"
+    validation: str | None = "validation"
+    test: str | None = "test"
+
+
+class _TaskBase(Spec):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    description: str = ""
+    data: DataSource
+    splits: SplitOrigins = SplitOrigins()
+    source: str = ""
+    """Where the data come from and their licence, for people."""
+
+
+class ClassificationTask(_TaskBase):
+    """One label out of a fixed set, by the likelihood of its label words."""
+
+    kind: Literal["classification"]
+    prompt: str
+    """Python format string over the row's columns."""
+    label_column: str = "label"
+    labels: dict[str, str | None] = Field(min_length=2)
+    """Value in the data (as a string) to the continuation that stands for it.
+
+    Values with the same continuation are one label; rows whose value maps to null are left out
+    and counted.
+    """
+    metric: TaskMetric = "accuracy"
+
+    @model_validator(mode="after")
+    def _two_words(self) -> ClassificationTask:
+        if len(self.words) < 2:
+            raise ValueError(f"`labels` needs at least two different label words, got {self.words}")
+        return self
+
+    @property
+    def words(self) -> list[str]:
+        """The different label words, in the order of the file."""
+        return list(dict.fromkeys(word for word in self.labels.values() if word is not None))
+
+    @property
+    def label_values(self) -> list[str]:
+        """For each label word, the first value in the data that it stands for."""
+        return [next(v for v, w in self.labels.items() if w == word) for word in self.words]
+
+
+class MultipleChoiceTask(_TaskBase):
+    """One of a row's own choices, by the likelihood of the choice."""
+
+    kind: Literal["multiple_choice"]
+    prompt: str
+    choices_column: str = "choices"
+    answer_column: str = "answer"
+    """Index of the right choice, counted from 0, or (with `answer_labels` in `columns`) a label."""
+    continuation: str = " {choice}"
+    metric: TaskMetric = "accuracy"
+    """`accuracy` compares log-likelihoods, `accuracy_norm` divides them by the choice's bytes."""
+
+
+class LanguageModellingTask(_TaskBase):
+    """Running text: perplexity and bits per byte."""
+
+    kind: Literal["language_modelling"]
+    text_column: str = "text"
+    joiner: str = "\n"
+    """What stands between two rows when they are joined to one text."""
+    metric: Literal["perplexity"] = "perplexity"
+
+
+TaskSpec = Annotated[
+    ClassificationTask | MultipleChoiceTask | LanguageModellingTask, Field(discriminator="kind")
+]
+_ADAPTER: TypeAdapter[TaskSpec] = TypeAdapter(TaskSpec)
+
+
+class TaskFileError(ValueError):
+    """A task file that is missing or wrong; the message says what, where and how to mend it."""
+
+
+def parse_task(document: object, origin: str) -> TaskSpec:
+    """Check a task document and return the task.
+
+    Args:
+        document: What the YAML file holds.
+        origin: The file's name, for messages.
+
+    Returns:
+        The task.
+
+    Raises:
+        TaskFileError: If the document is not a task.
+    """
+    try:
+        task = _ADAPTER.validate_python(document)
+    except ValidationError as error:
+        raise TaskFileError(render_validation_error(error, origin, task_field_names())) from None
+    if not isinstance(task, LanguageModellingTask):
+        _check_format(task.prompt, "prompt", origin)
+    return task
+
+
+def _check_format(template: str, field: str, origin: str) -> None:
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise TaskFileError(
+            f"{origin}: {field}: not a format string ({error}); got {template!r}. "
+            "Write a literal brace as {{ or }}."
+        ) from None
+    if not names:
+        raise TaskFileError(
+            f"{origin}: {field}: names no column, so every example would look the same; "
+            f"got {template!r}. Put a column name in braces, for example {{text}}."
+        )
+
+
+def find_task_file(name: str, folders: list[Path]) -> Path:
+    """The file of a task that is named, or given as a path.
+
+    Args:
+        name: A task's name, or a path ending in `.yaml` or `.yml`.
+        folders: Where to look for `<name>.yaml`, first hit wins.
+
+    Returns:
+        The path of an existing file.
+
+    Raises:
+        TaskFileError: If there is none; names the nearest task that exists.
+    """
+    if name.endswith((".yaml", ".yml")):
+        candidates = [Path(name), *(folder / name for folder in folders)]
+    else:
+        candidates = [folder / f"{name}.yaml" for folder in folders]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    places = ", ".join(str(folder) for folder in folders)
+    raise TaskFileError(
+        f"No task file for {name!r} in {places}.{suggestion(name, known)} "
+        f"Known tasks: {', '.join(known) or 'none'}."
+    )
+
+
+def load_task(path: Path) -> TaskSpec:
+    """Read and check one task file; a relative `data.files` becomes absolute.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        The task.
+
+    Raises:
+        TaskFileError: If the file cannot be read or is not a task.
+    """
+    task = parse_task(read_yaml(path, TaskFileError), str(path))
+    if task.data.files is None:
+        return task
+    folder = (path.parent / task.data.files).resolve()
+    data = task.data.model_copy(update={"files": str(folder)})
+    return task.model_copy(update={"data": data})
+
+
+def read_yaml(path: Path, error_type: type[ValueError]) -> object:
+    """The document of a YAML file.
+
+    Args:
+        path: The file.
+        error_type: What to raise when it cannot be read.
+
+    Returns:
+        The parsed document.
+
+    Raises:
+        error_type: If the file is missing, is not UTF-8, or is not YAML.
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise error_type(f"{path}: no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise error_type(f"{path}: cannot be read ({error}).") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise error_type(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """A sentence that names the nearest known word, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def task_field_names() -> list[str]:
+    """Every field name that a task file may hold, for suggestions."""
+    names: set[str] = set()
+    for model in (ClassificationTask, MultipleChoiceTask, LanguageModellingTask):
+        names |= set(model.model_fields)
+    return sorted(names | set(DataSource.model_fields) | set(SplitOrigins.model_fields))
+
+
+def render_validation_error(error: ValidationError, origin: str, known: list[str]) -> str:
+    """Each problem on its own line: file, field, problem, value and the nearest valid name."""
+    lines: list[str] = []
+    for problem in error.errors():
+        # A discriminated union puts the chosen kind into the location; people do not write it.
+        place = ".".join(str(part) for part in problem["loc"] if str(part) not in _UNION_TAGS)
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            last = str(problem["loc"][-1])
+            text = f"unknown field.{suggestion(last, [k for k in known if k != last])}".rstrip(".")
+        got = "" if problem["type"] == "missing" else f"; got {problem['input']!r}"
+        if len(got) > 120:
+            got = got[:117] + "..."
+        lines.append(f"{origin}: {place or 'the file'}: {text}{got}")
+    return "\n".join(lines)
+
+
+_UNION_TAGS = frozenset(
+    {"classification", "multiple_choice", "language_modelling", "curlora", "lora", "none"}
+)

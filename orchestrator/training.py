@@ -1,0 +1,363 @@
+"""The executor `train`: one trial as Ray Train workers with a DeepSpeed engine.
+
+`trial_function` runs as a Ray Tune trial and starts the workers; `train_worker` runs in each of
+them. Workers report, the driver records. `run_locally` is the executor `local`: the same learning
+in one process with the plain engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.accuracy_matrix import AccuracyMatrix
+from orchestrator.batches import PreparedData
+from orchestrator.continual_loop import (
+    DONE,
+    DivergedError,
+    Learning,
+    Progress,
+    StageReport,
+    Start,
+    TaskSequence,
+    learn_sequence,
+    measure_base,
+    run,
+)
+from orchestrator.experiment import Experiment
+from orchestrator.journal import without_nan
+
+BASE_TRIAL = "base"
+"""The name of the trial that measures row 0."""
+
+
+@dataclass(frozen=True)
+class TrialState:
+    """Where a trial is: what its checkpoints hold besides tensors."""
+
+    matrix: AccuracyMatrix
+    start: Start
+    reports: tuple[StageReport, ...]
+
+    def as_document(self) -> dict[str, Any]:
+        """The state as JSON."""
+        return without_nan(
+            {
+                "tasks": self.matrix.tasks,
+                "rows": self.matrix.rows,
+                "start": asdict(self.start),
+                "reports": [report.as_document() for report in self.reports],
+            }
+        )
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> TrialState:
+        """The state of `as_document`."""
+        nan = float("nan")
+        rows = tuple(tuple(nan if v is None else v for v in row) for row in document["rows"])
+        return cls(
+            AccuracyMatrix(tuple(document["tasks"]), rows),
+            Start(**document["start"]),
+            tuple(StageReport.from_document(report) for report in document["reports"]),
+        )
+
+    def after(self, report: StageReport, matrix: AccuracyMatrix) -> TrialState:
+        """The state once a report has been made."""
+        inside = report.fraction < DONE
+        start = Start(report.step if inside else 0, report.tokens, report.seconds)
+        return TrialState(matrix, start, (*self.reports, report))
+
+
+def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
+    """What an experiment learns and measures."""
+    return TaskSequence(
+        tasks=tuple(data.tasks[name] for name in experiment.tasks),
+        probes=tuple(data.tasks[name] for name in experiment.probes),
+        batch_size=experiment.training.batch_size,
+        epochs=experiment.training.epochs,
+        seed=experiment.training.seed,
+        rung_examples=experiment.data.rung_examples,
+    )
+
+
+def write_state(folder: Path, state: TrialState) -> None:
+    """Write a trial's state beside its tensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trial.json").write_text(json.dumps(state.as_document()), encoding="utf-8")
+
+
+def read_state(folder: Path) -> TrialState:
+    """Read a trial's state."""
+    return TrialState.from_document(json.loads((folder / "trial.json").read_text("utf-8")))
+
+
+def _learning(trial: str, sequence: TaskSequence, state: TrialState) -> Learning:
+    if trial == BASE_TRIAL:
+        return measure_base(sequence)
+    return learn_sequence(sequence, state.matrix, state.start)
+
+
+def _fresh_state(sequence: TaskSequence) -> TrialState:
+    return TrialState(AccuracyMatrix.empty([t.name for t in sequence.tasks]), Start(), ())
+
+
+# --- in each Ray Train worker --------------------------------------------------------------------
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """What every Ray Train worker of a trial does.
+
+    Args:
+        config: `trial`, `experiment` (a document) and `shared` (a list holding the reference of
+            the `PreparedData`).
+    """
+    import ray
+    import ray.train
+
+    context = ray.train.get_context()
+    experiment = Experiment.model_validate(config["experiment"])
+    resources = experiment.resources
+    on_gpu = resources.gpus_per_worker > 0
+    if not on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import torch
+
+    torch.set_num_threads(resources.cpus_per_worker)
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    rank = context.get_world_rank()
+
+    from orchestrator.engine import DeepSpeedEngine, attach_adapter, check_logits, load_base
+
+    data: PreparedData = ray.get(config["shared"][0])
+    trial: str = config["trial"]
+    sequence = task_sequence(experiment, data)
+    base: Any = load_base(experiment.model, experiment.training.precision, device)
+    model = attach_adapter(base, experiment.method.adapter.model_dump(), experiment.training.seed)
+    state = _fresh_state(sequence)
+    latest = ray.train.get_checkpoint()
+    checkpoint = Path(latest.path) if latest is not None else None
+    if checkpoint is not None:
+        state = read_state(checkpoint)
+    engine = DeepSpeedEngine(
+        model,
+        experiment.training,
+        batch_tokens=experiment.data.batch_tokens,
+        weights=checkpoint if checkpoint is not None and trial != BASE_TRIAL else None,
+    )
+    check_logits(engine.scored, base.config.get_text_config().vocab_size)
+    if checkpoint is not None and state.start.step:
+        engine.load_optimizer(checkpoint)
+
+    def on_report(report: StageReport, matrix: AccuracyMatrix) -> None:
+        nonlocal state
+        state = state.after(report, matrix)
+        folder = Path(tempfile.mkdtemp(prefix=f"{trial}-"))
+        if trial != BASE_TRIAL:
+            engine.save(folder, with_optimizer=report.fraction < DONE)
+            if report.fraction == DONE:
+                with engine.gathered():
+                    if rank == 0:
+                        model.save_pretrained(str(folder / "adapter"))
+        if rank == 0:
+            write_state(folder, state)
+        ray.train.report(
+            {"kind": "stage", "report": report.as_document()},
+            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
+        )
+        shutil.rmtree(folder)
+
+    def on_progress(progress: Progress) -> None:
+        ray.train.report({"kind": "progress", "progress": asdict(progress)})
+
+    ray.train.report({"kind": "ready", "pid": os.getpid(), "host": os.uname().nodename})
+    learning = _learning(trial, sequence, state)
+    try:
+        if trial == BASE_TRIAL:
+            with model.disable_adapter():
+                _run(learning, engine, sequence, state, on_report, on_progress)
+        else:
+            _run(learning, engine, sequence, state, on_report, on_progress)
+    except DivergedError as error:
+        # The loss is the same on every worker, so all of them come here; a restart would only
+        # diverge again.
+        ray.train.report({"kind": "failed", "reason": str(error)})
+
+
+def _run(
+    learning: Learning,
+    engine: Any,
+    sequence: TaskSequence,
+    state: TrialState,
+    on_report: Callable[[StageReport, AccuracyMatrix], None],
+    on_progress: Callable[[Progress], None],
+) -> None:
+    run(
+        learning,
+        engine,
+        sequence=sequence,
+        matrix=state.matrix,
+        start=state.start,
+        on_report=on_report,
+        on_progress=on_progress,
+    )
+
+
+# --- in the Ray Tune trial -----------------------------------------------------------------------
+
+
+def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> None:
+    """One trial: starts its Ray Train workers and passes their reports on to Ray Tune.
+
+    A failure does not raise: it is reported, with the path of its log, and the sweep goes on.
+
+    Args:
+        config: `trial`, `experiment` (a document) and `folder` (the sweep's).
+        shared: A list holding the reference of the `PreparedData`.
+    """
+    from ray import tune
+    from ray.train import (
+        CheckpointConfig,
+        ControllerError,
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+        WorkerGroupError,
+    )
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    experiment = Experiment.model_validate(config["experiment"])
+    resources = experiment.resources
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        per_worker["GPU"] = resources.gpus_per_worker
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "trial": config["trial"],
+            "experiment": config["experiment"],
+            "shared": shared,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=per_worker,
+        ),
+        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        run_config=RunConfig(
+            name=config["trial"],
+            storage_path=str(Path(config["folder"]) / "ray"),
+            failure_config=FailureConfig(
+                max_failures=resources.max_failures, controller_failure_limit=3
+            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except WorkerGroupError as error:
+        tune.report(_failure(config, error, *error.worker_failures.values()))
+        return
+    except ControllerError as error:
+        tune.report(_failure(config, error))
+        return
+    # A report can be overtaken by the end of the trial, so the last message repeats them all.
+    if result.checkpoint is not None:
+        folder = Path(result.checkpoint.path)
+        state = read_state(folder)
+        tune.report(
+            {
+                "kind": "finished",
+                "checkpoint_path": str(folder),
+                "reports": [report.as_document() for report in state.reports],
+            }
+        )
+
+
+def _failure(config: Mapping[str, Any], *errors: BaseException) -> dict[str, Any]:
+    """The message of a failed trial: its reason in one line, and the path of its log."""
+    log = Path(config["folder"]) / "trials" / str(config["trial"]) / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        for error in errors:
+            file.write("".join(traceback.format_exception(error)) + "\n")
+    last = str(errors[-1]).strip().splitlines()
+    return {"kind": "failed", "reason": last[-1] if last else repr(errors[-1]), "log": str(log)}
+
+
+# --- the executor `local` ------------------------------------------------------------------------
+
+
+def run_locally(
+    trial: str,
+    experiment: Experiment,
+    data: PreparedData,
+    folder: Path,
+    tell: Callable[[dict[str, Any]], None],
+) -> None:
+    """One trial in this process with the plain engine; its checkpoints are in `folder`.
+
+    Args:
+        trial: The trial's name.
+        experiment: With the trial's overrides applied.
+        data: The tokenised data.
+        folder: Where its checkpoints are kept; an existing one is continued.
+        tell: Receives the same messages as Ray Tune would.
+    """
+    import torch
+
+    from orchestrator.engine import PlainEngine, attach_adapter, check_logits, load_base
+
+    torch.set_num_threads(experiment.resources.cpus_per_worker)
+    sequence = task_sequence(experiment, data)
+    device = "cuda" if experiment.resources.gpus_per_worker else "cpu"
+    base: Any = load_base(experiment.model, experiment.training.precision, device)
+    model = attach_adapter(base, experiment.method.adapter.model_dump(), experiment.training.seed)
+    engine = PlainEngine(model, experiment.training, batch_tokens=experiment.data.batch_tokens)
+    check_logits(engine.scored, base.config.get_text_config().vocab_size)
+    current = folder / "checkpoint"
+    state = _fresh_state(sequence)
+    if current.is_dir():
+        state = read_state(current)
+        if trial != BASE_TRIAL:
+            engine.load(current)
+
+    def on_report(report: StageReport, matrix: AccuracyMatrix) -> None:
+        nonlocal state
+        state = state.after(report, matrix)
+        fresh = folder / "checkpoint.new"
+        if fresh.exists():
+            shutil.rmtree(fresh)
+        if trial != BASE_TRIAL:
+            engine.save(fresh, with_optimizer=report.fraction < DONE)
+            if report.fraction == DONE:
+                model.save_pretrained(str(fresh / "adapter"))
+        write_state(fresh, state)
+        if current.exists():
+            shutil.rmtree(current)
+        fresh.replace(current)
+        tell({"kind": "stage", "report": report.as_document(), "checkpoint_path": str(current)})
+
+    def on_progress(progress: Progress) -> None:
+        tell({"kind": "progress", "progress": asdict(progress)})
+
+    learning = _learning(trial, sequence, state)
+    try:
+        if trial == BASE_TRIAL:
+            with model.disable_adapter():
+                _run(learning, engine, sequence, state, on_report, on_progress)
+        else:
+            _run(learning, engine, sequence, state, on_report, on_progress)
+    except DivergedError as error:
+        tell({"kind": "failed", "reason": str(error)})
+        return
+    reports = [replace(report).as_document() for report in state.reports]
+    tell({"kind": "finished", "checkpoint_path": str(current), "reports": reports})
