@@ -10,6 +10,8 @@ door to it for this room and for `orchestrator.tracking`.
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import json
 import logging
 import os
@@ -17,6 +19,7 @@ import re
 import shutil
 import string
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,8 +56,16 @@ _QUIET = {
     # A uv.lock in the working folder is another project's; our requirements are explicit.
     "MLFLOW_UV_AUTO_DETECT": "false",
 }
-_LOGGERS = {"mlflow": logging.WARNING, "alembic": logging.WARNING, "urllib3": logging.ERROR}
+_LOGGERS = {
+    "mlflow": logging.WARNING,
+    # Tells of every save from a checkout that this package is not installed.
+    "mlflow.utils.requirements_utils": logging.ERROR,
+    "alembic": logging.WARNING,
+    "urllib3": logging.ERROR,
+}
 _CONNECT_SECONDS = 10
+_DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""Where the package's name is not the module's."""
 
 
 class TrackingError(RuntimeError):
@@ -155,6 +166,10 @@ def connect(uri: str) -> MlflowClient:
         )
     for name, value in {**_QUIET, **_HTTP_BOUNDS}.items():
         os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        # Importing it warns of type hints within MLflow itself.
+        warnings.simplefilter("ignore")
+        importlib.import_module("mlflow.pyfunc")
     from mlflow import MlflowClient
 
     for name, level in _LOGGERS.items():
@@ -181,7 +196,7 @@ def _try_database(uri: str) -> None:
     except ModuleNotFoundError as error:
         raise TrackingError(
             f"`tracking.uri` is {redacted(uri)}, whose driver is not installed: "
-            f"run `pip install {error.name}`."
+            f"run `pip install {_DRIVERS.get(str(error.name), error.name)}`."
         ) from None
     try:
         engine.connect().close()
@@ -334,17 +349,20 @@ def log_trial_model(
         )
         document = _read_model_document(folder)
         saved = Path(scratch) / "saved"
-        mlflow.pyfunc.save_model(
-            path=str(saved),
-            loader_module="orchestrator.model_registry",
-            data_path=str(folder),
-            mlflow_model=Model(
-                artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id
-            ),
-            signature=_signature(document),
-            input_example=_input_example(document),
-            pip_requirements=_requirements(lines[0]),
-        )
+        with warnings.catch_warnings():
+            # MLflow's own use of pandas is deprecated.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            mlflow.pyfunc.save_model(
+                path=str(saved),
+                loader_module="orchestrator.model_registry",
+                data_path=str(folder),
+                mlflow_model=Model(
+                    artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id
+                ),
+                signature=_signature(document),
+                input_example=_input_example(document),
+                pip_requirements=_requirements(lines[0]),
+            )
         client.log_model_artifacts(model.model_id, str(saved))
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -547,7 +565,7 @@ def register_champion(uri: str, *, sweep_folder: Path, lines: Sequence[Line]) ->
             )
         version = _version_of(client, name, runs[trial][0], runs[None][0],
                               sweep_folder=sweep_folder, lines=lines, trial=trial)  # fmt: skip
-        return Registration(name, version.version, _move_alias(client, name, version, alias))
+        return Registration(name, str(version.version), _move_alias(client, name, version, alias))
 
 
 def _aliased(client: MlflowClient, name: str) -> ModelVersion | None:
@@ -577,7 +595,8 @@ def _version_of(
     yaml_uri = f"runs:/{parent.info.run_id}/experiment.yaml"
     return client.create_model_version(
         name,
-        source=f"models:/{model_id}",
+        # MLflow would look up `models:/<id>` at its global address, which is not ours.
+        source=client.get_logged_model(model_id).artifact_location,
         run_id=run.info.run_id,
         model_id=model_id,
         tags=_version_tags(lines, trial, sweep_folder) | {f"{TAG}experiment_yaml": yaml_uri},
@@ -658,15 +677,12 @@ def resolve(reference: str, uri: str, *, cache: Path | None = None) -> Path:
         client = connect(uri)
         version = _find_version(client, reference)
         location = client.get_model_version_download_uri(version.name, version.version)
-        model_id = getattr(version, "model_id", None)
-        if model_id:
-            location = client.get_logged_model(model_id).artifact_location
         if location.startswith(("/", "file:")):
             root = Path(mlflow.artifacts.download_artifacts(artifact_uri=location))
         else:
-            place = (cache or _cache_folder()) / str(
-                model_id or f"{version.name}-{version.version}"
-            )
+            # A location holds one model for ever, so its name stands for the content.
+            key = hashlib.sha256(location.encode()).hexdigest()[:16]
+            place = (cache or _cache_folder()) / f"{version.name}-{key}"
             root = _downloaded(location, place, uri)
         data = Model.load(str(root)).flavors["python_function"]["data"]
     return root / data

@@ -1,0 +1,355 @@
+"""Logged models and the registry, against real MLflow on SQLite; no model is run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from orchestrator.experiment import Experiment
+from orchestrator.journal import Line
+from orchestrator.model_registry import (
+    TrackingError,
+    UnknownModelError,
+    champion_record,
+    connect,
+    redacted,
+    register_champion,
+    resolve,
+    write_model_folder,
+)
+from orchestrator.tracking import Projection
+
+LABELS = {"0": " bad", "1": " good"}
+
+
+def task_document(name: str, kind: str) -> dict[str, Any]:
+    shared = {"name": name, "data": {"files": "/data"}, "kind": kind}
+    if kind == "classification":
+        return {**shared, "prompt": "{text}\nAnswer:", "labels": LABELS}
+    return {**shared, "prompt": "{question}", "choices_column": "choices"}
+
+
+def journal_lines(
+    *, champion: str | None = "t001", start: float = 1_700_000_000.0, **training: Any
+) -> list[Line]:
+    experiment = Experiment.model_validate({
+        "name": "demo",
+        "model": {"name": "base-model"},
+        "tasks": ["movies", "quiz"],
+        "method": {"adapter": {"kind": "curlora", "r": 4, "selection_seed": 5}},
+        "training": {"seed": 3, "max_length": 64, **training},
+        "search": {"space": {}, "seed": 7},
+        "objectives": {"gain": "max"},
+        "champion": {"subject_to": {}},
+    }).model_dump(mode="json")  # fmt: skip
+    provenance = {
+        "base": {"name": "base-model", "sha256": "b" * 64},
+        "data": {"movies": "d" * 64},
+        "code": {"version": "0.1.0", "commit": "abc"},
+        "packages": {"torch": "2.13.0"},
+    }
+    tasks = {
+        "movies": task_document("movies", "classification"),
+        "quiz": task_document("quiz", "multiple_choice"),
+    }
+    events: list[dict[str, Any]] = [
+        {"event": "sweep_opened", "sweep": "demo", "kind": "sweep", "experiment": experiment,
+         "tasks": tasks, "yaml": "name: demo\n", "origin": "demo.yaml",
+         "provenance": provenance, "controls": {}}
+    ]  # fmt: skip
+    for trial, rank in (("t001", 8), ("t002", 16)):
+        overrides = {"method.adapter.r": rank}
+        events += [
+            {"event": "trial_proposed", "trial": trial, "overrides": overrides, "by": "tpe"},
+            {"event": "trial_started", "trial": trial, "attempt": 1},
+            {"event": "trial_ended", "trial": trial, "state": "COMPLETE", "reason": "",
+             "measures": {"gain": 0.25}, "gain_interval": [0.125, 0.375],
+             "adapter": f"trials/{trial}/adapter", "log": None},
+        ]  # fmt: skip
+    reason = "largest gain" if champion else "no method beats the untouched base"
+    events.append(
+        {"event": "sweep_ended", "front": ["t001"], "champion": champion, "reason": reason}
+    )
+    return [{"n": n, "time": start + n, **event} for n, event in enumerate(events)]
+
+
+def write_adapter(folder: Path) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "README.md").write_text("written by PEFT")
+    save_file({"w": torch.zeros(1)}, folder / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sweeps of one name, projected; the first has a registered champion."""
+    storage = tmp_path_factory.mktemp("storage")
+    for folder, start in (("demo", 1_700_000_000.0), ("demo-2", 1_800_000_000.0)):
+        for trial in ("t001", "t002"):
+            write_adapter(storage / folder / "trials" / trial / "adapter")
+        projection = Projection(address(storage), storage / folder)
+        projection.catch_up(journal_lines(start=start))
+    register_champion(address(storage), sweep_folder=storage / "demo", lines=journal_lines())
+    return storage
+
+
+def address(storage: Path) -> str:
+    return f"sqlite:///{storage / 'mlflow.db'}"
+
+
+@dataclass
+class Prediction:
+    label: str
+    probabilities: dict[str, float]
+
+
+class FakePredictor:
+    """Answers with the first label; remembers what it was asked."""
+
+    asked: Sequence[tuple[str, list[Mapping[str, Any]]]] = ()
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, adapter: bool = True) -> FakePredictor:
+        assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+        return cls()
+
+    def predict(self, task: str, rows: list[Mapping[str, Any]]) -> list[Prediction]:
+        type(self).asked = [*self.asked, (task, rows)]
+        return [Prediction("0", {"0": 0.75, "1": 0.25}) for _ in rows]
+
+
+@pytest.fixture
+def predictor(monkeypatch: pytest.MonkeyPatch) -> type[FakePredictor]:
+    module = ModuleType("orchestrator.inference")
+    module.Predictor = FakePredictor  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "orchestrator.inference", module)
+    monkeypatch.setattr(FakePredictor, "asked", ())
+    return FakePredictor
+
+
+def test_model_folder_holds_json_and_safetensors_only(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    lines = journal_lines()
+    folder = write_model_folder(
+        tmp_path / "model", adapter_folder=adapter, lines=lines, trial="t002"
+    )
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    assert files == [
+        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "model.json"
+    ]  # fmt: skip
+    document = json.loads((folder / "model.json").read_text())
+    assert document["base"] == {
+        "name": "base-model", "revision": None, "gguf": None, "sha256": "b" * 64
+    }  # fmt: skip
+    assert document["trial"] == "t002"
+    assert document["overrides"] == {"method.adapter.r": 16}
+    assert document["experiment"]["method"]["adapter"]["r"] == 16
+    assert (document["precision"], document["max_length"]) == ("bf16", 64)
+    assert list(document["tasks"]) == ["movies", "quiz"]
+    assert document["measures"] == {"gain": 0.25}
+
+
+def test_pickled_adapter_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"Pickled weights \(`.bin`\) are never read"):
+        write_model_folder(
+            tmp_path / "model", adapter_folder=folder, lines=journal_lines(), trial="t001"
+        )
+
+
+def test_champion_is_one_version_with_an_alias_and_its_origin(storage: Path) -> None:
+    uri, folder = address(storage), storage / "demo"
+    first = register_champion(uri, sweep_folder=folder, lines=journal_lines())
+    again = register_champion(uri, sweep_folder=folder, lines=journal_lines())
+    assert (first.model, first.version) == ("demo", again.version)
+    assert "has the alias `champion`" in again.text
+    record = champion_record("demo", uri)
+    assert record["trial"] == "t001"
+    assert record["base"]["sha256"] == "b" * 64
+    assert record["data"] == {"movies": "d" * 64}
+    assert record["code"] == {"version": "0.1.0", "commit": "abc"}
+    assert record["seeds"] == {"training": 3, "search": 7, "selection": 5}
+    assert record["folder"] == str(folder)
+    assert record["gain_interval"] == [0.125, 0.375]
+    assert record["experiment_yaml"].endswith("/experiment.yaml")
+    import mlflow.artifacts
+
+    text = mlflow.artifacts.load_text(_artifact_of(uri, record["experiment_yaml"]))
+    assert text == "name: demo\n"
+
+
+def _artifact_of(uri: str, link: str) -> str:
+    run, _, name = link.removeprefix("runs:/").partition("/")
+    return f"{connect(uri).get_run(run).info.artifact_uri}/{name}"
+
+
+def test_registered_model_is_found_by_alias_and_version(storage: Path) -> None:
+    by_alias = resolve("demo@champion", address(storage))
+    assert json.loads((by_alias / "model.json").read_text())["trial"] == "t001"
+    assert (by_alias / "adapter" / "adapter_model.safetensors").is_file()
+    assert resolve("demo/1", address(storage)) == by_alias
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("dmeo@champion", r"No registered model 'dmeo'\. Registered models: demo\."),
+        ("demo@best", r"no '@best'\. Aliases: champion \(version 1\)\. Versions: 1"),
+        ("demo/99", r"no '/99'\. Aliases: champion"),
+        ("demo", r"NAME@ALIAS or NAME/VERSION, got 'demo'\. For example demo@champion"),
+    ],
+)
+def test_unknown_reference_names_what_there_is(storage: Path, reference: str, message: str) -> None:
+    with pytest.raises(UnknownModelError, match=message):
+        resolve(reference, address(storage))
+
+
+def test_no_champion_leaves_the_alias_of_an_earlier_sweep(storage: Path) -> None:
+    lines = journal_lines(champion=None, start=1_800_000_000.0)
+    outcome = register_champion(address(storage), sweep_folder=storage / "demo-2", lines=lines)
+    assert outcome.version is None
+    assert "no method beats the untouched base" in outcome.text
+    assert "still names version 1, of an earlier sweep; it was not moved" in outcome.text
+    assert champion_record("demo", address(storage))["version"] == "1"
+
+
+def test_no_champion_and_no_model_sets_nothing(tmp_path: Path) -> None:
+    uri = address(tmp_path)
+    outcome = register_champion(
+        uri, sweep_folder=tmp_path / "demo", lines=journal_lines(champion=None)
+    )
+    assert outcome.version is None
+    assert "alias" not in outcome.text
+    with pytest.raises(UnknownModelError, match="Registered models: none"):
+        champion_record("demo", uri)
+
+
+def test_alias_follows_the_later_verdict_and_never_goes_back(tmp_path: Path) -> None:
+    for folder, start in (("demo", 1_700_000_000.0), ("demo-2", 1_800_000_000.0)):
+        for trial in ("t001", "t002"):
+            write_adapter(tmp_path / folder / "trials" / trial / "adapter")
+        lines = journal_lines(start=start)
+        Projection(address(tmp_path), tmp_path / folder).catch_up(lines)
+        outcome = register_champion(address(tmp_path), sweep_folder=tmp_path / folder, lines=lines)
+    assert outcome.version == "2"
+    assert "got the alias `champion` instead of version 1" in outcome.text
+    earlier = register_champion(
+        address(tmp_path), sweep_folder=tmp_path / "demo", lines=journal_lines()
+    )
+    assert earlier.version == "1"
+    assert "stays with version 2, which was chosen later" in earlier.text
+    assert champion_record("demo", address(tmp_path))["folder"] == str(tmp_path / "demo-2")
+
+
+def test_champion_needs_its_run(storage: Path) -> None:
+    lines = journal_lines(start=1_900_000_000.0)
+    with pytest.raises(TrackingError, match="Bring it up to date from the journal first"):
+        register_champion(address(storage), sweep_folder=storage / "demo-3", lines=lines)
+
+
+class _KilledError(Exception):
+    """Stands for SIGKILL: nothing between the call and the test handles it."""
+
+
+def test_a_kill_between_any_two_requests_gives_one_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    for trial in ("t001", "t002"):
+        write_adapter(tmp_path / "demo" / "trials" / trial / "adapter")
+    Projection(address(tmp_path), tmp_path / "demo").catch_up(journal_lines())
+
+    def dying(real: Any) -> Any:
+        def request(*args: Any, **kwargs: Any) -> Any:
+            real(*args, **kwargs)
+            raise _KilledError
+
+        return request
+
+    for name in ("create_registered_model", "create_model_version", "set_registered_model_alias"):
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, name, dying(getattr(MlflowClient, name)))
+            with pytest.raises(_KilledError):
+                register_champion(
+                    address(tmp_path), sweep_folder=tmp_path / "demo", lines=journal_lines()
+                )
+    outcome = register_champion(
+        address(tmp_path), sweep_folder=tmp_path / "demo", lines=journal_lines()
+    )
+    assert outcome.version == "1"
+    assert "has the alias" in outcome.text
+    assert len(connect(address(tmp_path)).search_model_versions("name = 'demo'")) == 1
+
+
+def test_mlflow_loads_the_model_and_asks_the_predictor(
+    storage: Path, predictor: type[FakePredictor]
+) -> None:
+    import mlflow.pyfunc
+    import pandas as pd
+
+    folder = resolve("demo@champion", address(storage))
+    model = mlflow.pyfunc.load_model(str(folder.parents[1]))
+    frame = pd.DataFrame({"text": ["fine", "dull"], "unused": [1, 2]}, index=[4, 9])
+    answer = model.predict(frame)
+    assert list(answer.columns) == ["label", "probability", "probability_0", "probability_1"]
+    assert list(answer["label"]) == ["0", "0"]
+    assert list(answer["probability_1"]) == [0.25, 0.25]
+    assert list(answer.index) == [4, 9]
+    quiz = pd.DataFrame({"question": ["2 + 2?"], "choices": [["3", "4"]]})
+    model.predict(quiz, params={"task": "quiz"})
+    (first, rows), (second, quiz_rows) = predictor.asked
+    assert (first, second) == ("movies", "quiz")
+    assert [row["text"] for row in rows] == ["fine", "dull"]
+    assert list(quiz_rows[0]["choices"]) == ["3", "4"]
+    with pytest.raises(ValueError, match=r"one of \['movies', 'quiz'\], got 'poems'"):
+        model.predict(frame, params={"task": "poems"})
+
+
+def test_logged_model_states_its_needs_and_its_columns(storage: Path) -> None:
+    from mlflow.models import Model
+
+    root = resolve("demo@champion", address(storage)).parents[1]
+    flavor = Model.load(str(root)).flavors["python_function"]
+    assert flavor["loader_module"] == "orchestrator.model_registry"
+    assert "python_model" not in flavor
+    assert not [p for p in root.rglob("*") if p.suffix in {".pkl", ".bin", ".pt"}]
+    needs = (root / "requirements.txt").read_text()
+    for package in ("curlora-orchestrator", "torch", "transformers", "peft", "safetensors"):
+        assert f"{package}==" in needs
+    assert "+cpu" not in needs
+    signature = Model.load(str(root)).signature
+    assert signature is not None
+    assert signature.inputs.input_names() == ["text", "question", "choices"]
+    assert signature.inputs.required_input_names() == []
+    assert json.loads((root / "input_example.json").read_text())["columns"] == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://ada:sesame@host:5000/x", "http://***@host:5000/x"),
+        ("postgresql://ada:se@same@db/mlflow", "postgresql://***@db/mlflow"),
+        ("postgresql://ada:ses/ame@db/mlflow", "postgresql://***@db/mlflow"),
+        ("https://token@host", "https://***@host"),
+        ("at http://host:5000, see demo@champion", "at http://host:5000, see demo@champion"),
+        ("postgresql://db/m?user=ada&password=sesame", "postgresql://db/m?user=ada&password=***"),
+        ("sqlite:////home/ada@work/mlflow.db", "sqlite:////home/ada@work/mlflow.db"),
+    ],
+)
+def test_credentials_are_hidden(text: str, shown: str) -> None:
+    assert redacted(text) == shown
