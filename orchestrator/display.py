@@ -30,13 +30,11 @@ from rich.text import Text
 from orchestrator.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.experiment import Experiment, ExperimentError, grid_points
 from orchestrator.journal import Line
+from orchestrator.model_registry import redacted
 from orchestrator.objectives import NATURAL_DIRECTIONS
 
 BASE = "base"
 """Name of the control trial: the untouched base model."""
-
-ONE_TABLE_WIDTH = 100
-"""From this many columns on, settings and measures of a trial stand in one row."""
 
 HEARTBEAT_SECONDS = 10.0
 """A sweep without a terminal is never silent for longer than this."""
@@ -45,9 +43,12 @@ _SHOWN_SETTINGS = {
     "method.adapter.kind": "kind",
     "method.adapter.r": "r",
     "method.adapter.alpha": "alpha",
-    "method.adapter.temperature": "temp",
-    "training.learning_rate": "lr",
+    "method.adapter.temperature": "temp.",
+    "training.learning_rate": "learn.\nrate",
 }
+_SHOWN_MEASURES = (
+    "gain", "95 % interval", "accu-\nracy", "forget-\nting", "probe\ndrift", "sec-\nonds", "state",
+)  # fmt: skip
 
 
 @dataclass
@@ -293,16 +294,18 @@ def table(title: str, *columns: str, left: Iterable[str] = ()) -> Table:
         title=Text(title, style="bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
         pad_edge=False,
         show_edge=False,
     )
     words = set(left)
     for name in columns:
-        made.add_column(
-            name, justify="left" if name in words else "right", overflow="fold", no_wrap=False
-        )
+        made.add_column(name, justify="left" if name in words else "right", overflow="fold")
     return made
+
+
+def _natural_width(made: Table) -> int:
+    return Console(width=10_000).measure(made).maximum
 
 
 def _add(target: Table, cells: Iterable[str], style: str = "") -> None:
@@ -335,7 +338,6 @@ def _trial_tables(view: SweepView, width: int) -> list[RenderableType]:
     settings = {trial.name: view.settings(trial) for trial in view.trials}
     others = sorted({path for t in view.trials for path in t.overrides} - set(_SHOWN_SETTINGS))
     shown = _SHOWN_SETTINGS | {path: path.rsplit(".", 1)[-1] for path in others}
-    measured = ("gain", "95 % interval", "accuracy", "forget", "drift", "seconds", "state")
     words = {"trial", "kind", "state"}
     rows = [
         (
@@ -347,21 +349,20 @@ def _trial_tables(view: SweepView, width: int) -> list[RenderableType]:
         for trial in view.trials
     ]
     title = f"{'Run' if view.kind == 'run' else 'Sweep'} {view.name}: {_progress_words(view)}"
-    if width >= ONE_TABLE_WIDTH and not others:
-        whole = table(title, "trial", *shown.values(), *measured, left=words)
-        for name, left, right, style in rows:
-            _add(whole, [name, *left, *right], style)
-        tables: list[RenderableType] = [whole]
-    else:
-        first = table(title, "trial", *measured, left=words)
-        second = table("Settings", "trial", *shown.values(), left=words)
-        for name, left, right, style in rows:
-            _add(first, [name, *right], style)
-            _add(second, [name, *left], style)
+    whole = table(title, "trial", *shown.values(), *_SHOWN_MEASURES, left=words)
+    first = table(title, "trial", *_SHOWN_MEASURES, left=words)
+    second = table("Settings", "trial", *shown.values(), left=words)
+    for name, left, right, style in rows:
+        _add(whole, [name, *left, *right], style)
+        _add(first, [name, *right], style)
+        _add(second, [name, *left], style)
+    tables: list[RenderableType] = [whole]
+    if _natural_width(whole) > width:
         tables = [first, Text(), second]
     if view.front or view.champion:
-        legend = " + on the front of " + ", ".join(view.experiment.get("objectives", {}))
-        tables.append(Text(("* champion  " if view.champion else "") + legend.strip(), style="dim"))
+        legend = "* champion, " if view.champion else ""
+        legend += "+ on the front of " + ", ".join(view.experiment.get("objectives", {}))
+        tables.append(Text(legend, style="dim"))
     failed = [trial for trial in view.trials if trial.state == "FAILED"]
     tables += [Text(_failure(trial), style="red") for trial in failed]
     return tables
@@ -410,17 +411,26 @@ def _task_tables(view: SweepView, width: int) -> list[RenderableType]:
     rows = task_rows(view)
     if not view.tasks or not rows:
         return []
-    label = max(len(name) for name in rows) + 1
-    cell = max(12, *(min(len(name), 18) + 1 for name in view.tasks))
-    at_once = max(1, (width - label) // cell)
     tables: list[RenderableType] = []
-    for start in range(0, len(view.tasks), at_once):
-        part = view.tasks[start : start + at_once]
-        made = table("Scores by task", "", *part, left={""})
-        for name, cells in rows.items():
-            _add(made, [name, *cells[start : start + at_once]])
+    start = 0
+    while start < len(view.tasks):
+        stop = start + 1
+        made = _task_table(view.tasks, rows, start, stop)
+        while stop < len(view.tasks):
+            wider = _task_table(view.tasks, rows, start, stop + 1)
+            if _natural_width(wider) > width:
+                break
+            made, stop = wider, stop + 1
         tables += [made, Text()]
+        start = stop
     return tables
+
+
+def _task_table(tasks: list[str], rows: Mapping[str, list[str]], start: int, stop: int) -> Table:
+    made = table("Scores by task", "", *tasks[start:stop], left={""})
+    for name, cells in rows.items():
+        _add(made, [name, *cells[start:stop]])
+    return made
 
 
 def task_rows(view: SweepView) -> dict[str, list[str]]:
@@ -489,7 +499,7 @@ def _verdict(view: SweepView) -> Text:
     else:
         text.append(f"Champion {view.champion}: {view.reason}.", style="bold green")
     if view.model is not None:
-        text.append(f"\nRegistered as {view.model}, version {view.version}, alias champion.")
+        text.append(f"\nRegistered as {view.model}, version {view.version}.")
     return text
 
 
@@ -499,11 +509,10 @@ def _caveat(view: SweepView) -> Text:
         how_many = f"one seed ({seeds.pop()}): how far another would land was not measured"
     else:
         how_many = f"{len(seeds)} seeds, one for each trial"
-    return Text(
-        "These are validation scores, by which the trials were chosen, so the best of them is "
-        f"optimistic. It is {how_many}.",
-        style="dim",
-    )
+    which = "These are validation scores"
+    if view.kind != "run":
+        which += ", by which the trials were chosen, so the best of them is optimistic"
+    return Text(f"{which}. It is {how_many}.", style="dim")
 
 
 def next_commands(view: SweepView, folder: Path) -> dict[str, list[str]]:
@@ -530,7 +539,7 @@ def next_commands(view: SweepView, folder: Path) -> dict[str, list[str]]:
     reference = None
     if view.model is not None:
         reference = f"{view.model}@champion"
-        use.append(["orchestrate", "predict", reference, "--task", view.tasks[0], "...", *where])
+        use.append(["orchestrate", "predict", reference, "--task", view.tasks[0], *where, "A TEXT"])
     elif best is not None and best.adapter:
         reference = f"{folder.name}/{best.name}"
     if reference is not None:
@@ -538,25 +547,30 @@ def next_commands(view: SweepView, folder: Path) -> dict[str, list[str]]:
         use.append(["orchestrate", "export", reference, "--as", "lora", "--to", to, *where])
     commands = {"browse": [shlex.join(words) for words in browse]}
     if use:
-        commands["use"] = [shlex.join(words).replace(" ... ", ' "..." ') for words in use]
-        commands["use"] = [_quoted_dots(text) for text in commands["use"]]
+        commands["use"] = [shlex.join(words) for words in use]
     return commands
 
 
-def _quoted_dots(command: str) -> str:
-    return command.removesuffix(" ...") + ' "..."' if command.endswith(" ...") else command
-
-
 def tracking_uri(view: SweepView, folder: Path) -> str:
-    """Where MLflow recorded the sweep."""
+    """Where MLflow recorded the sweep, without credentials."""
     uri = (view.experiment.get("tracking") or {}).get("uri")
-    return uri or f"sqlite:///{folder.parent.resolve() / 'mlflow.db'}"
+    return redacted(uri) if uri else default_tracking_uri(folder.parent)
+
+
+def default_tracking_uri(storage: Path) -> str:
+    """Where MLflow records when an experiment does not say."""
+    return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
 
 
 def _short_path(path: Path) -> str:
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 (`resolve` would follow venv's links)
     here = Path.cwd()
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+
+
+def print_on(console: Console, shown: RenderableType) -> None:
+    """Print what a `render_...` function made; long commands and paths are never cut."""
+    console.print(shown, crop=False)
 
 
 def _next_steps(view: SweepView, folder: Path) -> Text:
@@ -605,6 +619,13 @@ def trial_document(view: SweepView, trial: TrialView, folder: Path) -> dict[str,
     }
 
 
+def trial_row(view: SweepView, trial: TrialView, folder: Path) -> dict[str, Any]:
+    """One trial of a list, for programs: `trial_document` without its reports."""
+    document = trial_document(view, trial, folder)
+    del document["reports"]
+    return document
+
+
 def log_path(trial: TrialView, folder: Path) -> Path:
     """Where the trial's log is, or would be."""
     return folder / (trial.log or f"trials/{trial.name}/log.txt")
@@ -623,9 +644,6 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
     view = SweepView.of(lines)
     base = view.everything.get(BASE)
     zero_shot = base.base_row if base else None
-    trials = [trial_document(view, trial, folder) for trial in view.trials]
-    for document in trials:
-        del document["reports"]
     return {
         "sweep": view.name,
         "kind": view.kind,
@@ -635,7 +653,7 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         "tasks": view.tasks,
         "zero_shot": dict(zip(view.tasks, zero_shot, strict=True)) if zero_shot else None,
         "controls": view.controls,
-        "trials": trials,
+        "trials": [trial_row(view, trial, folder) for trial in view.trials],
         "front": view.front,
         "champion": view.champion,
         "reason": view.reason,
@@ -957,7 +975,9 @@ class LiveDisplay:
                 words += f" {show_interval(best.gain_interval)}"
             parts: list[RenderableType] = [head]
             if view.total and view.name:
-                parts.append(ProgressBar(total=view.total, completed=done, width=40))
+                whole = Table.grid()
+                whole.add_row(ProgressBar(total=view.total, completed=done, width=40))
+                parts.append(whole)
             parts += [self._running_table(), Text(f"best so far  {words}")]
             if view.name:
                 parts.append(Text(self._doing, style="dim"))

@@ -412,9 +412,14 @@ def check_writable(storage: Path) -> Check:
     return Check("Storage", "PASS", f"{storage}{note}")
 
 
+def free_disk(storage: Path) -> int:
+    """Free bytes where the storage folder is, or would be made."""
+    return shutil.disk_usage(_nearest_folder(storage)).free
+
+
 def check_disk(storage: Path) -> Check:
     """Room where sweeps are kept."""
-    free = shutil.disk_usage(_nearest_folder(storage)).free
+    free = free_disk(storage)
     text = f"{free / GIB:.1f} GiB free in {storage}"
     if free < ENOUGH_DISK:
         return Check(

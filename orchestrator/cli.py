@@ -1,0 +1,709 @@
+"""The command line: `orchestrate`.
+
+Tables are for people and go to the terminal; `--json` is for programs. A mistake of the user's is
+answered with one message on stderr and exit code 2, and never with a traceback; what nobody
+expected shows its traceback. Heavy packages are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import re
+import shlex
+import shutil
+import string
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator import display
+from orchestrator.batches import DataError
+from orchestrator.cluster import ClusterError
+from orchestrator.experiment import ExperimentError, LoadedExperiment, load_experiment
+from orchestrator.journal import JOURNAL_NAME, JournalError, Line, read_journal, without_nan
+from orchestrator.model_registry import (
+    ADAPTER_FOLDER,
+    MODEL_FILE,
+    TrackingError,
+    UnknownModelError,
+    champion_record,
+    resolve,
+    write_model_folder,
+)
+from orchestrator.tasks import TaskFileError, suggestion
+
+MISTAKE = 2
+"""Exit code of a mistake in the command or in a file that it names."""
+FAILED = 1
+"""Exit code of a command that did its work and found that something failed."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect it."""
+WIDTH_WITHOUT_TERMINAL = 100
+
+_LATER = (
+    ("orchestrator.engine", "ModelError"),
+    ("orchestrator.inference", "ModelFolderError"),
+    ("orchestrator.preflight", "PreflightError"),
+    ("orchestrator.sweep", "SweepError"),
+)
+"""Errors for people from rooms that are imported late."""
+
+app = typer.Typer(
+    name="orchestrate",
+    help="Search for the best way to teach a language model one task after another.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+runs_app = typer.Typer(help="Look at sweeps and their trials.", no_args_is_help=True)
+champion_app = typer.Typer(help="Look at champions in the model registry.", no_args_is_help=True)
+app.add_typer(runs_app, name="runs")
+app.add_typer(champion_app, name="champion")
+
+File = Annotated[Path, typer.Argument(help="The experiment file (YAML).", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
+Storage = Annotated[Path, typer.Option(help="The folder that sweeps are kept in.")]
+TrackingUri = Annotated[
+    str | None, typer.Option(help="Where MLflow records; by default SQLite in the storage folder.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster, for example auto; by default this machine."),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="ORCHESTRATOR_DATA_ROOT",
+        help="Read every task from DIR/<name>/<split>.jsonl[.gz] where that folder exists.",
+        metavar="DIR",
+    ),
+]
+New = Annotated[bool, typer.Option("--new", help="Start anew instead of continuing.")]
+
+_DEFAULT_STORAGE = Path("./runs")
+_Parameters = ParamSpec("_Parameters")
+
+
+class UsageError(ValueError):
+    """A command that cannot be carried out as it was given; the message says why."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+# --- messages and output -------------------------------------------------------------------------
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """Errors whose message is written for the user. A room not imported has raised none."""
+    later = tuple(
+        getattr(sys.modules[room], name)
+        for room, name in _LATER
+        if room in sys.modules and hasattr(sys.modules[room], name)
+    )
+    return (
+        UsageError, ExperimentError, TaskFileError, DataError, JournalError, ClusterError,
+        TrackingError, UnknownModelError, *later,
+    )  # fmt: skip
+
+
+def answers_mistakes(command: Callable[_Parameters, None]) -> Callable[_Parameters, None]:
+    """Let a command answer the user's mistakes with one message and exit code 2.
+
+    Args:
+        command: The command.
+
+    Returns:
+        The same command for Typer.
+    """
+
+    @functools.wraps(command)
+    def answered(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except _mistakes() as error:
+            _stop(str(error), MISTAKE)
+
+    return answered
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    typer.echo(f"orchestrate: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """A console of the terminal's width, of 100 columns where there is none."""
+    stream = sys.stderr if stderr else sys.stdout
+    if stream.isatty() or "COLUMNS" in os.environ:
+        return Console(stderr=stderr)
+    return Console(stderr=stderr, width=WIDTH_WITHOUT_TERMINAL)
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(without_nan(document), default=str, allow_nan=False))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(importlib.metadata.version("curlora-orchestrator"))
+        except importlib.metadata.PackageNotFoundError:
+            typer.echo("not installed (run from a checkout)")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+# --- before and during a sweep -------------------------------------------------------------------
+
+
+def _load(file: Path, data_root: Path | None) -> LoadedExperiment:
+    if data_root is not None and not data_root.is_dir():
+        raise UsageError(f"`--data-root` (or ORCHESTRATOR_DATA_ROOT): {data_root} is no folder.")
+    return load_experiment(file, data_root)
+
+
+@app.command()
+@answers_mistakes
+def plan(
+    file: File,
+    data_root: DataRoot = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a file asks for (trials, tokens, memory, time, room) and start nothing."""
+    loaded = _load(file, data_root)
+    from orchestrator import plan as planning
+
+    kind = "sweep" if loaded.experiment.search else "run"
+    planned = planning.make_plan(loaded, _machine(loaded, address), kind=kind)
+    if as_json:
+        _print_json(planning.as_document(planned))
+    else:
+        _console().print(planning.render(planned))
+    if planned.at_once == 0:
+        raise typer.Exit(FAILED)
+
+
+def _machine(loaded: LoadedExperiment, address: str | None) -> Any:
+    from orchestrator import doctor
+    from orchestrator.plan import Machine
+
+    storage = Path(loaded.experiment.storage)
+    if address is not None:
+        from orchestrator.cluster import connected
+
+        with connected(address) as resources:
+            cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        return Machine(cpus, gpus, memory=None, disk=None, here=False)
+    import torch
+
+    memory = doctor.memory()
+    return Machine(
+        cpus=doctor.usable_cores(),
+        gpus=torch.cuda.device_count(),
+        memory=memory[1] if memory else None,
+        disk=doctor.free_disk(storage),
+    )
+
+
+@app.command()
+@answers_mistakes
+def sweep(
+    file: File,
+    new: New = False,
+    address: Address = None,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Search the file's space, continuing what an earlier call began; name front and champion."""
+    _run("sweep", file, new=new, address=address, data_root=data_root, as_json=as_json)
+
+
+@app.command()
+@answers_mistakes
+def run(
+    file: File,
+    new: New = False,
+    address: Address = None,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Run one trial with the file's own method."""
+    _run("run", file, new=new, address=address, data_root=data_root, as_json=as_json)
+
+
+def _run(
+    kind: Literal["sweep", "run"],
+    file: Path,
+    *,
+    new: bool,
+    address: str | None,
+    data_root: Path | None,
+    as_json: bool,
+) -> None:
+    loaded = _load(file, data_root)
+    if kind == "sweep" and loaded.experiment.search is None:
+        raise UsageError(
+            f"{file}: there is no `search`, so there is nothing to sweep. Add one, or try the "
+            f"file's own method with `orchestrate run {file}`."
+        )
+    from orchestrator.sweep import SweepOptions, run_sweep
+
+    options = SweepOptions(address=address, new=new, data_root=data_root, kind=kind)
+    shown = display.LiveDisplay(_console(stderr=True))
+    try:
+        with shown:
+            outcome = run_sweep(loaded, options, shown)
+    except KeyboardInterrupt:
+        again = _command(kind, file, address=address, data_root=data_root, as_json=as_json)
+        _stop(_interrupted(shown.view, Path(loaded.experiment.storage), again), INTERRUPTED)
+    console = _console(stderr=as_json)
+    display.print_on(
+        console, display.render_outcome(outcome.lines, outcome.folder, width=console.width)
+    )
+    if as_json:
+        _print_json(display.outcome_document(outcome.lines, outcome.folder))
+    view = display.SweepView.of(outcome.lines)
+    if not any(trial.state == "COMPLETE" for trial in view.trials):
+        _stop("no trial was completed; the table above says why.", FAILED)
+
+
+def _command(
+    kind: str, file: Path, *, address: str | None, data_root: Path | None, as_json: bool
+) -> str:
+    words = ["orchestrate", kind, str(file)]
+    words += ["--address", address] if address else []
+    words += ["--data-root", str(data_root)] if data_root else []
+    return shlex.join(words + (["--json"] if as_json else []))
+
+
+def _interrupted(view: display.SweepView, storage: Path, again: str) -> str:
+    if not view.name:
+        return f"stopped before anything was recorded. Start again with:\n  {again}"
+    done = len(view.finished)
+    return (
+        f"stopped. {done} of {view.total} trials are finished and kept in {storage / view.name}; "
+        f"those that were running will start again. Continue with:\n  {again}"
+    )
+
+
+# --- looking at sweeps ---------------------------------------------------------------------------
+
+
+def _folders(storage: Path) -> list[Path]:
+    """Folders with a journal, the one that was begun first first."""
+    if not storage.is_dir():
+        return []
+    journals = [folder / JOURNAL_NAME for folder in storage.iterdir() if folder.is_dir()]
+    return [journal.parent for journal in sorted(filter(Path.is_file, journals), key=_begun)]
+
+
+def _begun(journal: Path) -> tuple[float, str]:
+    with journal.open("rb") as lines:
+        first = lines.readline()
+    found = re.search(rb'"time":\s*([0-9.]+)', first)
+    return (float(found.group(1)) if found else 0.0, journal.parent.name)
+
+
+def _lines_of(sweep_name: str, storage: Path) -> tuple[Path, list[Line]]:
+    folder = storage / sweep_name
+    lines = read_journal(folder)
+    if not lines:
+        known = [found.name for found in _folders(storage)]
+        raise UsageError(
+            f"No sweep {sweep_name!r} in {storage}.{suggestion(sweep_name, known)} "
+            f"Sweeps there: {', '.join(known) or 'none'}."
+        )
+    return folder, lines
+
+
+def _trial_of(view: display.SweepView, name: str) -> display.TrialView:
+    if name not in view.everything:
+        known = list(view.everything)
+        raise UsageError(
+            f"No trial {name!r} in sweep {view.name!r}.{suggestion(name, known)} "
+            f"Its trials: {', '.join(known) or 'none yet'}."
+        )
+    return view.everything[name]
+
+
+@runs_app.command("list")
+@answers_mistakes
+def runs_list(
+    sweep_name: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="List the trials of this sweep.")
+    ] = None,
+    storage: Storage = _DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """List the sweeps, oldest first, or the trials of one."""
+    console = _console()
+    if sweep_name is not None:
+        folder, lines = _lines_of(sweep_name, storage)
+        view = display.SweepView.of(lines)
+        if as_json:
+            _print_json([display.trial_row(view, trial, folder) for trial in view.trials])
+        else:
+            display.print_on(console, display.render_trials(view, console.width))
+        return
+    rows: list[dict[str, Any]] = []
+    for folder in _folders(storage):
+        try:
+            rows.append(display.sweep_row(display.SweepView.of(read_journal(folder)), folder))
+        except JournalError as error:
+            typer.echo(f"orchestrate: left out: {error}", err=True)
+    if as_json:
+        _print_json(rows)
+    elif rows:
+        display.print_on(console, display.render_sweeps(rows, now=time.time()))
+    else:
+        typer.echo(f"No sweeps in {storage}. Start one with `orchestrate sweep FILE`.")
+
+
+@runs_app.command("show")
+@answers_mistakes
+def runs_show(
+    sweep_name: Annotated[str, typer.Argument(metavar="SWEEP", show_default=False)],
+    trial: Annotated[str | None, typer.Argument(help="One of its trials, for all of it.")] = None,
+    storage: Storage = _DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Show a sweep as it showed itself at its end, or everything about one trial."""
+    folder, lines = _lines_of(sweep_name, storage)
+    console = _console()
+    if trial is None:
+        if as_json:
+            _print_json(display.outcome_document(lines, folder))
+        else:
+            shown = display.render_outcome(lines, folder, width=console.width)
+            display.print_on(console, shown)
+        return
+    view = display.SweepView.of(lines)
+    found = _trial_of(view, trial)
+    if as_json:
+        _print_json(display.trial_document(view, found, folder))
+    else:
+        display.print_on(console, display.render_trial(view, found, folder))
+
+
+# --- champions and their use ---------------------------------------------------------------------
+
+
+def _registry(name: str, storage: Path, tracking_uri: str | None) -> str:
+    """Where the model registry is: as given, as the sweep of that name says, or in storage.
+
+    Args:
+        name: The model's name, which is its sweep's.
+        storage: The folder that sweeps are kept in.
+        tracking_uri: What the user gave.
+
+    Returns:
+        MLflow's address.
+
+    Raises:
+        UsageError: If there is no registry.
+    """
+    if tracking_uri is not None:
+        return tracking_uri
+    lines = read_journal(storage / name) if "/" not in name else []
+    own = (display.SweepView.of(lines).experiment.get("tracking") or {}).get("uri")
+    if own:
+        return str(own)
+    if not (storage / "mlflow.db").is_file():
+        raise UsageError(
+            f"No model registry in {storage}. Give the folder of the sweep with `--storage`, or "
+            "MLflow's address with `--tracking-uri`."
+        )
+    return display.default_tracking_uri(storage)
+
+
+@champion_app.command("show")
+@answers_mistakes
+def champion_show(
+    name: Annotated[str, typer.Argument(help="The sweep's name.", show_default=False)],
+    storage: Storage = _DEFAULT_STORAGE,
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """Show which trial is champion, why, and what it was made from."""
+    record = champion_record(name, _registry(name, storage, tracking_uri))
+    if as_json:
+        _print_json(record)
+        return
+    title = f"{name}@champion: version {record['version']}, trial {record['trial']}"
+    shown = display.table(title, "what", "value", left={"what", "value"})
+    for key, value in _leaves(record):
+        shown.add_row(Text(key), Text(value))
+    display.print_on(_console(), shown)
+
+
+def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, float) and key != "registered":
+            yield prefix + key, display.show(value)
+        elif key == "registered" and isinstance(value, float):
+            yield prefix + key, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+        else:
+            yield prefix + key, "-" if value is None else str(value)
+
+
+@contextmanager
+def _model_folder(reference: str, storage: Path, tracking_uri: str | None) -> Iterator[Path]:
+    """The model folder of `NAME@champion` (or `NAME/VERSION`) or `SWEEP/TRIAL`."""
+    owner, slash, trial = reference.partition("/")
+    if "@" not in reference and slash and (storage / owner / JOURNAL_NAME).is_file():
+        folder, lines = _lines_of(owner, storage)
+        found = _trial_of(display.SweepView.of(lines), trial)
+        if not found.adapter:
+            raise UsageError(
+                f"Trial {trial!r} of {owner!r} has no adapter: its state is {found.state.lower()}."
+            )
+        adapter = folder / found.adapter
+        if not adapter.is_dir():
+            raise UsageError(f"The adapter of {reference!r} is gone: there is no {adapter}.")
+        with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
+            target = Path(scratch) / "model"
+            yield write_model_folder(target, adapter_folder=adapter, lines=lines, trial=trial)
+        return
+    if "@" not in reference and not (slash and trial.isdigit()):
+        raise UsageError(
+            f"{reference!r} names no model. Write NAME@champion for a registered model, or "
+            f"SWEEP/TRIAL for a trial in {storage}."
+        )
+    name = re.split("[@/]", reference, maxsplit=1)[0]
+    yield resolve(reference, _registry(name, storage, tracking_uri))
+
+
+Reference = Annotated[
+    str, typer.Argument(help="NAME@champion, or SWEEP/TRIAL.", show_default=False)
+]
+
+
+@app.command()
+@answers_mistakes
+def export(
+    reference: Reference,
+    form: Annotated[
+        Literal["lora", "merged", "adapter"],
+        typer.Option(
+            "--as",
+            help="lora: a plain LoRA adapter; merged: a whole model; adapter: the model folder.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[
+        Path, typer.Option(help="A folder, new or empty.", metavar="DIR", show_default=False)
+    ],
+    storage: Storage = _DEFAULT_STORAGE,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write a trained adapter for use elsewhere."""
+    _check_target(to)
+    with _model_folder(reference, storage, tracking_uri) as folder:
+        if form == "adapter":
+            shutil.copytree(folder, to, dirs_exist_ok=True)
+        elif form == "lora":
+            _export_lora(folder, to)
+        else:
+            _export_merged(folder, to)
+    size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file())
+    typer.echo(f"Wrote {reference} as {form} to {to} ({size / 2**20:.2f} MiB).")
+
+
+def _check_target(to: Path) -> None:
+    """Make the target folder.
+
+    Args:
+        to: What the user gave.
+
+    Raises:
+        UsageError: If it is not new or empty, or cannot be made.
+    """
+    try:
+        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+            raise UsageError(f"`--to` {to} is there already and not empty. Name a new folder.")
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"`--to` {to} cannot be made: {error.strerror or error}.") from None
+
+
+def _export_lora(folder: Path, to: Path) -> None:
+    adapter = folder / ADAPTER_FOLDER
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("peft_type") == "LORA":  # it is one already
+        shutil.copytree(adapter, to, dirs_exist_ok=True)
+        return
+    from curlora import export_lora
+    from orchestrator.inference import Predictor
+
+    export_lora(Predictor.from_folder(folder).model, to)
+
+
+def _export_merged(folder: Path, to: Path) -> None:
+    from orchestrator.inference import Predictor
+
+    predictor = Predictor.from_folder(folder)
+    predictor.model.merge_and_unload().save_pretrained(to)
+    predictor.tokenizer.save_pretrained(to)
+
+
+@app.command()
+@answers_mistakes
+def predict(
+    reference: Reference,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="What to judge.", show_default=False)
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Which of the learnt tasks; needed if there are several.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column of the task's prompt, for tasks with several; repeat it.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None,
+    storage: Storage = _DEFAULT_STORAGE,
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """Let a trained adapter judge texts: the label and the probability of each label."""
+    with _model_folder(reference, storage, tracking_uri) as folder:
+        document = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+        name = _task_name(document["tasks"], task)
+        rows = task_rows(document["tasks"][name], texts or [], column or [])
+        from orchestrator.inference import Predictor
+
+        predictions = Predictor.from_folder(folder).predict(name, rows)
+    results = [
+        {"row": row, "label": p.label, "probabilities": dict(p.probabilities)}
+        for row, p in zip(rows, predictions, strict=True)
+    ]
+    if as_json:
+        _print_json({"model": reference, "task": name, "predictions": results})
+        return
+    labels = list(dict.fromkeys(label for r in results for label in r["probabilities"]))
+    shown = display.table(f"{reference}, {name}", "label", *labels, "text", left={"label", "text"})
+    for result in results:
+        cells = [display.show(result["probabilities"].get(label)) for label in labels]
+        text = " | ".join(str(value) for value in result["row"].values())
+        shown.add_row(*(Text(cell) for cell in (result["label"], *cells, text)))
+    _console().print(shown)
+
+
+def _task_name(tasks: Mapping[str, Mapping[str, Any]], wanted: str | None) -> str:
+    names = [name for name, spec in tasks.items() if spec["kind"] != "language_modelling"]
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted not in names:
+        hint = suggestion(wanted, names) if wanted else ""
+        got = f", got {wanted!r}" if wanted else ""
+        raise UsageError(f"`--task` should be one of {', '.join(names) or 'none'}{got}.{hint}")
+    return wanted
+
+
+def task_rows(
+    spec: Mapping[str, Any], texts: list[str], columns: list[str]
+) -> list[dict[str, Any]]:
+    """The rows that texts and `--column` options stand for.
+
+    Args:
+        spec: The task.
+        texts: Texts of the one column that no option gives.
+        columns: Options as `NAME=VALUE`; a list of choices is written as JSON.
+
+    Returns:
+        One row for each text, or a single one when every column was given.
+
+    Raises:
+        UsageError: If a column is unknown or missing.
+    """
+    fields = [f for _, f, _, _ in string.Formatter().parse(spec["prompt"]) if f]
+    wanted = list(dict.fromkeys(re.split(r"[.\[]", f)[0] for f in fields))
+    if spec["kind"] == "multiple_choice" and spec["choices_column"] not in wanted:
+        wanted.append(spec["choices_column"])
+    given = dict(_column(option, wanted, spec) for option in columns)
+    free = [name for name in wanted if name not in given]
+    if not free:
+        if texts:
+            raise UsageError("Every column was given with `--column`; leave the texts out.")
+        return [given]
+    if len(free) > 1:
+        options = " ".join(f"--column {name}=..." for name in free[1:])
+        raise UsageError(f"The task reads the columns {', '.join(wanted)}. Give {options} as well.")
+    if not texts:
+        raise UsageError(f"There is nothing to judge: give a text for the column {free[0]!r}.")
+    return [given | {free[0]: text} for text in texts]
+
+
+def _column(option: str, wanted: list[str], spec: Mapping[str, Any]) -> tuple[str, Any]:
+    name, equals, text = option.partition("=")
+    if not equals or name not in wanted:
+        raise UsageError(
+            f"`--column` should be NAME=VALUE with a name among {', '.join(wanted)}, "
+            f"got {option!r}.{suggestion(name, wanted)}"
+        )
+    if name != spec.get("choices_column"):
+        return name, text
+    try:
+        choices = json.loads(text)
+    except json.JSONDecodeError:
+        choices = None
+    if not isinstance(choices, list) or len(choices) < 2:
+        raise UsageError(
+            f"`--column {name}` should be a JSON list of at least two choices, for example "
+            f"""'{name}=["a cat", "a dog"]', got {text!r}."""
+        )
+    return name, choices
+
+
+# --- the machine ---------------------------------------------------------------------------------
+
+
+@app.command()
+@answers_mistakes
+def doctor(
+    build: Annotated[
+        bool, typer.Option("--build", help="Build DeepSpeed's communication op now.")
+    ] = False,
+    storage: Storage = _DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Check what a sweep needs on this machine, and say how to mend what is missing."""
+    from orchestrator import doctor as examination
+
+    if build and not as_json:
+        typer.echo("Building DeepSpeed's communication op, about a minute the first time.")
+    checks = examination.examine(storage, build=build)
+    if as_json:
+        _print_json(examination.as_document(checks))
+    else:
+        _console().print(examination.render(checks))
+    if examination.worst(checks) == "FAIL":
+        raise typer.Exit(FAILED)

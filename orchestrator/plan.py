@@ -1,0 +1,806 @@
+"""What a file asks for, before anything starts: trials, tokens, memory, time, room.
+
+Nothing is started and no weights are loaded: sizes come from the header of the weights, tokens from
+the same preparation that a sweep uses, and speed from a fraction of a second of matrix products.
+Estimates say that they are estimates, and time is a range.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.experiment import (
+    Choice,
+    Experiment,
+    IntUniform,
+    LoadedExperiment,
+    ModelSpec,
+    grid_points,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.batches import PreparedTask
+
+GIB = 2**30
+BYTES = {"fp32": 4, "bf16": 2}
+EFFICIENCY = (0.2, 0.6)
+"""Share of the measured matrix-product speed that a whole step reaches: low and high."""
+START_SECONDS = {"train": (8.0, 25.0), "local": (3.0, 10.0)}
+"""Seconds from a trial's start to its first step, by executor: process, imports, weights."""
+OVERHEAD_BYTES = {"train": 0.7 * GIB, "local": 0.5 * GIB}
+"""A process with torch and transformers (and Ray and DeepSpeed), and no model."""
+OPTIMISER_BYTES = 16
+"""Per trained parameter: parameter, gradient, fp32 master and two moments, rounded up."""
+LOGIT_ROWS = 1024
+"""Places whose logits are held at a time."""
+RUNGS = 2
+"""Times that a task is scored before its end (at 1/4 and 1/2)."""
+CALIBRATION_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the trials will run."""
+
+    cpus: float
+    gpus: float
+    memory: int | None
+    """Bytes that are free now, None when that is unknown."""
+    disk: int | None
+    """Free bytes where sweeps are kept."""
+    here: bool = True
+    """Whether it is this machine, so that its speed can be measured."""
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """Sizes of the base model, read without its weights."""
+
+    parameters: int
+    body: int
+    """Parameters that every token is multiplied with: embeddings and output layer excluded."""
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    vocabulary: int
+    shapes: dict[str, tuple[int, int]] = field(repr=False, default_factory=dict)
+    """(d_out, d_in) of each linear layer of the body."""
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """Sizes of one adapter that the file may train."""
+
+    kind: str
+    r: int
+    trained: int
+    """Trained parameters."""
+    frozen: int
+    """Numbers held in memory beside them (C and R of CURLoRA)."""
+    layers: int
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """How much of one task is learnt and scored."""
+
+    name: str
+    probe: bool
+    train_examples: int
+    train_tokens: int
+    train_scored: int
+    """Training tokens whose logits are computed, in one epoch."""
+    validation_examples: int
+    validation_tokens: int
+    validation_scored: int
+    rung_share: float
+    """Share of the validation examples that is scored at a rung."""
+    steps: int
+    """Optimiser steps, over all epochs."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """An estimate between two bounds."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a file asks for."""
+
+    name: str
+    kind: str
+    trials: int
+    tasks: list[TaskFacts]
+    tokens_from: str
+    """Where the token counts come from: "tokenizer", or the estimate in words."""
+    epochs: int
+    train_tokens: int
+    """Of one trial, over all tasks and epochs."""
+    evaluation_tokens: int
+    """Of one trial."""
+    base_tokens: int
+    """Evaluation tokens of the untouched base, once a sweep."""
+    base: BaseFacts | None
+    adapters: list[AdapterFacts]
+    memory_parts: dict[str, float]
+    """Bytes of one worker by what they hold; empty when the base's sizes are unknown."""
+    flops_train: float | None
+    flops_evaluation: float | None
+    measured_flops: float | None
+    """Floating-point operations a second of one worker's matrix products; None: not measured."""
+    trial_seconds: Range | None
+    sweep_seconds: Range | None
+    at_once: int
+    arithmetic: str
+    storage_bytes: float
+    machine: Machine
+    warnings: list[str]
+
+    @property
+    def worker_bytes(self) -> float | None:
+        """Memory of one worker, None when the base's sizes are unknown."""
+        return sum(self.memory_parts.values()) if self.memory_parts else None
+
+
+def make_plan(
+    loaded: LoadedExperiment, machine: Machine, *, kind: str = "sweep", calibrate: bool = True
+) -> Plan:
+    """Work out what an experiment asks for.
+
+    Args:
+        loaded: The experiment and its tasks.
+        machine: Where it would run.
+        kind: "sweep", or "run" for one trial of the file's own method.
+        calibrate: Measure this machine's speed, which takes a fraction of a second.
+
+    Returns:
+        The plan. Nothing was started and nothing written.
+    """
+    from orchestrator.cluster import fit
+
+    experiment = loaded.experiment
+    tokenizer, tokens_from = _tokenizer(experiment.model)
+    tasks, epochs = _task_facts(loaded, tokenizer)
+    base = base_facts(experiment.model)
+    adapters = adapter_facts(experiment, base) if base else []
+    trials = 1 if kind == "run" else number_of_trials(experiment)
+    fitting = fit(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
+    at_once = _limited(experiment, fitting.at_once, trials)
+    flops = measure_flops(experiment) if calibrate and machine.here else None
+    cost = _Cost(experiment, tasks, base, adapters, epochs)
+    trial_seconds = cost.trial_seconds(flops)
+    plan = Plan(
+        name=experiment.name,
+        kind=kind,
+        trials=trials,
+        tasks=tasks,
+        tokens_from=tokens_from,
+        epochs=epochs,
+        train_tokens=cost.train_tokens,
+        evaluation_tokens=cost.evaluation_tokens,
+        base_tokens=cost.one_evaluation,
+        base=base,
+        adapters=adapters,
+        memory_parts=memory_parts(experiment, base, adapters) if base else {},
+        flops_train=cost.flops_train,
+        flops_evaluation=cost.flops_evaluation,
+        measured_flops=flops,
+        trial_seconds=trial_seconds,
+        sweep_seconds=_sweep_seconds(trial_seconds, trials, at_once),
+        at_once=at_once,
+        arithmetic=fitting.arithmetic,
+        storage_bytes=_storage_bytes(adapters, trials),
+        machine=machine,
+        warnings=[],
+    )
+    plan.warnings.extend(_warnings(plan, experiment))
+    return plan
+
+
+def number_of_trials(experiment: Experiment) -> int:
+    """How many trials a sweep of the experiment holds."""
+    search = experiment.search
+    if search is None:
+        return 1
+    return len(grid_points(search.space)) if search.searcher == "grid" else search.trials
+
+
+def _limited(experiment: Experiment, at_once: int, trials: int) -> int:
+    limit = experiment.search.max_concurrent if experiment.search else None
+    return min(at_once, trials, limit or trials)
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+class ByteTokenizer:
+    """Stands in for a tokenizer that is not here: pieces of words of at most six characters.
+
+    A token id is the piece's number of bytes, which is all that a plan needs.
+    """
+
+    bos_token_id = None
+    eos_token_id = None
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        """Cut a text into pieces; `add_special_tokens` is there because tokenizers take it."""
+        del add_special_tokens
+        pieces = re.findall(r"\s?\S{1,6}|\s", text)
+        return {"input_ids": [len(piece.encode()) for piece in pieces]}
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """A text of as many bytes as the tokens stand for."""
+        return "x" * sum(tokens)
+
+
+def _tokenizer(model: ModelSpec) -> tuple[Any, str]:
+    from orchestrator.engine import ModelError, load_tokenizer
+
+    missing = "an estimate from bytes, as the model's tokenizer is not on this machine"
+    if model.gguf is None:
+        folder = local_folder(model)
+        if folder is None:
+            return ByteTokenizer(), missing
+        model = ModelSpec(name=str(folder))
+    try:
+        return load_tokenizer(model), "tokenizer"
+    except ModelError:
+        return ByteTokenizer(), missing
+
+
+def local_folder(model: ModelSpec) -> Path | None:
+    """The folder of a base model that is on this machine; the hub is not asked.
+
+    Args:
+        model: A model named by folder or hub name.
+
+    Returns:
+        The folder itself or the hub's cache, None when nothing was downloaded.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    folder = Path(str(model.name))
+    if folder.is_dir():
+        return folder
+    try:
+        cached = huggingface_hub.snapshot_download(
+            str(model.name), revision=model.revision, local_files_only=True
+        )
+    except (OSError, HFValidationError):
+        return None
+    return Path(cached)
+
+
+def _task_facts(loaded: LoadedExperiment, tokenizer: Any) -> tuple[list[TaskFacts], int]:
+    from orchestrator.batches import prepare
+
+    epochs = int(_largest(loaded.experiment, "training.epochs", loaded.experiment.training.epochs))
+    prepared = prepare(loaded, tokenizer)
+    facts = [
+        _facts_of(name, prepared.tasks[name], loaded.experiment, epochs)
+        for name in (*loaded.experiment.tasks, *loaded.experiment.probes)
+    ]
+    return facts, epochs
+
+
+def _facts_of(name: str, task: PreparedTask, experiment: Experiment, epochs: int) -> TaskFacts:
+    from orchestrator.batches import scored_rows
+
+    rows = [row for item in task.validation for row in scored_rows(item)]
+    examples = len(task.validation)
+    rung = experiment.data.rung_examples or examples
+    steps = epochs * math.ceil(len(task.train) / experiment.training.batch_size)
+    return TaskFacts(
+        name=name,
+        probe=name in experiment.probes,
+        train_examples=len(task.train),
+        train_tokens=sum(len(example.tokens) for example in task.train),
+        train_scored=sum(len(e.tokens) - e.scored_from for e in task.train),
+        validation_examples=examples,
+        validation_tokens=sum(len(row.tokens) for row in rows),
+        validation_scored=sum(len({place for place, _ in row.picks}) for row in rows),
+        rung_share=min(1.0, rung / max(1, examples)),
+        steps=steps,
+    )
+
+
+def _largest(experiment: Experiment, path: str, own: float) -> float:
+    """The largest value that a setting may take in the search, else the file's own."""
+    domain = experiment.search.space.get(path) if experiment.search else None
+    if isinstance(domain, Choice):
+        return max(float(value) for value in domain.choice)
+    return float(domain.int_uniform[1]) if isinstance(domain, IntUniform) else own
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+def base_facts(model: ModelSpec) -> BaseFacts | None:
+    """The sizes of a base model, from its config and the header of its weights.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The sizes, None when they cannot be read here (a hub model that was not downloaded yet).
+    """
+    if model.gguf is not None:
+        path = Path(model.gguf)
+        return _gguf_facts(path) if path.is_file() else None
+    folder = local_folder(model)
+    return _folder_facts(folder) if folder is not None else None
+
+
+def _folder_facts(folder: Path) -> BaseFacts | None:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files or not (folder / "config.json").is_file():
+        return None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        shapes |= _header_shapes(file)
+    return _from_shapes(config, shapes)
+
+
+def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file: eight bytes of length, then JSON."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    return {name: tuple(t["shape"]) for name, t in header.items() if name != "__metadata__"}
+
+
+def _from_shapes(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> BaseFacts | None:
+    text = config.get("text_config") or config
+    try:
+        sizes = {
+            ours: int(text[theirs])
+            for ours, theirs in (
+                ("hidden", "hidden_size"),
+                ("layers", "num_hidden_layers"),
+                ("heads", "num_attention_heads"),
+                ("vocabulary", "vocab_size"),
+            )
+        }
+    except KeyError:  # another family's words for the same sizes
+        return None
+    ends = re.compile(r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_out|word_embeddings)\.weight$")
+    outer = sum(math.prod(shape) for name, shape in shapes.items() if ends.search(name))
+    whole = sum(math.prod(shape) for shape in shapes.values())
+    linear = {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if len(shape) == 2 and name.endswith(".weight") and not ends.search(name)
+    }
+    return BaseFacts(
+        parameters=whole,
+        body=whole - outer,
+        intermediate=int(text.get("intermediate_size") or 4 * sizes["hidden"]),
+        shapes=linear,
+        **sizes,
+    )
+
+
+_GGUF_NAMES = {
+    "attn_q": "q_proj",
+    "attn_k": "k_proj",
+    "attn_v": "v_proj",
+    "attn_output": "o_proj",
+    "ffn_gate": "gate_proj",
+    "ffn_up": "up_proj",
+    "ffn_down": "down_proj",
+}
+
+
+def _gguf_facts(path: Path) -> BaseFacts | None:
+    from gguf import GGUFReader
+
+    reader = GGUFReader(str(path))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tensor in reader.tensors:
+        # GGUF writes the fastest dimension first.
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        name = str(tensor.name).replace("token_embd.", "embed_tokens.")
+        name = re.sub(r"^output\.", "lm_head.", name)
+        for theirs, ours in _GGUF_NAMES.items():
+            name = name.replace(f".{theirs}.", f".{ours}.")
+        shapes[name] = shape
+    embedding = shapes.get("embed_tokens.weight")
+    if embedding is None:
+        return None
+    counts = {
+        field_name.rsplit(".", 1)[-1]: int(reader.fields[field_name].contents())
+        for field_name in reader.fields
+        if field_name.endswith((".block_count", ".attention.head_count", ".feed_forward_length"))
+    }
+    config = {
+        "hidden_size": embedding[1],
+        "vocab_size": embedding[0],
+        "num_hidden_layers": counts.get("block_count", 1),
+        "num_attention_heads": counts.get("head_count", 1),
+        "intermediate_size": counts.get("feed_forward_length"),
+    }
+    return _from_shapes(config, shapes)
+
+
+def adapter_facts(experiment: Experiment, base: BaseFacts) -> list[AdapterFacts]:
+    """The sizes of every kind and rank of adapter that the file may train.
+
+    Args:
+        experiment: The experiment.
+        base: The base model's sizes.
+
+    Returns:
+        One entry per kind and rank; for a range of ranks, its two ends.
+    """
+    own = experiment.method.adapter
+    kinds = _values(experiment, "method.adapter.kind", own.kind)
+    ranks = _values(experiment, "method.adapter.r", own.r)
+    shapes = [shape for name, shape in base.shapes.items() if _is_target(name, own.target_modules)]
+    found: list[AdapterFacts] = []
+    for kind in kinds:
+        for r in (int(rank) for rank in ranks):
+            factors = sum(min(r, *shape) * sum(shape) for shape in shapes)
+            square = sum(min(r, *shape) ** 2 for shape in shapes)
+            curlora = kind == "curlora"
+            found.append(
+                AdapterFacts(
+                    kind=str(kind),
+                    r=r,
+                    trained=square if curlora else factors,
+                    frozen=factors if curlora else 0,
+                    layers=len(shapes),
+                )
+            )
+    return found
+
+
+def _values(experiment: Experiment, path: str, own: Any) -> list[Any]:
+    domain = experiment.search.space.get(path) if experiment.search else None
+    if isinstance(domain, Choice):
+        return list(domain.choice)
+    return list(domain.int_uniform) if isinstance(domain, IntUniform) else [own]
+
+
+def _is_target(name: str, targets: tuple[str, ...] | str) -> bool:
+    if isinstance(targets, str):
+        return True
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def memory_parts(
+    experiment: Experiment, base: BaseFacts, adapters: Sequence[AdapterFacts]
+) -> dict[str, float]:
+    """The memory of one worker, in bytes, by what it holds.
+
+    Args:
+        experiment: The experiment.
+        base: The base model's sizes.
+        adapters: The adapters' sizes; the largest counts.
+
+    Returns:
+        An estimate; activations are those of the longest micro-batch.
+    """
+    training, resources = experiment.training, experiment.resources
+    width = BYTES[training.precision]
+    batch = int(_largest(experiment, "training.batch_size", training.batch_size))
+    micro = max(1, batch // (resources.workers * training.accumulation))
+    length = training.max_length
+    # Inputs of norms, projections and products, and attention's scores and their softmax in fp32.
+    per_token = base.layers * (
+        (10 * base.hidden + 4 * base.intermediate) * width + base.heads * length * (2 * width + 4)
+    )
+    learning = micro * length * per_token
+    context = max(length, experiment.data.probe_context)
+    scoring = experiment.data.batch_tokens * (
+        (6 * base.hidden + 3 * base.intermediate) * width + base.heads * context * (2 * width + 4)
+    )
+    rows = min(LOGIT_ROWS, experiment.data.batch_tokens)
+    return {
+        "base weights": base.parameters * width,
+        "adapter and optimiser": max(
+            (a.trained * OPTIMISER_BYTES + a.frozen * width for a in adapters), default=0
+        ),
+        "activations": max(learning, scoring),
+        "logits": rows * base.vocabulary * (4 * 2 + width),
+        "process": OVERHEAD_BYTES[resources.executor],
+    }
+
+
+def _storage_bytes(adapters: Sequence[AdapterFacts], trials: int) -> float:
+    """Adapters twice (the sweep's folder and MLflow's), a checkpoint, and what is written beside.
+
+    Args:
+        adapters: The adapters' sizes.
+        trials: Number of trials.
+
+    Returns:
+        Bytes.
+    """
+    largest = max((a.trained for a in adapters), default=0)
+    return trials * (largest * (4 * 2 + OPTIMISER_BYTES) + 2 * 2**20)
+
+
+# --- time ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Tokens and floating-point operations of one trial."""
+
+    experiment: Experiment
+    tasks: list[TaskFacts]
+    base: BaseFacts | None
+    adapters: list[AdapterFacts]
+    epochs: int
+
+    @property
+    def train_tokens(self) -> int:
+        return self.epochs * sum(task.train_tokens for task in self.tasks)
+
+    @property
+    def one_evaluation(self) -> int:
+        return sum(task.validation_tokens for task in self.tasks)
+
+    @property
+    def evaluation_tokens(self) -> int:
+        return self._evaluated([task.validation_tokens for task in self.tasks])
+
+    def _evaluated(self, counts: list[int]) -> int:
+        """A count per task, summed over all the times that a trial scores it."""
+        learnt = [(t, n) for t, n in zip(self.tasks, counts, strict=True) if not t.probe]
+        rungs = sum(RUNGS * task.rung_share * number for task, number in learnt)
+        return round(rungs + len(learnt) * sum(counts))
+
+    @property
+    def flops_train(self) -> float | None:
+        """4 N for a frozen base (forward, and backward to what lies below), 6 P for the adapter."""
+        if self.base is None:
+            return None
+        trained = max((adapter.trained for adapter in self.adapters), default=0)
+        scored = self.epochs * sum(task.train_scored for task in self.tasks)
+        body = self.train_tokens * (4 * self.base.body + 6 * trained)
+        return body + scored * 4 * self.base.hidden * self.base.vocabulary
+
+    @property
+    def flops_evaluation(self) -> float | None:
+        if self.base is None:
+            return None
+        scored = self._evaluated([task.validation_scored for task in self.tasks])
+        body = self.evaluation_tokens * 2 * self.base.body
+        return body + scored * 2 * self.base.hidden * self.base.vocabulary
+
+    def trial_seconds(self, flops: float | None) -> Range | None:
+        if flops is None or self.flops_train is None or self.flops_evaluation is None:
+            return None
+        work = (self.flops_train + self.flops_evaluation) / self.experiment.resources.workers
+        low, high = EFFICIENCY
+        first, last = START_SECONDS[self.experiment.resources.executor]
+        return Range(work / (flops * high) + first, work / (flops * low) + last)
+
+
+def _sweep_seconds(trial: Range | None, trials: int, at_once: int) -> Range | None:
+    if trial is None or at_once == 0:
+        return None
+    rounds = math.ceil(trials / at_once)
+    return Range(trial.low * rounds, trial.high * rounds)
+
+
+def measure_flops(experiment: Experiment) -> float | None:
+    """Floating-point operations a second of matrix products as one worker would compute them.
+
+    Args:
+        experiment: Says precision, threads and device.
+
+    Returns:
+        The speed; None when the file wants a GPU that is not here.
+    """
+    import torch
+
+    on_gpu = experiment.resources.gpus_per_worker > 0
+    if on_gpu and not torch.cuda.is_available():
+        return None
+    device = torch.device("cuda" if on_gpu else "cpu")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[experiment.training.precision]
+    rows, columns = (4096, 4096) if on_gpu else (512, 1024)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(experiment.resources.cpus_per_worker)
+    try:
+        left = torch.ones(rows, columns, dtype=dtype, device=device)
+        right = torch.ones(columns, columns, dtype=dtype, device=device)
+        _ = left @ right  # the first product chooses kernels
+        if on_gpu:
+            torch.cuda.synchronize()
+        count, begun = 0, time.perf_counter()
+        while (spent := time.perf_counter() - begun) < CALIBRATION_SECONDS:
+            _ = left @ right
+            if on_gpu:
+                torch.cuda.synchronize()
+            count += 1
+    finally:
+        torch.set_num_threads(threads)
+    return 2.0 * rows * columns * columns * count / spent
+
+
+# --- warnings ------------------------------------------------------------------------------------
+
+
+def _warnings(plan: Plan, experiment: Experiment) -> list[str]:
+    found: list[str] = []
+    if plan.at_once == 0:
+        found.append(f"One trial does not fit: {plan.arithmetic}.")
+    if plan.base is None:
+        found.append(
+            f"The sizes of the base model {_name(experiment)!r} cannot be read on this machine, so "
+            "memory and time are not estimated. Download a hub model first, with `hf download`."
+        )
+    elif not any(adapter.layers for adapter in plan.adapters):
+        found.append(
+            "`method.adapter.target_modules` matches no layer of the base model: "
+            f"{experiment.method.adapter.target_modules!r}."
+        )
+    need, memory = plan.worker_bytes, plan.machine.memory
+    at_once = max(1, plan.at_once) * experiment.resources.workers
+    on_gpu = experiment.resources.gpus_per_worker > 0
+    if need is not None and memory is not None and not on_gpu and need * at_once > memory:
+        found.append(
+            f"Memory: {at_once} workers at a time need about {need * at_once / GIB:.1f} GiB, and "
+            f"{memory / GIB:.1f} GiB are free. Lower `search.max_concurrent`, `training.batch_size`"
+            " or `training.max_length`, or raise `resources.cpus_per_worker` so that fewer trials "
+            "run at a time."
+        )
+    if plan.machine.disk is not None and plan.storage_bytes > plan.machine.disk:
+        found.append(
+            f"Disk: about {plan.storage_bytes / GIB:.1f} GiB are written, and "
+            f"{plan.machine.disk / GIB:.1f} GiB are free in `storage`."
+        )
+    return found
+
+
+def _name(experiment: Experiment) -> str:
+    return str(experiment.model.name or experiment.model.gguf)
+
+
+# --- showing it ----------------------------------------------------------------------------------
+
+
+def as_document(plan: Plan) -> dict[str, Any]:
+    """The plan for programs."""
+    document = asdict(plan)
+    if document["base"] is not None:
+        del document["base"]["shapes"]
+    return document | {"worker_bytes": plan.worker_bytes}
+
+
+def render(plan: Plan) -> RenderableType:
+    """The plan for people.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        Tables and sentences.
+    """
+    many = f"{plan.trials} trial" + ("" if plan.trials == 1 else "s")
+    head = f"{plan.kind.capitalize()} {plan.name}: {many}, and the untouched base once"
+    parts: list[RenderableType] = [Text(head, style="bold"), Text(), _task_table(plan), Text()]
+    tokens = (
+        f"Tokens of one trial: {plan.train_tokens:,} to learn from ({_epochs(plan.epochs)}), "
+        f"{plan.evaluation_tokens:,} to score (each task at 1/4 and 1/2 of it; all tasks and "
+        f"probes after each task). The untouched base: {plan.base_tokens:,}."
+    )
+    if plan.tokens_from != "tokenizer":
+        tokens += f" These are {plan.tokens_from}."
+    parts += [Text(tokens), Text()]
+    if plan.base is not None:
+        parts += [Text(_base_words(plan.base)), _adapter_table(plan), Text()]
+        parts += [Text(_memory_words(plan))]
+    parts += [
+        Text(f"Resources: {plan.arithmetic}."),
+        Text(_time_words(plan)),
+        Text(f"Storage: about {_size(plan.storage_bytes)}{_free(plan.machine.disk)}."),
+    ]
+    parts += [Text(f"Warning: {warning}", style="yellow") for warning in plan.warnings]
+    return Group(*parts)
+
+
+def _epochs(number: int) -> str:
+    return "1 epoch" if number == 1 else f"{number} epochs"
+
+
+def _grid(*columns: str) -> Table:
+    made = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for index, name in enumerate(columns):
+        made.add_column(name, justify="right" if index else "left", overflow="fold")
+    return made
+
+
+def _task_table(plan: Plan) -> Table:
+    made = _grid("task", "examples", "tokens", "steps", "scored\nexamples", "scored\ntokens")
+    for task in plan.tasks:
+        learnt = [f"{task.train_examples:,}", f"{task.train_tokens:,}", f"{task.steps:,}"]
+        made.add_row(
+            Text(task.name + (" (probe)" if task.probe else "")),
+            *(["-", "-", "-"] if task.probe else learnt),
+            f"{task.validation_examples:,}",
+            f"{task.validation_tokens:,}",
+        )
+    return made
+
+
+def _base_words(base: BaseFacts) -> str:
+    return (
+        f"Base model: {base.parameters:,} parameters, {base.layers} layers of width {base.hidden}."
+    )
+
+
+def _adapter_table(plan: Plan) -> Table:
+    made = _grid("adapter", "r", "layers", "trained", "of the base")
+    parameters = plan.base.parameters if plan.base else 1
+    for adapter in plan.adapters:
+        made.add_row(
+            adapter.kind,
+            str(adapter.r),
+            str(adapter.layers),
+            f"{adapter.trained:,}",
+            f"{100 * adapter.trained / parameters:.4f} %",
+        )
+    return made
+
+
+def _memory_words(plan: Plan) -> str:
+    parts = " + ".join(f"{name} {_size(size)}" for name, size in plan.memory_parts.items())
+    total = plan.worker_bytes or 0.0
+    return f"Memory of one worker, estimated: {parts} = {_size(total)}{_free(plan.machine.memory)}."
+
+
+def _free(free: int | None) -> str:
+    return "" if free is None else f" ({_size(free)} free)"
+
+
+def _size(number: float) -> str:
+    return f"{number / GIB:.2f} GiB" if number >= GIB / 10 else f"{number / 2**20:.1f} MiB"
+
+
+def _time_words(plan: Plan) -> str:
+    if plan.trial_seconds is None or plan.measured_flops is None:
+        return "Time: not estimated (no speed could be measured, or the base's sizes are unknown)."
+    text = (
+        f"Time of one trial: {_duration(plan.trial_seconds)}; one worker's matrix products reach "
+        f"{plan.measured_flops / 1e9:,.0f} GFLOP/s here, and a step {EFFICIENCY[0]:.0%} to "
+        f"{EFFICIENCY[1]:.0%} of that; start-up included."
+    )
+    if plan.sweep_seconds is not None and plan.trials > 1:
+        text += (
+            f"\nTime of the sweep: {_duration(plan.sweep_seconds)}, {plan.at_once} at a time, "
+            "if no trial is stopped early."
+        )
+    return text
+
+
+def _duration(span: Range) -> str:
+    if span.high < 120:
+        return f"{span.low:.0f} to {span.high:.0f} s"
+    if span.high < 2 * 3600:
+        return f"{span.low / 60:.1f} to {span.high / 60:.1f} min"
+    return f"{span.low / 3600:.1f} to {span.high / 3600:.1f} h"
