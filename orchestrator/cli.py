@@ -211,7 +211,7 @@ def _machine(loaded: LoadedExperiment, address: str | None) -> Any:
     from orchestrator import doctor
     from orchestrator.plan import Machine
 
-    storage = Path(loaded.experiment.storage)
+    storage = Path(loaded.experiment.storage).expanduser()
     if address is not None:
         from orchestrator.cluster import connected
 
@@ -270,16 +270,19 @@ def _run(
             f"{file}: there is no `search`, so there is nothing to sweep. Add one, or try the "
             f"file's own method with `orchestrate run {file}`."
         )
-    from orchestrator.sweep import SweepOptions, run_sweep
+    from orchestrator.sweep import SweepInterruptedError, SweepOptions, run_sweep
 
     options = SweepOptions(address=address, new=new, data_root=data_root, kind=kind)
     shown = display.LiveDisplay(_console(stderr=True))
     try:
         with shown:
             outcome = run_sweep(loaded, options, shown)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SweepInterruptedError):
         again = _command(kind, file, address=address, data_root=data_root, as_json=as_json)
-        _stop(_interrupted(shown.view, Path(loaded.experiment.storage), again), INTERRUPTED)
+        _stop(
+            _interrupted(shown.view, Path(loaded.experiment.storage).expanduser(), again),
+            INTERRUPTED,
+        )
     console = _console(stderr=as_json)
     display.print_on(
         console, display.render_outcome(outcome.lines, outcome.folder, width=console.width)

@@ -1,0 +1,472 @@
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator import cli
+from orchestrator.experiment import Experiment
+from orchestrator.journal import Journal
+
+ROOT = Path(__file__).parent.parent.parent
+EXPERIMENT = """\
+name: demo
+model: {name: some/model}
+tasks: [colour]
+method: {adapter: {kind: lora, r: 4}}
+training: {learning_rate: 1.0e-3}
+search:
+  space:
+    method.adapter.r: {choice: [4, 8]}
+  trials: 2
+objectives: {gain: max}
+champion: {maximize: gain, subject_to: {}}
+storage: %s
+"""
+TASK = """\
+name: colour
+kind: classification
+data: {files: data}
+prompt: "{text} is"
+labels: {"0": " red", "1": " blue"}
+"""
+TASKS = {
+    "colour": {"kind": "classification", "prompt": "{text} is", "labels": {"0": " red"}},
+    "pair": {"kind": "classification", "prompt": "{first} / {second}:", "labels": {"0": " a"}},
+    "choice": {
+        "kind": "multiple_choice",
+        "prompt": "{question}",
+        "choices_column": "choices",
+    },
+    "text": {"kind": "language_modelling"},
+}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "colour.yaml").write_text(TASK)
+    (tmp_path / "demo.yaml").write_text(EXPERIMENT % "./runs")
+    return tmp_path
+
+
+def call(*words):
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def refused(result, *parts):
+    """A user's mistake: one message on stderr, exit code 2, no traceback, nothing on stdout."""
+    assert result.exit_code == cli.MISTAKE, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert not result.stdout
+    assert result.stderr.count("orchestrate: ") == 1
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert part in result.stderr
+
+
+def document():
+    return Experiment.model_validate({
+        "name": "demo",
+        "model": {"name": "m"},
+        "tasks": ["colour"],
+        "method": {"adapter": {"kind": "lora"}},
+        "search": {"space": {"method.adapter.r": {"choice": [4, 8]}}, "trials": 2},
+    }).model_dump(mode="json")  # fmt: skip
+
+
+def write_sweep(storage, name="demo", trials=("t001", "t002"), state="COMPLETE", ended=True):
+    folder = storage / name
+    with Journal(folder) as journal:
+        journal.append(
+            "sweep_opened", sweep=name, kind="sweep", experiment=document(), yaml="", tasks=TASKS,
+            origin="demo.yaml", provenance={"base": {"sha256": "0" * 64}}, controls={},
+        )  # fmt: skip
+        for number, trial in enumerate(trials):
+            adapter = folder / "trials" / trial / "adapter"
+            adapter.mkdir(parents=True)
+            (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+            (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+            overrides = {"method.adapter.r": 4 * (number + 1)}
+            journal.append("trial_proposed", trial=trial, overrides=overrides, by="tpe")
+            journal.append("trial_started", trial=trial, attempt=1)
+            row = {"task": "colour", "task_index": 0, "fraction": 1.0, "row": [0.8], "step": 1}
+            journal.append("stage_report", trial=trial, report=row)
+            journal.append(
+                "trial_ended", trial=trial, state=state, reason="", log=None,
+                measures={"gain": 0.1 * (number + 1)}, gain_interval=[0.05, 0.3],
+                adapter=f"trials/{trial}/adapter" if state == "COMPLETE" else None,
+            )  # fmt: skip
+        if ended:
+            best = trials[-1] if state == "COMPLETE" else None
+            journal.append(
+                "sweep_ended", front=[best] if best else [], champion=best, reason="largest gain"
+            )
+        return folder, list(journal.lines)
+
+
+class InterruptedSweepError(RuntimeError):
+    pass
+
+
+class SweepError(RuntimeError):
+    pass
+
+
+@pytest.fixture
+def sweeps(monkeypatch, project):
+    """A stand-in for `orchestrator.sweep`; `sweeps.run` says what a sweep does."""
+    calls = []
+
+    def options(**fields):
+        return SimpleNamespace(**fields)
+
+    def run_sweep(loaded, chosen, observer):
+        calls.append((loaded, chosen))
+        return fake.run(loaded, chosen, observer)
+
+    def complete(loaded, chosen, observer):
+        folder, lines = write_sweep(Path(loaded.experiment.storage))
+        for line in lines:
+            observer.line(line)
+        return SimpleNamespace(folder=folder, lines=lines)
+
+    fake = SimpleNamespace(
+        SweepOptions=options, run_sweep=run_sweep, SweepInterruptedError=InterruptedSweepError,
+        SweepError=SweepError, calls=calls, run=complete,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "orchestrator.sweep", fake)
+    return fake
+
+
+# --- a mistake is answered at once ---
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "sweep"])
+def test_misspelt_field_is_named_with_the_nearest_one(project, command):
+    wrong = (EXPERIMENT % "./runs").replace("learning_rate: 1", "learning_rat: 1")
+    (project / "demo.yaml").write_text(wrong)
+    refused(call(command, "demo.yaml"), "demo.yaml: training.learning_rat", "'learning_rate'")
+    assert not (project / "runs").exists()
+
+
+def quick(project, *words):
+    code = (
+        "import sys; from orchestrator import cli\n"
+        f"try: cli.app({[str(word) for word in words]!r})\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'transformers', 'datasets', 'deepspeed'}\n"
+        "sys.exit(90 if heavy & set(sys.modules) else code or 0)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Seconds of a core, because other programs may have the cores for a moment.
+    return result, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        (["sweep", "wrong.yaml"], 2),
+        (["runs", "list"], 0),
+        (["runs", "show", "x"], 2),
+    ],
+)
+def test_light_commands_import_nothing_heavy_and_answer_at_once(project, words, code):
+    (project / "wrong.yaml").write_text((EXPERIMENT % "./runs").replace("tasks:", "task:"))
+    write_sweep(project / "runs")
+    result, seconds = quick(project, *words)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert seconds < 1.5
+
+
+def test_missing_file_and_missing_data_root_are_refused(project):
+    refused(call("sweep", "none.yaml"), "none.yaml: no such file.")
+    refused(call("sweep", "demo.yaml", "--data-root", "nowhere"), "nowhere is no folder")
+
+
+def test_sweep_without_a_search_points_to_run(project):
+    text = EXPERIMENT % "./runs"
+    (project / "demo.yaml").write_text(text[: text.index("search:")] + "objectives: {gain: max}\n"
+                                       "champion: {maximize: gain, subject_to: {}}\n")  # fmt: skip
+    refused(call("sweep", "demo.yaml"), "no `search`", "orchestrate run demo.yaml")
+
+
+def test_unexpected_errors_keep_their_traceback(sweeps):
+    def broken(loaded, options, observer):
+        raise KeyError("a bug")
+
+    sweeps.run = broken
+    result = call("sweep", "demo.yaml")
+    assert isinstance(result.exception, KeyError)
+
+
+def test_sweep_errors_are_one_message(sweeps):
+    def refuse(loaded, options, observer):
+        observer.note("starting Ray")
+        raise SweepError("One trial does not fit: it needs 8 CPUs.")
+
+    sweeps.run = refuse
+    refused(call("sweep", "demo.yaml"), "orchestrate: One trial does not fit")
+
+
+# --- running ---
+
+
+def test_sweep_prints_its_outcome_on_stdout_and_its_progress_on_stderr(sweeps):
+    result = call("sweep", "demo.yaml", "--new", "--address", "auto")
+    assert result.exit_code == 0, result.output
+    assert "Champion t002: largest gain." in result.stdout
+    _, options = sweeps.calls[0]
+    assert (options.kind, options.new, options.address) == ("sweep", True, "auto")
+
+
+def test_json_is_the_last_line_of_stdout(sweeps):
+    result = call("run", "demo.yaml", "--json")
+    assert result.exit_code == 0
+    parsed = json.loads(result.stdout.splitlines()[-1])
+    assert parsed["champion"] == "t002"
+    assert len(result.stdout.splitlines()) == 1
+    assert "Champion t002" in result.stderr
+    assert sweeps.calls[0][1].kind == "run"
+
+
+def test_data_root_may_come_from_the_environment(sweeps, project, monkeypatch):
+    monkeypatch.setenv("ORCHESTRATOR_DATA_ROOT", str(project))
+    assert call("sweep", "demo.yaml").exit_code == 0
+    assert sweeps.calls[0][1].data_root == project
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, InterruptedSweepError])
+def test_ctrl_c_says_what_is_kept_and_how_to_continue(sweeps, stop):
+    def interrupt(loaded, options, observer):
+        _, lines = write_sweep(Path("runs"), trials=("t001",), ended=False)
+        for line in lines:
+            observer.line(line)
+        raise stop
+
+    sweeps.run = interrupt
+    result = call("sweep", "demo.yaml", "--new", "--address", "auto")
+    assert result.exit_code == cli.INTERRUPTED
+    assert "1 of 2 trials are finished and kept in runs/demo" in result.stderr
+    assert "orchestrate sweep demo.yaml --address auto\n" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_sweep_in_which_no_trial_was_completed_fails(sweeps):
+    def fail(loaded, options, observer):
+        folder, lines = write_sweep(Path("runs"), state="FAILED")
+        return SimpleNamespace(folder=folder, lines=lines)
+
+    sweeps.run = fail
+    result = call("sweep", "demo.yaml")
+    assert result.exit_code == cli.FAILED
+    assert "no trial was completed" in result.stderr
+
+
+# --- looking ---
+
+
+def test_sweeps_are_listed_oldest_first(project):
+    write_sweep(project / "runs", "beta", ended=False)
+    write_sweep(project / "runs", "alpha")
+    (project / "runs" / "mlartifacts").mkdir()
+    result = call("runs", "list")
+    assert result.exit_code == 0
+    assert result.stdout.index("beta") < result.stdout.index("alpha")
+    rows = json.loads(call("runs", "list", "--json").stdout)
+    assert [(row["sweep"], row["state"]) for row in rows] == [
+        ("beta", "unfinished"),
+        ("alpha", "ended"),
+    ]
+
+
+def test_damaged_journal_does_not_hide_the_other_sweeps(project):
+    write_sweep(project / "runs", "good")
+    write_sweep(project / "runs", "bad")
+    journal = project / "runs" / "bad" / "journal.jsonl"
+    journal.write_text(journal.read_text().replace('"n":1', '"n":7'))
+    result = call("runs", "list")
+    assert result.exit_code == 0
+    assert "good" in result.stdout
+    assert "left out" in result.stderr
+
+
+def test_no_sweeps_is_said(project):
+    result = call("runs", "list")
+    assert result.exit_code == 0
+    assert "No sweeps in runs" in result.stdout
+    assert json.loads(call("runs", "list", "--json").stdout) == []
+
+
+def test_trials_of_a_sweep_are_listed(project):
+    write_sweep(project / "runs")
+    assert "t001" in call("runs", "list", "demo").stdout
+    rows = json.loads(call("runs", "list", "demo", "--json").stdout)
+    assert [row["settings"]["method.adapter.r"] for row in rows] == [4, 8]
+
+
+def test_sweep_and_trial_are_shown(project):
+    write_sweep(project / "elsewhere")
+    assert "Champion t002" in call("runs", "show", "demo", "--storage", "elsewhere").stdout
+    shown = call("runs", "show", "demo", "t001", "--storage", "elsewhere")
+    assert "method.adapter.r" in shown.stdout
+    parsed = json.loads(
+        call("runs", "show", "demo", "t001", "--storage", "elsewhere", "--json").stdout
+    )
+    assert parsed["matrix"]["rows"] == [[None], [0.8]]
+    whole = json.loads(call("runs", "show", "demo", "--storage", "elsewhere", "--json").stdout)
+    assert whole["champion"] == "t002"
+
+
+def test_unknown_sweep_and_trial_name_the_nearest(project):
+    write_sweep(project / "runs")
+    refused(call("runs", "show", "dmeo"), "No sweep 'dmeo' in runs.", "'demo'")
+    refused(call("runs", "show", "demo", "t003"), "No trial 't003'", "t001, t002")
+
+
+# --- using ---
+
+
+def test_champion_is_shown(project, monkeypatch):
+    record = {"model": "demo", "version": "3", "trial": "t002", "registered": 1.7e9,
+              "measures": {"gain": 0.2}, "reason": "largest gain [+0.1, +0.3]"}  # fmt: skip
+    asked = []
+    monkeypatch.setattr(cli, "champion_record", lambda name, uri: asked.append(uri) or record)
+    (project / "runs").mkdir()
+    (project / "runs" / "mlflow.db").touch()
+    result = call("champion", "show", "demo")
+    assert "largest gain [+0.1, +0.3]" in result.stdout
+    assert asked == [f"sqlite:///{project / 'runs' / 'mlflow.db'}"]
+    assert json.loads(call("champion", "show", "demo", "--json").stdout) == record
+    call("champion", "show", "demo", "--tracking-uri", "http://there")
+    assert asked[-1] == "http://there"
+
+
+def test_champion_without_a_registry_is_refused_and_makes_none(project):
+    refused(call("champion", "show", "demo"), "No model registry in runs", "--storage")
+    assert not (project / "runs").exists()
+
+
+def test_trial_is_exported_as_a_model_folder_and_as_lora(project):
+    write_sweep(project / "runs")
+    result = call("export", "demo/t002", "--as", "adapter", "--to", "out/adapter")
+    assert result.exit_code == 0, result.output
+    model = json.loads((project / "out/adapter/model.json").read_text())
+    assert model["trial"] == "t002"
+    assert (project / "out/adapter/adapter/adapter_model.safetensors").read_bytes() == b"weights"
+    assert call("export", "demo/t002", "--as", "lora", "--to", "out/lora").exit_code == 0
+    assert sorted(path.name for path in (project / "out/lora").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_export_refuses_full_folders_unknown_references_and_failed_trials(project):
+    write_sweep(project / "runs", state="FAILED")
+    (project / "full").mkdir()
+    (project / "full" / "file").touch()
+    words = ("--as", "adapter", "--to")
+    refused(call("export", "demo/t001", *words, "full"), "not empty")
+    refused(call("export", "demo", *words, "a"), "names no model", "NAME@champion")
+    refused(call("export", "demo/t009", *words, "b"), "No trial 't009'")
+    refused(call("export", "demo/t001", *words, "c"), "has no adapter", "failed")
+
+
+@pytest.fixture
+def predictor(monkeypatch, project):
+    asked = []
+
+    class Predictor:
+        @classmethod
+        def from_folder(cls, folder, *, adapter=True):
+            assert (folder / "model.json").is_file()
+            return cls()
+
+        def predict(self, task, rows):
+            asked.append((task, rows))
+            return [SimpleNamespace(label="1", probabilities={"0": 0.25, "1": 0.75})] * len(rows)
+
+    monkeypatch.setitem(sys.modules, "orchestrator.inference", SimpleNamespace(Predictor=Predictor))
+    folder = project / "model"
+    folder.mkdir()
+    (folder / "model.json").write_text(json.dumps({"tasks": TASKS}))
+    (project / "runs").mkdir()
+    (project / "runs" / "mlflow.db").touch()
+    monkeypatch.setattr(cli, "resolve", lambda reference, uri: folder)
+    return asked
+
+
+def test_texts_are_judged(predictor):
+    words = ("predict", "demo@champion", "--task", "colour", "The sky", "[a] rose")
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    assert "0.750" in result.stdout
+    assert "[a] rose" in result.stdout
+    assert predictor == [("colour", [{"text": "The sky"}, {"text": "[a] rose"}])]
+    parsed = json.loads(call(*words, "--json").stdout)
+    assert parsed["predictions"][0]["probabilities"] == {"0": 0.25, "1": 0.75}
+
+
+def test_tasks_with_several_columns_take_them_by_name(predictor):
+    call("predict", "demo@champion", "--task", "pair", "--column", "first=x=1", "y")
+    call("predict", "demo@champion", "--task", "choice", "--column", 'choices=["a", "b"]', "Which?")
+    assert predictor == [
+        ("pair", [{"first": "x=1", "second": "y"}]),
+        ("choice", [{"choices": ["a", "b"], "question": "Which?"}]),
+    ]
+
+
+def test_wrong_tasks_and_columns_are_named(predictor):
+    start = ("predict", "demo@champion")
+    refused(call(*start, "x"), "`--task` should be one of colour, pair, choice")
+    refused(call(*start, "--task", "color", "x"), "got 'color'", "Did you mean 'colour'?")
+    refused(call(*start, "--task", "pair", "x"), "reads the columns first, second")
+    refused(call(*start, "--task", "colour"), "give a text for the column 'text'")
+    refused(call(*start, "--task", "pair", "--column", "frist=x", "y"), "Did you mean 'first'?")
+    refused(call(*start, "--task", "choice", "--column", "choices=a", "y"), "JSON list")
+    assert predictor == []
+
+
+# --- the rest ---
+
+
+def test_help_names_every_command():
+    text = call("--help").stdout
+    for command in ("plan", "run", "sweep", "runs", "champion", "export", "predict", "doctor"):
+        assert command in text
+
+
+def test_version_is_printed():
+    assert call("--version").exit_code == 0
+    assert call("--version").stdout.strip()
+
+
+def test_doctor_reports_for_people_and_programs_and_fails_only_on_failures(project, monkeypatch):
+    from orchestrator import doctor
+
+    checks = [doctor.Check("Python", "PASS", "3.11"), doctor.Check("Disk", "WARN", "full", "Free")]
+    monkeypatch.setattr(doctor, "examine", lambda storage, build: checks)
+    assert call("doctor").exit_code == 0
+    assert json.loads(call("doctor", "--json").stdout)["status"] == "WARN"
+    checks.append(doctor.Check("ninja", "FAIL", "missing", "Install it."))
+    result = call("doctor")
+    assert result.exit_code == cli.FAILED
+    assert "Install it." in result.stdout

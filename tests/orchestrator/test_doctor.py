@@ -1,0 +1,136 @@
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator import doctor
+
+
+def test_every_check_answers_and_says_how_to_mend(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    checks = doctor.examine(tmp_path / "runs")
+    assert len({check.name for check in checks}) == len(checks) == 13
+    assert all(check.mend for check in checks if check.status != "PASS")
+    assert not any(check.mend for check in checks if check.status == "PASS")
+    assert not (tmp_path / "runs").exists()
+    out = io.StringIO()
+    Console(file=out, width=80).print(doctor.render(checks))
+    assert all(check.name in out.getvalue() for check in checks)
+
+
+@pytest.mark.parametrize(
+    ("requirement", "installed", "problem"),
+    [
+        ("torch>=2.6", "2.13.0+cpu", None),
+        ("torch>=2.6", "2.5.1", "torch 2.5.1 is older than 2.6"),
+        ("transformers>=5.0", "5.0", None),
+        ("ray[default,train,tune]>=2.51", "2.60.0", None),
+        ("typer", "0.1", None),
+    ],
+)
+def test_versions_are_compared_by_number(monkeypatch, requirement, installed, problem):
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: installed)
+    assert doctor.requirement_problem(requirement) == problem
+
+
+def test_missing_package_fails(monkeypatch):
+    monkeypatch.setattr(doctor, "requirements", lambda: ["no-such-package>=1.0"])
+    check = doctor.check_versions()
+    assert check.status == "FAIL"
+    assert check.found == "no-such-package is missing"
+
+
+def test_missing_compiler_fails(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert doctor.check_compiler().status == "FAIL"
+
+
+def test_op_is_found_where_torch_keeps_its_extensions(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert doctor.check_op().status == "WARN"
+    folder = tmp_path / doctor.OP_NAME
+    folder.mkdir()
+    (folder / "deepspeed_shm_comm.so").touch()
+    assert doctor.check_op() == doctor.Check(
+        "DeepSpeed op", "PASS", str(folder / "deepspeed_shm_comm.so")
+    )
+
+
+def test_op_folder_is_the_one_that_torch_would_use(monkeypatch):
+    from torch.utils.cpp_extension import get_default_build_root
+
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    assert doctor.op_folder().parent.parent.resolve() == Path(get_default_build_root())
+
+
+def answer(code, stderr=""):
+    return lambda *args, **kwargs: subprocess.CompletedProcess(args, code, "", stderr)
+
+
+def test_failed_build_says_why(monkeypatch):
+    monkeypatch.setattr(doctor.subprocess, "run", answer(1, "first\nfatal error: no header\n"))
+    check = doctor.build_op()
+    assert check.status == "FAIL"
+    assert check.found == "the build failed: fatal error: no header"
+
+
+def test_build_that_hangs_says_where_the_lock_is(monkeypatch):
+    def hang(*args, **kwargs):
+        raise subprocess.TimeoutExpired(cmd="build", timeout=1)
+
+    monkeypatch.setattr(doctor.subprocess, "run", hang)
+    check = doctor.build_op()
+    assert check.status == "FAIL"
+    assert str(doctor.op_folder()) in check.mend
+
+
+def test_build_code_calls_what_the_engine_offers():
+    import ast
+
+    module = Path(doctor.__file__).with_name("engine.py").read_text(encoding="utf-8")
+    functions = {node.name for node in ast.parse(module).body if isinstance(node, ast.FunctionDef)}
+    assert "build_communication_op" in functions
+    assert "build_communication_op" in doctor.BUILD_CODE
+
+
+def test_ray_without_its_default_extra_fails(monkeypatch):
+    found = doctor.importlib.util.find_spec
+    monkeypatch.setattr(
+        doctor.importlib.util,
+        "find_spec",
+        lambda name: None if name == "opencensus" else found(name),
+    )
+    check = doctor.check_ray()
+    assert check.status == "FAIL"
+    assert "ray[default" in check.mend
+
+
+def test_little_memory_is_a_warning(monkeypatch):
+    monkeypatch.setattr(doctor, "memory", lambda: (8 * doctor.GIB, doctor.GIB))
+    assert doctor.check_memory().status == "WARN"
+
+
+def test_storage_that_cannot_be_written_fails(tmp_path, monkeypatch):
+    def refuse(**kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.tempfile, "NamedTemporaryFile", refuse)
+    check = doctor.check_writable(tmp_path)
+    assert check.status == "FAIL"
+    assert "Permission denied" in check.found
+
+
+def test_worst_of_the_checks_counts():
+    good = doctor.Check("a", "PASS", "")
+    bad = doctor.Check("b", "FAIL", "", "mend it")
+    assert doctor.worst([good]) == "PASS"
+    assert doctor.worst([good, bad]) == "FAIL"
+    assert doctor.as_document([good, bad])["checks"][1]["mend"] == "mend it"
+
+
+def test_import_of_the_room_is_light():
+    code = "import sys; import orchestrator.doctor; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,243 @@
+import io
+import json
+import struct
+
+import pytest
+from rich.console import Console
+
+from orchestrator import plan as planning
+from orchestrator.batches import DataError
+from orchestrator.experiment import Experiment, ModelSpec, load_experiment
+
+HIDDEN, LAYERS, VOCABULARY, INNER = 64, 2, 1000, 128
+EXPERIMENT = """\
+name: demo
+model: {name: ./model}
+tasks: [colour, shade]
+probes: [prose]
+method: {adapter: {kind: curlora, r: 4, target_modules: [q_proj, v_proj]}}
+training: {epochs: 2, batch_size: 4, max_length: 32, precision: fp32}
+data: {train_examples: 10, validation_examples: 8, probe_tokens: 40, rung_examples: 4}
+search:
+  space:
+    method.adapter.kind: {choice: [curlora, lora]}
+    method.adapter.r: {choice: [4, 8]}
+  searcher: grid
+resources: {executor: train, workers: 1}
+"""
+TASK = """\
+name: %s
+kind: classification
+data: {files: data}
+prompt: "{text} is"
+labels: {"0": " red", "1": " blue"}
+"""
+MACHINE = planning.Machine(cpus=2, gpus=0, memory=64 * planning.GIB, disk=10**12)
+
+
+def write_model(folder):
+    """A model folder whose weights are holes: only the header may be read."""
+    folder.mkdir()
+    config = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
+              "vocab_size": VOCABULARY, "intermediate_size": INNER}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = {"model.embed_tokens.weight": [VOCABULARY, HIDDEN], "model.norm.weight": [HIDDEN]}
+    for layer in range(LAYERS):
+        name = f"model.layers.{layer}"
+        shapes |= {f"{name}.self_attn.{part}.weight": [HIDDEN, HIDDEN] for part in
+                   ("q_proj", "v_proj")}  # fmt: skip
+        shapes[f"{name}.mlp.down_proj.weight"] = [HIDDEN, INNER]
+    header = json.dumps({
+        name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+        for name, shape in shapes.items()
+    } | {"__metadata__": {"format": "pt"}}).encode()  # fmt: skip
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    write_model(tmp_path / "model")
+    (tmp_path / "tasks" / "data").mkdir(parents=True)
+    for name in ("colour", "shade"):
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(TASK % name)
+    prose = "name: prose\nkind: language_modelling\ndata: {files: data}\n"
+    (tmp_path / "tasks" / "prose.yaml").write_text(prose)
+    for split, start, count in (("train", 0, 30), ("validation", 100, 12), ("test", 200, 5)):
+        rows = [
+            {"text": f"A thing {i} of many", "label": i % 2} for i in range(start, start + count)
+        ]
+        lines = "\n".join(json.dumps(row) for row in rows)
+        (tmp_path / "tasks" / "data" / f"{split}.jsonl").write_text(lines)
+    (tmp_path / "demo.yaml").write_text(EXPERIMENT)
+    return load_experiment(tmp_path / "demo.yaml")
+
+
+def made(loaded, **options):
+    return planning.make_plan(loaded, MACHINE, calibrate=False, **options)
+
+
+def text_of(plan, width=100):
+    out = io.StringIO()
+    Console(file=out, width=width).print(planning.render(plan))
+    return out.getvalue()
+
+
+def with_changes(loaded, **changes):
+    document = loaded.experiment.model_dump(mode="json") | changes
+    return loaded.model_copy(update={"experiment": Experiment.model_validate(document)})
+
+
+def test_grid_has_as_many_trials_as_points(loaded):
+    assert made(loaded).trials == 4
+    assert made(loaded, kind="run").trials == 1
+
+
+def test_training_tokens_are_those_of_all_tasks_times_epochs(loaded):
+    plan = made(loaded)
+    colour, shade, prose = plan.tasks
+    assert (colour.train_examples, prose.train_examples) == (10, 0)
+    assert plan.train_tokens == 2 * (colour.train_tokens + shade.train_tokens)
+    assert colour.steps == 2 * 3
+
+
+def test_evaluation_counts_rungs_of_each_task_and_all_tasks_at_each_end(loaded):
+    plan = made(loaded)
+    colour, shade, prose = (task.validation_tokens for task in plan.tasks)
+    rungs = 2 * 0.5 * (colour + shade)
+    assert plan.evaluation_tokens == rungs + 2 * (colour + shade + prose)
+    assert plan.base_tokens == colour + shade + prose
+
+
+def test_missing_tokenizer_gives_an_estimate_that_says_so(loaded):
+    plan = made(loaded)
+    assert plan.tokens_from.startswith("an estimate from bytes")
+    assert "These are an estimate from bytes" in " ".join(text_of(plan).split())
+
+
+def test_byte_tokenizer_keeps_a_prompts_tokens_when_more_follows():
+    tokenizer = planning.ByteTokenizer()
+    prompt = tokenizer("A sentence with an extraordinarily long word")["input_ids"]
+    assert tokenizer("A sentence with an extraordinarily long word no")["input_ids"][:-1] == prompt
+    assert len(tokenizer.decode(prompt)) == sum(prompt) == 44
+
+
+def test_sizes_come_from_the_header_alone(loaded):
+    base = made(loaded).base
+    body = LAYERS * (2 * HIDDEN**2 + HIDDEN * INNER) + HIDDEN
+    assert base.body == body
+    assert base.parameters == body + VOCABULARY * HIDDEN
+    assert (base.hidden, base.layers, base.heads) == (HIDDEN, LAYERS, 4)
+
+
+def test_adapters_are_counted_by_kind_and_rank(loaded):
+    sizes = {(a.kind, a.r): a.trained for a in made(loaded).adapters}
+    layers = 2 * LAYERS
+    assert sizes == {
+        ("curlora", 4): layers * 4 * 4,
+        ("curlora", 8): layers * 8 * 8,
+        ("lora", 4): layers * 4 * 2 * HIDDEN,
+        ("lora", 8): layers * 8 * 2 * HIDDEN,
+    }
+
+
+def test_flops_are_four_n_and_six_p_for_training_and_two_n_for_scoring(loaded):
+    plan = made(loaded)
+    p = max(adapter.trained for adapter in plan.adapters)
+    head = HIDDEN * VOCABULARY
+    scored = 2 * sum(task.train_scored for task in plan.tasks)
+    expected = plan.train_tokens * (4 * plan.base.body + 6 * p) + scored * 4 * head
+    assert plan.flops_train == expected
+    assert plan.flops_evaluation > plan.evaluation_tokens * 2 * plan.base.body
+
+
+def test_time_is_a_range_from_a_measured_speed(loaded):
+    plan = planning.make_plan(loaded, MACHINE)
+    assert plan.measured_flops > 1e8
+    assert 0 < plan.trial_seconds.low < plan.trial_seconds.high
+    assert plan.at_once == 2
+    assert plan.sweep_seconds.high == pytest.approx(2 * plan.trial_seconds.high)
+
+
+def test_too_little_memory_is_a_warning(loaded):
+    small = planning.Machine(cpus=2, gpus=0, memory=planning.GIB // 2, disk=10**12)
+    plan = planning.make_plan(loaded, small, calibrate=False)
+    assert any(warning.startswith("Memory: 2 workers") for warning in plan.warnings)
+    assert "Warning: Memory" in text_of(plan)
+    assert not made(loaded).warnings
+
+
+def test_trial_that_does_not_fit_is_a_warning(loaded):
+    resources = {"executor": "train", "workers": 4}
+    plan = made(with_changes(loaded, resources=resources))
+    assert plan.at_once == 0
+    assert any("does not fit" in warning for warning in plan.warnings)
+
+
+def test_target_that_matches_no_layer_is_a_warning(loaded):
+    method = {"adapter": {"kind": "lora", "target_modules": ["c_attn"]}}
+    plan = made(with_changes(loaded, method=method))
+    assert any("matches no layer" in warning for warning in plan.warnings)
+
+
+def test_unknown_base_leaves_memory_and_time_open(loaded, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    plan = made(with_changes(loaded, model={"name": "nobody/nothing-of-this-name"}))
+    assert plan.base is None
+    assert plan.worker_bytes is None
+    assert "Time: not estimated" in text_of(plan)
+    assert any("hf download" in warning for warning in plan.warnings)
+
+
+def test_more_epochs_in_the_search_are_planned_for(loaded):
+    search = {"space": {"training.epochs": {"choice": [1, 5]}}, "trials": 2}
+    assert made(with_changes(loaded, search=search)).epochs == 5
+
+
+def test_missing_data_are_refused(loaded, tmp_path):
+    for file in (tmp_path / "tasks" / "data").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="no validation split"):
+        made(loaded)
+
+
+def test_nothing_is_written(loaded, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    made(loaded)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_document_is_json_and_leaves_the_shapes_out(loaded):
+    document = json.loads(json.dumps(planning.as_document(made(loaded)), allow_nan=False))
+    assert "shapes" not in document["base"]
+    assert document["trials"] == 4
+    assert document["worker_bytes"] > 0
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_tables_fit_the_terminal(loaded, width):
+    text = text_of(made(loaded), width)
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    for wanted in ("colour", "prose (probe)", "Memory of one worker", "Resources:", "Storage:"):
+        assert wanted in text
+
+
+def test_gguf_sizes_are_read_without_weights(tmp_path):
+    import numpy as np
+    from gguf import GGUFWriter
+
+    path = tmp_path / "tiny.gguf"
+    writer = GGUFWriter(str(path), "llama")
+    writer.add_block_count(LAYERS)
+    writer.add_head_count(4)
+    writer.add_feed_forward_length(INNER)
+    writer.add_tensor("token_embd.weight", np.zeros((VOCABULARY, HIDDEN), dtype=np.float32))
+    for layer in range(LAYERS):
+        shape = (2 * HIDDEN, HIDDEN)
+        writer.add_tensor(f"blk.{layer}.attn_q.weight", np.zeros(shape, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    base = planning.base_facts(ModelSpec(gguf=str(path)))
+    assert (base.hidden, base.vocabulary, base.layers) == (HIDDEN, VOCABULARY, LAYERS)
+    assert base.shapes == {f"blk.{layer}.q_proj": (2 * HIDDEN, HIDDEN) for layer in range(LAYERS)}
