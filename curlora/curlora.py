@@ -35,7 +35,7 @@ from transformers.pytorch_utils import Conv1D
 
 from curlora import cur_forward
 from curlora.cur import Law, SelectionRule
-from curlora.fingerprint import deviation, fingerprint, rounding_of, tolerances
+from curlora.fingerprint import SKETCH, deviation, fingerprint, rounding_of, tolerances
 from curlora.peft_bridge import (
     BaseTuner,
     BaseTunerLayer,
@@ -387,7 +387,7 @@ class CurloraLayer(nn.Module, BaseTunerLayer):
     ) -> tuple[CurFactors, tuple[float, float]]:
         if W.is_meta:  # shapes only: the indices come with the weights
             columns, rows = torch.arange(r), torch.arange(r)
-            bits = torch.zeros(2 + 8 + 2 * r, dtype=torch.int32)
+            bits = torch.zeros(2 + SKETCH + 2 * r, dtype=torch.int32)
             perplexities = (math.nan, math.nan)
         else:
             try:

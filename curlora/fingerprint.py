@@ -2,21 +2,21 @@
 
 A CURLoRA adapter stores no part of the base: `C` and `R` are read again from whatever weight it is
 loaded on. On another weight they would be other columns and rows, and `U` would mean nothing. The
-fingerprint of a weight `W` (d_out, d_in) is a float32 vector (2 + 8 + 2 r):
+fingerprint of a weight `W` (d_out, d_in) is a float32 vector (2 + 64 + 2 r):
 
-    [rounding, ||W||_F, q_1' W v_1, ..., q_8' W v_8, ||W_:j|| for j in columns, ||W_i:|| for i in
-    rows]
+    [rounding, ||W||_F, q_i' W v_k for i, k in 1..8, norms of the columns, norms of the rows]
 
-with fixed random signs q and v. `rounding` is the relative rounding of the dtype the weight was
-kept in.
+with eight fixed vectors of random signs on either side, and the norms of the selected columns and
+rows. `rounding` is the relative rounding of the dtype the weight was kept in.
 """
 
 import torch
 from torch import Tensor
 
 PROJECTIONS = 8
-# A quantised weight is off by this much before anything is wrong (4-bit NormalFloat: about 0.09).
-QUANTISED_ROUNDING = 0.1
+SKETCH = PROJECTIONS**2  # 64 numbers for the price of 8: their mean square hardly fluctuates
+# A quantised weight is off by this much before anything is wrong (4-bit NormalFloat: about 0.1).
+QUANTISED_ROUNDING = 0.12
 FLOAT_LIMIT = 0.01
 QUANTISED_LIMIT = 0.15
 
@@ -38,7 +38,7 @@ def rounding_of(weight: Tensor, *, quantised: bool) -> float:
 
 
 def fingerprint(W: Tensor, columns: Tensor, rows: Tensor, *, rounding: float) -> Tensor:
-    """Summarise a weight by its norms, eight random projections and the norms of what was selected.
+    """Summarise a weight by its norm, a sketch of it and the norms of what was selected.
 
     Args:
         W: The weight (d_out, d_in).
@@ -47,22 +47,22 @@ def fingerprint(W: Tensor, columns: Tensor, rows: Tensor, *, rounding: float) ->
         rounding: As `rounding_of` gives it.
 
     Returns:
-        A float32 vector (2 + 8 + 2 r) on the CPU.
+        A float32 vector (2 + 64 + 2 r) on the CPU.
     """
     d_out, d_in = W.shape
     generator = torch.Generator().manual_seed(_SIGN_SEED)
     v = _random_signs(d_in, generator).to(W.device)
     q = _random_signs(d_out, generator).to(W.device)
     squared_norm = torch.zeros((), dtype=torch.float64, device=W.device)
-    projections = torch.zeros(PROJECTIONS, dtype=torch.float64, device=W.device)
+    sketch = torch.zeros(PROJECTIONS, PROJECTIONS, dtype=torch.float64, device=W.device)
     for start in range(0, d_out, _BLOCK_ROWS):
         block = W[start : start + _BLOCK_ROWS].float()
         squared_norm += block.square().sum()
-        projections += (q[start : start + _BLOCK_ROWS] * (block @ v)).sum(dim=0)
+        sketch += q[start : start + _BLOCK_ROWS].t() @ (block @ v)
     column_norms = W.index_select(1, columns.to(W.device)).float().norm(dim=0)
     row_norms = W.index_select(0, rows.to(W.device)).float().norm(dim=1)
     head = torch.stack([squared_norm.new_tensor(rounding), squared_norm.sqrt()])
-    return torch.cat([head.float(), projections.float(), column_norms, row_norms]).cpu()
+    return torch.cat([head.float(), sketch.flatten().float(), column_norms, row_norms]).cpu()
 
 
 def deviation(saved: Tensor, current: Tensor) -> float:
@@ -73,16 +73,16 @@ def deviation(saved: Tensor, current: Tensor) -> float:
         current: The fingerprint of the weight at hand (n,).
 
     Returns:
-        The larger of the relative deviation of the norms and of the projections; 0 means equal.
+        The larger of the relative deviation of the norms and of the sketch; 0 means equal.
         Independent weights of the same scale are about 1.4 apart.
     """
     saved, current = saved.double(), current.double()
-    first_norm = 2 + PROJECTIONS
+    first_norm = 2 + SKETCH
     norms = _relative(saved[first_norm:], current[first_norm:], saved[first_norm:].norm())
-    # A projection on random signs has the expected square ||W||_F^2.
-    scale = saved[1] * PROJECTIONS**0.5
-    projections = _relative(saved[2:first_norm], current[2:first_norm], scale)
-    return max(norms, projections)
+    # Every entry of the sketch has the expected square ||W||_F^2.
+    scale = saved[1] * SKETCH**0.5
+    sketch = _relative(saved[2:first_norm], current[2:first_norm], scale)
+    return max(norms, sketch)
 
 
 def tolerances(saved: Tensor, current: Tensor) -> tuple[float, float]:

@@ -26,7 +26,7 @@ def make_case(*, bias=True, dtype=torch.float64, bias_scale=1.0):
 
     W = normal(D_OUT, D_IN) / D_IN**0.5
     columns, rows = torch.tensor([3, 7, 7, 0, 23]).int(), torch.tensor([19, 2, 2, 2, 11]).int()
-    factors = CurFactors(columns, rows, torch.zeros(2 + 8 + 2 * R).int())
+    factors = CurFactors(columns, rows, torch.zeros(2 + 64 + 2 * R).int())
     b = normal(D_OUT) * bias_scale if bias else None
     factors.read(W, b)
     return W, b, factors, normal(R, R) * 0.3, normal(2, 3, D_IN)

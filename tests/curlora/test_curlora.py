@@ -296,7 +296,7 @@ def test_saved_are_core_indices_and_fingerprint_only(adapted, tmp_path):
         "cur_U": {((4, 4), torch.float32)},
         "cur_factors.columns": {((4,), torch.int32)},
         "cur_factors.rows": {((4,), torch.int32)},
-        "cur_factors.fingerprint_bits": {((2 + 8 + 8,), torch.int32)},
+        "cur_factors.fingerprint_bits": {((2 + 64 + 8,), torch.int32)},
     }
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "CURLORA"
 
