@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -119,6 +120,8 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
 
     environment = process_environment()
     os.environ.update(environment)
+    # Tune warns about result files that we do not want; errors still come through.
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     already = ray.is_initialized()
     if not already:
         runtime_env: dict[str, Any] = {"env_vars": environment}
@@ -199,6 +202,10 @@ def check_storage(folder: Path) -> None:
     probes.rmdir()
 
 
+_SERVICES = ("_AutoscalingCoordinatorActor",)
+"""Actors that Ray itself keeps for the whole cluster, whoever asked first."""
+
+
 @dataclass(frozen=True)
 class Leftovers:
     """What a sweep left on the cluster."""
@@ -211,30 +218,22 @@ class Leftovers:
         return bool(self.actors or self.placement_groups)
 
 
-def alive(*, namespace_job: str | None = None) -> Leftovers:
-    """Actors and placement groups of this driver's job that are alive now.
-
-    Args:
-        namespace_job: Job id; None for this driver's own.
-
-    Returns:
-        Their names.
-    """
+def alive() -> Leftovers:
+    """Actors and placement groups of this driver's job that are alive now."""
     import ray
-    from ray.util import placement_group_table
-    from ray.util.state import list_actors
+    from ray.util.state import list_actors, list_placement_groups
 
-    job = namespace_job or ray.get_runtime_context().get_job_id()
-    actors = list_actors(filters=[("job_id", "=", job)], limit=1000, raise_on_missing_output=False)
-    left = tuple(
-        f"{actor.class_name} {actor.actor_id[:8]}" for actor in actors if actor.state != "DEAD"
+    job = ray.get_runtime_context().get_job_id()
+    actors = list_actors(filters=[("job_id", "=", job)], limit=1000)
+    groups = list_placement_groups(filters=[("creator_job_id", "=", job)], limit=1000)
+    return Leftovers(
+        tuple(
+            f"{actor.class_name} {actor.actor_id[:8]}"
+            for actor in actors
+            if actor.state != "DEAD" and actor.class_name not in _SERVICES
+        ),
+        tuple(g.placement_group_id[:8] for g in groups if g.state != "REMOVED"),
     )
-    groups = tuple(
-        str(key)[:8]
-        for key, group in placement_group_table().items()
-        if group["state"] != "REMOVED"
-    )
-    return Leftovers(left, groups)
 
 
 def wait_until_clean(timeout_s: float = 20.0) -> Leftovers:

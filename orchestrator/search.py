@@ -20,6 +20,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import TrialState, create_trial
+from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from orchestrator.experiment import (
@@ -230,8 +231,45 @@ class TuneSearcher(Searcher):
         del result  # everything of value came through reports
         self._ended(trial_id, error)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune keeps a copy of itself on disk; the sweep it talks to stays in this process.
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the record."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the record."""
+
+
+class TuneRecorder(Callback):
+    """Hands what trials report to the sweep, in the driver's own process."""
+
+    def __init__(
+        self,
+        hear: Callable[[str, Mapping[str, Any]], None],
+        starting: Callable[[str], None],
+    ) -> None:
+        """Connect Tune to the sweep.
+
+        Args:
+            hear: Told the Tune trial id and each message.
+            starting: Told the Tune trial id when its process starts.
+        """
+        self._hear = hear
+        self._starting = starting
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's process is being started."""
+        del iteration, trials, info
+        self._starting(trial.trial_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial has reported."""
+        del iteration, trials, info
+        self._hear(trial.trial_id, result)

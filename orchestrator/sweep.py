@@ -261,6 +261,10 @@ class _Driver:
         """Take in a message of a trial that Ray Tune knows by its id."""
         self.hear_trial(self._by_tune_id[tune_id], message)
 
+    def starting(self, tune_id: str) -> None:
+        """Ray Tune starts a trial's process."""
+        self.observer.progress(self._by_tune_id[tune_id], {"phase": "starting"})
+
     def hear_trial(self, name: str, message: Mapping[str, Any]) -> None:
         """Take in a message of a trial."""
         trial = self.trials[name]
@@ -622,22 +626,7 @@ def _fit(driver: _Driver, at_once: int, projection: _Projection) -> None:
     import ray
     from ray import tune
 
-    from orchestrator.search import TuneSearcher
-
-    class Recorder(tune.Callback):
-        """Hands what trials report to the driver, in the driver's own process."""
-
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
-            del iteration, trials, info
-            driver.hear(trial.trial_id, result)
-
-        def on_trial_start(
-            self, iteration: int, trials: list[Any], trial: Any, **info: Any
-        ) -> None:
-            del iteration, trials, info
-            driver.observer.progress(trial.config["trial"], {"phase": "starting"})
+    from orchestrator.search import TuneRecorder, TuneSearcher
 
     def ended(tune_id: str, error: bool) -> None:
         driver.ended(tune_id, error)
@@ -661,7 +650,7 @@ def _fit(driver: _Driver, at_once: int, projection: _Projection) -> None:
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(driver.journal.folder / "ray"),
-            callbacks=[Recorder()],
+            callbacks=[TuneRecorder(driver.hear, driver.starting)],
             verbose=0,
         ),
     )
