@@ -76,6 +76,10 @@ class UnknownModelError(ValueError):
     """A reference to a model that the registry does not hold; the message names what it holds."""
 
 
+class AdapterFolderError(ValueError):
+    """A folder that holds no adapter in safetensors."""
+
+
 # --- the door to MLflow -------------------------------------------------------------------------
 
 
@@ -166,6 +170,8 @@ def connect(uri: str) -> MlflowClient:
         )
     for name, value in {**_QUIET, **_HTTP_BOUNDS}.items():
         os.environ.setdefault(name, value)
+    # Not left to the user: MLflow prints the address of every run that ends, credentials included.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     with warnings.catch_warnings():
         # Importing it warns of type hints within MLflow itself.
         warnings.simplefilter("ignore")
@@ -264,11 +270,11 @@ def write_model_folder(
         `target`.
 
     Raises:
-        ValueError: If the folder holds no adapter in safetensors.
+        AdapterFolderError: If the folder holds no adapter in safetensors.
     """
     files = sorted(p for p in adapter_folder.glob("*") if p.suffix in _ADAPTER_FILES)
     if not {"adapter_config.json", "adapter_model.safetensors"} <= {file.name for file in files}:
-        raise ValueError(
+        raise AdapterFolderError(
             f"{adapter_folder} holds no adapter: `adapter_config.json` and "
             f"`adapter_model.safetensors` are needed, got {[file.name for file in files]}. "
             "Pickled weights (`.bin`) are never read."
@@ -325,7 +331,8 @@ def log_trial_model(
         trial: The trial's name.
 
     Returns:
-        The identity of the logged model; the same one when it was logged before.
+        The identity of the logged model; the same one when it was logged before. A folder without
+        an adapter is an `AdapterFolderError`, before MLflow is told of a model.
     """
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -338,15 +345,15 @@ def log_trial_model(
     for model in found:
         if model.status == LoggedModelStatus.READY:
             return model.model_id
-    # One that a crash left half written is written again, under the same identity.
-    model = next(iter(found), None) or client.create_logged_model(
-        experiment_id, name=_LOGGED_MODEL_NAME, source_run_id=run_id,
-        tags={f"{TAG}sweep": sweep_id(lines), f"{TAG}trial": trial}, model_type="adapter",
-    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="orchestrator-model-") as scratch:
         folder = write_model_folder(
             Path(scratch) / "trained", adapter_folder=adapter_folder, lines=lines, trial=trial
         )
+        # One that a crash left half written is written again, under the same identity.
+        model = next(iter(found), None) or client.create_logged_model(
+            experiment_id, name=_LOGGED_MODEL_NAME, source_run_id=run_id,
+            tags={f"{TAG}sweep": sweep_id(lines), f"{TAG}trial": trial}, model_type="adapter",
+        )  # fmt: skip
         document = _read_model_document(folder)
         saved = Path(scratch) / "saved"
         with warnings.catch_warnings():

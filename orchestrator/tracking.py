@@ -26,6 +26,7 @@ from orchestrator.experiment import Experiment, is_number
 from orchestrator.journal import Line
 from orchestrator.model_registry import (
     TAG,
+    AdapterFolderError,
     TrackingError,
     connect,
     effective_experiment,
@@ -368,6 +369,8 @@ class Projection:
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self._held: dict[str | None, _Held] | None = None
+        self._refused: set[str] = set()
+        """Trials whose adapter could not be read; another projection tries again."""
 
     def check(self) -> None:
         """Find out within half a minute whether MLflow can be used.
@@ -520,10 +523,17 @@ class Projection:
             return
         folder = self._folder / ended["adapter"]
         # Without the folder (a journal on another machine) the run simply has no model yet.
-        if folder.is_dir():
+        if ended["trial"] in self._refused or not folder.is_dir():
+            return
+        try:
             model = log_trial_model(
                 client, held.run, adapter_folder=folder, lines=lines, trial=ended["trial"]
             )
+        except AdapterFolderError as error:
+            # One damaged folder keeps no other trial from being recorded.
+            self._refused.add(ended["trial"])
+            self._tag(client, held, {f"{_MODEL}_refused": _cut(str(error), _TAG_CHARACTERS)})
+        else:
             self._tag(client, held, {_MODEL: model})
 
     @staticmethod

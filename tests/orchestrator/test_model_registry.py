@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -337,6 +343,59 @@ def test_logged_model_states_its_needs_and_its_columns(storage: Path) -> None:
     assert signature.inputs.input_names() == ["text", "question", "choices"]
     assert signature.inputs.required_input_names() == []
     assert json.loads((root / "input_example.json").read_text())["columns"] == ["text"]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address, with credentials, of an MLflow server that keeps its artifacts to itself."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    folder = tmp_path / "server"
+    folder.mkdir()
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1",
+        "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/health")
+            yield f"http://ada:sesame@127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    pytest.fail("the MLflow server did not start within a minute")
+
+
+@pytest.mark.slow
+def test_a_server_holds_the_model_and_nobody_prints_its_credentials(
+    server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for trial in ("t001", "t002"):
+        write_adapter(tmp_path / "demo" / "trials" / trial / "adapter")
+    lines = journal_lines()
+    Projection(server, tmp_path / "demo").catch_up(lines)
+    register_champion(server, sweep_folder=tmp_path / "demo", lines=lines)
+    folder = resolve("demo@champion", server, cache=tmp_path / "cache")
+    assert folder.is_relative_to(tmp_path / "cache")
+    assert json.loads((folder / "model.json").read_text())["trial"] == "t001"
+    assert resolve("demo/1", server, cache=tmp_path / "cache") == folder
+    assert champion_record("demo", server)["trial"] == "t001"
+    assert not (tmp_path / "mlartifacts").exists()
+    output = capfd.readouterr()
+    assert output.out + output.err == ""
 
 
 @pytest.mark.parametrize(

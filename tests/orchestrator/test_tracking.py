@@ -394,6 +394,14 @@ def test_surplus_run_of_a_repeated_request_is_removed(sweep_folder: Path) -> Non
     assert shown(sweep_folder) == before
 
 
+def test_damaged_adapter_is_noted_and_stops_nothing(sweep_folder: Path) -> None:
+    (sweep_folder / "trials" / "t001" / "adapter" / "adapter_model.safetensors").unlink()
+    project(sweep_folder, whole_story())
+    runs = runs_of(sweep_folder)
+    assert "holds no adapter" in runs["t001"].data.tags["orchestrator.model_refused"]
+    assert runs["sweep"].info.status == "FINISHED"
+
+
 def test_long_values_are_cut_and_whole_in_the_artifact(sweep_folder: Path) -> None:
     modules = [f"layer_{i}.q_proj" for i in range(800)]
     story = Story(method={"adapter": {"kind": "lora", "target_modules": modules}},
