@@ -18,10 +18,11 @@ import string
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
@@ -35,6 +36,7 @@ from orchestrator.journal import JOURNAL_NAME, JournalError, Line, read_journal,
 from orchestrator.model_registry import (
     ADAPTER_FOLDER,
     MODEL_FILE,
+    AdapterFolderError,
     TrackingError,
     UnknownModelError,
     champion_record,
@@ -42,6 +44,9 @@ from orchestrator.model_registry import (
     write_model_folder,
 )
 from orchestrator.tasks import TaskFileError, suggestion
+
+if TYPE_CHECKING:
+    from orchestrator.inference import Predictor
 
 MISTAKE = 2
 """Exit code of a mistake in the command or in a file that it names."""
@@ -53,8 +58,7 @@ WIDTH_WITHOUT_TERMINAL = 100
 
 _LATER = (
     ("orchestrator.engine", "ModelError"),
-    ("orchestrator.inference", "ModelFolderError"),
-    ("orchestrator.preflight", "PreflightError"),
+    ("orchestrator.inference", "PredictionError"),
     ("orchestrator.sweep", "SweepError"),
 )
 """Errors for people from rooms that are imported late."""
@@ -117,7 +121,7 @@ def _mistakes() -> tuple[type[Exception], ...]:
     )
     return (
         UsageError, ExperimentError, TaskFileError, DataError, JournalError, ClusterError,
-        TrackingError, UnknownModelError, *later,
+        TrackingError, UnknownModelError, AdapterFolderError, *later,
     )  # fmt: skip
 
 
@@ -555,6 +559,19 @@ def _check_target(to: Path) -> None:
         raise UsageError(f"`--to` {to} cannot be made: {error.strerror or error}.") from None
 
 
+def _predictor(folder: Path) -> Predictor:
+    """Load base and adapter without the progress bars and warnings that are not for the user."""
+    from transformers.utils import logging
+
+    from orchestrator.inference import Predictor
+
+    logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a property under its old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return Predictor.from_folder(folder)
+
+
 def _export_lora(folder: Path, to: Path) -> None:
     adapter = folder / ADAPTER_FOLDER
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
@@ -562,15 +579,12 @@ def _export_lora(folder: Path, to: Path) -> None:
         shutil.copytree(adapter, to, dirs_exist_ok=True)
         return
     from curlora import export_lora
-    from orchestrator.inference import Predictor
 
-    export_lora(Predictor.from_folder(folder).model, to)
+    export_lora(_predictor(folder).model, to)
 
 
 def _export_merged(folder: Path, to: Path) -> None:
-    from orchestrator.inference import Predictor
-
-    predictor = Predictor.from_folder(folder)
+    predictor = _predictor(folder)
     predictor.model.merge_and_unload().save_pretrained(to)
     predictor.tokenizer.save_pretrained(to)
 
@@ -601,9 +615,7 @@ def predict(
         document = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
         name = _task_name(document["tasks"], task)
         rows = task_rows(document["tasks"][name], texts or [], column or [])
-        from orchestrator.inference import Predictor
-
-        predictions = Predictor.from_folder(folder).predict(name, rows)
+        predictions = _predictor(folder).predict(name, rows)
     results = [
         {"row": row, "label": p.label, "probabilities": dict(p.probabilities)}
         for row, p in zip(rows, predictions, strict=True)
