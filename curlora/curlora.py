@@ -698,6 +698,20 @@ class CurloraModel(BaseTuner):
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:  # noqa: ARG002
+        """Refuse what PEFT would otherwise drop in silence.
+
+        Raises:
+            ValueError: Different adapters are asked for within one batch.
+        """
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(
+                "CURLoRA cannot give each row of a batch its own adapter, got `adapter_names`. Call "
+                "`set_adapter` and run the rows of each adapter apart."
+            )
+        yield
+
 
 def _by_pattern(patterns: dict[str, Any], module_name: str, default: Any) -> Any:
     return patterns.get(get_pattern_key(list(patterns), module_name), default)

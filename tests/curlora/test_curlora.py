@@ -619,6 +619,11 @@ def test_on_top_of_a_lora_adapter(build_base, train, tokens):
     assert torch.equal(model(tokens).logits, expected)
 
 
+def test_an_adapter_for_each_row_is_refused(adapted, tokens):
+    with pytest.raises(ValueError, match="cannot give each row of a batch its own adapter"):
+        adapted()(tokens, adapter_names=["default", "__base__"])
+
+
 # ---------------------------------------------------------------------- training
 
 
