@@ -25,12 +25,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import ValidationError
 
 from orchestrator.experiment import Experiment, ExperimentError
 from orchestrator.journal import JOURNAL_NAME, Line
+from orchestrator.tasks import (
+    ClassificationTask,
+    LanguageModellingTask,
+    MultipleChoiceTask,
+    TaskFileError,
+    parse_task,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +45,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
+
+_ScoredTask: TypeAlias = ClassificationTask | MultipleChoiceTask
 
 TAG = "orchestrator."
 """Every tag that we write begins with this, MLflow's own `mlflow.parentRunId` excepted."""
@@ -391,16 +400,23 @@ def _requirements(opening: Line) -> list[str]:
     return pins
 
 
-def _scored_tasks(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {n: t for n, t in document["tasks"].items() if t["kind"] != "language_modelling"}
+def _scored_tasks(document: Mapping[str, Any]) -> dict[str, _ScoredTask]:
+    """The tasks of a model document that can be asked for a label."""
+    try:
+        parsed = {n: parse_task(t, f"{MODEL_FILE}: {n}") for n, t in document["tasks"].items()}
+    except TaskFileError as error:
+        raise TrackingError(
+            f"The task is not one that this version knows ({error}). Use the version that wrote it."
+        ) from None
+    return {n: t for n, t in parsed.items() if not isinstance(t, LanguageModellingTask)}
 
 
-def _columns(task: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(task: _ScoredTask) -> dict[str, Any]:
     """The columns that a task's prompt reads, with an example of each."""
-    fields = [name for _, name, _, _ in string.Formatter().parse(task["prompt"]) if name]
+    fields = [name for _, name, _, _ in string.Formatter().parse(task.prompt) if name]
     columns: dict[str, Any] = {re.split(r"[.\[]", field)[0]: "An example." for field in fields}
-    if task["kind"] == "multiple_choice":
-        columns[task["choices_column"]] = ["one", "another"]
+    if isinstance(task, MultipleChoiceTask):
+        columns[task.choices_column] = ["one", "another"]
     return columns
 
 
@@ -419,7 +435,8 @@ def _signature(document: Mapping[str, Any]) -> ModelSignature:
     tasks = _scored_tasks(document)
     wanted = [_columns(task) for task in tasks.values()]
     inputs = {name: example for columns in wanted for name, example in columns.items()}
-    labels = {label for task in tasks.values() for label in task.get("labels", {})}
+    classifications = (task for task in tasks.values() if isinstance(task, ClassificationTask))
+    labels = {label for task in classifications for label in task.label_values}
     return ModelSignature(
         inputs=Schema([
             ColSpec(Array(DataType.string) if isinstance(example, list) else DataType.string, name,
@@ -456,7 +473,7 @@ class AdapterModel:
         """
         from orchestrator.inference import Predictor
 
-        self._tasks = list(_scored_tasks(_read_model_document(folder)))
+        self._tasks = _scored_tasks(_read_model_document(folder))
         self._predictor = Predictor.from_folder(folder)
 
     def predict(
@@ -470,30 +487,40 @@ class AdapterModel:
 
         Returns:
             One row per input row: `label`, its `probability` in [0, 1], and a column
-            `probability_<label>` for every label (NaN where a row does not offer that label).
+            `probability_<label>` for every label; for multiple choice `probability_<i>` for the
+            row's choice i, counted from 0.
 
         Raises:
             ValueError: If the task is not one that the adapter learnt, or a column is missing.
         """
         import pandas as pd
 
-        task = (params or {}).get("task") or next(iter(self._tasks), None)
-        if task is None or task not in self._tasks:
-            raise ValueError(f"`task` should be one of {self._tasks}, got {task!r}.")
-        # MLflow fills a column that another task needs with None; only our own columns go on.
+        name = (params or {}).get("task") or next(iter(self._tasks), None)
+        task = self._tasks.get(str(name))
+        if task is None:
+            raise ValueError(f"`task` should be one of {list(self._tasks)}, got {name!r}.")
+        missing = sorted(set(_columns(task)) - set(map(str, model_input.columns)))
+        if missing:
+            raise ValueError(
+                f"The task {name!r} reads the columns {sorted(_columns(task))}; {missing} are "
+                f"missing from {list(model_input.columns)}."
+            )
         rows = [{str(k): v for k, v in row.items()} for row in model_input.to_dict("records")]
-        predictions = self._predictor.predict(task, rows)
-        return pd.DataFrame(
-            [
-                {
-                    "label": prediction.label,
-                    "probability": prediction.probabilities[prediction.label],
-                    **{probability_column(k): v for k, v in prediction.probabilities.items()},
-                }
-                for prediction in predictions
-            ],
-            index=model_input.index,
-        )
+        if isinstance(task, MultipleChoiceTask):
+            # MLflow hands a list on as an array.
+            rows = [{**row, task.choices_column: list(row[task.choices_column])} for row in rows]
+        answers: list[dict[str, Any]] = []
+        for prediction in self._predictor.predict(str(name), rows):
+            chances = prediction.probabilities
+            labels = (
+                map(str, range(len(chances))) if isinstance(task, MultipleChoiceTask) else chances
+            )
+            answers.append({
+                "label": prediction.label,
+                "probability": chances[prediction.label],
+                **dict(zip(map(probability_column, labels), chances.values(), strict=True)),
+            })  # fmt: skip
+        return pd.DataFrame(answers, index=model_input.index)
 
 
 def _load_pyfunc(path: str) -> AdapterModel:

@@ -324,6 +324,37 @@ def test_mlflow_loads_the_model_and_asks_the_predictor(
     assert list(quiz_rows[0]["choices"]) == ["3", "4"]
     with pytest.raises(ValueError, match=r"one of \['movies', 'quiz'\], got 'poems'"):
         model.predict(frame, params={"task": "poems"})
+    with pytest.raises(ValueError, match=r"\['choices', 'question'\] are missing from"):
+        model.predict(frame[["text"]], params={"task": "quiz"})
+
+
+def test_a_real_champion_answers_through_mlflow(tiny_base: Path, tmp_path: Path) -> None:
+    import mlflow.pyfunc
+    import pandas as pd
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from curlora import CurloraConfig
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    config = CurloraConfig(r=8, target_modules=["q_proj"])
+    for trial in ("t001", "t002"):
+        folder = tmp_path / "demo" / "trials" / trial / "adapter"
+        get_peft_model(base, config).save_pretrained(str(folder))
+        base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    lines = journal_lines()
+    lines[0]["experiment"]["model"]["name"] = str(tiny_base)
+    Projection(address(tmp_path), tmp_path / "demo").catch_up(lines)
+    register_champion(address(tmp_path), sweep_folder=tmp_path / "demo", lines=lines)
+    root = resolve("demo@champion", address(tmp_path)).parents[1]
+    model = mlflow.pyfunc.load_model(str(root))
+    answer = model.predict(pd.DataFrame({"text": ["a good film", "a bad book"]}))
+    assert set(answer["label"]) <= {"0", "1"}
+    assert list(answer["probability_0"] + answer["probability_1"]) == pytest.approx([1.0, 1.0])
+    quiz = pd.DataFrame({"question": ["a dog is"], "choices": [["animal", "thing", "red"]]})
+    choice = model.predict(quiz, params={"task": "quiz"})
+    assert choice["label"][0] in {"animal", "thing", "red"}
+    assert choice[[f"probability_{i}" for i in range(3)]].sum(axis=1)[0] == pytest.approx(1.0)
 
 
 def test_logged_model_states_its_needs_and_its_columns(storage: Path) -> None:
