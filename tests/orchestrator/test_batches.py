@@ -1,0 +1,304 @@
+import gzip
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator import batches as b
+from orchestrator.experiment import DataLimits, load_experiment
+from orchestrator.tasks import find_task_file, load_task, parse_task
+
+ROOT = Path(__file__).parents[2]
+DATA_ROOT = Path(os.environ.get("ORCHESTRATOR_DATA_ROOT", ROOT.parent / "shared" / "data"))
+
+
+class Words:
+    """A tokenizer of words; token ids are their lengths, so that texts are easy to follow."""
+
+    bos_token_id = None
+    eos_token_id = None
+
+    def __init__(self, opening=()):
+        self.opening = list(opening)
+
+    def __call__(self, text, add_special_tokens=True):
+        tokens = [len(word) for word in text.split()]
+        return {"input_ids": (self.opening if add_special_tokens else []) + tokens}
+
+    def decode(self, tokens):
+        return " ".join("x" * token for token in tokens)
+
+
+def task(**fields):
+    return parse_task(
+        {
+            "name": "t",
+            "kind": "classification",
+            "data": {"files": "."},
+            "prompt": "{text} is",
+            "labels": {"0": " bad", "1": " quite good"},
+            **fields,
+        },
+        "t.yaml",
+    )
+
+
+def test_a_question_is_prompt_and_continuations():
+    question = b.encode_question(task(), {"text": "a bb", "label": 1}, Words(), 32)
+    assert question == b.Question((1, 2, 2), ((3,), (5, 4)), (3, 10), 1)
+    assert b.example_of(question) == b.Example((1, 2, 2, 5, 4), 3)
+
+
+def test_a_long_prompt_loses_its_beginning_and_keeps_its_opening_token():
+    question = b.encode_question(task(), {"text": "a bb ccc dddd", "label": "0"}, Words(), 5)
+    assert question.prompt == (3, 4, 2)
+    words = Words(opening=[77])
+    words.bos_token_id = 77
+    question = b.encode_question(task(), {"text": "a bb ccc dddd", "label": "0"}, words, 5)
+    assert question.prompt == (77, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"text": "a", "label": 7}, "the label '7' of a row is not among"),
+        ({"txt": "a", "label": 1}, "Did you mean 'txt'?"),
+        ({"text": "a"}, "has no column 'label'"),
+    ],
+)
+def test_wrong_rows_are_refused(row, expected):
+    with pytest.raises(b.DataError) as caught:
+        b.encode_question(task(), row, Words(), 32)
+    assert expected in str(caught.value)
+
+
+def test_single_token_labels_share_one_input():
+    question = b.Question((1, 2), ((5,), (6,), (7,)), (1, 1, 1), 0)
+    assert b.scored_rows(question) == (b.Scored((1, 2), ((1, 5), (1, 6), (1, 7))),)
+    assert b.pick_owners(question) == (0, 1, 2)
+
+
+def test_labels_share_an_input_only_where_one_begins_with_the_other():
+    question = b.Question((1, 2), ((5,), (5, 8), (6, 8, 9)), (1, 1, 1), 0)
+    rows = b.scored_rows(question)
+    assert [row.tokens for row in rows] == [(1, 2, 6, 8), (1, 2, 5)]
+    owners = b.pick_owners(question)
+    picks = [pick for row in rows for pick in row.picks]
+    by_owner = {
+        o: [pick for pick, owner in zip(picks, owners, strict=True) if owner == o] for o in range(3)
+    }
+    assert by_owner == {0: [(1, 5)], 1: [(1, 5), (2, 8)], 2: [(1, 6), (2, 8), (3, 9)]}
+
+
+@pytest.mark.parametrize("opening", [(), (99,)])
+def test_windows_cover_the_text_once(opening):
+    text = " ".join("w" * (1 + i % 7) for i in range(50))
+    windows = b.encode_windows(text, Words(opening), length=8, limit=45)
+    bodies = [w.tokens[len(opening) :] for w in windows]
+    assert [t for body in bodies for t in body] == [1 + i % 7 for i in range(45)]
+    assert all(w.tokens[: len(opening)] == opening for w in windows)
+    scored = sum(len(w.tokens) - w.scored_from for w in windows)
+    # Without an opening token the first token of each window is context only.
+    assert scored == (45 if opening else 45 - len(windows))
+
+
+def test_batches_hold_every_example_once_an_epoch_and_depend_on_the_seed_only():
+    examples = [b.Example(tuple(range(2 + i % 9)), 1) for i in range(37)]
+    steps = b.epoch_batches(examples, 8, seed=3, epochs=2)
+    assert sorted(map(len, steps)) == [5, 5] + [8] * 8
+    flat = [e for step in steps for e in step]
+    assert sorted(flat, key=repr) == sorted(examples * 2, key=repr)
+    assert steps == b.epoch_batches(examples, 8, seed=3, epochs=2)
+    assert steps != b.epoch_batches(examples, 8, seed=4, epochs=2)
+
+
+def test_bucketing_saves_padding():
+    import random
+
+    generator = random.Random(0)
+    examples = [b.Example(tuple(range(generator.randrange(2, 60))), 1) for _ in range(128)]
+
+    def padded(steps):
+        return sum(len(s) * max(len(e.tokens) for e in s) for s in steps)
+
+    shuffled = list(examples)
+    generator.shuffle(shuffled)
+    plain = [shuffled[i : i + 8] for i in range(0, 128, 8)]
+    assert padded(b.epoch_batches(examples, 8, seed=0, epochs=1)) < 0.8 * padded(plain)
+
+
+# --- splits --------------------------------------------------------------------------------------
+
+
+def rows(start, stop, label=0):
+    return [{"text": f"text {i}", "label": label} for i in range(start, stop)]
+
+
+def test_overlaps_are_removed_from_train_and_counted():
+    source = {"train": rows(0, 20), "validation": rows(15, 25), "test": rows(19, 30)}
+    splits = b.split_rows(task(), source.get)
+    assert (len(splits.train), splits.overlaps_removed) == (15, 5)
+    assert (len(splits.validation), len(splits.test)) == (10, 11)
+
+
+def test_a_missing_validation_split_is_a_hash_chosen_tenth():
+    source = {"train": rows(0, 2000), "test": rows(3000, 3010)}
+    splits = b.split_rows(task(), source.get)
+    assert 150 < len(splits.validation) < 250
+    assert len(splits.train) + len(splits.validation) == 2000
+    backwards = {"train": source["train"][::-1], "test": source["test"]}
+    again = b.split_rows(task(), backwards.get)
+    assert {r["text"] for r in again.validation} == {r["text"] for r in splits.validation}
+    assert splits.origins["validation"] == "a tenth of train, chosen by hash"
+
+
+def test_a_derived_validation_split_has_at_most_a_thousand_rows():
+    splits = b.split_rows(task(), {"train": rows(0, 14000), "test": rows(20000, 20001)}.get)
+    assert len(splits.validation) == 1000
+
+
+@pytest.mark.parametrize("test", [None, rows(50, 60, label=-1)])
+def test_without_a_labelled_test_split_validation_becomes_test(test):
+    source = {"train": rows(100, 400), "validation": rows(0, 9), "test": test}
+    splits = b.split_rows(task(), source.get)
+    assert len(splits.test) == 9
+    assert "no labelled test split" in splits.origins["test"]
+    assert splits.origins["validation"] == "a tenth of train, chosen by hash"
+
+
+def test_a_probe_with_one_split_is_measured_on_it():
+    splits = b.split_rows(task(), {"test": rows(0, 9)}.get)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (0, 9, 0)
+
+
+def test_nothing_to_measure_on_is_refused():
+    with pytest.raises(b.DataError, match="no validation split and nothing to cut one from"):
+        b.split_rows(task(), {}.get)
+
+
+def test_null_labels_leave_rows_out_and_equal_words_are_one_label():
+    spec = task(labels={"0": " bad", "4": " good", "1": " good", "2": None})
+    source = {
+        "train": rows(0, 10, 4) + rows(10, 20, 2) + rows(20, 30, 1),
+        "validation": rows(30, 40),
+        "test": rows(40, 50),
+    }
+    splits = b.split_rows(spec, source.get)
+    assert (len(splits.train), splits.left_out) == (20, 10)
+    assert spec.label_values == ["0", "4"]
+    answers = {b.encode_question(spec, r, Words(), 32).answer for r in splits.train}
+    assert answers == {1}
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def test_plain_and_gzipped_lines_are_read(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"text": "ä"}\n\n{"text": "b"}\n', encoding="utf-8")
+    with gzip.open(tmp_path / "test.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write('{"text": "c"}\n')
+    data = task(data={"files": str(tmp_path)}).data
+    assert [r["text"] for r in b.read_split(data, "train")] == ["ä", "b"]
+    assert [r["text"] for r in b.read_split(data, "test")] == ["c"]
+    assert b.read_split(data, "validation") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'{"text": "a"}\n{"text"\n', "line 2: not JSON"),
+        (b'["a"]\n', "line 1: a row is a JSON object"),
+        ('{"text": "ä"}\n'.encode("latin-1"), "not UTF-8"),
+    ],
+)
+def test_damaged_files_are_refused_naming_the_line(tmp_path, content, expected):
+    (tmp_path / "train.jsonl").write_bytes(content)
+    with pytest.raises(b.DataError, match=expected):
+        b.read_split(task(data={"files": str(tmp_path)}).data, "train")
+
+
+def test_a_missing_folder_says_how_to_get_it(tmp_path):
+    with pytest.raises(b.DataError, match="make demo"):
+        b.read_split(task(data={"files": str(tmp_path / "none")}).data, "train")
+
+
+def test_hub_columns_are_renamed_and_nested_ones_reached():
+    row = {"choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
+    got = b.canonical_row(
+        row,
+        {"choices": "choices.text", "answer": "answerKey", "answer_labels": "choices.label"},
+    )
+    assert (got["choices"], got["answer"], got["answer_labels"]) == (["a", "b"], "B", ["A", "B"])
+    spec = parse_task(
+        {"name": "q", "kind": "multiple_choice", "data": {"files": "."}, "prompt": "{answer}?"}, "q"
+    )
+    question = b.encode_question(spec, got, Words(), 16)
+    assert question.answer == 1
+    assert len(question.continuations) == 2
+
+
+def test_limits_choose_the_same_rows_whatever_their_order(tiny_tasks):
+    spec = load_task(find_task_file("mood", [tiny_tasks / "tasks"]))
+    limits = DataLimits(train_examples=10, validation_examples=5)
+    prepared = b.prepare_task(spec, Words(), limits, max_length=64, learnt=True)
+    assert (len(prepared.train), len(prepared.validation)) == (10, 5)
+    found = b.split_rows(spec, lambda name: b.read_split(spec.data, name))
+    reverse = b.Splits(found.train[::-1], found.validation, found.test, {}, 0, 0)
+    chosen = b._first_by_hash(spec, reverse.train, 10)
+    assert chosen == b._first_by_hash(spec, found.train, 10)
+
+
+def test_the_majority_is_that_of_train():
+    spec = task()
+    train = rows(0, 10, 0) + rows(10, 13, 1)
+    facts = {}
+
+    class Fixed:
+        def __call__(self, name):
+            return {"train": train, "validation": rows(50, 52, 0) + rows(60, 66, 1)}.get(
+                name, rows(90, 91)
+            )
+
+    splits = b.split_rows(spec, Fixed())
+    assert len(splits.validation) == 8
+    import orchestrator.batches as module
+
+    original = module.read_split
+    module.read_split = lambda data, name: Fixed()(name)
+    try:
+        facts = b.prepare_task(spec, Words(), DataLimits(), max_length=32, learnt=True).facts
+    finally:
+        module.read_split = original
+    assert facts["majority_label"] == "0"
+    assert facts["majority"] == pytest.approx(2 / 8)
+    assert facts["chance"] == pytest.approx(0.5)
+
+
+@pytest.mark.skipif(not DATA_ROOT.is_dir(), reason="no data root with the public benchmarks here")
+@pytest.mark.parametrize("name", ["sst2", "mrpc", "sentiment140", "wikitext2", "arc_easy"])
+def test_committed_task_files_read_a_data_root(name, tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        json.dumps(
+            {
+                "name": "x",
+                "model": {"name": "m"},
+                "tasks": [name],
+                "method": {"adapter": {"kind": "lora"}},
+                "objectives": {"gain": "max"},
+                "champion": {"subject_to": {}},
+            }
+        )
+    )
+    (tmp_path / "tasks").symlink_to(ROOT / "experiments" / "tasks")
+    loaded = load_experiment(path, data_root=DATA_ROOT)
+    limits = DataLimits(train_examples=20, validation_examples=20, probe_tokens=500)
+    learnt = name != "wikitext2"
+    prepared = b.prepare_task(loaded.tasks[name], Words(), limits, max_length=256, learnt=learnt)
+    assert len(prepared.validation) >= 1
+    assert len(prepared.train) == (20 if learnt else 0)
+    if learnt:
+        assert 0 < prepared.facts["chance"] <= 0.5
+        assert all(math.isfinite(len(q.prompt)) and q.prompt for q in prepared.validation)

@@ -1,0 +1,92 @@
+import json
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from orchestrator.journal import Journal, JournalError, read_journal
+
+
+def test_lines_come_back_in_order_with_numbers_and_nan_as_null(tmp_path):
+    with Journal(tmp_path / "s", clock=lambda: 12.5) as journal:
+        journal.append("sweep_opened", sweep="s")
+        line = journal.append("stage_report", report={"score": float("nan"), "row": (1.0, 0.5)})
+    assert line == {
+        "n": 1, "time": 12.5, "event": "stage_report", "report": {"score": None, "row": [1.0, 0.5]},
+    }  # fmt: skip
+    assert read_journal(tmp_path / "s")[1] == line
+
+
+def test_a_torn_last_line_is_dropped_and_the_journal_goes_on(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append("sweep_opened")
+        journal.append("trial_proposed", trial="t001")
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"n":2,"time":1.0,"ev')
+    assert len(read_journal(tmp_path)) == 2
+    with Journal(tmp_path) as journal:
+        assert [line["n"] for line in journal.lines] == [0, 1]
+        journal.append("trial_started", trial="t001", attempt=1)
+    assert [line["event"] for line in read_journal(tmp_path)][-1] == "trial_started"
+
+
+def test_every_prefix_of_the_bytes_is_readable(tmp_path):
+    with Journal(tmp_path / "whole") as journal:
+        for number in range(4):
+            journal.append("stage_report", report={"step": number, "text": "ä"})
+    content = (tmp_path / "whole" / "journal.jsonl").read_bytes()
+    (tmp_path / "cut").mkdir()
+    for length in range(len(content) + 1):
+        (tmp_path / "cut" / "journal.jsonl").write_bytes(content[:length])
+        lines = read_journal(tmp_path / "cut")
+        assert len(lines) == content[:length].count(b"\n")
+
+
+def test_a_damaged_line_in_the_middle_is_refused_and_nothing_is_changed(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append("a")
+        journal.append("b")
+    path = tmp_path / "journal.jsonl"
+    damaged = path.read_bytes().replace(b'"event":"a"', b'"event":"a')
+    path.write_bytes(damaged)
+    with pytest.raises(JournalError, match="line 1 is damaged"):
+        Journal(tmp_path)
+    assert path.read_bytes() == damaged
+
+
+def test_missing_lines_are_noticed(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_text(json.dumps({"n": 1, "event": "x"}) + "\n")
+    with pytest.raises(JournalError, match="carries the number 1, expected 0"):
+        read_journal(tmp_path)
+
+
+def test_a_second_writer_is_refused(tmp_path):
+    with Journal(tmp_path), pytest.raises(JournalError, match="Another process is running"):
+        Journal(tmp_path)
+    Journal(tmp_path).close()
+
+
+def _write_and_die(folder):
+    journal = Journal(folder)
+    for number in range(1000):
+        journal.append("x", number=number)
+        if number == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_was_appended_before_a_kill_is_there(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=_write_and_die, args=(tmp_path,))
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    assert [line["number"] for line in read_journal(tmp_path)] == list(range(21))
+    with Journal(tmp_path) as journal:  # the lock died with its holder
+        assert journal.append("y")["n"] == 21
+
+
+def test_storage_that_cannot_be_written_is_one_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="Set `storage` to a folder that you can write to"):
+        Journal(tmp_path / "file" / "sweep")
