@@ -234,7 +234,7 @@ def check_logits(scored: ScoredModel, vocabulary: int) -> None:
         own = scored.model(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
         expected = own.gather(-1, tokens[0, 1:, None])[:, 0]
         got = scored(tokens, torch.arange(7, device=device), tokens[0, 1:])
-    if not torch.allclose(own.new_tensor(got), expected, atol=0.15, rtol=0.02):
+    if not torch.allclose(got, expected, atol=0.15, rtol=0.02):
         raise ModelError(
             f"{type(scored.model).__name__} transforms its logits in a way that is not supported: "
             f"log-probabilities of 7 tokens should be {expected.tolist()}, got {got.tolist()}."

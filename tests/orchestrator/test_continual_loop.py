@@ -1,0 +1,171 @@
+import math
+
+import pytest
+
+from orchestrator.accuracy_matrix import AccuracyMatrix
+from orchestrator.batches import Example, PreparedTask, Question, Window
+from orchestrator.continual_loop import (
+    DivergedError,
+    StageReport,
+    Start,
+    TaskSequence,
+    learn_sequence,
+    measure_base,
+    rung_steps,
+    run,
+)
+from orchestrator.tasks import parse_task
+
+
+def prepared(name: str, token: int) -> PreparedTask:
+    spec = parse_task(
+        {
+            "name": name,
+            "kind": "classification",
+            "data": {"files": "."},
+            "prompt": "{text}",
+            "labels": {"0": " a", "1": " b"},
+        },
+        name,
+    )
+    train = tuple(Example((token, 2, 3), 2) for _ in range(16))
+    questions = tuple(Question((token,), ((10,), (11,)), (1, 1), i % 2) for i in range(8))
+    return PreparedTask(name, spec, train, questions, (), facts={"validation_tokens": 8})
+
+
+def probe() -> PreparedTask:
+    spec = parse_task({"name": "p", "kind": "language_modelling", "data": {"files": "."}}, "p")
+    return PreparedTask("p", spec, (), (Window((1, 2, 3), 1, 5),), ())
+
+
+def sequence(**fields) -> TaskSequence:
+    return TaskSequence(
+        (prepared("a", 1), prepared("b", 2)), (probe(),), batch_size=4, epochs=2, seed=0, **fields
+    )
+
+
+class FakeEngine:
+    """Remembers what it was asked; knows a task once it has trained on it."""
+
+    learning_rate = 0.1
+
+    def __init__(self, losses=None):
+        self.begun, self.trained, self.steps = [], [], []
+        self._losses = losses or {}
+
+    def begin_task(self, steps):
+        self.begun.append(steps)
+
+    def train_step(self, examples, step):
+        self.trained.append(examples[0].tokens[0])
+        self.steps.append(step)
+        return self._losses.get(len(self.trained), 1.0 / len(self.trained))
+
+    def log_probabilities(self, rows):
+        known = set(self.trained)
+        values = []
+        for row in rows:
+            right = -0.1 if row.tokens[0] in known else -5.0
+            # Knowing a task makes answer 0 likeliest: half of the questions are right either way.
+            values.append([right if token == 10 else -1.0 for _, token in row.picks])
+        return values
+
+
+def learn(engine, seq, *, matrix=None, start=Start()):
+    reports, progress = [], []
+    matrix = matrix or AccuracyMatrix.empty([t.name for t in seq.tasks])
+    final = run(
+        learn_sequence(seq, matrix, start),
+        engine,
+        sequence=seq,
+        matrix=matrix,
+        start=start,
+        on_report=lambda report, m: reports.append((report, m)),
+        on_progress=progress.append,
+    )
+    return final, reports, progress
+
+
+def test_reports_come_at_a_quarter_a_half_and_the_end_of_each_task():
+    final, reports, _ = learn(FakeEngine(), sequence())
+    assert [(r.task, r.fraction, r.step) for r, _ in reports] == [
+        ("a", 0.25, 2), ("a", 0.5, 4), ("a", 1.0, 8), ("b", 0.25, 2), ("b", 0.5, 4), ("b", 1.0, 8),
+    ]  # fmt: skip
+    assert final.complete
+    ends = [r for r, _ in reports if r.fraction == 1.0]
+    assert [len(r.row) for r in ends] == [2, 2]
+    assert all(set(r.probes) == {"p"} for r in ends)
+    assert ends[0].per_example is None
+    assert {k: len(v) for k, v in ends[1].per_example.items()} == {"a": 8, "b": 8}
+
+
+def test_tokens_and_losses_are_counted_since_the_last_report():
+    _, reports, _ = learn(FakeEngine(), sequence())
+    assert [r.tokens for r, _ in reports] == [24, 48, 96, 120, 144, 192]
+    assert reports[0][0].loss == pytest.approx((1 + 1 / 2) / 2)
+    assert reports[1][0].loss == pytest.approx((1 / 3 + 1 / 4) / 2)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2, 3, 4])
+def test_going_on_from_any_report_asks_for_exactly_what_is_missing(stop):
+    whole = FakeEngine()
+    final, reports, _ = learn(whole, sequence())
+    report, matrix = reports[stop]
+    inside = report.fraction < 1.0
+    start = Start(report.step if inside else 0, report.tokens, report.seconds)
+    engine = FakeEngine()
+    engine.trained = whole.trained[: report.task_index * 8 + report.step]
+    again, rest, _ = learn(engine, sequence(), matrix=matrix, start=start)
+    assert again == final
+    assert [(r.task, r.fraction, r.tokens) for r, _ in rest] == [
+        (r.task, r.fraction, r.tokens) for r, _ in reports[stop + 1 :]
+    ]
+    assert engine.trained == whole.trained
+    assert len(engine.begun) == len({r.task for r, _ in rest}) - int(inside)
+
+
+def test_the_base_is_measured_without_training():
+    engine = FakeEngine()
+    seq = sequence()
+    reports = []
+    matrix = run(
+        measure_base(seq), engine, sequence=seq, matrix=AccuracyMatrix.empty(["a", "b"]),
+        start=Start(), on_report=lambda r, m: reports.append(r), on_progress=lambda p: None,
+    )  # fmt: skip
+    assert engine.trained == []
+    assert matrix.tasks_learnt == 0
+    assert reports[0].row == (0.5, 0.5)
+    assert len(reports[0].per_example["a"]) == 8
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_trial(loss):
+    with pytest.raises(DivergedError, match=f"became {loss} at step 3 of task 'a'"):
+        learn(FakeEngine({3: loss}), sequence())
+
+
+def test_progress_rises_to_one():
+    _, _, progress = learn(FakeEngine(), sequence())
+    shares = [p.done for p in progress]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
+    assert {p.task_index for p in progress} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(8, {2: 0.25, 4: 0.5}), (3, {1: 0.5}), (2, {1: 0.5}), (1, {}), (4, {1: 0.25, 2: 0.5})],
+)
+def test_short_tasks_have_fewer_rungs(steps, expected):
+    assert rung_steps(steps) == expected
+
+
+def test_reports_survive_json():
+    import json
+
+    from orchestrator.journal import without_nan
+
+    _, reports, _ = learn(FakeEngine(), sequence())
+    for report, _ in reports:
+        text = json.dumps(without_nan(report.as_document()))
+        assert StageReport.from_document(json.loads(text)) == report

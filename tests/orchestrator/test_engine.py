@@ -1,0 +1,268 @@
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.batches import Example
+from orchestrator.engine import (
+    ModelError,
+    PlainEngine,
+    ScoredModel,
+    attach_adapter,
+    base_sha256,
+    bucketed,
+    check_logits,
+    load_base,
+    load_tokenizer,
+    schedule_factor,
+    scored_example,
+)
+from orchestrator.experiment import ModelSpec, TrainingSpec
+
+VOCABULARY = 30
+
+
+def examples(count=8, seed=0):
+    generator = random.Random(seed)
+    return tuple(
+        Example(tuple(generator.randrange(2, VOCABULARY) for _ in range(generator.randrange(4, 20))), 2)
+        for _ in range(count)
+    )
+
+
+def adapter(kind="curlora", **fields):
+    return {"kind": kind, "r": 4, "alpha": 2.0, "target_modules": ("q_proj", "v_proj"), **fields}
+
+
+def engine(tiny_base: Path, kind="curlora", **training) -> PlainEngine:
+    base = load_base(ModelSpec(name=str(tiny_base)), training.get("precision", "fp32"))
+    spec = TrainingSpec(**{"learning_rate": 0.01, "precision": "fp32", **training})
+    return PlainEngine(attach_adapter(base, adapter(kind), seed=0), spec, batch_tokens=64)
+
+
+def test_log_probabilities_are_the_models_own(tiny_base):
+    """Padding, bucketing and reading at scored places only change nothing."""
+    under_test = engine(tiny_base)
+    rows = [scored_example(e) for e in examples(13)]
+    got = under_test.log_probabilities(rows)
+    for row, values in zip(rows, got, strict=True):
+        with torch.no_grad():
+            logits = under_test.scored.model(input_ids=torch.tensor([row.tokens])).logits[0]
+        expected = logits.double().log_softmax(-1)
+        for (position, token), value in zip(row.picks, values, strict=True):
+            assert value == pytest.approx(float(expected[position, token]), abs=1e-5)
+
+
+def test_accumulation_changes_no_loss(tiny_base):
+    one = engine(tiny_base, batch_size=8)
+    four = engine(tiny_base, batch_size=8, accumulation=4)
+    one.begin_task(4)
+    four.begin_task(4)
+    for step in range(4):
+        batch = examples(8, seed=step)
+        assert four.train_step(batch, step) == pytest.approx(one.train_step(batch, step), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["curlora", "lora"])
+def test_a_resumed_task_goes_on_to_the_same_losses(tiny_base, tmp_path, kind):
+    whole = engine(tiny_base, kind)
+    whole.begin_task(6)
+    losses = []
+    for step in range(6):
+        if step == 3:
+            whole.save(tmp_path, with_optimizer=True)
+        losses.append(whole.train_step(examples(seed=step), step))
+    assert losses[-1] != losses[0]
+    again = engine(tiny_base, kind)
+    again.load(tmp_path)
+    assert [again.train_step(examples(seed=s), s) for s in range(3, 6)] == losses[3:]
+    assert {p.suffix for p in tmp_path.iterdir()} == {".safetensors", ".json"}
+
+
+def test_a_fresh_task_has_fresh_optimiser_state(tiny_base):
+    first, second = engine(tiny_base), engine(tiny_base)
+    first.begin_task(2)
+    first.train_step(examples(), 0)
+    with torch.no_grad():
+        for name, parameter in first.trainable.items():
+            parameter.copy_(second.trainable[name])
+    first.begin_task(2)
+    second.begin_task(2)
+    for step in range(2):
+        assert first.train_step(examples(seed=step), step) == second.train_step(
+            examples(seed=step), step
+        )
+
+
+def test_only_the_adapter_trains(tiny_base):
+    under_test = engine(tiny_base)
+    before = {n: p.clone() for n, p in under_test.scored.named_parameters()}
+    under_test.begin_task(1)
+    under_test.train_step(examples(), 0)
+    changed = {n for n, p in under_test.scored.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == {f"model.{name}" for name in under_test.trainable}
+
+
+def test_buckets_hold_every_row_once_within_the_budget():
+    rows = [scored_example(e) for e in examples(50)]
+    batches = bucketed(rows, 64)
+    assert sorted(i for batch in batches for i in batch) == list(range(50))
+    for batch in batches:
+        longest = max(len(rows[i].tokens) for i in batch)
+        assert len(batch) == 1 or longest * len(batch) <= 64
+
+
+def test_schedules():
+    def curve(**fields):
+        spec = TrainingSpec(**fields)
+        return [round(schedule_factor(spec, step, 8), 4) for step in range(8)]
+
+    assert curve() == [1.0] * 8
+    assert curve(schedule="linear") == [1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    assert curve(schedule="linear", warmup_fraction=0.25)[:4] == [0.5, 1.0, 1.0, 0.8333]
+    cosine = curve(schedule="cosine")
+    assert cosine == sorted(cosine, reverse=True)
+    assert cosine[4] == 0.5
+
+
+def test_an_unknown_transformation_of_logits_is_refused(tiny_base):
+    base = load_base(ModelSpec(name=str(tiny_base)), "fp32")
+    scored = ScoredModel(base)
+    check_logits(scored, VOCABULARY)
+    scored._scale = 3.0
+    with pytest.raises(ModelError, match="transforms its logits in a way that is not supported"):
+        check_logits(scored, VOCABULARY)
+
+
+def test_gemma2_softcapping_is_known():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.05,
+        attn_implementation="eager",
+    )  # fmt: skip
+    check_logits(ScoredModel(Gemma2ForCausalLM(config).eval()), VOCABULARY)
+
+
+def test_gpt2_is_known():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    check_logits(ScoredModel(GPT2LMHeadModel(config).eval()), VOCABULARY)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path, tiny_base):
+    (tmp_path / "config.json").write_text((tiny_base / "config.json").read_text())
+    with pytest.raises(ModelError, match="has no weights"):
+        base_sha256(ModelSpec(name=str(tmp_path)))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_base(ModelSpec(name=str(tmp_path)), "fp32")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_tokenizer(ModelSpec(name=str(tmp_path / "none")))
+
+
+# --- DeepSpeed: two CPU workers against one plain process ----------------------------------------
+
+
+def _worker(rank, stage, folder, base, kind, accumulation, precision, queue):
+    """Six steps, a checkpoint after three, and the three again from it."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    from orchestrator.engine import DeepSpeedEngine
+
+    def fresh(weights=None):
+        spec = TrainingSpec(
+            learning_rate=0.01, precision=precision, batch_size=8, accumulation=accumulation,
+            deepspeed={"zero_optimization": {"stage": stage}},
+        )  # fmt: skip
+        model = load_base(ModelSpec(name=base), precision)
+        return DeepSpeedEngine(
+            attach_adapter(model, adapter(kind), seed=0), spec, batch_tokens=64, weights=weights
+        )
+
+    checkpoint = Path(folder) / "checkpoint"
+    one = fresh()
+    one.begin_task(6)
+    losses = []
+    for step in range(6):
+        if step == 3:
+            one.save(checkpoint, with_optimizer=True)
+            torch.distributed.barrier()
+        losses.append(one.train_step(examples(7 if step == 1 else 8, seed=step), step))
+    scores = one.log_probabilities([scored_example(e) for e in examples(13)])
+    two = fresh(checkpoint)
+    two.load_optimizer(checkpoint)
+    resumed = [two.train_step(examples(seed=s), s) for s in range(3, 6)]
+    again = two.log_probabilities([scored_example(e) for e in examples(13)])
+    one.begin_task(6)
+    second_task = [one.train_step(examples(seed=s), s) for s in range(2)]
+    if rank == 0:
+        queue.put((losses, scores, resumed, again, second_task))
+    torch.distributed.destroy_process_group()
+
+
+def deepspeed_run(tmp_path, tiny_base, stage, kind, accumulation=1, precision="fp32"):
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    arguments = (stage, str(tmp_path), str(tiny_base), kind, accumulation, precision, queue)
+    workers = [context.Process(target=_worker, args=(rank, *arguments)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        return queue.get(timeout=240)
+    finally:
+        for worker in workers:
+            worker.join(30)
+            worker.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "kind", "accumulation"),
+    [(0, "curlora", 1), (1, "lora", 2), (2, "curlora", 2), (3, "curlora", 1), (3, "lora", 1)],
+)
+def test_two_workers_give_the_losses_of_one_process(tmp_path, tiny_base, stage, kind, accumulation):
+    plain = engine(tiny_base, kind)
+    plain.begin_task(6)
+    batches = [examples(7 if step == 1 else 8, seed=step) for step in range(6)]
+    expected = [plain.train_step(batch, step) for step, batch in enumerate(batches)]
+    expected_scores = plain.log_probabilities([scored_example(e) for e in examples(13)])
+    plain.begin_task(6)
+    expected_second = [plain.train_step(examples(seed=s), s) for s in range(2)]
+
+    losses, scores, resumed, again, second = deepspeed_run(
+        tmp_path, tiny_base, stage, kind, accumulation
+    )
+    assert losses == pytest.approx(expected, abs=1e-4)
+    flat = [v for row in expected_scores for v in row]
+    assert [v for row in scores for v in row] == pytest.approx(flat, abs=1e-4)
+    assert resumed == losses[3:]
+    assert again == scores
+    assert second == pytest.approx(expected_second, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_bf16_resumes_exactly_too(tmp_path, tiny_base):
+    losses, scores, resumed, again, _ = deepspeed_run(
+        tmp_path, tiny_base, 2, "curlora", precision="bf16"
+    )
+    assert resumed == losses[3:]
+    assert again == scores
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_plain_engine_runs_on_a_gpu(tiny_base):
+    base = load_base(ModelSpec(name=str(tiny_base)), "bf16", "cuda")
+    spec = TrainingSpec(learning_rate=0.01, precision="bf16")
+    on_gpu = PlainEngine(attach_adapter(base, adapter(), seed=0), spec)
+    on_gpu.begin_task(3)
+    losses = [on_gpu.train_step(examples(), step) for step in range(3)]
+    assert losses[-1] < losses[0]
