@@ -692,10 +692,7 @@ class CurloraModel(BaseTuner):
             target.update_layer(adapter_name, config, **settings)
             return
         layer = CurloraLayer(target, module_name=current_key, **get_quantization_kwargs(self))
-        layer._active_adapter = adapter_name
         layer.update_layer(adapter_name, config, **settings)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
     @contextmanager
@@ -707,8 +704,8 @@ class CurloraModel(BaseTuner):
         """
         if kwargs.get("adapter_names") is not None:
             raise ValueError(
-                "CURLoRA cannot give each row of a batch its own adapter, got `adapter_names`. Call "
-                "`set_adapter` and run the rows of each adapter apart."
+                "CURLoRA cannot give each row of a batch its own adapter, got `adapter_names`. "
+                "Call `set_adapter` and run the rows of each adapter apart."
             )
         yield
 

@@ -172,7 +172,8 @@ def test_indices_follow_from_seed_and_name_and_from_nothing_else():
     assert torch.equal(first.rows, again.rows)
     assert not torch.equal(first.columns, other_seed.columns)
     assert not torch.equal(first.columns, other_name.columns)
-    assert not torch.equal(first.columns, first.rows)
+    symmetric = SelectionRule(seed=3).select(wide + wide.t(), 8, name="layers.0.q_proj")
+    assert not torch.equal(symmetric.columns, symmetric.rows)
 
 
 def test_known_indices():

@@ -205,6 +205,7 @@ def test_a_cast_moves_the_factors_and_spares_indices_and_fingerprint(adapted, to
     assert len(before) == 6 * 3
     assert all(torch.equal(model.state_dict()[k], v) for k, v in before.items())
     assert not factors.is_stale
+    assert not factors.to("meta").is_stale  # nor does a move to another device
 
 
 def test_nothing_of_the_factors_is_in_the_state_dict(adapted):
@@ -542,6 +543,20 @@ def test_a_safe_merge_refuses_what_is_not_finite(adapted, build_base, tokens):
     )
 
 
+def test_a_base_that_cannot_be_written_is_not_merged_into(adapted, monkeypatch, tmp_path):
+    class ReadOnly:
+        layer_type, supports_merge, backend_name = "linear", False, "some format"
+
+        def get_base_weight(self, layer):
+            return layer.weight.detach()
+
+    monkeypatch.setattr("curlora.curlora.resolve_quantization_backend", lambda *_, **__: ReadOnly())
+    model = adapted()
+    with pytest.raises(ValueError, match="quantised by some format, which cannot be written to"):
+        model.merge_adapter()
+    assert curlora.export_lora(model, tmp_path).exists()
+
+
 def test_unmerging_twice_warns(adapted):
     model = adapted()
     with pytest.warns(UserWarning, match="Already unmerged"):
@@ -553,11 +568,12 @@ def test_unmerging_twice_warns(adapted):
 
 def test_switching_disabling_and_deleting_adapters(adapted, build_base, train, tokens):
     model = adapted()
-    first = model(tokens).logits
+    first, trainable = model(tokens).logits, set(curlora.trainable_parameters(model))
     model.add_adapter("other", CurloraConfig(r=2, target_modules=["q_proj"], temperature=0.5))
+    assert set(curlora.trainable_parameters(model)) == trainable
     assert torch.equal(model(tokens).logits, first)
     model.set_adapter("other")
-    assert set(curlora.trainable_parameters(model)) == {
+    assert set(curlora.trainable_parameters(model)) == {  # of "other" alone
         f"base_model.model.model.layers.{i}.self_attn.q_proj.cur_U.other" for i in (0, 1)
     }
     assert torch.equal(model(tokens).logits, build_base()(tokens).logits)
