@@ -89,10 +89,7 @@ def gain(matrix: AccuracyMatrix) -> float:
 
 
 def _drop_from_best(matrix: AccuracyMatrix, first_row: int | None) -> float:
-    """Mean over j < T of the best earlier score minus the last one.
-
-    `first_row` is the first row that may hold the best score; None stands for row j itself.
-    """
+    # `first_row` is the first row that may hold the best score; None stands for row j itself.
     if not matrix.complete:
         return NOT_MEASURED
     last = len(matrix.tasks)
@@ -106,10 +103,8 @@ def _drop_from_best(matrix: AccuracyMatrix, first_row: int | None) -> float:
 
 
 def forgetting(matrix: AccuracyMatrix) -> float:
-    """Mean over j < T of max_{1 <= l < T} R[l, j] - R[T, j], in [-1, 1] (Chaudhry et al. 2018).
-
-    Row 0 is excluded. Negative when old tasks improve.
-    """
+    """Mean over j < T of max_{1 <= l < T} R[l, j] - R[T, j], in [-1, 1] (Chaudhry et al. 2018)."""
+    # Row 0 is excluded; negative when old tasks improve.
     return _drop_from_best(matrix, 1)
 
 

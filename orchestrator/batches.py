@@ -662,6 +662,12 @@ def scored_rows(item: Item) -> tuple[Scored, ...]:
     A continuation's last token is never an input, and continuations share an input where one's
     tokens begin with the other's: single-token labels cost one input a question, however many.
     The picks of all rows, in order, are grouped by `pick_owners`.
+
+    Args:
+        item: A question or a window.
+
+    Returns:
+        The rows, in a fixed order.
     """
     if isinstance(item, Window):
         picks = tuple(

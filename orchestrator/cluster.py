@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,7 @@ def process_environment() -> dict[str, str]:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[dict[str, float]]:
+def connected(address: str | None) -> Iterator[Mapping[str, float]]:
     """Start a local Ray, or join a running cluster; give its resources; leave nothing behind.
 
     Args:
@@ -122,21 +122,28 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
     os.environ.update(environment)
     # Tune warns about result files that we do not want; errors still come through.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    if address is None:
+        # This machine is not taken away on notice; the watcher is one more process per trial.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     already = ray.is_initialized()
     if not already:
         runtime_env: dict[str, Any] = {"env_vars": environment}
-        if address is not None:
+        options: dict[str, Any] = {
+            "log_to_driver": False,
+            "configure_logging": False,
+            "runtime_env": runtime_env,
+        }
+        if address is None:
+            options |= {
+                "include_dashboard": True,  # Ray's own cleaner of placement groups asks it
+                "dashboard_host": "127.0.0.1",
+                "_node_ip_address": "127.0.0.1",
+            }
+        else:
             runtime_env["py_modules"] = [str(path) for path in package_folders()]
+            options["address"] = address
         try:
-            ray.init(
-                address=address,
-                include_dashboard=True if address is None else None,
-                dashboard_host="127.0.0.1",
-                log_to_driver=False,
-                configure_logging=False,
-                runtime_env=runtime_env,
-                **({"_node_ip_address": "127.0.0.1"} if address is None else {}),
-            )
+            ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(
                 f"No Ray cluster could be reached at {address or 'this machine'}: "
@@ -144,7 +151,7 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
                 "`ray start --head`, or leave `--address` out."
             ) from None
     try:
-        yield ray.cluster_resources()
+        yield {str(name): float(amount) for name, amount in ray.cluster_resources().items()}
     finally:
         if not already:
             ray.shutdown()
@@ -166,6 +173,7 @@ def check_storage(folder: Path) -> None:
         ClusterError: If a node cannot write there, or writes to another disk.
     """
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -187,7 +195,7 @@ def check_storage(folder: Path) -> None:
                 write.options(scheduling_strategy=strategy).remote(str(probes / name), name),
                 timeout=60,
             )
-        except (OSError, ray.exceptions.RayError) as error:
+        except (OSError, RayError) as error:
             raise ClusterError(
                 f"Node {node['NodeManagerAddress']} cannot write to {folder}: "
                 f"{' '.join(str(error).split())[-200:]}. On several nodes `storage` must be a "
@@ -224,8 +232,8 @@ def alive() -> Leftovers:
     from ray.util.state import list_actors, list_placement_groups
 
     job = ray.get_runtime_context().get_job_id()
-    actors = list_actors(filters=[("job_id", "=", job)], limit=1000)
-    groups = list_placement_groups(filters=[("creator_job_id", "=", job)], limit=1000)
+    actors: list[Any] = list_actors(filters=[("job_id", "=", job)], limit=1000)
+    groups: list[Any] = list_placement_groups(filters=[("creator_job_id", "=", job)], limit=1000)
     return Leftovers(
         tuple(
             f"{actor.class_name} {actor.actor_id[:8]}"

@@ -152,6 +152,12 @@ def rung_steps(steps: int) -> dict[int, float]:
     """The steps after which a task of `steps` steps reports, with the share each stands for.
 
     Very short tasks have fewer rungs: no rung at 0 steps, none at the end.
+
+    Args:
+        steps: Optimiser steps of the task.
+
+    Returns:
+        Steps taken to share of the task.
     """
     rungs: dict[int, float] = {}
     for share in RUNGS:

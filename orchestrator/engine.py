@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.batches import Example, Scored
-from orchestrator.experiment import ModelSpec, TrainingSpec
+from orchestrator.experiment import ModelSpec, TrainingSpec, default_batch_tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LOGIT_ROWS = 1024
@@ -153,8 +153,9 @@ def attach_adapter(base: nn.Module, settings: Mapping[str, Any], seed: int) -> A
     Returns:
         A `peft.PeftModel` whose adapter parameters alone are trained.
     """
-    import curlora
     from peft import get_peft_model
+
+    import curlora
 
     options = {key: value for key, value in settings.items() if key != "kind"}
     if isinstance(options["target_modules"], tuple):
@@ -320,11 +321,9 @@ class _Place:
 def _shards(
     examples: Sequence[Example], place: _Place, accumulation: int
 ) -> tuple[list[tuple[list[Scored], bool]], int]:
-    """This worker's micro-batches, and the scored tokens of the whole batch.
-
-    Examples are dealt out by length so that workers have equal work. A worker without an example
-    computes one all the same, with weight 0: the others wait for it in the collectives.
-    """
+    """This worker's micro-batches (rows, whether they count) and the batch's scored tokens."""
+    # Examples are dealt out by length so that workers have equal work. A worker without an example
+    # computes one all the same, with weight 0: the others wait for it in the collectives.
     ordered = sorted(examples, key=lambda e: -len(e.tokens))
     rows = [scored_example(example) for example in ordered]
     shares = place.world * accumulation
@@ -338,18 +337,20 @@ def _shards(
 class PlainEngine:
     """One process, one device, torch's own AdamW."""
 
-    def __init__(self, model: Any, spec: TrainingSpec, *, batch_tokens: int = 4096) -> None:
+    def __init__(self, model: Any, spec: TrainingSpec, *, batch_tokens: int | None = None) -> None:
         """Wrap a model for training.
 
         Args:
             model: A `peft.PeftModel`, or a bare base for evaluation only.
             spec: How to train.
-            batch_tokens: Padded tokens per evaluation batch.
+            batch_tokens: Padded tokens per evaluation batch; None: what suits the device.
         """
         self.scored = ScoredModel(model)
         self._spec = spec
-        self._batch_tokens = batch_tokens
         self._device = next(model.parameters()).device
+        self._batch_tokens = batch_tokens or default_batch_tokens(
+            on_gpu=self._device.type == "cuda"
+        )
         self.trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._optimizer: torch.optim.AdamW | None = None
         self._steps = 1
@@ -431,7 +432,7 @@ class DeepSpeedEngine:
         model: Any,
         spec: TrainingSpec,
         *,
-        batch_tokens: int = 4096,
+        batch_tokens: int | None = None,
         weights: Path | None = None,
     ) -> None:
         """Initialise DeepSpeed around a model; a collective call, torch.distributed must be up.
@@ -439,14 +440,17 @@ class DeepSpeedEngine:
         Args:
             model: A `peft.PeftModel` with its full weights on every worker.
             spec: How to train; `deepspeed` is passed through.
-            batch_tokens: Padded tokens per evaluation batch and worker.
+            batch_tokens: Padded tokens per evaluation batch and worker; None: see
+                `default_batch_tokens`.
             weights: A checkpoint folder whose weights replace the adapter's fresh ones.
         """
         import deepspeed
 
         self._spec = spec
-        self._batch_tokens = batch_tokens
         self._device = next(model.parameters()).device
+        self._batch_tokens = batch_tokens or default_batch_tokens(
+            on_gpu=self._device.type == "cuda"
+        )
         self._model = model
         self.trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if weights is not None:
@@ -509,7 +513,7 @@ class DeepSpeedEngine:
     def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
         """The log-probability of every pick of every row; each worker computes its share."""
         self._engine.eval()
-        batches = bucketed(rows, max(64, self._batch_tokens))
+        batches = bucketed(rows, self._batch_tokens)
         # A ZeRO-3 forward is a collective: every worker runs equally many batches.
         while len(batches) % self._place.world:
             largest = max(range(len(batches)), key=lambda i: len(batches[i]))

@@ -149,8 +149,13 @@ class DataLimits(Spec):
     """Tokens per window when running text is read; windows do not overlap."""
     rung_examples: int | None = Field(default=None, ge=1)
     """Validation examples scored at 1/4 and 1/2 of a task; null means all of them."""
-    batch_tokens: int = Field(default=4096, ge=64)
-    """Padded tokens per evaluation batch and worker."""
+    batch_tokens: int | None = Field(default=None, ge=64)
+    """Padded tokens per evaluation batch and worker; null: 512 on a CPU, 16384 on a GPU."""
+
+
+def default_batch_tokens(*, on_gpu: bool) -> int:
+    """Padded tokens per evaluation batch: few on a CPU, whose caches hold little."""
+    return 16384 if on_gpu else 512
 
 
 class Choice(Spec):
@@ -207,6 +212,8 @@ class SearchSpec(Spec):
     seed: int = Field(default=0, ge=0)
     startup_trials: int | None = Field(default=None, ge=1)
     """Random trials before TPE models anything; null: a third of `trials`, from 3 to 10."""
+    first: tuple[dict[str, Any], ...] = ()
+    """Overrides of the first trials; what an entry leaves open is proposed by the searcher."""
     max_concurrent: int | None = Field(default=None, ge=1)
     """Upper limit on trials at a time; null: as many as the cluster holds."""
 
@@ -242,6 +249,8 @@ class SearchSpec(Spec):
                         f"`{path}`: `when` wants {parent} = {wanted!r}, which is not among "
                         f"{list(other.choice)}"
                     )
+        if self.first and self.searcher == "grid":
+            raise ValueError("`first` has no place in a grid, which is walked in order")
         list(ordered_space(self.space))
         return self
 
@@ -486,7 +495,16 @@ def check_space(experiment: Experiment) -> None:
             )
         if path not in paths and not free_form:
             raise ExperimentError(f"search.space: {path}: unknown field.{suggestion(path, paths)}")
-    for overrides in _corners(space):
+    for number, entry in enumerate(experiment.search.first, start=1):
+        for path in entry:
+            if path.split(".")[0] in _NOT_SEARCHABLE or path not in paths:
+                raise ExperimentError(
+                    f"search.first: entry {number}: {path}: not a field that a trial can set."
+                    f"{suggestion(path, paths)}"
+                )
+    corners = list(_corners(space))
+    first = [{**corner, **entry} for entry in experiment.search.first for corner in corners[:1]]
+    for overrides in [*corners, *first]:
         try:
             experiment.with_overrides(overrides)
         except ExperimentError as error:

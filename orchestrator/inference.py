@@ -85,8 +85,9 @@ class Predictor:
         spec = ModelSpec(**{key: source.get(key) for key in ModelSpec.model_fields})
         model: Any = load_base(spec, document["precision"])
         if adapter:
-            import curlora  # noqa: F401 (registers CURLoRA with PEFT)
             from peft import PeftModel
+
+            import curlora  # noqa: F401 (registers CURLoRA with PEFT)
 
             model = PeftModel.from_pretrained(model, str(folder / "adapter")).eval()
         tasks = {

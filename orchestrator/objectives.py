@@ -161,6 +161,13 @@ def front(
     """The names of the trials that no other trial dominates (Pareto), in the order given.
 
     A trial with an unmeasured (NaN) objective is on no front.
+
+    Args:
+        trials: Trial to measures.
+        objectives: The measures that count, with their directions.
+
+    Returns:
+        The names on the front.
     """
     whole = {
         name: values

@@ -27,6 +27,7 @@ from orchestrator.experiment import (
     IntUniform,
     LoadedExperiment,
     ModelSpec,
+    default_batch_tokens,
     grid_points,
 )
 
@@ -512,10 +513,13 @@ def memory_parts(
     )
     learning = micro * length * per_token
     context = max(length, experiment.data.probe_context)
-    scoring = experiment.data.batch_tokens * (
+    batch_tokens = experiment.data.batch_tokens or default_batch_tokens(
+        on_gpu=resources.gpus_per_worker > 0
+    )
+    scoring = batch_tokens * (
         (6 * base.hidden + 3 * base.intermediate) * width + base.heads * context * (2 * width + 4)
     )
-    rows = min(LOGIT_ROWS, experiment.data.batch_tokens)
+    rows = min(LOGIT_ROWS, batch_tokens)
     return {
         "base weights": base.parameters * width,
         "adapter and optimiser": max(

@@ -142,6 +142,14 @@ class Proposer:
             point = self._grid[self._proposed]
             self._add(PastTrial(name, point, "RUNNING"))
             return dict(point)
+        fixed = self._search.first[self._proposed] if self._has_first() else {}
+        searched = {
+            path: _encode(self._search.space[path], value)
+            for path, value in fixed.items()
+            if path in self._search.space
+        }
+        if searched:
+            self._study.enqueue_trial(searched)
         trial = self._study.ask()
         self._numbers[name] = trial.number
         self._proposed += 1
@@ -149,7 +157,10 @@ class Proposer:
         for path, domain in ordered_space(self._search.space):
             if active(domain, chosen):
                 chosen[path] = _decode(_suggest(trial, path, domain))
-        return chosen
+        return {**chosen, **{p: v for p, v in fixed.items() if p not in self._search.space}}
+
+    def _has_first(self) -> bool:
+        return self._proposed < len(self._search.first)
 
     def tell(self, name: str, measures: Mapping[str, float] | None) -> None:
         """Report how a trial ended.
@@ -200,28 +211,37 @@ def _decode(value: Any) -> Any:
     return json.loads(value[len(_JSON) :]) if str(value).startswith(_JSON) else value
 
 
+class Wait:
+    """The next trial exists, but does not fit beside those that run."""
+
+
+WAIT = Wait()
+
+
 class TuneSearcher(Searcher):
     """The face towards Ray Tune: hands out jobs that somebody else decides on."""
 
     def __init__(
         self,
-        next_job: Callable[[str], dict[str, Any] | None],
+        next_job: Callable[[str], dict[str, Any] | Wait | None],
         ended: Callable[[str, bool], None],
     ) -> None:
         """Connect Tune to the sweep.
 
         Args:
-            next_job: Gives the configuration of the next trial for a Tune trial id; None when
-                there is none left.
+            next_job: Gives the configuration of the next trial for a Tune trial id, `WAIT` when
+                it does not fit beside those that run, None when there is none left.
             ended: Told the Tune trial id, and whether Tune saw an error, when a trial ends.
         """
         super().__init__(metric=None, mode=None)
         self._next_job = next_job
         self._ended = ended
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's configuration, or that there is none left."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """The next trial's configuration; None for "later", or that there is none left."""
         job = self._next_job(trial_id)
+        if isinstance(job, Wait):
+            return None
         return Searcher.FINISHED if job is None else job
 
     def on_trial_complete(

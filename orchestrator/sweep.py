@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.batches import DataError, PreparedData, prepare
@@ -24,11 +24,18 @@ from orchestrator.cluster import (
     ClusterError,
     check_storage,
     connected,
+    fit,
     required_fit,
     wait_until_clean,
 )
 from orchestrator.continual_loop import DONE, StageReport
-from orchestrator.experiment import Experiment, LoadedExperiment
+from orchestrator.experiment import (
+    Choice,
+    Experiment,
+    LoadedExperiment,
+    ResourceSpec,
+    domain_bounds,
+)
 from orchestrator.journal import JOURNAL_NAME, Journal, JournalError, Line, read_journal
 from orchestrator.objectives import (
     Candidate,
@@ -41,6 +48,9 @@ from orchestrator.objectives import (
 )
 from orchestrator.tasks import LanguageModellingTask
 from orchestrator.training import BASE_TRIAL, run_locally, trial_function
+
+if TYPE_CHECKING:
+    from orchestrator.search import Wait
 
 
 class SweepError(RuntimeError):
@@ -117,6 +127,21 @@ def _numbered(name: str, number: int) -> str:
 # --- one trial as the driver sees it -------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What may run at a time."""
+
+    cpus: float = math.inf
+    gpus: float = math.inf
+    trials: float = math.inf
+
+    def holds(self, trials: Sequence[ResourceSpec]) -> bool:
+        """Whether these trials fit side by side."""
+        cpus = sum(r.workers * r.cpus_per_worker for r in trials)
+        gpus = sum(r.workers * r.gpus_per_worker for r in trials)
+        return cpus <= self.cpus and gpus <= self.gpus
+
+
 @dataclass
 class _Trial:
     name: str
@@ -158,6 +183,8 @@ class _Driver:
         self.data = data
         self.trials: dict[str, _Trial] = {}
         self._by_tune_id: dict[str, str] = {}
+        self._running: dict[str, ResourceSpec] = {}
+        self.capacity = Capacity()
         for line in journal.lines:
             self._replay(line)
         self._proposer: Proposer | None = None
@@ -217,24 +244,51 @@ class _Driver:
         missing_base = BASE_TRIAL not in self.trials
         return len(self._waiting) + int(missing_base) + max(0, self.total - len(proposed))
 
-    def next_job(self, tune_id: str) -> dict[str, Any] | None:
-        """The configuration of the next trial for Ray Tune; None when there is none left."""
-        name = self._next_name()
-        if name is None:
-            return None
+    def next_job(self, tune_id: str) -> dict[str, Any] | Wait | None:
+        """The next trial's configuration for Ray Tune.
+
+        A trial that does not fit beside those that run lets one other go first: a trial of two
+        workers would otherwise leave half of a machine idle until all others have ended.
+
+        Args:
+            tune_id: Tune's id for it.
+
+        Returns:
+            The configuration, `WAIT` while none fits, or None when there is none left.
+        """
+        from orchestrator.search import WAIT
+
+        if len(self._running) >= self.capacity.trials:
+            return WAIT
+        name = next((name for name in self._waiting if self._fits(name)), None)
+        if name is not None:
+            self._waiting.remove(name)
+        elif len(self._waiting) > 1:
+            return WAIT
+        else:
+            name = self._propose_next()
+            if name is None:
+                return WAIT if self._waiting else None
+            if not self._fits(name):
+                self._waiting.append(name)
+                return WAIT
         trial = self.trials[name]
         trial.attempts += 1
         self._by_tune_id[tune_id] = name
+        experiment = self.trial_experiment(name)
+        self._running[name] = experiment.resources
         self.record("trial_started", trial=name, attempt=trial.attempts)
         return {
             "trial": name,
-            "experiment": self.trial_experiment(name).model_dump(mode="json"),
+            "experiment": experiment.model_dump(mode="json"),
             "folder": str(self.journal.folder),
         }
 
-    def _next_name(self) -> str | None:
-        if self._waiting:
-            return self._waiting.pop(0)
+    def _fits(self, name: str) -> bool:
+        mine = self.trial_experiment(name).resources
+        return self.capacity.holds([*self._running.values(), mine])
+
+    def _propose_next(self) -> str | None:
         if BASE_TRIAL not in self.trials:
             return self._propose(BASE_TRIAL, {}, "control")
         name = f"t{len(self.trials):03d}"
@@ -299,6 +353,7 @@ class _Driver:
     def ended(self, tune_id: str, error: bool) -> None:
         """Ray Tune says that a trial is over."""
         name = self._by_tune_id[tune_id]
+        self._running.pop(name, None)
         trial = self.trials[name]
         if error and trial.failure is None:
             trial.failure = "the trial's process ended unexpectedly (out of memory, or killed)"
@@ -549,7 +604,6 @@ def _run(
         trials = experiment.search.trials if experiment.search is not None else 1
         observer.line(journal.append("sweep_continued", trials=trials, code=provenance["code"]))
     driver = _Driver(loaded, journal, observer, data)
-    projection.catch_up()
     if driver.unfinished:
         if experiment.resources.executor == "local":
             _run_trials_locally(driver, projection)
@@ -573,7 +627,7 @@ def _refuse_hopeless(driver: _Driver) -> None:
 
 def _run_trials_locally(driver: _Driver, projection: _Projection) -> None:
     number = 0
-    while (job := driver.next_job(str(number))) is not None:
+    while isinstance(job := driver.next_job(str(number)), dict):
         name = job["trial"]
         driver.observer.progress(name, {"phase": "starting"})
         run_locally(
@@ -595,38 +649,46 @@ def _run_trials_on_ray(driver: _Driver, options: SweepOptions, projection: _Proj
     )
     with connected(options.address) as resources:
         check_storage(driver.journal.folder)
-        fits = required_fit(
-            _largest_resources(experiment),
-            cpus=resources.get("CPU", 0.0),
-            gpus=resources.get("GPU", 0.0),
-        )
+        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        required_fit(_largest_resources(experiment), cpus=cpus, gpus=gpus)
         limit = experiment.search.max_concurrent if experiment.search is not None else None
-        at_once = min(fits.at_once, limit or fits.at_once, max(1, driver.unfinished))
-        driver.observer.note(f"{fits.arithmetic}; running {at_once} at a time")
-        _fit(driver, at_once, projection)
+        driver.capacity = Capacity(cpus, gpus, limit or math.inf)
+        driver.observer.note(fit(experiment.resources, cpus=cpus, gpus=gpus).arithmetic)
+        _fit(driver, projection)
         left = wait_until_clean()
         if left:
             raise SweepError(f"The sweep left something on the cluster: {left}.")
 
 
-def _largest_resources(experiment: Experiment) -> Any:
+def _largest_resources(experiment: Experiment) -> ResourceSpec:
     """The resources of the trial that needs most, when the search varies them."""
-    from orchestrator.experiment import Choice, domain_bounds
+    names = ("workers", "cpus_per_worker", "gpus_per_worker")
+    wanted = {name: [getattr(experiment.resources, name)] for name in names}
+    search = experiment.search
+    if search is None:
+        return experiment.resources
+    for name, values in wanted.items():
+        path = f"resources.{name}"
+        values.extend(entry[path] for entry in search.first if path in entry)
+        domain = search.space.get(path)
+        if domain is not None:
+            edges = domain.choice if isinstance(domain, Choice) else domain_bounds(domain)
+            values.extend(int(edge) for edge in edges or ())
+    return experiment.resources.model_copy(
+        update={name: max(int(value) for value in values) for name, values in wanted.items()}
+    )
 
-    largest = experiment.resources
-    for path, domain in (experiment.search.space if experiment.search is not None else {}).items():
-        owner, _, name = path.rpartition(".")
-        if owner == "resources" and name in {"workers", "cpus_per_worker", "gpus_per_worker"}:
-            values = domain.choice if isinstance(domain, Choice) else domain_bounds(domain) or ()
-            largest = largest.model_copy(update={name: max(int(v) for v in values)})
-    return largest
 
-
-def _fit(driver: _Driver, at_once: int, projection: _Projection) -> None:
+def _fit(driver: _Driver, projection: _Projection) -> None:
     import ray
     from ray import tune
 
     from orchestrator.search import TuneRecorder, TuneSearcher
+
+    def starting(tune_id: str) -> None:
+        driver.starting(tune_id)
+        # MLflow takes seconds to open; the workers are starting meanwhile.
+        projection.catch_up()
 
     def ended(tune_id: str, error: bool) -> None:
         driver.ended(tune_id, error)
@@ -643,14 +705,13 @@ def _fit(driver: _Driver, at_once: int, projection: _Projection) -> None:
         tune_config=tune.TuneConfig(
             search_alg=TuneSearcher(driver.next_job, ended),
             num_samples=before,
-            max_concurrent_trials=at_once,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"tune-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(driver.journal.folder / "ray"),
-            callbacks=[TuneRecorder(driver.hear, driver.starting)],
+            callbacks=[TuneRecorder(driver.hear, starting)],
             verbose=0,
         ),
     )
@@ -663,8 +724,13 @@ def _fit(driver: _Driver, at_once: int, projection: _Projection) -> None:
 # --- continuing ----------------------------------------------------------------------------------
 
 
-_MAY_CHANGE = {("search", "trials"), ("search", "max_concurrent"), ("storage",), ("tracking", "uri"),
-               ("resources", "max_failures")}  # fmt: skip
+_MAY_CHANGE = {
+    ("search", "trials"),
+    ("search", "max_concurrent"),
+    ("storage",),
+    ("tracking", "uri"),
+    ("resources", "max_failures"),
+}
 """Fields that may differ when a sweep is continued: they change no trial's result."""
 
 
@@ -683,8 +749,9 @@ def _check_same(loaded: LoadedExperiment, journal: Journal) -> None:
     ]
     if differences:
         shown = "\n".join(
-            f"  {'.'.join(path[1:] if path[0] == 'experiment' else path)}: {_short(a)} -> {_short(b)}"
-            for path, a, b in differences[:10]
+            f"  {'.'.join(path[1:] if path[0] == 'experiment' else path)}: "
+            f"{_short(old_value)} -> {_short(new_value)}"
+            for path, old_value, new_value in differences[:10]
         )
         raise SweepError(
             f"{loaded.origin} differs from the sweep in {journal.folder}, whose trials could not "

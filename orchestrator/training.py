@@ -13,7 +13,8 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from orchestrator.batches import PreparedData
 from orchestrator.continual_loop import (
     DONE,
     DivergedError,
-    Learning,
     Progress,
     StageReport,
     Start,
@@ -98,12 +98,6 @@ def read_state(folder: Path) -> TrialState:
     return TrialState.from_document(json.loads((folder / "trial.json").read_text("utf-8")))
 
 
-def _learning(trial: str, sequence: TaskSequence, state: TrialState) -> Learning:
-    if trial == BASE_TRIAL:
-        return measure_base(sequence)
-    return learn_sequence(sequence, state.matrix, state.start)
-
-
 def _fresh_state(sequence: TaskSequence) -> TrialState:
     return TrialState(AccuracyMatrix.empty([t.name for t in sequence.tasks]), Start(), ())
 
@@ -121,92 +115,132 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray
     import ray.train
 
-    context = ray.train.get_context()
     experiment = Experiment.model_validate(config["experiment"])
-    resources = experiment.resources
-    on_gpu = resources.gpus_per_worker > 0
-    if not on_gpu:
+    if experiment.resources.gpus_per_worker == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import torch
 
-    torch.set_num_threads(resources.cpus_per_worker)
-    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-    rank = context.get_world_rank()
-
-    from orchestrator.engine import DeepSpeedEngine, attach_adapter, check_logits, load_base
-
-    data: PreparedData = ray.get(config["shared"][0])
-    trial: str = config["trial"]
-    sequence = task_sequence(experiment, data)
-    base: Any = load_base(experiment.model, experiment.training.precision, device)
-    model = attach_adapter(base, experiment.method.adapter.model_dump(), experiment.training.seed)
-    state = _fresh_state(sequence)
+    torch.set_num_threads(experiment.resources.cpus_per_worker)
     latest = ray.train.get_checkpoint()
-    checkpoint = Path(latest.path) if latest is not None else None
-    if checkpoint is not None:
-        state = read_state(checkpoint)
-    engine = DeepSpeedEngine(
-        model,
-        experiment.training,
-        batch_tokens=experiment.data.batch_tokens,
-        weights=checkpoint if checkpoint is not None and trial != BASE_TRIAL else None,
+    trial = _WorkerTrial(
+        config["trial"],
+        experiment,
+        ray.get(config["shared"][0]),
+        Path(latest.path) if latest is not None else None,
     )
-    check_logits(engine.scored, base.config.get_text_config().vocab_size)
-    if checkpoint is not None and state.start.step:
-        engine.load_optimizer(checkpoint)
-
-    def on_report(report: StageReport, matrix: AccuracyMatrix) -> None:
-        nonlocal state
-        state = state.after(report, matrix)
-        folder = Path(tempfile.mkdtemp(prefix=f"{trial}-"))
-        if trial != BASE_TRIAL:
-            engine.save(folder, with_optimizer=report.fraction < DONE)
-            if report.fraction == DONE:
-                with engine.gathered():
-                    if rank == 0:
-                        model.save_pretrained(str(folder / "adapter"))
-        if rank == 0:
-            write_state(folder, state)
-        ray.train.report(
-            {"kind": "stage", "report": report.as_document()},
-            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
-        )
-        shutil.rmtree(folder)
-
-    def on_progress(progress: Progress) -> None:
-        ray.train.report({"kind": "progress", "progress": asdict(progress)})
-
     ray.train.report({"kind": "ready", "pid": os.getpid(), "host": os.uname().nodename})
-    learning = _learning(trial, sequence, state)
     try:
-        if trial == BASE_TRIAL:
-            with model.disable_adapter():
-                _run(learning, engine, sequence, state, on_report, on_progress)
-        else:
-            _run(learning, engine, sequence, state, on_report, on_progress)
+        trial.run()
     except DivergedError as error:
         # The loss is the same on every worker, so all of them come here; a restart would only
         # diverge again.
         ray.train.report({"kind": "failed", "reason": str(error)})
 
 
-def _run(
-    learning: Learning,
+class _WorkerTrial:
+    """A trial in one of its Ray Train workers: model, engine, and what it reports."""
+
+    def __init__(
+        self, name: str, experiment: Experiment, data: PreparedData, checkpoint: Path | None
+    ) -> None:
+        import torch
+
+        from orchestrator.engine import DeepSpeedEngine
+
+        self._name = name
+        self._sequence = task_sequence(experiment, data)
+        self._state = read_state(checkpoint) if checkpoint else _fresh_state(self._sequence)
+        on_gpu = experiment.resources.gpus_per_worker > 0
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
+        self._model = _adapted_model(experiment, device)
+        self._engine = DeepSpeedEngine(
+            self._model,
+            experiment.training,
+            batch_tokens=experiment.data.batch_tokens,
+            weights=None if name == BASE_TRIAL else checkpoint,
+        )
+        _check_logits(self._engine, self._model)
+        if checkpoint is not None and self._state.start.step:
+            self._engine.load_optimizer(checkpoint)
+
+    def run(self) -> None:
+        """Learn what is left of the sequence."""
+        _learn(
+            self._name,
+            self._model,
+            self._engine,
+            self._sequence,
+            self._state,
+            self._on_report,
+            self._on_progress,
+        )
+
+    def _on_report(self, report: StageReport, matrix: AccuracyMatrix) -> None:
+        """Report a rung or the end of a task, with the checkpoint that belongs to it."""
+        import ray.train
+
+        self._state = self._state.after(report, matrix)
+        first = ray.train.get_context().get_world_rank() == 0
+        folder = Path(tempfile.mkdtemp(prefix=f"{self._name}-"))
+        if self._name != BASE_TRIAL:
+            self._engine.save(folder, with_optimizer=report.fraction < DONE)
+        if self._name != BASE_TRIAL and report.fraction == DONE:
+            with self._engine.gathered():
+                if first:
+                    self._model.save_pretrained(str(folder / "adapter"))
+        if first:
+            write_state(folder, self._state)
+        ray.train.report(
+            {"kind": "stage", "report": report.as_document()},
+            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
+        )
+        shutil.rmtree(folder)
+
+    @staticmethod
+    def _on_progress(progress: Progress) -> None:
+        import ray.train
+
+        ray.train.report({"kind": "progress", "progress": asdict(progress)})
+
+
+def _adapted_model(experiment: Experiment, device: Any) -> Any:
+    """The base with a fresh adapter."""
+    from orchestrator.engine import attach_adapter, load_base
+
+    base = load_base(experiment.model, experiment.training.precision, device)
+    return attach_adapter(base, experiment.method.adapter.model_dump(), experiment.training.seed)
+
+
+def _check_logits(engine: Any, model: Any) -> None:
+    from orchestrator.engine import check_logits
+
+    check_logits(engine.scored, model.get_base_model().config.get_text_config().vocab_size)
+
+
+def _learn(
+    trial: str,
+    model: Any,
     engine: Any,
     sequence: TaskSequence,
     state: TrialState,
     on_report: Callable[[StageReport, AccuracyMatrix], None],
     on_progress: Callable[[Progress], None],
 ) -> None:
-    run(
-        learning,
-        engine,
-        sequence=sequence,
-        matrix=state.matrix,
-        start=state.start,
-        on_report=on_report,
-        on_progress=on_progress,
+    """Measure the base, or learn what is left of the sequence."""
+    base = trial == BASE_TRIAL
+    learning = (
+        measure_base(sequence) if base else learn_sequence(sequence, state.matrix, state.start)
     )
+    with model.disable_adapter() if base else nullcontext():
+        run(
+            learning,
+            engine,
+            sequence=sequence,
+            matrix=state.matrix,
+            start=state.start,
+            on_report=on_report,
+            on_progress=on_progress,
+        )
 
 
 # --- in the Ray Tune trial -----------------------------------------------------------------------
@@ -314,50 +348,79 @@ def run_locally(
     """
     import torch
 
-    from orchestrator.engine import PlainEngine, attach_adapter, check_logits, load_base
-
     torch.set_num_threads(experiment.resources.cpus_per_worker)
-    sequence = task_sequence(experiment, data)
-    device = "cuda" if experiment.resources.gpus_per_worker else "cpu"
-    base: Any = load_base(experiment.model, experiment.training.precision, device)
-    model = attach_adapter(base, experiment.method.adapter.model_dump(), experiment.training.seed)
-    engine = PlainEngine(model, experiment.training, batch_tokens=experiment.data.batch_tokens)
-    check_logits(engine.scored, base.config.get_text_config().vocab_size)
-    current = folder / "checkpoint"
-    state = _fresh_state(sequence)
-    if current.is_dir():
-        state = read_state(current)
-        if trial != BASE_TRIAL:
-            engine.load(current)
-
-    def on_report(report: StageReport, matrix: AccuracyMatrix) -> None:
-        nonlocal state
-        state = state.after(report, matrix)
-        fresh = folder / "checkpoint.new"
-        if fresh.exists():
-            shutil.rmtree(fresh)
-        if trial != BASE_TRIAL:
-            engine.save(fresh, with_optimizer=report.fraction < DONE)
-            if report.fraction == DONE:
-                model.save_pretrained(str(fresh / "adapter"))
-        write_state(fresh, state)
-        if current.exists():
-            shutil.rmtree(current)
-        fresh.replace(current)
-        tell({"kind": "stage", "report": report.as_document(), "checkpoint_path": str(current)})
-
-    def on_progress(progress: Progress) -> None:
-        tell({"kind": "progress", "progress": asdict(progress)})
-
-    learning = _learning(trial, sequence, state)
+    local = _LocalTrial(trial, experiment, data, folder / "checkpoint", tell)
     try:
-        if trial == BASE_TRIAL:
-            with model.disable_adapter():
-                _run(learning, engine, sequence, state, on_report, on_progress)
-        else:
-            _run(learning, engine, sequence, state, on_report, on_progress)
+        local.run()
     except DivergedError as error:
         tell({"kind": "failed", "reason": str(error)})
-        return
-    reports = [replace(report).as_document() for report in state.reports]
-    tell({"kind": "finished", "checkpoint_path": str(current), "reports": reports})
+
+
+class _LocalTrial:
+    """A trial in this process."""
+
+    def __init__(
+        self,
+        name: str,
+        experiment: Experiment,
+        data: PreparedData,
+        checkpoint: Path,
+        tell: Callable[[dict[str, Any]], None],
+    ) -> None:
+        from orchestrator.engine import PlainEngine
+
+        self._name = name
+        self._checkpoint = checkpoint
+        self._tell = tell
+        self._sequence = task_sequence(experiment, data)
+        self._state = _fresh_state(self._sequence)
+        self._model = _adapted_model(
+            experiment, "cuda" if experiment.resources.gpus_per_worker else "cpu"
+        )
+        self._engine = PlainEngine(
+            self._model, experiment.training, batch_tokens=experiment.data.batch_tokens
+        )
+        _check_logits(self._engine, self._model)
+        if checkpoint.is_dir():
+            self._state = read_state(checkpoint)
+            if name != BASE_TRIAL:
+                self._engine.load(checkpoint)
+
+    def run(self) -> None:
+        """Learn what is left of the sequence."""
+        _learn(
+            self._name,
+            self._model,
+            self._engine,
+            self._sequence,
+            self._state,
+            self._on_report,
+            lambda progress: self._tell({"kind": "progress", "progress": asdict(progress)}),
+        )
+        self._tell(
+            {
+                "kind": "finished",
+                "checkpoint_path": str(self._checkpoint),
+                "reports": [report.as_document() for report in self._state.reports],
+            }
+        )
+
+    def _on_report(self, report: StageReport, matrix: AccuracyMatrix) -> None:
+        self._state = self._state.after(report, matrix)
+        fresh = self._checkpoint.with_name("checkpoint.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        if self._name != BASE_TRIAL:
+            self._engine.save(fresh, with_optimizer=report.fraction < DONE)
+            if report.fraction == DONE:
+                self._model.save_pretrained(str(fresh / "adapter"))
+        write_state(fresh, self._state)
+        # Renaming two folders is not one step: a crash between them repeats the trial's last part.
+        shutil.rmtree(self._checkpoint, ignore_errors=True)
+        fresh.replace(self._checkpoint)
+        self._tell(
+            {
+                "kind": "stage",
+                "report": report.as_document(),
+                "checkpoint_path": str(self._checkpoint),
+            }
+        )

@@ -13,10 +13,12 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-WORDS = (
-    "good fine great happy lovely bad poor awful sad nasty the a film book dog cat was is very "
-    "and it this that red blue green one two three : positive negative animal thing text label"
-).split()
+WORDS = [
+    *("good", "fine", "great", "happy", "lovely", "bad", "poor", "awful", "sad", "nasty"),
+    *("the", "a", "film", "book", "dog", "cat", "was", "is", "very", "and", "it", "this", "that"),
+    *("red", "blue", "green", "one", "two", "three", ":", "positive", "negative", "animal"),
+    *("thing", "text", "label"),
+]
 
 
 @pytest.fixture(autouse=True)

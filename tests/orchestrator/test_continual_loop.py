@@ -11,8 +11,8 @@ from orchestrator.continual_loop import (
     TaskSequence,
     learn_sequence,
     measure_base,
-    rung_steps,
     run,
+    rung_steps,
 )
 from orchestrator.tasks import parse_task
 
@@ -71,7 +71,8 @@ class FakeEngine:
         return values
 
 
-def learn(engine, seq, *, matrix=None, start=Start()):
+def learn(engine, seq, *, matrix=None, start=None):
+    start = start or Start()
     reports, progress = [], []
     matrix = matrix or AccuracyMatrix.empty([t.name for t in seq.tasks])
     final = run(

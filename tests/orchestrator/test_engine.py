@@ -27,7 +27,9 @@ VOCABULARY = 30
 def examples(count=8, seed=0):
     generator = random.Random(seed)
     return tuple(
-        Example(tuple(generator.randrange(2, VOCABULARY) for _ in range(generator.randrange(4, 20))), 2)
+        Example(
+            tuple(generator.randrange(2, VOCABULARY) for _ in range(generator.randrange(4, 20))), 2
+        )
         for _ in range(count)
     )
 

@@ -12,7 +12,10 @@ def fixed(table):
 
 
 def test_continuations_are_summed_over_their_tokens():
-    questions = [Question((1,), ((5,), (6, 7)), (1, 9), 0), Question((1, 2), ((7,), (5,)), (1, 1), 1)]
+    questions = [
+        Question((1,), ((5,), (6, 7)), (1, 9), 0),
+        Question((1, 2), ((7,), (5,)), (1, 1), 1),
+    ]
     table = {5: -1.0, 6: -0.3, 7: -0.5}
     assert question_log_likelihoods(questions, fixed(table)) == [
         [-1.0, pytest.approx(-0.8)],

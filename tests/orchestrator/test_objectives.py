@@ -38,9 +38,7 @@ def test_front_equals_brute_force_on_random_points():
 
     def beaten(mine):
         return any(
-            o["gain"] >= mine["gain"]
-            and o["forgetting"] <= mine["forgetting"]
-            and o != mine
+            o["gain"] >= mine["gain"] and o["forgetting"] <= mine["forgetting"] and o != mine
             for o in trials.values()
         )
 
@@ -62,8 +60,8 @@ def test_the_interval_is_paired():
     """Pairing removes what both sides share: far narrower than two independent means."""
     generator = random.Random(0)
     base = [[float(generator.random() < 0.5) for _ in range(400)]]
-    better = [[x for x in base[0]]]
-    for index in range(0, 20):
+    better = [list(base[0])]
+    for index in range(20):
         better[0][index] = 1.0
     interval = gain_interval(better, base)
     assert interval.high - interval.low < 0.05  # two independent means would give about 0.14

@@ -1,0 +1,355 @@
+"""Sweeps over a tiny base: first in one process, then through Ray Tune, Ray Train and DeepSpeed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.batches import prepare
+from orchestrator.engine import load_tokenizer
+from orchestrator.experiment import load_experiment
+from orchestrator.journal import read_journal
+from orchestrator.sweep import (
+    SweepError,
+    SweepOptions,
+    run_sweep,
+    sweep_folder,
+    sweep_folders,
+)
+from orchestrator.training import TrialState, task_sequence
+
+ROOT = Path(__file__).parents[2]
+LOCAL = {"executor": "local"}
+
+
+def trials(lines):
+    return {line["trial"]: line for line in lines if line["event"] == "trial_ended"}
+
+
+def run(path, recorder, **options):
+    return run_sweep(load_experiment(path), SweepOptions(**options), recorder)
+
+
+# --- in one process ------------------------------------------------------------------------------
+
+
+def test_a_local_sweep_from_file_to_verdict(experiment_file, recorder, search):
+    path = experiment_file(search=search, resources=LOCAL)
+    outcome = run(path, recorder)
+    assert outcome.lines == read_journal(outcome.folder)
+    assert set(trials(outcome.lines)) == {"base", "t001", "t002", "t003"}
+    assert {t["state"] for t in trials(outcome.lines).values()} == {"COMPLETE"}
+    proposed = {e["trial"]: e for e in recorder.events("trial_proposed")}
+    assert proposed["base"]["by"] == "control"
+    assert proposed["t001"]["by"] == "tpe"
+    reports = [e for e in recorder.events("stage_report") if e["trial"] == "t001"]
+    assert [(r["report"]["task"], r["report"]["fraction"]) for r in reports] == [
+        (task, fraction) for task in ("mood", "being") for fraction in (0.25, 0.5, 1.0)
+    ]
+    end = outcome.lines[-1]
+    assert end["event"] in {"sweep_ended", "champion_registered"}
+    for name in ("t001", "t002", "t003"):
+        adapter = outcome.folder / "trials" / name / "adapter"
+        assert {f.name for f in adapter.iterdir()} >= {
+            "adapter_config.json", "adapter_model.safetensors",
+        }  # fmt: skip
+        measures = trials(outcome.lines)[name]["measures"]
+        base = trials(outcome.lines)["base"]
+        rows = [r["report"]["row"] for r in recorder.events("stage_report")
+                if r["trial"] in {name, "base"} and r["report"]["row"]]  # fmt: skip
+        assert measures["gain"] == pytest.approx(sum(rows[-1]) / 2 - sum(rows[0]) / 2)
+        assert base["measures"]["probe_drift"] == pytest.approx(0.0)
+
+
+def test_the_same_command_again_runs_nothing_again(experiment_file, recorder, search):
+    path = experiment_file(search=search, resources=LOCAL)
+    first = run(path, recorder)
+    again = run(path, recorder)
+    assert again.lines == first.lines
+    assert any("nothing is left to run" in note for note in recorder.notes)
+    assert len(sweep_folders(first.folder.parent)) == 1
+    new = run(path, recorder, new=True)
+    assert new.folder == sweep_folder(first.folder.parent, "tiny", new=False) != first.folder
+    assert trials(new.lines)["t001"]["measures"]["gain"] == pytest.approx(
+        trials(first.lines)["t001"]["measures"]["gain"]
+    )
+
+
+class StopError(Exception):
+    """The driver dies here."""
+
+
+@pytest.mark.parametrize("after", [3, 6, 9, 13])
+def test_a_driver_that_dies_anywhere_is_continued_to_the_same_result(
+    experiment_file, recorder, search, after
+):
+    path = experiment_file(search=search, resources=LOCAL)
+    whole = run(path, recorder)
+
+    class Dying(type(recorder)):
+        def line(self, line):
+            super().line(line)
+            if line["n"] == after:
+                raise StopError
+
+    with pytest.raises(StopError):
+        run(path, Dying(), new=True)
+    folder = sweep_folder(whole.folder.parent, "tiny", new=False)
+    assert len(read_journal(folder)) == after + 1
+    finished = set(trials(read_journal(folder)))
+    resumed = run(path, recorder)
+    assert resumed.folder == folder
+    starts = [line["trial"] for line in resumed.lines if line["event"] == "trial_started"]
+    assert all(starts.count(name) == 1 for name in finished)
+    for name, end in trials(whole.lines).items():
+        got = trials(resumed.lines)[name]["measures"]
+        for measure, value in end["measures"].items():
+            if measure != "cost_s" and value is not None:
+                assert got[measure] == pytest.approx(value, abs=1e-6), (name, measure)
+    reports = [
+        (x["trial"], x["report"]["task_index"], x["report"]["fraction"])
+        for x in resumed.lines
+        if x["event"] == "stage_report"
+    ]
+    assert len(reports) == len(set(reports))
+
+
+def mlflow_runs(storage: Path, name: str = "tiny"):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name(name)
+    return client.search_runs([experiment.experiment_id])
+
+
+def test_mlflow_gets_one_run_a_trial_and_one_for_the_sweep(experiment_file, recorder, search):
+    path = experiment_file(search=search, resources=LOCAL)
+
+    class Dying(type(recorder)):
+        def line(self, line):
+            super().line(line)
+            if line["event"] == "trial_ended" and line["trial"] == "t001":
+                raise StopError
+
+    with pytest.raises(StopError):
+        run(path, Dying())
+    outcome = run(path, recorder)
+    run(path, recorder)
+    runs = mlflow_runs(outcome.folder.parent)
+    tags = [r.data.tags.get("orchestrator.trial") for r in runs]
+    assert sorted(str(t) for t in tags) == ["None", "base", "t001", "t002", "t003"]
+    assert {r.info.status for r in runs} == {"FINISHED"}
+
+
+def test_more_trials_extend_a_finished_sweep(experiment_file, recorder, search):
+    path = experiment_file(search={**search, "trials": 2}, resources=LOCAL)
+    first = run(path, recorder)
+    document = yaml.safe_load(path.read_text())
+    document["search"]["trials"] = 3
+    path.write_text(yaml.safe_dump(document))
+    more = run(path, recorder)
+    assert more.folder == first.folder
+    assert set(trials(more.lines)) == {"base", "t001", "t002", "t003"}
+    assert sum(line["event"] == "trial_started" for line in more.lines) == 4
+
+
+def test_a_changed_experiment_is_refused_naming_the_difference(experiment_file, recorder, search):
+    path = experiment_file(search=search, resources=LOCAL)
+    run(path, recorder)
+    path.write_text(path.read_text().replace("batch_size: 8", "batch_size: 4"))
+    with pytest.raises(SweepError, match=r"training\.batch_size: 8 -> 4") as caught:
+        run(path, recorder)
+    assert "--new" in str(caught.value)
+
+
+def test_a_diverging_trial_is_failed_and_the_sweep_goes_on(experiment_file, recorder):
+    search = {
+        "space": {"training.learning_rate": {"choice": [0.01, 1.0e30]}},
+        "searcher": "grid",
+        "trials": 2,
+    }
+    method = {"adapter": {"kind": "lora", "r": 4, "target_modules": ["q_proj", "v_proj"]}}
+    path = experiment_file(search=search, resources=LOCAL, method=method)
+    outcome = run(path, recorder)
+    ends = trials(outcome.lines)
+    assert ends["t001"]["state"] == "COMPLETE"
+    assert ends["t002"]["state"] == "FAILED"
+    assert "lower the learning rate" in ends["t002"]["reason"]
+    assert outcome.lines[-1]["event"] in {"sweep_ended", "champion_registered"}
+
+
+def test_first_trials_are_given_and_the_rest_is_searched(experiment_file, recorder, search):
+    first = [{"method.adapter.kind": "lora", "training.accumulation": 2}]
+    path = experiment_file(search={**search, "first": first, "trials": 2}, resources=LOCAL)
+    run(path, recorder)
+    proposed = {e["trial"]: e["overrides"] for e in recorder.events("trial_proposed")}
+    assert proposed["t001"]["method.adapter.kind"] == "lora"
+    assert proposed["t001"]["training.accumulation"] == 2
+    assert "training.learning_rate" in proposed["t001"]
+    assert "training.accumulation" not in proposed["t002"]
+
+
+def test_the_state_of_a_trial_survives_json(experiment_file):
+    loaded = load_experiment(experiment_file())
+    data = prepare(loaded, load_tokenizer(loaded.experiment.model))
+    sequence = task_sequence(loaded.experiment, data)
+    assert [t.name for t in sequence.tasks] == ["mood", "being"]
+    from orchestrator.training import _fresh_state
+
+    state = _fresh_state(sequence)
+    again = TrialState.from_document(json.loads(json.dumps(state.as_document())))
+    assert str(again) == str(state)
+
+
+# --- through Ray ---------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_through_ray_leaves_a_champion_record_and_a_clean_cluster(
+    experiment_file, recorder, search, ray_cluster
+):
+    from orchestrator.cluster import wait_until_clean
+
+    search["first"] = [{"resources.workers": 2, "method.adapter.kind": "curlora"}]
+    search["trials"] = 2
+    path = experiment_file(
+        search=search,
+        training={
+            "learning_rate": 0.02, "batch_size": 8, "max_length": 48, "precision": "fp32",
+            "deepspeed": {"zero_optimization": {"stage": 2}},
+        },
+    )  # fmt: skip
+    outcome = run(path, recorder)
+    assert not wait_until_clean()
+    ends = trials(outcome.lines)
+    assert {name: end["state"] for name, end in ends.items()} == {
+        "base": "COMPLETE", "t001": "COMPLETE", "t002": "COMPLETE",
+    }  # fmt: skip
+    phases = {p["phase"] for trial, p in recorder.steps if trial == "t001"}
+    assert phases >= {"starting", "ready", "training", "evaluating"}
+    assert {r.info.status for r in mlflow_runs(outcome.folder.parent)} == {"FINISHED"}
+
+    # The same trial in one plain process gives the same measures: executors differ in speed only.
+    overrides = next(
+        e["overrides"] for e in recorder.events("trial_proposed") if e["trial"] == "t001"
+    )
+    overrides = {k: v for k, v in overrides.items() if not k.startswith("resources.")}
+    plain = load_experiment(path).experiment.with_overrides(overrides)
+    document = plain.model_dump(mode="json", exclude={"search"})
+    document |= {"name": "plain", "resources": LOCAL}
+    document["training"]["deepspeed"] = {}
+    path.write_text(yaml.safe_dump(document))
+    local = run(path, recorder, kind="run")
+    for measure, value in trials(local.lines)["t001"]["measures"].items():
+        if measure != "cost_s" and value is not None:
+            assert ends["t001"]["measures"][measure] == pytest.approx(value, abs=2e-3), measure
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_killed_workers_restart_from_the_checkpoint_to_the_same_losses(
+    experiment_file, recorder, ray_cluster
+):
+    resources = {"workers": 2, "max_failures": 1}
+    whole = run(experiment_file("whole", resources=resources), recorder, kind="run")
+
+    class Killer(type(recorder)):
+        def __init__(self):
+            super().__init__()
+            self.pid = None
+            self.ready = 0
+
+        def progress(self, trial, progress):
+            super().progress(trial, progress)
+            if trial == "t001" and progress["phase"] == "ready":
+                self.ready += 1
+                self.pid = progress["pid"]
+
+        def line(self, line):
+            super().line(line)
+            report = line.get("report", {})
+            if line.get("trial") == "t001" and report.get("fraction") == 0.5 and self.ready == 1:
+                os.kill(self.pid, signal.SIGKILL)
+
+    killer = Killer()
+    killed = run(experiment_file("killed", resources=resources), killer, kind="run")
+    assert killer.ready == 2, "the workers were started a second time"
+    expected, got = (
+        [
+            (x["report"]["task"], x["report"]["fraction"], x["report"]["loss"], x["report"]["row"])
+            for x in lines
+            if x["event"] == "stage_report" and x["trial"] == "t001"
+        ]
+        for lines in (whole.lines, killed.lines)
+    )
+    assert got == expected
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_failing_trial_names_its_log_and_too_large_ones_their_arithmetic(
+    experiment_file, recorder, ray_cluster
+):
+    method = {"adapter": {"kind": "curlora", "r": 4, "target_modules": ["q_porj"]}}
+    path = experiment_file("wrong", method=method, resources={"max_failures": 0})
+    with pytest.raises(SweepError, match="q_porj") as caught:
+        run(path, recorder, kind="run")
+    assert "log.txt" in str(caught.value)
+    big = experiment_file("big", resources={"workers": 64},
+                          training={"batch_size": 64, "precision": "fp32"})  # fmt: skip
+    with pytest.raises(SweepError, match=r"64 worker\(s\) x 1 CPU = 64 CPUs"):
+        run(big, recorder, kind="run")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_raylets_with_folders_of_their_own(experiment_file, tmp_path):
+    """A running cluster joined with `--address`; a trial's two workers land on two nodes."""
+    environment = {**os.environ, "RAY_DISABLE_IMPORT_WARNING": "1"}
+    ray = Path(sys.executable).with_name("ray")
+    port = 20000 + os.getpid() % 20000
+    folders = [tmp_path / "head", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    started = []
+    try:
+        for folder, words in zip(
+            folders,
+            (
+                ["--head", f"--port={port}", "--include-dashboard=true", "--dashboard-port=0",
+                 "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1",
+                 f"--temp-dir=/tmp/ray-test-{os.getpid()}"],
+                [f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.1"],
+            ),
+            strict=True,
+        ):  # fmt: skip
+            started.append(
+                subprocess.Popen(
+                    [ray, "start", "--block", "--num-cpus=1", "--disable-usage-stats", *words],
+                    cwd=folder, env=environment, stdout=(folder / "log").open("w"),
+                    stderr=subprocess.STDOUT, start_new_session=True,
+                )
+            )  # fmt: skip
+            time.sleep(8)
+        path = experiment_file("two", resources={"workers": 2})
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli", "run", str(path), "--address",
+             f"127.0.0.1:{port}", "--json"],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    finally:
+        for process in reversed(started):
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in started:
+            process.wait(30)
+    lines = read_journal(tmp_path / "runs" / "two-run")
+    assert {t["state"] for t in trials(lines).values()} == {"COMPLETE"}
