@@ -76,7 +76,6 @@ class Proposer:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
             directions=["maximize" if d == "max" else "minimize" for d in objectives.values()],
-            sampler=self._sampler(len(past)),
         )
         for trial in past:
             self._add(trial)
@@ -86,9 +85,13 @@ class Proposer:
         """How many trials there will be in all."""
         return min(self._search.trials, len(self._grid)) if self._grid else self._search.trials
 
-    def _sampler(self, drawn: int) -> optuna.samplers.BaseSampler:
-        # A continued sweep must not draw again what was drawn before.
-        seed = self._search.seed + 7919 * drawn
+    def _sampler(self) -> optuna.samplers.BaseSampler:
+        """A sampler for the next proposal alone.
+
+        Its random numbers depend on the seed and the proposal's number, so that a continued sweep
+        proposes what an uninterrupted one would have proposed.
+        """
+        seed = self._search.seed + 7919 * self._proposed
         if self._search.searcher != "tpe":
             return optuna.samplers.RandomSampler(seed=seed)
         startup = self._search.startup_trials or min(10, max(3, self._search.trials // 3))
@@ -150,6 +153,7 @@ class Proposer:
         }
         if searched:
             self._study.enqueue_trial(searched)
+        self._study.sampler = self._sampler()
         trial = self._study.ask()
         self._numbers[name] = trial.number
         self._proposed += 1

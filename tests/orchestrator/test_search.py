@@ -79,6 +79,13 @@ def test_a_rebuilt_search_goes_on_where_it_was(search):
     assert len(set(rates)) == len(rates)
 
 
+def test_an_interruption_changes_no_proposal(search):
+    whole = play(Proposer(spec(search, trials=9), OBJECTIVES))
+    for stop in (1, 4, 7):
+        rest = play(Proposer(spec(search, trials=9), OBJECTIVES, whole[:stop]), first=stop + 1)
+        assert rest == whole[stop:]
+
+
 def test_grid_is_walked_once_in_order(search):
     del search["space"]["training.learning_rate"]
     search["space"]["method.adapter.temperature"] = {
