@@ -396,11 +396,17 @@ def runs_show(
     sweep_name: Annotated[str, typer.Argument(metavar="SWEEP", show_default=False)],
     trial: Annotated[str | None, typer.Argument(help="One of its trials, for all of it.")] = None,
     storage: Storage = _DEFAULT_STORAGE,
+    svg: Annotated[
+        Path | None,
+        typer.Option(help="Draw a sweep's table into this SVG file.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a sweep as it showed itself at its end, or everything about one trial."""
     folder, lines = _lines_of(sweep_name, storage)
     console = _console()
+    if svg is not None:
+        svg.write_text(display.outcome_svg(lines, folder), encoding="utf-8")
     if trial is None:
         if as_json:
             _print_json(display.outcome_document(lines, folder))

@@ -123,6 +123,8 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
     # Tune warns about result files that we do not want; errors still come through.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     if address is None:
+        # A local Ray asks its clients for a token of their own accord; that needs no warning.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         # This machine is not taken away on notice; the watcher is one more process per trial.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     already = ray.is_initialized()

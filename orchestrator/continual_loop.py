@@ -23,7 +23,7 @@ DONE = 1.0
 
 
 class DivergedError(RuntimeError):
-    """Training ran into a loss that is not a finite number."""
+    """Training ran into a loss or gradient that is not a finite number."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,10 @@ class Engine(Protocol):
         """Start a task of `steps` optimiser steps with fresh optimiser state and schedule."""
 
     def train_step(self, examples: Sequence[Example], step: int) -> float:
-        """Take one optimiser step and give the mean loss per scored token, in nats."""
+        """Take one optimiser step and give the mean loss per scored token, in nats.
+
+        NaN when the gradient is not finite.
+        """
         ...
 
     def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
@@ -363,7 +366,7 @@ def run(
                     answer = engine.train_step(request.examples, request.step)
                     if not math.isfinite(answer):
                         raise DivergedError(
-                            f"the loss became {answer} at step {request.step + 1} of task "
+                            f"the loss or its gradient became {answer} at step {request.step + 1} of task "
                             f"{meter.task!r}; lower the learning rate"
                         )
                     if meter.train(request.examples, request.step, answer):

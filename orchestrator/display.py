@@ -6,6 +6,7 @@ elsewhere, and is never kept. A cell that was not measured prints "-".
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import shlex
@@ -332,6 +333,15 @@ def render_outcome(lines: Iterable[Line], folder: Path, *, width: int = 100) -> 
     parts += _task_tables(view, width)
     parts += [_verdict(view), Text(), _caveat(view), Text(), _next_steps(view, folder)]
     return Group(*parts)
+
+
+def outcome_svg(lines: Iterable[Line], folder: Path) -> str:
+    """The picture of `render_outcome` in 100 columns, without the commands, as an SVG document."""
+    view = SweepView.of(lines)
+    console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+    parts = [*_trial_tables(view, 100), Text(), *_task_tables(view, 100), _verdict(view), Text()]
+    print_on(console, Group(*parts, _caveat(view)))
+    return console.export_svg(title=f"orchestrate runs show {folder.name}")
 
 
 def _trial_tables(view: SweepView, width: int) -> list[RenderableType]:

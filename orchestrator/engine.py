@@ -378,8 +378,12 @@ class PlainEngine:
             part = -self.scored(*padded(rows, self._device)).sum() / total * float(counts)
             part.backward()
             loss += float(part.detach())
-        if self._spec.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(list(self.trainable.values()), self._spec.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(
+            list(self.trainable.values()), self._spec.max_grad_norm or math.inf
+        )
+        if not bool(torch.isfinite(norm)):
+            # Clipping by an infinite norm would silently make the step zero.
+            return math.nan
         self._rate = self._spec.learning_rate * schedule_factor(self._spec, step, self._steps)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
@@ -505,6 +509,9 @@ class DeepSpeedEngine:
             self._engine.backward(part * shares)
             self._engine.step()
             own += part.detach()
+        norm = self._engine.get_global_grad_norm()
+        if norm is not None and not math.isfinite(float(norm)):
+            own.fill_(math.nan)  # a step clipped by an infinite norm would silently be zero
         torch.distributed.all_reduce(own)
         if self._fresh_schedule is not None:
             self._rate = float(self._optimizer.param_groups[0]["lr"])

@@ -575,6 +575,7 @@ def _run(
     projection: _Projection,
 ) -> None:
     from orchestrator.engine import base_sha256, load_tokenizer
+    from orchestrator.model_registry import redacted, redacted_document
 
     experiment = loaded.experiment
     observer.note("reading the base model's weights and tokenizer")
@@ -591,9 +592,9 @@ def _run(
                 "sweep_opened",
                 sweep=journal.folder.name,
                 kind=options.kind,
-                experiment=experiment.model_dump(mode="json"),
+                experiment=redacted_document(experiment.model_dump(mode="json")),
                 tasks={n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
-                yaml=loaded.text,
+                yaml=redacted(loaded.text),
                 origin=loaded.origin,
                 provenance=provenance,
                 controls=data.controls,

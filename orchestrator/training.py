@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
@@ -118,6 +119,9 @@ def train_worker(config: dict[str, Any]) -> None:
     experiment = Experiment.model_validate(config["experiment"])
     if experiment.resources.gpus_per_worker == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"
+    # DeepSpeed looks for ninja on the path; ours is beside the interpreter. Another version of it
+    # would compile again what `orchestrate doctor --build` has compiled.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     import torch
 
     torch.set_num_threads(experiment.resources.cpus_per_worker)

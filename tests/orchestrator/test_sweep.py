@@ -170,12 +170,11 @@ def test_a_changed_experiment_is_refused_naming_the_difference(experiment_file, 
 
 def test_a_diverging_trial_is_failed_and_the_sweep_goes_on(experiment_file, recorder):
     search = {
-        "space": {"training.learning_rate": {"choice": [0.01, 1.0e30]}},
+        "space": {"method.adapter.alpha": {"choice": [2.0, 3.0e38]}},
         "searcher": "grid",
         "trials": 2,
     }
-    method = {"adapter": {"kind": "lora", "r": 4, "target_modules": ["q_proj", "v_proj"]}}
-    path = experiment_file(search=search, resources=LOCAL, method=method)
+    path = experiment_file(search=search, resources=LOCAL)
     outcome = run(path, recorder)
     ends = trials(outcome.lines)
     assert ends["t001"]["state"] == "COMPLETE"
