@@ -86,7 +86,7 @@ def process_environment() -> dict[str, str]:
     """Settings of Ray that our processes rely on; what the user has set wins."""
     defaults = {
         # Results are polled this often; two seconds would stall trials that report often.
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
         # Our journal is the record; Ray's CSV, JSON and TensorBoard files would repeat it.
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

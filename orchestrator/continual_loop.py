@@ -44,6 +44,11 @@ class StageReport:
     loss: float | None = None
     """Mean training loss since the last report, nats per scored token."""
     learning_rate: float | None = None
+    """Of the last step."""
+    losses: tuple[float, ...] = ()
+    """Loss of each step since the last report, six digits; the last is that of step `step`."""
+    learning_rates: tuple[float, ...] = ()
+    """Learning rate of each of those steps."""
     tokens: int = 0
     """Useful (unpadded) training tokens of the trial so far."""
     seconds: float = 0.0
@@ -66,6 +71,8 @@ class StageReport:
         fields = dict(document)
         if fields.get("row") is not None:
             fields["row"] = tuple(math.nan if v is None else v for v in fields["row"])
+        for name in ("losses", "learning_rates"):
+            fields[name] = tuple(fields.get(name) or ())
         if fields.get("per_example") is not None:
             fields["per_example"] = {k: tuple(v) for k, v in fields["per_example"].items()}
         if fields.get("score") is None:
@@ -238,6 +245,10 @@ class _Clock:
         return round(time.monotonic() - self._zero, 3)
 
 
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -292,7 +303,7 @@ class Engine(Protocol):
     def train_step(self, examples: Sequence[Example], step: int) -> float:
         """Take one optimiser step and give the mean loss per scored token, in nats.
 
-        NaN when the gradient is not finite.
+        It is NaN when the gradient is not finite.
         """
         ...
 
@@ -344,7 +355,7 @@ def run(
         matrix: Where learning started from, for the same purpose.
         start: Where in the task it started, for the same purpose.
         on_report: Called with each report; a checkpoint belongs there.
-        on_progress: Called now and then, on every rank at the same requests.
+        on_progress: Called after every step and every evaluation, on every rank.
 
     Returns:
         The finished matrix.
@@ -353,6 +364,8 @@ def run(
         DivergedError: If the loss stops being a finite number.
     """
     meter = _Meter(sequence, matrix, start)
+    losses: list[float] = []
+    rates: list[float] = []
     answer: Any = None
     try:
         while True:
@@ -366,11 +379,14 @@ def run(
                     answer = engine.train_step(request.examples, request.step)
                     if not math.isfinite(answer):
                         raise DivergedError(
-                            f"the loss or its gradient became {answer} at step {request.step + 1} of task "
+                            f"the loss or its gradient became {answer} at step {request.step + 1} "
+                            "of task "
                             f"{meter.task!r}; lower the learning rate"
                         )
-                    if meter.train(request.examples, request.step, answer):
-                        on_progress(meter.reading("training"))
+                    losses.append(_six_digits(answer))
+                    rates.append(_six_digits(engine.learning_rate))
+                    meter.train(request.examples, request.step, answer)
+                    on_progress(meter.reading("training"))
                 case Evaluate():
                     items = request.task.validation[: request.limit]
                     answer = score(items, request.task.spec.metric, engine.log_probabilities)
@@ -379,9 +395,14 @@ def run(
                 case EndTask():
                     pass
                 case Report():
-                    trained = request.report.task_index >= 0
-                    rate = engine.learning_rate if trained else None
-                    on_report(replace(request.report, learning_rate=rate), request.matrix)
+                    report = replace(
+                        request.report,
+                        learning_rate=rates[-1] if rates else None,
+                        losses=tuple(losses),
+                        learning_rates=tuple(rates),
+                    )
+                    losses, rates = [], []
+                    on_report(report, request.matrix)
     except StopIteration as finished:
         return finished.value
 
@@ -420,11 +441,9 @@ class _Meter:
         self.task, self._steps, self._step, self._loss = task.name, steps, 0, None
         self._index += 1
 
-    def train(self, examples: Sequence[Example], step: int, loss: float) -> bool:
-        """Count a step; True now and then, when progress is worth telling."""
+    def train(self, examples: Sequence[Example], step: int, loss: float) -> None:
         self._done += 3 * sum(len(e.tokens) for e in examples)
         self._step, self._loss = step + 1, loss
-        return self._step % max(1, self._steps // 8) == 0
 
     def evaluate(self, task: PreparedTask, items: int) -> None:
         self._done += _evaluation_tokens(task, items)

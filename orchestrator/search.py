@@ -86,11 +86,9 @@ class Proposer:
         return min(self._search.trials, len(self._grid)) if self._grid else self._search.trials
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
-        """A sampler for the next proposal alone.
-
-        Its random numbers depend on the seed and the proposal's number, so that a continued sweep
-        proposes what an uninterrupted one would have proposed.
-        """
+        """A sampler for the next proposal alone."""
+        # Its random numbers depend on the seed and the proposal's number, so that a continued sweep
+        # proposes what an uninterrupted one would have proposed.
         seed = self._search.seed + 7919 * self._proposed
         if self._search.searcher != "tpe":
             return optuna.samplers.RandomSampler(seed=seed)

@@ -11,7 +11,9 @@ import math
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -47,10 +49,14 @@ from orchestrator.objectives import (
     measures,
 )
 from orchestrator.tasks import LanguageModellingTask
-from orchestrator.training import BASE_TRIAL, run_locally, trial_function
+from orchestrator.training import BASE_TRIAL, ProgressFile, run_locally, trial_function
 
 if TYPE_CHECKING:
     from orchestrator.search import Wait
+
+
+PROGRESS_SECONDS = 0.5
+"""How often running trials are asked how far they are."""
 
 
 class SweepError(RuntimeError):
@@ -276,6 +282,7 @@ class _Driver:
         trial.attempts += 1
         self._by_tune_id[tune_id] = name
         experiment = self.trial_experiment(name)
+        ProgressFile(self.journal.folder, name).remove()
         self._running[name] = experiment.resources
         self.record("trial_started", trial=name, attempt=trial.attempts)
         return {
@@ -283,6 +290,10 @@ class _Driver:
             "experiment": experiment.model_dump(mode="json"),
             "folder": str(self.journal.folder),
         }
+
+    def running(self) -> list[str]:
+        """The trials that run now; safe to ask from another thread."""
+        return list(self._running)
 
     def _fits(self, name: str) -> bool:
         mine = self.trial_experiment(name).resources
@@ -417,6 +428,7 @@ class _Driver:
         )
         if self._proposer is not None and trial.name != BASE_TRIAL:
             self._proposer.tell(trial.name, trial.measures if complete else None)
+        ProgressFile(self.journal.folder, trial.name).remove()
         if complete:
             shutil.rmtree(self.journal.folder / "ray" / trial.name, ignore_errors=True)
 
@@ -716,10 +728,34 @@ def _fit(driver: _Driver, projection: _Projection) -> None:
             verbose=0,
         ),
     )
-    tuner.fit()
+    with _progress_read(driver):
+        tuner.fit()
     shutil.rmtree(driver.journal.folder / "ray" / "tune", ignore_errors=True)
     if driver.unfinished or any(t.state == "RUNNING" for t in driver.trials.values()):
         raise SweepInterruptedError("The sweep was stopped before all of its trials had run.")
+
+
+@contextmanager
+def _progress_read(driver: _Driver) -> Iterator[None]:
+    """Meanwhile, tell the observer how far the running trials say they are."""
+    stop = threading.Event()
+
+    def read() -> None:
+        said: dict[str, Any] = {}
+        while not stop.wait(PROGRESS_SECONDS):
+            for name in driver.running():
+                progress = ProgressFile(driver.journal.folder, name).read()
+                if progress is not None and progress != said.get(name):
+                    said[name] = progress
+                    driver.observer.progress(name, progress)
+
+    reader = threading.Thread(target=read, name="progress", daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        reader.join()
 
 
 # --- continuing ----------------------------------------------------------------------------------

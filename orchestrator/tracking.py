@@ -58,7 +58,9 @@ _MODEL = f"{TAG}model"
 _STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED", "STOPPED": "KILLED"}
 _TRIAL_STARTS = "trial_started"
 _REOPENING = {"trial_proposed", _TRIAL_STARTS, "stage_report", "trial_ended"}
-_REPORT_METRICS = ("loss", "learning_rate", "tokens", "seconds")
+_REPORT_METRICS = ("loss", "tokens", "seconds")
+_STEP_METRICS = {"losses": "step_loss", "learning_rates": "learning_rate"}
+"""Series of a report, one value a step, and the metric that each becomes."""
 
 
 def tracking_uri(experiment: Experiment, storage: Path) -> str:
@@ -242,6 +244,10 @@ class _Sweep:
             trial.steps[index] = int(report["steps"])
         before = sum(steps for task, steps in trial.steps.items() if task < index)
         step = before + int(report["step"]) if index >= 0 else 0
+        for name, metric in _STEP_METRICS.items():
+            series = report.get(name) or ()
+            for back, value in enumerate(reversed(series)):
+                picture.measure(line, {metric: value}, step - back)
         values: dict[str, Any] = {name: report.get(name) for name in _REPORT_METRICS}
         for probe, readings in (report.get("probes") or {}).items():
             values |= {f"{reading}/{probe}": value for reading, value in readings.items()}

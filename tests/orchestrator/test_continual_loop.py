@@ -103,6 +103,9 @@ def test_reports_come_at_a_quarter_a_half_and_the_end_of_each_task():
 def test_tokens_and_losses_are_counted_since_the_last_report():
     _, reports, _ = learn(FakeEngine(), sequence())
     assert [r.tokens for r, _ in reports] == [24, 48, 96, 120, 144, 192]
+    assert [len(r.losses) for r, _ in reports] == [2, 2, 4, 2, 2, 4]
+    assert reports[0][0].losses == (1.0, 0.5)
+    assert reports[0][0].learning_rates == (0.1, 0.1)
     assert reports[0][0].loss == pytest.approx((1 + 1 / 2) / 2)
     assert reports[1][0].loss == pytest.approx((1 / 3 + 1 / 4) / 2)
 

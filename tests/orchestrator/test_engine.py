@@ -1,5 +1,6 @@
 import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,68 +171,110 @@ def test_a_folder_without_weights_is_refused(tmp_path, tiny_base):
 # --- DeepSpeed: two CPU workers against one plain process ----------------------------------------
 
 
-def _worker(rank, stage, folder, base, kind, accumulation, precision, queue):
-    """Six steps, a checkpoint after three, and the three again from it."""
+CASES = {
+    "zero-0": {"stage": 0, "kind": "curlora"},
+    "zero-1": {"stage": 1, "kind": "lora", "accumulation": 2},
+    "zero-2": {"stage": 2, "kind": "curlora", "accumulation": 2},
+    "zero-3": {"stage": 3, "kind": "curlora"},
+    "zero-3-lora": {"stage": 3, "kind": "lora"},
+    "zero-2-bf16": {"stage": 2, "kind": "curlora", "precision": "bf16"},
+    "offload": {"stage": 2, "kind": "curlora", "zero": {"offload_optimizer": {"device": "cpu"}}},
+    "scheduler": {
+        "stage": 1,
+        "kind": "curlora",
+        "deepspeed": {
+            "scheduler": {
+                "type": "WarmupLR",
+                "params": {"warmup_max_lr": 0.01, "warmup_num_steps": 4, "warmup_type": "linear"},
+            }
+        },
+    },
+}
+
+
+def _worker(rank, folder, base, queue):
+    """Every case: six steps, a checkpoint after three, the three again from it, a second task."""
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
-    from orchestrator.engine import DeepSpeedEngine
-
-    def fresh(weights=None):
-        spec = TrainingSpec(
-            learning_rate=0.01, precision=precision, batch_size=8, accumulation=accumulation,
-            deepspeed={"zero_optimization": {"stage": stage}},
-        )  # fmt: skip
-        model = load_base(ModelSpec(name=base), precision)
-        return DeepSpeedEngine(
-            attach_adapter(model, adapter(kind), seed=0), spec, batch_tokens=64, weights=weights
-        )
-
-    checkpoint = Path(folder) / "checkpoint"
-    one = fresh()
-    one.begin_task(6)
-    losses = []
-    for step in range(6):
-        if step == 3:
-            one.save(checkpoint, with_optimizer=True)
-            torch.distributed.barrier()
-        losses.append(one.train_step(examples(7 if step == 1 else 8, seed=step), step))
-    scores = one.log_probabilities([scored_example(e) for e in examples(13)])
-    two = fresh(checkpoint)
-    two.load_optimizer(checkpoint)
-    resumed = [two.train_step(examples(seed=s), s) for s in range(3, 6)]
-    again = two.log_probabilities([scored_example(e) for e in examples(13)])
-    one.begin_task(6)
-    second_task = [one.train_step(examples(seed=s), s) for s in range(2)]
-    if rank == 0:
-        queue.put((losses, scores, resumed, again, second_task))
+    for name, case in CASES.items():
+        result = _run_case(Path(folder) / name, base, case)
+        if rank == 0:
+            queue.put((name, result))
     torch.distributed.destroy_process_group()
 
 
-def deepspeed_run(tmp_path, tiny_base, stage, kind, accumulation=1, precision="fp32"):
+def _run_case(folder, base, case):
+    from orchestrator.engine import DeepSpeedEngine
+
+    precision = case.get("precision", "fp32")
+
+    def fresh(weights=None):
+        zero = {"stage": case["stage"], **case.get("zero", {})}
+        spec = TrainingSpec(
+            learning_rate=0.01, precision=precision, batch_size=8,
+            accumulation=case.get("accumulation", 1),
+            deepspeed={"zero_optimization": zero, **case.get("deepspeed", {})},
+        )  # fmt: skip
+        model = load_base(ModelSpec(name=base), precision)
+        adapted = attach_adapter(model, adapter(case["kind"]), seed=0)
+        return DeepSpeedEngine(adapted, spec, batch_tokens=64, weights=weights)
+
+    one = fresh()
+    one.begin_task(6)
+    losses, rates = [], []
+    for step in range(6):
+        if step == 3:
+            one.save(folder, with_optimizer=True)
+            torch.distributed.barrier()
+        losses.append(one.train_step(examples(7 if step == 1 else 8, seed=step), step))
+        rates.append(one.learning_rate)
+    rows = [scored_example(e) for e in examples(13)]
+    scores = one.log_probabilities(rows)
+    two = fresh(folder)
+    two.load_optimizer(folder)
+    resumed = [two.train_step(examples(seed=s), s) for s in range(3, 6)]
+    again = two.log_probabilities(rows)
+    one.begin_task(6)
+    second = [one.train_step(examples(seed=s), s) for s in range(2)]
+    return {
+        "losses": losses, "rates": rates, "scores": scores, "resumed": resumed, "again": again,
+        "second": second,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory, tiny_base):
+    """What two CPU workers gave in every case."""
+    folder = tmp_path_factory.mktemp("two-workers")
     context = torch.multiprocessing.get_context("spawn")
     queue = context.Queue()
-    arguments = (stage, str(tmp_path), str(tiny_base), kind, accumulation, precision, queue)
-    workers = [context.Process(target=_worker, args=(rank, *arguments)) for rank in range(2)]
+    workers = [
+        context.Process(target=_worker, args=(rank, str(folder), str(tiny_base), queue))
+        for rank in range(2)
+    ]
     for worker in workers:
         worker.start()
+    results = {}
     try:
-        return queue.get(timeout=240)
+        # The first case may wait for DeepSpeed's communication op to be compiled.
+        while len(results) < len(CASES):
+            name, result = queue.get(timeout=240)
+            results[name] = result
     finally:
         for worker in workers:
             worker.join(30)
             worker.kill()
+    return results
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("stage", "kind", "accumulation"),
-    [(0, "curlora", 1), (1, "lora", 2), (2, "curlora", 2), (3, "curlora", 1), (3, "lora", 1)],
-)
-def test_two_workers_give_the_losses_of_one_process(tmp_path, tiny_base, stage, kind, accumulation):
-    plain = engine(tiny_base, kind)
+@pytest.mark.parametrize("name", [n for n in CASES if n not in {"zero-2-bf16", "scheduler"}])
+def test_two_workers_give_the_losses_of_one_process(two_workers, tiny_base, name):
+    plain = engine(tiny_base, CASES[name]["kind"])
     plain.begin_task(6)
     batches = [examples(7 if step == 1 else 8, seed=step) for step in range(6)]
     expected = [plain.train_step(batch, step) for step, batch in enumerate(batches)]
@@ -239,24 +282,26 @@ def test_two_workers_give_the_losses_of_one_process(tmp_path, tiny_base, stage, 
     plain.begin_task(6)
     expected_second = [plain.train_step(examples(seed=s), s) for s in range(2)]
 
-    losses, scores, resumed, again, second = deepspeed_run(
-        tmp_path, tiny_base, stage, kind, accumulation
-    )
-    assert losses == pytest.approx(expected, abs=1e-4)
+    got = two_workers[name]
+    assert got["losses"] == pytest.approx(expected, abs=1e-4)
     flat = [v for row in expected_scores for v in row]
-    assert [v for row in scores for v in row] == pytest.approx(flat, abs=1e-4)
-    assert resumed == losses[3:]
-    assert again == scores
-    assert second == pytest.approx(expected_second, abs=1e-4)
+    assert [v for row in got["scores"] for v in row] == pytest.approx(flat, abs=1e-4)
+    assert got["second"] == pytest.approx(expected_second, abs=1e-4)
 
 
 @pytest.mark.slow
-def test_bf16_resumes_exactly_too(tmp_path, tiny_base):
-    losses, scores, resumed, again, _ = deepspeed_run(
-        tmp_path, tiny_base, 2, "curlora", precision="bf16"
-    )
-    assert resumed == losses[3:]
-    assert again == scores
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_task_goes_on_from_its_checkpoint_to_the_same_losses(two_workers, name):
+    got = two_workers[name]
+    assert got["resumed"] == got["losses"][3:]
+    assert got["again"] == got["scores"]
+
+
+@pytest.mark.slow
+def test_a_schedule_of_deepspeeds_own_is_passed_through(two_workers):
+    rates = two_workers["scheduler"]["rates"]
+    assert rates == sorted(rates)
+    assert rates[0] < rates[2] < rates[-1] == pytest.approx(0.01)
 
 
 @pytest.mark.gpu

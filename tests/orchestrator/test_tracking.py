@@ -74,7 +74,8 @@ class Story:
         report = {
             "task": TASKS[max(index, 0)], "task_index": index, "step": int(8 * fraction),
             "steps": 8, "fraction": fraction, "score": 0.5 + fraction / 4,
-            "loss": 1.0 - fraction / 2, "learning_rate": 0.001, "tokens": 100 * (index + 1),
+            "loss": 1.0 - fraction / 2, "learning_rate": 0.001, "losses": [1.5, 1.0 - fraction / 2],
+            "learning_rates": [0.002, 0.001], "tokens": 100 * (index + 1),
             "seconds": 1.5, "row": row, "metrics": {}, "per_example": None,
             "probes": {"docs": {"cross_entropy": 3.25}} if row else None,
         }  # fmt: skip
@@ -233,6 +234,8 @@ def test_steps_count_on_over_the_tasks(sweep_folder: Path) -> None:
         history = client.get_metric_history(runs[trial].info.run_id, key)
         return [(metric.step, metric.value) for metric in history]
 
+    assert points("t001", "step_loss")[:4] == [(3, 1.5), (4, 0.75), (7, 1.5), (8, 0.5)]
+    assert points("t001", "learning_rate")[:2] == [(3, 0.002), (4, 0.001)]
     assert points("t001", "loss") == [(4, 0.75), (8, 0.5), (12, 0.75), (16, 0.5)]
     assert points("t001", "score/movies") == [(4, 0.625), (8, 0.75), (16, 0.625)]
     assert points("t001", "score/topics") == [(8, 0.25), (12, 0.625), (16, 0.875)]
