@@ -301,7 +301,7 @@ def _run(
 def _command(
     kind: str, file: Path, *, address: str | None, data_root: Path | None, as_json: bool
 ) -> str:
-    words = ["orchestrate", kind, str(file)]
+    words = [display.program(), kind, str(file)]
     words += ["--address", address] if address else []
     words += ["--data-root", str(data_root)] if data_root else []
     return shlex.join(words + (["--json"] if as_json else []))

@@ -10,6 +10,7 @@ import io
 import math
 import os
 import shlex
+import shutil
 import sys
 import threading
 import time
@@ -204,7 +205,8 @@ class SweepView:
             document = parsed.with_overrides(trial.overrides).model_dump(mode="json")
         except ExperimentError:  # written by a version with other fields
             return dict(trial.overrides)
-        return _flat({"method": document["method"], "training": document["training"]})
+        parts = ("method", "training", "resources")
+        return _flat({part: document[part] for part in parts})
 
     def matrix(self, trial: TrialView) -> AccuracyMatrix | None:
         """The accuracy matrix as far as it was measured, None when no row was."""
@@ -525,6 +527,13 @@ def _caveat(view: SweepView) -> Text:
     return Text(f"{which}. It is {how_many}.", style="dim")
 
 
+def program() -> str:
+    """How to call this program from here: its name, or its path when the name is not found."""
+    beside = Path(sys.executable).parent / "orchestrate"
+    found = shutil.which("orchestrate")
+    return "orchestrate" if found and Path(found) == beside else _short_path(beside)
+
+
 def next_commands(view: SweepView, folder: Path) -> dict[str, list[str]]:
     """The commands that come next, by what they are for.
 
@@ -539,9 +548,9 @@ def next_commands(view: SweepView, folder: Path) -> dict[str, list[str]]:
     where = [] if storage == "runs" else ["--storage", storage]
     best = view.best
     mlflow = _short_path(Path(sys.executable).parent / "mlflow")
-    browse = [["orchestrate", "runs", "show", folder.name, *where]]
+    browse = [[program(), "runs", "show", folder.name, *where]]
     if best is not None:
-        browse.append(["orchestrate", "runs", "show", folder.name, best.name, *where])
+        browse.append([program(), "runs", "show", folder.name, best.name, *where])
     browse.append(
         [mlflow, "ui", "--backend-store-uri", tracking_uri(view, folder), "--host", "127.0.0.1"]
     )
@@ -549,12 +558,12 @@ def next_commands(view: SweepView, folder: Path) -> dict[str, list[str]]:
     reference = None
     if view.model is not None:
         reference = f"{view.model}@champion"
-        use.append(["orchestrate", "predict", reference, "--task", view.tasks[0], *where, "A TEXT"])
+        use.append([program(), "predict", reference, "--task", view.tasks[0], *where, "A TEXT"])
     elif best is not None and best.adapter:
         reference = f"{folder.name}/{best.name}"
     if reference is not None:
         to = f"exported/{view.name}"
-        use.append(["orchestrate", "export", reference, "--as", "lora", "--to", to, *where])
+        use.append([program(), "export", reference, "--as", "lora", "--to", to, *where])
     commands = {"browse": [shlex.join(words) for words in browse]}
     if use:
         commands["use"] = [shlex.join(words) for words in use]
