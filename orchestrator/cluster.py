@@ -233,9 +233,12 @@ def alive() -> Leftovers:
     import ray
     from ray.util.state import list_actors, list_placement_groups
 
-    job = ray.get_runtime_context().get_job_id()
-    actors: list[Any] = list_actors(filters=[("job_id", "=", job)], limit=1000)
-    groups: list[Any] = list_placement_groups(filters=[("creator_job_id", "=", job)], limit=1000)
+    context = ray.get_runtime_context()
+    job = context.get_job_id()
+    # The address is named because other Ray clusters may run on this machine.
+    where: dict[str, Any] = {"address": context.gcs_address, "limit": 1000}
+    actors: list[Any] = list_actors(filters=[("job_id", "=", job)], **where)
+    groups: list[Any] = list_placement_groups(filters=[("creator_job_id", "=", job)], **where)
     return Leftovers(
         tuple(
             f"{actor.class_name} {actor.actor_id[:8]}"

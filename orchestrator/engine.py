@@ -474,7 +474,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self._optimizer: torch.optim.Optimizer = self._engine.basic_optimizer
-        self._fresh_schedule = self._scheduler.state_dict() if "scheduler" in config else None
+        self._fresh_schedule = self._schedule() if "scheduler" in config else None
         self._steps = 1
         self._rate = 0.0
 
@@ -490,7 +490,17 @@ class DeepSpeedEngine:
             for key, value in state.items():
                 state[key] = value.zero_() if isinstance(value, Tensor) else type(value)(0)
         if self._fresh_schedule is not None:
-            self._scheduler.load_state_dict(dict(self._fresh_schedule))
+            self._set_schedule(self._fresh_schedule)
+
+    def _schedule(self) -> dict[str, Any]:
+        """DeepSpeed's own schedule: its state, and the rates that it set last."""
+        rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+        return {"state": dict(self._scheduler.state_dict()), "rates": rates}
+
+    def _set_schedule(self, schedule: Mapping[str, Any]) -> None:
+        self._scheduler.load_state_dict(dict(schedule["state"]))
+        for group, rate in zip(self._optimizer.param_groups, schedule["rates"], strict=True):
+            group["lr"] = rate
 
     def train_step(self, examples: Sequence[Example], step: int) -> float:
         """Take one optimiser step together with the other workers; see `Engine`."""
@@ -579,7 +589,7 @@ class DeepSpeedEngine:
             write_tensors(shard, flat_state(self._optimizer, self._masters()))
             if self._fresh_schedule is not None:
                 name = f"schedule-rank{self._place.rank}.json"
-                _write_json(folder / name, dict(self._scheduler.state_dict()))
+                _write_json(folder / name, self._schedule())
 
     def load_optimizer(self, folder: Path) -> None:
         """Go on inside a task: this rank's fp32 masters, moments and schedule.
@@ -605,7 +615,7 @@ class DeepSpeedEngine:
         )
         if self._fresh_schedule is not None:
             name = f"schedule-rank{self._place.rank}.json"
-            self._scheduler.load_state_dict(_read_json(folder / name))
+            self._set_schedule(_read_json(folder / name))
 
 
 def deepspeed_config(spec: TrainingSpec, world: int) -> dict[str, Any]:

@@ -503,7 +503,11 @@ def check_space(experiment: Experiment) -> None:
                     f"{suggestion(path, paths)}"
                 )
     corners = list(_corners(space))
-    first = [{**corner, **entry} for entry in experiment.search.first for corner in corners[:1]]
+    first = [
+        {**corner, **{path: value for path, value in entry.items() if path not in space}}
+        for entry in experiment.search.first
+        for corner in _corners(_narrowed(space, entry))
+    ]
     for overrides in [*corners, *first]:
         try:
             experiment.with_overrides(overrides)
@@ -513,6 +517,14 @@ def check_space(experiment: Experiment) -> None:
                 "If a setting belongs to one choice only, give it a `when`, for example "
                 "when: {method.adapter.kind: curlora}"
             ) from None
+
+
+def _narrowed(space: Mapping[str, Domain], entry: Mapping[str, Any]) -> dict[str, Domain]:
+    """The space with the values of an entry of `first` fixed."""
+    return {
+        path: Choice(choice=(entry[path],), when=domain.when) if path in entry else domain
+        for path, domain in space.items()
+    }
 
 
 def _edge_values(domain: Domain) -> list[Any]:

@@ -337,7 +337,7 @@ class _Driver:
             case "progress":
                 self.observer.progress(name, dict(message["progress"]))
             case "ready":
-                self.observer.progress(name, {"phase": "ready", "pid": message["pid"]})
+                self.observer.progress(name, {"phase": "ready", "pid": message["worker_pid"]})
             case "stage":
                 self._stage(trial, message["report"], message.get("checkpoint_path"))
             case "finished":

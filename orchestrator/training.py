@@ -178,7 +178,8 @@ def train_worker(config: dict[str, Any]) -> None:
         Path(latest.path) if latest is not None else None,
         ProgressFile(Path(config["folder"]), config["trial"]),
     )
-    ray.train.report({"kind": "ready", "pid": os.getpid(), "host": os.uname().nodename})
+    # Not `pid`: Ray Tune writes its own process's number under that name.
+    ray.train.report({"kind": "ready", "worker_pid": os.getpid()})
     try:
         trial.run()
     except DivergedError as error:

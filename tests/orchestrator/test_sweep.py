@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -313,7 +314,8 @@ def test_a_failing_trial_names_its_log_and_too_large_ones_their_arithmetic(
 @pytest.mark.slow
 def test_two_raylets_with_folders_of_their_own(experiment_file, tmp_path):
     """A running cluster joined with `--address`; a trial's two workers land on two nodes."""
-    environment = {**os.environ, "RAY_DISABLE_IMPORT_WARNING": "1"}
+    # Both sides of the connection must agree on authentication; the token is not under test.
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     ray = Path(sys.executable).with_name("ray")
     port = 20000 + os.getpid() % 20000
     folders = [tmp_path / "head", tmp_path / "second"]
@@ -331,26 +333,27 @@ def test_two_raylets_with_folders_of_their_own(experiment_file, tmp_path):
             ),
             strict=True,
         ):  # fmt: skip
-            started.append(
-                subprocess.Popen(
-                    [ray, "start", "--block", "--num-cpus=1", "--disable-usage-stats", *words],
-                    cwd=folder, env=environment, stdout=(folder / "log").open("w"),
-                    stderr=subprocess.STDOUT, start_new_session=True,
-                )
-            )  # fmt: skip
+            with (folder / "log").open("w") as log:
+                started.append(
+                    subprocess.Popen(
+                        [ray, "start", "--block", "--num-cpus=1", "--disable-usage-stats", *words],
+                        cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT,
+                    )
+                )  # fmt: skip
             time.sleep(8)
         path = experiment_file("two", resources={"workers": 2})
         done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", "run", str(path), "--address",
+            [ray.with_name("orchestrate"), "run", str(path), "--address",
              f"127.0.0.1:{port}", "--json"],
             cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     finally:
-        for process in reversed(started):
-            os.killpg(process.pid, signal.SIGTERM)
         for process in started:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
             process.wait(30)
     lines = read_journal(tmp_path / "runs" / "two-run")
     assert {t["state"] for t in trials(lines).values()} == {"COMPLETE"}
