@@ -180,7 +180,7 @@ def test_the_committed_experiments_and_tasks_are_valid():
     loaded = load_experiment(ROOT / "experiments" / "demo.yaml")
     assert len(loaded.experiment.tasks) == 3
     assert loaded.experiment.search.trials >= 6
-    assert loaded.experiment.resources.workers == 2
+    assert {"resources.workers": 2} in loaded.experiment.search.first
     for name in ("sst2", "mrpc", "sentiment140", "wikitext2", "arc_easy"):
         document = Experiment.model_validate(
             {
