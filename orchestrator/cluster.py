@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from orchestrator.experiment import ResourceSpec
 
@@ -19,6 +21,10 @@ HEAD_SHARE = 0.001
 
 class ClusterError(RuntimeError):
     """The cluster cannot run what was asked; the message holds the arithmetic."""
+
+
+LEAVE_SECONDS = 5.0
+"""How long a process of a local Ray may take to end once Ray has been shut down."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,28 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         yield {str(name): float(amount) for name, amount in ray.cluster_resources().items()}
     finally:
         if not already:
+            # A worker process can outlive its cluster (seen once in some sixty trials); on this
+            # machine every one of them descends from us.
+            ours = psutil.Process().children(recursive=True) if address is None else []
             ray.shutdown()
+            _end(ours)
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    """Give Ray's processes a few seconds to end by themselves, then end those that do not."""
+    ray_made = [process for process in processes if _is_rays(process)]
+    _, left = psutil.wait_procs(ray_made, timeout=LEAVE_SECONDS)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=LEAVE_SECONDS)
+
+
+def _is_rays(process: psutil.Process) -> bool:
+    try:
+        return any("ray" in Path(word).name or "/ray/" in word for word in process.cmdline()[:3])
+    except psutil.Error:
+        return False
 
 
 def package_folders() -> list[Path]:
