@@ -920,8 +920,3 @@ class _Projection:
                 f"All trials are finished and kept in {self._journal.folder}, but MLflow could "
                 f"not be written: {error} Run the same command again when it is reachable."
             ) from None
-
-
-def elapsed(lines: Sequence[Line]) -> float:
-    """Seconds from the first to the last line of a journal."""
-    return lines[-1]["time"] - lines[0]["time"] if lines else 0.0
