@@ -1,8 +1,9 @@
 """Task files: a dataset with its prompt, its labels and its metric. YAML, no Python.
 
-A task is *scored by log-likelihood*: classification and multiple choice pick the continuation that
-the model finds likeliest after the prompt; language modelling reads the probability of the text
-itself.
+Most tasks are *scored by log-likelihood*: classification and multiple choice pick the continuation
+that the model finds likeliest after the prompt; language modelling reads the probability of the text
+itself. Classification may instead have a *linear head* of its own, as in the CURLoRA paper (Fawi
+2024, Sec. 4), and generation is scored on the text that the model writes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 TaskMetric = Literal["accuracy", "accuracy_norm"]
+GenerationMetric = Literal["exact_match", "bleu", "rouge_l"]
+Head = Literal["label_words", "linear"]
 
 
 class Spec(BaseModel):
@@ -66,12 +69,29 @@ class _TaskBase(Spec):
     """Where the data come from and their licence, for people."""
 
 
-class ClassificationTask(_TaskBase):
-    """One label out of a fixed set, by the likelihood of its label words."""
-
-    kind: Literal["classification"]
+class _PromptedTask(_TaskBase):
     prompt: str
     """Python format string over the row's columns."""
+    template: Literal["raw", "chat"] = "raw"
+    """`raw`: the prompt as it is. `chat`: the prompt is what the user says in the tokenizer's own
+    chat template, and the answer is what the assistant says."""
+    system: str | None = None
+    """What the system says before the user does; for `template: chat` only."""
+
+    @model_validator(mode="after")
+    def _system_in_chat(self) -> _PromptedTask:
+        if self.system is not None and self.template != "chat":
+            raise ValueError("`system` has no place in `template: raw`; write it into the prompt")
+        return self
+
+
+class ClassificationTask(_PromptedTask):
+    """One label out of a fixed set: of a text, or of a pair of texts named in one prompt."""
+
+    kind: Literal["classification"]
+    head: Head = "label_words"
+    """`label_words`: the label word that is likeliest after the prompt. `linear`: a linear layer of
+    the task's own on the last hidden state, trained with the adapter and kept beside it."""
     label_column: str = "label"
     labels: dict[str, str | None] = Field(min_length=2)
     """Value in the data (as a string) to the continuation that stands for it.
@@ -98,17 +118,41 @@ class ClassificationTask(_TaskBase):
         return [next(v for v, w in self.labels.items() if w == word) for word in self.words]
 
 
-class MultipleChoiceTask(_TaskBase):
+class MultipleChoiceTask(_PromptedTask):
     """One of a row's own choices, by the likelihood of the choice."""
 
     kind: Literal["multiple_choice"]
-    prompt: str
     choices_column: str = "choices"
     answer_column: str = "answer"
     """Index of the right choice, counted from 0, or (with `answer_labels` in `columns`) a label."""
     continuation: str = " {choice}"
     metric: TaskMetric = "accuracy"
     """`accuracy` compares log-likelihoods, `accuracy_norm` divides them by the choice's bytes."""
+
+
+class GenerationTask(_PromptedTask):
+    """A text that the model writes after the prompt, greedily, compared with a reference."""
+
+    kind: Literal["generation"]
+    target_column: str = "target"
+    """The reference, learnt from and compared with."""
+    target: str = " {target}"
+    """What follows the prompt in training; `{target}` stands for the reference."""
+    metric: GenerationMetric = "exact_match"
+    answer: Literal["text", "final_number"] = "text"
+    """What `exact_match` compares: the whole text, or its last number (as for GSM8K)."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Tokens written at most."""
+    stop: tuple[str, ...] = ("\n",)
+    """Texts that end the writing, besides the model's own end of text."""
+
+    @model_validator(mode="after")
+    def _target_named(self) -> GenerationTask:
+        if "{target}" not in self.target:
+            raise ValueError(f"`target` must hold {{target}}, the reference; got {self.target!r}")
+        if self.answer == "final_number" and self.metric != "exact_match":
+            raise ValueError("`answer: final_number` belongs to `metric: exact_match`")
+        return self
 
 
 class LanguageModellingTask(_TaskBase):
@@ -122,7 +166,8 @@ class LanguageModellingTask(_TaskBase):
 
 
 TaskSpec = Annotated[
-    ClassificationTask | MultipleChoiceTask | LanguageModellingTask, Field(discriminator="kind")
+    ClassificationTask | MultipleChoiceTask | GenerationTask | LanguageModellingTask,
+    Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[TaskSpec] = TypeAdapter(TaskSpec)
 
@@ -254,7 +299,7 @@ def suggestion(name: str, known: list[str]) -> str:
 def task_field_names() -> list[str]:
     """Every field name that a task file may hold, for suggestions."""
     names: set[str] = set()
-    for model in (ClassificationTask, MultipleChoiceTask, LanguageModellingTask):
+    for model in (ClassificationTask, MultipleChoiceTask, GenerationTask, LanguageModellingTask):
         names |= set(model.model_fields)
     return sorted(names | set(DataSource.model_fields) | set(SplitOrigins.model_fields))
 
@@ -277,5 +322,8 @@ def render_validation_error(error: ValidationError, origin: str, known: list[str
 
 
 _UNION_TAGS = frozenset(
-    {"classification", "multiple_choice", "language_modelling", "curlora", "lora", "none"}
+    {
+        *("classification", "multiple_choice", "generation", "language_modelling"),
+        *("curlora", "lora", "none"),
+    }
 )
