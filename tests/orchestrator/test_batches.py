@@ -1,4 +1,3 @@
-import gzip
 import json
 import math
 import os
@@ -192,51 +191,7 @@ def test_null_labels_leave_rows_out_and_equal_words_are_one_label():
     assert answers == {1}
 
 
-# --- reading -------------------------------------------------------------------------------------
-
-
-def test_plain_and_gzipped_lines_are_read(tmp_path):
-    (tmp_path / "train.jsonl").write_text('{"text": "ä"}\n\n{"text": "b"}\n', encoding="utf-8")
-    with gzip.open(tmp_path / "test.jsonl.gz", "wt", encoding="utf-8") as file:
-        file.write('{"text": "c"}\n')
-    data = task(data={"files": str(tmp_path)}).data
-    assert [r["text"] for r in b.read_split(data, "train")] == ["ä", "b"]
-    assert [r["text"] for r in b.read_split(data, "test")] == ["c"]
-    assert b.read_split(data, "validation") is None
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b'{"text": "a"}\n{"text"\n', "line 2: not JSON"),
-        (b'["a"]\n', "line 1: a row is a JSON object"),
-        ('{"text": "ä"}\n'.encode("latin-1"), "not UTF-8"),
-    ],
-)
-def test_damaged_files_are_refused_naming_the_line(tmp_path, content, expected):
-    (tmp_path / "train.jsonl").write_bytes(content)
-    with pytest.raises(b.DataError, match=expected):
-        b.read_split(task(data={"files": str(tmp_path)}).data, "train")
-
-
-def test_a_missing_folder_says_how_to_get_it(tmp_path):
-    with pytest.raises(b.DataError, match="make demo"):
-        b.read_split(task(data={"files": str(tmp_path / "none")}).data, "train")
-
-
-def test_hub_columns_are_renamed_and_nested_ones_reached():
-    row = {"choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
-    got = b.canonical_row(
-        row,
-        {"choices": "choices.text", "answer": "answerKey", "answer_labels": "choices.label"},
-    )
-    assert (got["choices"], got["answer"], got["answer_labels"]) == (["a", "b"], "B", ["A", "B"])
-    spec = parse_task(
-        {"name": "q", "kind": "multiple_choice", "data": {"files": "."}, "prompt": "{answer}?"}, "q"
-    )
-    question = b.encode_question(spec, got, Words(), 16)
-    assert question.answer == 1
-    assert len(question.continuations) == 2
+# --- preparing -----------------------------------------------------------------------------------
 
 
 def test_limits_choose_the_same_rows_whatever_their_order(tiny_tasks):
