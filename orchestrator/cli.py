@@ -28,11 +28,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator import display
+from orchestrator import display, sweep_documents
 from orchestrator.batches import DataError
 from orchestrator.cluster import ClusterError
 from orchestrator.experiment import ExperimentError, LoadedExperiment, load_experiment
+from orchestrator.formatting import show
 from orchestrator.journal import JOURNAL_NAME, JournalError, Line, read_journal, without_nan
+from orchestrator.live_display import LiveDisplay
 from orchestrator.model_registry import (
     ADAPTER_FOLDER,
     MODEL_FILE,
@@ -43,6 +45,7 @@ from orchestrator.model_registry import (
     resolve,
     write_model_folder,
 )
+from orchestrator.sweep_view import SweepView, TrialView
 from orchestrator.tasks import TaskFileError, suggestion
 
 if TYPE_CHECKING:
@@ -277,7 +280,7 @@ def _run(
     from orchestrator.sweep import SweepInterruptedError, SweepOptions, run_sweep
 
     options = SweepOptions(address=address, new=new, data_root=data_root, kind=kind)
-    shown = display.LiveDisplay(_console(stderr=True))
+    shown = LiveDisplay(_console(stderr=True))
     try:
         with shown:
             outcome = run_sweep(loaded, options, shown)
@@ -292,8 +295,8 @@ def _run(
         console, display.render_outcome(outcome.lines, outcome.folder, width=console.width)
     )
     if as_json:
-        _print_json(display.outcome_document(outcome.lines, outcome.folder))
-    view = display.SweepView.of(outcome.lines)
+        _print_json(sweep_documents.outcome_document(outcome.lines, outcome.folder))
+    view = SweepView.of(outcome.lines)
     if not any(trial.state == "COMPLETE" for trial in view.trials):
         _stop("no trial was completed; the table above says why.", FAILED)
 
@@ -301,13 +304,13 @@ def _run(
 def _command(
     kind: str, file: Path, *, address: str | None, data_root: Path | None, as_json: bool
 ) -> str:
-    words = [display.program(), kind, str(file)]
+    words = [sweep_documents.program(), kind, str(file)]
     words += ["--address", address] if address else []
     words += ["--data-root", str(data_root)] if data_root else []
     return shlex.join(words + (["--json"] if as_json else []))
 
 
-def _interrupted(view: display.SweepView, storage: Path, again: str) -> str:
+def _interrupted(view: SweepView, storage: Path, again: str) -> str:
     if not view.name:
         return f"stopped before anything was recorded. Start again with:\n  {again}"
     done = len(view.finished)
@@ -347,7 +350,7 @@ def _lines_of(sweep_name: str, storage: Path) -> tuple[Path, list[Line]]:
     return folder, lines
 
 
-def _trial_of(view: display.SweepView, name: str) -> display.TrialView:
+def _trial_of(view: SweepView, name: str) -> TrialView:
     if name not in view.everything:
         known = list(view.everything)
         raise UsageError(
@@ -370,16 +373,16 @@ def runs_list(
     console = _console()
     if sweep_name is not None:
         folder, lines = _lines_of(sweep_name, storage)
-        view = display.SweepView.of(lines)
+        view = SweepView.of(lines)
         if as_json:
-            _print_json([display.trial_row(view, trial, folder) for trial in view.trials])
+            _print_json([sweep_documents.trial_row(view, trial, folder) for trial in view.trials])
         else:
             display.print_on(console, display.render_trials(view, console.width))
         return
     rows: list[dict[str, Any]] = []
     for folder in _folders(storage):
         try:
-            rows.append(display.sweep_row(display.SweepView.of(read_journal(folder)), folder))
+            rows.append(sweep_documents.sweep_row(SweepView.of(read_journal(folder)), folder))
         except JournalError as error:
             typer.echo(f"orchestrate: left out: {error}", err=True)
     if as_json:
@@ -409,15 +412,15 @@ def runs_show(
         svg.write_text(display.outcome_svg(lines, folder), encoding="utf-8")
     if trial is None:
         if as_json:
-            _print_json(display.outcome_document(lines, folder))
+            _print_json(sweep_documents.outcome_document(lines, folder))
         else:
             shown = display.render_outcome(lines, folder, width=console.width)
             display.print_on(console, shown)
         return
-    view = display.SweepView.of(lines)
+    view = SweepView.of(lines)
     found = _trial_of(view, trial)
     if as_json:
-        _print_json(display.trial_document(view, found, folder))
+        _print_json(sweep_documents.trial_document(view, found, folder))
     else:
         display.print_on(console, display.render_trial(view, found, folder))
 
@@ -442,7 +445,7 @@ def _registry(name: str, storage: Path, tracking_uri: str | None) -> str:
     if tracking_uri is not None:
         return tracking_uri
     lines = read_journal(storage / name) if "/" not in name else []
-    own = (display.SweepView.of(lines).experiment.get("tracking") or {}).get("uri")
+    own = (SweepView.of(lines).experiment.get("tracking") or {}).get("uri")
     if own:
         return str(own)
     if not (storage / "mlflow.db").is_file():
@@ -450,7 +453,7 @@ def _registry(name: str, storage: Path, tracking_uri: str | None) -> str:
             f"No model registry in {storage}. Give the folder of the sweep with `--storage`, or "
             "MLflow's address with `--tracking-uri`."
         )
-    return display.default_tracking_uri(storage)
+    return sweep_documents.default_tracking_uri(storage)
 
 
 @champion_app.command("show")
@@ -478,7 +481,7 @@ def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         elif isinstance(value, float) and key != "registered":
-            yield prefix + key, display.show(value)
+            yield prefix + key, show(value)
         elif key == "registered" and isinstance(value, float):
             yield prefix + key, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
         else:
@@ -491,7 +494,7 @@ def _model_folder(reference: str, storage: Path, tracking_uri: str | None) -> It
     owner, slash, trial = reference.partition("/")
     if "@" not in reference and slash and (storage / owner / JOURNAL_NAME).is_file():
         folder, lines = _lines_of(owner, storage)
-        found = _trial_of(display.SweepView.of(lines), trial)
+        found = _trial_of(SweepView.of(lines), trial)
         if not found.adapter:
             raise UsageError(
                 f"Trial {trial!r} of {owner!r} has no adapter: its state is {found.state.lower()}."
@@ -632,7 +635,7 @@ def predict(
     labels = list(dict.fromkeys(label for r in results for label in r["probabilities"]))
     shown = display.table(f"{reference}, {name}", "label", *labels, "text", left={"label", "text"})
     for result in results:
-        cells = [display.show(result["probabilities"].get(label)) for label in labels]
+        cells = [show(result["probabilities"].get(label)) for label in labels]
         text = " | ".join(str(value) for value in result["row"].values())
         shown.add_row(*(Text(cell) for cell in (result["label"], *cells, text)))
     _console().print(shown)

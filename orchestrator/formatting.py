@@ -1,0 +1,49 @@
+"""How numbers, intervals, times and settings are written; "-" is "not measured"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def show(value: float | None, *, signed: bool = False, digits: int = 3) -> str:
+    """A number with three decimals, "-" when it was not measured."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+
+
+def show_interval(interval: Sequence[float | None] | None) -> str:
+    """An interval in brackets, "-" when it was not measured."""
+    if not interval or any(bound is None for bound in interval):
+        return "-"
+    return f"[{show(interval[0], signed=True)}, {show(interval[1], signed=True)}]"
+
+
+def show_duration(seconds: float | None) -> str:
+    """Seconds as people say them: 45 s, 3 min 20 s, 2 h 05 min."""
+    if seconds is None or math.isnan(seconds):
+        return "-"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def show_setting(path: str, value: Any) -> str:
+    """A setting as the tables print it."""
+    if value is None:
+        return "-"
+    if path.endswith("learning_rate"):
+        return f"{float(value):.1e}"
+    if isinstance(value, float):
+        return show(value)
+    return str(value)
+
+
+def count(number: int, noun: str) -> str:
+    """A number and its noun: 1 trial, 2 trials."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")

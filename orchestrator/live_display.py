@@ -1,0 +1,310 @@
+"""The live view of a running sweep: a panel on a terminal, a line per event elsewhere.
+
+Only the progress between two journal lines comes from elsewhere, and is never kept.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.display import failure
+from orchestrator.formatting import count, show, show_duration, show_interval, show_setting
+from orchestrator.journal import Line
+from orchestrator.sweep_view import BASE, SweepView, TrialView, number
+
+HEARTBEAT_SECONDS = 10.0
+"""A sweep without a terminal is never silent for longer than this."""
+
+
+class LiveDisplay:
+    """Shows a running sweep: a panel on a terminal, one line per event elsewhere.
+
+    Every method may be called from any thread.
+    """
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.time) -> None:
+        """Prepare the display; it begins with `with`.
+
+        Args:
+            console: Where to show it; its kind decides between panel and lines.
+            clock: Seconds since the epoch, as the journal writes them.
+        """
+        self.view = SweepView()
+        self._console = console
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._progress: dict[str, dict[str, Any]] = {}
+        self._doing = "starting"
+        self._began = clock()
+        self._spoke = self._began
+        self._caught_up = False
+        self._stopped = threading.Event()
+        self._heart: threading.Thread | None = None
+        self._live: Live | None = None
+
+    def __enter__(self) -> LiveDisplay:
+        self._began = self._spoke = self._clock()
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self.panel,
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+            )
+            self._live.start()
+        else:
+            self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+            self._heart.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        if self._live is not None:
+            self._live.stop()
+        if self._heart is not None:
+            self._heart.join()
+
+    def note(self, text: str) -> None:
+        """Say what the driver is doing."""
+        with self._lock:
+            self._doing = text
+            if self._live is None:
+                self._say(text)
+
+    def line(self, line: Line) -> None:
+        """Take a journal line; lines older than this display were shown by another one."""
+        with self._lock:
+            old = line.get("time", self._began) < self._began
+            if not old:
+                self._catch_up()
+            self.view.take(line)
+            if line["event"] == "trial_ended":
+                self._progress.pop(line["trial"], None)
+            told = describe(line, self.view)
+            important = line["event"] in {"trial_ended", "sweep_ended", "champion_registered"}
+            if told and not old and (self._live is None or important):
+                self._say(told)
+
+    def progress(self, trial: str, progress: dict[str, Any]) -> None:
+        """Take the progress of a running trial; nothing of it is kept."""
+        with self._lock:
+            self._catch_up()
+            self._progress[trial] = progress
+
+    def _catch_up(self) -> None:
+        if not self._caught_up and self.view.opened is not None:
+            done, total = len(self.view.finished), self.view.total
+            self._say(f"continuing {self.view.name}: {done} of {total} trials had finished")
+        self._caught_up = True
+
+    def _say(self, text: str) -> None:
+        stamp = time.strftime("%H:%M:%S", time.localtime(self._clock()))
+        self._spoke = self._clock()
+        self._console.print(Text(f"{stamp}  {text}"), soft_wrap=True)
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(1.0):
+            self.beat()
+
+    def beat(self) -> None:
+        """Speak when nothing was said for a while."""
+        with self._lock:
+            if self._clock() - self._spoke >= HEARTBEAT_SECONDS:
+                self._say(self.status())
+
+    def status(self) -> str:
+        """The state of the sweep in one line."""
+        with self._lock:
+            view = self.view
+            running = [
+                f"{name} {_phase_words(progress)} {_share(progress):.0%}"
+                for name, progress in sorted(self._progress.items())
+            ]
+            words = [f"{len(view.finished)} of {view.total} trials"] if view.name else [self._doing]
+            words += running or ([self._doing] if view.name else [])
+            words.append(f"elapsed {show_duration(self._clock() - self._began)}")
+            left = self.time_left()
+            if left is not None:
+                words.append(f"about {show_duration(left)} left")
+            return "; ".join(words)
+
+    def time_left(self) -> float | None:
+        """Seconds until the last trial ends, None while there is nothing to judge by.
+
+        Finished trials (or, before the first has finished, the shares done of the running ones)
+        give the seconds of a trial; what is left is shared by as many as run now.
+
+        Returns:
+            Seconds.
+        """
+        with self._lock:
+            now = self._clock()
+            durations = [
+                trial.ended - trial.started
+                for trial in self.view.finished
+                if trial.started is not None
+                and trial.ended is not None
+                and trial.state == "COMPLETE"
+            ]
+            shares = {
+                name: _share(progress)
+                for name, progress in self._progress.items()
+                if name != BASE and self.view.trial(name).started is not None
+            }
+            if not durations:
+                durations = [
+                    (now - float(self.view.trial(name).started or now)) / share
+                    for name, share in shares.items()
+                    if share >= 0.05
+                ]
+            if not durations or self.view.ended:
+                return None
+            todo = max(0.0, self.view.total - len(self.view.finished) - sum(shares.values()))
+            return todo * sum(durations) / len(durations) / max(1, len(shares))
+
+    def panel(self) -> RenderableType:
+        """The panel for a terminal."""
+        with self._lock:
+            view = self.view
+            done = len(view.finished)
+            failed = sum(trial.state == "FAILED" for trial in view.trials)
+            head = Text(self._doing if not view.name else f"{done} of {view.total} trials")
+            if failed:
+                head.append(f", {failed} failed", style="red")
+            head.append(f"   elapsed {show_duration(self._clock() - self._began)}")
+            left = self.time_left()
+            head.append(f"   left {'-' if left is None else 'about ' + show_duration(left)}")
+            best = view.best
+            words = "-"
+            if best is not None:
+                words = f"{best.name}, gain {show(best.measure('gain'), signed=True)}"
+                words += f" {show_interval(best.gain_interval)}"
+            parts: list[RenderableType] = [head]
+            if view.total and view.name:
+                whole = Table.grid()
+                whole.add_row(ProgressBar(total=view.total, completed=done, width=40))
+                parts.append(whole)
+            parts += [self._running_table(), Text(f"best so far  {words}")]
+            if view.name:
+                parts.append(Text(self._doing, style="dim"))
+            return Panel(Group(*parts), title=Text(view.name or "starting"), title_align="left")
+
+    def _running_table(self) -> Table:
+        rows = Table.grid(padding=(0, 2, 0, 0))
+        for heading in ("trial", "", "task", "step", "loss", "", ""):
+            rows.add_column(heading, no_wrap=True)
+        for name, progress in sorted(self._progress.items()):
+            share = _share(progress)
+            rows.add_row(
+                Text(name, style="bold"),
+                Text(str(progress.get("phase", ""))),
+                Text(_task_words(progress)),
+                Text(_step_words(progress), justify="right"),
+                Text(f"loss {show(progress.get('loss'))}", justify="right"),
+                ProgressBar(total=1.0, completed=share, width=14),
+                Text(f"{share:4.0%}"),
+            )
+        return rows
+
+
+def _share(progress: Mapping[str, Any]) -> float:
+    return min(1.0, max(0.0, float(progress.get("done") or 0.0)))
+
+
+def _task_words(progress: Mapping[str, Any]) -> str:
+    if not progress.get("task"):
+        return "-"
+    index, count = progress.get("task_index"), progress.get("tasks")
+    place = f" {index + 1}/{count}" if isinstance(index, int) and index >= 0 and count else ""
+    return f"{progress['task']}{place}"
+
+
+def _step_words(progress: Mapping[str, Any]) -> str:
+    if progress.get("step") is None:
+        return "-"
+    return f"{progress['step']}/{progress.get('steps') or '-'}"
+
+
+def _phase_words(progress: Mapping[str, Any]) -> str:
+    words = [str(progress.get("phase", "")), _task_words(progress), _step_words(progress)]
+    return " ".join(word for word in words if word not in {"", "-"})
+
+
+def describe(line: Line, view: SweepView) -> str:
+    """One journal line in words, empty for one that needs none.
+
+    Args:
+        line: The line.
+        view: The sweep, with the line taken already.
+
+    Returns:
+        A sentence without a final stop.
+    """
+    match line["event"]:
+        case "sweep_opened":
+            told = f"{view.kind} {view.name}: {count(view.total, 'trial')} over "
+            told += ", ".join(view.tasks)
+        case "trial_proposed":
+            told = f"{line['trial']} proposed: {_chosen(line.get('overrides', {}))}"
+        case "trial_started":
+            attempt = line.get("attempt", 1)
+            told = f"{line['trial']} starts" + (f" again, attempt {attempt}" * (attempt > 1))
+        case "stage_report":
+            told = _describe_report(line["trial"], line["report"])
+        case "trial_ended":
+            told = _describe_end(view, view.trial(line["trial"]))
+        case "sweep_ended":
+            who = f"champion {line['champion']}" if line["champion"] else "no champion"
+            told = f"ended, {who}: {line['reason']}"
+        case "champion_registered":
+            told = f"registered {line['trial']} as {line['model']}, version {line['version']}"
+        case _:
+            told = ""
+    return told
+
+
+def _chosen(overrides: Mapping[str, Any]) -> str:
+    words = [f"{k.rsplit('.', 1)[-1]} {show_setting(k, v)}" for k, v in overrides.items()]
+    return ", ".join(words) or "the settings of the file"
+
+
+def _describe_report(trial: str, report: Mapping[str, Any]) -> str:
+    if report["task_index"] < 0:
+        scores = " ".join(show(number(score)) for score in report.get("row") or [])
+        return f"{trial}: scores of the untouched base {scores}"
+    told = (
+        f"{trial}: {report['task']} {report.get('fraction', 0):.0%} "
+        f"(step {report.get('step')}/{report.get('steps')}), score {show(report.get('score'))}, "
+        f"loss {show(report.get('loss'))}"
+    )
+    if report.get("row"):
+        told += ", all tasks " + " ".join(show(number(score)) for score in report["row"])
+    return told
+
+
+def _describe_end(view: SweepView, trial: TrialView) -> str:
+    done = f"{len(view.finished)} of {view.total} trials"
+    if trial.name == BASE:
+        return f"{BASE} {trial.state.lower()}"
+    if trial.state == "FAILED":
+        return f"{failure(trial)}; {done}"
+    gain = f"gain {show(trial.measure('gain'), signed=True)} {show_interval(trial.gain_interval)}"
+    cost = f"{show(trial.measure('cost_s'), digits=0)} s"
+    why = f" ({trial.reason})" if trial.reason else ""
+    return f"{trial.name} {trial.state.lower()}{why}: {gain}, {cost}; {done}"

@@ -1,0 +1,184 @@
+"""Sweeps and trials as documents for programs, and the commands that come next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.journal import Line
+from orchestrator.model_registry import redacted
+from orchestrator.objectives import NATURAL_DIRECTIONS
+from orchestrator.sweep_view import BASE, SweepView, TrialView
+
+
+def trial_document(view: SweepView, trial: TrialView, folder: Path) -> dict[str, Any]:
+    """One trial for programs: settings, measures, matrix, reports, paths.
+
+    Args:
+        view: The sweep.
+        trial: One of its trials.
+        folder: The sweep's folder.
+
+    Returns:
+        A JSON-like document; NaN may occur and is for the writer to turn into null.
+    """
+    matrix = view.matrix(trial)
+    adapter = folder / trial.adapter if trial.adapter else None
+    return {
+        "trial": trial.name,
+        "state": trial.state,
+        "reason": trial.reason,
+        "on_front": trial.name in view.front,
+        "champion": trial.name == view.champion,
+        "settings": view.settings(trial),
+        "overrides": trial.overrides,
+        "measures": {name: trial.measures.get(name) for name in NATURAL_DIRECTIONS},
+        "gain_interval": trial.gain_interval,
+        "matrix": None if matrix is None else {"tasks": matrix.tasks, "rows": matrix.rows},
+        "reports": [
+            {key: value for key, value in report.items() if key != "per_example"}
+            for report in trial.reports
+        ],
+        "adapter": str(adapter) if adapter else None,
+        "log": str(log_path(trial, folder)),
+    }
+
+
+def trial_row(view: SweepView, trial: TrialView, folder: Path) -> dict[str, Any]:
+    """One trial of a list, for programs: `trial_document` without its reports."""
+    document = trial_document(view, trial, folder)
+    del document["reports"]
+    return document
+
+
+def log_path(trial: TrialView, folder: Path) -> Path:
+    """Where the trial's log is, or would be."""
+    return folder / (trial.log or f"trials/{trial.name}/log.txt")
+
+
+def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
+    """The same as `render_outcome`, for programs.
+
+    Args:
+        lines: The journal.
+        folder: The sweep's folder.
+
+    Returns:
+        A JSON-like document; NaN may occur and is for the writer to turn into null.
+    """
+    view = SweepView.of(lines)
+    base = view.everything.get(BASE)
+    zero_shot = base.base_row if base else None
+    return {
+        "sweep": view.name,
+        "kind": view.kind,
+        "folder": str(folder),
+        "ended": view.ended,
+        "trials_planned": view.total,
+        "tasks": view.tasks,
+        "zero_shot": dict(zip(view.tasks, zero_shot, strict=True)) if zero_shot else None,
+        "controls": view.controls,
+        "trials": [trial_row(view, trial, folder) for trial in view.trials],
+        "front": view.front,
+        "champion": view.champion,
+        "reason": view.reason,
+        "registered": {"model": view.model, "version": view.version} if view.model else None,
+        "scores_are": "validation scores by which the trials were chosen",
+        "tracking_uri": tracking_uri(view, folder),
+        "commands": next_commands(view, folder),
+    }
+
+
+def sweep_row(view: SweepView, folder: Path) -> dict[str, Any]:
+    """One sweep of a list, for programs and for `render_sweeps`.
+
+    Args:
+        view: The sweep.
+        folder: Its folder.
+
+    Returns:
+        A JSON-like document.
+    """
+    best = view.best
+    return {
+        "sweep": folder.name,
+        "experiment": view.name,
+        "kind": view.kind,
+        "state": "ended" if view.ended else "unfinished",
+        "opened": view.opened,
+        "changed": view.changed,
+        "trials_finished": len(view.finished),
+        "trials_failed": sum(trial.state == "FAILED" for trial in view.trials),
+        "trials_planned": view.total,
+        "tasks": view.tasks,
+        "best": best.name if best else None,
+        "best_gain": best.measure("gain") if best else None,
+        "champion": view.champion,
+        "folder": str(folder),
+    }
+
+
+def program() -> str:
+    """How to call this program from here: its name, or its path when the name is not found."""
+    beside = Path(sys.executable).parent / "orchestrate"
+    found = shutil.which("orchestrate")
+    return "orchestrate" if found and Path(found) == beside else short_path(beside)
+
+
+def next_commands(view: SweepView, folder: Path) -> dict[str, list[str]]:
+    """The commands that come next, by what they are for.
+
+    Args:
+        view: The sweep.
+        folder: The sweep's folder.
+
+    Returns:
+        Commands under "browse" and, when there is something to use, "use".
+    """
+    storage = short_path(folder.parent)
+    where = [] if storage == "runs" else ["--storage", storage]
+    best = view.best
+    mlflow = short_path(Path(sys.executable).parent / "mlflow")
+    browse = [[program(), "runs", "show", folder.name, *where]]
+    if best is not None:
+        browse.append([program(), "runs", "show", folder.name, best.name, *where])
+    browse.append(
+        [mlflow, "ui", "--backend-store-uri", tracking_uri(view, folder), "--host", "127.0.0.1"]
+    )
+    use: list[list[str]] = []
+    reference = None
+    if view.model is not None:
+        reference = f"{view.model}@champion"
+        use.append([program(), "predict", reference, "--task", view.tasks[0], *where, "A TEXT"])
+    elif best is not None and best.adapter:
+        reference = f"{folder.name}/{best.name}"
+    if reference is not None:
+        to = f"exported/{view.name}"
+        use.append([program(), "export", reference, "--as", "lora", "--to", to, *where])
+    commands = {"browse": [shlex.join(words) for words in browse]}
+    if use:
+        commands["use"] = [shlex.join(words) for words in use]
+    return commands
+
+
+def tracking_uri(view: SweepView, folder: Path) -> str:
+    """Where MLflow recorded the sweep, without credentials."""
+    uri = (view.experiment.get("tracking") or {}).get("uri")
+    return redacted(uri) if uri else default_tracking_uri(folder.parent)
+
+
+def default_tracking_uri(storage: Path) -> str:
+    """Where MLflow records when an experiment does not say."""
+    return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+def short_path(path: Path) -> str:
+    """A path as one would type it here: relative when it lies below the working folder."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 (`resolve` would follow venv's links)
+    here = Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
