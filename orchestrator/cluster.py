@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from orchestrator.experiment import ResourceSpec
+from orchestrator.experiment import Choice, Experiment, ResourceSpec, domain_bounds
 
 HEAD_SHARE = 0.001
 """Of the head node's own resource that a trial's (idle) driver function holds: it runs there."""
@@ -88,6 +90,37 @@ def required_fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
     return answer
 
 
+def largest_resources(experiment: Experiment) -> ResourceSpec:
+    """The resources of the trial that needs most, when the search varies them."""
+    names = ("workers", "cpus_per_worker", "gpus_per_worker")
+    wanted = {name: [getattr(experiment.resources, name)] for name in names}
+    search = experiment.search
+    if search is None:
+        return experiment.resources
+    for name, values in wanted.items():
+        path = f"resources.{name}"
+        values.extend(entry[path] for entry in search.first if path in entry)
+        domain = search.space.get(path)
+        if domain is not None:
+            edges = domain.choice if isinstance(domain, Choice) else domain_bounds(domain)
+            values.extend(int(edge) for edge in edges or ())
+    return experiment.resources.model_copy(
+        update={name: max(int(value) for value in values) for name, values in wanted.items()}
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those of its affinity, within its control group's quota."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control group, or no quota ("max")
+        return cores
+
+
 def process_environment() -> dict[str, str]:
     """Settings of Ray that our processes rely on; what the user has set wins."""
     defaults = {
@@ -143,6 +176,7 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         }
         if address is None:
             options |= {
+                "num_cpus": usable_cores(),
                 "include_dashboard": True,  # Ray's own cleaner of placement groups asks it
                 "dashboard_host": "127.0.0.1",
                 "_node_ip_address": "127.0.0.1",
@@ -150,6 +184,7 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         else:
             runtime_env["py_modules"] = [str(path) for path in package_folders()]
             options["address"] = address
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -158,15 +193,51 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
                 f"{' '.join(str(error).split())[:300]}. Start one with `ray up cluster.yaml` or "
                 "`ray start --head`, or leave `--address` out."
             ) from None
+        if threading.current_thread() is threading.main_thread():
+            # Ray ends its driver at once on SIGTERM; ours has things to leave in order.
+            signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield {str(name): float(amount) for name, amount in ray.cluster_resources().items()}
     finally:
         if not already:
             # A worker process can outlive its cluster (seen once in some sixty trials); on this
             # machine every one of them descends from us.
-            ours = psutil.Process().children(recursive=True) if address is None else []
-            ray.shutdown()
-            _end(ours)
+            with _uninterrupted():
+                ours = psutil.Process().children(recursive=True) if address is None else []
+                ray.shutdown()
+                _end(ours)
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Meanwhile SIGTERM does what Ctrl-C does, whatever that is at the moment.
+
+    Yields:
+        Nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Meanwhile neither Ctrl-C nor SIGTERM: half a shutdown leaves processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:

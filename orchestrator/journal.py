@@ -8,11 +8,13 @@ Every line holds `n` (its number), `time` (seconds since the epoch) and `event`,
 
 ========================  ==========================================================================
 `sweep_opened`            `sweep`, `experiment`, `tasks`, `yaml`, `origin`, `provenance`, `controls`
+`sweep_continued`         `trials` (how many there are to be), `code`
 `trial_proposed`          `trial`, `overrides`, `by` (the searcher)
 `trial_started`           `trial`, `attempt` (from 1; a continued sweep starts a trial again)
 `stage_report`            `trial`, `report`: a rung of a task, or its end
 `trial_ended`             `trial`, `state` (COMPLETE, FAILED, STOPPED), `reason`, `measures`,
                           `gain_interval`, `adapter` (folder relative to the sweep), `log`
+`sweep_stopped`           `reason`, `trials` (those that failed): it was given up for now
 `sweep_ended`             `front`, `champion` (a trial or null), `reason`
 `champion_registered`     `trial`, `model`, `version`
 ========================  ==========================================================================
@@ -28,6 +30,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, cast
@@ -105,22 +109,7 @@ class Journal:
         self.folder = folder
         self.path = folder / JOURNAL_NAME
         self._clock = clock
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a+b")
-        except OSError as error:
-            raise JournalError(
-                f"Cannot write the journal {self.path}: {error}. Set `storage` to a folder that "
-                "you can write to."
-            ) from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise JournalError(
-                f"Another process is running the sweep in {folder}. Wait for it, stop it, or start "
-                "another sweep with --new."
-            ) from None
+        self._file = self._locked()
         try:
             self._file.seek(0)
             content = self._file.read()
@@ -128,9 +117,34 @@ class Journal:
         except JournalError:
             self._file.close()
             raise
-        whole = content.rfind(b"\n") + 1
-        if whole != len(content):
-            self._file.truncate(whole)
+        self._size = content.rfind(b"\n") + 1
+        if self._size != len(content):
+            self._file.truncate(self._size)
+
+    def _locked(self) -> FileIO:
+        """The journal's file, open for appending and locked."""
+        while True:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                # Unbuffered: what a full disk has refused must not be written by a later flush.
+                file = self.path.open("a+b", buffering=0)
+            except OSError as error:
+                raise JournalError(
+                    f"Cannot write the journal {self.path}: {error.strerror or error}. Set "
+                    "`storage` to a folder that you can write to."
+                ) from None
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                raise JournalError(
+                    f"Another process is running the sweep in {self.folder}. Wait for it, stop "
+                    "it, or start another sweep with --new."
+                ) from None
+            # Another process may have removed its empty journal just before we locked it.
+            if self.path.is_file() and self.path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+            file.close()
 
     def append(self, event: str, **fields: Any) -> Line:
         """Write one line and wait until the disk has it.
@@ -147,21 +161,33 @@ class Journal:
         """
         stamped = {"n": len(self.lines), "time": round(self._clock(), 3), "event": event, **fields}
         text = json.dumps(without_nan(stamped), allow_nan=False, separators=(",", ":"))
+        content = text.encode() + b"\n"
         try:
-            self._file.write(text.encode() + b"\n")
-            self._file.flush()
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(self._file.fileno(), rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
+            # Shortening a file needs no room. Should it fail all the same, the half line is left
+            # out by whoever reads the journal next.
+            with suppress(OSError):
+                self._file.truncate(self._size)
             raise JournalError(
-                f"Cannot write to the journal {self.path}: {error}. What was written before is "
-                "safe; run the same command again when there is room."
+                f"Cannot write to the journal {self.path}: {error.strerror or error}. Everything "
+                "that was recorded before is kept. Make room, then go on with the same command."
             ) from None
+        self._size += len(content)
         line: Line = json.loads(text)
         self.lines.append(line)
         return line
 
     def close(self) -> None:
-        """Give the journal free for another writer."""
+        """Give the journal free for another writer; one that holds nothing leaves nothing."""
+        if not self._file.closed and not self.lines:
+            # A sweep that could not begin must not be listed, or be continued.
+            with suppress(OSError):
+                self.path.unlink()
+                self.folder.rmdir()
         self._file.close()
 
     def __enter__(self) -> Journal:

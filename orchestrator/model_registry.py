@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import string
 import tempfile
 import warnings
@@ -26,6 +27,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from pydantic import ValidationError
 
@@ -192,6 +195,27 @@ def connect(uri: str) -> MlflowClient:
     if is_database(uri):
         _try_database(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def check_reachable(uri: str) -> None:
+    """Ask MLflow for one thing, so that an address where nobody answers is found in seconds.
+
+    Args:
+        uri: Where MLflow records.
+
+    Raises:
+        TrackingError: If it cannot be used.
+    """
+    parts = urlsplit(uri)
+    with mlflow_errors(uri):
+        proxied = parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
+        if parts.scheme in {"http", "https"} and parts.hostname and not proxied:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            # MLflow's own attempts at an address that swallows packets take half a minute.
+            socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
+        client = connect(uri)
+        if not is_database(uri):
+            client.search_experiments(max_results=1)
 
 
 def is_database(uri: str) -> bool:

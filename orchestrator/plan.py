@@ -7,13 +7,11 @@ Estimates say that they are estimates, and time is a range.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -21,6 +19,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.base_facts import (
+    OPTIMISER_BYTES,
+    AdapterFacts,
+    BaseFacts,
+    adapter_facts,
+    base_facts,
+    local_folder,
+    number_of_trials,
+    storage_bytes,
+)
 from orchestrator.experiment import (
     Choice,
     Experiment,
@@ -28,7 +36,6 @@ from orchestrator.experiment import (
     LoadedExperiment,
     ModelSpec,
     default_batch_tokens,
-    grid_points,
 )
 
 if TYPE_CHECKING:
@@ -42,8 +49,6 @@ START_SECONDS = {"train": (8.0, 25.0), "local": (3.0, 10.0)}
 """Seconds from a trial's start to its first step, by executor: process, imports, weights."""
 OVERHEAD_BYTES = {"train": 0.7 * GIB, "local": 0.5 * GIB}
 """A process with torch and transformers (and Ray and DeepSpeed), and no model."""
-OPTIMISER_BYTES = 16
-"""Per trained parameter: parameter, gradient, fp32 master and two moments, rounded up."""
 LOGIT_ROWS = 1024
 """Places whose logits are held at a time."""
 RUNGS = 2
@@ -63,35 +68,6 @@ class Machine:
     """Free bytes where sweeps are kept."""
     here: bool = True
     """Whether it is this machine, so that its speed can be measured."""
-
-
-@dataclass(frozen=True)
-class BaseFacts:
-    """Sizes of the base model, read without its weights."""
-
-    parameters: int
-    body: int
-    """Parameters that every token is multiplied with: embeddings and output layer excluded."""
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    vocabulary: int
-    shapes: dict[str, tuple[int, int]] = field(repr=False, default_factory=dict)
-    """(d_out, d_in) of each linear layer of the body."""
-
-
-@dataclass(frozen=True)
-class AdapterFacts:
-    """Sizes of one adapter that the file may train."""
-
-    kind: str
-    r: int
-    trained: int
-    """Trained parameters."""
-    frozen: int
-    """Numbers held in memory beside them (C and R of CURLoRA)."""
-    layers: int
 
 
 @dataclass(frozen=True)
@@ -207,20 +183,12 @@ def make_plan(
         sweep_seconds=_sweep_seconds(trial_seconds, trials, at_once),
         at_once=at_once,
         arithmetic=fitting.arithmetic,
-        storage_bytes=_storage_bytes(adapters, trials),
+        storage_bytes=storage_bytes(adapters, trials),
         machine=machine,
         warnings=[],
     )
     plan.warnings.extend(_warnings(plan, experiment))
     return plan
-
-
-def number_of_trials(experiment: Experiment) -> int:
-    """How many trials a sweep of the experiment holds."""
-    search = experiment.search
-    if search is None:
-        return 1
-    return len(grid_points(search.space)) if search.searcher == "grid" else search.trials
 
 
 def _limited(experiment: Experiment, at_once: int, trials: int) -> int:
@@ -264,30 +232,6 @@ def _tokenizer(model: ModelSpec) -> tuple[Any, str]:
         return load_tokenizer(model), "tokenizer"
     except ModelError:
         return ByteTokenizer(), missing
-
-
-def local_folder(model: ModelSpec) -> Path | None:
-    """The folder of a base model that is on this machine; the hub is not asked.
-
-    Args:
-        model: A model named by folder or hub name.
-
-    Returns:
-        The folder itself or the hub's cache, None when nothing was downloaded.
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import HFValidationError
-
-    folder = Path(str(model.name))
-    if folder.is_dir():
-        return folder
-    try:
-        cached = huggingface_hub.snapshot_download(
-            str(model.name), revision=model.revision, local_files_only=True
-        )
-    except (OSError, HFValidationError):
-        return None
-    return Path(cached)
 
 
 def _task_facts(loaded: LoadedExperiment, tokenizer: Any) -> tuple[list[TaskFacts], int]:
@@ -334,161 +278,6 @@ def _largest(experiment: Experiment, path: str, own: float) -> float:
 # --- sizes ---------------------------------------------------------------------------------------
 
 
-def base_facts(model: ModelSpec) -> BaseFacts | None:
-    """The sizes of a base model, from its config and the header of its weights.
-
-    Args:
-        model: The model.
-
-    Returns:
-        The sizes, None when they cannot be read here (a hub model that was not downloaded yet).
-    """
-    if model.gguf is not None:
-        path = Path(model.gguf)
-        return _gguf_facts(path) if path.is_file() else None
-    folder = local_folder(model)
-    return _folder_facts(folder) if folder is not None else None
-
-
-def _folder_facts(folder: Path) -> BaseFacts | None:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files or not (folder / "config.json").is_file():
-        return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        shapes |= _header_shapes(file)
-    return _from_shapes(config, shapes)
-
-
-def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file: eight bytes of length, then JSON."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
-    return {name: tuple(t["shape"]) for name, t in header.items() if name != "__metadata__"}
-
-
-def _from_shapes(
-    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> BaseFacts | None:
-    text = config.get("text_config") or config
-    try:
-        sizes = {
-            ours: int(text[theirs])
-            for ours, theirs in (
-                ("hidden", "hidden_size"),
-                ("layers", "num_hidden_layers"),
-                ("heads", "num_attention_heads"),
-                ("vocabulary", "vocab_size"),
-            )
-        }
-    except KeyError:  # another family's words for the same sizes
-        return None
-    ends = re.compile(r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_out|word_embeddings)\.weight$")
-    outer = sum(math.prod(shape) for name, shape in shapes.items() if ends.search(name))
-    whole = sum(math.prod(shape) for shape in shapes.values())
-    linear = {
-        name.removesuffix(".weight"): (shape[0], shape[1])
-        for name, shape in shapes.items()
-        if len(shape) == 2 and name.endswith(".weight") and not ends.search(name)
-    }
-    return BaseFacts(
-        parameters=whole,
-        body=whole - outer,
-        intermediate=int(text.get("intermediate_size") or 4 * sizes["hidden"]),
-        shapes=linear,
-        **sizes,
-    )
-
-
-_GGUF_NAMES = {
-    "attn_q": "q_proj",
-    "attn_k": "k_proj",
-    "attn_v": "v_proj",
-    "attn_output": "o_proj",
-    "ffn_gate": "gate_proj",
-    "ffn_up": "up_proj",
-    "ffn_down": "down_proj",
-}
-
-
-def _gguf_facts(path: Path) -> BaseFacts | None:
-    from gguf import GGUFReader
-
-    reader = GGUFReader(str(path))
-    shapes: dict[str, tuple[int, ...]] = {}
-    for tensor in reader.tensors:
-        # GGUF writes the fastest dimension first.
-        shape = tuple(int(size) for size in reversed(tensor.shape))
-        name = str(tensor.name).replace("token_embd.", "embed_tokens.")
-        name = re.sub(r"^output\.", "lm_head.", name)
-        for theirs, ours in _GGUF_NAMES.items():
-            name = name.replace(f".{theirs}.", f".{ours}.")
-        shapes[name] = shape
-    embedding = shapes.get("embed_tokens.weight")
-    if embedding is None:
-        return None
-    counts = {
-        field_name.rsplit(".", 1)[-1]: int(reader.fields[field_name].contents())
-        for field_name in reader.fields
-        if field_name.endswith((".block_count", ".attention.head_count", ".feed_forward_length"))
-    }
-    config = {
-        "hidden_size": embedding[1],
-        "vocab_size": embedding[0],
-        "num_hidden_layers": counts.get("block_count", 1),
-        "num_attention_heads": counts.get("head_count", 1),
-        "intermediate_size": counts.get("feed_forward_length"),
-    }
-    return _from_shapes(config, shapes)
-
-
-def adapter_facts(experiment: Experiment, base: BaseFacts) -> list[AdapterFacts]:
-    """The sizes of every kind and rank of adapter that the file may train.
-
-    Args:
-        experiment: The experiment.
-        base: The base model's sizes.
-
-    Returns:
-        One entry per kind and rank; for a range of ranks, its two ends.
-    """
-    own = experiment.method.adapter
-    kinds = _values(experiment, "method.adapter.kind", own.kind)
-    ranks = _values(experiment, "method.adapter.r", own.r)
-    shapes = [shape for name, shape in base.shapes.items() if _is_target(name, own.target_modules)]
-    found: list[AdapterFacts] = []
-    for kind in kinds:
-        for r in (int(rank) for rank in ranks):
-            factors = sum(min(r, *shape) * sum(shape) for shape in shapes)
-            square = sum(min(r, *shape) ** 2 for shape in shapes)
-            curlora = kind == "curlora"
-            found.append(
-                AdapterFacts(
-                    kind=str(kind),
-                    r=r,
-                    trained=square if curlora else factors,
-                    frozen=factors if curlora else 0,
-                    layers=len(shapes),
-                )
-            )
-    return found
-
-
-def _values(experiment: Experiment, path: str, own: Any) -> list[Any]:
-    domain = experiment.search.space.get(path) if experiment.search else None
-    if isinstance(domain, Choice):
-        return list(domain.choice)
-    return list(domain.int_uniform) if isinstance(domain, IntUniform) else [own]
-
-
-def _is_target(name: str, targets: tuple[str, ...] | str) -> bool:
-    if isinstance(targets, str):
-        return True
-    return any(name == target or name.endswith(f".{target}") for target in targets)
-
-
 def memory_parts(
     experiment: Experiment, base: BaseFacts, adapters: Sequence[AdapterFacts]
 ) -> dict[str, float]:
@@ -529,20 +318,6 @@ def memory_parts(
         "logits": rows * base.vocabulary * (4 * 2 + width),
         "process": OVERHEAD_BYTES[resources.executor],
     }
-
-
-def _storage_bytes(adapters: Sequence[AdapterFacts], trials: int) -> float:
-    """Adapters twice (the sweep's folder and MLflow's), a checkpoint, and what is written beside.
-
-    Args:
-        adapters: The adapters' sizes.
-        trials: Number of trials.
-
-    Returns:
-        Bytes.
-    """
-    largest = max((a.trained for a in adapters), default=0)
-    return trials * (largest * (4 * 2 + OPTIMISER_BYTES) + 2 * 2**20)
 
 
 # --- time ----------------------------------------------------------------------------------------

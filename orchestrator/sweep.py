@@ -7,17 +7,24 @@ does what is missing.
 
 from __future__ import annotations
 
+import errno
+import functools
 import math
+import os
 import platform
 import shutil
+import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar
 
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.batches import DataError, PreparedData, prepare
@@ -27,17 +34,13 @@ from orchestrator.cluster import (
     check_storage,
     connected,
     fit,
+    largest_resources,
     required_fit,
+    sigterm_as_interrupt,
     wait_until_clean,
 )
 from orchestrator.continual_loop import DONE, StageReport
-from orchestrator.experiment import (
-    Choice,
-    Experiment,
-    LoadedExperiment,
-    ResourceSpec,
-    domain_bounds,
-)
+from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec
 from orchestrator.journal import JOURNAL_NAME, Journal, JournalError, Line, read_journal
 from orchestrator.objectives import (
     Candidate,
@@ -48,6 +51,7 @@ from orchestrator.objectives import (
     gain_interval,
     measures,
 )
+from orchestrator.preflight import PreflightError, check
 from orchestrator.tasks import LanguageModellingTask
 from orchestrator.training import BASE_TRIAL, ProgressFile, run_locally, trial_function
 
@@ -55,8 +59,16 @@ if TYPE_CHECKING:
     from orchestrator.search import Wait
 
 
+ENOUGH_FAILURES = 3
+"""A sweep whose first trials have all failed, this many of them, is stopped."""
+MLFLOW_PAUSE_SECONDS = 60.0
+"""How long MLflow is left alone after it could not be reached."""
 PROGRESS_SECONDS = 0.5
 """How often running trials are asked how far they are."""
+
+
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
 
 
 class SweepError(RuntimeError):
@@ -201,7 +213,12 @@ class _Driver:
                 if t.name != BASE_TRIAL
             ]
             self._proposer = Proposer(self.experiment.search, self.experiment.objectives, past)
+        base = self.trials.get(BASE_TRIAL)
+        if base is not None and base.state == "FAILED":
+            # Without row 0 no trial can be judged, so it is the one failure that is tried again.
+            base.state, base.failure, base.log = "RUNNING", None, None
         self._waiting = [t.name for t in self.trials.values() if t.state == "RUNNING"]
+        self._failed_now: list[str] = []
         self._finish_whole_trials()
 
     # -- reading the journal ----------------------------------------------------------------------
@@ -264,6 +281,9 @@ class _Driver:
         """
         from orchestrator.search import WAIT
 
+        if self.given_up:
+            # What runs may still prove us wrong.
+            return WAIT if self._running else None
         if len(self._running) >= self.capacity.trials:
             return WAIT
         name = next((name for name in self._waiting if self._fits(name)), None)
@@ -290,6 +310,25 @@ class _Driver:
             "experiment": experiment.model_dump(mode="json"),
             "folder": str(self.journal.folder),
         }
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing more is begun: the base, or every trial of this session, has failed.
+
+        A trial that was completed in any session shows that trials can be.
+        """
+        if BASE_TRIAL in self._failed_now:
+            return True
+        fine = any(
+            trial.state == "COMPLETE" or trial.last_report(len(self.experiment.tasks)) is not None
+            for trial in self.trials.values()
+            if trial.name != BASE_TRIAL
+        )
+        return len(self._failed_now) >= ENOUGH_FAILURES and not fine
+
+    def failures_now(self) -> list[_Trial]:
+        """The trials that failed in this session, in the order in which they did."""
+        return [self.trials[name] for name in self._failed_now]
 
     def running(self) -> list[str]:
         """The trials that run now; safe to ask from another thread."""
@@ -344,10 +383,22 @@ class _Driver:
                 for report in message["reports"]:
                     self._stage(trial, report, message["checkpoint_path"])
             case "failed":
-                trial.failure = str(message["reason"])
-                trial.log = message.get("log")
+                self._failed(trial, str(message["reason"]), message)
             case _:
                 pass
+
+    def _failed(self, trial: _Trial, reason: str, message: Mapping[str, Any]) -> None:
+        if _is_out_of_room(reason):
+            # The trial is not to blame, and would be lost; left unfinished, it is run again.
+            raise SweepError(_no_room(self.journal.folder, f"trial {trial.name}", reason))
+        trial.failure = reason
+        trial.log = message.get("log")
+        if trial.log is None:
+            path = self.journal.folder / "trials" / trial.name / "log.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"attempt {trial.attempts}: {message.get('details', reason)}\n")
+            trial.log = str(path)
 
     def _stage(self, trial: _Trial, document: Mapping[str, Any], checkpoint: str | None) -> None:
         report = StageReport.from_document(document)
@@ -358,7 +409,12 @@ class _Driver:
         last = report.row is not None and report.task_index == len(self.experiment.tasks) - 1
         if last and checkpoint is not None:
             # Copied before it is journalled: a journalled last report has its adapter.
-            _copy_adapter(Path(checkpoint) / "adapter", self.adapter_folder(trial.name))
+            try:
+                _copy_adapter(Path(checkpoint) / "adapter", self.adapter_folder(trial.name))
+            except OSError as error:
+                raise SweepError(
+                    _no_room(self.journal.folder, f"the adapter of {trial.name}", str(error))
+                ) from None
         self.record("stage_report", trial=trial.name, report=report.as_document())
 
     def ended(self, tune_id: str, error: bool) -> None:
@@ -367,7 +423,8 @@ class _Driver:
         self._running.pop(name, None)
         trial = self.trials[name]
         if error and trial.failure is None:
-            trial.failure = "the trial's process ended unexpectedly (out of memory, or killed)"
+            reason = "the trial's process ended unexpectedly (out of memory, or killed)"
+            self._failed(trial, reason, {})
         self.finish(name)
 
     def adapter_folder(self, name: str) -> Path:
@@ -429,6 +486,8 @@ class _Driver:
         if self._proposer is not None and trial.name != BASE_TRIAL:
             self._proposer.tell(trial.name, trial.measures if complete else None)
         ProgressFile(self.journal.folder, trial.name).remove()
+        if state == "FAILED":
+            self._failed_now.append(trial.name)
         if complete:
             shutil.rmtree(self.journal.folder / "ray" / trial.name, ignore_errors=True)
 
@@ -502,6 +561,17 @@ class _Driver:
         return line
 
 
+def _is_out_of_room(reason: str) -> bool:
+    return any(os.strerror(number) in reason for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def _no_room(folder: Path, what: str, reason: str) -> str:
+    return (
+        f"Cannot write {what} to {folder}: {reason.rstrip('.')}. Everything that was finished "
+        "before is kept. Make room, then go on with the same command."
+    )
+
+
 def _copy_adapter(source: Path, target: Path) -> None:
     """Copy an adapter's files, whole or not at all."""
     if target.is_dir() or not source.is_dir():
@@ -541,10 +611,10 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
     from orchestrator.engine import ModelError
 
     try:
-        with Journal(folder) as journal:
+        with sigterm_as_interrupt(), Journal(folder) as journal:
             _open(loaded, journal, observer, options, storage)
             return SweepOutcome(folder, journal.lines)
-    except (JournalError, ClusterError, DataError, ModelError) as error:
+    except (JournalError, ClusterError, DataError, ModelError, PreflightError) as error:
         raise SweepError(str(error)) from None
 
 
@@ -562,7 +632,7 @@ def _open(
     projection = _Projection(loaded.experiment, storage, journal, observer)
     if journal.lines and journal.lines[-1]["event"] in {"sweep_ended", "champion_registered"}:
         proposed = sum(line["event"] == "trial_proposed" for line in journal.lines) - 1
-        wanted = loaded.experiment.search.trials if loaded.experiment.search is not None else 1
+        wanted = _wanted(loaded.experiment)
         if loaded.experiment.search is None or proposed >= wanted or _grid_done(loaded, proposed):
             observer.note("this sweep is finished; nothing is left to run")
             projection.finish()
@@ -590,6 +660,10 @@ def _run(
     from orchestrator.model_registry import redacted, redacted_document
 
     experiment = loaded.experiment
+    observer.note("checking that nothing is in the way")
+    ended = {line["trial"] for line in journal.lines if line["event"] == "trial_ended"}
+    missing = max(1, _wanted(experiment) - len(ended - {BASE_TRIAL}))
+    check(loaded, journal.folder.parent, trials=missing, address=options.address)
     observer.note("reading the base model's weights and tokenizer")
     base_hash = base_sha256(experiment.model)
     data = prepare(loaded, load_tokenizer(experiment.model), note=observer.note)
@@ -614,28 +688,59 @@ def _run(
         )
     else:
         _check_provenance(journal, provenance)
-        trials = experiment.search.trials if experiment.search is not None else 1
-        observer.line(journal.append("sweep_continued", trials=trials, code=provenance["code"]))
+        observer.line(
+            journal.append("sweep_continued", trials=_wanted(experiment), code=provenance["code"])
+        )
     driver = _Driver(loaded, journal, observer, data)
     if driver.unfinished:
         if experiment.resources.executor == "local":
             _run_trials_locally(driver, projection)
         else:
             _run_trials_on_ray(driver, options, projection)
-    _refuse_hopeless(driver)
+    if driver.given_up and (driver.unfinished or driver.trials[BASE_TRIAL].state == "FAILED"):
+        _give_up(driver, projection)
     driver.conclude()
     observer.note("writing what remains to MLflow")
     projection.finish()
 
 
-def _refuse_hopeless(driver: _Driver) -> None:
-    base = driver.trials[BASE_TRIAL]
-    if base.state != "COMPLETE":
-        raise SweepError(
+def _wanted(experiment: Experiment) -> int:
+    """How many trials there are to be, the base not counted."""
+    return experiment.search.trials if experiment.search is not None else 1
+
+
+def _give_up(driver: _Driver, projection: _Projection) -> NoReturn:
+    """End a sweep in which nothing can be measured; it can be continued once that is mended.
+
+    Args:
+        driver: The sweep.
+        projection: Its MLflow.
+
+    Raises:
+        SweepError: Always, with the commonest reason and a log.
+    """
+    failed = driver.failures_now()
+    base = next((trial for trial in failed if trial.name == BASE_TRIAL), None)
+    if base is not None:
+        why = (
             "The untouched base could not be measured, so no trial can be compared with it: "
-            f"{driver.trials[BASE_TRIAL].failure or 'it did not finish'}."
-            + (f" Log: {base.log}" if base.log else "")
+            f"{base.failure}."
         )
+        log = base.log
+    else:
+        reason, count = Counter(str(trial.failure) for trial in failed).most_common(1)[0]
+        log = next(trial.log for trial in failed if trial.failure == reason)
+        why = (
+            f"All {len(failed)} trials that were begun have failed, {count} of them with: "
+            f"{reason.rstrip('.')}."
+        )
+    driver.record("sweep_stopped", reason=why, trials=[trial.name for trial in failed])
+    projection.catch_up()
+    raise SweepError(
+        f"{why} Log: {log}. Nothing more was begun. When the cause is mended, the same command "
+        f"goes on with what is left ({driver.unfinished + (base is not None)} to run), and the "
+        "same command with `--new` starts over."
+    )
 
 
 def _run_trials_locally(driver: _Driver, projection: _Projection) -> None:
@@ -643,16 +748,38 @@ def _run_trials_locally(driver: _Driver, projection: _Projection) -> None:
     while isinstance(job := driver.next_job(str(number)), dict):
         name = job["trial"]
         driver.observer.progress(name, {"phase": "starting"})
-        run_locally(
-            name,
-            driver.trial_experiment(name),
-            driver.data,
-            driver.journal.folder / "ray" / name,
-            lambda message, name=name: driver.hear_trial(name, message),
-        )
+        _run_one_locally(driver, name)
         driver.ended(str(number), error=False)
         projection.catch_up()
         number += 1
+
+
+def _run_one_locally(driver: _Driver, name: str) -> None:
+    """Run a trial in this process; whatever fails in it, the sweep goes on."""
+    own: list[BaseException] = []
+
+    def tell(message: dict[str, Any]) -> None:
+        try:
+            driver.hear_trial(name, message)
+        except BaseException as error:
+            own.append(error)  # the driver's failure, not the trial's
+            raise
+
+    folder = driver.journal.folder / "ray" / name
+    try:
+        run_locally(name, driver.trial_experiment(name), driver.data, folder, tell)
+    except Exception as error:
+        if own:
+            raise
+        said = str(error).strip().splitlines()
+        driver.hear_trial(
+            name,
+            {
+                "kind": "failed",
+                "reason": said[-1] if said else repr(error),
+                "details": "".join(traceback.format_exception(error)),
+            },
+        )
 
 
 def _run_trials_on_ray(driver: _Driver, options: SweepOptions, projection: _Projection) -> None:
@@ -663,7 +790,7 @@ def _run_trials_on_ray(driver: _Driver, options: SweepOptions, projection: _Proj
     with connected(options.address) as resources:
         check_storage(driver.journal.folder)
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        required_fit(_largest_resources(experiment), cpus=cpus, gpus=gpus)
+        required_fit(largest_resources(experiment), cpus=cpus, gpus=gpus)
         limit = experiment.search.max_concurrent if experiment.search is not None else None
         driver.capacity = Capacity(cpus, gpus, limit or math.inf)
         driver.observer.note(fit(experiment.resources, cpus=cpus, gpus=gpus).arithmetic)
@@ -673,36 +800,21 @@ def _run_trials_on_ray(driver: _Driver, options: SweepOptions, projection: _Proj
             raise SweepError(f"The sweep left something on the cluster: {left}.")
 
 
-def _largest_resources(experiment: Experiment) -> ResourceSpec:
-    """The resources of the trial that needs most, when the search varies them."""
-    names = ("workers", "cpus_per_worker", "gpus_per_worker")
-    wanted = {name: [getattr(experiment.resources, name)] for name in names}
-    search = experiment.search
-    if search is None:
-        return experiment.resources
-    for name, values in wanted.items():
-        path = f"resources.{name}"
-        values.extend(entry[path] for entry in search.first if path in entry)
-        domain = search.space.get(path)
-        if domain is not None:
-            edges = domain.choice if isinstance(domain, Choice) else domain_bounds(domain)
-            values.extend(int(edge) for edge in edges or ())
-    return experiment.resources.model_copy(
-        update={name: max(int(value) for value in values) for name, values in wanted.items()}
-    )
-
-
 def _fit(driver: _Driver, projection: _Projection) -> None:
     import ray
     from ray import tune
 
     from orchestrator.search import TuneRecorder, TuneSearcher
 
+    own = _FirstError()
+
+    @own.kept
     def starting(tune_id: str) -> None:
         driver.starting(tune_id)
         # MLflow takes seconds to open; the workers are starting meanwhile.
         projection.catch_up()
 
+    @own.kept
     def ended(tune_id: str, error: bool) -> None:
         driver.ended(tune_id, error)
         projection.catch_up()
@@ -716,7 +828,7 @@ def _fit(driver: _Driver, projection: _Projection) -> None:
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=TuneSearcher(driver.next_job, ended),
+            search_alg=TuneSearcher(own.kept(driver.next_job), ended),
             num_samples=before,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"tune-{trial.trial_id}",
@@ -724,15 +836,46 @@ def _fit(driver: _Driver, projection: _Projection) -> None:
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(driver.journal.folder / "ray"),
-            callbacks=[TuneRecorder(driver.hear, starting)],
+            callbacks=[TuneRecorder(own.kept(driver.hear), starting)],
             verbose=0,
         ),
     )
-    with _progress_read(driver):
-        tuner.fit()
-    shutil.rmtree(driver.journal.folder / "ray" / "tune", ignore_errors=True)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with _progress_read(driver):
+            tuner.fit()
+    except Exception:
+        if own.error is not None:
+            raise own.error from None  # Tune would wrap it in its own traceback
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own behind
+        shutil.rmtree(driver.journal.folder / "ray" / "tune", ignore_errors=True)
+    if driver.given_up:
+        return
     if driver.unfinished or any(t.state == "RUNNING" for t in driver.trials.values()):
         raise SweepInterruptedError("The sweep was stopped before all of its trials had run.")
+
+
+class _FirstError:
+    """Remembers the driver's own first error, which Ray Tune turns into text."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def kept(self, function: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:
+        """The same function, whose error is remembered."""
+
+        @functools.wraps(function)
+        def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                self.error = self.error or error
+                raise
+
+        return call
 
 
 @contextmanager
@@ -875,17 +1018,25 @@ class _Projection:
         self._observer = observer
         self._mlflow: Projection | None = None
         self._make = lambda: Projection(self._uri, journal.folder)
+        self._again_at = -math.inf
 
     def catch_up(self) -> None:
         """Write what MLflow lacks; say so and go on when it cannot be reached."""
         from orchestrator.tracking import TrackingError
 
+        if time.monotonic() < self._again_at:
+            return
         try:
             if self._mlflow is None:
                 self._mlflow = self._make()
             self._mlflow.catch_up(self._journal.lines)
         except TrackingError as error:
-            self._observer.note(f"MLflow lags behind: {error}")
+            if self._again_at < 0:
+                self._observer.note(f"MLflow lags behind: {error}")
+            # A server that is down takes half a minute to say so, and trials wait meanwhile.
+            self._again_at = time.monotonic() + MLFLOW_PAUSE_SECONDS
+        else:
+            self._again_at = -math.inf
 
     def finish(self) -> None:
         """Write everything, register the champion; refuse to end silently without it.
@@ -917,6 +1068,6 @@ class _Projection:
                 self._mlflow.catch_up(self._journal.lines)
         except TrackingError as error:
             raise SweepError(
-                f"All trials are finished and kept in {self._journal.folder}, but MLflow could "
-                f"not be written: {error} Run the same command again when it is reachable."
+                f"All trials are finished and kept in {self._journal.folder}, and MLflow lags "
+                f"behind. {error}"
             ) from None

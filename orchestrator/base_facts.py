@@ -1,0 +1,417 @@
+"""Sizes of a base model and its adapters, from its config and the header of its weights.
+
+No weights are loaded. A file of weights that is missing or cut short is found here too, because its
+header says how long it should be.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.experiment import Choice, Experiment, IntUniform, ModelSpec, grid_points
+
+OPTIMISER_BYTES = 16
+"""Per trained parameter: parameter, gradient, fp32 master and two moments, rounded up."""
+RECORD_BYTES = 2 * 2**20
+"""What a trial leaves beside its adapter: journal, log, MLflow's records."""
+
+
+class BaseFilesError(ValueError):
+    """Files of a base model that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """Sizes of the base model, read without its weights."""
+
+    parameters: int
+    body: int
+    """Parameters that every token is multiplied with: embeddings and output layer excluded."""
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    vocabulary: int
+    shapes: dict[str, tuple[int, int]] = field(repr=False, default_factory=dict)
+    """(d_out, d_in) of each linear layer of the body."""
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """Sizes of one adapter that the file may train."""
+
+    kind: str
+    r: int
+    trained: int
+    """Trained parameters."""
+    frozen: int
+    """Numbers held in memory beside them (C and R of CURLoRA)."""
+    layers: int
+
+
+def local_folder(model: ModelSpec) -> Path | None:
+    """The folder of a base model that is on this machine; the hub is not asked.
+
+    Args:
+        model: A model named by folder or hub name.
+
+    Returns:
+        The folder itself or the hub's cache, None when nothing was downloaded.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    folder = Path(str(model.name))
+    if folder.is_dir():
+        return folder
+    try:
+        cached = huggingface_hub.snapshot_download(
+            str(model.name), revision=model.revision, local_files_only=True
+        )
+    except (OSError, HFValidationError):
+        return None
+    return Path(cached)
+
+
+def base_facts(model: ModelSpec) -> BaseFacts | None:
+    """The sizes of a base model, from its config and the header of its weights.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The sizes, None when they cannot be read here (a hub model that was not downloaded yet).
+    """
+    if model.gguf is not None:
+        path = Path(model.gguf)
+        return _gguf_facts(path) if path.is_file() else None
+    folder = local_folder(model)
+    return _folder_facts(folder) if folder is not None else None
+
+
+def _folder_facts(folder: Path) -> BaseFacts | None:
+    shapes = _folder_shapes(folder)
+    if not shapes or not (folder / "config.json").is_file():
+        return None
+    return _from_shapes(_read_config(folder), shapes)
+
+
+def _folder_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        header = _header(file)
+        shapes |= {name: tuple(t["shape"]) for name, t in header.items() if name != "__metadata__"}
+    return shapes
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BaseFilesError(
+            f"The model folder {folder} has no config.json. `model.name` is a Hugging Face name "
+            "or a folder that save_pretrained wrote."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BaseFilesError(f"{path} cannot be read ({error}). Save the model again.") from None
+    if not isinstance(config, dict):
+        raise BaseFilesError(f"{path} should hold a JSON object, got {str(config)[:60]!r}.")
+    return config
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """Names, shapes and places in a safetensors file: eight bytes of length, then JSON."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        text = stream.read(length) if length <= size else b""
+    try:
+        header: dict[str, Any] = json.loads(text)
+        ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BaseFilesError(
+            f"{file} is no whole safetensors file: its header cannot be read, and the file has "
+            f"{size:,} bytes. {_AGAIN}"
+        ) from None
+    whole = 8 + length + max(ends, default=0)
+    if size < whole:
+        raise BaseFilesError(
+            f"{file} is cut short: its header promises {whole:,} bytes, and it has {size:,}. "
+            f"{_AGAIN}"
+        )
+    return header
+
+
+_AGAIN = "Copy or download it again."
+
+
+def check_files(model: ModelSpec) -> None:
+    """Refuse a base model on this machine whose files are missing or cut short.
+
+    Args:
+        model: The model; of a hub model that was not downloaded nothing is known, or checked.
+
+    Raises:
+        BaseFilesError: If its config or weights cannot be used.
+    """
+    if model.gguf is not None:
+        _check_gguf(Path(model.gguf))
+        return
+    name = Path(str(model.name))
+    folder = local_folder(model)
+    if folder is None:
+        if name.is_absolute():
+            raise BaseFilesError(
+                f"There is no model folder {name}. `model.name` is a Hugging Face name or a "
+                "folder; `make demo` fetches the demo's."
+            )
+        return
+    _read_config(folder)
+    shards = _shards(folder)
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise BaseFilesError(
+            f"The model folder {folder} lacks {len(missing)} of its {len(shards)} weight files: "
+            f"{', '.join(missing[:3])}. {_AGAIN}"
+        )
+    if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        if folder == name:
+            raise BaseFilesError(
+                f"The model folder {folder} has no weights (*.safetensors). Save the model there "
+                "with save_pretrained, or fix `model.name`."
+            )
+        return  # a part of a hub model; the rest is downloaded
+    _folder_shapes(folder)
+
+
+def _shards(folder: Path) -> list[str]:
+    """The weight files that an index names; none without an index."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise BaseFilesError(f"{index} cannot be read. {_AGAIN}") from None
+
+
+def _check_gguf(path: Path) -> None:
+    from gguf import GGUFReader
+
+    if not path.is_file():
+        raise BaseFilesError(f"There is no GGUF file {path}. Fix `model.gguf`.")
+    try:
+        # Reading maps every tensor, so that a file that is cut short is found.
+        GGUFReader(str(path))
+    except (ValueError, OSError, IndexError, KeyError) as error:
+        raise BaseFilesError(f"{path} is no whole GGUF file ({error}). {_AGAIN}") from None
+
+
+def linear_shapes(model: ModelSpec) -> dict[str, tuple[int, int]]:
+    """The (d_out, d_in) of each linear layer of the body, by the name of its module.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The shapes; empty when the header of the weights cannot be read here.
+    """
+    if model.gguf is not None:
+        path = Path(model.gguf)
+        return _linear(_gguf_shapes(path)[0]) if path.is_file() else {}
+    folder = local_folder(model)
+    return _linear(_folder_shapes(folder)) if folder is not None else {}
+
+
+def context_length(model: ModelSpec) -> int | None:
+    """The most tokens that a base model can read, None when it is unknown or unlimited.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Number of positions.
+    """
+    if model.gguf is not None:
+        path = Path(model.gguf)
+        return _gguf_shapes(path)[1].get("context_length") if path.is_file() else None
+    folder = local_folder(model)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    config = _read_config(folder)
+    text = config.get("text_config") or config
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        if isinstance(text.get(name), int) and text[name] > 0:
+            return text[name]
+    return None
+
+
+def _from_shapes(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> BaseFacts | None:
+    text = config.get("text_config") or config
+    try:
+        sizes = {
+            ours: int(text[theirs])
+            for ours, theirs in (
+                ("hidden", "hidden_size"),
+                ("layers", "num_hidden_layers"),
+                ("heads", "num_attention_heads"),
+                ("vocabulary", "vocab_size"),
+            )
+        }
+    except KeyError:  # another family's words for the same sizes
+        return None
+    outer = sum(math.prod(shape) for name, shape in shapes.items() if _ENDS.search(name))
+    whole = sum(math.prod(shape) for shape in shapes.values())
+    return BaseFacts(
+        parameters=whole,
+        body=whole - outer,
+        intermediate=int(text.get("intermediate_size") or 4 * sizes["hidden"]),
+        shapes=_linear(shapes),
+        **sizes,
+    )
+
+
+_ENDS = re.compile(r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_out|word_embeddings)\.weight$")
+
+
+def _linear(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    return {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if len(shape) == 2 and name.endswith(".weight") and not _ENDS.search(name)
+    }
+
+
+_GGUF_NAMES = {
+    "attn_q": "q_proj",
+    "attn_k": "k_proj",
+    "attn_v": "v_proj",
+    "attn_output": "o_proj",
+    "ffn_gate": "gate_proj",
+    "ffn_up": "up_proj",
+    "ffn_down": "down_proj",
+}
+
+
+def _gguf_shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Shapes under Hugging Face's names, and the counts in the metadata."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(str(path))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tensor in reader.tensors:
+        # GGUF writes the fastest dimension first.
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        name = str(tensor.name).replace("token_embd.", "embed_tokens.")
+        name = re.sub(r"^output\.", "lm_head.", name)
+        for theirs, ours in _GGUF_NAMES.items():
+            name = name.replace(f".{theirs}.", f".{ours}.")
+        shapes[name] = shape
+    counts = {
+        field_name.rsplit(".", 1)[-1]: int(reader.fields[field_name].contents())
+        for field_name in reader.fields
+        if field_name.endswith(
+            (".block_count", ".attention.head_count", ".feed_forward_length", ".context_length")
+        )
+    }
+    return shapes, counts
+
+
+def _gguf_facts(path: Path) -> BaseFacts | None:
+    shapes, counts = _gguf_shapes(path)
+    embedding = shapes.get("embed_tokens.weight")
+    if embedding is None:
+        return None
+    config = {
+        "hidden_size": embedding[1],
+        "vocab_size": embedding[0],
+        "num_hidden_layers": counts.get("block_count", 1),
+        "num_attention_heads": counts.get("head_count", 1),
+        "intermediate_size": counts.get("feed_forward_length"),
+    }
+    return _from_shapes(config, shapes)
+
+
+def adapter_facts(experiment: Experiment, base: BaseFacts) -> list[AdapterFacts]:
+    """The sizes of every kind and rank of adapter that the file may train.
+
+    Args:
+        experiment: The experiment.
+        base: The base model's sizes.
+
+    Returns:
+        One entry per kind and rank; for a range of ranks, its two ends.
+    """
+    own = experiment.method.adapter
+    kinds = _values(experiment, "method.adapter.kind", own.kind)
+    ranks = _values(experiment, "method.adapter.r", own.r)
+    shapes = [shape for name, shape in base.shapes.items() if is_target(name, own.target_modules)]
+    found: list[AdapterFacts] = []
+    for kind in kinds:
+        for r in (int(rank) for rank in ranks):
+            factors = sum(min(r, *shape) * sum(shape) for shape in shapes)
+            square = sum(min(r, *shape) ** 2 for shape in shapes)
+            curlora = kind == "curlora"
+            found.append(
+                AdapterFacts(
+                    kind=str(kind),
+                    r=r,
+                    trained=square if curlora else factors,
+                    frozen=factors if curlora else 0,
+                    layers=len(shapes),
+                )
+            )
+    return found
+
+
+def _values(experiment: Experiment, path: str, own: Any) -> list[Any]:
+    domain = experiment.search.space.get(path) if experiment.search else None
+    if isinstance(domain, Choice):
+        return list(domain.choice)
+    return list(domain.int_uniform) if isinstance(domain, IntUniform) else [own]
+
+
+def is_target(name: str, targets: Sequence[str] | str) -> bool:
+    """Whether PEFT adapts the linear layer of a name.
+
+    Args:
+        name: The module's name.
+        targets: Endings of names; a string stands for every linear layer.
+
+    Returns:
+        True when it does.
+    """
+    if isinstance(targets, str):
+        return True
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def number_of_trials(experiment: Experiment) -> int:
+    """How many trials a sweep of the experiment holds."""
+    search = experiment.search
+    if search is None:
+        return 1
+    return len(grid_points(search.space)) if search.searcher == "grid" else search.trials
+
+
+def storage_bytes(adapters: Sequence[AdapterFacts], trials: int) -> float:
+    """Adapters twice (the sweep's folder and MLflow's), a checkpoint, and what is written beside.
+
+    Args:
+        adapters: The adapters' sizes.
+        trials: Number of trials.
+
+    Returns:
+        Bytes.
+    """
+    largest = max((a.trained for a in adapters), default=0)
+    return trials * (largest * (4 * 2 + OPTIMISER_BYTES) + RECORD_BYTES)
