@@ -1,0 +1,222 @@
+"""The three splits of a task: read, checked, and derived by hash where the source lacks one.
+
+Which rows are held out depends on what they say and on nothing else: not on their order, and not
+on other rows, so equal texts never stand on both sides and a source that grows keeps its splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.encoding import prompt_columns, row_text
+from orchestrator.sources import DataError, Row, place
+from orchestrator.tasks import (
+    ClassificationTask,
+    GenerationTask,
+    LanguageModellingTask,
+    MultipleChoiceTask,
+    TaskSpec,
+    suggestion,
+)
+
+DERIVED_SHARE = 10
+"""A derived split is one row in this many of train."""
+DERIVED_ROWS = 1000
+"""... and at most this many rows."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows of a task and where they came from."""
+
+    train: list[Row]
+    validation: list[Row]
+    test: list[Row]
+    origins: dict[str, str]
+    overlaps_removed: int
+    """Rows of train that also stood in validation or test."""
+    left_out: int
+    """Rows whose label the task maps to null."""
+    incomplete: int = 0
+    """Rows left out for want of an answer or of a value that the prompt names."""
+
+
+def split_rows(task: TaskSpec, read: Callable[[str], list[Row] | None]) -> Splits:
+    """Read the three splits of a task, deriving what the source lacks.
+
+    A missing validation split is a hash-chosen tenth of train (at most 1,000 rows). A missing or
+    unlabelled test split means that the public validation split becomes test and validation is
+    cut from train; where train is all there is, test is another such tenth. Rows of train that
+    also stand in validation or test are removed and counted.
+
+    Args:
+        task: The task.
+        read: Gives the rows of a split of the source, or None.
+
+    Returns:
+        The splits.
+
+    Raises:
+        DataError: If a split lacks a column or has labels that the task does not know, or if there
+            is nothing to measure the task on.
+    """
+    found: dict[str, list[Row]] = {}
+    origins: dict[str, str] = {}
+    left_out = incomplete = 0
+    for split, origin in task.splits.model_dump().items():
+        rows = None if origin is None else read(origin)
+        if origin is None or not rows:
+            continue
+        where = place(task.data, origin)
+        complete = _complete(task, rows, where, answers=split != "test")
+        if not complete:
+            continue
+        wanted = _wanted(task, complete, where)
+        incomplete += len(rows) - len(complete)
+        left_out += len(complete) - len(wanted)
+        if wanted:
+            found[split], origins[split] = wanted, f"{origin} of the source"
+    train = found.get("train", [])
+    validation, test = found.get("validation"), found.get("test")
+    if test is None and validation is None and train:
+        test, train = _cut(task, train, "test")
+        origins["test"] = "a tenth of train, chosen by hash"
+    elif test is None and validation is not None and train:
+        test, validation = validation, None
+        origins["test"] = f"{task.splits.validation} of the source (it has no labelled test split)"
+    if validation is None and train:
+        validation, train = _cut(task, train, "validation")
+        origins["validation"] = "a tenth of train, chosen by hash"
+    if validation is None:
+        validation, test = test, None
+        origins["validation"] = origins.pop("test", "none")
+    if not validation:
+        raise DataError(
+            f"Task {task.name!r}: no validation split and nothing to cut one from; "
+            f"`splits` names {task.splits.model_dump()}, found {sorted(found) or 'nothing'} in "
+            f"{task.data.files or task.data.hub}."
+        )
+    held_out = {row_text(task, row) for row in (*validation, *(test or []))}
+    kept = (
+        train
+        if isinstance(task, LanguageModellingTask)
+        else [row for row in train if row_text(task, row) not in held_out]
+    )
+    return Splits(
+        kept, validation, test or [], origins, len(train) - len(kept), left_out, incomplete
+    )
+
+
+# --- which rows count ----------------------------------------------------------------------------
+
+
+def answer_column(task: TaskSpec) -> str | None:
+    """The column that holds what a row should be answered with; None for running text."""
+    match task:
+        case ClassificationTask():
+            return task.label_column
+        case MultipleChoiceTask():
+            return task.answer_column
+        case GenerationTask():
+            return task.target_column
+        case _:
+            return None
+
+
+def question_columns(task: TaskSpec) -> list[str]:
+    """The columns that a row needs before it can be asked, each once."""
+    if isinstance(task, LanguageModellingTask):
+        return [task.text_column]
+    names = [field.split(".")[0].split("[")[0] for field in prompt_columns(task.prompt)]
+    if isinstance(task, MultipleChoiceTask):
+        names.append(task.choices_column)
+    return list(dict.fromkeys(names))
+
+
+def _complete(task: TaskSpec, rows: Sequence[Row], where: str, *, answers: bool) -> list[Row]:
+    """Rows with an answer (public test sets often carry -1 instead) and all that is asked."""
+    needed = question_columns(task)
+    column = answer_column(task)
+    required = [*needed, column] if column is not None and answers else needed
+    for number, row in enumerate(rows, start=1):
+        lacking = next((name for name in required if name not in row), None)
+        if lacking is not None:
+            raise DataError(_lacks(task, lacking, row, f"{where}: row {number}"))
+    complete = [
+        row for row in rows
+        if all(row[name] is not None for name in needed)
+        and (column is None or _answered(task, row.get(column)))
+    ]  # fmt: skip
+    if not complete and answers:
+        raise DataError(
+            f"{where}: none of its {len(rows)} rows is complete: `{column or needed[0]}` is empty "
+            f"or -1, or a column of the prompt is null. A row needs {', '.join(required)}."
+        )
+    return complete
+
+
+def _lacks(task: TaskSpec, name: str, row: Row, where: str) -> str:
+    columns = sorted(map(str, row))
+    return (
+        f"{where}: has no column {name!r}, which task {task.name!r} needs."
+        f"{suggestion(name, columns)} Its columns: {', '.join(map(repr, columns))}. Map one to it "
+        f"in `data.columns`, for example columns: {{{name}: {columns[0] if columns else 'other'}}}."
+    )
+
+
+def _answered(task: TaskSpec, value: object) -> bool:
+    if isinstance(task, ClassificationTask) and str(value) in task.labels:
+        return True
+    return value is not None and (not isinstance(value, int | str) or value not in (-1, "-1", ""))
+
+
+def _wanted(task: TaskSpec, rows: list[Row], where: str) -> list[Row]:
+    """Rows whose label stands for something; every label must be known."""
+    if not isinstance(task, ClassificationTask):
+        return rows
+    values = [str(row[task.label_column]) for row in rows]
+    unknown = Counter(value for value in values if value not in task.labels)
+    if unknown:
+        known = list(task.labels)
+        shown = ", ".join(f"{value[:40]!r} ({count})" for value, count in unknown.most_common(5))
+        more = f" and {len(unknown) - 5} others" if len(unknown) > 5 else ""
+        raise DataError(
+            f"{where}: {unknown.total()} of {len(rows)} rows have a label that `labels` of task "
+            f"{task.name!r} does not list: {shown}{more}."
+            f"{suggestion(next(iter(unknown)), known)} It lists {', '.join(map(repr, known))}. Add "
+            "the missing ones; a label that stands for null leaves its rows out."
+        )
+    return [row for row, value in zip(rows, values, strict=True) if task.labels[value] is not None]
+
+
+# --- derived splits ------------------------------------------------------------------------------
+
+
+def text_digest(text: str, purpose: str) -> int:
+    """A number that depends on a text and on what it is wanted for, evenly spread."""
+    return int(hashlib.sha1(f"{purpose}\0{text}".encode()).hexdigest()[:12], 16)
+
+
+def _cut(task: TaskSpec, rows: list[Row], purpose: str) -> tuple[list[Row], list[Row]]:
+    """A tenth of the rows, chosen by hash, and the rest."""
+    chosen = _hashed_tenth(task, rows, purpose)
+    inside = [row for row, is_in in zip(rows, chosen, strict=True) if is_in]
+    rest = [row for row, is_in in zip(rows, chosen, strict=True) if not is_in]
+    if not rest:
+        raise DataError(
+            f"Task {task.name!r}: {len(rows)} rows of train are too few (or too alike) to cut "
+            f"{purpose} from. Bring more, or files of their own for validation and test."
+        )
+    return inside, rest
+
+
+def _hashed_tenth(task: TaskSpec, rows: Sequence[Row], purpose: str) -> list[bool]:
+    digests = [text_digest(row_text(task, row), purpose) for row in rows]
+    inside = sorted(d for d in digests if d % DERIVED_SHARE == 0)
+    if not inside:
+        inside = sorted(digests)[: max(1, len(rows) // DERIVED_SHARE)]
+    chosen = set(inside[:DERIVED_ROWS])
+    return [digest in chosen for digest in digests]
