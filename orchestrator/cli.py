@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,8 +61,10 @@ INTERRUPTED = 130
 WIDTH_WITHOUT_TERMINAL = 100
 
 _LATER = (
+    ("orchestrator.base_facts", "BaseFilesError"),
     ("orchestrator.engine", "ModelError"),
     ("orchestrator.inference", "PredictionError"),
+    ("orchestrator.preflight", "PreflightError"),
     ("orchestrator.sweep", "SweepError"),
 )
 """Errors for people from rooms that are imported late."""
@@ -210,7 +213,7 @@ def plan(
         _print_json(planning.as_document(planned))
     else:
         _console().print(planning.render(planned))
-    if planned.at_once == 0:
+    if planned.problems:
         raise typer.Exit(FAILED)
 
 
@@ -298,7 +301,20 @@ def _run(
         _print_json(sweep_documents.outcome_document(outcome.lines, outcome.folder))
     view = SweepView.of(outcome.lines)
     if not any(trial.state == "COMPLETE" for trial in view.trials):
-        _stop("no trial was completed; the table above says why.", FAILED)
+        _stop(_nothing_completed(view), FAILED)
+
+
+def _nothing_completed(view: SweepView) -> str:
+    failed = [trial for trial in view.trials if trial.state == "FAILED"]
+    if not failed:
+        return "no trial was completed; the table above says why."
+    reason, count = Counter(trial.reason for trial in failed).most_common(1)[0]
+    log = next((trial.log for trial in failed if trial.reason == reason and trial.log), None)
+    return (
+        f"no trial was completed; {count} of {len(failed)} failed with: {reason.rstrip('.')}."
+        + (f" Log: {log}." if log else "")
+        + " Mend the cause, then start over with `--new`."
+    )
 
 
 def _command(

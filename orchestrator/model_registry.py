@@ -36,6 +36,7 @@ from orchestrator.experiment import Experiment, ExperimentError
 from orchestrator.journal import JOURNAL_NAME, Line
 from orchestrator.tasks import (
     ClassificationTask,
+    GenerationTask,
     LanguageModellingTask,
     MultipleChoiceTask,
     TaskFileError,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
-_ScoredTask: TypeAlias = ClassificationTask | MultipleChoiceTask
+_AskedTask: TypeAlias = ClassificationTask | MultipleChoiceTask | GenerationTask
 
 TAG = "orchestrator."
 """Every tag that we write begins with this, MLflow's own `mlflow.parentRunId` excepted."""
@@ -424,8 +425,8 @@ def _requirements(opening: Line) -> list[str]:
     return pins
 
 
-def _scored_tasks(document: Mapping[str, Any]) -> dict[str, _ScoredTask]:
-    """The tasks of a model document that can be asked for a label."""
+def _asked_tasks(document: Mapping[str, Any]) -> dict[str, _AskedTask]:
+    """The tasks of a model document that can be asked for a label or a text."""
     try:
         parsed = {n: parse_task(t, f"{MODEL_FILE}: {n}") for n, t in document["tasks"].items()}
     except TaskFileError as error:
@@ -435,7 +436,7 @@ def _scored_tasks(document: Mapping[str, Any]) -> dict[str, _ScoredTask]:
     return {n: t for n, t in parsed.items() if not isinstance(t, LanguageModellingTask)}
 
 
-def _columns(task: _ScoredTask) -> dict[str, Any]:
+def _columns(task: _AskedTask) -> dict[str, Any]:
     """The columns that a task's prompt reads, with an example of each."""
     fields = [name for _, name, _, _ in string.Formatter().parse(task.prompt) if name]
     columns: dict[str, Any] = {re.split(r"[.\[]", field)[0]: "An example." for field in fields}
@@ -447,7 +448,7 @@ def _columns(task: _ScoredTask) -> dict[str, Any]:
 def _input_example(document: Mapping[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
-    first = next(iter(_scored_tasks(document).values()), None)
+    first = next(iter(_asked_tasks(document).values()), None)
     return pd.DataFrame([_columns(first)] if first else [{"text": "An example."}])
 
 
@@ -456,7 +457,7 @@ def _signature(document: Mapping[str, Any]) -> ModelSignature:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array
 
-    tasks = _scored_tasks(document)
+    tasks = _asked_tasks(document)
     wanted = [_columns(task) for task in tasks.values()]
     inputs = {name: example for columns in wanted for name, example in columns.items()}
     classifications = (task for task in tasks.values() if isinstance(task, ClassificationTask))
@@ -469,7 +470,7 @@ def _signature(document: Mapping[str, Any]) -> ModelSignature:
         ]) if inputs else None,
         outputs=Schema([
             ColSpec(DataType.string, "label"),
-            ColSpec(DataType.double, "probability"),
+            ColSpec(DataType.double, "probability", required=False),
             *(ColSpec(DataType.double, probability_column(label), required=False)
               for label in sorted(labels)),
         ]),
@@ -497,13 +498,13 @@ class AdapterModel:
         """
         from orchestrator.inference import Predictor
 
-        self._tasks = _scored_tasks(_read_model_document(folder))
+        self._tasks = _asked_tasks(_read_model_document(folder))
         self._predictor = Predictor.from_folder(folder)
 
     def predict(
         self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Choose a label for every row.
+        """Choose a label, or write a text, for every row.
 
         Args:
             model_input: The columns that the task's prompt reads.
@@ -512,7 +513,7 @@ class AdapterModel:
         Returns:
             One row per input row: `label`, its `probability` in [0, 1], and a column
             `probability_<label>` for every label; for multiple choice `probability_<i>` for the
-            row's choice i, counted from 0.
+            row's choice i, counted from 0. Of a generation task `label` alone, the text.
 
         Raises:
             ValueError: If the task is not one that the adapter learnt, or a column is missing.
@@ -541,7 +542,7 @@ class AdapterModel:
             )
             answers.append({
                 "label": prediction.label,
-                "probability": chances[prediction.label],
+                **({"probability": chances[prediction.label]} if chances else {}),
                 **dict(zip(map(probability_column, labels), chances.values(), strict=True)),
             })  # fmt: skip
         return pd.DataFrame(answers, index=model_input.index)

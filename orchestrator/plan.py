@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -37,6 +38,8 @@ from orchestrator.experiment import (
     ModelSpec,
     default_batch_tokens,
 )
+from orchestrator.preflight import Means, problems
+from orchestrator.tasks import GenerationTask
 
 if TYPE_CHECKING:
     from orchestrator.batches import PreparedTask
@@ -128,6 +131,8 @@ class Plan:
     arithmetic: str
     storage_bytes: float
     machine: Machine
+    problems: list[str]
+    """What is in the way: a sweep would be refused."""
     warnings: list[str]
 
     @property
@@ -185,6 +190,13 @@ def make_plan(
         arithmetic=fitting.arithmetic,
         storage_bytes=storage_bytes(adapters, trials),
         machine=machine,
+        problems=problems(
+            loaded,
+            Path(experiment.storage).expanduser(),
+            Means(machine.cpus, machine.gpus, machine.disk),
+            trials=trials,
+            ask_hub=False,
+        ),
         warnings=[],
     )
     plan.warnings.extend(_warnings(plan, experiment))
@@ -248,8 +260,13 @@ def _task_facts(loaded: LoadedExperiment, tokenizer: Any) -> tuple[list[TaskFact
 
 def _facts_of(name: str, task: PreparedTask, experiment: Experiment, epochs: int) -> TaskFacts:
     from orchestrator.batches import scored_rows
+    from orchestrator.encoding import Writing
 
-    rows = [row for item in task.validation for row in scored_rows(item)]
+    written = [item for item in task.validation if isinstance(item, Writing)]
+    others = [item for item in task.validation if not isinstance(item, Writing)]
+    rows = [row for item in others for row in scored_rows(item)]
+    # Writing may end sooner than it must; this is the most that it takes.
+    longest = task.spec.max_new_tokens if isinstance(task.spec, GenerationTask) else 0
     examples = len(task.validation)
     rung = experiment.data.rung_examples or examples
     steps = epochs * math.ceil(len(task.train) / experiment.training.batch_size)
@@ -260,8 +277,10 @@ def _facts_of(name: str, task: PreparedTask, experiment: Experiment, epochs: int
         train_tokens=sum(len(example.tokens) for example in task.train),
         train_scored=sum(len(e.tokens) - e.scored_from for e in task.train),
         validation_examples=examples,
-        validation_tokens=sum(len(row.tokens) for row in rows),
-        validation_scored=sum(len({place for place, _ in row.picks}) for row in rows),
+        validation_tokens=sum(len(row.tokens) for row in rows)
+        + sum(len(item.prompt) + longest for item in written),
+        validation_scored=sum(len({place for place, _ in row.picks}) for row in rows)
+        + longest * len(written),
         rung_share=min(1.0, rung / max(1, examples)),
         steps=steps,
     )
@@ -426,17 +445,10 @@ def measure_flops(experiment: Experiment) -> float | None:
 
 def _warnings(plan: Plan, experiment: Experiment) -> list[str]:
     found: list[str] = []
-    if plan.at_once == 0:
-        found.append(f"One trial does not fit: {plan.arithmetic}.")
     if plan.base is None:
         found.append(
             f"The sizes of the base model {_name(experiment)!r} cannot be read on this machine, so "
             "memory and time are not estimated. Download a hub model first, with `hf download`."
-        )
-    elif not any(adapter.layers for adapter in plan.adapters):
-        found.append(
-            "`method.adapter.target_modules` matches no layer of the base model: "
-            f"{experiment.method.adapter.target_modules!r}."
         )
     need, memory = plan.worker_bytes, plan.machine.memory
     at_once = max(1, plan.at_once) * experiment.resources.workers
@@ -447,11 +459,6 @@ def _warnings(plan: Plan, experiment: Experiment) -> list[str]:
             f"{memory / GIB:.1f} GiB are free. Lower `search.max_concurrent`, `training.batch_size`"
             " or `training.max_length`, or raise `resources.cpus_per_worker` so that fewer trials "
             "run at a time."
-        )
-    if plan.machine.disk is not None and plan.storage_bytes > plan.machine.disk:
-        found.append(
-            f"Disk: about {plan.storage_bytes / GIB:.1f} GiB are written, and "
-            f"{plan.machine.disk / GIB:.1f} GiB are free in `storage`."
         )
     return found
 
@@ -500,6 +507,7 @@ def render(plan: Plan) -> RenderableType:
         Text(f"Storage: about {_size(plan.storage_bytes)}{_free(plan.machine.disk)}."),
     ]
     parts += [Text(f"Warning: {warning}", style="yellow") for warning in plan.warnings]
+    parts += [Text(f"In the way: {problem}", style="bold red") for problem in plan.problems]
     return Group(*parts)
 
 

@@ -30,7 +30,7 @@ from orchestrator.base_facts import (
 from orchestrator.cluster import ClusterError, largest_resources, required_fit, usable_cores
 from orchestrator.experiment import Choice, Experiment, LoadedExperiment, ModelSpec, grid_points
 from orchestrator.model_registry import TrackingError, check_reachable
-from orchestrator.tasks import LanguageModellingTask, suggestion
+from orchestrator.tasks import GenerationTask, LanguageModellingTask, suggestion
 
 MIB = 2**20
 
@@ -123,6 +123,15 @@ def _context_problems(loaded: LoadedExperiment) -> Iterator[str]:
     lengths = {"training.max_length": max(_lengths(experiment))}
     if any(isinstance(task, LanguageModellingTask) for task in loaded.tasks.values()):
         lengths["data.probe_context"] = experiment.data.probe_context
+    written = [t.max_new_tokens for t in loaded.tasks.values() if isinstance(t, GenerationTask)]
+    whole = lengths["training.max_length"] + max(written, default=0)
+    if lengths["training.max_length"] <= limit < whole:
+        yield (
+            f"A prompt of `training.max_length` {lengths['training.max_length']} tokens and "
+            f"`max_new_tokens` {max(written)} written after it are {whole}, and the model reads "
+            f"at most {limit}. Set `training.max_length` to at most {limit - max(written)}, or "
+            "lower `max_new_tokens` in the task file."
+        )
     for field, length in lengths.items():
         if length > limit:
             yield (

@@ -164,19 +164,21 @@ def test_too_little_memory_is_a_warning(loaded):
     assert any(warning.startswith("Memory: 2 workers") for warning in plan.warnings)
     assert "Warning: Memory" in text_of(plan)
     assert not made(loaded).warnings
+    assert not made(loaded).problems
 
 
-def test_trial_that_does_not_fit_is_a_warning(loaded):
+def test_trial_that_does_not_fit_is_in_the_way(loaded):
     resources = {"executor": "train", "workers": 4}
     plan = made(with_changes(loaded, resources=resources))
     assert plan.at_once == 0
-    assert any("does not fit" in warning for warning in plan.warnings)
+    assert any("does not fit" in problem for problem in plan.problems)
+    assert "In the way: One trial does not fit" in text_of(plan)
 
 
-def test_target_that_matches_no_layer_is_a_warning(loaded):
+def test_target_that_matches_no_layer_is_in_the_way(loaded):
     method = {"adapter": {"kind": "lora", "target_modules": ["c_attn"]}}
     plan = made(with_changes(loaded, method=method))
-    assert any("matches no layer" in warning for warning in plan.warnings)
+    assert any("'c_attn' matches no layer" in problem for problem in plan.problems)
 
 
 def test_unknown_base_leaves_memory_and_time_open(loaded, monkeypatch, tmp_path):
@@ -196,7 +198,7 @@ def test_more_epochs_in_the_search_are_planned_for(loaded):
 def test_missing_data_are_refused(loaded, tmp_path):
     for file in (tmp_path / "tasks" / "data").iterdir():
         file.unlink()
-    with pytest.raises(DataError, match="no validation split"):
+    with pytest.raises(DataError, match="holds no data"):
         made(loaded)
 
 
