@@ -162,7 +162,9 @@ def check_files(model: ModelSpec) -> None:
         BaseFilesError: If its config or weights cannot be used.
     """
     if model.gguf is not None:
-        _check_gguf(Path(model.gguf))
+        if not Path(model.gguf).is_file():
+            raise BaseFilesError(f"There is no GGUF file {model.gguf}. Fix `model.gguf`.")
+        _gguf_shapes(Path(model.gguf))
         return
     name = Path(str(model.name))
     folder = local_folder(model)
@@ -200,18 +202,6 @@ def _shards(folder: Path) -> list[str]:
         return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise BaseFilesError(f"{index} cannot be read. {_AGAIN}") from None
-
-
-def _check_gguf(path: Path) -> None:
-    from gguf import GGUFReader
-
-    if not path.is_file():
-        raise BaseFilesError(f"There is no GGUF file {path}. Fix `model.gguf`.")
-    try:
-        # Reading maps every tensor, so that a file that is cut short is found.
-        GGUFReader(str(path))
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise BaseFilesError(f"{path} is no whole GGUF file ({error}). {_AGAIN}") from None
 
 
 def linear_shapes(model: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -306,7 +296,11 @@ def _gguf_shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, int]
     """Shapes under Hugging Face's names, and the counts in the metadata."""
     from gguf import GGUFReader
 
-    reader = GGUFReader(str(path))
+    try:
+        # Reading maps every tensor, so that a file that is cut short is found.
+        reader = GGUFReader(str(path))
+    except (ValueError, OSError, IndexError, KeyError) as error:
+        raise BaseFilesError(f"{path} is no whole GGUF file ({error}). {_AGAIN}") from None
     shapes: dict[str, tuple[int, ...]] = {}
     for tensor in reader.tensors:
         # GGUF writes the fastest dimension first.

@@ -30,7 +30,6 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator import display, sweep_documents
-from orchestrator.batches import DataError
 from orchestrator.cluster import ClusterError
 from orchestrator.experiment import ExperimentError, LoadedExperiment, load_experiment
 from orchestrator.formatting import show
@@ -46,6 +45,7 @@ from orchestrator.model_registry import (
     resolve,
     write_model_folder,
 )
+from orchestrator.sources import DataError
 from orchestrator.sweep_view import SweepView, TrialView
 from orchestrator.tasks import TaskFileError, suggestion
 
@@ -81,6 +81,8 @@ runs_app = typer.Typer(help="Look at sweeps and their trials.", no_args_is_help=
 champion_app = typer.Typer(help="Look at champions in the model registry.", no_args_is_help=True)
 app.add_typer(runs_app, name="runs")
 app.add_typer(champion_app, name="champion")
+tasks_app = typer.Typer(help="Look at task files and the data they read.", no_args_is_help=True)
+app.add_typer(tasks_app, name="tasks")
 
 File = Annotated[Path, typer.Argument(help="The experiment file (YAML).", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
@@ -190,9 +192,13 @@ def _options(
 
 
 def _load(file: Path, data_root: Path | None) -> LoadedExperiment:
+    _check_data_root(data_root)
+    return load_experiment(file, data_root)
+
+
+def _check_data_root(data_root: Path | None) -> None:
     if data_root is not None and not data_root.is_dir():
         raise UsageError(f"`--data-root` (or ORCHESTRATOR_DATA_ROOT): {data_root} is no folder.")
-    return load_experiment(file, data_root)
 
 
 @app.command()
@@ -334,6 +340,78 @@ def _interrupted(view: SweepView, storage: Path, again: str) -> str:
         f"stopped. {done} of {view.total} trials are finished and kept in {storage / view.name}; "
         f"those that were running will start again. Continue with:\n  {again}"
     )
+
+
+# --- tasks ---------------------------------------------------------------------------------------
+
+_TASK_FOLDERS = (Path("experiments/tasks"), Path("tasks"))
+
+
+@tasks_app.command("list")
+@answers_mistakes
+def tasks_list(as_json: Json = False) -> None:
+    """List the known tasks with their kind and description."""
+    from orchestrator import task_check
+
+    found, wrong = task_check.list_tasks(_TASK_FOLDERS)
+    for message in wrong:
+        typer.echo(f"orchestrate: left out: {message}", err=True)
+    if as_json:
+        _print_json(found)
+    elif found:
+        _console().print(task_check.render_list(found))
+    else:
+        places = " or ".join(str(folder) for folder in _TASK_FOLDERS)
+        typer.echo(f"No task files in {places}. docs/tasks.md says how to write one.")
+
+
+@tasks_app.command("check")
+@answers_mistakes
+def tasks_check(
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|NAME", help="A task file, or the name of a task.", show_default=False
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXPERIMENT|MODEL",
+            help="Count tokens with the tokenizer of an experiment file or of a model.",
+            show_default=False,
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Show a task's prompts, splits, labels and what looks wrong, before anything is trained."""
+    _check_data_root(data_root)
+    from orchestrator import task_check
+    from orchestrator.sources import at_data_root
+    from orchestrator.tasks import find_task_file, load_task
+
+    spec = at_data_root(load_task(find_task_file(task, list(_TASK_FOLDERS))), data_root)
+    tokenizer, max_length = _tokenizer(model, data_root)
+    checked = task_check.check_task(spec, tokenizer, max_length)
+    if as_json:
+        _print_json(task_check.as_document(checked))
+    else:
+        _console().print(task_check.render(checked), crop=False)
+
+
+def _tokenizer(model: str | None, data_root: Path | None) -> tuple[Any, int | None]:
+    """The tokenizer of an experiment file or of a model, and the tokens an example may have."""
+    if model is None:
+        return None, None
+    from orchestrator.engine import load_tokenizer
+    from orchestrator.experiment import ModelSpec, TrainingSpec
+
+    if model.endswith((".yaml", ".yml")):
+        experiment = load_experiment(Path(model), data_root).experiment
+        return load_tokenizer(experiment.model), experiment.training.max_length
+    spec = ModelSpec(gguf=model) if model.endswith(".gguf") else ModelSpec(name=model)
+    return load_tokenizer(spec), TrainingSpec().max_length
 
 
 # --- looking at sweeps ---------------------------------------------------------------------------

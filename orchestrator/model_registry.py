@@ -73,6 +73,8 @@ _LOGGERS = {
     "mlflow": logging.WARNING,
     # Tells of every save from a checkout that this package is not installed.
     "mlflow.utils.requirements_utils": logging.ERROR,
+    # Writes the whole statement and a traceback of what is told in one message here.
+    "mlflow.store.db.utils": logging.CRITICAL,
     "alembic": logging.WARNING,
     "urllib3": logging.ERROR,
 }

@@ -299,13 +299,14 @@ def test_killed_workers_restart_from_the_checkpoint_to_the_same_losses(
 def test_a_failing_trial_names_its_log_and_too_large_ones_their_arithmetic(
     experiment_file, recorder, ray_cluster
 ):
-    method = {"adapter": {"kind": "curlora", "r": 4, "target_modules": ["q_porj"]}}
-    path = experiment_file("wrong", method=method, resources={"max_failures": 0})
-    with pytest.raises(SweepError, match="q_porj") as caught:
+    deepspeed = {"optimizer": {"type": "NoSuchOptimizer"}}
+    training = {"batch_size": 8, "max_length": 48, "deepspeed": deepspeed}
+    path = experiment_file("wrong", training=training, resources={"max_failures": 0})
+    with pytest.raises(SweepError, match="NoSuchOptimizer") as caught:
         run(path, recorder, kind="run")
     assert "log.txt" in str(caught.value)
     big = experiment_file("big", resources={"workers": 64},
-                          training={"batch_size": 64, "precision": "fp32"})  # fmt: skip
+                          training={"batch_size": 64, "max_length": 48})  # fmt: skip
     with pytest.raises(SweepError, match=r"64 worker\(s\) x 1 CPU = 64 CPUs"):
         run(big, recorder, kind="run")
 

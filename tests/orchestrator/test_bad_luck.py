@@ -1,0 +1,404 @@
+"""What goes wrong in the middle: nothing that is finished is lost, and one message says what to do.
+
+A sweep is stopped, its disk fills up, its trials fail, its tracking server leaves; afterwards the
+same command finishes it.
+"""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from orchestrator import cli, preflight, sweep
+from orchestrator.journal import Journal, JournalError, read_journal
+from orchestrator.training import run_locally
+
+LOCAL = {"executor": "local"}
+GRID = {
+    "space": {
+        "method.adapter.r": {"choice": [2, 4]},
+        "method.adapter.alpha": {"choice": [1.0, 2.0, 4.0]},
+    },
+    "searcher": "grid",
+    "trials": 6,
+}
+
+
+def call(*words):
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def one_message(result, code):
+    assert result.exit_code == code, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("orchestrate: ") == 1, result.stderr
+    return result.stderr[result.stderr.index("orchestrate: ") :]
+
+
+def ends(lines):
+    return {line["trial"]: line for line in lines if line["event"] == "trial_ended"}
+
+
+def states(folder):
+    return {name: line["state"] for name, line in ends(read_journal(folder)).items()}
+
+
+@pytest.fixture
+def small(experiment_file, tmp_path):
+    """Writes an experiment of one short task and six trials; `tmp_path/runs/tiny` is its folder."""
+
+    def write(**fields):
+        return experiment_file(**{
+            "tasks": ["mood"], "probes": [], "search": GRID, "resources": LOCAL,
+            "objectives": {"gain": "max"}, "champion": {"maximize": "gain", "subject_to": {}},
+            "data": {"train_examples": 16, "validation_examples": 8, "rung_examples": 4},
+            **fields,
+        })  # fmt: skip
+
+    return write
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes trials fail: those for which `failing.wanted(name)` holds."""
+
+    class Failing:
+        reason = "the moon is in the wrong house"
+
+        @staticmethod
+        def wanted(name):
+            return name != "base"
+
+        def run(self, name, *rest):
+            if self.wanted(name):
+                raise RuntimeError(f"something\n{self.reason}")
+            run_locally(name, *rest)
+
+    failing = Failing()
+    monkeypatch.setattr(sweep, "run_locally", failing.run)
+    return failing
+
+
+# --- trials that fail ----------------------------------------------------------------------------
+
+
+def test_a_failed_trial_has_its_reason_and_log_and_the_sweep_goes_on(small, failing, tmp_path):
+    failing.wanted = lambda name: name in {"t001", "t002"}
+    result = call("sweep", small())
+    assert result.exit_code == 0, result.output
+    found = ends(read_journal(tmp_path / "runs" / "tiny"))
+    assert [found[f"t00{i}"]["state"] for i in range(1, 7)] == ["FAILED"] * 2 + ["COMPLETE"] * 4
+    assert found["t001"]["reason"] == failing.reason
+    log = Path(found["t001"]["log"]).read_text()
+    assert "Traceback" in log
+    assert failing.reason in log
+
+
+def test_a_loss_that_is_not_finite_fails_the_trial_with_a_log(small, tmp_path):
+    grid = {**GRID, "space": {"method.adapter.alpha": {"choice": [3.0e38, 2.0]}}}
+    assert call("sweep", small(search=grid)).exit_code == 0
+    found = ends(read_journal(tmp_path / "runs" / "tiny"))
+    assert (found["t001"]["state"], found["t002"]["state"]) == ("FAILED", "COMPLETE")
+    assert found["t001"]["reason"] in Path(found["t001"]["log"]).read_text()
+
+
+def test_a_sweep_whose_every_trial_fails_stops_early_and_goes_on_once_that_is_cured(
+    small, failing, tmp_path
+):
+    path, folder = small(), tmp_path / "runs" / "tiny"
+    text = one_message(call("sweep", path), cli.MISTAKE)
+    assert "All 3 trials that were begun have failed, 3 of them with: the moon" in text
+    assert str(folder / "trials" / "t001" / "log.txt") in text
+    assert "goes on with what is left (3 to run)" in text
+    assert states(folder) == {"base": "COMPLETE"} | dict.fromkeys(["t001", "t002", "t003"],
+                                                                  "FAILED")  # fmt: skip
+    last = read_journal(folder)[-1]
+    assert (last["event"], last["trials"]) == ("sweep_stopped", ["t001", "t002", "t003"])
+
+    text = one_message(call("sweep", path), cli.FAILED)  # not cured: the rest fails as well
+    assert "6 of 6 failed with: the moon" in text
+    assert len(ends(read_journal(folder))) == 7
+
+
+def test_after_a_cure_the_remaining_trials_run(small, failing, tmp_path):
+    path, folder = small(), tmp_path / "runs" / "tiny"
+    one_message(call("sweep", path), cli.MISTAKE)
+    failing.wanted = lambda name: False
+    result = call("sweep", path)
+    assert result.exit_code == 0, result.output
+    assert list(states(folder).values()).count("COMPLETE") == 4
+    started = [x["trial"] for x in read_journal(folder) if x["event"] == "trial_started"]
+    assert len(started) == len(set(started)), "nothing ran twice"
+
+
+def test_few_trials_that_all_fail_end_the_sweep_with_their_reason(small, failing, tmp_path):
+    grid = {**GRID, "space": {"method.adapter.r": {"choice": [2, 4]}}}
+    text = one_message(call("sweep", small(search=grid)), cli.FAILED)
+    assert "2 of 2 failed with: the moon is in the wrong house. Log: " in text
+    assert read_journal(tmp_path / "runs" / "tiny")[-1]["event"] == "sweep_ended"
+
+
+def test_one_trial_that_was_completed_keeps_the_sweep_going(small, failing, tmp_path):
+    failing.wanted = lambda name: name not in {"base", "t001"}
+    assert call("sweep", small()).exit_code == 0
+    assert list(states(tmp_path / "runs" / "tiny").values()).count("FAILED") == 5
+
+
+def test_a_base_that_cannot_be_measured_stops_the_sweep_and_is_measured_again(
+    small, failing, tmp_path
+):
+    path, folder = small(), tmp_path / "runs" / "tiny"
+    failing.wanted = lambda name: name == "base"
+    text = one_message(call("sweep", path), cli.MISTAKE)
+    assert "The untouched base could not be measured" in text
+    assert "(7 to run)" in text
+    assert states(folder) == {"base": "FAILED"}
+    failing.wanted = lambda name: False
+    assert call("sweep", path).exit_code == 0
+    assert set(states(folder).values()) == {"COMPLETE"}
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert len(runs) == 8
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+# --- other drivers and other files ---------------------------------------------------------------
+
+
+def test_a_second_driver_is_refused_and_harms_nothing(small, tmp_path):
+    folder = tmp_path / "runs" / "tiny"
+    with Journal(folder) as journal:
+        journal.append("sweep_opened", sweep="tiny")
+        text = one_message(call("sweep", small()), cli.MISTAKE)
+        assert "Another process is running the sweep" in text
+        assert "--new" in text
+    assert len(read_journal(folder)) == 1
+
+
+def test_a_changed_file_is_refused_with_the_difference_while_running_and_when_finished(
+    small, failing, tmp_path
+):
+    folder = tmp_path / "runs" / "tiny"
+    grid = {**GRID, "trials": 6}
+    one_message(call("sweep", small(search=grid)), cli.MISTAKE)  # given up half way
+    before = read_journal(folder)
+    changed = {"batch_size": 4, "max_length": 48, "precision": "fp32", "learning_rate": 0.02}
+    text = one_message(call("sweep", small(search=grid, training=changed)), cli.MISTAKE)
+    assert "training.batch_size: 8 -> 4" in text
+    assert read_journal(folder) == before
+    failing.wanted = lambda name: False
+    assert call("sweep", small(search=grid)).exit_code == 0
+    text = one_message(call("sweep", small(search=grid, training=changed)), cli.MISTAKE)
+    assert "training.batch_size: 8 -> 4" in text
+
+
+# --- the tracking server -------------------------------------------------------------------------
+
+
+def test_records_that_cannot_be_reached_in_the_middle_catch_up_later(small, tmp_path, monkeypatch):
+    database = tmp_path / "records"
+    database.mkdir()
+    path = small(tracking={"uri": f"sqlite:///{database}/mlflow.db"})
+
+    def vanish(name, *rest):
+        if name == "t002":
+            database.rename(tmp_path / "away")
+        run_locally(name, *rest)
+
+    monkeypatch.setattr(sweep, "run_locally", vanish)
+    text = one_message(call("sweep", path), cli.MISTAKE)
+    folder = tmp_path / "runs" / "tiny"
+    assert f"All trials are finished and kept in {folder}" in text
+    assert "the same command catches MLflow up" in text
+    assert set(states(folder).values()) == {"COMPLETE"}
+    whole = [line for line in read_journal(folder) if line["event"] != "champion_registered"]
+
+    (tmp_path / "away").rename(database)
+    assert call("sweep", path).exit_code == 0
+    assert read_journal(folder)[: len(whole)] == whole
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{database}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert len(runs) == 8
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_server_that_is_down_is_asked_once_a_minute_and_told_of_once(small, monkeypatch):
+    from orchestrator.model_registry import TrackingError
+    from orchestrator.tracking import Projection
+
+    asked = []
+
+    def down(self, lines):
+        asked.append(len(lines))
+        raise TrackingError("MLflow at http://there cannot be used: gone.")
+
+    monkeypatch.setattr(Projection, "catch_up", down)
+    result = call("sweep", small())
+    assert result.stderr.count("lags behind") == 2, "once on the way and once at the end"
+    assert len(asked) == 2
+
+
+# --- a disk that is full -------------------------------------------------------------------------
+
+
+def test_a_journal_that_is_refused_a_write_keeps_whole_lines(tmp_path, monkeypatch):
+    written = os.write
+
+    def half(descriptor, content):
+        if b'"refused"' in bytes(content):
+            written(descriptor, bytes(content)[:7])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written(descriptor, content)
+
+    with Journal(tmp_path) as journal:
+        journal.append("kept")
+        monkeypatch.setattr(os, "write", half)
+        with pytest.raises(JournalError, match=r"No space left.*go on with the same command"):
+            journal.append("refused")
+        monkeypatch.undo()
+        assert [line["event"] for line in read_journal(tmp_path)] == ["kept"]
+        journal.append("later")
+    assert [line["event"] for line in read_journal(tmp_path)] == ["kept", "later"]
+    assert (tmp_path / "journal.jsonl").read_bytes().endswith(b"}\n")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own; gives its folder and what resizes it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", *options, str(folder)], capture_output=True, check=False)
+
+    if mount("-t", "tmpfs", "-o", "size=96k", "tmpfs").returncode:
+        pytest.skip("mounting a file system needs root")
+    yield folder, lambda size: mount("-o", f"remount,size={size}")
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_journal_on_a_full_disk_goes_on_when_there_is_room(small_disk):
+    folder, resize = small_disk
+
+    def fill(journal):
+        for _ in range(1000):
+            journal.append("line", text="x" * 500)
+
+    with Journal(folder) as journal:
+        with pytest.raises(JournalError, match="No space left"):
+            fill(journal)
+        count = len(journal.lines)
+        assert read_journal(folder) == journal.lines
+        resize("1m")
+        assert journal.append("line")["n"] == count
+    assert len(read_journal(folder)) == count + 1
+
+
+def test_a_sweep_on_a_full_disk_stops_with_one_message_and_is_finished_later(
+    small, small_disk, tmp_path, monkeypatch
+):
+    folder, resize = small_disk
+    path = small(storage=str(folder), tracking={"uri": f"sqlite:///{tmp_path}/mlflow.db"})
+    text = one_message(call("sweep", path), cli.MISTAKE)
+    assert "MiB free, and about 12 MiB are needed for 6 trials" in text
+    monkeypatch.setattr(preflight, "free_disk", lambda storage: 2**40)
+    text = one_message(call("sweep", path), cli.MISTAKE)
+    assert "No space left on device" in text
+    assert "go on with the same command" in text
+    kept = states(folder / "tiny")
+    assert set(kept.values()) <= {"COMPLETE"}
+    resize("64m")
+    assert call("sweep", path).exit_code == 0
+    assert list(states(folder / "tiny").values()) == ["COMPLETE"] * 7
+    started = [x["trial"] for x in read_journal(folder / "tiny") if x["event"] == "trial_started"]
+    assert all(started.count(name) == 1 for name in kept)
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+def start(path, folder, log):
+    """`orchestrate sweep` in a process of its own."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [Path(sys.executable).with_name("orchestrate"), "sweep", str(path)],
+            cwd=folder, stdout=output, stderr=output, env={**os.environ, "COLUMNS": "200"},
+        )  # fmt: skip
+
+
+def wait_for(journal, process, *, event, trial, seconds=120.0):
+    """Wait until a journal holds an event of a trial."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = read_journal(journal)
+        if any(line["event"] == event and line.get("trial") == trial for line in lines):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"no {event} of {trial} in {journal}; exit code {process.poll()}")
+
+
+def test_sigterm_does_what_ctrl_c_does(small, tmp_path):
+    path, folder = small(), tmp_path / "runs" / "tiny"
+    process = start(path, tmp_path, tmp_path / "log")
+    wait_for(folder, process, event="trial_started", trial="t002")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == cli.INTERRUPTED, (tmp_path / "log").read_text()
+    text = (tmp_path / "log").read_text()
+    assert "Traceback" not in text
+    assert "of 6 trials are finished and kept in" in text
+    assert "Continue with:\n" in text
+    assert text.endswith(f"orchestrate sweep {path}\n")
+    finished = states(folder)
+    assert "t001" in finished
+    document = yaml.safe_load(path.read_text())
+    document["search"]["trials"] = 3
+    path.write_text(yaml.safe_dump(document))
+    result = call("sweep", path)
+    assert result.exit_code == 0, result.output
+    lines = read_journal(folder)
+    started = [line["trial"] for line in lines if line["event"] == "trial_started"]
+    assert all(started.count(name) == 1 for name in finished)
+    assert set(states(folder).values()) == {"COMPLETE"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", [["SIGTERM"], ["SIGINT", "SIGINT"]])
+def test_signals_while_ray_trains_leave_no_process_and_say_how_to_go_on(signals, small, tmp_path):
+    training = {"batch_size": 8, "max_length": 48, "precision": "fp32", "epochs": 1000}
+    path = small(resources={"workers": 1}, training=training)
+    folder = tmp_path / "runs" / "tiny"
+    process = start(path, tmp_path, tmp_path / "log")
+    try:
+        wait_for(folder, process, event="trial_ended", trial="base")
+        wait_for(folder, process, event="trial_started", trial="t001")
+        started = psutil.Process(process.pid).children(recursive=True)
+        for name in signals:
+            process.send_signal(getattr(signal, name))
+            time.sleep(0.3)
+        assert process.wait(60) == cli.INTERRUPTED, (tmp_path / "log").read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+    text = (tmp_path / "log").read_text()
+    assert "Traceback" not in text
+    assert "Continue with:\n" in text
+    assert text.endswith(f"orchestrate sweep {path}\n")
+    assert states(folder)["base"] == "COMPLETE"
+    _, left = psutil.wait_procs(started, timeout=10)
+    assert not left
+    assert json.loads((folder / "journal.jsonl").read_text().splitlines()[0])["sweep"] == "tiny"
