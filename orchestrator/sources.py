@@ -295,17 +295,23 @@ def _decoded(path: Path, content: bytes) -> str:
     except UnicodeDecodeError as error:
         # A byte-order mark is not counted by the decoder.
         offset = error.start + 3 * content.startswith(b"\xef\xbb\xbf")
-        guess = "UTF-16" if content[:200].count(0) > len(content[:200]) // 4 else "latin-1"
+        guess = "UTF-16" if _is_utf16(content) else "latin-1"
         line = content.count(b"\n", 0, offset) + 1
         raise DataError(f"{path}: line {line}: {_not_utf8(path, offset, guess)}") from None
     if "\0" in text:
         offset = content.index(0)
-        kind = "UTF-16 without a mark" if content[:200].count(0) > 20 else "a binary file"
+        kind = "UTF-16 without a mark" if _is_utf16(content) else "a binary file"
         raise DataError(
             f"{path}: holds a NUL at byte {offset}, so it is {kind} rather than text. "
             "Save it as UTF-8 text."
         )
     return text
+
+
+def _is_utf16(content: bytes) -> bool:
+    """Whether every other byte of the beginning is mostly zero, as in text of Latin letters."""
+    beginning = content[:200]
+    return any(4 * beginning[start::2].count(0) > len(beginning) for start in (0, 1))
 
 
 def _not_utf8(path: Path, offset: int, guess: str) -> str:

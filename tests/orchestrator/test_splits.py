@@ -1,0 +1,113 @@
+import pytest
+
+from orchestrator.sources import DataError
+from orchestrator.splits import split_rows
+from orchestrator.tasks import parse_task
+
+
+def task(**fields):
+    document = {
+        "name": "t",
+        "kind": "classification",
+        "data": {"files": "own.csv"},
+        "prompt": "{text} is",
+        "labels": {"0": " bad", "1": " good", "2": None},
+    }
+    return parse_task(document | fields, "t.yaml")
+
+
+def rows(start, stop, label="0"):
+    return [{"text": f"text {i}", "label": label} for i in range(start, stop)]
+
+
+def texts(part):
+    return {row["text"] for row in part}
+
+
+def test_train_alone_is_cut_into_three_by_what_the_rows_say():
+    train = rows(0, 2000)
+    splits = split_rows(task(), {"train": train}.get)
+    parts = [texts(splits.train), texts(splits.validation), texts(splits.test)]
+    assert sum(map(len, parts)) == 2000
+    assert set.union(*parts) == texts(train)
+    assert all(140 < len(part) < 260 for part in parts[1:])
+    assert splits.origins["test"] == splits.origins["validation"]
+    assert "chosen by hash" in splits.origins["test"]
+    backwards = split_rows(task(), {"train": train[::-1]}.get)
+    assert texts(backwards.test) == parts[2]
+    # A source that grows keeps what it held out.
+    grown = split_rows(task(), {"train": train + rows(2000, 3000)}.get)
+    assert parts[2] <= texts(grown.test)
+    assert parts[1] <= texts(grown.validation)
+
+
+def test_equal_texts_never_stand_on_both_sides():
+    splits = split_rows(task(), {"train": rows(0, 100) * 3}.get)
+    assert not texts(splits.train) & texts(splits.validation)
+    assert not texts(splits.train) & texts(splits.test)
+    assert splits.overlaps_removed == 0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_rows_to_cut_from_are_refused(count):
+    with pytest.raises(DataError, match=f"{count} rows of train are too few|1 rows of train"):
+        split_rows(task(), {"train": rows(0, count)}.get)
+
+
+def test_three_rows_are_enough():
+    splits = split_rows(task(), {"train": rows(0, 3)}.get)
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [1, 1, 1]
+
+
+def test_rows_without_answer_or_text_are_left_out_and_counted():
+    train = [*rows(0, 30), *rows(30, 33, "2"), {"text": "x", "label": ""}]
+    train += [{"text": "y", "label": None}, {"text": "z", "label": -1}, {"text": None, "label": 1}]
+    source = {"train": train, "validation": rows(50, 60), "test": rows(60, 70)}
+    splits = split_rows(task(), source.get)
+    assert (len(splits.train), splits.left_out, splits.incomplete) == (30, 3, 4)
+
+
+def test_minus_one_may_be_a_label():
+    spec = task(labels={"-1": " bad", "1": " good"})
+    source = {"train": rows(0, 9, -1), "validation": rows(10, 19, 1), "test": rows(20, 29, "-1")}
+    splits = split_rows(spec, source.get)
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [9, 9, 9]
+
+
+def test_a_test_file_without_labels_is_no_test_split():
+    source = {
+        "train": rows(0, 300),
+        "validation": rows(300, 330),
+        "test": [{"text": "what then"}],
+    }
+    splits = split_rows(task(), source.get)
+    assert texts(splits.test) == texts(source["validation"])
+
+
+def test_unknown_labels_are_counted_and_the_nearest_named():
+    spec = task(labels={"good": " good", "bad": " bad"})
+    train = [*rows(0, 9, "good"), *rows(9, 12, "Bad"), *rows(12, 14, "meh")]
+    with pytest.raises(DataError) as caught:
+        split_rows(spec, {"train": train}.get)
+    message = str(caught.value)
+    assert "own.csv: 5 of 14 rows" in message
+    assert "'Bad' (3), 'meh' (2)" in message
+    assert "Did you mean 'bad'?" in message
+    assert "It lists 'good', 'bad'" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"txt": "a", "label": "0"}, "row 3: has no column 'text'.*Did you mean 'txt'"),
+        ({"text": "a", "lable": "0"}, "row 3: has no column 'label'.*Did you mean 'lable'"),
+    ],
+)
+def test_a_row_without_a_column_is_named(row, expected):
+    with pytest.raises(DataError, match=expected):
+        split_rows(task(), {"train": [*rows(0, 2), row]}.get)
+
+
+def test_a_train_split_without_any_answer_is_refused():
+    with pytest.raises(DataError, match="none of its 4 rows is complete"):
+        split_rows(task(), {"train": rows(0, 4, "")}.get)
