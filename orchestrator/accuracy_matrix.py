@@ -38,6 +38,9 @@ class AccuracyMatrix:
     """Task names in the order in which they are learnt."""
     rows: tuple[tuple[float, ...], ...]
     """`rows[i][j]`: score on task j + 1 after learning i tasks, in [0, 1] or NaN."""
+    headed: tuple[bool, ...] = ()
+    """Whether task j + 1 has a linear head, so that no score of it exists before it is learnt;
+    empty stands for none."""
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -46,6 +49,11 @@ class AccuracyMatrix:
             raise ValueError(
                 f"`rows` should be at most {len(self.tasks) + 1} (row 0 and one per task), "
                 f"got {len(self.rows)}."
+            )
+        if self.headed and len(self.headed) != len(self.tasks):
+            raise ValueError(
+                f"`headed` should have one value per task ({len(self.tasks)}), "
+                f"got {len(self.headed)}."
             )
         for number, row in enumerate(self.rows):
             if len(row) != len(self.tasks):
@@ -71,11 +79,15 @@ class AccuracyMatrix:
 
     def with_row(self, row: Sequence[float]) -> AccuracyMatrix:
         """The matrix after one more task."""
-        return AccuracyMatrix(self.tasks, (*self.rows, tuple(row)))
+        return AccuracyMatrix(self.tasks, (*self.rows, tuple(row)), self.headed)
 
     def with_base(self, row: Sequence[float]) -> AccuracyMatrix:
         """The same matrix with row 0 (the untouched base) filled in."""
-        return AccuracyMatrix(self.tasks, (tuple(row), *self.rows[1:]))
+        return AccuracyMatrix(self.tasks, (tuple(row), *self.rows[1:]), self.headed)
+
+    def first_row(self, task: int) -> int:
+        """The first row in which a score of task `task` (counted from 0) can exist."""
+        return task + 1 if self.headed and self.headed[task] else 0
 
 
 def accuracy(matrix: AccuracyMatrix) -> float:
@@ -83,9 +95,18 @@ def accuracy(matrix: AccuracyMatrix) -> float:
     return _mean(matrix.rows[-1]) if matrix.complete else NOT_MEASURED
 
 
-def gain(matrix: AccuracyMatrix) -> float:
-    """`accuracy` minus that of row 0, in [-1, 1]: what learning was worth."""
-    return accuracy(matrix) - _mean(matrix.rows[0])
+def gain(matrix: AccuracyMatrix, reference: Sequence[float] | None = None) -> float:
+    """`accuracy` minus that of the reference, in [-1, 1]: what learning was worth.
+
+    Args:
+        matrix: The matrix.
+        reference: A score per task; None: row 0, the untouched base. A task with a linear head has
+            no score there, and is compared with a head on the frozen base instead (head-only).
+
+    Returns:
+        The difference of the means.
+    """
+    return accuracy(matrix) - _mean(matrix.rows[0] if reference is None else reference)
 
 
 def _drop_from_best(matrix: AccuracyMatrix, first_row: int | None) -> float:
@@ -96,7 +117,7 @@ def _drop_from_best(matrix: AccuracyMatrix, first_row: int | None) -> float:
     drops = [
         _nan_aware_max([matrix.rows[i][j] for i in range(start, last)]) - matrix.rows[last][j]
         for j in range(last - 1)
-        for start in (j + 1 if first_row is None else first_row,)
+        for start in (j + 1 if first_row is None else max(first_row, matrix.first_row(j)),)
     ]
     # A sequence of one task has nothing to forget: 0, as an empty mean would hide the trial.
     return _mean(drops) if drops else 0.0
@@ -104,7 +125,7 @@ def _drop_from_best(matrix: AccuracyMatrix, first_row: int | None) -> float:
 
 def forgetting(matrix: AccuracyMatrix) -> float:
     """Mean over j < T of max_{1 <= l < T} R[l, j] - R[T, j], in [-1, 1] (Chaudhry et al. 2018)."""
-    # Row 0 is excluded; negative when old tasks improve.
+    # Rows in which a score cannot exist (a linear head before it is learnt) take no part. Row 0 is excluded; negative when old tasks improve.
     return _drop_from_best(matrix, 1)
 
 

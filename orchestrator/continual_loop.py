@@ -14,16 +14,23 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from orchestrator.accuracy_matrix import AccuracyMatrix
-from orchestrator.batches import Example, PreparedTask, Scored, epoch_batches
-from orchestrator.evaluation import Score, score
+from orchestrator.batches import PreparedTask, Scored, epoch_batches
+from orchestrator.encoding import Example
+from orchestrator.evaluation import Answers, Score, score
+from orchestrator.tasks import ClassificationTask
 
 RUNGS = (0.25, 0.5)
 """Shares of a task after which a trial reports, besides the task's end."""
 DONE = 1.0
 
 
+EXPLODED = 30.0
+"""A loss in nats per token that no learning explains: a uniform guess among a quarter of a million
+tokens costs 12.4."""
+
+
 class DivergedError(RuntimeError):
-    """Training ran into a loss or gradient that is not a finite number."""
+    """Training ran into a loss or gradient that is not finite, or exploded."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,11 @@ class StageReport:
     """Every metric of every task that was scored for this report."""
     per_example: dict[str, tuple[float, ...]] | None = None
     """Score of each validation example of each task, at the end of the sequence."""
+    head_only: dict[str, dict[str, float]] | None = None
+    """Of the untouched base: what a linear head on its hidden states scores, by classification
+    task."""
+    head_only_per_example: dict[str, tuple[float, ...]] | None = None
+    """The same for each validation example."""
 
     def as_document(self) -> dict[str, Any]:
         """The report as a JSON document."""
@@ -73,8 +85,9 @@ class StageReport:
             fields["row"] = tuple(math.nan if v is None else v for v in fields["row"])
         for name in ("losses", "learning_rates"):
             fields[name] = tuple(fields.get(name) or ())
-        if fields.get("per_example") is not None:
-            fields["per_example"] = {k: tuple(v) for k, v in fields["per_example"].items()}
+        for name in ("per_example", "head_only_per_example"):
+            if fields.get(name) is not None:
+                fields[name] = {k: tuple(v) for k, v in fields[name].items()}
         if fields.get("score") is None:
             fields["score"] = math.nan
         return cls(**fields)
@@ -116,6 +129,13 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class FitHeadOnly:
+    """Fit a linear head to the frozen base; answered with its `Score` on the validation split."""
+
+    task: PreparedTask
+
+
+@dataclass(frozen=True)
 class EndTask:
     """A task has been learnt."""
 
@@ -130,7 +150,7 @@ class Report:
     matrix: AccuracyMatrix
 
 
-Request: TypeAlias = BeginTask | TrainStep | Evaluate | EndTask | Report
+Request: TypeAlias = BeginTask | TrainStep | Evaluate | FitHeadOnly | EndTask | Report
 Learning: TypeAlias = Generator[Request, Any, AccuracyMatrix]
 
 
@@ -175,11 +195,19 @@ def rung_steps(steps: int) -> dict[int, float]:
 
 
 def measure_base(sequence: TaskSequence) -> Learning:
-    """Row 0: the untouched base on every task and probe."""
+    """Row 0: the untouched base on every task and probe, and the head-only control."""
     began = time.monotonic()
-    scores, probes = yield from _evaluate_all(sequence)
+    scores, probes = yield from _evaluate_all(sequence, learnt=0)
+    heads: dict[str, Score] = {}
+    for task in sequence.tasks:
+        if isinstance(task.spec, ClassificationTask):
+            heads[task.name] = yield FitHeadOnly(task)
     matrix = AccuracyMatrix(tuple(t.name for t in sequence.tasks), (_row(scores),))
-    report = _end_report("", -1, 0, scores, probes, keep_examples=True)
+    report = replace(
+        _end_report("", -1, 0, scores, probes, keep_examples=True),
+        head_only={name: scored.metrics for name, scored in heads.items()},
+        head_only_per_example={name: scored.per_example for name, scored in heads.items()},
+    )
     yield Report(replace(report, seconds=time.monotonic() - began), matrix)
     return matrix
 
@@ -223,7 +251,7 @@ def learn_sequence(sequence: TaskSequence, matrix: AccuracyMatrix, start: Start)
                 )  # fmt: skip
                 losses = []
         yield EndTask(task)
-        scores, probes = yield from _evaluate_all(sequence)
+        scores, probes = yield from _evaluate_all(sequence, learnt=index + 1)
         matrix = matrix.with_row(_row(scores))
         report = _end_report(
             task.name, index, len(batches), scores, probes, keep_examples=matrix.complete
@@ -258,11 +286,13 @@ def _row(scores: Mapping[str, Score]) -> tuple[float, ...]:
 
 
 def _evaluate_all(
-    sequence: TaskSequence,
+    sequence: TaskSequence, *, learnt: int
 ) -> Generator[Request, Any, tuple[dict[str, Score], dict[str, Score]]]:
     scores: dict[str, Score] = {}
-    for task in sequence.tasks:
-        scores[task.name] = yield Evaluate(task)
+    for index, task in enumerate(sequence.tasks):
+        # A head that has not been trained yet says nothing: there is no such score.
+        missing = task.has_head and index >= learnt
+        scores[task.name] = Score(math.nan) if missing else (yield Evaluate(task))
     probes: dict[str, Score] = {}
     for probe in sequence.probes:
         probes[probe.name] = yield Evaluate(probe)
@@ -287,14 +317,16 @@ def _end_report(
         score=scores[task].value if task else math.nan,
         row=_row(scores),
         probes={name: scored.metrics for name, scored in probes.items()},
-        metrics={name: scored.metrics for name, scored in scores.items()},
+        metrics={name: scored.metrics for name, scored in scores.items() if scored.metrics},
         per_example=(
-            {name: scored.per_example for name, scored in scores.items()} if keep_examples else None
+            {name: one.per_example for name, one in scores.items() if one.per_example}
+            if keep_examples
+            else None
         ),
     )
 
 
-class Engine(Protocol):
+class Engine(Answers, Protocol):
     """Who computes: holds the model, the optimiser and the device."""
 
     def begin_task(self, steps: int) -> None:
@@ -307,8 +339,8 @@ class Engine(Protocol):
         """
         ...
 
-    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
-        """The log-probability of every pick of every row."""
+    def hidden_states(self, rows: Sequence[Scored]) -> Any:
+        """The last hidden state at the first pick of every row: a float32 tensor (rows, hidden)."""
         ...
 
     @property
@@ -342,7 +374,7 @@ def run(
     *,
     sequence: TaskSequence,
     matrix: AccuracyMatrix,
-    start: Start,
+    start: Start | None,
     on_report: Callable[[StageReport, AccuracyMatrix], None],
     on_progress: Callable[[Progress], None],
 ) -> AccuracyMatrix:
@@ -353,7 +385,8 @@ def run(
         engine: Who computes.
         sequence: What is learnt, for estimates of progress.
         matrix: Where learning started from, for the same purpose.
-        start: Where in the task it started, for the same purpose.
+        start: Where in the task it started, for the same purpose; None when the untouched base is
+            measured.
         on_report: Called with each report; a checkpoint belongs there.
         on_progress: Called after every step and every evaluation, on every rank.
 
@@ -361,7 +394,7 @@ def run(
         The finished matrix.
 
     Raises:
-        DivergedError: If the loss stops being a finite number.
+        DivergedError: If the loss stops being a finite number, or explodes.
     """
     meter = _Meter(sequence, matrix, start)
     losses: list[float] = []
@@ -377,20 +410,21 @@ def run(
                     meter.begin(request.task, request.steps)
                 case TrainStep():
                     answer = engine.train_step(request.examples, request.step)
-                    if not math.isfinite(answer):
-                        raise DivergedError(
-                            f"the loss or its gradient became {answer} at step {request.step + 1} "
-                            "of task "
-                            f"{meter.task!r}; lower the learning rate"
-                        )
+                    _check_loss(answer, request.step, meter.task)
                     losses.append(_six_digits(answer))
                     rates.append(_six_digits(engine.learning_rate))
                     meter.train(request.examples, request.step, answer)
                     on_progress(meter.reading("training"))
                 case Evaluate():
                     items = request.task.validation[: request.limit]
-                    answer = score(items, request.task.spec.metric, engine.log_probabilities)
+                    answer = score(items, request.task.spec, engine)
                     meter.evaluate(request.task, len(items))
+                    on_progress(meter.reading("evaluating"))
+                case FitHeadOnly():
+                    from orchestrator.head_only import head_only
+
+                    answer = head_only(request.task, engine.hidden_states)
+                    meter.fit_head(request.task)
                     on_progress(meter.reading("evaluating"))
                 case EndTask():
                     pass
@@ -407,14 +441,28 @@ def run(
         return finished.value
 
 
+def _check_loss(loss: float, step: int, task: str) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"the loss or its gradient became {loss} at step {step + 1} of task {task!r}; "
+            "lower the learning rate"
+        )
+    if loss > EXPLODED:
+        raise DivergedError(
+            f"the loss exploded to {loss:.1f} nats per token at step {step + 1} of task {task!r} "
+            f"(more than {EXPLODED:g}); lower the learning rate"
+        )
+
+
 class _Meter:
     """Counts work: a token trained costs three times a token evaluated (forward and backward)."""
 
-    def __init__(self, sequence: TaskSequence, matrix: AccuracyMatrix, start: Start) -> None:
+    def __init__(self, sequence: TaskSequence, matrix: AccuracyMatrix, start: Start | None) -> None:
         self._sequence = sequence
         self._per_row = sum(_evaluation_tokens(t) for t in (*sequence.tasks, *sequence.probes))
         self._done = 0.0
-        self._total = self._work(matrix, start)
+        self._total = self._base_work() if start is None else self._work(matrix, start)
+        start = start or Start()
         self.task = ""
         self._index = matrix.tasks_learnt - 1 if start.step == 0 else matrix.tasks_learnt
         self._step = start.step
@@ -424,9 +472,11 @@ class _Meter:
             task = sequence.tasks[self._index]
             self.task, self._steps = task.name, len(sequence.batches(self._index))
 
+    def _base_work(self) -> float:
+        heads = [t for t in self._sequence.tasks if isinstance(t.spec, ClassificationTask)]
+        return self._per_row + sum(map(_head_tokens, heads))
+
     def _work(self, matrix: AccuracyMatrix, start: Start) -> float:
-        if matrix.complete:
-            return float(self._per_row)
         work = 0.0
         for index in range(matrix.tasks_learnt, len(self._sequence.tasks)):
             task = self._sequence.tasks[index]
@@ -448,6 +498,9 @@ class _Meter:
     def evaluate(self, task: PreparedTask, items: int) -> None:
         self._done += _evaluation_tokens(task, items)
 
+    def fit_head(self, task: PreparedTask) -> None:
+        self._done += _head_tokens(task)
+
     def reading(self, phase: str) -> Progress:
         return Progress(
             phase=phase,
@@ -465,3 +518,7 @@ def _evaluation_tokens(task: PreparedTask, items: int | None = None) -> float:
     whole = float(task.facts.get("validation_tokens", 0))
     count = len(task.validation)
     return whole if items is None or not count else whole * min(items, count) / count
+
+
+def _head_tokens(task: PreparedTask) -> float:
+    return float(task.facts.get("train_tokens", 0)) + _evaluation_tokens(task)

@@ -23,8 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orchestrator.batches import Example, Scored
+from orchestrator.batches import Scored
+from orchestrator.encoding import Example, Tokens
 from orchestrator.experiment import ModelSpec, TrainingSpec, default_batch_tokens
+from orchestrator.tasks import GenerationTask
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LOGIT_ROWS = 1024
@@ -164,17 +166,112 @@ def attach_adapter(base: nn.Module, settings: Mapping[str, Any], seed: int) -> A
     return get_peft_model(base, curlora.adapter_config(settings["kind"], options))  # type: ignore[arg-type]
 
 
+HEADS_FILE = "heads.safetensors"
+"""Beside an adapter's own files: `<task>.weight` (labels, hidden) and `<task>.bias` (labels,)."""
+
+
+class LinearHeads(nn.Module):
+    """A linear classifier for each of some tasks, on the last hidden state.
+
+    Fawi (2024, arXiv 2408.14572, Sec. 4) gives every task a fresh head and keeps those of earlier
+    tasks, frozen, for later evaluation.
+    """
+
+    def __init__(self, labels: Mapping[str, int], hidden: int, *, seed: int = 0) -> None:
+        """Make fresh heads.
+
+        Args:
+            labels: Number of labels of each task.
+            hidden: Width of the base model.
+            seed: Of the weights, normal with standard deviation 0.02; biases are 0.
+        """
+        super().__init__()
+        self.tasks = tuple(labels)
+        self.layers = nn.ModuleList(nn.Linear(hidden, labels[task]) for task in self.tasks)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for layer in self.layers:
+                assert isinstance(layer, nn.Linear)
+                layer.weight.normal_(0.0, 0.02, generator=generator)
+                layer.bias.zero_()
+
+    def forward(self, hidden: Tensor, task: str | None) -> tuple[Tensor | None, Tensor | None]:
+        """One task's logits.
+
+        Args:
+            hidden: Hidden states (N, hidden).
+            task: Whose head is read; None: nobody's.
+
+        Returns:
+            The logits (N, labels), float32, and, while gradients are recorded, a zero (a scalar)
+            that depends on every other head: an optimiser over several workers needs a gradient
+            for each of its parameters.
+
+        Raises:
+            KeyError: If the task has no head here.
+        """
+        logits: Tensor | None = None
+        zero: Tensor | None = None
+        for name, layer in zip(self.tasks, self.layers, strict=True):
+            if name != task and not torch.is_grad_enabled():
+                continue
+            values = layer(hidden.to(layer.weight.dtype)).float()  # type: ignore[arg-type]
+            if name == task:
+                logits = values
+            else:
+                zero = values.sum() * 0.0 if zero is None else zero + values.sum() * 0.0
+        if task is not None and logits is None:
+            raise KeyError(f"There is no linear head for task {task!r}; there are {self.tasks}.")
+        return logits, zero
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """The heads' tensors under their tasks' names."""
+        return {
+            f"{name}.{kind}": getattr(layer, kind).detach()
+            for name, layer in zip(self.tasks, self.layers, strict=True)
+            for kind in ("weight", "bias")
+        }
+
+    @classmethod
+    def from_file(cls, path: Path) -> LinearHeads:
+        """The heads that were written to a safetensors file.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The heads.
+        """
+        tensors = read_tensors(path)
+        weights = {n.removesuffix(".weight"): t for n, t in tensors.items() if n.endswith("weight")}
+        hidden = next(iter(weights.values())).shape[1]
+        heads = cls({task: weight.shape[0] for task, weight in weights.items()}, hidden)
+        with torch.no_grad():
+            for name, layer in zip(heads.tasks, heads.layers, strict=True):
+                layer.weight.copy_(tensors[f"{name}.weight"])  # type: ignore[operator]
+                layer.bias.copy_(tensors[f"{name}.bias"])  # type: ignore[operator]
+        return heads
+
+
+def hidden_size(model: Any) -> int:
+    """The width of a causal language model's last hidden state."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    return int(inner.config.get_text_config().hidden_size)
+
+
 class ScoredModel(nn.Module):
     """A causal language model that computes logits only where something is scored."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, heads: LinearHeads | None = None) -> None:
         """Wrap a model.
 
         Args:
             model: A causal language model, or a `peft.PeftModel` around one.
+            heads: Linear heads of tasks that have one.
         """
         super().__init__()
         self.model = model
+        self.heads = heads
         inner = model.get_base_model() if hasattr(model, "peft_config") else model
         # Kept in a tuple: registering them again would give every parameter a second name.
         self._parts = (getattr(inner, inner.base_model_prefix), inner.get_output_embeddings())
@@ -184,7 +281,13 @@ class ScoredModel(nn.Module):
             getattr(config, "logits_scaling", None) or 1.0
         )
 
-    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        targets: Tensor | None,
+        head: str | None = None,
+    ) -> Tensor:
         """The log-probability of each target.
 
         Rows are padded on the right and carry no mask: causal attention never looks at what
@@ -193,19 +296,28 @@ class ScoredModel(nn.Module):
         Args:
             input_ids: Token ids (B, L).
             positions: Where to read, as indices into the flattened (B * L), shape (N,).
-            targets: The tokens whose log-probability is wanted, shape (N,).
+            targets: The tokens, or labels of a head, whose log-probability is wanted, shape (N,);
+                None asks for the hidden states (N, hidden) instead, float32.
+            head: The task whose linear head is read; None: the model's own output layer.
 
         Returns:
             Log-probabilities (N,), float32, in nats.
         """
-        backbone, head = self._parts
+        backbone, output = self._parts
         hidden = backbone(input_ids=input_ids, use_cache=False).last_hidden_state
         picked = hidden.reshape(-1, hidden.shape[-1])[positions]
+        if targets is None:
+            return picked.float()
+        logits, zero = (None, None) if self.heads is None else self.heads(picked, head)
+        if logits is not None:
+            found = -nn.functional.cross_entropy(logits, targets, reduction="none")
+            return found if zero is None else found + zero
         if torch.is_grad_enabled():
-            return self._log_probabilities(head, picked, targets)
+            found = self._log_probabilities(output, picked, targets)
+            return found if zero is None else found + zero
         return torch.cat(
             [
-                self._log_probabilities(head, part, part_targets)
+                self._log_probabilities(output, part, part_targets)
                 for part, part_targets in zip(
                     picked.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True
                 )
@@ -267,7 +379,7 @@ def scored_example(example: Example) -> Scored:
     picks = tuple(
         (i - 1, example.tokens[i]) for i in range(example.scored_from, len(example.tokens))
     )
-    return Scored(example.tokens[:-1], picks)
+    return Scored(example.tokens[:-1], picks, example.head)
 
 
 def bucketed(rows: Sequence[Scored], batch_tokens: int) -> list[list[int]]:
@@ -281,6 +393,114 @@ def bucketed(rows: Sequence[Scored], batch_tokens: int) -> list[list[int]]:
         else:
             batches.append([index])
     return batches
+
+
+def first_pick(row: Scored) -> Scored:
+    """The row with its first pick only."""
+    return Scored(row.tokens, row.picks[:1])
+
+
+def prompt_batches(
+    prompts: Sequence[Tokens], task: GenerationTask, batch_tokens: int
+) -> list[list[int]]:
+    """Indices of the prompts in batches that are written after together.
+
+    Args:
+        prompts: The prompts.
+        task: Says how much is written.
+        batch_tokens: Padded tokens per batch that are read at a time; a batch holds as many rows as
+            fit when each has been written to its end, and at least one.
+
+    Returns:
+        The batches, longest prompts first.
+    """
+    rows = [Scored((0,) * (len(p) + task.max_new_tokens), ()) for p in prompts]
+    # A written token costs one row's pass, not a whole sequence: four times the rows fit.
+    return bucketed(rows, 4 * batch_tokens)
+
+
+class _Stops:
+    """Ends a row of a generation batch once its new text holds one of some texts."""
+
+    TAIL = 24
+    """New tokens decoded to look for them; more than any sensible stop text has."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], begin: int) -> None:
+        self._tokenizer = tokenizer
+        self._stop = stop
+        self._begin = begin
+
+    def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
+        new = input_ids[:, max(self._begin, input_ids.shape[1] - self.TAIL) :]
+        texts = self._tokenizer.batch_decode(new, skip_special_tokens=True)
+        done = [any(stop in text.lstrip() for stop in self._stop) for text in texts]
+        return torch.tensor(done, device=input_ids.device, dtype=torch.bool)
+
+
+def write_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Tokens],
+    task: GenerationTask,
+    device: torch.device,
+    *,
+    synced: bool = False,
+) -> list[str]:
+    """Greedy continuations of some prompts.
+
+    Args:
+        model: A causal language model, or a `peft.PeftModel` around one.
+        tokenizer: Its tokenizer.
+        prompts: Token ids; padded on the left, with a mask.
+        task: How much is written, and what ends it.
+        device: Where the model is.
+        synced: Whether workers that are done go on computing for those that are not (ZeRO-3).
+
+    Returns:
+        The new texts, cut before the first stop text and stripped. Space before the first word
+        does not count as a stop: a chat template may end without the line break.
+
+    Raises:
+        ValueError: If there is no tokenizer.
+    """
+    from transformers import GenerationConfig, StoppingCriteriaList
+
+    if tokenizer is None:
+        raise ValueError("Writing needs the model's tokenizer; give the engine one.")
+    length = max(len(prompt) for prompt in prompts)
+    padding = tokenizer.pad_token_id
+    padding = padding if padding is not None else (tokenizer.eos_token_id or 0)
+    input_ids = torch.full((len(prompts), length), int(padding), dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for index, prompt in enumerate(prompts):
+        input_ids[index, length - len(prompt) :] = torch.tensor(prompt)
+        mask[index, length - len(prompt) :] = 1
+    settings = GenerationConfig(
+        max_new_tokens=task.max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=int(padding),
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    with torch.no_grad():
+        written = model.generate(
+            input_ids=input_ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=settings,
+            stopping_criteria=StoppingCriteriaList([_Stops(tokenizer, task.stop, length)])  # type: ignore[list-item]
+            if task.stop
+            else None,
+            synced_gpus=synced,
+        )
+    texts = tokenizer.batch_decode(written[:, length:], skip_special_tokens=True)
+    return [_cut(text.lstrip(), task.stop) for text in texts]
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    ends = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(ends)].strip() if ends else text.strip()
 
 
 # --- engines -------------------------------------------------------------------------------------
@@ -334,24 +554,42 @@ def _shards(
     return mine, sum(len(row.picks) for row in rows)
 
 
+def trainable_parameters(scored: ScoredModel) -> dict[str, nn.Parameter]:
+    """What is trained: the adapter's parameters, then those of the heads."""
+    adapter = {n: p for n, p in scored.model.named_parameters() if p.requires_grad}
+    heads = dict(scored.heads.named_parameters(prefix="heads")) if scored.heads else {}
+    return adapter | heads
+
+
 class PlainEngine:
     """One process, one device, torch's own AdamW."""
 
-    def __init__(self, model: Any, spec: TrainingSpec, *, batch_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        spec: TrainingSpec,
+        *,
+        batch_tokens: int | None = None,
+        heads: LinearHeads | None = None,
+        tokenizer: Any = None,
+    ) -> None:
         """Wrap a model for training.
 
         Args:
             model: A `peft.PeftModel`, or a bare base for evaluation only.
             spec: How to train.
             batch_tokens: Padded tokens per evaluation batch; None: what suits the device.
+            heads: Linear heads of tasks that have one.
+            tokenizer: Needed by `write` only.
         """
-        self.scored = ScoredModel(model)
-        self._spec = spec
         self._device = next(model.parameters()).device
+        self.scored = ScoredModel(model, heads and heads.to(self._device))
+        self._spec = spec
+        self._tokenizer = tokenizer
         self._batch_tokens = batch_tokens or default_batch_tokens(
             on_gpu=self._device.type == "cuda"
         )
-        self.trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.trainable = trainable_parameters(self.scored)
         self._optimizer: torch.optim.AdamW | None = None
         self._steps = 1
         self._rate = 0.0
@@ -364,7 +602,7 @@ class PlainEngine:
     def begin_task(self, steps: int) -> None:
         """Start a task with fresh optimiser state."""
         self._steps = steps
-        self._optimizer = adamw(list(self.trainable.values()), self._spec)
+        self._optimizer = adamw(self.trainable, self._spec)
 
     def train_step(self, examples: Sequence[Example], step: int) -> float:
         """Take one optimiser step; see `Engine`."""
@@ -375,7 +613,8 @@ class PlainEngine:
         micros, total = _shards(examples, _Place(), self._spec.accumulation)
         loss = 0.0
         for rows, counts in micros:
-            part = -self.scored(*padded(rows, self._device)).sum() / total * float(counts)
+            values = self.scored(*padded(rows, self._device), rows[0].head)
+            part = -values.sum() / total * float(counts)
             part.backward()
             loss += float(part.detach())
         norm = nn.utils.clip_grad_norm_(
@@ -384,9 +623,9 @@ class PlainEngine:
         if not bool(torch.isfinite(norm)):
             # Clipping by an infinite norm would silently make the step zero.
             return math.nan
-        self._rate = self._spec.learning_rate * schedule_factor(self._spec, step, self._steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate
+        factor = schedule_factor(self._spec, step, self._steps)
+        self._rate = self._spec.learning_rate * factor
+        set_rates(self._optimizer, self._spec, factor)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return loss
@@ -398,10 +637,38 @@ class PlainEngine:
         with torch.inference_mode():
             for batch in bucketed(rows, self._batch_tokens):
                 chosen = [rows[index] for index in batch]
-                values = self.scored(*padded(chosen, self._device)).tolist()
+                values = self.scored(*padded(chosen, self._device), chosen[0].head).tolist()
                 for index, row in zip(batch, chosen, strict=True):
                     result[index], values = values[: len(row.picks)], values[len(row.picks) :]
         return result
+
+    def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
+        """The last hidden state at the first pick of every row: float32 (rows, hidden)."""
+        self.scored.eval()
+        result = torch.zeros((len(rows), hidden_size(self.scored.model)))
+        with torch.inference_mode():
+            for batch in bucketed(rows, self._batch_tokens):
+                chosen = [first_pick(rows[index]) for index in batch]
+                input_ids, positions, _ = padded(chosen, self._device)
+                result[batch] = self.scored(input_ids, positions, None).cpu()
+        return result
+
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+        """What the model writes after each prompt; see `Engine`."""
+        self.scored.eval()
+        result = [""] * len(prompts)
+        for batch in prompt_batches(prompts, task, self._batch_tokens):
+            texts = write_batch(
+                self.scored.model, self._tokenizer, [prompts[i] for i in batch], task, self._device
+            )
+            for index, text in zip(batch, texts, strict=True):
+                result[index] = text
+        return result
+
+    def save_heads(self, folder: Path) -> None:
+        """Write the heads, if there are any, beside an adapter's files."""
+        if self.scored.heads is not None:
+            write_tensors(folder / HEADS_FILE, self.scored.heads.named_tensors())
 
     def save(self, folder: Path, *, with_optimizer: bool) -> None:
         """Write weights and, inside a task, optimiser state."""
@@ -438,6 +705,8 @@ class DeepSpeedEngine:
         *,
         batch_tokens: int | None = None,
         weights: Path | None = None,
+        heads: LinearHeads | None = None,
+        tokenizer: Any = None,
     ) -> None:
         """Initialise DeepSpeed around a model; a collective call, torch.distributed must be up.
 
@@ -446,26 +715,29 @@ class DeepSpeedEngine:
             spec: How to train; `deepspeed` is passed through.
             batch_tokens: Padded tokens per evaluation batch and worker; None: see
                 `default_batch_tokens`.
-            weights: A checkpoint folder whose weights replace the adapter's fresh ones.
+            weights: A checkpoint folder whose weights replace the adapter's and heads' fresh ones.
+            heads: Linear heads of tasks that have one.
+            tokenizer: Needed by `write` only.
         """
         import deepspeed
 
         self._spec = spec
+        self._tokenizer = tokenizer
         self._device = next(model.parameters()).device
         self._batch_tokens = batch_tokens or default_batch_tokens(
             on_gpu=self._device.type == "cuda"
         )
         self._model = model
-        self.trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.scored = ScoredModel(model, heads and heads.to(self._device))
+        self.trainable = trainable_parameters(self.scored)
         if weights is not None:
             load_weights(self.trainable, weights)
         self._place = _Place(torch.distributed.get_rank(), torch.distributed.get_world_size())
         config = deepspeed_config(spec, self._place.world)
         self._stage = int(config["zero_optimization"]["stage"])
         own_optimizer = "optimizer" in config
-        client = None if own_optimizer else adamw(list(self.trainable.values()), spec)
+        client = None if own_optimizer else adamw(self.trainable, spec)
         self._engine: Any
-        self.scored = ScoredModel(model)
         self._engine, _, _, self._scheduler = deepspeed.initialize(
             model=self.scored,
             model_parameters=list(self.trainable.values()),  # type: ignore[arg-type]
@@ -509,13 +781,14 @@ class DeepSpeedEngine:
         micros, total = _shards(examples, self._place, self._spec.accumulation)
         # DeepSpeed averages over workers and micro-batches; our loss is a share of the whole batch.
         shares = self._place.world * self._spec.accumulation
-        self._rate = self._spec.learning_rate * schedule_factor(self._spec, step, self._steps)
+        factor = schedule_factor(self._spec, step, self._steps)
+        self._rate = self._spec.learning_rate * factor
         if self._fresh_schedule is None:
-            for group in self._optimizer.param_groups:
-                group["lr"] = self._rate
+            set_rates(self._optimizer, self._spec, factor)
         own = torch.zeros((), device=self._device)
         for rows, counts in micros:
-            part = -self._engine(*padded(rows, self._device)).sum() / total * float(counts)
+            values = self._engine(*padded(rows, self._device), rows[0].head)
+            part = -values.sum() / total * float(counts)
             self._engine.backward(part * shares)
             self._engine.step()
             own += part.detach()
@@ -527,11 +800,9 @@ class DeepSpeedEngine:
             self._rate = float(self._optimizer.param_groups[0]["lr"])
         return float(own)
 
-    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
-        """The log-probability of every pick of every row; each worker computes its share."""
-        self._engine.eval()
-        batches = bucketed(rows, self._batch_tokens)
-        # A ZeRO-3 forward is a collective: every worker runs equally many batches.
+    def _share(self, batches: list[list[int]]) -> list[list[int]]:
+        """This worker's part of some batches; every worker gets equally many."""
+        # A ZeRO-3 forward is a collective, so nobody may run one batch more than the others.
         while len(batches) % self._place.world:
             largest = max(range(len(batches)), key=lambda i: len(batches[i]))
             half = len(batches[largest]) // 2
@@ -540,22 +811,63 @@ class DeepSpeedEngine:
                 continue
             batches.append(batches[largest][half:])
             batches[largest] = batches[largest][:half]
+        return batches[self._place.rank :: self._place.world]
+
+    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
+        """The log-probability of every pick of every row; each worker computes its share."""
+        self._engine.eval()
         offsets = [0]
         for row in rows:
             offsets.append(offsets[-1] + len(row.picks))
         whole = torch.zeros(offsets[-1], dtype=torch.float64)
         counted = torch.zeros(offsets[-1], dtype=torch.float64)
         with torch.no_grad():
-            for batch in batches[self._place.rank :: self._place.world]:
+            for batch in self._share(bucketed(rows, self._batch_tokens)):
                 chosen = [rows[index] for index in batch]
-                values = self._engine(*padded(chosen, self._device)).double().cpu()
+                values = self._engine(*padded(chosen, self._device), chosen[0].head)
                 places = torch.cat([torch.arange(offsets[i], offsets[i + 1]) for i in batch])
-                whole[places] = values
+                whole[places] = values.double().cpu()
                 counted[places] = 1.0
         both = torch.stack([whole, counted]).to(self._device)
         torch.distributed.all_reduce(both)
         flat = (both[0] / both[1]).tolist()
         return [flat[offsets[i] : offsets[i + 1]] for i in range(len(rows))]
+
+    def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
+        """The last hidden state at the first pick of every row; each worker computes its share."""
+        self._engine.eval()
+        width = hidden_size(self._model)
+        # The last column counts how often a row was computed.
+        whole = torch.zeros((len(rows), width + 1))
+        with torch.no_grad():
+            for batch in self._share(bucketed(rows, self._batch_tokens)):
+                chosen = [first_pick(rows[index]) for index in batch]
+                input_ids, positions, _ = padded(chosen, self._device)
+                whole[batch, :width] = self._engine(input_ids, positions, None).cpu()
+                whole[batch, width] = 1.0
+        gathered = whole.to(self._device)
+        torch.distributed.all_reduce(gathered)
+        return (gathered[:, :width] / gathered[:, width:]).cpu()
+
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+        """What the model writes after each prompt; each worker writes its share."""
+        self._engine.eval()
+        mine: dict[int, str] = {}
+        for batch in self._share(prompt_batches(prompts, task, self._batch_tokens)):
+            texts = write_batch(
+                self._model, self._tokenizer, [prompts[i] for i in batch], task, self._device,
+                synced=self._stage == 3,
+            )  # fmt: skip
+            mine |= dict(zip(batch, texts, strict=True))
+        parts: list[dict[int, str]] = [{} for _ in range(self._place.world)]
+        torch.distributed.all_gather_object(parts, mine)
+        whole = {index: text for part in parts for index, text in part.items()}
+        return [whole[index] for index in range(len(prompts))]
+
+    def save_heads(self, folder: Path) -> None:
+        """Write the heads, if any, beside an adapter's files; within `gathered`, on rank 0."""
+        if self.scored.heads is not None:
+            write_tensors(folder / HEADS_FILE, self.scored.heads.named_tensors())
 
     def _masters(self) -> list[Tensor]:
         """This rank's fp32 tensors; ZeRO-3 hands them to the optimiser only while it steps."""
@@ -637,11 +949,30 @@ def deepspeed_config(spec: TrainingSpec, world: int) -> dict[str, Any]:
     return config
 
 
-def adamw(parameters: list[nn.Parameter], spec: TrainingSpec) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with the spec's settings."""
-    return torch.optim.AdamW(
-        parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, betas=(0.9, 0.999)
-    )
+def adamw(trainable: Mapping[str, nn.Parameter], spec: TrainingSpec) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with the spec's settings.
+
+    Args:
+        trainable: What `trainable_parameters` gave.
+        spec: How to train.
+
+    Returns:
+        One group for the adapter and, where there are linear heads, one for them: with a rate of
+        their own and without decay, which would wear down the heads of earlier tasks.
+    """
+    adapter = [p for n, p in trainable.items() if not n.startswith("heads.")]
+    heads = [p for n, p in trainable.items() if n.startswith("heads.")]
+    groups: list[dict[str, Any]] = [{"params": adapter, "weight_decay": spec.weight_decay}]
+    if heads:
+        groups.append({"params": heads, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.999))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, spec: TrainingSpec, factor: float) -> None:
+    """Set the learning rates of one step: the adapter's, and the heads' where there are any."""
+    rates = (spec.learning_rate, spec.head_learning_rate)
+    for group, rate in zip(optimizer.param_groups, rates, strict=False):
+        group["lr"] = rate * factor
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

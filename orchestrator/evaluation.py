@@ -1,6 +1,9 @@
-"""Scores of a task from log-probabilities. Pure: it does not know who computes them.
+"""Scores of a task from log-probabilities and written texts. It does not know who computes them.
 
 References:
+    BLEU: Papineni et al. (2002), as signed by sacreBLEU (Post 2018, arXiv 1804.08771).
+    ROUGE-L: Lin (2004), F1 with stemming, as in the package rouge-score.
+    Final number of GSM8K: Cobbe et al. (2021), arXiv 2110.14168.
     Length normalisation by bytes follows the convention of multiple-choice evaluation by
     likelihood (Brown et al. 2020, Sec. 2.4, arXiv 2005.14165, normalise by tokens; by bytes it does
     not depend on the tokenizer).
@@ -9,14 +12,30 @@ References:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from decimal import Decimal
+from typing import Protocol, TypeAlias
 
-from orchestrator.batches import Item, Question, Scored, Window, pick_owners, scored_rows
+from orchestrator.batches import Scored, pick_owners, scored_rows
+from orchestrator.encoding import Item, Question, Tokens, Window, Writing
+from orchestrator.tasks import GenerationTask, TaskSpec
 
 LogProbabilities: TypeAlias = Callable[[Sequence[Scored]], list[list[float]]]
 """Gives, for each row, the log-probability of each of its picks."""
+
+
+class Answers(Protocol):
+    """Who answers: an engine around a model."""
+
+    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
+        """The log-probability of every pick of every row."""
+        ...
+
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+        """What the model writes after each prompt, greedily, up to the first of `task.stop`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,13 +78,13 @@ def question_log_likelihoods(
     return result
 
 
-def score(items: Sequence[Item], metric: str, log_probabilities: LogProbabilities) -> Score:
+def score(items: Sequence[Item], task: TaskSpec, answers: Answers) -> Score:
     """Score a task.
 
     Args:
-        items: Questions, or windows of text.
-        metric: `accuracy`, `accuracy_norm` or `perplexity`: the headline.
-        log_probabilities: Who answers.
+        items: Questions, prompts to write after, or windows of text; all of one kind.
+        task: Names the metric that is the headline.
+        answers: Who answers.
 
     Returns:
         The score.
@@ -77,9 +96,13 @@ def score(items: Sequence[Item], metric: str, log_probabilities: LogProbabilitie
         raise ValueError("There is nothing to score: `items` is empty.")
     windows = [item for item in items if isinstance(item, Window)]
     if windows:
-        return _score_text(windows, log_probabilities)
+        return _score_text(windows, answers.log_probabilities)
+    writings = [item for item in items if isinstance(item, Writing)]
+    if writings and isinstance(task, GenerationTask):
+        written = answers.write([item.prompt for item in writings], task)
+        return score_written(written, [item.reference for item in writings], task)
     questions = [item for item in items if isinstance(item, Question)]
-    likelihoods = question_log_likelihoods(questions, log_probabilities)
+    likelihoods = question_log_likelihoods(questions, answers.log_probabilities)
     plain = [
         float(_best(values) == q.answer) for q, values in zip(questions, likelihoods, strict=True)
     ]
@@ -91,8 +114,63 @@ def score(items: Sequence[Item], metric: str, log_probabilities: LogProbabilitie
         "accuracy": sum(plain) / len(plain),
         "accuracy_norm": sum(normalised) / len(normalised),
     }
-    chosen = normalised if metric == "accuracy_norm" else plain
-    return Score(metrics[metric], metrics, tuple(chosen))
+    chosen = normalised if task.metric == "accuracy_norm" else plain
+    return Score(metrics[task.metric], metrics, tuple(chosen))
+
+
+def score_written(written: Sequence[str], references: Sequence[str], task: GenerationTask) -> Score:
+    """Score what a model wrote against references, one each.
+
+    Args:
+        written: The texts.
+        references: What they should have been.
+        task: Names the metric.
+
+    Returns:
+        The score. The headline is the mean over examples, so that it can be paired and resampled:
+        for BLEU the mean sentence BLEU, with the usual corpus BLEU beside it as `bleu`.
+    """
+    exact = [
+        float(_same(text, reference, task)) for text, reference in zip(
+            written, references, strict=True
+        )
+    ]  # fmt: skip
+    metrics = {"exact_match": sum(exact) / len(exact)}
+    each = exact
+    if task.metric == "bleu":
+        import sacrebleu
+
+        each = [
+            sacrebleu.sentence_bleu(text, [reference]).score / 100.0
+            for text, reference in zip(written, references, strict=True)
+        ]
+        metrics["bleu"] = sacrebleu.corpus_bleu(list(written), [list(references)]).score / 100.0
+        metrics["sentence_bleu"] = sum(each) / len(each)
+    elif task.metric == "rouge_l":
+        from rouge_score import rouge_scorer
+
+        scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+        found = [
+            scorer.score(reference, text)
+            for text, reference in zip(written, references, strict=True)
+        ]
+        each = [one["rougeL"].fmeasure for one in found]
+        for name, key in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
+            metrics[name] = sum(one[key].fmeasure for one in found) / len(found)
+    return Score(sum(each) / len(each), metrics, tuple(each))
+
+
+def _same(text: str, reference: str, task: GenerationTask) -> bool:
+    if task.answer == "text":
+        return text.strip() == reference.strip()
+    wanted = final_number(reference)
+    return wanted is not None and final_number(text) == wanted
+
+
+def final_number(text: str) -> Decimal | None:
+    """The last number of a text, thousands separators removed; None when there is none."""
+    found = re.findall(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", text)
+    return Decimal(found[-1].replace(",", "")) if found else None
 
 
 def _best(values: Sequence[float]) -> int:

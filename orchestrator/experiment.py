@@ -16,7 +16,10 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from orchestrator.objectives import NATURAL_DIRECTIONS, Direction
+from orchestrator.sources import at_data_root
 from orchestrator.tasks import (
+    ClassificationTask,
+    Head,
     LanguageModellingTask,
     Spec,
     TaskSpec,
@@ -98,6 +101,8 @@ class TrainingSpec(Spec):
     """How each task of the sequence is learnt."""
 
     learning_rate: float = Field(default=1.0e-3, gt=0, allow_inf_nan=False)
+    head_learning_rate: float = Field(default=1.0e-3, gt=0, allow_inf_nan=False)
+    """Of the linear heads, for tasks that have one."""
     epochs: int = Field(default=1, ge=1)
     batch_size: int = Field(default=8, ge=1)
     """Examples per optimiser step, over all workers and accumulation steps."""
@@ -342,6 +347,8 @@ class Experiment(Spec):
     tasks: tuple[str, ...] = Field(min_length=1)
     probes: tuple[str, ...] = ()
     method: MethodSpec
+    head: Head | None = None
+    """How the classification tasks of the sequence are answered; null: as each task file says."""
     training: TrainingSpec = TrainingSpec()
     data: DataLimits = DataLimits()
     search: SearchSpec | None = None
@@ -467,7 +474,7 @@ def field_names() -> list[str]:
 
 
 _NOT_SEARCHABLE = ("search", "name", "storage", "tracking", "objectives", "champion", "tasks",
-                   "probes", "model", "data")  # fmt: skip
+                   "probes", "model", "data", "head")  # fmt: skip
 
 
 def check_space(experiment: Experiment) -> None:
@@ -621,8 +628,12 @@ def load_experiment(path: Path, data_root: Path | None = None) -> LoadedExperime
         raise ExperimentError(f"{path}: {error}") from None
     folders = [path.parent / "tasks", path.parent, Path("experiments/tasks")]
     tasks = {
-        name: _at_data_root(load_task(find_task_file(name, folders)), data_root)
+        name: at_data_root(load_task(find_task_file(name, folders)), data_root)
         for name in (*experiment.tasks, *experiment.probes)
+    }
+    tasks = {
+        name: _with_head(experiment, task, learnt=name in experiment.tasks, path=path)
+        for name, task in tasks.items()
     }
     _check_measured(experiment, tasks, path)
     return LoadedExperiment(
@@ -645,27 +656,29 @@ def _resolve_model(experiment: Experiment, path: Path) -> Experiment:
     return experiment
 
 
-def _at_data_root(task: TaskSpec, data_root: Path | None) -> TaskSpec:
-    if data_root is None:
+def _with_head(experiment: Experiment, task: TaskSpec, *, learnt: bool, path: Path) -> TaskSpec:
+    if not isinstance(task, ClassificationTask):
         return task
-    folder = data_root / (task.data.local_name or task.name)
-    if not folder.is_dir():
-        return task
-    data = task.data.model_copy(
-        update={"hub": None, "config": None, "revision": None, "columns": {},
-                "files": str(folder.resolve())}
-    )  # fmt: skip
-    return task.model_copy(update={"data": data})
+    if learnt and experiment.head is not None:
+        return task.model_copy(update={"head": experiment.head})
+    if not learnt and task.head == "linear":
+        raise ExperimentError(
+            f"{path}: probes: {task.name} has `head: linear`, and a probe is never learnt, so its "
+            "head would never be trained; use `head: label_words` in its task file"
+        )
+    return task
 
 
 def _check_measured(experiment: Experiment, tasks: Mapping[str, TaskSpec], path: Path) -> None:
     """Refuse objectives that this sequence and these probes can never measure."""
     kinds = {type(tasks[probe]) for probe in experiment.probes}
+    learnt = [tasks[name] for name in experiment.tasks]
+    headed = any(isinstance(t, ClassificationTask) and t.head == "linear" for t in learnt)
     wanted = [*experiment.objectives, experiment.champion.maximize, *experiment.champion.subject_to]
     impossible = {
         "probe_drift": LanguageModellingTask not in kinds,
         "probe_accuracy_kept": not kinds - {LanguageModellingTask},
-        "forward_transfer": len(experiment.tasks) < 2,
+        "forward_transfer": len(experiment.tasks) < 2 or headed,
         "backward_transfer": len(experiment.tasks) < 2,
     }
     for measure in wanted:
@@ -673,6 +686,8 @@ def _check_measured(experiment: Experiment, tasks: Mapping[str, TaskSpec], path:
             need = {
                 "probe_drift": "a language-modelling task in `probes`",
                 "probe_accuracy_kept": "a choice task in `probes`",
+                "forward_transfer": "at least two tasks, none with a linear head (which says "
+                "nothing of a task before it is learnt)",
             }.get(measure, "at least two tasks")
             raise ExperimentError(
                 f"{path}: the measure {measure!r} is an objective or a limit of the champion, but "

@@ -1,7 +1,8 @@
 """Using a trained adapter: a model folder in, labels and probabilities out.
 
-A model folder holds `adapter/` (what PEFT's `save_pretrained` writes) and `model.json` (the base it
-belongs to, its tasks and settings). Nothing in it is executed.
+A model folder holds `adapter/` (what PEFT's `save_pretrained` writes, and `heads.safetensors` for
+tasks with a linear head) and `model.json` (the base it belongs to, its tasks and settings). Nothing
+in it is executed.
 """
 
 from __future__ import annotations
@@ -13,12 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.batches import encode_question
-from orchestrator.engine import ModelError, PlainEngine, load_base, load_tokenizer
+from orchestrator.encoding import encode_prompt, encode_question, with_any_answer
+from orchestrator.engine import (
+    HEADS_FILE,
+    LinearHeads,
+    ModelError,
+    PlainEngine,
+    load_base,
+    load_tokenizer,
+)
 from orchestrator.evaluation import question_log_likelihoods
 from orchestrator.experiment import ModelSpec, TrainingSpec
 from orchestrator.tasks import (
     ClassificationTask,
+    GenerationTask,
     LanguageModellingTask,
     MultipleChoiceTask,
     TaskSpec,
@@ -36,16 +45,21 @@ class Prediction:
     """What the model says about one row."""
 
     label: str
-    """The likeliest label value, or choice."""
+    """The likeliest label value or choice, or the text that was written."""
     probabilities: dict[str, float]
-    """Of each label value or choice; they sum to 1."""
+    """Of each label value or choice; they sum to 1. Empty for written text."""
 
 
 class Predictor:
     """A base model with an adapter, and the tasks it was made for."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, tasks: Mapping[str, TaskSpec], max_length: int
+        self,
+        model: Any,
+        tokenizer: Any,
+        tasks: Mapping[str, TaskSpec],
+        max_length: int,
+        heads: LinearHeads | None = None,
     ) -> None:
         """Wrap a loaded model.
 
@@ -54,12 +68,14 @@ class Predictor:
             tokenizer: Its tokenizer.
             tasks: The tasks that can be asked.
             max_length: Tokens per question, as in training.
+            heads: Linear heads of tasks that have one.
         """
         self.model = model
         self.tokenizer = tokenizer
         self._specs = dict(tasks)
         self._max_length = max_length
-        self._engine = PlainEngine(model, TrainingSpec())
+        self._heads = heads
+        self._engine = PlainEngine(model, TrainingSpec(), heads=heads, tokenizer=tokenizer)
 
     @classmethod
     def from_folder(cls, folder: Path, *, adapter: bool = True) -> Predictor:
@@ -84,7 +100,10 @@ class Predictor:
         source = document["base"]
         spec = ModelSpec(**{key: source.get(key) for key in ModelSpec.model_fields})
         model: Any = load_base(spec, document["precision"])
+        heads = None
         if adapter:
+            kept = folder / "adapter" / HEADS_FILE
+            heads = LinearHeads.from_file(kept) if kept.is_file() else None
             from peft import PeftModel
 
             import curlora  # noqa: F401 (registers CURLoRA with PEFT)
@@ -94,7 +113,7 @@ class Predictor:
             name: parse_task(task, f"{folder / 'model.json'}: tasks.{name}")
             for name, task in document["tasks"].items()
         }
-        return cls(model, load_tokenizer(spec), tasks, int(document["max_length"]))
+        return cls(model, load_tokenizer(spec), tasks, int(document["max_length"]), heads)
 
     @property
     def tasks(self) -> list[str]:
@@ -112,7 +131,7 @@ class Predictor:
             One prediction per row.
 
         Raises:
-            PredictionError: If the task is not known.
+            PredictionError: If the task is not known, or needs a head that is not there.
         """
         spec = self._specs.get(task)
         if spec is None or isinstance(spec, LanguageModellingTask):
@@ -120,21 +139,21 @@ class Predictor:
                 f"This model has no task {task!r} to be asked.{suggestion(task, self.tasks)} "
                 f"Its tasks: {', '.join(self.tasks)}."
             )
+        if isinstance(spec, GenerationTask):
+            prompts = [encode_prompt(spec, row, self.tokenizer, self._max_length) for row in rows]
+            return [Prediction(text, {}) for text in self._engine.write(prompts, spec)]
+        if isinstance(spec, ClassificationTask) and spec.head == "linear" and not self._heads:
+            raise PredictionError(
+                f"The task {task!r} is answered by a linear head, and the untouched base has none."
+            )
         questions = [
-            encode_question(spec, _with_any_answer(spec, row), self.tokenizer, self._max_length)
+            encode_question(spec, with_any_answer(spec, row), self.tokenizer, self._max_length)
             for row in rows
         ]
         likelihoods = question_log_likelihoods(questions, self._engine.log_probabilities)
         return [
             _prediction(spec, row, values) for row, values in zip(rows, likelihoods, strict=True)
         ]
-
-
-def _with_any_answer(spec: ClassificationTask | MultipleChoiceTask, row: Mapping[str, Any]) -> Any:
-    """The row with some valid answer: it is not looked at, but a question has one."""
-    if isinstance(spec, ClassificationTask):
-        return {**row, spec.label_column: spec.label_values[0]}
-    return {**row, spec.answer_column: 0, "answer_labels": None}
 
 
 def _prediction(

@@ -60,6 +60,7 @@ class Interval:
 def measures(
     matrix: AccuracyMatrix,
     *,
+    reference: Sequence[float] | None = None,
     probes: Sequence[ProbeReading] = (),
     cost_s: float = math.nan,
     cost_tokens: float = math.nan,
@@ -68,6 +69,7 @@ def measures(
 
     Args:
         matrix: The accuracy matrix with row 0 filled in.
+        reference: What `gain` is measured against, per task; None: row 0.
         probes: What each probe read on the base and at the end of the sequence.
         cost_s: Device seconds, evaluation included.
         cost_tokens: Useful (unpadded) training tokens.
@@ -85,7 +87,7 @@ def measures(
     ]
     return {
         "accuracy": measured.accuracy(matrix),
-        "gain": measured.gain(matrix),
+        "gain": measured.gain(matrix, reference),
         "forgetting": measured.forgetting(matrix),
         "forgetting_from_learned": measured.forgetting_from_learned(matrix),
         "forgetting_vs_base": measured.forgetting_vs_base(matrix),

@@ -1,18 +1,26 @@
 """Task files: a dataset with its prompt, its labels and its metric. YAML, no Python.
 
-Most tasks are *scored by log-likelihood*: classification and multiple choice pick the continuation
-that the model finds likeliest after the prompt; language modelling reads the probability of the text
-itself. Classification may instead have a *linear head* of its own, as in the CURLoRA paper (Fawi
-2024, Sec. 4), and generation is scored on the text that the model writes.
+Most tasks are *scored by log-likelihood*: classification and multiple choice pick the
+continuation that the model finds likeliest after the prompt; language modelling reads the
+probability of the text itself. Classification may instead have a *linear head* of its own, as in
+the CURLoRA paper (Fawi 2024), and generation is scored on the text that the model writes.
 """
 
 from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 TaskMetric = Literal["accuracy", "accuracy_norm"]
 GenerationMetric = Literal["exact_match", "bleu", "rouge_l"]
@@ -35,11 +43,21 @@ class DataSource(Spec):
     revision: str | None = None
     """Branch, tag or commit of the hub dataset."""
     files: str | None = None
-    """Folder with `<split>.jsonl` or `<split>.jsonl.gz`, relative to the task file."""
+    """A file, or a folder of `<split>` files: csv, tsv, jsonl (each also gzipped) or parquet.
+
+    Relative to the task file. A single file is the split `train`.
+    """
     local_name: str | None = None
     """Folder name under `--data-root`; the task's name when null."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Canonical column name to the hub's column name (dots reach into nested columns)."""
+    columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    """The task's column name to the source's (dots reach into nested columns).
+
+    Several names make one column of their values in a list, for sets whose choices are columns.
+    """
+    constants: dict[str, Any] = Field(default_factory=dict)
+    """Columns that have the same value in every row of the source."""
+    split_names: dict[str, str] = Field(default_factory=dict)
+    """The task's split name to the source's, where they differ."""
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSource:
@@ -100,6 +118,20 @@ class ClassificationTask(_PromptedTask):
     and counted.
     """
     metric: TaskMetric = "accuracy"
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _values_as_text(cls, labels: object) -> object:
+        """YAML reads 0 as a number and no as false; a value in the data is compared as text."""
+        if not isinstance(labels, dict):
+            return labels
+        booleans = [value for value in labels if isinstance(value, bool)]
+        if booleans:
+            raise ValueError(
+                f"YAML reads an unquoted yes, no, on, off, true or false as {booleans[0]}; write "
+                "the value in the data in quotes"
+            )
+        return {str(v) if isinstance(v, int | float) else v: word for v, word in labels.items()}
 
     @model_validator(mode="after")
     def _two_words(self) -> ClassificationTask:

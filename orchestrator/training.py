@@ -36,6 +36,7 @@ from orchestrator.continual_loop import (
 )
 from orchestrator.experiment import Experiment
 from orchestrator.journal import without_nan
+from orchestrator.tasks import GenerationTask
 
 BASE_TRIAL = "base"
 """The name of the trial that measures row 0."""
@@ -215,6 +216,8 @@ class _WorkerTrial:
             experiment.training,
             batch_tokens=experiment.data.batch_tokens,
             weights=None if name == BASE_TRIAL else checkpoint,
+            heads=None if name == BASE_TRIAL else _heads(self._sequence, self._model),
+            tokenizer=_tokenizer(experiment, self._sequence),
         )
         _check_logits(self._engine, self._model)
         if checkpoint is not None and self._state.start.step:
@@ -245,6 +248,7 @@ class _WorkerTrial:
             with self._engine.gathered():
                 if first:
                     self._model.save_pretrained(str(folder / "adapter"))
+                    self._engine.save_heads(folder / "adapter")
         if first:
             write_state(folder, self._state)
         ray.train.report(
@@ -266,6 +270,22 @@ def _adapted_model(experiment: Experiment, device: Any) -> Any:
 
     base = load_base(experiment.model, experiment.training.precision, device)
     return attach_adapter(base, experiment.method.adapter.model_dump(), experiment.training.seed)
+
+
+def _heads(sequence: TaskSequence, model: Any) -> Any:
+    """Fresh linear heads for the tasks that have one; None where no task does."""
+    from orchestrator.engine import LinearHeads, hidden_size
+
+    labels = {task.name: len(task.labels) for task in sequence.tasks if task.has_head}
+    return LinearHeads(labels, hidden_size(model), seed=sequence.seed) if labels else None
+
+
+def _tokenizer(experiment: Experiment, sequence: TaskSequence) -> Any:
+    """The tokenizer where a task is scored on written text; None where tokens are enough."""
+    from orchestrator.engine import load_tokenizer
+
+    writes = any(isinstance(t.spec, GenerationTask) for t in (*sequence.tasks, *sequence.probes))
+    return load_tokenizer(experiment.model) if writes else None
 
 
 def _check_logits(engine: Any, model: Any) -> None:
@@ -294,7 +314,7 @@ def _learn(
             engine,
             sequence=sequence,
             matrix=state.matrix,
-            start=state.start,
+            start=None if base else state.start,
             on_report=on_report,
             on_progress=on_progress,
         )
@@ -436,7 +456,11 @@ class _LocalTrial:
             experiment, "cuda" if experiment.resources.gpus_per_worker else "cpu"
         )
         self._engine = PlainEngine(
-            self._model, experiment.training, batch_tokens=experiment.data.batch_tokens
+            self._model,
+            experiment.training,
+            batch_tokens=experiment.data.batch_tokens,
+            heads=None if name == BASE_TRIAL else _heads(self._sequence, self._model),
+            tokenizer=_tokenizer(experiment, self._sequence),
         )
         _check_logits(self._engine, self._model)
         if checkpoint.is_dir():
@@ -471,6 +495,7 @@ class _LocalTrial:
             self._engine.save(fresh, with_optimizer=report.fraction < DONE)
             if report.fraction == DONE:
                 self._model.save_pretrained(str(fresh / "adapter"))
+                self._engine.save_heads(fresh / "adapter")
         write_state(fresh, self._state)
         # Renaming two folders is not one step: a crash between them repeats the trial's last part.
         shutil.rmtree(self._checkpoint, ignore_errors=True)

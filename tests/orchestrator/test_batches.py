@@ -47,16 +47,7 @@ def task(**fields):
 def test_a_question_is_prompt_and_continuations():
     question = b.encode_question(task(), {"text": "a bb", "label": 1}, Words(), 32)
     assert question == b.Question((1, 2, 2), ((3,), (5, 4)), (3, 10), 1)
-    assert b.example_of(question) == b.Example((1, 2, 2, 5, 4), 3)
-
-
-def test_a_long_prompt_loses_its_beginning_and_keeps_its_opening_token():
-    question = b.encode_question(task(), {"text": "a bb ccc dddd", "label": "0"}, Words(), 5)
-    assert question.prompt == (3, 4, 2)
-    words = Words(opening=[77])
-    words.bos_token_id = 77
-    question = b.encode_question(task(), {"text": "a bb ccc dddd", "label": "0"}, words, 5)
-    assert question.prompt == (77, 4, 2)
+    assert b.example_of(question) == b.Example((1, 2, 2, 5, 4), 3, None, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from orchestrator.accuracy_matrix import AccuracyMatrix
-from orchestrator.batches import Example, PreparedTask, Question, Window
+from orchestrator.batches import PreparedTask
 from orchestrator.continual_loop import (
     DivergedError,
     StageReport,
@@ -14,10 +14,12 @@ from orchestrator.continual_loop import (
     run,
     rung_steps,
 )
+from orchestrator.encoding import Example, Question, Window
 from orchestrator.tasks import parse_task
 
 
-def prepared(name: str, token: int) -> PreparedTask:
+def prepared(name: str, token: int, head: str = "label_words") -> PreparedTask:
+    linear = name if head == "linear" else None
     spec = parse_task(
         {
             "name": name,
@@ -25,12 +27,14 @@ def prepared(name: str, token: int) -> PreparedTask:
             "data": {"files": "."},
             "prompt": "{text}",
             "labels": {"0": " a", "1": " b"},
+            "head": head,
         },
         name,
     )
-    train = tuple(Example((token, 2, 3), 2) for _ in range(16))
-    questions = tuple(Question((token,), ((10,), (11,)), (1, 1), i % 2) for i in range(8))
-    return PreparedTask(name, spec, train, questions, (), facts={"validation_tokens": 8})
+    train = tuple(Example((token, 2, 3), 2, linear, i % 2) for i in range(16))
+    questions = tuple(Question((token,), ((10,), (11,)), (1, 1), i % 2, linear) for i in range(8))
+    facts = {"validation_tokens": 8, "train_tokens": 48}
+    return PreparedTask(name, spec, train, questions, (), ("0", "1"), facts)
 
 
 def probe() -> PreparedTask:
@@ -60,6 +64,11 @@ class FakeEngine:
         self.trained.append(examples[0].tokens[0])
         self.steps.append(step)
         return self._losses.get(len(self.trained), 1.0 / len(self.trained))
+
+    def hidden_states(self, rows):
+        import torch
+
+        return torch.tensor([[float(row.tokens[0]), float(len(row.tokens))] for row in rows])
 
     def log_probabilities(self, rows):
         known = set(self.trained)
@@ -131,12 +140,16 @@ def test_going_on_from_any_report_asks_for_exactly_what_is_missing(stop):
 def test_the_base_is_measured_without_training():
     engine = FakeEngine()
     seq = sequence()
-    reports = []
+    reports, progress = [], []
     matrix = run(
         measure_base(seq), engine, sequence=seq, matrix=AccuracyMatrix.empty(["a", "b"]),
-        start=Start(), on_report=lambda r, m: reports.append(r), on_progress=lambda p: None,
+        start=None, on_report=lambda r, m: reports.append(r), on_progress=progress.append,
     )  # fmt: skip
     assert engine.trained == []
+    assert progress[-1].done == pytest.approx(1.0)
+    # These hidden states do not depend on the label, so a head on them guesses one side.
+    assert reports[0].head_only["a"]["accuracy"] == 0.5
+    assert len(reports[0].head_only_per_example["b"]) == 8
     assert matrix.tasks_learnt == 0
     assert reports[0].row == (0.5, 0.5)
     assert len(reports[0].per_example["a"]) == 8
@@ -146,6 +159,29 @@ def test_the_base_is_measured_without_training():
 def test_a_loss_that_is_no_number_stops_the_trial(loss):
     with pytest.raises(DivergedError, match=f"became {loss} at step 3 of task 'a'"):
         learn(FakeEngine({3: loss}), sequence())
+
+
+def test_a_loss_that_explodes_stops_the_trial():
+    with pytest.raises(DivergedError, match=r"exploded to 31\.0 nats per token at step 3"):
+        learn(FakeEngine({3: 31.0}), sequence())
+    learn(FakeEngine({3: 29.0}), sequence())
+
+
+def test_a_linear_head_has_no_score_before_it_is_learnt():
+    tasks = (prepared("a", 1, "linear"), prepared("b", 2, "linear"))
+    seq = TaskSequence(tasks, (probe(),), batch_size=4, epochs=1, seed=0)
+    final, reports, _ = learn(FakeEngine(), seq)
+    assert math.isnan(final.rows[1][1])
+    assert not math.isnan(final.rows[1][0])
+    assert not any(math.isnan(value) for value in final.rows[2])
+    assert set(reports[-1][0].per_example) == {"a", "b"}
+    base = run(
+        measure_base(seq), FakeEngine(), sequence=seq, matrix=AccuracyMatrix.empty(["a", "b"]),
+        start=None, on_report=lambda r, m: reports.append((r, m)), on_progress=lambda p: None,
+    )  # fmt: skip
+    assert all(math.isnan(value) for value in base.rows[0])
+    assert reports[-1][0].per_example == {}
+    assert set(reports[-1][0].head_only) == {"a", "b"}
 
 
 def test_progress_rises_to_one():

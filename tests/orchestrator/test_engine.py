@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.batches import Example
+from orchestrator.encoding import Example
 from orchestrator.engine import (
     ModelError,
     PlainEngine,

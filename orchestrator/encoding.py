@@ -1,0 +1,440 @@
+"""From a row to token ids: rendered prompts, chat templates, and what is shortened to fit.
+
+Prompt and continuation are tokenised together and cut where the prompt ends, so that the
+continuation's tokens are those that the model would see in running text.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from orchestrator.sources import DataError, Row
+from orchestrator.tasks import (
+    ClassificationTask,
+    GenerationTask,
+    LanguageModellingTask,
+    MultipleChoiceTask,
+    TaskSpec,
+    suggestion,
+)
+
+Tokens: TypeAlias = tuple[int, ...]
+PromptedTask: TypeAlias = ClassificationTask | MultipleChoiceTask | GenerationTask
+ChoiceTask: TypeAlias = ClassificationTask | MultipleChoiceTask
+
+SHORTEST_PROMPT = 4
+"""A generation prompt keeps at least one in this many of `training.max_length` tokens."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence: the tokens from `scored_from` on are what is learnt."""
+
+    tokens: Tokens
+    """With a head, the last of them is not a token but the index of the right label."""
+    scored_from: int
+    """Index of the first scored token, at least 1 (nothing predicts the first token)."""
+    head: str | None = None
+    """The task whose linear head is trained; None: the model's own output layer."""
+    label: int | None = None
+    """Index of the right label or choice, where there is one."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt with its alternatives; classification and multiple choice alike."""
+
+    prompt: Tokens
+    continuations: tuple[Tokens, ...]
+    """With a head, `(0,)`, `(1,)` and so on: the indices of its labels."""
+    lengths: tuple[int, ...]
+    """Length of each continuation in UTF-8 bytes (leading space excluded); 1 with a head."""
+    answer: int
+    """Index of the right continuation, counted from 0."""
+    head: str | None = None
+    """The task whose linear head answers; None: the model's own output layer."""
+    shortened: bool = False
+    """Whether the prompt did not fit."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of running text."""
+
+    tokens: Tokens
+    scored_from: int
+    num_bytes: int
+    """UTF-8 bytes of the scored text."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A prompt after which the model writes, and what it should have written."""
+
+    prompt: Tokens
+    target: Tokens
+    """The reference as the model learns it, the end of the text included."""
+    reference: str
+    shortened: bool = False
+    """Whether the prompt or, in training, the reference did not fit."""
+
+
+Item: TypeAlias = Question | Window | Writing
+
+
+# --- rendering -----------------------------------------------------------------------------------
+
+
+def row_text(task: TaskSpec, row: Row) -> str:
+    """What a row asks, as text: the prompt with its columns filled in, or the text itself.
+
+    Args:
+        task: The task.
+        row: One row with canonical column names.
+
+    Returns:
+        The text, without a chat template.
+
+    Raises:
+        DataError: If the row lacks a column that the prompt names.
+    """
+    if isinstance(task, LanguageModellingTask):
+        return str(_column(task, row, task.text_column))
+    try:
+        return task.prompt.format_map(row)
+    except KeyError as error:
+        name = str(error.args[0])
+        raise DataError(
+            f"Task {task.name!r}: the prompt names the column {name!r}, which a row does not have."
+            f"{suggestion(name, [str(k) for k in row])} Its columns: {sorted(row)}."
+        ) from None
+
+
+def rendered_prompt(task: PromptedTask, row: Row, tokenizer: Any) -> str:
+    """The whole text that the model reads before it answers, chat template included.
+
+    Args:
+        task: The task.
+        row: One row with canonical column names.
+        tokenizer: A Hugging Face tokenizer; looked at for `template: chat` only.
+
+    Returns:
+        The text.
+
+    Raises:
+        DataError: If a column is missing, or the tokenizer has no chat template.
+    """
+    text = row_text(task, row)
+    if task.template == "raw":
+        return text
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            f"Task {task.name!r} wants a chat template (`template: chat`), and the model's "
+            "tokenizer has none. Use an instruction-tuned model, or `template: raw`."
+        )
+    messages = [{"role": "user", "content": text}]
+    if task.system is not None:
+        messages.insert(0, {"role": "system", "content": task.system})
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def continuation_texts(task: PromptedTask, row: Row) -> list[str]:
+    """What may follow a row's prompt: every label word or choice, or the one reference.
+
+    Args:
+        task: The task.
+        row: One row with canonical column names.
+
+    Returns:
+        The texts; without their leading space after a chat template, which ends a line.
+
+    Raises:
+        DataError: If the row has no list of choices, or no reference.
+    """
+    if isinstance(task, ClassificationTask):
+        texts = task.words
+    elif isinstance(task, MultipleChoiceTask):
+        choices = _column(task, row, task.choices_column)
+        if not isinstance(choices, list | tuple) or len(choices) < 2:
+            raise DataError(
+                f"Task {task.name!r}: `{task.choices_column}` must hold at least two choices, "
+                f"got {choices!r}."
+            )
+        texts = [task.continuation.format(choice=choice) for choice in choices]
+    else:
+        texts = [task.target.format(target=_column(task, row, task.target_column))]
+    return [text.lstrip() for text in texts] if task.template == "chat" else texts
+
+
+def right_answer(task: ChoiceTask, row: Row, count: int) -> int:
+    """The index of a row's right label or choice.
+
+    Args:
+        task: The task.
+        row: One row with canonical column names.
+        count: How many alternatives there are.
+
+    Returns:
+        The index, counted from 0.
+
+    Raises:
+        DataError: If the row's answer is not among the alternatives.
+    """
+    if isinstance(task, ClassificationTask):
+        value = str(_column(task, row, task.label_column))
+        known = list(task.labels)
+        if value not in task.labels:
+            raise DataError(
+                f"Task {task.name!r}: the label {value!r} of a row is not among the task's "
+                f"`labels` {known}.{suggestion(value, known)}"
+            )
+        word = task.labels[value]
+        if word is None:
+            raise DataError(f"Task {task.name!r}: rows labelled {value!r} are left out.")
+        return task.words.index(word)
+    value = _column(task, row, task.answer_column)
+    names = row.get("answer_labels")
+    if names is not None and value in names:
+        return list(names).index(value)
+    if not str(value).isdigit() or not 0 <= int(value) < count:
+        raise DataError(
+            f"Task {task.name!r}: the answer {value!r} of a row is not an index into its {count} "
+            "choices, counted from 0."
+        )
+    return int(value)
+
+
+def _column(task: TaskSpec, row: Row, name: str) -> Any:
+    if name not in row:
+        raise DataError(
+            f"Task {task.name!r}: a row has no column {name!r}."
+            f"{suggestion(name, [str(k) for k in row])} Its columns: {sorted(row)}."
+        )
+    return row[name]
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+def encode_question(task: ChoiceTask, row: Row, tokenizer: Any, max_length: int) -> Question:
+    """A row of a classification or multiple-choice task as token ids.
+
+    Args:
+        task: The task.
+        row: One row with canonical column names.
+        tokenizer: A Hugging Face tokenizer.
+        max_length: Tokens of prompt and longest continuation together.
+
+    Returns:
+        The question; see `fitted_prompt` for prompts that do not fit.
+
+    Raises:
+        DataError: If the row's answer is not among its alternatives, or these do not fit.
+    """
+    texts = continuation_texts(task, row)
+    answer = right_answer(task, row, len(texts))
+    if isinstance(task, ClassificationTask) and task.head == "linear":
+        _, prompt, whole = fitted_prompt(task, row, tokenizer, max_length)
+        labels = range(len(texts))
+        return Question(
+            prompt, tuple((i,) for i in labels), tuple(1 for _ in labels), answer,
+            head=task.name, shortened=not whole,
+        )  # fmt: skip
+    tails = _tails(task, row, tokenizer, texts)
+    room = max_length - max(len(tail) for tail in tails)
+    if room < 1:
+        raise DataError(
+            f"Task {task.name!r}: a continuation takes {max_length - room} tokens, which leaves no "
+            f"room for a prompt in `training.max_length` {max_length}. Raise it."
+        )
+    shown, prompt, whole = fitted_prompt(task, row, tokenizer, room)
+    if not whole:
+        tails = _tails(task, shown, tokenizer, texts)
+    return Question(
+        prompt=prompt[-room:],
+        continuations=tuple(tails),
+        lengths=tuple(len(text.strip().encode()) for text in texts),
+        answer=answer,
+        shortened=not whole,
+    )
+
+
+def _tails(task: PromptedTask, row: Row, tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
+    """The tokens that each text adds to a row's prompt."""
+    text = rendered_prompt(task, row, tokenizer)
+    prompt = _encode(task, tokenizer, text)
+    tails = [_encode(task, tokenizer, text + tail)[len(prompt) :] for tail in texts]
+    for tail, words in zip(tails, texts, strict=True):
+        if not tail:
+            raise DataError(
+                f"Task {task.name!r}: the continuation {words!r} adds no token to its prompt. "
+                "Give it at least one word of its own."
+            )
+    return tails
+
+
+def encode_writing(task: GenerationTask, row: Row, tokenizer: Any, max_length: int) -> Writing:
+    """A row of a generation task as token ids.
+
+    Args:
+        task: The task.
+        row: One row with canonical column names.
+        tokenizer: A Hugging Face tokenizer.
+        max_length: Tokens of prompt and reference together. A reference that would leave the
+            prompt less than a quarter of them loses its end.
+
+    Returns:
+        The prompt and its reference.
+
+    Raises:
+        DataError: If the row has no reference.
+    """
+    texts = continuation_texts(task, row)
+    ending = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+    target = (*_tails(task, row, tokenizer, texts)[0], *ending)
+    longest = max_length - max(1, max_length // SHORTEST_PROMPT)
+    shown, prompt, whole = fitted_prompt(
+        task, row, tokenizer, max_length - min(len(target), longest)
+    )
+    if not whole:
+        target = (*_tails(task, shown, tokenizer, texts)[0], *ending)
+    reference = str(_column(task, row, task.target_column)).strip()
+    return Writing(
+        prompt, target[:longest], reference, shortened=not whole or len(target) > longest
+    )
+
+
+def encode_prompt(task: PromptedTask, row: Row, tokenizer: Any, max_length: int) -> Tokens:
+    """A row's prompt alone, to be answered; no label or reference is needed."""
+    return fitted_prompt(task, row, tokenizer, max_length)[1]
+
+
+def fitted_prompt(
+    task: PromptedTask, row: Row, tokenizer: Any, room: int
+) -> tuple[Row, Tokens, bool]:
+    """A row's prompt in at most `room` tokens.
+
+    The longest columns lose their ends until the prompt fits: instructions, the chat template and
+    the shorter text of a pair stay whole. Only where that cannot help does the prompt lose its
+    beginning (its opening token stays).
+
+    Args:
+        task: The task.
+        row: One row with canonical column names.
+        tokenizer: A Hugging Face tokenizer.
+        room: Tokens at most, at least 1.
+
+    Returns:
+        The row as it was shown, the prompt's tokens, and whether nothing was lost.
+    """
+    shown: Row = row
+    tokens = _encode(task, tokenizer, rendered_prompt(task, shown, tokenizer))
+    if len(tokens) <= room:
+        return shown, tokens, True
+    # Cutting text and tokenising it again can change the count by a few, hence several rounds.
+    for _ in range(4):
+        shorter = _shortened(task, shown, tokenizer, len(tokens) - room)
+        if shorter is None:
+            break
+        shown = shorter
+        tokens = _encode(task, tokenizer, rendered_prompt(task, shown, tokenizer))
+        if len(tokens) <= room:
+            return shown, tokens, False
+    begins_with_bos = room > 1 and tokens[0] == tokenizer.bos_token_id
+    kept = (tokens[0], *tokens[len(tokens) - room + 1 :]) if begins_with_bos else tokens[-room:]
+    return shown, kept, False
+
+
+def _shortened(task: PromptedTask, row: Row, tokenizer: Any, excess: int) -> Row | None:
+    """The row with `excess` tokens taken off the ends of the longest columns of its prompt."""
+    texts = {
+        name: list(tokenizer(str(row[name]), add_special_tokens=False)["input_ids"])
+        for name in {field.split(".")[0].split("[")[0] for field in prompt_columns(task.prompt)}
+        if isinstance(row.get(name), str)
+    }
+    kept = {name: len(tokens) for name, tokens in texts.items()}
+    for _ in range(excess):
+        longest = max(kept, key=lambda name: kept[name], default=None)
+        if longest is None or kept[longest] <= 1:
+            break
+        kept[longest] -= 1
+    cut: dict[str, str] = {
+        name: str(tokenizer.decode(tokens[: kept[name]]))
+        for name, tokens in texts.items()
+        if kept[name] < len(tokens)
+    }
+    return {**row, **cut} if cut else None
+
+
+def prompt_columns(template: str) -> list[str]:
+    """The columns that a prompt names, in order."""
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+
+
+def _encode(task: PromptedTask, tokenizer: Any, text: str) -> Tokens:
+    # A chat template writes the special tokens itself.
+    special = task.template == "raw"
+    tokens = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    if special and tokens and tokens[-1] == tokenizer.eos_token_id:
+        tokens.pop()  # some tokenizers close every text; ours goes on
+    if not tokens:
+        raise DataError(f"The text {text!r} has no tokens, so nothing can follow it.")
+    return tuple(tokens)
+
+
+def example_of(item: Question | Writing) -> Example:
+    """The training sequence of a question (its right continuation) or of a writing."""
+    if isinstance(item, Writing):
+        return Example(item.prompt + item.target, len(item.prompt))
+    right = item.continuations[item.answer]
+    return Example(item.prompt + right, len(item.prompt), item.head, item.answer)
+
+
+def with_any_answer(task: ChoiceTask, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with some valid answer: a question that is only asked has none of its own."""
+    if isinstance(task, ClassificationTask):
+        return {**row, task.label_column: task.label_values[0]}
+    return {**row, task.answer_column: 0, "answer_labels": None}
+
+
+def encode_windows(
+    text: str, tokenizer: Any, *, length: int, limit: int | None
+) -> tuple[Window, ...]:
+    """Running text cut into windows that do not overlap.
+
+    When the tokenizer opens a text with a special token, so does every window, and all of the
+    window's text is scored; otherwise the window's first token is context only.
+
+    Args:
+        text: The text.
+        tokenizer: A Hugging Face tokenizer.
+        length: Tokens per window, the opening token included.
+        limit: Text tokens in all; None for every one.
+
+    Returns:
+        The windows; a last one of fewer than two tokens is left out.
+    """
+    opening = _opening(tokenizer)
+    # Eight bytes a token is generous for every tokenizer; so a long text is not tokenised whole.
+    used = text if limit is None else text[: 8 * limit]
+    tokens = tuple(tokenizer(used, add_special_tokens=False)["input_ids"])[:limit]
+    step = length - len(opening)
+    windows: list[Window] = []
+    for start in range(0, len(tokens), step):
+        body = tokens[start : start + step]
+        scored = body if opening else body[1:]
+        if not scored or len(opening) + len(body) < 2:
+            continue
+        num_bytes = len(tokenizer.decode(list(scored)).encode())
+        windows.append(Window(opening + body, 1, num_bytes))
+    return tuple(windows)
+
+
+def _opening(tokenizer: Any) -> Tokens:
+    """The special tokens that the tokenizer puts before a text, closing ones removed."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = list(tokenizer("a", add_special_tokens=True)["input_ids"])
+    return tuple(whole[: whole.index(plain[0])]) if plain and plain[0] in whole else ()

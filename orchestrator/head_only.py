@@ -1,0 +1,90 @@
+"""The head-only control: a linear head on the frozen base's hidden states, and nothing else.
+
+A frozen backbone with a linear head per task forgets nothing, so a method that cannot beat it has
+shown nothing (Kornblith et al. 2019, arXiv 1805.08974, on linear probes). To be a strong rival, it
+is fitted to convergence and not trained for a few steps: multinomial logistic regression on
+standardised features, with the usual L2 penalty of strength 1, chosen beforehand and not tuned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchestrator.batches import PreparedTask, Scored
+from orchestrator.encoding import Question
+from orchestrator.evaluation import Score
+
+PENALTY = 1.0
+"""Of half the squared weights, beside the sum of the examples' losses."""
+MOST_EXAMPLES = 4096
+"""Training examples used at most; more of them hardly change a linear head."""
+
+
+def head_only(task: PreparedTask, hidden_states: Callable[[Sequence[Scored]], Any]) -> Score:
+    """Fit the control on a task's training split and score it on its validation split.
+
+    Args:
+        task: A classification task with training examples.
+        hidden_states: Gives the last hidden state of each row, float32 (rows, hidden).
+
+    Returns:
+        The score; NaN, with no examples, when the training split has only one label.
+    """
+    examples = [example for example in task.train if example.label is not None][:MOST_EXAMPLES]
+    labels = [int(example.label or 0) for example in examples]
+    if len(set(labels)) < 2:
+        return Score(float("nan"))
+    questions = [item for item in task.validation if isinstance(item, Question)]
+    prompts = [example.tokens[: example.scored_from] for example in examples]
+    prompts += [question.prompt for question in questions]
+    features = hidden_states([Scored(p, ((len(p) - 1, 0),)) for p in prompts]).double()
+    seen, unseen = features[: len(examples)], features[len(examples) :]
+    weight, bias, mean, scale = fit(seen, torch.tensor(labels), len(task.labels))
+    guesses = (((unseen - mean) / scale) @ weight.T + bias).argmax(dim=1).tolist()
+    right = tuple(
+        float(guess == question.answer) for guess, question in zip(guesses, questions, strict=True)
+    )
+    accuracy = sum(right) / len(right)
+    return Score(accuracy, {"accuracy": accuracy, "examples": float(len(examples))}, right)
+
+
+def fit(
+    features: Tensor, labels: Tensor, count: int, *, penalty: float = PENALTY
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Multinomial logistic regression on standardised features, to convergence (L-BFGS).
+
+    Args:
+        features: Float64 (N, d).
+        labels: Integers in [0, count), shape (N,).
+        count: Number of labels.
+        penalty: Strength of the L2 penalty on the weights; the bias is free.
+
+    Returns:
+        Weights (count, d), bias (count,), and the features' mean and scale (d,).
+    """
+    mean = features.mean(dim=0)
+    scale = features.std(dim=0, correction=0)
+    # A feature that never varies says nothing; dividing by its zero scale would.
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    inputs = (features - mean) / scale
+    with torch.enable_grad():
+        weight = torch.zeros((count, features.shape[1]), dtype=torch.float64, requires_grad=True)
+        bias = torch.zeros(count, dtype=torch.float64, requires_grad=True)
+        solver = torch.optim.LBFGS(
+            [weight, bias], max_iter=500, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
+        )
+
+        def objective() -> Tensor:
+            solver.zero_grad()
+            logits = inputs @ weight.T + bias
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+            loss = loss + 0.5 * penalty * weight.square().sum()
+            loss.backward()
+            return loss
+
+        solver.step(objective)  # type: ignore[arg-type]
+    return weight.detach(), bias.detach(), mean, scale
