@@ -258,7 +258,8 @@ def _samples(
 ) -> tuple[Sample, ...]:
     """Rows of train, of different labels where there are such, else of validation."""
     split = "train" if rows["train"] else "validation"
-    candidates = _first_by_hash(task, rows[split], 200)
+    different = {row_text(task, row): row for row in rows[split]}
+    candidates = _first_by_hash(task, list(different.values()), 200)
     if isinstance(task, LanguageModellingTask):
         texts = [row_text(task, row) for row in candidates]
         return tuple(Sample(split, text, "") for text in texts if text.strip())[:wanted]

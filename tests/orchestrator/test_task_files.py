@@ -1,10 +1,12 @@
 """Every committed task file, on the columns that its source really has."""
 
 import os
+import re
 from pathlib import Path
 
 import datasets
 import pytest
+import yaml
 from datasets import ClassLabel, Features, Sequence, Translation, Value
 
 from orchestrator import sources as s
@@ -16,7 +18,7 @@ from orchestrator.encoding import (
     row_text,
 )
 from orchestrator.splits import split_rows
-from orchestrator.tasks import GenerationTask, LanguageModellingTask, load_task
+from orchestrator.tasks import GenerationTask, LanguageModellingTask, load_task, parse_task
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "tasks"
@@ -300,3 +302,12 @@ def test_the_same_task_file_reads_a_data_root(name):
             assert encode_writing(task, row, Words(), 512).target
         else:
             assert encode_question(task, row, Words(), 512).prompt
+
+
+def test_the_examples_of_the_documentation_are_task_files():
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    kinds = [parse_task(yaml.safe_load(example), "docs/tasks.md").kind for example in examples]
+    assert set(kinds) == {
+        "classification", "multiple_choice", "generation", "language_modelling",
+    }  # fmt: skip
