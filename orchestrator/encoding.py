@@ -111,6 +111,11 @@ def row_text(task: TaskSpec, row: Row) -> str:
             f"Task {task.name!r}: the prompt names the column {name!r}, which a row does not have."
             f"{suggestion(name, [str(k) for k in row])} Its columns: {sorted(row)}."
         ) from None
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise DataError(
+            f"Task {task.name!r}: the prompt {task.prompt!r} cannot be filled in from a row "
+            f"({error}); the row is {str(dict(row))[:200]}."
+        ) from None
 
 
 def rendered_prompt(task: PromptedTask, row: Row, tokenizer: Any) -> str:

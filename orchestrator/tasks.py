@@ -70,7 +70,8 @@ class SplitOrigins(Spec):
     """Which split of the source each of ours comes from; null stands for "derived".
 
     A missing validation split is a tenth of train chosen by hash (at most 1,000 rows). A missing
-    test split means that the source's validation split becomes test and validation is derived.
+    test split means that the source's validation split becomes test and validation is derived, or,
+    where train is all there is, that test is such a tenth as well. `name[a:b]` takes those rows.
     """
 
     train: str | None = "train"
@@ -227,10 +228,14 @@ def parse_task(document: object, origin: str) -> TaskSpec:
         raise TaskFileError(render_validation_error(error, origin, task_field_names())) from None
     if not isinstance(task, LanguageModellingTask):
         _check_format(task.prompt, "prompt", origin)
+    if isinstance(task, MultipleChoiceTask):
+        _check_format(task.continuation, "continuation", origin, only="choice")
+    if isinstance(task, GenerationTask):
+        _check_format(task.target, "target", origin, only="target")
     return task
 
 
-def _check_format(template: str, field: str, origin: str) -> None:
+def _check_format(template: str, field: str, origin: str, only: str | None = None) -> None:
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
@@ -241,7 +246,15 @@ def _check_format(template: str, field: str, origin: str) -> None:
     if not names:
         raise TaskFileError(
             f"{origin}: {field}: names no column, so every example would look the same; "
-            f"got {template!r}. Put a column name in braces, for example {{text}}."
+            f"got {template!r}. Put {only or 'a column name'} in braces, for example "
+            f"{{{only or 'text'}}}."
+        )
+    wrong = [name for name in names if (name != only if only else not name or name[0].isdigit())]
+    if wrong:
+        cure = f"Only {{{only}}} is known here" if only else "Columns are named, as in {text}"
+        raise TaskFileError(
+            f"{origin}: {field}: cannot fill in {{{wrong[0]}}}; got {template!r}. {cure}; write a "
+            "literal brace as {{ or }}."
         )
 
 

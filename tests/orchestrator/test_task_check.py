@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from orchestrator import task_check as c
 from orchestrator.cli import app
-from orchestrator.tasks import load_task
+from orchestrator.tasks import TaskFileError, load_task, parse_task
 
 
 class Letters:
@@ -243,6 +243,38 @@ def test_mistakes_are_one_message(run, tmp_path, three, words, expected):
     assert expected in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("{text.x}", "cannot be filled in from a row"),
+        ("{text[9999]}", "cannot be filled in from a row"),
+        ("{text:d}", "cannot be filled in from a row"),
+        ("{}", "prompt: cannot fill in {}"),
+        ("{0}", "prompt: cannot fill in {0}"),
+        ("{txt}", "Did you mean 'text'?"),
+    ],
+)
+def test_prompts_that_cannot_be_filled_in_are_one_message(run, tmp_path, three, prompt, expected):
+    write(tmp_path, rows(0, 9), prompt="{text}")
+    (tmp_path / "t.yaml").write_text((tmp_path / "t.yaml").read_text().replace("{text}", prompt))
+    result = run("check", tmp_path / "t.yaml")
+    assert result.exit_code == 2
+    assert expected in result.stderr
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "multiple_choice", "continuation": " {choise}"},
+        {"kind": "generation", "target": "{target} {other}"},
+    ],
+)
+def test_a_continuation_is_filled_in_from_its_own_name_only(fields):
+    document = {"name": "t", "data": {"files": "x"}, "prompt": "{text}", **fields}
+    with pytest.raises(TaskFileError, match="cannot fill in"):
+        parse_task(document, "t.yaml")
 
 
 def test_known_tasks_are_listed_and_wrong_files_named(run, tmp_path, three, monkeypatch):

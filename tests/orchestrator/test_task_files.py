@@ -18,7 +18,13 @@ from orchestrator.encoding import (
     row_text,
 )
 from orchestrator.splits import split_rows
-from orchestrator.tasks import GenerationTask, LanguageModellingTask, load_task, parse_task
+from orchestrator.tasks import (
+    GenerationTask,
+    LanguageModellingTask,
+    TaskFileError,
+    load_task,
+    parse_task,
+)
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "tasks"
@@ -311,3 +317,11 @@ def test_the_examples_of_the_documentation_are_task_files():
     assert set(kinds) == {
         "classification", "multiple_choice", "generation", "language_modelling",
     }  # fmt: skip
+
+
+def test_label_values_that_yaml_reads_as_something_else_are_text_or_refused():
+    document = "{name: t, kind: classification, data: {files: x}, prompt: '{text}', labels: %s}"
+    task = parse_task(yaml.safe_load(document % "{0: ' a', 1: ' b'}"), "t.yaml")
+    assert list(task.labels) == ["0", "1"]
+    with pytest.raises(TaskFileError, match="YAML reads an unquoted yes.*quotes"):
+        parse_task(yaml.safe_load(document % "{yes: ' a', no: ' b'}"), "t.yaml")
