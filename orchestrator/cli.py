@@ -13,15 +13,11 @@ import json
 import os
 import re
 import shlex
-import shutil
 import string
 import sys
-import tempfile
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
 
@@ -29,28 +25,26 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator import display, sweep_documents
+from orchestrator import display, model_use, sweep_documents
 from orchestrator.cluster import ClusterError
 from orchestrator.experiment import ExperimentError, LoadedExperiment, load_experiment
 from orchestrator.formatting import show
 from orchestrator.journal import JOURNAL_NAME, JournalError, Line, read_journal, without_nan
 from orchestrator.live_display import LiveDisplay
 from orchestrator.model_registry import (
-    ADAPTER_FOLDER,
     MODEL_FILE,
     AdapterFolderError,
     TrackingError,
     UnknownModelError,
     champion_record,
-    resolve,
-    write_model_folder,
 )
+from orchestrator.model_use import ModelUseError
 from orchestrator.sources import DataError
 from orchestrator.sweep_view import SweepView, TrialView
 from orchestrator.tasks import TaskFileError, suggestion
 
 if TYPE_CHECKING:
-    from orchestrator.inference import Predictor
+    pass
 
 MISTAKE = 2
 """Exit code of a mistake in the command or in a file that it names."""
@@ -59,6 +53,8 @@ FAILED = 1
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
 WIDTH_WITHOUT_TERMINAL = 100
+PROGRESS_SECONDS = 5.0
+"""Least seconds between two lines that say how far a file of predictions is."""
 
 _LATER = (
     ("orchestrator.base_facts", "BaseFilesError"),
@@ -128,8 +124,8 @@ def _mistakes() -> tuple[type[Exception], ...]:
         if room in sys.modules and hasattr(sys.modules[room], name)
     )
     return (
-        UsageError, ExperimentError, TaskFileError, DataError, JournalError, ClusterError,
-        TrackingError, UnknownModelError, AdapterFolderError, *later,
+        UsageError, ModelUseError, ExperimentError, TaskFileError, DataError, JournalError,
+        ClusterError, TrackingError, UnknownModelError, AdapterFolderError, *later,
     )  # fmt: skip
 
 
@@ -522,34 +518,6 @@ def runs_show(
 # --- champions and their use ---------------------------------------------------------------------
 
 
-def _registry(name: str, storage: Path, tracking_uri: str | None) -> str:
-    """Where the model registry is: as given, as the sweep of that name says, or in storage.
-
-    Args:
-        name: The model's name, which is its sweep's.
-        storage: The folder that sweeps are kept in.
-        tracking_uri: What the user gave.
-
-    Returns:
-        MLflow's address.
-
-    Raises:
-        UsageError: If there is no registry.
-    """
-    if tracking_uri is not None:
-        return tracking_uri
-    lines = read_journal(storage / name) if "/" not in name else []
-    own = (SweepView.of(lines).experiment.get("tracking") or {}).get("uri")
-    if own:
-        return str(own)
-    if not (storage / "mlflow.db").is_file():
-        raise UsageError(
-            f"No model registry in {storage}. Give the folder of the sweep with `--storage`, or "
-            "MLflow's address with `--tracking-uri`."
-        )
-    return sweep_documents.default_tracking_uri(storage)
-
-
 @champion_app.command("show")
 @answers_mistakes
 def champion_show(
@@ -559,7 +527,7 @@ def champion_show(
     as_json: Json = False,
 ) -> None:
     """Show which trial is champion, why, and what it was made from."""
-    record = champion_record(name, _registry(name, storage, tracking_uri))
+    record = champion_record(name, model_use.registry_uri(name, storage, tracking_uri))
     if as_json:
         _print_json(record)
         return
@@ -582,35 +550,9 @@ def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield prefix + key, "-" if value is None else str(value)
 
 
-@contextmanager
-def _model_folder(reference: str, storage: Path, tracking_uri: str | None) -> Iterator[Path]:
-    """The model folder of `NAME@champion` (or `NAME/VERSION`) or `SWEEP/TRIAL`."""
-    owner, slash, trial = reference.partition("/")
-    if "@" not in reference and slash and (storage / owner / JOURNAL_NAME).is_file():
-        folder, lines = _lines_of(owner, storage)
-        found = _trial_of(SweepView.of(lines), trial)
-        if not found.adapter:
-            raise UsageError(
-                f"Trial {trial!r} of {owner!r} has no adapter: its state is {found.state.lower()}."
-            )
-        adapter = folder / found.adapter
-        if not adapter.is_dir():
-            raise UsageError(f"The adapter of {reference!r} is gone: there is no {adapter}.")
-        with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
-            target = Path(scratch) / "model"
-            yield write_model_folder(target, adapter_folder=adapter, lines=lines, trial=trial)
-        return
-    if "@" not in reference and not (slash and trial.isdigit()):
-        raise UsageError(
-            f"{reference!r} names no model. Write NAME@champion for a registered model, or "
-            f"SWEEP/TRIAL for a trial in {storage}."
-        )
-    name = re.split("[@/]", reference, maxsplit=1)[0]
-    yield resolve(reference, _registry(name, storage, tracking_uri))
-
-
 Reference = Annotated[
-    str, typer.Argument(help="NAME@champion, or SWEEP/TRIAL.", show_default=False)
+    str,
+    typer.Argument(help="NAME@champion, SWEEP/TRIAL, or a model folder.", show_default=False),
 ]
 
 
@@ -622,6 +564,7 @@ def export(
         Literal["lora", "merged", "adapter"],
         typer.Option(
             "--as",
+            "--format",
             help="lora: a plain LoRA adapter; merged: a whole model; adapter: the model folder.",
             show_default=False,
         ),
@@ -634,15 +577,16 @@ def export(
 ) -> None:
     """Write a trained adapter for use elsewhere."""
     _check_target(to)
-    with _model_folder(reference, storage, tracking_uri) as folder:
-        if form == "adapter":
-            shutil.copytree(folder, to, dirs_exist_ok=True)
-        elif form == "lora":
-            _export_lora(folder, to)
-        else:
-            _export_merged(folder, to)
+    with model_use.model_folder(reference, storage, tracking_uri) as folder:
+        heads = model_use.export(folder, form, to)
     size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file())
     typer.echo(f"Wrote {reference} as {form} to {to} ({size / 2**20:.2f} MiB).")
+    if heads:
+        labels = MODEL_FILE if form == "adapter" else model_use.HEAD_LABELS_FILE
+        typer.echo(
+            f"The tasks {', '.join(heads)} are answered by linear heads on the last hidden state: "
+            f"{model_use.HEADS_FILE}, whose rows stand for the labels in {labels}."
+        )
 
 
 def _check_target(to: Path) -> None:
@@ -662,36 +606,6 @@ def _check_target(to: Path) -> None:
         raise UsageError(f"`--to` {to} cannot be made: {error.strerror or error}.") from None
 
 
-def _predictor(folder: Path) -> Predictor:
-    """Load base and adapter without the progress bars and warnings that are not for the user."""
-    from transformers.utils import logging
-
-    from orchestrator.inference import Predictor
-
-    logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        # PEFT asks transformers for a property under its old name.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        return Predictor.from_folder(folder)
-
-
-def _export_lora(folder: Path, to: Path) -> None:
-    adapter = folder / ADAPTER_FOLDER
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    if config.get("peft_type") == "LORA":  # it is one already
-        shutil.copytree(adapter, to, dirs_exist_ok=True)
-        return
-    from curlora import export_lora
-
-    export_lora(_predictor(folder).model, to)
-
-
-def _export_merged(folder: Path, to: Path) -> None:
-    predictor = _predictor(folder)
-    predictor.model.merge_and_unload().save_pretrained(to)
-    predictor.tokenizer.save_pretrained(to)
-
-
 @app.command()
 @answers_mistakes
 def predict(
@@ -709,16 +623,43 @@ def predict(
             metavar="NAME=VALUE",
         ),
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            help="A file of rows to judge: csv, tsv, jsonl (each also .gz) or parquet.",
+            metavar="FILE",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where the judged rows go: csv or jsonl.", metavar="FILE"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output file.")] = False,
     storage: Storage = _DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
-    """Let a trained adapter judge texts: the label and the probability of each label."""
-    with _model_folder(reference, storage, tracking_uri) as folder:
+    """Let a trained adapter judge texts, or write them: from the command line or from a file."""
+    if (source is None) != (output is None):
+        given, other = ("--input", "--output") if output is None else ("--output", "--input")
+        raise UsageError(f"`{given}` needs `{other}` beside it.")
+    if source is not None and output is not None:
+        if texts or column:
+            raise UsageError("Give either texts or `--input`, not both.")
+        model_use.check_files(source, output, force=force)
+    with model_use.model_folder(reference, storage, tracking_uri) as folder:
+        if source is not None and output is not None:
+            rows = _predict_file(folder, task, source, output)
+            if as_json:
+                _print_json({"model": reference, "rows": rows, "output": str(output)})
+            else:
+                typer.echo(f"Wrote {rows:,} rows to {output}.")
+            return
         document = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
         name = _task_name(document["tasks"], task)
         rows = task_rows(document["tasks"][name], texts or [], column or [])
-        predictions = _predictor(folder).predict(name, rows)
+        predictions = model_use.load_folder(folder).predict(name, rows)
     results = [
         {"row": row, "label": p.label, "probabilities": dict(p.probabilities)}
         for row, p in zip(rows, predictions, strict=True)
@@ -727,12 +668,28 @@ def predict(
         _print_json({"model": reference, "task": name, "predictions": results})
         return
     labels = list(dict.fromkeys(label for r in results for label in r["probabilities"]))
-    shown = display.table(f"{reference}, {name}", "label", *labels, "text", left={"label", "text"})
+    answer = "text" if document["tasks"][name]["kind"] == "generation" else "label"
+    shown = display.table(f"{reference}, {name}", answer, *labels, "asked", left={answer, "asked"})
     for result in results:
         cells = [show(result["probabilities"].get(label)) for label in labels]
         text = " | ".join(str(value) for value in result["row"].values())
         shown.add_row(*(Text(cell) for cell in (result["label"], *cells, text)))
     _console().print(shown)
+
+
+def _predict_file(folder: Path, task: str | None, source: Path, output: Path) -> int:
+    """Answer a file of rows into another file; give the number of rows."""
+    specs = model_use.asked_tasks(folder)
+    name = _task_name({n: spec.model_dump() for n, spec in specs.items()}, task)
+    rows, asked = model_use.read_rows(source, name, specs[name])
+    answers = model_use.predict_rows(
+        model_use.load_folder(folder), name, specs[name], asked,
+        progress=model_use.telling(
+            lambda text: typer.echo(text, err=True), every_s=PROGRESS_SECONDS
+        ),
+    )  # fmt: skip
+    model_use.write_rows(output, rows, answers, model_use.added_columns(specs[name], asked))
+    return len(rows)
 
 
 def _task_name(tasks: Mapping[str, Mapping[str, Any]], wanted: str | None) -> str:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator import cli
+from orchestrator import cli, model_use
 from orchestrator.experiment import Experiment
 from orchestrator.journal import Journal
 
@@ -410,7 +410,7 @@ def predictor(monkeypatch, project):
     (folder / "model.json").write_text(json.dumps({"tasks": TASKS}))
     (project / "runs").mkdir()
     (project / "runs" / "mlflow.db").touch()
-    monkeypatch.setattr(cli, "resolve", lambda reference, uri: folder)
+    monkeypatch.setattr(model_use, "resolve", lambda reference, uri: folder)
     return asked
 
 

@@ -1,0 +1,472 @@
+"""Using what a sweep has trained: finding it by name, loading it, exporting it, asking it.
+
+A model is named `NAME@champion` or `NAME/VERSION` (the model registry), `SWEEP/TRIAL` (a sweep's
+folder), or by the path of a model folder. Files of rows are read as a task's own data are, and
+answered into a file that is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import string
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from orchestrator.journal import JOURNAL_NAME, read_journal
+from orchestrator.model_registry import (
+    ADAPTER_FOLDER,
+    CHAMPION_ALIAS,
+    MODEL_FILE,
+    probability_column,
+    resolve,
+    write_model_folder,
+)
+from orchestrator.sources import DataError, Row, canonical_row, read_split
+from orchestrator.sweep_documents import default_tracking_uri
+from orchestrator.sweep_view import SweepView
+from orchestrator.tasks import (
+    ClassificationTask,
+    DataSource,
+    LanguageModellingTask,
+    MultipleChoiceTask,
+    TaskSpec,
+    parse_task,
+    suggestion,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.inference import Prediction, Predictor
+
+HEADS_FILE = "heads.safetensors"
+"""Linear heads beside an adapter: `<task>.weight` (labels, hidden) and `<task>.bias` (labels,)."""
+HEAD_LABELS_FILE = "heads.json"
+"""What the rows of exported heads stand for."""
+PREDICTION = "prediction"
+"""The column of the answer in a file of predictions."""
+BATCH_ROWS = 256
+"""Rows answered between two words of progress."""
+_WRITTEN = (".csv", ".jsonl")
+
+
+class ModelUseError(ValueError):
+    """A model or file that cannot be used as it was asked; the message says why."""
+
+
+# --- finding -------------------------------------------------------------------------------------
+
+
+def load(
+    reference: str, storage: Path | str = "runs", *, tracking_uri: str | None = None
+) -> Predictor:
+    """Load a trained model by name.
+
+    Args:
+        reference: `NAME@champion`, `NAME/VERSION`, `SWEEP/TRIAL`, or the path of a model folder.
+        storage: The folder that sweeps are kept in.
+        tracking_uri: Where MLflow records; null: as the sweep says, else SQLite in `storage`.
+
+    Returns:
+        A predictor: `tasks` names what can be asked, `predict(task, rows)` answers.
+    """
+    with model_folder(reference, Path(storage), tracking_uri) as folder:
+        return load_folder(folder)
+
+
+def load_folder(folder: Path) -> Predictor:
+    """Load base and adapter without the progress bars and warnings that are not for the user."""
+    from transformers.utils import logging
+
+    from orchestrator.inference import Predictor
+
+    logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a property under its old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return Predictor.from_folder(folder)
+
+
+@contextmanager
+def model_folder(reference: str, storage: Path, tracking_uri: str | None) -> Iterator[Path]:
+    """The folder of a model, `adapter/` and `model.json`, for as long as the context lasts.
+
+    Args:
+        reference: `NAME@champion`, `NAME/VERSION`, `SWEEP/TRIAL`, or the path of a model folder.
+        storage: The folder that sweeps are kept in.
+        tracking_uri: Where MLflow records; null: see `registry_uri`.
+
+    Yields:
+        The folder; not to be changed.
+
+    Raises:
+        ModelUseError: If the reference names no model.
+    """
+    if (Path(reference) / MODEL_FILE).is_file():
+        yield Path(reference)
+        return
+    owner, slash, trial = reference.partition("/")
+    if "@" not in reference and slash and (storage / owner / JOURNAL_NAME).is_file():
+        with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
+            yield _trial_folder(storage / owner, trial, Path(scratch) / "model")
+        return
+    if "@" not in reference and not (slash and trial.isdigit()):
+        raise ModelUseError(
+            f"{reference!r} names no model. Write NAME@{CHAMPION_ALIAS} for a registered model, "
+            f"SWEEP/TRIAL for a trial in {storage}, or the path of a model folder."
+        )
+    name = re.split("[@/]", reference, maxsplit=1)[0]
+    yield resolve(reference, registry_uri(name, storage, tracking_uri))
+
+
+def _trial_folder(sweep: Path, trial: str, target: Path) -> Path:
+    lines = read_journal(sweep)
+    view = SweepView.of(lines)
+    found = view.everything.get(trial)
+    if found is None:
+        known = list(view.everything)
+        raise ModelUseError(
+            f"No trial {trial!r} in sweep {view.name!r}.{suggestion(trial, known)} "
+            f"Its trials: {', '.join(known) or 'none yet'}."
+        )
+    if not found.adapter:
+        raise ModelUseError(
+            f"Trial {trial!r} of {sweep.name!r} has no adapter: its state is {found.state.lower()}."
+        )
+    if not (sweep / found.adapter).is_dir():
+        raise ModelUseError(
+            f"The adapter of '{sweep.name}/{trial}' is gone: there is no {sweep / found.adapter}."
+        )
+    return write_model_folder(
+        target, adapter_folder=sweep / found.adapter, lines=lines, trial=trial
+    )
+
+
+def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:
+    """Where the model registry is: as given, as the sweep of that name says, or in storage.
+
+    Args:
+        name: The model's name, which is its sweep's.
+        storage: The folder that sweeps are kept in.
+        tracking_uri: What the user gave.
+
+    Returns:
+        MLflow's address.
+
+    Raises:
+        ModelUseError: If there is no registry.
+    """
+    if tracking_uri is not None:
+        return tracking_uri
+    lines = read_journal(storage / name) if "/" not in name else []
+    own = (SweepView.of(lines).experiment.get("tracking") or {}).get("uri")
+    if own:
+        return str(own)
+    if not (storage / "mlflow.db").is_file():
+        raise ModelUseError(
+            f"No model registry in {storage}. Give the folder of the sweep with `--storage`, or "
+            "MLflow's address with `--tracking-uri`."
+        )
+    return default_tracking_uri(storage)
+
+
+def asked_tasks(folder: Path) -> dict[str, TaskSpec]:
+    """The tasks of a model folder that can be asked, by name."""
+    document = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+    parsed = {
+        name: parse_task(task, f"{folder / MODEL_FILE}: {name}")
+        for name, task in document["tasks"].items()
+    }
+    return {n: t for n, t in parsed.items() if not isinstance(t, LanguageModellingTask)}
+
+
+# --- exporting -----------------------------------------------------------------------------------
+
+
+def export(folder: Path, form: str, to: Path) -> list[str]:
+    """Write a model for use elsewhere.
+
+    Args:
+        folder: The model folder.
+        form: `adapter` (the model folder itself), `lora` (a plain LoRA adapter, loadable without
+            this package) or `merged` (a whole model, base included).
+        to: A folder that is empty.
+
+    Returns:
+        Names of tasks whose linear heads were written beside it.
+    """
+    heads = folder / ADAPTER_FOLDER / HEADS_FILE
+    labels = head_labels(folder) if heads.is_file() else {}
+    if form == "adapter":
+        shutil.copytree(folder, to, dirs_exist_ok=True)
+        return list(labels)
+    if form == "lora":
+        _export_lora(folder, to)
+    else:
+        predictor = load_folder(folder)
+        predictor.model.merge_and_unload().save_pretrained(to)
+        predictor.tokenizer.save_pretrained(to)
+    if labels:
+        shutil.copyfile(heads, to / HEADS_FILE)
+        text = json.dumps({name: {"labels": values} for name, values in labels.items()}, indent=2)
+        (to / HEAD_LABELS_FILE).write_text(text + "\n", encoding="utf-8")
+    return list(labels)
+
+
+def _export_lora(folder: Path, to: Path) -> None:
+    adapter = folder / ADAPTER_FOLDER
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("peft_type") == "LORA":  # it is one already
+        for file in adapter.iterdir():
+            if file.name != HEADS_FILE:
+                shutil.copy2(file, to / file.name)
+        return
+    from curlora import export_lora
+
+    export_lora(load_folder(folder).model, to)
+
+
+def head_labels(folder: Path) -> dict[str, list[str]]:
+    """For each task with a linear head, the label that each row of its weight stands for."""
+    return {
+        name: task.label_values
+        for name, task in asked_tasks(folder).items()
+        if isinstance(task, ClassificationTask) and task.head == "linear"
+    }
+
+
+# --- predicting over files -----------------------------------------------------------------------
+
+
+def check_files(source: Path, output: Path, *, force: bool) -> None:
+    """Refuse files that cannot be read or written, before a model is loaded.
+
+    Args:
+        source: The file with the rows.
+        output: The file to write.
+        force: Whether an existing output may be replaced.
+
+    Raises:
+        ModelUseError: If one of them will not do.
+    """
+    if not source.is_file():
+        beside = [p.name for p in source.parent.iterdir()] if source.parent.is_dir() else []
+        raise ModelUseError(f"`--input` {source}: no such file.{suggestion(source.name, beside)}")
+    if output.suffix.lower() not in _WRITTEN:
+        raise ModelUseError(
+            f"`--output` should end in {' or '.join(_WRITTEN)}, got {output.name!r}."
+        )
+    if output.exists() and output.resolve() == source.resolve():
+        raise ModelUseError(f"`--output` {output} is the input itself. Name another file.")
+    if output.is_dir():
+        raise ModelUseError(f"`--output` {output} is a folder. Name a file.")
+    if output.exists() and not force:
+        raise ModelUseError(f"`--output` {output} is there already. Add --force to replace it.")
+    if not output.absolute().parent.is_dir():
+        raise ModelUseError(f"`--output` {output}: there is no folder {output.parent}. Make it.")
+
+
+def read_rows(source: Path, name: str, task: TaskSpec) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The rows of a file, as they stand there and as a task asks them.
+
+    Args:
+        source: A file ending in .csv, .tsv, .jsonl (each also with .gz) or .parquet.
+        name: The task's name, for messages.
+        task: The task. Its columns are looked for under its own names, then under those that its
+            data source gives them.
+
+    Returns:
+        The rows as read, and what is asked, one for one.
+
+    Raises:
+        ModelUseError: If a row lacks a column, or has one that the answer would need.
+    """
+    rows = read_split(DataSource(files=str(source)), "train") or []
+    wanted = prompt_columns(task)
+    asked: list[dict[str, Any]] = []
+    for number, row in enumerate(rows, start=1):
+        where = f"{source}: row {number}"
+        taken = [c for c in row if c == PREDICTION or c.startswith(probability_column(""))]
+        if taken:
+            raise ModelUseError(
+                f"{where} has a column {taken[0]!r} already, and the answers are written under "
+                f"such names ({PREDICTION}, {probability_column('LABEL')}). Rename it."
+            )
+        asked.append(_asked(row, wanted, name, task, where))
+    return rows, asked
+
+
+def prompt_columns(task: TaskSpec) -> list[str]:
+    """The columns that a task's question reads, in order."""
+    if isinstance(task, LanguageModellingTask):
+        return [task.text_column]
+    fields = [field for _, field, _, _ in string.Formatter().parse(task.prompt) if field]
+    wanted = [re.split(r"[.\[]", field)[0] for field in fields]
+    if isinstance(task, MultipleChoiceTask):
+        wanted.append(task.choices_column)
+    return list(dict.fromkeys(wanted))
+
+
+def _asked(
+    row: Row, wanted: Sequence[str], name: str, task: TaskSpec, where: str
+) -> dict[str, Any]:
+    absent = [column for column in wanted if column not in row]
+    mapped = {column: task.data.columns[column] for column in absent if column in task.data.columns}
+    with suppress(DataError):  # its own message, below, names the task and the nearest column
+        row = canonical_row(row, mapped, {c: v for c, v in task.data.constants.items()
+                                          if c in absent}, where=where)  # fmt: skip
+    absent = [column for column in wanted if column not in row]
+    if absent:
+        known = [str(column) for column in row]
+        raise ModelUseError(
+            f"{where} has no column {absent[0]!r}, which the task {name!r} reads."
+            f"{suggestion(absent[0], known)} Its columns: {', '.join(known)}."
+        )
+    found = {column: row[column] for column in wanted}
+    if isinstance(task, MultipleChoiceTask):
+        found[task.choices_column] = _choices(found[task.choices_column], where)
+    return found
+
+
+def _choices(value: Any, where: str) -> list[Any]:
+    """A list of choices; in a CSV file it is written as JSON."""
+    if isinstance(value, str):
+        with suppress(json.JSONDecodeError):
+            value = json.loads(value)
+    if not isinstance(value, list) or len(value) < 2:
+        raise ModelUseError(
+            f"{where}: the choices should be a list of at least two, in a CSV file written as "
+            f"""JSON such as ["a cat", "a dog"]; got {value!r}."""
+        )
+    return value
+
+
+def predict_rows(
+    predictor: Predictor,
+    name: str,
+    task: TaskSpec,
+    asked: Sequence[Mapping[str, Any]],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The columns that are added to each row.
+
+    Args:
+        predictor: The model.
+        name: The task's name.
+        task: The task.
+        asked: The rows, as `read_rows` gives them.
+        progress: If given, told how many rows are done, of how many.
+
+    Yields:
+        `prediction`, and `probability_<label>` for every label (for multiple choice
+        `probability_<i>` for the row's choice i, counted from 0).
+    """
+    for start in range(0, len(asked), BATCH_ROWS):
+        part = asked[start : start + BATCH_ROWS]
+        for answer in predictor.predict(name, part):
+            yield _columns(answer, task)
+        if progress is not None:
+            progress(start + len(part), len(asked))
+
+
+def _columns(answer: Prediction, task: TaskSpec) -> dict[str, Any]:
+    chances = answer.probabilities
+    labels = map(str, range(len(chances))) if isinstance(task, MultipleChoiceTask) else chances
+    named = zip(map(probability_column, labels), chances.values(), strict=True)
+    return {PREDICTION: answer.label, **{column: round(value, 6) for column, value in named}}
+
+
+def added_columns(task: TaskSpec, asked: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of all columns that `predict_rows` adds."""
+    labels: list[str] = []
+    if isinstance(task, ClassificationTask):
+        labels = task.label_values
+    elif isinstance(task, MultipleChoiceTask):
+        most = max((len(row[task.choices_column]) for row in asked), default=0)
+        labels = [str(index) for index in range(most)]
+    return [PREDICTION, *map(probability_column, labels)]
+
+
+def write_rows(
+    output: Path,
+    rows: Sequence[Row],
+    added: Iterator[Mapping[str, Any]],
+    new_columns: Sequence[str],
+) -> None:
+    """Write rows with what is added to them; the file is there whole or not at all.
+
+    Args:
+        output: A file ending in .csv or .jsonl.
+        rows: The rows as they were read.
+        added: The columns added to each, in the same order.
+        new_columns: The names of the added columns, for the header of a CSV file.
+    """
+    names = list(dict.fromkeys([*(name for row in rows for name in row), *new_columns]))
+    descriptor, name = tempfile.mkstemp(dir=output.absolute().parent, prefix=f".{output.name}-")
+    half = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            whole = ({**row, **more} for row, more in zip(rows, added, strict=True))
+            if output.suffix.lower() == ".csv":
+                _write_csv(file, whole, names)
+            else:
+                _write_lines(file, whole)
+            file.flush()
+            os.fsync(file.fileno())
+        # A temporary file is its owner's alone; the result is as open as any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        half.chmod(0o666 & ~mask)
+        half.replace(output)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _write_lines(file: IO[str], rows: Iterator[Mapping[str, Any]]) -> None:
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+def _write_csv(file: IO[str], rows: Iterator[Mapping[str, Any]], names: Sequence[str]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value
+
+
+def telling(say: Callable[[str], None], *, every_s: float) -> Callable[[int, int], None]:
+    """A progress function that says one line now and then, and one at the end.
+
+    Args:
+        say: Told each line.
+        every_s: Least seconds between two lines.
+
+    Returns:
+        The function for `predict_rows`.
+    """
+    begun = time.monotonic()
+    said = begun
+
+    def progress(done: int, of: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if done < of and now - said < every_s:
+            return
+        said = now
+        rate = done / max(now - begun, 1e-9)
+        say(f"{done:,} of {of:,} rows, {rate:,.1f} a second")
+
+    return progress
