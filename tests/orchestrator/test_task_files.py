@@ -323,5 +323,5 @@ def test_label_values_that_yaml_reads_as_something_else_are_text_or_refused():
     document = "{name: t, kind: classification, data: {files: x}, prompt: '{text}', labels: %s}"
     task = parse_task(yaml.safe_load(document % "{0: ' a', 1: ' b'}"), "t.yaml")
     assert list(task.labels) == ["0", "1"]
-    with pytest.raises(TaskFileError, match="YAML reads an unquoted yes.*quotes"):
+    with pytest.raises(TaskFileError, match=r"YAML reads an unquoted yes.*quotes"):
         parse_task(yaml.safe_load(document % "{yes: ' a', no: ' b'}"), "t.yaml")
