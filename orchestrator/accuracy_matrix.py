@@ -125,7 +125,8 @@ def _drop_from_best(matrix: AccuracyMatrix, first_row: int | None) -> float:
 
 def forgetting(matrix: AccuracyMatrix) -> float:
     """Mean over j < T of max_{1 <= l < T} R[l, j] - R[T, j], in [-1, 1] (Chaudhry et al. 2018)."""
-    # Rows in which a score cannot exist (a linear head before it is learnt) take no part. Row 0 is excluded; negative when old tasks improve.
+    # Rows in which a score cannot exist (a linear head before it is learnt) take no part, nor does
+    # row 0. Negative when old tasks improve.
     return _drop_from_best(matrix, 1)
 
 

@@ -159,7 +159,7 @@ def prepare_task(
     train_rows = _first_by_hash(spec, splits.train, limits.train_examples) if learnt else []
     validation_rows = _first_by_hash(spec, splits.validation, limits.validation_examples)
     test_rows = _first_by_hash(spec, splits.test, limits.test_examples)
-    facts["rows_left_out"] = splits.left_out
+    facts |= {"rows_left_out": splits.left_out, "rows_incomplete": splits.incomplete}
 
     def encode(rows: Sequence[Row]) -> list[Question | Writing]:
         if isinstance(spec, GenerationTask):

@@ -320,6 +320,20 @@ class ChampionRule(Spec):
     """Limits by measure: at most, or at least for measures where more is better."""
 
 
+class FinalistSpec(Spec):
+    """Which trials are repeated with fresh seeds, once the search is over.
+
+    A trial that was chosen for its score is flattered by it; what it scores with seeds that had no
+    part in the choice is not. The champion is named on the repetitions alone.
+    """
+
+    fresh_seeds: int = Field(default=0, ge=0)
+    """Repetitions of each finalist, with `training.seed` + 1, + 2 and so on."""
+    per: str | None = None
+    """A path of the search space with a `choice`: the best trial of each of its values is a
+    finalist. Null: the best trial alone."""
+
+
 class ResourceSpec(Spec):
     """What one trial runs on."""
 
@@ -356,6 +370,7 @@ class Experiment(Spec):
         default={"gain": "max", "forgetting": "min", "probe_drift": "min"}, min_length=1
     )
     champion: ChampionRule = ChampionRule()
+    finalists: FinalistSpec = FinalistSpec()
     resources: ResourceSpec = ResourceSpec()
     storage: str = "./runs"
     tracking: TrackingSpec = TrackingSpec()
@@ -382,7 +397,24 @@ class Experiment(Spec):
                 f"got twice: {duplicates + both}"
             )
         self._check_shares()
+        self._check_finalists()
         return self
+
+    def _check_finalists(self) -> None:
+        per = self.finalists.per
+        if per is None or self.search is None:
+            return
+        domain = self.search.space.get(per)
+        if not isinstance(domain, Choice):
+            choices = [p for p, d in self.search.space.items() if isinstance(d, Choice)]
+            raise ValueError(  # noqa: TRY004 (pydantic makes messages of ValueErrors only)
+                f"`finalists.per` must be a path of `search.space` with a `choice`, got {per!r}."
+                f"{suggestion(per, choices)} There are: {', '.join(choices) or 'none'}"
+            )
+        if "training.seed" in self.search.space and self.finalists.fresh_seeds:
+            raise ValueError(
+                "`finalists.fresh_seeds` needs `training.seed` for itself; take it out of the space"
+            )
 
     def _check_shares(self) -> None:
         shares = self.resources.workers * self.training.accumulation
@@ -419,7 +451,7 @@ class Experiment(Spec):
         Raises:
             ExperimentError: If the result is not valid.
         """
-        document = self.model_dump(mode="json", exclude={"search"})
+        document = self.model_dump(mode="json", exclude={"search", "finalists"})
         kind = overrides.get("method.adapter.kind")
         adapter: dict[str, Any] = document["method"]["adapter"]
         if kind is not None and kind != adapter["kind"]:
@@ -473,8 +505,8 @@ def field_names() -> list[str]:
     return sorted({path.rsplit(".", 1)[-1] for path in known_paths()})
 
 
-_NOT_SEARCHABLE = ("search", "name", "storage", "tracking", "objectives", "champion", "tasks",
-                   "probes", "model", "data", "head")  # fmt: skip
+_NOT_SEARCHABLE = ("search", "name", "storage", "tracking", "objectives", "champion", "finalists",
+                   "tasks", "probes", "model", "data", "head")  # fmt: skip
 
 
 def check_space(experiment: Experiment) -> None:

@@ -200,8 +200,35 @@ class Verdict:
     reason: str
 
 
-def choose_champion(
+def best_candidate(
     candidates: Sequence[Candidate], *, maximize: str, subject_to: Mapping[str, float]
+) -> Candidate:
+    """The best of some candidates: those that keep every limit come first.
+
+    Args:
+        candidates: At least one.
+        maximize: The measure that decides, as in `choose_champion`.
+        subject_to: Limits by measure.
+
+    Returns:
+        The candidate.
+    """
+    sign = 1.0 if NATURAL_DIRECTIONS[maximize] == "max" else -1.0
+    return max(
+        candidates,
+        key=lambda c: (
+            all(_keeps(c, name, limit) for name, limit in subject_to.items()),
+            _or_worst(sign * c.values[maximize]),
+        ),
+    )
+
+
+def choose_champion(
+    candidates: Sequence[Candidate],
+    *,
+    maximize: str,
+    subject_to: Mapping[str, float],
+    basis: str = "",
 ) -> Verdict:
     """Choose the champion by a stated preference, or nobody.
 
@@ -212,19 +239,21 @@ def choose_champion(
         candidates: The finished trials.
         maximize: The measure that decides; for measures where less is better, the least wins.
         subject_to: Limits by measure: at most, or at least where more is better.
+        basis: What the values stand on ("on 2 fresh seeds ..."), for the reason.
 
     Returns:
         The verdict, whose reason is a sentence for people.
     """
     if not candidates:
         return Verdict(None, "no trial finished")
+    stands = f" ({basis})" if basis else ""
     convincing = [c for c in candidates if c.gain_interval.excludes_zero_from_below]
     if not convincing:
         best = max(candidates, key=lambda c: _or_worst(c.values["gain"]))
         return Verdict(
             None,
             "no method beats the untouched base: even the largest gain, "
-            f"{best.values['gain']:+.3f} of {best.name}, has a 95 % interval "
+            f"{best.values['gain']:+.3f} of {best.name}{stands}, has a 95 % interval "
             f"[{best.gain_interval.low:+.3f}, {best.gain_interval.high:+.3f}] that does not "
             "lie above 0",
         )
@@ -236,17 +265,16 @@ def choose_champion(
         return Verdict(
             None,
             f"{len(convincing)} of {len(candidates)} trials beat the untouched base, "
-            f"but none keeps {limits}",
+            f"but none keeps {limits}{stands}",
         )
-    sign = 1.0 if NATURAL_DIRECTIONS[maximize] == "max" else -1.0
-    winner = max(allowed, key=lambda c: _or_worst(sign * c.values[maximize]))
-    word = "largest" if sign > 0 else "smallest"
+    winner = best_candidate(allowed, maximize=maximize, subject_to=subject_to)
+    word = "largest" if NATURAL_DIRECTIONS[maximize] == "max" else "smallest"
     among = f" among the {len(allowed)} that keep {limits}" if limits else ""
     return Verdict(
         winner.name,
         f"{word} {maximize} ({winner.values[maximize]:+.3f}){among}; its gain of "
         f"{winner.values['gain']:+.3f} over the untouched base has a 95 % interval "
-        f"[{winner.gain_interval.low:+.3f}, {winner.gain_interval.high:+.3f}]",
+        f"[{winner.gain_interval.low:+.3f}, {winner.gain_interval.high:+.3f}]{stands}",
     )
 
 

@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import signal
+import statistics
 import subprocess
 import threading
 import time
@@ -40,19 +41,21 @@ from orchestrator.cluster import (
     wait_until_clean,
 )
 from orchestrator.continual_loop import DONE, StageReport
-from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec
+from orchestrator.encoding import Question
+from orchestrator.experiment import Choice, Experiment, LoadedExperiment, ResourceSpec
 from orchestrator.journal import JOURNAL_NAME, Journal, JournalError, Line, read_journal
 from orchestrator.objectives import (
     Candidate,
     Interval,
     ProbeReading,
+    best_candidate,
     choose_champion,
     front,
     gain_interval,
     measures,
 )
 from orchestrator.preflight import PreflightError, check
-from orchestrator.tasks import LanguageModellingTask
+from orchestrator.tasks import ClassificationTask, LanguageModellingTask
 from orchestrator.training import BASE_TRIAL, ProgressFile, run_locally, trial_function
 
 if TYPE_CHECKING:
@@ -164,6 +167,8 @@ class Capacity:
 class _Trial:
     name: str
     overrides: dict[str, Any]
+    of: str | None = None
+    """The finalist that this trial repeats with a fresh seed."""
     attempts: int = 0
     reports: dict[tuple[int, float], StageReport] = field(
         default_factory=dict[tuple[int, float], StageReport]
@@ -207,11 +212,7 @@ class _Driver:
             self._replay(line)
         self._proposer: Proposer | None = None
         if self.experiment.search is not None:
-            past = [
-                PastTrial(t.name, t.overrides, t.state, t.measures)
-                for t in self.trials.values()
-                if t.name != BASE_TRIAL
-            ]
+            past = [PastTrial(t.name, t.overrides, t.state, t.measures) for t in self._searched()]
             self._proposer = Proposer(self.experiment.search, self.experiment.objectives, past)
         base = self.trials.get(BASE_TRIAL)
         if base is not None and base.state == "FAILED":
@@ -226,7 +227,9 @@ class _Driver:
     def _replay(self, line: Line) -> None:
         match line["event"]:
             case "trial_proposed":
-                self.trials[line["trial"]] = _Trial(line["trial"], line["overrides"])
+                self.trials[line["trial"]] = _Trial(
+                    line["trial"], line["overrides"], of=line.get("of")
+                )
             case "trial_started":
                 self.trials[line["trial"]].attempts = line["attempt"]
             case "stage_report":
@@ -255,17 +258,60 @@ class _Driver:
 
     # -- proposing --------------------------------------------------------------------------------
 
+    def _searched(self) -> list[_Trial]:
+        """The trials of the search: neither the base nor repetitions of a finalist."""
+        return [t for t in self.trials.values() if t.name != BASE_TRIAL and t.of is None]
+
     @property
-    def total(self) -> int:
-        """Trials in all, the base not counted."""
-        return self._proposer.total if self._proposer is not None else 1
+    def _search_over(self) -> bool:
+        searched = self._searched()
+        total = self._proposer.total if self._proposer is not None else 1
+        return len(searched) >= total and all(t.state != "RUNNING" for t in searched)
 
     @property
     def unfinished(self) -> int:
-        """Trials (the base included) that have yet to be run."""
-        proposed = [t for t in self.trials.values() if t.name != BASE_TRIAL]
-        missing_base = BASE_TRIAL not in self.trials
-        return len(self._waiting) + int(missing_base) + max(0, self.total - len(proposed))
+        """Trials (the base included) that have yet to be run; at most, while the search goes on."""
+        total = self._proposer.total if self._proposer is not None else 1
+        missing = int(BASE_TRIAL not in self.trials) + max(0, total - len(self._searched()))
+        return len(self._waiting) + missing + self._missing_repetitions()
+
+    def _missing_repetitions(self) -> int:
+        seeds = self.experiment.finalists.fresh_seeds
+        if not seeds:
+            return 0
+        if self._search_over:
+            return sum(name not in self.trials for name, _, _ in self._repetitions())
+        search, per = self.experiment.search, self.experiment.finalists.per
+        domain = search.space.get(per) if search is not None and per is not None else None
+        return seeds * (len(domain.choice) if isinstance(domain, Choice) else 1)
+
+    def finalists(self) -> list[_Trial]:
+        """The best searched trial of each group; those that keep the champion's limits first."""
+        rule, per = self.experiment.champion, self.experiment.finalists.per
+        groups: dict[Any, list[Candidate]] = {}
+        for trial in self._searched():
+            if trial.state == "COMPLETE" and trial.measures is not None:
+                group = trial.overrides.get(per) if per is not None else None
+                groups.setdefault(group, []).append(
+                    Candidate(trial.name, trial.measures, trial.interval or _UNKNOWN)
+                )
+        best = [
+            best_candidate(group, maximize=rule.maximize, subject_to=rule.subject_to)
+            for group in groups.values()
+        ]
+        return [self.trials[candidate.name] for candidate in best]
+
+    def _repetitions(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Name, finalist and overrides of every repetition with a fresh seed."""
+        seeds = range(1, self.experiment.finalists.fresh_seeds + 1)
+        if not seeds:
+            return []
+        seed = self.experiment.training.seed
+        return [
+            (f"{t.name}-s{k}", t.name, {**t.overrides, "training.seed": seed + k})
+            for t in self.finalists()
+            for k in seeds
+        ]
 
     def next_job(self, tune_id: str) -> dict[str, Any] | Wait | None:
         """The next trial's configuration for Ray Tune.
@@ -294,7 +340,8 @@ class _Driver:
         else:
             name = self._propose_next()
             if name is None:
-                return WAIT if self._waiting else None
+                later = self._waiting or (self._running and self._missing_repetitions())
+                return WAIT if later else None
             if not self._fits(name):
                 self._waiting.append(name)
                 return WAIT
@@ -343,16 +390,29 @@ class _Driver:
             return self._propose(BASE_TRIAL, {}, "control")
         name = f"t{len(self.trials):03d}"
         if self._proposer is None:
-            return None if len(self.trials) > 1 else self._propose(name, {}, "user")
+            return (
+                self._propose(name, {}, "user")
+                if not self._searched()
+                else self._propose_repetition()
+            )
         overrides = self._proposer.propose(name)
         if overrides is None:
-            return None
+            return self._propose_repetition()
         search = self.experiment.search
         return self._propose(name, overrides, search.searcher if search is not None else "user")
 
-    def _propose(self, name: str, overrides: dict[str, Any], by: str) -> str:
-        self.trials[name] = _Trial(name, overrides)
-        self.record("trial_proposed", trial=name, overrides=overrides, by=by)
+    def _propose_repetition(self) -> str | None:
+        if not self._search_over:
+            return None
+        for name, finalist, overrides in self._repetitions():
+            if name not in self.trials:
+                return self._propose(name, overrides, "fresh seed", of=finalist)
+        return None
+
+    def _propose(self, name: str, overrides: dict[str, Any], by: str, of: str | None = None) -> str:
+        self.trials[name] = _Trial(name, overrides, of=of)
+        extra = {} if of is None else {"of": of}
+        self.record("trial_proposed", trial=name, overrides=overrides, by=by, **extra)
         return name
 
     def trial_experiment(self, name: str) -> Experiment:
@@ -454,11 +514,7 @@ class _Driver:
         if base is None or base_report is None:
             return
         trial.measures = self._measures(trial, base, final)
-        if final.per_example is not None and base_report.per_example is not None:
-            trial.interval = gain_interval(
-                [final.per_example[task] for task in self.experiment.tasks],
-                [base_report.per_example[task] for task in self.experiment.tasks],
-            )
+        trial.interval = self._interval_to(final.per_example, self._reference_examples())
         bad = [n for n in self.experiment.objectives if not math.isfinite(trial.measures[n])]
         if bad:
             self._end(trial, "FAILED", f"the objectives {bad} could not be measured")
@@ -478,12 +534,13 @@ class _Driver:
             gain_interval=[trial.interval.low, trial.interval.high]
             if complete and trial.interval is not None
             else None,
+            intervals=self._intervals(trial) if complete and trial.name != BASE_TRIAL else None,
             adapter=str(adapter.relative_to(self.journal.folder))
             if complete and adapter.is_dir()
             else None,
             log=trial.log,
         )
-        if self._proposer is not None and trial.name != BASE_TRIAL:
+        if self._proposer is not None and trial.name != BASE_TRIAL and trial.of is None:
             self._proposer.tell(trial.name, trial.measures if complete else None)
         ProgressFile(self.journal.folder, trial.name).remove()
         if state == "FAILED":
@@ -496,7 +553,8 @@ class _Driver:
         base_report = base.last_report(0)
         if base_report is None or base_report.row is None:
             raise AssertionError("measures are read only once row 0 is known")
-        matrix = AccuracyMatrix(tasks, (base_report.row,))
+        headed = tuple(self.data.tasks[task].has_head for task in tasks)
+        matrix = AccuracyMatrix(tasks, (base_report.row,), headed)
         for index in range(len(tasks)):
             report = trial.reports.get((index, DONE))
             if report is not None and report.row is not None:
@@ -504,10 +562,75 @@ class _Driver:
         experiment = self.trial_experiment(trial.name)
         return measures(
             matrix,
+            reference=self._reference_row(base_report),
             probes=self._probes(base_report.probes or {}, final.probes or {}),
             cost_s=final.seconds * experiment.resources.workers,
             cost_tokens=float(final.tokens),
         )
+
+    # -- controls ---------------------------------------------------------------------------------
+
+    def _base_report(self) -> StageReport:
+        base = self.trials.get(BASE_TRIAL)
+        report = base.last_report(0) if base is not None else None
+        if report is None:
+            raise AssertionError("controls are read only once row 0 is known")
+        return report
+
+    def _reference_row(self, base: StageReport) -> list[float]:
+        """What `gain` is measured against: zero-shot, or head-only for a task with a head."""
+        if base.row is None:
+            raise AssertionError("the base's report has a row")
+        return [
+            (base.head_only or {}).get(task, {}).get("accuracy", math.nan)
+            if self.data.tasks[task].has_head
+            else score
+            for task, score in zip(self.experiment.tasks, base.row, strict=True)
+        ]
+
+    def _reference_examples(self) -> dict[str, Sequence[float]]:
+        base = self._base_report()
+        zero_shot, head_only = base.per_example or {}, base.head_only_per_example or {}
+        return {
+            task: (head_only if self.data.tasks[task].has_head else zero_shot).get(task, ())
+            for task in self.experiment.tasks
+        }
+
+    def _majority_examples(self) -> dict[str, Sequence[float]]:
+        """What always saying the commonest label of train scores on each example."""
+        return {
+            task.name: [
+                float(q.answer == task.labels.index(task.facts["majority_label"]))
+                for q in task.validation
+                if isinstance(q, Question)
+            ]
+            for task in (self.data.tasks[name] for name in self.experiment.tasks)
+            if isinstance(task.spec, ClassificationTask)
+        }
+
+    def _interval_to(
+        self,
+        mine: Mapping[str, Sequence[float]] | None,
+        control: Mapping[str, Sequence[float]] | None,
+    ) -> Interval | None:
+        """The paired interval over the tasks that both sides have; None when there is none."""
+        tasks = [t for t in self.experiment.tasks if (mine or {}).get(t) and (control or {}).get(t)]
+        if mine is None or control is None or not tasks:
+            return None
+        return gain_interval([mine[t] for t in tasks], [control[t] for t in tasks])
+
+    def _intervals(self, trial: _Trial) -> dict[str, list[float] | None]:
+        """The paired interval of a trial's final scores over each control."""
+        final = trial.last_report(len(self.experiment.tasks))
+        mine = final.per_example if final is not None else None
+        base = self._base_report()
+        controls = {
+            "zero_shot": base.per_example,
+            "majority": self._majority_examples(),
+            "head_only": base.head_only_per_example,
+        }
+        found = {name: self._interval_to(mine, control) for name, control in controls.items()}
+        return {name: _bounds(interval) for name, interval in found.items()}
 
     def _probes(
         self, before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
@@ -524,7 +647,7 @@ class _Driver:
                     )
                 )
             else:
-                chance = float(self.data.controls[name]["chance"])
+                chance = float(self.data.controls[name].get("chance", 0.0))
                 metric = spec.metric
                 readings.append(
                     ProbeReading("choice", before[name][metric], after[name][metric], chance)
@@ -535,30 +658,114 @@ class _Driver:
         """Name the front and the champion, when nothing is left to run."""
         whole = {
             t.name: t.measures
-            for t in self.trials.values()
-            if t.state == "COMPLETE" and t.name != BASE_TRIAL and t.measures is not None
+            for t in self._searched()
+            if t.state == "COMPLETE" and t.measures is not None
         }
+        finalists = [self._finalist(trial) for trial in self.finalists()]
+        repeated = [finalist for finalist in finalists if finalist["repeats"]]
         candidates = [
-            Candidate(name, values, self.trials[name].interval or Interval(-math.inf, math.inf))
+            Candidate(
+                finalist["trial"],
+                {**whole[finalist["trial"]], **finalist["mean"]},
+                self._interval_to(
+                    self._mean_examples(finalist["repeats"]), self._reference_examples()
+                )
+                or _UNKNOWN,
+            )
+            for finalist in repeated
+        ] or [
+            Candidate(name, values, self.trials[name].interval or _UNKNOWN)
             for name, values in whole.items()
         ]
+        rule = self.experiment.champion
         verdict = choose_champion(
             candidates,
-            maximize=self.experiment.champion.maximize,
-            subject_to=self.experiment.champion.subject_to,
+            maximize=rule.maximize,
+            subject_to=rule.subject_to,
+            basis=_seeds_words(repeated),
+        )
+        others = [c for c in candidates if c.name != verdict.champion]
+        runner_up = (
+            best_candidate(others, maximize=rule.maximize, subject_to=rule.subject_to).name
+            if others and verdict.champion is not None
+            else None
         )
         self.record(
             "sweep_ended",
             front=front(whole, self.experiment.objectives),
             champion=verdict.champion,
             reason=verdict.reason,
+            finalists=repeated,
+            runner_up=runner_up,
+            runner_up_interval=_bounds(
+                self._interval_to(
+                    self._candidate_examples(verdict.champion, repeated),
+                    self._candidate_examples(runner_up, repeated),
+                )
+                if verdict.champion is not None and runner_up is not None
+                else None
+            ),
         )
+
+    def _finalist(self, trial: _Trial) -> dict[str, Any]:
+        """A finalist's repetitions: their mean measures, and the spread over seeds."""
+        repeats = [t for t in self.trials.values() if t.of == trial.name and t.state == "COMPLETE"]
+        values = [t.measures for t in repeats if t.measures is not None]
+        names = list(values[0]) if values else []
+        mean = {name: statistics.fmean(v[name] for v in values) for name in names}
+        spread = {name: _spread([v[name] for v in values]) for name in names}
+        return {
+            "trial": trial.name,
+            "repeats": [t.name for t in repeats],
+            "mean": mean,
+            "spread": spread,
+        }
+
+    def _candidate_examples(
+        self, name: str, repeated: Sequence[Mapping[str, Any]]
+    ) -> dict[str, list[float]]:
+        repeats = next((f["repeats"] for f in repeated if f["trial"] == name), [name])
+        return self._mean_examples(repeats)
+
+    def _mean_examples(self, names: Sequence[str]) -> dict[str, list[float]]:
+        """Each example's mean score over some trials, by task."""
+        reports = [self.trials[n].last_report(len(self.experiment.tasks)) for n in names]
+        each = [r.per_example for r in reports if r is not None and r.per_example is not None]
+        return {
+            task: [
+                statistics.fmean(scores) for scores in zip(*(e[task] for e in each), strict=True)
+            ]
+            for task in (each[0] if each else ())
+        }
 
     def record(self, event: str, **fields: Any) -> Line:
         """Journal a line, then tell the observer."""
         line = self.journal.append(event, **fields)
         self.observer.line(line)
         return line
+
+
+_UNKNOWN = Interval(-math.inf, math.inf)
+
+
+def _bounds(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The standard deviation; NaN where it is not known."""
+    known = len(values) > 1 and all(map(math.isfinite, values))
+    return statistics.stdev(values) if known else math.nan
+
+
+def _seeds_words(repeated: Sequence[Mapping[str, Any]]) -> str:
+    """On which seeds a verdict stands, in words."""
+    counts = sorted({len(finalist["repeats"]) for finalist in repeated})
+    if not counts:
+        return ""
+    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    noun = "seed that had" if counts == [1] else "seeds that had"
+    return f"on {number} fresh {noun} no part in the choice"
 
 
 def _is_out_of_room(reason: str) -> bool:
@@ -631,7 +838,8 @@ def _open(
         _check_same(loaded, journal)
     projection = _Projection(loaded.experiment, storage, journal, observer)
     if journal.lines and journal.lines[-1]["event"] in {"sweep_ended", "champion_registered"}:
-        proposed = sum(line["event"] == "trial_proposed" for line in journal.lines) - 1
+        searched = [x for x in journal.lines if x["event"] == "trial_proposed" and not x.get("of")]
+        proposed = len(searched) - 1  # the base is one of them
         wanted = _wanted(loaded.experiment)
         if loaded.experiment.search is None or proposed >= wanted or _grid_done(loaded, proposed):
             observer.note("this sweep is finished; nothing is left to run")
