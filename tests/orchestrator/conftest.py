@@ -1,5 +1,7 @@
 """A synthetic journal for the tests of everything that shows one."""
 
+import random
+
 import pytest
 
 from orchestrator.experiment import Experiment
@@ -103,3 +105,92 @@ def with_champion(story):
 def new_story():
     """Makes a story of its own: `new_story(**changes of the experiment)`."""
     return Story
+
+
+class Random(random.Random):
+    """Scores of a made-up sweep."""
+
+    def outcomes(self, tasks, share, count=20):
+        return {task: [float(self.random() < share) for _ in range(count)] for task in tasks}
+
+
+def synthetic_sweep(
+    trials=4, tasks=3, *, failing=(), unmeasured=(), ended=True, repeats=0, steps=8, **opening
+):
+    """The journal of a sweep with losses, scores of examples and all controls.
+
+    `failing` are numbers of trials, `unmeasured` indices of tasks whose base score is not known.
+    """
+    chance, names = Random(0), [f"task{i}" for i in range(tasks)]
+    story = Story()
+    story.lines.clear()
+    document = Experiment.model_validate(
+        Story().lines[0]["experiment"] | {"name": "made-up", "tasks": names}
+    ).model_dump(mode="json")
+    story.add("sweep_opened", **{
+        "sweep": "made-up", "kind": "sweep", "experiment": document, "yaml": "name: made-up\n",
+        "tasks": {name: {"kind": "classification", "metric": "accuracy"} for name in names},
+        "origin": "made-up.yaml", "provenance": {"base": {"sha256": "a" * 64}},
+        "controls": {
+            name: {"majority": 0.5, "chance": 0.5, "validation_examples": 20,
+                   "label_counts": {"yes": 10, "no": 10}, "overlaps_removed": 2,
+                   "rows": {"train": 99}, "origins": {"train": "train of the source"}}
+            for name in names
+        },
+        **opening,
+    })  # fmt: skip
+    zero_shot = [None if i in unmeasured else 0.25 for i in range(tasks)]
+    story.start("base")
+    story.add("stage_report", trial="base", report={
+        "task": "", "task_index": -1, "step": 0, "steps": 0, "fraction": 1.0, "row": zero_shot,
+        "per_example": chance.outcomes(names, 0.25), "losses": [],
+        "head_only": {name: {"accuracy": 0.4375} for name in names},
+    })  # fmt: skip
+    story.end("base", "COMPLETE")
+    gains = {}
+    for number in range(1, trials + 1):
+        trial = f"t{number:03d}"
+        kind = {"method.adapter.kind": chance.choice(["curlora", "lora"])}
+        story.start(trial, **kind, **{"training.learning_rate": chance.uniform(1e-4, 1e-2)})
+        if number in failing:
+            story.end(trial, "FAILED", reason="the loss ran away")
+            continue
+        for index, name in enumerate(names):
+            row = [chance.uniform(0.3, 0.9) if i <= index else zero_shot[i] for i in range(tasks)]
+            story.add("stage_report", trial=trial, report={
+                "task": name, "task_index": index, "step": steps, "steps": steps, "fraction": 1.0,
+                "row": row, "losses": [2.0 / (i + 1) for i in range(steps)], "score": row[index],
+                "per_example": chance.outcomes(names, 0.7) if index == tasks - 1 else None,
+            })  # fmt: skip
+        gain = None if unmeasured else sum(row) / tasks - 0.25
+        gains[trial] = -1.0 if gain is None else gain
+        story.add(
+            "trial_ended", trial=trial, state="COMPLETE", reason="", log=None,
+            measures={"gain": gain, "accuracy": sum(row) / tasks, "cost_s": 60.0 + number,
+                      "forgetting": chance.uniform(-0.1, 0.3), "probe_drift": chance.random()},
+            gain_interval=None if gain is None else [gain - 0.125, gain + 0.125],
+            intervals={"zero_shot": None, "majority": [0.0625, 0.3125], "head_only": [-0.1, 0.1]},
+            adapter=f"trials/{trial}/adapter",
+        )  # fmt: skip
+    if not ended:
+        return story.lines
+    best = max(gains, key=gains.__getitem__, default=None)
+    again = [f"t{trials + i:03d}" for i in range(1, repeats + 1)]
+    for seed, trial in enumerate(again, 1):
+        story.add("trial_proposed", trial=trial, overrides={"training.seed": seed},
+                  by="fresh seed", of=best)  # fmt: skip
+        story.end(trial, "COMPLETE", 0.25)
+    finalists = [{"trial": best, "repeats": again, "mean": {"gain": 0.3125},
+                  "spread": {"gain": 0.0625}}]  # fmt: skip
+    story.add(
+        "sweep_ended", front=[best] if best else [], champion=best,
+        reason="largest gain" if best else "no trial finished",
+        finalists=finalists if repeats else [],
+    )  # fmt: skip
+    return story.lines
+
+
+@pytest.fixture
+def new_sweep():
+    """Makes the journal of a made-up sweep, see `synthetic_sweep`."""
+    return synthetic_sweep
