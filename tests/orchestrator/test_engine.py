@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.batches import Scored
 from orchestrator.encoding import Example
 from orchestrator.engine import (
+    LinearHeads,
     ModelError,
     PlainEngine,
     ScoredModel,
@@ -21,28 +23,47 @@ from orchestrator.engine import (
     scored_example,
 )
 from orchestrator.experiment import ModelSpec, TrainingSpec
+from orchestrator.tasks import parse_task
 
 VOCABULARY = 30
 
 
-def examples(count=8, seed=0):
+def examples(count=8, seed=0, head=None):
     generator = random.Random(seed)
-    return tuple(
-        Example(
-            tuple(generator.randrange(2, VOCABULARY) for _ in range(generator.randrange(4, 20))), 2
+    made = []
+    for _ in range(count):
+        tokens = tuple(
+            generator.randrange(2, VOCABULARY) for _ in range(generator.randrange(4, 20))
         )
-        for _ in range(count)
-    )
+        if head is None:
+            made.append(Example(tokens, 2))
+        else:
+            label = tokens[0] % HEADS[head]
+            made.append(Example((*tokens, label), len(tokens), head, label))
+    return tuple(made)
+
+
+HEADS = {"a": 2, "b": 3}
+TASK = parse_task(
+    {"name": "t", "kind": "generation", "data": {"files": "."}, "prompt": "{text}",
+     "max_new_tokens": 5, "stop": []},
+    "t",
+)  # fmt: skip
+PROMPTS = [(3, 4, 5), (6,), (7, 8), (9, 10, 11, 12), (13, 3)]
 
 
 def adapter(kind="curlora", **fields):
     return {"kind": kind, "r": 4, "alpha": 2.0, "target_modules": ("q_proj", "v_proj"), **fields}
 
 
-def engine(tiny_base: Path, kind="curlora", **training) -> PlainEngine:
+def engine(tiny_base: Path, kind="curlora", *, heads=False, **training) -> PlainEngine:
     base = load_base(ModelSpec(name=str(tiny_base)), training.get("precision", "fp32"))
     spec = TrainingSpec(**{"learning_rate": 0.01, "precision": "fp32", **training})
-    return PlainEngine(attach_adapter(base, adapter(kind), seed=0), spec, batch_tokens=64)
+    return PlainEngine(
+        attach_adapter(base, adapter(kind), seed=0), spec, batch_tokens=64,
+        heads=LinearHeads(HEADS, 32, seed=0) if heads else None,
+        tokenizer=load_tokenizer(ModelSpec(name=str(tiny_base))),
+    )  # fmt: skip
 
 
 def test_log_probabilities_are_the_models_own(tiny_base):
@@ -106,6 +127,71 @@ def test_only_the_adapter_trains(tiny_base):
     under_test.train_step(examples(), 0)
     changed = {n for n, p in under_test.scored.named_parameters() if not torch.equal(p, before[n])}
     assert changed == {f"model.{name}" for name in under_test.trainable}
+
+
+def test_a_head_trains_with_its_own_task_alone_and_at_its_own_rate(tiny_base):
+    """Weight decay, too, leaves the heads of other tasks as they are."""
+    fields = {"weight_decay": 0.1, "max_grad_norm": None}
+    under_test = engine(tiny_base, heads=True, head_learning_rate=0.5, **fields)
+    before = {n: p.clone() for n, p in under_test.trainable.items()}
+    for head in ("a", "b"):
+        under_test.begin_task(1)
+        under_test.train_step(examples(head=head), 0)
+        moved = {
+            name: float((p - before[name]).detach().abs().max())
+            for name, p in under_test.trainable.items()
+        }
+        heads = {name for name, by in moved.items() if name.startswith("heads.") and by > 0}
+        index = "ab".index(head)
+        assert heads == {f"heads.layers.{index}.weight", f"heads.layers.{index}.bias"}
+        # Adam's first step is the learning rate itself, whatever the gradient.
+        assert moved[f"heads.layers.{index}.bias"] == pytest.approx(0.5, rel=1e-3)
+        before = {n: p.clone() for n, p in under_test.trainable.items()}
+
+
+def test_a_heads_log_probabilities_are_those_of_its_labels(tiny_base):
+    under_test = engine(tiny_base, heads=True)
+    prompts = [(3, 4, 5), (6, 7)]
+    rows = [Scored(p, tuple((len(p) - 1, label) for label in range(3)), "b") for p in prompts]
+    got = torch.tensor(under_test.log_probabilities(rows))
+    assert got.exp().sum(1).tolist() == pytest.approx([1.0, 1.0])
+    states = under_test.hidden_states(rows)
+    layer = under_test.scored.heads.layers[1]
+    expected = (states @ layer.weight.T + layer.bias).log_softmax(-1)
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_heads_come_back_from_their_file(tiny_base, tmp_path):
+    under_test = engine(tiny_base, heads=True)
+    under_test.save_heads(tmp_path)
+    again = LinearHeads.from_file(tmp_path / "heads.safetensors")
+    assert again.named_tensors().keys() == under_test.scored.heads.named_tensors().keys()
+    for name, tensor in under_test.scored.heads.named_tensors().items():
+        assert torch.equal(again.named_tensors()[name], tensor)
+
+
+def test_writing_in_a_batch_is_writing_one_by_one(tiny_base):
+    """Padding on the left changes nothing, and greedy means the likeliest token each time."""
+    under_test = engine(tiny_base)
+    together = under_test.write(PROMPTS, TASK)
+    alone = [under_test.write([prompt], TASK)[0] for prompt in PROMPTS]
+    assert together == alone
+    tokens = list(PROMPTS[0])
+    for _ in range(TASK.max_new_tokens):
+        with torch.no_grad():
+            logits = under_test.scored.model(input_ids=torch.tensor([tokens])).logits[0, -1]
+        tokens.append(int(logits.argmax()))
+    tokenizer = load_tokenizer(ModelSpec(name=str(tiny_base)))
+    assert together[0] == tokenizer.decode(tokens[3:], skip_special_tokens=True)
+
+
+def test_writing_ends_before_a_stop_text(tiny_base):
+    under_test = engine(tiny_base)
+    whole = under_test.write(PROMPTS[:1], TASK)[0]
+    words = whole.split()
+    stop = next(word for word in words[1:] if word != words[0])
+    stopped = under_test.write(PROMPTS[:1], TASK.model_copy(update={"stop": (stop,)}))[0]
+    assert stopped == whole[: whole.index(stop)].strip()
 
 
 def test_buckets_hold_every_row_once_within_the_budget():
@@ -178,6 +264,9 @@ CASES = {
     "zero-3": {"stage": 3, "kind": "curlora"},
     "zero-3-lora": {"stage": 3, "kind": "lora"},
     "zero-2-bf16": {"stage": 2, "kind": "curlora", "precision": "bf16"},
+    "heads-1": {"stage": 1, "kind": "lora", "heads": True, "accumulation": 2},
+    "heads-2": {"stage": 2, "kind": "curlora", "heads": True},
+    "heads-3": {"stage": 3, "kind": "curlora", "heads": True},
     "offload": {"stage": 2, "kind": "curlora", "zero": {"offload_optimizer": {"device": "cpu"}}},
     "scheduler": {
         "stage": 1,
@@ -221,8 +310,13 @@ def _run_case(folder, base, case):
         )  # fmt: skip
         model = load_base(ModelSpec(name=base), precision)
         adapted = attach_adapter(model, adapter(case["kind"]), seed=0)
-        return DeepSpeedEngine(adapted, spec, batch_tokens=64, weights=weights)
+        heads = LinearHeads(HEADS, 32, seed=0) if case.get("heads") else None
+        tokenizer = load_tokenizer(ModelSpec(name=base))
+        return DeepSpeedEngine(
+            adapted, spec, batch_tokens=64, weights=weights, heads=heads, tokenizer=tokenizer
+        )
 
+    first, later = ("a", "b") if case.get("heads") else (None, None)
     one = fresh()
     one.begin_task(6)
     losses, rates = [], []
@@ -230,19 +324,21 @@ def _run_case(folder, base, case):
         if step == 3:
             one.save(folder, with_optimizer=True)
             torch.distributed.barrier()
-        losses.append(one.train_step(examples(7 if step == 1 else 8, seed=step), step))
+        batch = examples(7 if step == 1 else 8, seed=step, head=first)
+        losses.append(one.train_step(batch, step))
         rates.append(one.learning_rate)
-    rows = [scored_example(e) for e in examples(13)]
+    rows = [scored_example(e) for e in examples(13, head=first)]
     scores = one.log_probabilities(rows)
+    states, written = one.hidden_states(rows), one.write(PROMPTS, TASK)
     two = fresh(folder)
     two.load_optimizer(folder)
-    resumed = [two.train_step(examples(seed=s), s) for s in range(3, 6)]
+    resumed = [two.train_step(examples(seed=s, head=first), s) for s in range(3, 6)]
     again = two.log_probabilities(rows)
     one.begin_task(6)
-    second = [one.train_step(examples(seed=s), s) for s in range(2)]
+    second = [one.train_step(examples(seed=s, head=later), s) for s in range(2)]
     return {
         "losses": losses, "rates": rates, "scores": scores, "resumed": resumed, "again": again,
-        "second": second,
+        "second": second, "states": states.tolist(), "written": written,
     }  # fmt: skip
 
 
@@ -274,19 +370,26 @@ def two_workers(tmp_path_factory, tiny_base):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in CASES if n not in {"zero-2-bf16", "scheduler"}])
 def test_two_workers_give_the_losses_of_one_process(two_workers, tiny_base, name):
-    plain = engine(tiny_base, CASES[name]["kind"])
+    heads = CASES[name].get("heads", False)
+    first, later = ("a", "b") if heads else (None, None)
+    plain = engine(tiny_base, CASES[name]["kind"], heads=heads, head_learning_rate=1e-3)
     plain.begin_task(6)
-    batches = [examples(7 if step == 1 else 8, seed=step) for step in range(6)]
+    batches = [examples(7 if step == 1 else 8, seed=step, head=first) for step in range(6)]
     expected = [plain.train_step(batch, step) for step, batch in enumerate(batches)]
-    expected_scores = plain.log_probabilities([scored_example(e) for e in examples(13)])
+    rows = [scored_example(e) for e in examples(13, head=first)]
+    expected_scores = plain.log_probabilities(rows)
+    expected_states = plain.hidden_states(rows)
+    expected_texts = plain.write(PROMPTS, TASK)
     plain.begin_task(6)
-    expected_second = [plain.train_step(examples(seed=s), s) for s in range(2)]
+    expected_second = [plain.train_step(examples(seed=s, head=later), s) for s in range(2)]
 
     got = two_workers[name]
     assert got["losses"] == pytest.approx(expected, abs=1e-4)
     flat = [v for row in expected_scores for v in row]
     assert [v for row in got["scores"] for v in row] == pytest.approx(flat, abs=1e-4)
     assert got["second"] == pytest.approx(expected_second, abs=1e-4)
+    assert torch.allclose(torch.tensor(got["states"]), expected_states, atol=1e-3)
+    assert got["written"] == expected_texts
 
 
 @pytest.mark.slow
