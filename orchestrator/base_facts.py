@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.experiment import Choice, Experiment, IntUniform, ModelSpec, grid_points
+from orchestrator.experiment import Choice, Experiment, IntUniform, ModelSpec
 
 OPTIMISER_BYTES = 16
 """Per trained parameter: parameter, gradient, fp32 master and two moments, rounded up."""
@@ -387,14 +387,6 @@ def is_target(name: str, targets: Sequence[str] | str) -> bool:
     if isinstance(targets, str):
         return True
     return any(name == target or name.endswith(f".{target}") for target in targets)
-
-
-def number_of_trials(experiment: Experiment) -> int:
-    """How many trials a sweep of the experiment holds."""
-    search = experiment.search
-    if search is None:
-        return 1
-    return len(grid_points(search.space)) if search.searcher == "grid" else search.trials
 
 
 def storage_bytes(adapters: Sequence[AdapterFacts], trials: int) -> float:

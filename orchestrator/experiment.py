@@ -436,6 +436,22 @@ class Experiment(Spec):
                     "`training.deepspeed` or use `executor: train`"
                 )
 
+    @property
+    def searched_trials(self) -> int:
+        """Trials of the search; one where nothing is searched."""
+        if self.search is None:
+            return 1
+        points = len(grid_points(self.search.space)) if self.search.searcher == "grid" else None
+        return self.search.trials if points is None else min(self.search.trials, points)
+
+    @property
+    def repeated_trials(self) -> int:
+        """Repetitions of finalists with fresh seeds, if every group has one."""
+        per = self.finalists.per
+        domain = self.search.space.get(per) if self.search is not None and per else None
+        groups = len(domain.choice) if isinstance(domain, Choice) else 1
+        return self.finalists.fresh_seeds * groups
+
     def with_overrides(self, overrides: Mapping[str, Any]) -> Experiment:
         """This experiment with dotted fields replaced, checked again.
 

@@ -27,7 +27,6 @@ from orchestrator.base_facts import (
     adapter_facts,
     base_facts,
     local_folder,
-    number_of_trials,
     storage_bytes,
 )
 from orchestrator.experiment import (
@@ -107,6 +106,8 @@ class Plan:
     name: str
     kind: str
     trials: int
+    """Repetitions of finalists included."""
+    repeated_trials: int
     tasks: list[TaskFacts]
     tokens_from: str
     """Where the token counts come from: "tokenizer", or the estimate in words."""
@@ -162,7 +163,9 @@ def make_plan(
     tasks, epochs = _task_facts(loaded, tokenizer)
     base = base_facts(experiment.model)
     adapters = adapter_facts(experiment, base) if base else []
-    trials = 1 if kind == "run" else number_of_trials(experiment)
+    searched = 1 if kind == "run" else experiment.searched_trials
+    repeated = experiment.repeated_trials
+    trials = searched + repeated
     fitting = fit(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
     at_once = _limited(experiment, fitting.at_once, trials)
     flops = measure_flops(experiment) if calibrate and machine.here else None
@@ -172,6 +175,7 @@ def make_plan(
         name=experiment.name,
         kind=kind,
         trials=trials,
+        repeated_trials=repeated,
         tasks=tasks,
         tokens_from=tokens_from,
         epochs=epochs,
@@ -488,6 +492,8 @@ def render(plan: Plan) -> RenderableType:
         Tables and sentences.
     """
     many = f"{plan.trials} trial" + ("" if plan.trials == 1 else "s")
+    if plan.repeated_trials:
+        many += f" ({plan.repeated_trials} of them repeat finalists with fresh seeds)"
     head = f"{plan.kind.capitalize()} {plan.name}: {many}, and the untouched base once"
     parts: list[RenderableType] = [Text(head, style="bold"), Text(), _task_table(plan), Text()]
     tokens = (

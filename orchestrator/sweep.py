@@ -42,7 +42,7 @@ from orchestrator.cluster import (
 )
 from orchestrator.continual_loop import DONE, StageReport
 from orchestrator.encoding import Question
-from orchestrator.experiment import Choice, Experiment, LoadedExperiment, ResourceSpec
+from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec
 from orchestrator.journal import JOURNAL_NAME, Journal, JournalError, Line, read_journal
 from orchestrator.objectives import (
     Candidate,
@@ -265,25 +265,20 @@ class _Driver:
     @property
     def _search_over(self) -> bool:
         searched = self._searched()
-        total = self._proposer.total if self._proposer is not None else 1
+        total = self.experiment.searched_trials
         return len(searched) >= total and all(t.state != "RUNNING" for t in searched)
 
     @property
     def unfinished(self) -> int:
         """Trials (the base included) that have yet to be run; at most, while the search goes on."""
-        total = self._proposer.total if self._proposer is not None else 1
+        total = self.experiment.searched_trials
         missing = int(BASE_TRIAL not in self.trials) + max(0, total - len(self._searched()))
         return len(self._waiting) + missing + self._missing_repetitions()
 
     def _missing_repetitions(self) -> int:
-        seeds = self.experiment.finalists.fresh_seeds
-        if not seeds:
-            return 0
         if self._search_over:
             return sum(name not in self.trials for name, _, _ in self._repetitions())
-        search, per = self.experiment.search, self.experiment.finalists.per
-        domain = search.space.get(per) if search is not None and per is not None else None
-        return seeds * (len(domain.choice) if isinstance(domain, Choice) else 1)
+        return self.experiment.repeated_trials
 
     def finalists(self) -> list[_Trial]:
         """The best searched trial of each group; those that keep the champion's limits first."""

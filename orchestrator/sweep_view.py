@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
-from orchestrator.experiment import Experiment, ExperimentError, grid_points
+from orchestrator.experiment import Experiment, ExperimentError
 from orchestrator.journal import Line
 from orchestrator.objectives import gain_interval
 
@@ -211,12 +211,11 @@ class SweepView:
         if self.kind == "run" or not search:
             return max(1, len(self.trials))
         searched = len(self.searched)
-        planned = int(search["trials"])
-        if search.get("searcher") == "grid":
-            parsed = _experiment(self.experiment)
-            if parsed is not None and parsed.search is not None:
-                planned = len(grid_points(parsed.search.space))
-        return max(planned, searched) + len(self.trials) - searched
+        repeated = len(self.trials) - searched
+        parsed = _experiment(self.experiment)
+        if self.ended or parsed is None:
+            return max(int(search["trials"]) if parsed is None else 0, searched) + repeated
+        return max(parsed.searched_trials, searched) + max(parsed.repeated_trials, repeated)
 
     @property
     def tasks(self) -> list[str]:
