@@ -54,7 +54,7 @@ class TrialView:
 
     def interval(self, control: str) -> list[float] | None:
         """The 95 % interval of its mean final score minus that of a control of `CONTROLS`."""
-        if control == "zero_shot" and not self.intervals.get(control):
+        if control == "zero_shot" and not self.intervals:  # journals of earlier versions
             return self.gain_interval
         return self.intervals.get(control)
 
