@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,9 @@ from typing import Any, Literal
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from orchestrator.cluster import usable_cores
+from orchestrator.preflight import existing_folder, free_disk, probe_storage
 
 Status = Literal["PASS", "WARN", "FAIL"]
 
@@ -301,11 +303,6 @@ def check_mlflow() -> Check:
     return Check("MLflow", "PASS", version)
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_cores() -> Check:
     """How many cores this process may use."""
     cores = usable_cores()
@@ -388,19 +385,11 @@ def check_shared_memory() -> Check:
     return Check("/dev/shm", "PASS", text)
 
 
-def _nearest_folder(path: Path) -> Path:
-    absolute = path.absolute()
-    return next(folder for folder in (absolute, *absolute.parents) if folder.exists())
-
-
 def check_writable(storage: Path) -> Check:
     """Whether sweeps can be kept in the storage folder."""
-    existing = _nearest_folder(storage)
+    existing = existing_folder(storage)
     try:
-        with tempfile.NamedTemporaryFile(dir=existing) as probe:
-            probe.write(b"written")
-            probe.flush()
-            os.fsync(probe.fileno())
+        probe_storage(existing)
     except OSError as error:
         return Check(
             "Storage",
@@ -412,14 +401,11 @@ def check_writable(storage: Path) -> Check:
     return Check("Storage", "PASS", f"{storage}{note}")
 
 
-def free_disk(storage: Path) -> int:
-    """Free bytes where the storage folder is, or would be made."""
-    return shutil.disk_usage(_nearest_folder(storage)).free
-
-
 def check_disk(storage: Path) -> Check:
     """Room where sweeps are kept."""
     free = free_disk(storage)
+    if free is None:
+        return Check("Disk", "WARN", f"unknown in {storage}", "See whether the disk answers.")
     text = f"{free / GIB:.1f} GiB free in {storage}"
     if free < ENOUGH_DISK:
         return Check(

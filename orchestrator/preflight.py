@@ -169,10 +169,9 @@ def reachable(experiment: Experiment, paths: Sequence[str]) -> Iterator[Experime
     for entry in search.first:
         fixed = {
             path: Choice(choice=(entry[path],), when=domain.when) if path in entry else domain
-            for path, domain in search.space.items()
-            if path in wanted or path in entry
+            for path, domain in space.items()
         }
-        rest = {path: value for path, value in entry.items() if path not in fixed}
+        rest = {path: entry[path] for path in paths if path in entry and path not in space}
         for overrides in grid_points(fixed):
             yield experiment.with_overrides({**overrides, **rest})
 

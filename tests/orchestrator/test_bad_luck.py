@@ -8,9 +8,12 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -252,6 +255,59 @@ def test_a_server_that_is_down_is_asked_once_a_minute_and_told_of_once(small, mo
     assert len(asked) == 2
 
 
+@pytest.mark.slow
+def test_a_server_that_dies_in_the_middle_costs_nothing(small, tmp_path, monkeypatch):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    database = f"sqlite:///{tmp_path}/server.db"
+
+    started = []
+
+    def serve():
+        started.append(subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+             "--backend-store-uri", database, "--workers", "1",
+             "--artifacts-destination", str(tmp_path / "artifacts")],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        ))  # fmt: skip
+        for _ in range(480):
+            with suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+                return
+            time.sleep(0.25)
+        pytest.fail("the MLflow server did not start within two minutes")
+
+    def end():
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def dying(name, *rest):
+        if name == "t002":
+            end()
+        run_locally(name, *rest)
+
+    path, folder = small(tracking={"uri": f"http://127.0.0.1:{port}"}), tmp_path / "runs" / "tiny"
+    try:
+        serve()
+        monkeypatch.setattr(sweep, "run_locally", dying)
+        text = one_message(call("sweep", path), cli.MISTAKE)
+        assert "All trials are finished and kept" in text
+        assert set(states(folder).values()) == {"COMPLETE"}
+        serve()
+        assert call("sweep", path).exit_code == 0
+        import mlflow
+
+        client = mlflow.MlflowClient(f"http://127.0.0.1:{port}")
+        runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+        assert [run.info.status for run in runs] == ["FINISHED"] * 8
+    finally:
+        end()
+
+
 # --- a disk that is full -------------------------------------------------------------------------
 
 
@@ -326,6 +382,51 @@ def test_a_sweep_on_a_full_disk_stops_with_one_message_and_is_finished_later(
     assert list(states(folder / "tiny").values()) == ["COMPLETE"] * 7
     started = [x["trial"] for x in read_journal(folder / "tiny") if x["event"] == "trial_started"]
     assert all(started.count(name) == 1 for name in kept)
+
+
+# --- the same through Ray ------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_through_ray_a_sweep_that_only_fails_stops_and_leaves_the_cluster_clean(
+    small, tmp_path, ray_cluster
+):
+    from orchestrator.cluster import wait_until_clean
+
+    diverging = [3.0e38, 2.9e38, 2.8e38, 2.7e38, 2.6e38, 2.5e38]
+    grid = {**GRID, "space": {"method.adapter.alpha": {"choice": diverging}}}
+    text = one_message(call("sweep", small(search=grid, resources={"workers": 1})), cli.MISTAKE)
+    assert "trials that were begun have failed" in text
+    assert "lower the learning rate" in text
+    assert not wait_until_clean()
+    found = states(tmp_path / "runs" / "tiny")
+    # Two run at a time here, so that one more may have begun beside the third.
+    assert 3 <= list(found.values()).count("FAILED") <= 4
+    assert found["base"] == "COMPLETE"
+    assert read_journal(tmp_path / "runs" / "tiny")[-1]["event"] == "sweep_stopped"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_through_ray_a_disk_that_fills_up_is_one_message_and_a_clean_cluster(
+    small, tmp_path, ray_cluster, monkeypatch
+):
+    from orchestrator.cluster import wait_until_clean
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path, folder = small(resources={"workers": 1}, search=None), tmp_path / "runs" / "tiny-run"
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "_copy_adapter", full)
+        text = one_message(call("run", path), cli.MISTAKE)
+    assert "Cannot write the adapter of t001" in text
+    assert "No space left on device" in text
+    assert not wait_until_clean()
+    assert "t001" not in states(folder)
+    assert call("run", path).exit_code == 0
+    assert states(folder) == {"base": "COMPLETE", "t001": "COMPLETE"}
 
 
 # --- signals -------------------------------------------------------------------------------------

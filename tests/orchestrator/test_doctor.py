@@ -114,10 +114,10 @@ def test_little_memory_is_a_warning(monkeypatch):
 
 
 def test_storage_that_cannot_be_written_fails(tmp_path, monkeypatch):
-    def refuse(**kwargs):
+    def refuse(folder):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(doctor.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(doctor, "probe_storage", refuse)
     check = doctor.check_writable(tmp_path)
     assert check.status == "FAIL"
     assert "Permission denied" in check.found
