@@ -1,0 +1,645 @@
+"""What a running sweep knows and decides: which trial comes next, what its reports mean, who wins.
+
+The driver process journals everything it is told before it acts on it; reading the journal again
+gives the same driver. It knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from orchestrator.accuracy_matrix import AccuracyMatrix
+from orchestrator.batches import PreparedData
+from orchestrator.continual_loop import DONE, StageReport
+from orchestrator.controls import Controls, bounds
+from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec
+from orchestrator.journal import Journal, Line
+from orchestrator.objectives import (
+    Candidate,
+    Interval,
+    ProbeReading,
+    best_candidate,
+    choose_champion,
+    front,
+    measures,
+)
+from orchestrator.tasks import LanguageModellingTask
+from orchestrator.training import BASE_TRIAL, ProgressFile
+
+if TYPE_CHECKING:
+    from orchestrator.search import Wait
+
+ENOUGH_FAILURES = 3
+"""A sweep whose first trials have all failed, this many of them, is stopped."""
+
+
+class SweepError(RuntimeError):
+    """A sweep that cannot go on; one message for the user."""
+
+
+class SweepInterruptedError(RuntimeError):
+    """The user stopped the sweep; what is finished is kept."""
+
+
+class Observer(Protocol):
+    """Who is told what happens."""
+
+    def note(self, text: str) -> None:
+        """What the driver is doing."""
+
+    def line(self, line: Line) -> None:
+        """A journal line: each old one of a continued sweep at its start, then each new one."""
+
+    def progress(self, trial: str, progress: dict[str, Any]) -> None:
+        """How far a trial is."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What may run at a time."""
+
+    cpus: float = math.inf
+    gpus: float = math.inf
+    trials: float = math.inf
+
+    def holds(self, trials: Sequence[ResourceSpec]) -> bool:
+        """Whether these trials fit side by side."""
+        cpus = sum(r.workers * r.cpus_per_worker for r in trials)
+        gpus = sum(r.workers * r.gpus_per_worker for r in trials)
+        return cpus <= self.cpus and gpus <= self.gpus
+
+
+@dataclass
+class Trial:
+    """One trial as the driver sees it."""
+
+    name: str
+    overrides: dict[str, Any]
+    of: str | None = None
+    """The finalist that this trial repeats with a fresh seed."""
+    attempts: int = 0
+    reports: dict[tuple[int, float], StageReport] = field(
+        default_factory=dict[tuple[int, float], StageReport]
+    )
+    state: str = "RUNNING"
+    measures: dict[str, float] | None = None
+    interval: Interval | None = None
+    failure: str | None = None
+    log: str | None = None
+    adapter_at: Path | None = None
+    """Checkpoint folder that holds the adapter."""
+
+    def last_report(self, tasks: int) -> StageReport | None:
+        """The report after the last task, which makes a trial whole."""
+        index = -1 if self.name == BASE_TRIAL else tasks - 1
+        return self.reports.get((index, DONE))
+
+
+class Driver:
+    """Everything a running sweep knows; used from the driver's one thread."""
+
+    def __init__(
+        self,
+        loaded: LoadedExperiment,
+        journal: Journal,
+        observer: Observer,
+        data: PreparedData,
+    ) -> None:
+        from orchestrator.search import PastTrial, Proposer
+
+        self.loaded = loaded
+        self.experiment = loaded.experiment
+        self.journal = journal
+        self.observer = observer
+        self.data = data
+        self.trials: dict[str, Trial] = {}
+        self._by_tune_id: dict[str, str] = {}
+        self._running: dict[str, ResourceSpec] = {}
+        self.capacity = Capacity()
+        for line in journal.lines:
+            self._replay(line)
+        self._proposer: Proposer | None = None
+        if self.experiment.search is not None:
+            past = [PastTrial(t.name, t.overrides, t.state, t.measures) for t in self._searched()]
+            self._proposer = Proposer(self.experiment.search, self.experiment.objectives, past)
+        base = self.trials.get(BASE_TRIAL)
+        if base is not None and base.state == "FAILED":
+            # Without row 0 no trial can be judged, so it is the one failure that is tried again.
+            base.state, base.failure, base.log = "RUNNING", None, None
+        self._waiting = [t.name for t in self.trials.values() if t.state == "RUNNING"]
+        self._failed_now: list[str] = []
+        self._finish_whole_trials()
+
+    # -- reading the journal ----------------------------------------------------------------------
+
+    def _replay(self, line: Line) -> None:
+        match line["event"]:
+            case "trial_proposed":
+                self.trials[line["trial"]] = Trial(
+                    line["trial"], line["overrides"], of=line.get("of")
+                )
+            case "trial_started":
+                self.trials[line["trial"]].attempts = line["attempt"]
+            case "stage_report":
+                report = StageReport.from_document(line["report"])
+                trial = self.trials[line["trial"]]
+                trial.reports[report.task_index, report.fraction] = report
+            case "trial_ended":
+                trial = self.trials[line["trial"]]
+                trial.state = line["state"]
+                trial.measures = {
+                    k: math.nan if v is None else v for k, v in (line["measures"] or {}).items()
+                } or None
+                if line["gain_interval"]:
+                    trial.interval = Interval(*line["gain_interval"])
+            case _:
+                pass
+
+    def _finish_whole_trials(self) -> None:
+        """A driver that died between a trial's last report and its end: the end is now."""
+        for name in list(self._waiting):
+            trial = self.trials[name]
+            kept = name == BASE_TRIAL or self.adapter_folder(name).is_dir()
+            if trial.last_report(len(self.experiment.tasks)) is not None and kept:
+                self._waiting.remove(name)
+                self.finish(name)
+
+    # -- proposing --------------------------------------------------------------------------------
+
+    def _searched(self) -> list[Trial]:
+        """The trials of the search: neither the base nor repetitions of a finalist."""
+        return [t for t in self.trials.values() if t.name != BASE_TRIAL and t.of is None]
+
+    @property
+    def _search_over(self) -> bool:
+        searched = self._searched()
+        total = self.experiment.searched_trials
+        return len(searched) >= total and all(t.state != "RUNNING" for t in searched)
+
+    @property
+    def unfinished(self) -> int:
+        """Trials (the base included) that have yet to be run; at most, while the search goes on."""
+        total = self.experiment.searched_trials
+        missing = int(BASE_TRIAL not in self.trials) + max(0, total - len(self._searched()))
+        return len(self._waiting) + missing + self._missing_repetitions()
+
+    def _missing_repetitions(self) -> int:
+        if self._search_over:
+            return sum(name not in self.trials for name, _, _ in self._repetitions())
+        return self.experiment.repeated_trials
+
+    def finalists(self) -> list[Trial]:
+        """The best searched trial of each group; those that keep the champion's limits first."""
+        rule, per = self.experiment.champion, self.experiment.finalists.per
+        groups: dict[Any, list[Candidate]] = {}
+        for trial in self._searched():
+            if trial.state == "COMPLETE" and trial.measures is not None:
+                group = trial.overrides.get(per) if per is not None else None
+                groups.setdefault(group, []).append(
+                    Candidate(trial.name, trial.measures, trial.interval or _UNKNOWN)
+                )
+        best = [
+            best_candidate(group, maximize=rule.maximize, subject_to=rule.subject_to)
+            for group in groups.values()
+        ]
+        return [self.trials[candidate.name] for candidate in best]
+
+    def _repetitions(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Name, finalist and overrides of every repetition with a fresh seed."""
+        seeds = range(1, self.experiment.finalists.fresh_seeds + 1)
+        if not seeds:
+            return []
+        seed = self.experiment.training.seed
+        return [
+            (f"{t.name}-s{k}", t.name, {**t.overrides, "training.seed": seed + k})
+            for t in self.finalists()
+            for k in seeds
+        ]
+
+    def next_job(self, tune_id: str) -> dict[str, Any] | Wait | None:
+        """The next trial's configuration for Ray Tune.
+
+        A trial that does not fit beside those that run lets one other go first: a trial of two
+        workers would otherwise leave half of a machine idle until all others have ended.
+
+        Args:
+            tune_id: Tune's id for it.
+
+        Returns:
+            The configuration, `WAIT` while none fits, or None when there is none left.
+        """
+        from orchestrator.search import WAIT
+
+        if self.given_up:
+            # What runs may still prove us wrong.
+            return WAIT if self._running else None
+        if len(self._running) >= self.capacity.trials:
+            return WAIT
+        name = next((name for name in self._waiting if self._fits(name)), None)
+        if name is not None:
+            self._waiting.remove(name)
+        elif len(self._waiting) > 1:
+            return WAIT
+        else:
+            name = self._propose_next()
+            if name is None:
+                later = self._waiting or (self._running and self._missing_repetitions())
+                return WAIT if later else None
+            if not self._fits(name):
+                self._waiting.append(name)
+                return WAIT
+        trial = self.trials[name]
+        trial.attempts += 1
+        self._by_tune_id[tune_id] = name
+        experiment = self.trial_experiment(name)
+        ProgressFile(self.journal.folder, name).remove()
+        self._running[name] = experiment.resources
+        self.record("trial_started", trial=name, attempt=trial.attempts)
+        return {
+            "trial": name,
+            "experiment": experiment.model_dump(mode="json"),
+            "folder": str(self.journal.folder),
+        }
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing more is begun: the base, or every trial of this session, has failed.
+
+        A trial that was completed in any session shows that trials can be.
+        """
+        if BASE_TRIAL in self._failed_now:
+            return True
+        fine = any(
+            trial.state == "COMPLETE" or trial.last_report(len(self.experiment.tasks)) is not None
+            for trial in self.trials.values()
+            if trial.name != BASE_TRIAL
+        )
+        return len(self._failed_now) >= ENOUGH_FAILURES and not fine
+
+    def failures_now(self) -> list[Trial]:
+        """The trials that failed in this session, in the order in which they did."""
+        return [self.trials[name] for name in self._failed_now]
+
+    def running(self) -> list[str]:
+        """The trials that run now; safe to ask from another thread."""
+        return list(self._running)
+
+    def _fits(self, name: str) -> bool:
+        mine = self.trial_experiment(name).resources
+        return self.capacity.holds([*self._running.values(), mine])
+
+    def _propose_next(self) -> str | None:
+        if BASE_TRIAL not in self.trials:
+            return self._propose(BASE_TRIAL, {}, "control")
+        name = f"t{len(self.trials):03d}"
+        if self._proposer is None:
+            return (
+                self._propose(name, {}, "user")
+                if not self._searched()
+                else self._propose_repetition()
+            )
+        overrides = self._proposer.propose(name)
+        if overrides is None:
+            return self._propose_repetition()
+        search = self.experiment.search
+        return self._propose(name, overrides, search.searcher if search is not None else "user")
+
+    def _propose_repetition(self) -> str | None:
+        if not self._search_over:
+            return None
+        for name, finalist, overrides in self._repetitions():
+            if name not in self.trials:
+                return self._propose(name, overrides, "fresh seed", of=finalist)
+        return None
+
+    def _propose(self, name: str, overrides: dict[str, Any], by: str, of: str | None = None) -> str:
+        self.trials[name] = Trial(name, overrides, of=of)
+        extra = {} if of is None else {"of": of}
+        self.record("trial_proposed", trial=name, overrides=overrides, by=by, **extra)
+        return name
+
+    def trial_experiment(self, name: str) -> Experiment:
+        """The experiment of a trial: the sweep's with its overrides."""
+        return self.experiment.with_overrides(self.trials[name].overrides)
+
+    # -- what trials say --------------------------------------------------------------------------
+
+    def hear(self, tune_id: str, message: Mapping[str, Any]) -> None:
+        """Take in a message of a trial that Ray Tune knows by its id."""
+        self.hear_trial(self._by_tune_id[tune_id], message)
+
+    def starting(self, tune_id: str) -> None:
+        """Ray Tune starts a trial's process."""
+        self.observer.progress(self._by_tune_id[tune_id], {"phase": "starting"})
+
+    def hear_trial(self, name: str, message: Mapping[str, Any]) -> None:
+        """Take in a message of a trial."""
+        trial = self.trials[name]
+        match message.get("kind"):
+            case "progress":
+                self.observer.progress(name, dict(message["progress"]))
+            case "ready":
+                self.observer.progress(name, {"phase": "ready", "pid": message["worker_pid"]})
+            case "stage":
+                self._stage(trial, message["report"], message.get("checkpoint_path"))
+            case "finished":
+                for report in message["reports"]:
+                    self._stage(trial, report, message["checkpoint_path"])
+            case "failed":
+                self._failed(trial, str(message["reason"]), message)
+            case _:
+                pass
+
+    def _failed(self, trial: Trial, reason: str, message: Mapping[str, Any]) -> None:
+        if is_out_of_room(reason):
+            # The trial is not to blame, and would be lost; left unfinished, it is run again.
+            raise SweepError(no_room(self.journal.folder, f"trial {trial.name}", reason))
+        trial.failure = reason
+        trial.log = message.get("log")
+        if trial.log is None:
+            path = self.journal.folder / "trials" / trial.name / "log.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"attempt {trial.attempts}: {message.get('details', reason)}\n")
+            trial.log = str(path)
+
+    def _stage(self, trial: Trial, document: Mapping[str, Any], checkpoint: str | None) -> None:
+        report = StageReport.from_document(document)
+        key = (report.task_index, report.fraction)
+        if key in trial.reports:
+            return
+        trial.reports[key] = report
+        last = report.row is not None and report.task_index == len(self.experiment.tasks) - 1
+        if last and checkpoint is not None:
+            # Copied before it is journalled: a journalled last report has its adapter.
+            try:
+                _copy_adapter(Path(checkpoint) / "adapter", self.adapter_folder(trial.name))
+            except OSError as error:
+                raise SweepError(
+                    no_room(self.journal.folder, f"the adapter of {trial.name}", str(error))
+                ) from None
+        self.record("stage_report", trial=trial.name, report=report.as_document())
+
+    def ended(self, tune_id: str, error: bool) -> None:
+        """Ray Tune says that a trial is over."""
+        name = self._by_tune_id[tune_id]
+        self._running.pop(name, None)
+        trial = self.trials[name]
+        if error and trial.failure is None:
+            reason = "the trial's process ended unexpectedly (out of memory, or killed)"
+            self._failed(trial, reason, {})
+        self.finish(name)
+
+    def adapter_folder(self, name: str) -> Path:
+        """Where a trial's adapter is kept."""
+        return self.journal.folder / "trials" / name / "adapter"
+
+    # -- ending -----------------------------------------------------------------------------------
+
+    def finish(self, name: str) -> None:
+        """End a trial, now or, when row 0 is still being measured, as soon as it is known."""
+        trial = self.trials[name]
+        final = trial.last_report(len(self.experiment.tasks))
+        if trial.failure is not None or final is None:
+            reason = trial.failure or "the trial ended before its last report"
+            self._end(trial, "FAILED", reason)
+            return
+        if name == BASE_TRIAL:
+            trial.measures = self._measures(trial, trial, final)
+            self._end(trial, "COMPLETE", "")
+            for other in list(self.trials.values()):
+                whole = other.last_report(len(self.experiment.tasks)) is not None
+                if other.state == "RUNNING" and whole and other.name not in self._waiting:
+                    self.finish(other.name)
+            return
+        base = self.trials.get(BASE_TRIAL)
+        base_report = base.last_report(0) if base is not None else None
+        if base is None or base_report is None:
+            return
+        trial.measures = self._measures(trial, base, final)
+        controls = self._controls()
+        trial.interval = controls.interval(final.per_example, controls.reference_examples)
+        bad = [n for n in self.experiment.objectives if not math.isfinite(trial.measures[n])]
+        if bad:
+            self._end(trial, "FAILED", f"the objectives {bad} could not be measured")
+        else:
+            self._end(trial, "COMPLETE", "")
+
+    def _end(self, trial: Trial, state: str, reason: str) -> None:
+        trial.state = state
+        complete = state == "COMPLETE"
+        adapter = self.adapter_folder(trial.name)
+        final = trial.last_report(len(self.experiment.tasks))
+        self.record(
+            "trial_ended",
+            trial=trial.name,
+            state=state,
+            reason=reason,
+            measures=trial.measures if complete else None,
+            gain_interval=[trial.interval.low, trial.interval.high]
+            if complete and trial.interval is not None
+            else None,
+            intervals=self._controls().intervals(final.per_example)
+            if complete and trial.name != BASE_TRIAL and final is not None
+            else None,
+            adapter=str(adapter.relative_to(self.journal.folder))
+            if complete and adapter.is_dir()
+            else None,
+            log=trial.log,
+        )
+        if self._proposer is not None and trial.name != BASE_TRIAL and trial.of is None:
+            self._proposer.tell(trial.name, trial.measures if complete else None)
+        ProgressFile(self.journal.folder, trial.name).remove()
+        if state == "FAILED":
+            self._failed_now.append(trial.name)
+        if complete:
+            shutil.rmtree(self.journal.folder / "ray" / trial.name, ignore_errors=True)
+
+    def _measures(self, trial: Trial, base: Trial, final: StageReport) -> dict[str, float]:
+        tasks = self.experiment.tasks
+        base_report = base.last_report(0)
+        if base_report is None or base_report.row is None:
+            raise AssertionError("measures are read only once row 0 is known")
+        headed = tuple(self.data.tasks[task].has_head for task in tasks)
+        matrix = AccuracyMatrix(tasks, (base_report.row,), headed)
+        for index in range(len(tasks)):
+            report = trial.reports.get((index, DONE))
+            if report is not None and report.row is not None:
+                matrix = matrix.with_row(report.row)
+        experiment = self.trial_experiment(trial.name)
+        return measures(
+            matrix,
+            reference=self._controls().reference_row,
+            probes=self._probes(base_report.probes or {}, final.probes or {}),
+            cost_s=final.seconds * experiment.resources.workers,
+            cost_tokens=float(final.tokens),
+        )
+
+    def _controls(self) -> Controls:
+        base = self.trials[BASE_TRIAL].last_report(0)
+        if base is None:
+            raise AssertionError("controls are read only once row 0 is known")
+        return Controls([self.data.tasks[name] for name in self.experiment.tasks], base)
+
+    def _probes(
+        self, before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
+    ) -> list[ProbeReading]:
+        readings: list[ProbeReading] = []
+        for name in self.experiment.probes:
+            spec = self.loaded.tasks[name]
+            if isinstance(spec, LanguageModellingTask):
+                readings.append(
+                    ProbeReading(
+                        "language_modelling",
+                        before[name]["cross_entropy"],
+                        after[name]["cross_entropy"],
+                    )
+                )
+            else:
+                chance = float(self.data.controls[name].get("chance", 0.0))
+                metric = spec.metric
+                readings.append(
+                    ProbeReading("choice", before[name][metric], after[name][metric], chance)
+                )
+        return readings
+
+    def conclude(self) -> None:
+        """Name the front and the champion, when nothing is left to run."""
+        whole = {
+            t.name: t.measures
+            for t in self._searched()
+            if t.state == "COMPLETE" and t.measures is not None
+        }
+        controls = self._controls()
+        finalists = [self._finalist(trial) for trial in self.finalists()]
+        repeated = [finalist for finalist in finalists if finalist["repeats"]]
+        candidates = [
+            Candidate(
+                finalist["trial"],
+                {**whole[finalist["trial"]], **finalist["mean"]},
+                controls.interval(
+                    self._mean_examples(finalist["repeats"]), controls.reference_examples
+                )
+                or _UNKNOWN,
+            )
+            for finalist in repeated
+        ] or [
+            Candidate(name, values, self.trials[name].interval or _UNKNOWN)
+            for name, values in whole.items()
+        ]
+        rule = self.experiment.champion
+        verdict = choose_champion(
+            candidates,
+            maximize=rule.maximize,
+            subject_to=rule.subject_to,
+            basis=_seeds_words(repeated),
+        )
+        others = [c for c in candidates if c.name != verdict.champion]
+        runner_up = (
+            best_candidate(others, maximize=rule.maximize, subject_to=rule.subject_to).name
+            if others and verdict.champion is not None
+            else None
+        )
+        self.record(
+            "sweep_ended",
+            front=front(whole, self.experiment.objectives),
+            champion=verdict.champion,
+            reason=verdict.reason,
+            finalists=repeated,
+            runner_up=runner_up,
+            runner_up_interval=bounds(
+                controls.interval(
+                    self._candidate_examples(verdict.champion, repeated),
+                    self._candidate_examples(runner_up, repeated),
+                )
+                if verdict.champion is not None and runner_up is not None
+                else None
+            ),
+        )
+
+    def _finalist(self, trial: Trial) -> dict[str, Any]:
+        """A finalist's repetitions: their mean measures, and the spread over seeds."""
+        repeats = [t for t in self.trials.values() if t.of == trial.name and t.state == "COMPLETE"]
+        values = [t.measures for t in repeats if t.measures is not None]
+        names = list(values[0]) if values else []
+        mean = {name: statistics.fmean(v[name] for v in values) for name in names}
+        spread = {name: _spread([v[name] for v in values]) for name in names}
+        return {
+            "trial": trial.name,
+            "repeats": [t.name for t in repeats],
+            "mean": mean,
+            "spread": spread,
+        }
+
+    def _candidate_examples(
+        self, name: str, repeated: Sequence[Mapping[str, Any]]
+    ) -> dict[str, list[float]]:
+        repeats = next((f["repeats"] for f in repeated if f["trial"] == name), [name])
+        return self._mean_examples(repeats)
+
+    def _mean_examples(self, names: Sequence[str]) -> dict[str, list[float]]:
+        """Each example's mean score over some trials, by task."""
+        reports = [self.trials[n].last_report(len(self.experiment.tasks)) for n in names]
+        each = [r.per_example for r in reports if r is not None and r.per_example is not None]
+        return {
+            task: [
+                statistics.fmean(scores) for scores in zip(*(e[task] for e in each), strict=True)
+            ]
+            for task in (each[0] if each else ())
+        }
+
+    def record(self, event: str, **fields: Any) -> Line:
+        """Journal a line, then tell the observer."""
+        line = self.journal.append(event, **fields)
+        self.observer.line(line)
+        return line
+
+
+_UNKNOWN = Interval(-math.inf, math.inf)
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The standard deviation; NaN where it is not known."""
+    known = len(values) > 1 and all(map(math.isfinite, values))
+    return statistics.stdev(values) if known else math.nan
+
+
+def _seeds_words(repeated: Sequence[Mapping[str, Any]]) -> str:
+    """On which seeds a verdict stands, in words."""
+    counts = sorted({len(finalist["repeats"]) for finalist in repeated})
+    if not counts:
+        return ""
+    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    noun = "seed that had" if counts == [1] else "seeds that had"
+    return f"on {number} fresh {noun} no part in the choice"
+
+
+def is_out_of_room(reason: str) -> bool:
+    """Whether a failure came from a full disk or quota."""
+    return any(os.strerror(number) in reason for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def no_room(folder: Path, what: str, reason: str) -> str:
+    """The message for a full disk."""
+    return (
+        f"Cannot write {what} to {folder}: {reason.rstrip('.')}. Everything that was finished "
+        "before is kept. Make room, then go on with the same command."
+    )
+
+
+def _copy_adapter(source: Path, target: Path) -> None:
+    """Copy an adapter's files, whole or not at all."""
+    if target.is_dir() or not source.is_dir():
+        return
+    half = target.with_name("adapter.half")
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(source, half)
+    half.replace(target)
