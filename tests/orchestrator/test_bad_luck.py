@@ -7,6 +7,7 @@ same command finishes it.
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -394,11 +395,13 @@ def test_through_ray_a_sweep_that_only_fails_stops_and_leaves_the_cluster_clean(
 ):
     from orchestrator.cluster import wait_until_clean
 
-    diverging = [3.0e38, 2.9e38, 2.8e38, 2.7e38, 2.6e38, 2.5e38]
-    grid = {**GRID, "space": {"method.adapter.alpha": {"choice": diverging}}}
-    text = one_message(call("sweep", small(search=grid, resources={"workers": 1})), cli.MISTAKE)
+    # The base is measured with the file's own settings, so that the trials alone fail.
+    unknown = {"training.deepspeed.optimizer.type": {"choice": [f"NoSuch{i}" for i in range(6)]}}
+    resources = {"workers": 1, "max_failures": 0}
+    path = small(search={**GRID, "space": unknown}, resources=resources)
+    text = one_message(call("sweep", path), cli.MISTAKE)
     assert "trials that were begun have failed" in text
-    assert "lower the learning rate" in text
+    assert "NoSuch" in text
     assert not wait_until_clean()
     found = states(tmp_path / "runs" / "tiny")
     # Two run at a time here, so that one more may have begun beside the third.
@@ -414,12 +417,16 @@ def test_through_ray_a_disk_that_fills_up_is_one_message_and_a_clean_cluster(
 ):
     from orchestrator.cluster import wait_until_clean
 
-    def full(source, target):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    copytree = shutil.copytree
+
+    def full(source, target, *rest, **more):
+        if Path(target).name == "adapter.half":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return copytree(source, target, *rest, **more)
 
     path, folder = small(resources={"workers": 1}, search=None), tmp_path / "runs" / "tiny-run"
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "_copy_adapter", full)
+        patch.setattr(shutil, "copytree", full)
         text = one_message(call("run", path), cli.MISTAKE)
     assert "Cannot write the adapter of t001" in text
     assert "No space left on device" in text
