@@ -187,11 +187,17 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
+            # For one when an overloaded machine is slow to start its processes.
+            why = " ".join(str(error).split())[:300].rstrip(".")
+            if address is None:
+                raise ClusterError(
+                    f"Ray could not be started on this machine: {why}. Give the same command again "
+                    "when the machine is less busy; `orchestrate doctor` says what is missing."
+                ) from None
             raise ClusterError(
-                f"No Ray cluster could be reached at {address or 'this machine'}: "
-                f"{' '.join(str(error).split())[:300]}. Start one with `ray up cluster.yaml` or "
-                "`ray start --head`, or leave `--address` out."
+                f"No Ray cluster could be reached at {address}: {why}. Start one with `ray up "
+                "cluster.yaml` or `ray start --head`, or leave `--address` out."
             ) from None
         if threading.current_thread() is threading.main_thread():
             # Ray ends its driver at once on SIGTERM; ours has things to leave in order.

@@ -7,7 +7,6 @@ same command finishes it.
 import errno
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from orchestrator import cli, preflight, sweep
 from orchestrator.journal import Journal, JournalError, read_journal
 from orchestrator.training import run_locally
 
+ROOT = Path(__file__).parents[2]
 LOCAL = {"executor": "local"}
 GRID = {
     "space": {
@@ -176,6 +176,19 @@ def test_a_base_that_cannot_be_measured_stops_the_sweep_and_is_measured_again(
     runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
     assert len(runs) == 8
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_ray_that_does_not_start_is_one_message(small, tmp_path, monkeypatch):
+    import ray
+
+    def slow(**options):
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 (as Ray does)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", slow)
+    text = one_message(call("sweep", small(resources={"workers": 1})), cli.MISTAKE)
+    assert "Ray could not be started on this machine: The current node timed out" in text
+    assert "Give the same command again" in text
 
 
 # --- other drivers and other files ---------------------------------------------------------------
@@ -410,29 +423,46 @@ def test_through_ray_a_sweep_that_only_fails_stops_and_leaves_the_cluster_clean(
     assert read_journal(tmp_path / "runs" / "tiny")[-1]["event"] == "sweep_stopped"
 
 
+FULL_DISK = """
+import errno, os, shutil, sys
+from pathlib import Path
+
+copytree = shutil.copytree
+
+def full(source, target, *rest, **more):
+    if Path(target).name == "adapter.half":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return copytree(source, target, *rest, **more)
+
+if sys.argv[2] == "full":
+    shutil.copytree = full
+from orchestrator import cli
+cli.app(["run", sys.argv[1]])
+"""
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_through_ray_a_disk_that_fills_up_is_one_message_and_a_clean_cluster(
-    small, tmp_path, ray_cluster, monkeypatch
-):
-    from orchestrator.cluster import wait_until_clean
-
-    copytree = shutil.copytree
-
-    def full(source, target, *rest, **more):
-        if Path(target).name == "adapter.half":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return copytree(source, target, *rest, **more)
-
+def test_through_ray_a_disk_that_fills_up_is_one_message_and_finished_later(small, tmp_path):
     path, folder = small(resources={"workers": 1}, search=None), tmp_path / "runs" / "tiny-run"
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copytree", full)
-        text = one_message(call("run", path), cli.MISTAKE)
+
+    def run(disk):
+        # A process and a Ray of its own: what the driver dropped goes with them.
+        return subprocess.run(
+            [sys.executable, "-c", FULL_DISK, str(path), disk],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    done = run("full")
+    assert done.returncode == cli.MISTAKE, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    text = done.stderr[done.stderr.index("orchestrate: ") :]
     assert "Cannot write the adapter of t001" in text
     assert "No space left on device" in text
-    assert not wait_until_clean()
     assert "t001" not in states(folder)
-    assert call("run", path).exit_code == 0
+    done = run("roomy")
+    assert done.returncode == 0, done.stderr[-2000:]
     assert states(folder) == {"base": "COMPLETE", "t001": "COMPLETE"}
 
 
