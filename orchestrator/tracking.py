@@ -55,6 +55,10 @@ _BATCH_METRICS = 800
 
 _MARK = f"{TAG}journal_n"
 _MODEL = f"{TAG}model"
+_DESCRIPTION = "mlflow.note.content"
+_DESCRIBED = "The report of this sweep: "
+_VIEW = "orchestrator"
+"""Key of the view that MLflow's pages open with."""
 _STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED", "STOPPED": "KILLED"}
 _TRIAL_STARTS = "trial_started"
 _REOPENING = {"trial_proposed", _TRIAL_STARTS, "stage_report", "trial_ended"}
@@ -344,6 +348,15 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _folder_digest(folder: Path) -> str:
+    """Changes with the name or content of any file directly in the folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(f"{file.name}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
 @dataclass
 class _Held:
     """What MLflow holds of one run, as far as we know."""
@@ -417,6 +430,82 @@ class Projection:
             if not done:
                 # A request may have arrived although its answer did not: look again next time.
                 self._held = None
+
+    def attach(self, folder: Path) -> str:
+        """Put a folder (a report) among the artifacts of the sweep's run, unless it is there.
+
+        The run's description leads to its page `index.html`; a description that somebody wrote
+        stays. Call `catch_up` first: it makes the run.
+
+        Args:
+            folder: Its name is the place among the artifacts.
+
+        Returns:
+            The page's place in MLflow's own pages, from the `#` of the address on.
+
+        Raises:
+            TrackingError: If MLflow cannot be used; the next call tries again.
+        """
+        held = self._own_run()
+        run = f"#/experiments/{self._experiment_id}/runs/{held.run.info.run_id}"
+        page = f"{run}/artifacts/{folder.name}/index.html"
+        key, digest = f"{TAG}sha256.{folder.name}", _folder_digest(folder)
+        tags = {}
+        described = held.tags.get(_DESCRIPTION, "")
+        if not described or described.startswith(_DESCRIBED):
+            tags[_DESCRIPTION] = f"{_DESCRIBED}[{folder.name}/index.html]({page})"
+        with mlflow_errors(self._uri, self._folder):
+            client = self._connected()
+            if held.tags.get(key) != digest:
+                client.log_artifacts(held.run.info.run_id, str(folder), folder.name)
+                tags[key] = digest
+            self._tag(client, held, tags)
+        return page
+
+    def share_view(self, columns: Sequence[str]) -> str:
+        """Keep a view of the sweep's runs in MLflow, with columns chosen and sorted by gain.
+
+        Call `catch_up` first.
+
+        Args:
+            columns: `metrics.NAME`, `params.NAME` or `tags.NAME`, in their order.
+
+        Returns:
+            The view's place in MLflow's own pages, from the `#` of the address on.
+
+        Raises:
+            TrackingError: If MLflow cannot be used.
+        """
+        self._own_run()
+        quoted = [f"{kind}.`{name}`" for kind, _, name in (c.partition(".") for c in columns)]
+        # What "Share" in MLflow's pages writes; they read it from the tag that the address names.
+        view = {
+            "searchFilter": "", "orderByKey": "metrics.`gain`", "orderByAsc": False,
+            "startTime": "ALL", "lifecycleFilter": "Active", "modelVersionFilter": "All Runs",
+            "datasetsFilter": [], "selectedColumns": quoted, "columnOrder": quoted,
+        }  # fmt: skip
+        with mlflow_errors(self._uri, self._folder):
+            client = self._connected()
+            client.set_experiment_tag(
+                self._experiment_id, f"mlflow.sharedViewState.{_VIEW}", json.dumps(view)
+            )
+        return f"#/experiments/{self._experiment_id}/runs?viewStateShareKey={_VIEW}"
+
+    def _own_run(self) -> _Held:
+        """The sweep's own run.
+
+        Returns:
+            What MLflow holds of it.
+
+        Raises:
+            TrackingError: If `catch_up` has not made or found it.
+        """
+        if self._held is None:
+            raise TrackingError(
+                f"MLflow at {redacted(self._uri)} was not caught up with {self._folder.name}, so "
+                "that there is no run to add to. The same command tries again."
+            )
+        return self._held[None]
 
     def _connected(self) -> MlflowClient:
         if self._client is None:

@@ -369,6 +369,64 @@ def test_continued_sweep_opens_its_run_again(sweep_folder: Path) -> None:
     assert last.data.tags["orchestrator.champion"] == "t001"
 
 
+def report_folder(sweep_folder: Path, text: str = "<p>fine</p>") -> Path:
+    folder = sweep_folder / "report"
+    folder.mkdir(exist_ok=True)
+    (folder / "index.html").write_text(text)
+    (folder / "front.png").write_bytes(b"png")
+    return folder
+
+
+def test_report_is_attached_once_and_again_when_it_changes(
+    sweep_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    uploads, upload = [], MlflowClient.log_artifacts
+    monkeypatch.setattr(
+        MlflowClient, "log_artifacts", lambda *a, **k: (uploads.append(a), upload(*a, **k))
+    )
+    lines = whole_story()
+    for text in ("<p>one</p>", "<p>one</p>", "<p>two</p>"):
+        projection = Projection(uri_of(sweep_folder), sweep_folder)
+        projection.catch_up(lines)
+        page = projection.attach(report_folder(sweep_folder, text))
+    run, client = runs_of(sweep_folder)["sweep"], client_of(sweep_folder)
+    assert page.endswith(f"/runs/{run.info.run_id}/artifacts/report/index.html")
+    assert page in run.data.tags["mlflow.note.content"]
+    files = [file.path for file in client.list_artifacts(run.info.run_id, "report")]
+    assert files == ["report/front.png", "report/index.html"]
+    stored = Path(client.download_artifacts(run.info.run_id, "report/index.html"))
+    assert stored.read_text() == "<p>two</p>"
+    assert len(uploads) == 2
+
+
+def test_a_description_that_somebody_wrote_stays(sweep_folder: Path) -> None:
+    project(sweep_folder, whole_story())
+    run = runs_of(sweep_folder)["sweep"].info.run_id
+    client_of(sweep_folder).set_tag(run, "mlflow.note.content", "ours")
+    projection = Projection(uri_of(sweep_folder), sweep_folder)
+    projection.catch_up(whole_story())
+    projection.attach(report_folder(sweep_folder))
+    assert runs_of(sweep_folder)["sweep"].data.tags["mlflow.note.content"] == "ours"
+
+
+def test_nothing_is_attached_before_there_is_a_run(sweep_folder: Path) -> None:
+    with pytest.raises(TrackingError, match="no run to add to"):
+        Projection(uri_of(sweep_folder), sweep_folder).attach(report_folder(sweep_folder))
+
+
+def test_view_of_the_runs_names_its_columns(sweep_folder: Path) -> None:
+    projection = Projection(uri_of(sweep_folder), sweep_folder)
+    projection.catch_up(whole_story())
+    place = projection.share_view(["metrics.gain", "params.method.adapter.kind"])
+    experiment = client_of(sweep_folder).get_experiment_by_name("demo")
+    path, _, key = place.partition("?viewStateShareKey=")
+    assert path == f"#/experiments/{experiment.experiment_id}/runs"
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+    assert view["selectedColumns"] == ["metrics.`gain`", "params.`method.adapter.kind`"]
+
+
 def test_sweep_without_a_finished_trial_is_failed(sweep_folder: Path) -> None:
     story = Story()
     story.begin("t001")
