@@ -29,7 +29,14 @@ from orchestrator import display, model_use, sweep_documents
 from orchestrator.cluster import ClusterError
 from orchestrator.experiment import ExperimentError, LoadedExperiment, load_experiment
 from orchestrator.formatting import show
-from orchestrator.journal import JOURNAL_NAME, JournalError, Line, read_journal, without_nan
+from orchestrator.journal import (
+    JOURNAL_NAME,
+    JournalError,
+    Line,
+    is_being_written,
+    read_journal,
+    without_nan,
+)
 from orchestrator.live_display import LiveDisplay
 from orchestrator.model_registry import (
     MODEL_FILE,
@@ -62,6 +69,8 @@ _LATER = (
     ("orchestrator.inference", "PredictionError"),
     ("orchestrator.preflight", "PreflightError"),
     ("orchestrator.sweep", "SweepError"),
+    ("orchestrator.trial_query", "QueryError"),
+    ("orchestrator.browser", "BrowserError"),
 )
 """Errors for people from rooms that are imported late."""
 
@@ -456,19 +465,37 @@ def runs_list(
     sweep_name: Annotated[
         str | None, typer.Argument(metavar="[SWEEP]", help="List the trials of this sweep.")
     ] = None,
+    sweep_option: Annotated[
+        str | None, typer.Option("--sweep", help="The same as SWEEP.", metavar="SWEEP")
+    ] = None,
+    conditions: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            help="Only trials for which this holds: 'gain>0.05 and method.adapter.kind=curlora'.",
+        ),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option("--sort", help="By a measure or setting; -NAME: largest first.")
+    ] = None,
     storage: Storage = _DEFAULT_STORAGE,
     as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the trials as CSV.")] = False,
 ) -> None:
     """List the sweeps, oldest first, or the trials of one."""
-    console = _console()
-    if sweep_name is not None:
-        folder, lines = _lines_of(sweep_name, storage)
-        view = SweepView.of(lines)
-        if as_json:
-            _print_json([sweep_documents.trial_row(view, trial, folder) for trial in view.trials])
-        else:
-            display.print_on(console, display.render_trials(view, console.width))
+    if as_json and as_csv:
+        raise UsageError("`--json` and `--csv` exclude each other; give one.")
+    wanted = sweep_name or sweep_option
+    if wanted is not None:
+        _list_trials(wanted, storage, conditions, order, as_json=as_json, as_csv=as_csv)
         return
+    if conditions or order or as_csv:
+        known = ", ".join(found.name for found in _folders(storage)) or "none"
+        raise UsageError(
+            "`--filter`, `--sort` and `--csv` are for the trials of one sweep; name it: "
+            f"`orchestrate runs list SWEEP ...`. Sweeps in {storage}: {known}."
+        )
+    console = _console()
     rows: list[dict[str, Any]] = []
     for folder in _folders(storage):
         try:
@@ -481,6 +508,69 @@ def runs_list(
         display.print_on(console, display.render_sweeps(rows, now=time.time()))
     else:
         typer.echo(f"No sweeps in {storage}. Start one with `orchestrate sweep FILE`.")
+
+
+def _list_trials(
+    sweep_name: str,
+    storage: Path,
+    conditions: str | None,
+    order: str | None,
+    *,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    from orchestrator import trial_query
+
+    folder, lines = _lines_of(sweep_name, storage)
+    view = SweepView.of(lines)
+    trials = trial_query.select(view, conditions=conditions, order=order)
+    if as_json:
+        _print_json([sweep_documents.trial_row(view, trial, folder) for trial in trials])
+    elif as_csv:
+        # As bytes: the lines' ends must reach a file or a pipe as they are.
+        sys.stdout.buffer.write(trial_query.to_csv(view, trials).encode())
+        sys.stdout.flush()
+    elif trials or not conditions:
+        console = _console()
+        display.print_on(console, display.render_trials(view, console.width, trials))
+    else:
+        typer.echo(f"None of the {len(view.trials)} trials of {sweep_name} fulfils the filter.")
+
+
+@runs_app.command("diff")
+@answers_mistakes
+def runs_diff(
+    left: Annotated[str, typer.Argument(help="SWEEP/TRIAL, or SWEEP.", show_default=False)],
+    right: Annotated[str, typer.Argument(help="What to compare it with.", show_default=False)],
+    storage: Storage = _DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Show what differs between two trials, or between two sweeps and their best trials."""
+    from orchestrator import run_diff
+
+    if ("/" in left) != ("/" in right):
+        raise UsageError(
+            f"Two trials (SWEEP/TRIAL) or two sweeps can be compared, got {left!r} and {right!r}."
+        )
+    (left_view, left_trial), (right_view, right_trial) = (
+        _view_and_trial(name, storage) for name in (left, right)
+    )
+    if left_trial is None or right_trial is None:
+        document = run_diff.diff_sweeps(left_view, right_view)
+    else:
+        document = run_diff.diff_trials((left_view, left_trial), (right_view, right_trial))
+    if as_json:
+        _print_json(document)
+    else:
+        display.print_on(_console(), display.render_diff(document))
+
+
+def _view_and_trial(name: str, storage: Path) -> tuple[SweepView, TrialView | None]:
+    sweep_name, slash, trial = name.partition("/")
+    view = SweepView.of(_lines_of(sweep_name, storage)[1])
+    # Two folders may hold sweeps of one name; the folder is what the user typed.
+    view.name = sweep_name
+    return view, _trial_of(view, trial) if slash else None
 
 
 @runs_app.command("show")
@@ -513,6 +603,103 @@ def runs_show(
         _print_json(sweep_documents.trial_document(view, found, folder))
     else:
         display.print_on(console, display.render_trial(view, found, folder))
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+
+def _uri_of(lines: list[Line], storage: Path, tracking_uri: str | None) -> str:
+    """Where MLflow records a sweep: as given, as its experiment says, or in storage."""
+    own = (SweepView.of(lines).experiment.get("tracking") or {}).get("uri")
+    return tracking_uri or own or sweep_documents.default_tracking_uri(storage)
+
+
+@app.command()
+@answers_mistakes
+def report(
+    sweep_name: Annotated[str, typer.Argument(metavar="SWEEP", show_default=False)],
+    storage: Storage = _DEFAULT_STORAGE,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where to; by default `report` in the sweep's folder.", metavar="DIR"),
+    ] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write a sweep's report: one HTML page that needs no network, and its pictures as PNG."""
+    folder, lines = _lines_of(sweep_name, storage)
+    from orchestrator.report import write_report
+
+    try:
+        page = write_report(lines, folder, output)
+    except OSError as error:
+        where = output or folder / "report"
+        raise UsageError(
+            f"The report cannot be written to {where}: {error.strerror or error}. Name another "
+            "folder with `--output DIR`."
+        ) from None
+    typer.echo(f"Wrote {page}, to be opened in any browser: {page.resolve().as_uri()}")
+    if is_being_written(folder):
+        typer.echo("The sweep is running, and attaches its report to MLflow itself at its end.")
+        return
+    from orchestrator.tracking import Projection
+
+    try:
+        projection = Projection(_uri_of(lines, storage, tracking_uri), folder)
+        projection.catch_up(lines)
+        # Only what `report` itself writes goes there: another folder may hold other files.
+        own = page if output is None else write_report(lines, folder)
+        projection.attach(own.parent)
+    except (TrackingError, OSError) as error:
+        typer.echo(f"Not attached to MLflow: {error}", err=True)
+    else:
+        typer.echo("Attached to the sweep's run in MLflow; `orchestrate ui` shows it.")
+
+
+@app.command()
+@answers_mistakes
+def ui(
+    sweep_name: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="Only this sweep's address.")
+    ] = None,
+    storage: Storage = _DEFAULT_STORAGE,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to answer.")] = 5000,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Open MLflow's pages on this machine, on the trials of each sweep, until Ctrl-C."""
+    folders = [_lines_of(sweep_name, storage)[0]] if sweep_name else _folders(storage)
+    journals = {folder: lines for folder in folders if (lines := read_journal(folder))}
+    if not journals:
+        raise UsageError(f"No sweeps in {storage}. Start one with `orchestrate sweep FILE`.")
+    from orchestrator import browser
+    from orchestrator.model_registry import is_database
+
+    uris = {f: _uri_of(lines, storage, tracking_uri) for f, lines in journals.items()}
+    # One server shows one database; the sweep that was begun last decides which.
+    uri = list(uris.values())[-1]
+    pages = [
+        browser.prepare(folder, journals[folder], uri) for folder, own in uris.items() if own == uri
+    ]
+    if not is_database(uri):
+        _print_pages(pages, uri.rstrip("/"))
+        return
+    typer.echo("Starting MLflow's server, which takes a moment.")
+    try:
+        with browser.mlflow_pages(uri, port, storage) as address:
+            _print_pages(pages, address)
+            typer.echo("Ctrl-C ends it.")
+            browser.wait_for_interrupt()
+    except KeyboardInterrupt:
+        pass
+    typer.echo("Ended.")
+
+
+def _print_pages(pages: list[Any], address: str) -> None:
+    for page in pages:
+        typer.echo(f"{page.sweep}\n  trials  {address}/{page.runs}")
+        if page.report:
+            typer.echo(f"  report  {address}/{page.report}")
+        if page.file:
+            typer.echo(f"  file    {page.file.resolve().as_uri()}")
 
 
 # --- champions and their use ---------------------------------------------------------------------

@@ -19,7 +19,7 @@ from orchestrator.formatting import count, show, show_duration, show_interval, s
 from orchestrator.journal import Line
 from orchestrator.objectives import NATURAL_DIRECTIONS
 from orchestrator.sweep_documents import log_path, next_commands
-from orchestrator.sweep_view import BASE, SweepView, TrialView
+from orchestrator.sweep_view import CONTROLS, SweepView, TrialView, mean
 
 _SHOWN_SETTINGS = {
     "method.adapter.kind": "kind",
@@ -84,7 +84,8 @@ def render_outcome(lines: Iterable[Line], folder: Path, *, width: int = 100) -> 
     view = SweepView.of(lines)
     parts: list[RenderableType] = [*_trial_tables(view, width), Text()]
     parts += _task_tables(view, width)
-    parts += [_verdict(view), Text(), _caveat(view), Text(), _next_steps(view, folder)]
+    parts += [*_comparison_tables(view), _verdict(view), Text(), _caveat(view), Text()]
+    parts.append(_next_steps(view, folder))
     return Group(*parts)
 
 
@@ -92,14 +93,18 @@ def outcome_svg(lines: Iterable[Line], folder: Path) -> str:
     """The picture of `render_outcome` in 100 columns, without the commands, as an SVG document."""
     view = SweepView.of(lines)
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
-    parts = [*_trial_tables(view, 100), Text(), *_task_tables(view, 100), _verdict(view), Text()]
-    print_on(console, Group(*parts, _caveat(view)))
+    parts = [*_trial_tables(view, 100), Text(), *_task_tables(view, 100)]
+    parts += [*_comparison_tables(view), _verdict(view), Text(), _caveat(view)]
+    print_on(console, Group(*parts))
     return console.export_svg(title=f"orchestrate runs show {folder.name}")
 
 
-def _trial_tables(view: SweepView, width: int) -> list[RenderableType]:
-    settings = {trial.name: view.settings(trial) for trial in view.trials}
-    others = sorted({path for t in view.trials for path in t.overrides} - set(_SHOWN_SETTINGS))
+def _trial_tables(
+    view: SweepView, width: int, trials: Sequence[TrialView] | None = None
+) -> list[RenderableType]:
+    trials = view.trials if trials is None else trials
+    settings = {trial.name: view.settings(trial) for trial in trials}
+    others = sorted({path for t in trials for path in t.overrides} - set(_SHOWN_SETTINGS))
     shown = _SHOWN_SETTINGS | {path: path.rsplit(".", 1)[-1] for path in others}
     words = {"trial", "kind", "state"}
     rows = [
@@ -109,9 +114,11 @@ def _trial_tables(view: SweepView, width: int) -> list[RenderableType]:
             _measure_cells(trial),
             _style(view, trial),
         )
-        for trial in view.trials
+        for trial in trials
     ]
     title = f"{'Run' if view.kind == 'run' else 'Sweep'} {view.name}: {_progress_words(view)}"
+    if len(trials) < len(view.trials):
+        title += f", {len(trials)} chosen"
     whole = table(title, "trial", *shown.values(), *_SHOWN_MEASURES, left=words)
     first = table(title, "trial", *_SHOWN_MEASURES, left=words)
     second = table("Settings", "trial", *shown.values(), left=words)
@@ -125,8 +132,10 @@ def _trial_tables(view: SweepView, width: int) -> list[RenderableType]:
     if view.front or view.champion:
         legend = "* champion, " if view.champion else ""
         legend += "+ on the front of " + ", ".join(view.experiment.get("objectives", {}))
+        if any(trial.of is not None for trial in trials):
+            legend += ", = the same with a fresh seed"
         tables.append(Text(legend, style="dim"))
-    failed = [trial for trial in view.trials if trial.state == "FAILED"]
+    failed = [trial for trial in trials if trial.state == "FAILED"]
     tables += [Text(failure(trial), style="red") for trial in failed]
     return tables
 
@@ -142,6 +151,8 @@ def _progress_words(view: SweepView) -> str:
 def _marked(view: SweepView, trial: TrialView) -> str:
     if trial.name == view.champion:
         return f"{trial.name} *"
+    if trial.of is not None:
+        return f"{trial.name} = {trial.of}"
     return f"{trial.name} +" if trial.name in view.front else trial.name
 
 
@@ -207,10 +218,11 @@ def task_rows(view: SweepView) -> dict[str, list[str]]:
         A label and one cell per task for each row.
     """
     rows: dict[str, list[str]] = {}
-    base = view.everything.get(BASE)
-    rows["zero-shot (untouched base)"] = _scores((base.base_row if base else None) or [], view)
-    for label, key in (("majority class", "majority"), ("chance", "chance")):
-        rows[label] = [show(view.controls.get(task, {}).get(key)) for task in view.tasks]
+    for control, label in (*CONTROLS.items(), ("chance", "chance")):
+        scores = view.control_scores(control)
+        # Tasks without a head of their own have no such control.
+        if control != "head_only" or not all(math.isnan(score) for score in scores):
+            rows[label] = [show(score) for score in scores]
     best = view.best
     matrix = view.matrix(best) if best is not None else None
     if best is not None and matrix is not None and matrix.tasks_learnt:
@@ -218,10 +230,6 @@ def task_rows(view: SweepView) -> dict[str, list[str]]:
     counts = [view.controls.get(task, {}).get("validation_examples") for task in view.tasks]
     rows["validation examples"] = ["-" if count is None else str(count) for count in counts]
     return rows
-
-
-def _scores(row: Sequence[float], view: SweepView) -> list[str]:
-    return [show(score) for score in row] or ["-"] * len(view.tasks)
 
 
 def _learnt_rows(name: str, matrix: AccuracyMatrix) -> dict[str, list[str]]:
@@ -249,6 +257,44 @@ def _learnt_rows(name: str, matrix: AccuracyMatrix) -> dict[str, list[str]]:
     return rows
 
 
+def _comparison_tables(view: SweepView) -> list[RenderableType]:
+    """The best trial against each control, and what fresh seeds gave; empty for older journals."""
+    tables: list[RenderableType] = []
+    best = view.best
+    if best is not None and best.intervals:
+        made = table(
+            f"{best.name} minus each control, mean over tasks",
+            "control", "control's", "difference", "95 % interval", left={"control"},
+        )  # fmt: skip
+        for control, label in CONTROLS.items():
+            score = mean(view.control_scores(control))
+            if math.isnan(score) and best.interval(control) is None:
+                continue
+            difference = best.measure("accuracy") - score
+            _add(made, [label, show(score), show(difference, signed=True),
+                        show_interval(best.interval(control))])  # fmt: skip
+        tables += [made, Text()]
+    if view.finalists:
+        names = [n for n in NATURAL_DIRECTIONS if any(n in f["mean"] for f in view.finalists)]
+        shown = [
+            name for name in ("gain", "accuracy", "forgetting", "probe_drift") if name in names
+        ]
+        made = table(
+            "Finalists with fresh seeds: mean and standard deviation",
+            "trial", "seeds", *(name.replace("_", " ") for name in shown), left={"trial"},
+        )  # fmt: skip
+        for finalist in view.finalists:
+            spread = finalist.get("spread") or {}
+            cells = [
+                f"{show(finalist['mean'].get(name), signed=name != 'accuracy')} "
+                f"+- {show(spread.get(name))}"
+                for name in shown
+            ]
+            _add(made, [finalist["trial"], str(1 + len(finalist["repeats"])), *cells])
+        tables += [made, Text()]
+    return tables
+
+
 def _verdict(view: SweepView) -> Text:
     front = ", ".join(view.front) or "none"
     if not view.ended:
@@ -262,14 +308,19 @@ def _verdict(view: SweepView) -> Text:
         text.append(f"No champion: {view.reason}.", style="bold yellow")
     else:
         text.append(f"Champion {view.champion}: {view.reason}.", style="bold green")
+    if view.runner_up is not None:
+        between = show_interval(view.runner_up_interval)
+        text.append(f"\nRunner-up {view.runner_up}: the champion's score minus its, {between}.")
     if view.model is not None:
         text.append(f"\nRegistered as {view.model}, version {view.version}.")
     return text
 
 
 def _caveat(view: SweepView) -> Text:
-    seeds = {view.settings(trial).get("training.seed") for trial in view.trials} - {None}
-    if len(seeds) == 1:
+    seeds = {view.settings(trial).get("training.seed") for trial in view.searched} - {None}
+    if view.finalists:
+        how_many = "one seed, but for the finalists, whose means over fresh seeds stand above"
+    elif len(seeds) == 1:
         how_many = f"one seed ({seeds.pop()}): how far another would land was not measured"
     else:
         how_many = f"{len(seeds)} seeds, one for each trial"
@@ -398,6 +449,67 @@ def render_sweeps(rows: Sequence[Mapping[str, Any]], *, now: float) -> Renderabl
     return made
 
 
-def render_trials(view: SweepView, width: int) -> RenderableType:
-    """The trials of one sweep for people, without the rest of the outcome."""
-    return Group(*_trial_tables(view, width))
+def render_trials(
+    view: SweepView, width: int, trials: Sequence[TrialView] | None = None
+) -> RenderableType:
+    """The trials of one sweep for people, without the rest of the outcome.
+
+    Args:
+        view: The sweep.
+        width: Columns to lay the tables out for.
+        trials: Which of them, in which order; by default all.
+
+    Returns:
+        Tables.
+    """
+    return Group(*_trial_tables(view, width, view.trials if trials is None else trials))
+
+
+def render_diff(document: Mapping[str, Any]) -> RenderableType:
+    """What `orchestrator.run_diff` found, for people.
+
+    Args:
+        document: From `diff_trials` or `diff_sweeps`.
+
+    Returns:
+        Tables of settings, measures, scores and provenance; what is the same is said to be.
+    """
+    left, right = document["left"], document["right"]
+    parts: list[RenderableType] = []
+    for name in ("settings", "provenance"):
+        if not document[name]:
+            parts += [Text(f"{name.capitalize()}: the same."), Text()]
+            continue
+        made = table(f"{name.capitalize()} that differ", name, left, right,
+                     left={name, left, right})  # fmt: skip
+        for path, pair in document[name].items():
+            cells = [show_setting(path, pair[side]) for side in ("left", "right")]
+            if cells[0] == cells[1]:  # they differ beyond the decimals that tables show
+                cells = [str(pair["left"]), str(pair["right"])]
+            _add(made, [path, *cells])
+        parts += [made, Text()]
+    numbers = table("Measures", "measure", left, right, "difference", left={"measure"})
+    for name, pair in document["measures"].items():
+        digits = 0 if name.startswith("cost") else 3
+        _add(numbers, [name, *_pair_cells(pair, digits)])
+    scores = table("Final scores", "task", left, right, "difference", "95 % interval",
+                   left={"task"})  # fmt: skip
+    for task, pair in document["scores"].items():
+        _add(scores, [task, *_pair_cells(pair, 3), show_interval(pair["interval"])])
+    if document["scores"]:
+        ends = [[pair[side] for pair in document["scores"].values()] for side in ("left", "right")]
+        whole = {"left": mean(ends[0]), "right": mean(ends[1])}
+        whole["difference"] = whole["right"] - whole["left"]
+        _add(scores, ["mean", *_pair_cells(whole, 3), show_interval(document["interval"])])
+    parts += [numbers, Text(), scores, Text()]
+    parts.append(Text(f"Differences are {right} minus {left}; intervals are paired over the same "
+                      "examples, \"-\" where the examples differ.", style="dim"))  # fmt: skip
+    return Group(*parts)
+
+
+def _pair_cells(pair: Mapping[str, float], digits: int) -> list[str]:
+    return [
+        show(pair["left"], digits=digits),
+        show(pair["right"], digits=digits),
+        show(pair["difference"], signed=True, digits=digits),
+    ]

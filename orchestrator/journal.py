@@ -74,6 +74,18 @@ def read_journal(folder: Path) -> list[Line]:
     return list(_whole_lines(path, path.read_bytes()))
 
 
+def is_being_written(folder: Path) -> bool:
+    """Whether a process holds the sweep's journal open for writing at this moment."""
+    try:
+        with (folder / JOURNAL_NAME).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 def _whole_lines(path: Path, content: bytes) -> Iterator[Line]:
     complete = content[: content.rfind(b"\n") + 1]
     for number, raw in enumerate(complete.splitlines()):

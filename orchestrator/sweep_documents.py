@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -39,6 +40,8 @@ def trial_document(view: SweepView, trial: TrialView, folder: Path) -> dict[str,
         "overrides": trial.overrides,
         "measures": {name: trial.measures.get(name) for name in NATURAL_DIRECTIONS},
         "gain_interval": trial.gain_interval,
+        "intervals": trial.intervals,
+        "repeats": trial.of,
         "matrix": None if matrix is None else {"tasks": matrix.tasks, "rows": matrix.rows},
         "reports": [
             {key: value for key, value in report.items() if key != "per_example"}
@@ -82,16 +85,26 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         "trials_planned": view.total,
         "tasks": view.tasks,
         "zero_shot": dict(zip(view.tasks, zero_shot, strict=True)) if zero_shot else None,
+        "head_only": _by_task(view, "head_only"),
         "controls": view.controls,
         "trials": [trial_row(view, trial, folder) for trial in view.trials],
         "front": view.front,
         "champion": view.champion,
         "reason": view.reason,
+        "finalists": view.finalists,
+        "runner_up": view.runner_up,
+        "runner_up_interval": view.runner_up_interval,
         "registered": {"model": view.model, "version": view.version} if view.model else None,
         "scores_are": "validation scores by which the trials were chosen",
         "tracking_uri": tracking_uri(view, folder),
         "commands": next_commands(view, folder),
     }
+
+
+def _by_task(view: SweepView, control: str) -> dict[str, float] | None:
+    scores = view.control_scores(control)
+    measured = not all(math.isnan(score) for score in scores)
+    return dict(zip(view.tasks, scores, strict=True)) if measured else None
 
 
 def sweep_row(view: SweepView, folder: Path) -> dict[str, Any]:

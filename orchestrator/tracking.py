@@ -462,12 +462,11 @@ class Projection:
             self._tag(client, held, tags)
         return page
 
-    def share_view(self, columns: Sequence[str]) -> str:
-        """Keep a view of the sweep's runs in MLflow, with columns chosen and sorted by gain.
-
-        Call `catch_up` first.
+    def share_view(self, sweep: str, columns: Sequence[str]) -> str:
+        """Keep a view of a sweep's runs in MLflow, with columns chosen and sorted by gain.
 
         Args:
+            sweep: Its name, which is its experiment's; made when missing.
             columns: `metrics.NAME`, `params.NAME` or `tags.NAME`, in their order.
 
         Returns:
@@ -476,7 +475,6 @@ class Projection:
         Raises:
             TrackingError: If MLflow cannot be used.
         """
-        self._own_run()
         quoted = [f"{kind}.`{name}`" for kind, _, name in (c.partition(".") for c in columns)]
         # What "Share" in MLflow's pages writes; they read it from the tag that the address names.
         view = {
@@ -486,10 +484,11 @@ class Projection:
         }  # fmt: skip
         with mlflow_errors(self._uri, self._folder):
             client = self._connected()
+            experiment = self._experiment(client, sweep)
             client.set_experiment_tag(
-                self._experiment_id, f"mlflow.sharedViewState.{_VIEW}", json.dumps(view)
+                experiment, f"mlflow.sharedViewState.{_VIEW}", json.dumps(view)
             )
-        return f"#/experiments/{self._experiment_id}/runs?viewStateShareKey={_VIEW}"
+        return f"#/experiments/{experiment}/runs?viewStateShareKey={_VIEW}"
 
     def _own_run(self) -> _Held:
         """The sweep's own run.

@@ -419,7 +419,7 @@ def test_nothing_is_attached_before_there_is_a_run(sweep_folder: Path) -> None:
 def test_view_of_the_runs_names_its_columns(sweep_folder: Path) -> None:
     projection = Projection(uri_of(sweep_folder), sweep_folder)
     projection.catch_up(whole_story())
-    place = projection.share_view(["metrics.gain", "params.method.adapter.kind"])
+    place = projection.share_view("demo", ["metrics.gain", "params.method.adapter.kind"])
     experiment = client_of(sweep_folder).get_experiment_by_name("demo")
     path, _, key = place.partition("?viewStateShareKey=")
     assert path == f"#/experiments/{experiment.experiment_id}/runs"

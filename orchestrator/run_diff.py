@@ -1,0 +1,122 @@
+"""What differs between two trials or two sweeps: settings, measures, what made them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.objectives import NATURAL_DIRECTIONS
+from orchestrator.sweep_view import BASE, SweepView, TrialView, flat, paired_interval
+
+_NOT_COMPARED = ("name", "storage", "tracking.uri")
+"""Fields of an experiment that say where it is kept, not what it does."""
+
+
+def diff_trials(
+    left: tuple[SweepView, TrialView], right: tuple[SweepView, TrialView]
+) -> dict[str, Any]:
+    """The differences of two trials, of one sweep or of two.
+
+    Args:
+        left: A sweep and one of its trials.
+        right: Another; differences are right minus left.
+
+    Returns:
+        `settings` and `provenance` (path to both values, only those that differ), `measures` (name
+        to both values and their difference, all that either has), `scores` (task to the final
+        scores and, where both hold scores of the same examples, their paired interval), and
+        `interval` of the mean over tasks, None where it cannot be paired.
+    """
+    (left_view, left_trial), (right_view, right_trial) = left, right
+    tasks = [task for task in left_view.tasks if task in right_view.tasks]
+    same = {task: _same_examples(left_view, right_view, task) for task in tasks}
+    mine, other = right_trial.per_example, left_trial.per_example
+    scores: dict[str, Any] = {}
+    for task in tasks:
+        before, after = _final(left_view, left_trial, task), _final(right_view, right_trial, task)
+        interval = paired_interval(mine, other, [task]) if same[task] else None
+        scores[task] = _pair(before, after) | {"interval": interval}
+    whole = left_view.tasks == right_view.tasks and all(same.values())
+    return {
+        "left": f"{left_view.name}/{left_trial.name}",
+        "right": f"{right_view.name}/{right_trial.name}",
+        "settings": _differing(
+            _settings(left_view, left_trial), _settings(right_view, right_trial)
+        ),
+        "measures": _measures(left_trial, right_trial),
+        "scores": scores,
+        "interval": paired_interval(mine, other, tasks) if whole else None,
+        "provenance": _differing(flat(left_view.provenance), flat(right_view.provenance)),
+    }
+
+
+def diff_sweeps(left: SweepView, right: SweepView) -> dict[str, Any]:
+    """The differences of two sweeps: what was asked, and of their best trials.
+
+    Args:
+        left: A sweep.
+        right: Another.
+
+    Returns:
+        The same as `diff_trials` for the champions (or largest gains), with `settings` of the
+        whole experiments; measures and scores are empty when one sweep has no finished trial.
+    """
+    best, other = left.best, right.best
+    if best is not None and other is not None:
+        document = diff_trials((left, best), (right, other))
+    else:
+        document = {
+            "left": f"{left.name}/-", "right": f"{right.name}/-", "measures": {}, "scores": {},
+            "interval": None,
+            "provenance": _differing(flat(left.provenance), flat(right.provenance)),
+        }  # fmt: skip
+    document["settings"] = _differing(_asked(left), _asked(right))
+    return document
+
+
+def _asked(view: SweepView) -> dict[str, Any]:
+    return {k: v for k, v in flat(view.experiment).items() if k not in _NOT_COMPARED}
+
+
+def _settings(view: SweepView, trial: TrialView) -> dict[str, Any]:
+    """What made the trial: its settings and, for two sweeps, model, data and tasks."""
+    parts = {part: view.experiment.get(part) for part in ("model", "tasks", "probes", "data")}
+    return flat(parts) | (view.settings(trial) if trial.name != BASE else {})
+
+
+def _same_examples(left: SweepView, right: SweepView, task: str) -> bool:
+    """Whether both sweeps scored the task on the same tokens."""
+    if left is right:
+        return True
+    mine = (left.provenance.get("data") or {}).get(task)
+    return mine is not None and mine == (right.provenance.get("data") or {}).get(task)
+
+
+def _final(view: SweepView, trial: TrialView, task: str) -> float:
+    matrix = view.matrix(trial)
+    if matrix is None or (not matrix.tasks_learnt and trial.name != BASE):
+        return math.nan
+    return matrix.rows[-1][matrix.tasks.index(task)]
+
+
+def _measures(left: TrialView, right: TrialView) -> dict[str, Any]:
+    pairs = {n: _pair(left.measure(n), right.measure(n)) for n in NATURAL_DIRECTIONS}
+    return {
+        name: pair
+        for name, pair in pairs.items()
+        if not (math.isnan(pair["left"]) and math.isnan(pair["right"]))
+    }
+
+
+def _pair(left: float, right: float) -> dict[str, float]:
+    return {"left": left, "right": right, "difference": right - left}
+
+
+def _differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+    paths = dict.fromkeys([*left, *right])
+    return {
+        path: {"left": left.get(path), "right": right.get(path)}
+        for path in paths
+        if left.get(path) != right.get(path)
+    }
