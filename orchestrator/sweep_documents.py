@@ -156,13 +156,10 @@ def next_commands(view: SweepView, folder: Path) -> dict[str, list[str]]:
     storage = short_path(folder.parent)
     where = [] if storage == "runs" else ["--storage", storage]
     best = view.best
-    mlflow = short_path(Path(sys.executable).parent / "mlflow")
     browse = [[program(), "runs", "show", folder.name, *where]]
     if best is not None:
         browse.append([program(), "runs", "show", folder.name, best.name, *where])
-    browse.append(
-        [mlflow, "ui", "--backend-store-uri", tracking_uri(view, folder), "--host", "127.0.0.1"]
-    )
+    browse += [[program(), command, folder.name, *where] for command in ("report", "ui")]
     use: list[list[str]] = []
     reference = None
     if view.model is not None:

@@ -97,7 +97,8 @@ def write_sweep(storage, name="demo", trials=("t001", "t002"), state="COMPLETE",
             overrides = {"method.adapter.r": 4 * (number + 1)}
             journal.append("trial_proposed", trial=trial, overrides=overrides, by="tpe")
             journal.append("trial_started", trial=trial, attempt=1)
-            row = {"task": "colour", "task_index": 0, "fraction": 1.0, "row": [0.8], "step": 1}
+            row = {"task": "colour", "task_index": 0, "fraction": 1.0, "row": [0.8], "step": 1,
+                   "steps": 1}  # fmt: skip
             journal.append("stage_report", trial=trial, report=row)
             journal.append(
                 "trial_ended", trial=trial, state=state, reason="", log=None,
@@ -340,6 +341,76 @@ def test_unknown_sweep_and_trial_name_the_nearest(project):
     write_sweep(project / "runs")
     refused(call("runs", "show", "dmeo"), "No sweep 'dmeo' in runs.", "'demo'")
     refused(call("runs", "show", "demo", "t003"), "No trial 't003'", "t001, t002")
+
+
+# --- choosing, comparing and reporting ---
+
+
+def test_trials_are_filtered_sorted_and_written_as_csv(project):
+    write_sweep(project / "runs")
+    shown = call("runs", "list", "demo", "--filter", "gain>0.15 and state=complete")
+    assert "t002" in shown.stdout
+    assert "t001" not in shown.stdout
+    rows = json.loads(call("runs", "list", "--sweep", "demo", "--sort", "-gain", "--json").stdout)
+    assert [row["trial"] for row in rows] == ["t002", "t001"]
+    written = call("runs", "list", "demo", "--csv", "--sort", "gain").stdout_bytes
+    assert [line.split(b",")[0] for line in written.split(b"\r\n")] == [
+        b"trial", b"t001", b"t002", b""]  # fmt: skip
+    none = call("runs", "list", "demo", "--filter", "gain>9")
+    assert none.exit_code == 0
+    assert "None of the 2 trials" in none.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["demo", "--filter", "gian>0"], ["--filter", "'gain'"]),
+        (["demo", "--sort", "rank"], ["--sort", "dotted path"]),
+        (["--filter", "gain>0"], ["for the trials of one sweep", "demo"]),
+        (["demo", "--json", "--csv"], ["exclude each other"]),
+    ],
+)
+def test_wrong_filters_and_orders_are_refused(project, words, parts):
+    write_sweep(project / "runs")
+    refused(call("runs", "list", *words), *parts)
+
+
+def test_two_trials_or_two_sweeps_are_compared(project):
+    write_sweep(project / "runs")
+    write_sweep(project / "runs", name="other", trials=("t001",))
+    found = json.loads(call("runs", "diff", "demo/t001", "demo/t002", "--json").stdout)
+    assert found["settings"] == {"method.adapter.r": {"left": 4, "right": 8}}
+    assert found["measures"]["gain"]["difference"] == pytest.approx(0.1)
+    assert "other/t001" in call("runs", "diff", "demo", "other").stdout
+    refused(call("runs", "diff", "demo", "other/t001"), "SWEEP/TRIAL")
+    refused(call("runs", "diff", "demo/t001", "demo/t003"), "'t003'", "t001, t002")
+
+
+def test_report_without_mlflow_is_written_all_the_same(project):
+    write_sweep(project / "runs")
+    result = call("report", "demo", "--output", "pages", "--tracking-uri", "folder")
+    assert result.exit_code == 0
+    assert (project / "pages" / "index.html").is_file()
+    assert "Not attached to MLflow" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_report_of_a_running_sweep_leaves_mlflow_to_it(project):
+    folder, _ = write_sweep(project / "runs", ended=False)
+    with Journal(folder):
+        result = call("report", "demo")
+    assert result.exit_code == 0
+    assert (folder / "report" / "index.html").is_file()
+    assert "The sweep is running" in result.stdout
+    assert not (project / "runs" / "mlflow.db").exists()
+
+
+def test_report_and_pages_of_nothing_are_refused(project):
+    refused(call("report", "demo"), "No sweep 'demo'")
+    refused(call("ui"), "No sweeps in runs")
+    write_sweep(project / "runs")
+    (project / "file").write_text("")
+    refused(call("report", "demo", "--output", "file"), "--output DIR")
 
 
 # --- using ---

@@ -9,6 +9,7 @@ from rich.console import Console
 from orchestrator import display, sweep_documents
 from orchestrator.formatting import show_duration
 from orchestrator.journal import without_nan
+from orchestrator.run_diff import diff_sweeps, diff_trials
 from orchestrator.sweep_view import SweepView
 
 FOLDER = Path("runs/demo")
@@ -37,7 +38,8 @@ def test_champion_and_front_are_marked_and_the_reason_is_given(with_champion):
     assert f"Champion t003: {BEST}" in " ".join(text.split())
     assert "orchestrate predict demo@champion --task movie_sentiment 'A TEXT'" in text
     assert "orchestrate export demo@champion --as lora --to exported/demo" in text
-    assert "--backend-store-uri sqlite:///" in text
+    assert "orchestrate report demo" in text
+    assert "orchestrate ui demo" in text
 
 
 def test_without_champion_the_outcome_says_that_nothing_beat_the_base(story):
@@ -152,3 +154,43 @@ def test_grid_counts_its_points(new_story):
 )
 def test_durations_are_said_as_people_say_them(seconds, words):
     assert show_duration(seconds) == words
+
+
+def test_newer_controls_and_fresh_seeds_are_shown(new_sweep):
+    lines = new_sweep(repeats=2)
+    text = outcome(lines)
+    view = SweepView.of(lines)
+    assert row_of(text, "head only")[-3:] == ["0.438"] * 3
+    best = view.trial(view.champion)
+    table = text[text.index(f"{best.name} minus each control") :]
+    row = row_of(table, "majority class")
+    assert row[2:4] == ["0.500", f"{best.measure('accuracy') - 0.5:+.3f}"]
+    assert row[4:] == ["[+0.062,", "+0.312]"]
+    assert "Finalists with fresh seeds" in text
+    seeds = text[text.index("Finalists with fresh seeds") :]
+    assert row_of(seeds, f"{best.name} ")[1:5] == ["3", "+0.312", "+-", "0.062"]
+    assert f"t005 = {best.name}" in text
+    assert "one seed, but for the finalists" in " ".join(text.split())
+
+
+def test_journal_without_the_newer_controls_shows_none(with_champion):
+    text = outcome(with_champion)
+    assert "head only" not in text
+    assert "minus each control" not in text
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_differences_fit_the_width(new_sweep, width):
+    view = SweepView.of(new_sweep())
+    shown = display.render_diff(diff_trials((view, view.trial("t001")), (view, view.trial("t002"))))
+    text = text_of(shown, width)
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    assert "Provenance: the same." in text
+    assert row_of(text, "mean")[-2].startswith("[")
+
+
+def test_settings_that_differ_beyond_the_decimals_are_shown_apart(new_sweep):
+    left, right = SweepView.of(new_sweep(trials=1)), SweepView.of(new_sweep(trials=1))
+    right.experiment["training"]["weight_decay"] = 0.0001
+    row = row_of(text_of(display.render_diff(diff_sweeps(left, right))), "training.weight_decay")
+    assert row[1:] == ["0.0", "0.0001"]

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from orchestrator.journal import Journal, JournalError, read_journal
+from orchestrator.journal import Journal, JournalError, is_being_written, read_journal
 
 
 def test_lines_come_back_in_order_with_numbers_and_nan_as_null(tmp_path):
@@ -90,3 +90,11 @@ def test_storage_that_cannot_be_written_is_one_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="Set `storage` to a folder that you can write to"):
         Journal(tmp_path / "file" / "sweep")
+
+
+def test_journal_says_whether_somebody_writes_it(tmp_path):
+    assert not is_being_written(tmp_path / "none")
+    with Journal(tmp_path) as journal:
+        journal.append("sweep_opened", sweep="x")
+        assert is_being_written(tmp_path)
+    assert not is_being_written(tmp_path)

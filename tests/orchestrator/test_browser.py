@@ -1,0 +1,100 @@
+"""MLflow's pages on this machine: they start, answer this machine alone, and end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from orchestrator import browser
+from orchestrator.journal import Journal
+from orchestrator.sweep_view import SweepView
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind((browser.HOST, 0))
+        return found.getsockname()[1]
+
+
+def test_columns_are_measures_then_settings_of_the_search(new_sweep):
+    found = browser.columns(SweepView.of(new_sweep()))
+    assert found[:3] == ["metrics.gain", "metrics.forgetting", "metrics.probe_drift"]
+    assert found[3:7] == [f"params.{path}" for path in (
+        "method.adapter.kind", "method.adapter.r", "method.adapter.alpha",
+        "training.learning_rate")]  # fmt: skip
+    assert len(set(found)) == len(found)
+
+
+def test_port_that_is_taken_is_named_with_the_option(tmp_path):
+    with socket.socket() as other:
+        other.bind((browser.HOST, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(browser.BrowserError, match=rf"Port {port} .*--port {port + 1}"),
+            browser.mlflow_pages("sqlite:///unused.db", port, tmp_path),
+        ):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_server_that_does_not_start_says_why(tmp_path):
+    with (
+        pytest.raises(browser.BrowserError, match="did not answer"),
+        browser.mlflow_pages("nonsense://x", free_port(), tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_pages_answer_on_loopback_only_and_end_with_their_children(tmp_path, new_sweep):
+    with Journal(tmp_path / "runs" / "made-up") as journal:
+        for line in new_sweep(trials=1, tasks=1):
+            fields = {k: v for k, v in line.items() if k not in {"n", "time", "event"}}
+            if "adapter" in fields:
+                fields["adapter"] = None
+            journal.append(line["event"], **fields)
+    port = free_port()
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "ui", "--port"]
+    running = subprocess.Popen(
+        [*command, str(port)], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},  # noqa: PTH109
+    )  # fmt: skip
+    try:
+        said = ""
+        for line in running.stdout:
+            said += line
+            if "Ctrl-C" in line:
+                break
+        address = f"http://127.0.0.1:{port}"
+        assert f"{address}/#/experiments/1/runs?viewStateShareKey=" in said
+        assert "/artifacts/report/index.html" in said
+        assert "file://" in said
+        with urllib.request.urlopen(f"{address}/health") as answer:
+            assert answer.status == 200
+        for other in addresses_of_this_machine():
+            with pytest.raises(OSError), socket.create_connection((other, port), timeout=2):  # noqa: PT011
+                pass
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 0
+        assert "Ended." in running.stdout.read()
+    finally:
+        running.kill()
+        running.stdout.close()
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((browser.HOST, port), timeout=1).close()
+        except OSError:
+            return
+    pytest.fail("the server still answers")
+
+
+def addresses_of_this_machine():
+    found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
+    return {entry[4][0] for entry in found} - {"127.0.0.1"}

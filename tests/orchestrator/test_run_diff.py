@@ -1,0 +1,75 @@
+import math
+
+import pytest
+
+from orchestrator.objectives import gain_interval
+from orchestrator.run_diff import diff_sweeps, diff_trials
+from orchestrator.sweep_view import SweepView
+
+
+@pytest.fixture
+def view(new_sweep):
+    return SweepView.of(new_sweep(trials=3, failing=[2]))
+
+
+def both(view, left, right):
+    return diff_trials((view, view.trial(left)), (view, view.trial(right)))
+
+
+def test_a_trial_does_not_differ_from_itself(view):
+    found = both(view, "t001", "t001")
+    assert not found["settings"]
+    assert not found["provenance"]
+    assert all(pair["difference"] == 0 for pair in found["measures"].values())
+    assert found["interval"] == [0, 0]
+
+
+def test_only_what_differs_is_listed_and_differences_are_right_minus_left(view):
+    found, back = both(view, "t001", "t003"), both(view, "t003", "t001")
+    left, right = (view.settings(view.trial(name)) for name in ("t001", "t003"))
+    assert set(found["settings"]) == {p for p in {*left, *right} if left.get(p) != right.get(p)}
+    gains = [view.trial(name).measure("gain") for name in ("t001", "t003")]
+    assert found["measures"]["gain"]["difference"] == pytest.approx(gains[1] - gains[0])
+    assert back["interval"] == pytest.approx([-found["interval"][1], -found["interval"][0]])
+
+
+def test_interval_is_that_of_the_examples_scores(view):
+    found = both(view, "t001", "t003")
+    scores = [
+        [view.trial(name).per_example[task] for task in view.tasks] for name in ("t003", "t001")
+    ]
+    expected = gain_interval(*scores)
+    assert found["interval"] == [expected.low, expected.high]
+    alone = gain_interval([scores[0][1]], [scores[1][1]])
+    assert found["scores"]["task1"]["interval"] == [alone.low, alone.high]
+
+
+def test_trial_that_failed_has_no_difference(view):
+    found = both(view, "t001", "t002")
+    assert found["interval"] is None
+    assert math.isnan(found["scores"]["task0"]["right"])
+    assert found["scores"]["task0"]["interval"] is None
+
+
+def test_examples_of_other_data_are_not_paired(new_sweep):
+    data = {f"task{i}": "aa" for i in range(3)}
+    left = SweepView.of(new_sweep(provenance={"data": data}))
+    right = SweepView.of(new_sweep(provenance={"data": data | {"task1": "bb"}}))
+    same = SweepView.of(new_sweep(provenance={"data": data}))
+    one = left.trial("t001")
+    assert diff_trials((left, one), (same, same.trial("t001")))["interval"] == [0, 0]
+    found = diff_trials((left, one), (right, right.trial("t001")))
+    assert found["interval"] is None
+    assert found["scores"]["task0"]["interval"] == [0, 0]
+    assert found["scores"]["task1"]["interval"] is None
+    assert found["provenance"] == {"data.task1": {"left": "aa", "right": "bb"}}
+
+
+def test_sweeps_differ_in_what_was_asked_and_in_their_best(new_sweep):
+    left, right = SweepView.of(new_sweep()), SweepView.of(new_sweep(trials=6))
+    right.experiment["training"]["batch_size"] = 32
+    found = diff_sweeps(left, right)
+    assert found["settings"] == {"training.batch_size": {"left": 8, "right": 32}}
+    assert found["left"].endswith(f"/{left.champion}")
+    empty = SweepView.of(new_sweep(trials=1, failing=[1]))
+    assert not diff_sweeps(left, empty)["measures"]
