@@ -49,7 +49,9 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .8rem 0; }
 dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: .6rem 0; }
 dl.facts dt { color: var(--quiet); } dl.facts dd { margin: 0; }
 .scroll { overflow-x: auto; margin: .5rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
+ol.tasks { padding-left: 1.4rem; margin: .5rem 0; } ol.tasks li { margin: .5rem 0; max-width: 60rem; }
+ul.tasks { list-style: none; padding-left: 1.4rem; margin: .5rem 0; max-width: 60rem; }
 caption { text-align: left; padding-bottom: .3rem; }
 th, td { padding: .22rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; }
@@ -117,12 +119,14 @@ code, pre { font-family: ui-monospace, monospace; }
 @media print {
   :root {
     --paper: #fff; --raised: #f4f4f4; --ink: #000; --quiet: #444; --rule: #ccc; --faint: #888;
-    --good: #060; --warn: #640; --bad: #900; --heat: #2f86c5;
+    --good: #060; --warn: #640; --bad: #900; --heat: #2f86c5; --link: #000;
   }
   body { padding: 0; max-width: none; font-size: 11px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   nav, th button::after { display: none; } .scroll { overflow: visible; } pre { white-space: pre-wrap; }
   figure, tr, .verdict, .matrix { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  th, td { white-space: normal; padding: .15rem .3rem; }
+  th, td { padding: .12rem .3rem; } th, .wrap { white-space: normal; } table { font-size: 9px; }
+  table.trials { font-size: 7.5px; } table.trials th, table.trials td { padding: .1rem .2rem; }
+  .charts { grid-template-columns: 1fr 1fr; } .charts.small { grid-template-columns: 1fr 1fr 1fr; }
 }
 """
 )

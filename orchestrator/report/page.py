@@ -182,23 +182,11 @@ def _asked(view: SweepView) -> Markup:
         f"{name} {'>=' if NATURAL_DIRECTIONS.get(name) == 'max' else '<='} {limit:g}"
         for name, limit in (champion.get("subject_to") or {}).items()
     )
-    rows = []
-    for name in [*view.tasks, *(experiment.get("probes") or [])]:
-        spec = view.task_files.get(name, {})
-        role = f"learnt {view.tasks.index(name) + 1}." if name in view.tasks else "probe"
-        kind = str(spec.get("kind", "-")).replace("_", " ")
-        kind += ", linear head" * (spec.get("head") == "linear")
-        source = spec.get("source")
-        about = join(
-            element("div", spec.get("description") or "-"),
-            element("div", f"From: {source}", class_="quiet") if source else None,
-        )
-        rows.append(("", [name, role, kind, spec.get("metric", "-"), about]))
+    probes = experiment.get("probes") or []
     objectives = (experiment.get("objectives") or {}).items()
     return join(
-        plain_table(
-            "", ["task", "role", "kind", "metric", "what it asks"], rows, words=(1, 2, 3, 4)
-        ),
+        element("ol", *(_task(view, name) for name in view.tasks), class_="tasks"),
+        element("ul", *(_task(view, name) for name in probes), class_="tasks") if probes else None,
         fact_list(
             {
                 "objectives": ", ".join(f"{name} ({way}imum)" for name, way in objectives),
@@ -213,6 +201,23 @@ def _asked(view: SweepView) -> Markup:
                 else "",
             }
         ),
+    )
+
+
+def _task(view: SweepView, name: str) -> Markup:
+    """A task or probe in a list: kind and metric, what it asks, where it comes from."""
+    spec = view.task_files.get(name, {})
+    facts = ["probe, never learnt"] if name not in view.tasks else []
+    facts += [str(spec[key]).replace("_", " ") for key in ("kind", "metric") if spec.get(key)]
+    facts += ["a linear head of its own"] * (spec.get("head") == "linear")
+    facts += ["chat template"] * (spec.get("template") == "chat")
+    about, source = spec.get("description"), spec.get("source")
+    return element(
+        "li",
+        element("strong", name),
+        f": {', '.join(facts)}" if facts else None,
+        element("div", about) if about else None,
+        element("div", f"From: {source}", class_="quiet") if source else None,
     )
 
 
