@@ -188,8 +188,10 @@ def main() -> None:
         return
     page = PAGE.read_text(encoding="utf-8")
     for name, text in blocks.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        page, count = re.subn(pattern, lambda m, t=text: m[1] + t + m[2], page, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        page, count = re.subn(
+            pattern, lambda m, t=text: f"{m[1]}{t}\n{m[2]}", page, flags=re.DOTALL
+        )
         if count != 1:
             raise SystemExit(f"{PAGE}: expected one block <!-- {name} --> ... <!-- end -->.")
     PAGE.write_text(page, encoding="utf-8")
