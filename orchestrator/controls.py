@@ -46,6 +46,14 @@ class Controls:
         ]
 
     @property
+    def reference_name(self) -> str:
+        """The reference in words."""
+        headed = {task.has_head for task in self._tasks}
+        if headed == {True}:
+            return "a head on the untouched base (head-only)"
+        return "the untouched base" if headed == {False} else "zero-shot and head-only"
+
+    @property
     def reference_examples(self) -> dict[str, Sequence[float]]:
         """The same for each validation example, by task."""
         zero_shot = self._base.per_example or {}

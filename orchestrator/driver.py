@@ -541,6 +541,7 @@ class Driver:
             maximize=rule.maximize,
             subject_to=rule.subject_to,
             basis=_seeds_words(repeated),
+            reference=controls.reference_name,
         )
         others = [c for c in candidates if c.name != verdict.champion]
         runner_up = (

@@ -786,13 +786,19 @@ class DeepSpeedEngine:
         if self._fresh_schedule is None:
             set_rates(self._optimizer, self._spec, factor)
         own = torch.zeros((), device=self._device)
+        norm: Any = None
         for rows, counts in micros:
             values = self._engine(*padded(rows, self._device), rows[0].head)
             part = -values.sum() / total * float(counts)
             self._engine.backward(part * shares)
+            if self._stage == 0:
+                # Without ZeRO, DeepSpeed clips plain gradients and does not keep their norm.
+                found = [p.grad for p in self.trainable.values() if p.grad is not None]
+                norm = torch.nn.utils.get_total_norm(found)
             self._engine.step()
             own += part.detach()
-        norm = self._engine.get_global_grad_norm()
+        kept = self._engine.get_global_grad_norm()
+        norm = norm if kept is None else kept
         if norm is not None and not math.isfinite(float(norm)):
             own.fill_(math.nan)  # a step clipped by an infinite norm would silently be zero
         torch.distributed.all_reduce(own)

@@ -229,6 +229,7 @@ def choose_champion(
     maximize: str,
     subject_to: Mapping[str, float],
     basis: str = "",
+    reference: str = "the untouched base",
 ) -> Verdict:
     """Choose the champion by a stated preference, or nobody.
 
@@ -240,6 +241,7 @@ def choose_champion(
         maximize: The measure that decides; for measures where less is better, the least wins.
         subject_to: Limits by measure: at most, or at least where more is better.
         basis: What the values stand on ("on 2 fresh seeds ..."), for the reason.
+        reference: What `gain` is measured against, for the reason.
 
     Returns:
         The verdict, whose reason is a sentence for people.
@@ -252,7 +254,7 @@ def choose_champion(
         best = max(candidates, key=lambda c: _or_worst(c.values["gain"]))
         return Verdict(
             None,
-            "no method beats the untouched base: even the largest gain, "
+            f"no method beats {reference}: even the largest gain, "
             f"{best.values['gain']:+.3f} of {best.name}{stands}, has a 95 % interval "
             f"[{best.gain_interval.low:+.3f}, {best.gain_interval.high:+.3f}] that does not "
             "lie above 0",
@@ -264,7 +266,7 @@ def choose_champion(
     if not allowed:
         return Verdict(
             None,
-            f"{len(convincing)} of {len(candidates)} trials beat the untouched base, "
+            f"{len(convincing)} of {len(candidates)} trials beat {reference}, "
             f"but none keeps {limits}{stands}",
         )
     winner = best_candidate(allowed, maximize=maximize, subject_to=subject_to)
@@ -273,7 +275,7 @@ def choose_champion(
     return Verdict(
         winner.name,
         f"{word} {maximize} ({winner.values[maximize]:+.3f}){among}; its gain of "
-        f"{winner.values['gain']:+.3f} over the untouched base has a 95 % interval "
+        f"{winner.values['gain']:+.3f} over {reference} has a 95 % interval "
         f"[{winner.gain_interval.low:+.3f}, {winner.gain_interval.high:+.3f}]{stands}",
     )
 

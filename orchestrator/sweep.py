@@ -501,8 +501,21 @@ class _Projection:
                 )
                 self._observer.line(line)
                 self._mlflow.catch_up(self._journal.lines)
+            self._attach_report()
         except TrackingError as error:
             raise SweepError(
                 f"All trials are finished and kept in {self._journal.folder}, and MLflow lags "
                 f"behind. {error}"
             ) from None
+
+    def _attach_report(self) -> None:
+        """Write the sweep's page and put it beside its run; a full disk costs no sweep."""
+        from orchestrator.report import write_report
+
+        try:
+            page = write_report(self._journal.lines, self._journal.folder)
+        except OSError as error:
+            self._observer.note(f"the report could not be written: {error}")
+            return
+        if self._mlflow is not None:
+            self._mlflow.attach(page.parent)
