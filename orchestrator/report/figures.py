@@ -19,7 +19,6 @@ MOST_LINES = 40
 _MOST_POINTS = 150
 
 MEASURE_WORDS = {
-    "gain": "gain over the untouched base",
     "forgetting": "forgetting",
     "probe_drift": "probe drift (nats)",
     "cost_s": "device seconds",

@@ -120,7 +120,7 @@ def _verdict(view: SweepView) -> Markup:
         words = "No trial has been completed so far."
         if best is not None:
             words = f"Best so far: {best.name}, gain {measure_cell(best, 'gain')} "
-            words += f"{show_interval(best.gain_interval)} over the untouched base."
+            words += f"{show_interval(best.gain_interval)}."
         told.append(words)
     elif view.champion is None:
         kind, title = "none", "No champion"

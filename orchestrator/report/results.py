@@ -100,9 +100,10 @@ def scores_by_task(view: SweepView) -> Markup | None:
         row = [
             "  minus zero-shot, 95 %",
             *map(show_interval, own),
-            show_interval(best.gain_interval),
+            show_interval(best.interval("zero_shot")),
         ]
-        rows.append(("", row))
+        if any(own):  # a linear head has no zero-shot score
+            rows.append(("", row))
         told = _against_controls(view, best, mean(final))
     counts = [view.controls.get(task, {}).get("validation_examples") for task in view.tasks]
     rows.append(
@@ -170,7 +171,7 @@ def all_trials(view: SweepView) -> Markup:
     for name in measures:
         head.append(
             _sort_head(
-                measure_words(name).replace(" over the untouched base", ""),
+                measure_words(name),
                 "number",
                 _FIRST.get(name),
             )
