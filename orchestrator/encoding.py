@@ -357,7 +357,9 @@ def _shortened(task: PromptedTask, row: Row, tokenizer: Any, excess: int) -> Row
     """The row with `excess` tokens taken off the ends of the longest columns of its prompt."""
     texts = {
         name: list(tokenizer(str(row[name]), add_special_tokens=False)["input_ids"])
-        for name in {field.split(".")[0].split("[")[0] for field in prompt_columns(task.prompt)}
+        for name in dict.fromkeys(
+            field.split(".")[0].split("[")[0] for field in prompt_columns(task.prompt)
+        )  # in the prompt's order: a set's order differs from process to process
         if isinstance(row.get(name), str)
     }
     kept = {name: len(tokens) for name, tokens in texts.items()}
