@@ -799,7 +799,9 @@ class DeepSpeedEngine:
             own += part.detach()
         kept = self._engine.get_global_grad_norm()
         norm = norm if kept is None else kept
-        if norm is not None and not math.isfinite(float(norm)):
+        # Where the norm is not finite, ZeRO says -1, or skips the step and says so.
+        skipped = bool(getattr(self._engine.optimizer, "overflow", False))
+        if skipped or (norm is not None and not 0.0 <= float(norm) < math.inf):
             own.fill_(math.nan)  # a step clipped by an infinite norm would silently be zero
         torch.distributed.all_reduce(own)
         if self._fresh_schedule is not None:

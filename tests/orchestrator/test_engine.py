@@ -1,3 +1,4 @@
+import math
 import os
 import random
 import sys
@@ -301,7 +302,7 @@ def _run_case(folder, base, case):
 
     precision = case.get("precision", "fp32")
 
-    def fresh(weights=None):
+    def fresh(weights=None, **fields):
         zero = {"stage": case["stage"], **case.get("zero", {})}
         spec = TrainingSpec(
             learning_rate=0.01, precision=precision, batch_size=8,
@@ -309,7 +310,7 @@ def _run_case(folder, base, case):
             deepspeed={"zero_optimization": zero, **case.get("deepspeed", {})},
         )  # fmt: skip
         model = load_base(ModelSpec(name=base), precision)
-        adapted = attach_adapter(model, adapter(case["kind"]), seed=0)
+        adapted = attach_adapter(model, adapter(case["kind"], **fields), seed=0)
         heads = LinearHeads(HEADS, 32, seed=0) if case.get("heads") else None
         tokenizer = load_tokenizer(ModelSpec(name=base))
         return DeepSpeedEngine(
@@ -336,9 +337,13 @@ def _run_case(folder, base, case):
     again = two.log_probabilities(rows)
     one.begin_task(6)
     second = [one.train_step(examples(seed=s, head=later), s) for s in range(2)]
+    # A gradient of this size has no finite norm; clipped by it, the step would silently be zero.
+    too_large = fresh(alpha=1e30)
+    too_large.begin_task(1)
+    overflow = too_large.train_step(examples(head=first), 0)
     return {
         "losses": losses, "rates": rates, "scores": scores, "resumed": resumed, "again": again,
-        "second": second, "states": states.tolist(), "written": written,
+        "second": second, "states": states.tolist(), "written": written, "overflow": overflow,
     }  # fmt: skip
 
 
@@ -398,6 +403,12 @@ def test_a_task_goes_on_from_its_checkpoint_to_the_same_losses(two_workers, name
     got = two_workers[name]
     assert got["resumed"] == got["losses"][3:]
     assert got["again"] == got["scores"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case["stage"] < 3])
+def test_a_gradient_without_a_finite_norm_is_told(two_workers, name):
+    assert math.isnan(two_workers[name]["overflow"])
 
 
 @pytest.mark.slow

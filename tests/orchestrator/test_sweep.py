@@ -68,6 +68,23 @@ def test_a_local_sweep_from_file_to_verdict(experiment_file, recorder, search):
         assert base["measures"]["probe_drift"] == pytest.approx(0.0)
 
 
+def test_the_report_is_attached_to_the_sweeps_run(experiment_file, recorder):
+    from mlflow import MlflowClient
+
+    from orchestrator.tracking import tracking_uri
+
+    path = experiment_file(resources=LOCAL)
+    outcome = run(path, recorder, kind="run")
+    page = outcome.folder / "report" / "index.html"
+    assert "<html" in page.read_text(encoding="utf-8")
+    uri = tracking_uri(load_experiment(path).experiment, outcome.folder.parent)
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    [parent] = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    attached = {item.path for item in client.list_artifacts(parent.info.run_id, "report")}
+    assert "report/index.html" in attached
+
+
 def test_the_same_command_again_runs_nothing_again(experiment_file, recorder, search):
     path = experiment_file(search=search, resources=LOCAL)
     first = run(path, recorder)
