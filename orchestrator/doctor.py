@@ -267,6 +267,13 @@ def _path_with_interpreter() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # one that replaced itself when it was imported, as `colorful` does
+        return True
+
+
 def check_ray() -> Check:
     """Ray with what its `default` extra brings."""
     if importlib.util.find_spec("ray") is None:
@@ -274,7 +281,7 @@ def check_ray() -> Check:
     missing = [
         module
         for module in ("aiohttp", "aiohttp_cors", "colorful", "opencensus", "prometheus_client")
-        if importlib.util.find_spec(module) is None
+        if not _installed(module)
     ]
     if missing:
         return Check(
