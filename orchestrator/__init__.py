@@ -5,27 +5,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.inference import Predictor
+    from orchestrator.model_use import load
+
+__all__ = ["load"]
 
 
-def load(
-    reference: str, storage: Path | str = "runs", *, tracking_uri: str | None = None
-) -> Predictor:
-    """Load a trained model by name.
+def __getattr__(name: str) -> Any:
+    """`load`, imported when it is asked for: a mistake is answered before anything heavy loads."""
+    if name == "load":
+        from orchestrator import model_use
 
-    Args:
-        reference: `NAME@champion`, `NAME/VERSION`, `SWEEP/TRIAL`, or the path of a model folder.
-        storage: The folder that sweeps are kept in.
-        tracking_uri: Where MLflow records; null: as the sweep says, else SQLite in `storage`.
-
-    Returns:
-        A predictor: `tasks` names what can be asked, `predict(task, rows)` answers.
-    """
-    # Imported here: the command line answers a mistake before anything heavy is loaded.
-    from orchestrator import model_use
-
-    return model_use.load(reference, storage, tracking_uri=tracking_uri)
+        return model_use.load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

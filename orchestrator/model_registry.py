@@ -53,7 +53,11 @@ if TYPE_CHECKING:
 _AskedTask: TypeAlias = ClassificationTask | MultipleChoiceTask | GenerationTask
 
 TAG = "orchestrator."
-"""Every tag that we write begins with this, MLflow's own `mlflow.parentRunId` excepted."""
+"""Every tag that we write begins with this, except those that MLflow's own pages read.
+
+These are `mlflow.parentRunId` and `mlflow.note.content` of runs, and `mlflow.sharedViewState.*` of
+experiments.
+"""
 CHAMPION_ALIAS = "champion"
 MODEL_FILE = "model.json"
 ADAPTER_FOLDER = "adapter"
