@@ -409,7 +409,7 @@ def _tokenizer(model: str | None, data_root: Path | None) -> tuple[Any, int | No
     """The tokenizer of an experiment file or of a model, and the tokens an example may have."""
     if model is None:
         return None, None
-    from orchestrator.engine import load_tokenizer
+    from orchestrator.base_model import load_tokenizer
     from orchestrator.experiment import ModelSpec, TrainingSpec
 
     if model.endswith((".yaml", ".yml")):

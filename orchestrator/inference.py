@@ -14,17 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.base_model import ModelError, load_base, load_tokenizer
 from orchestrator.encoding import encode_prompt, encode_question, with_any_answer
-from orchestrator.engine import (
-    HEADS_FILE,
-    LinearHeads,
-    ModelError,
-    PlainEngine,
-    load_base,
-    load_tokenizer,
-)
+from orchestrator.engine import PlainEngine
 from orchestrator.evaluation import question_log_likelihoods
 from orchestrator.experiment import ModelSpec, TrainingSpec
+from orchestrator.scored_model import HEADS_FILE, LinearHeads
 from orchestrator.tasks import (
     ClassificationTask,
     GenerationTask,

@@ -236,7 +236,7 @@ class ByteTokenizer:
 
 
 def _tokenizer(model: ModelSpec) -> tuple[Any, str]:
-    from orchestrator.engine import ModelError, load_tokenizer
+    from orchestrator.base_model import ModelError, load_tokenizer
 
     missing = "an estimate from bytes, as the model's tokenizer is not on this machine"
     if model.gguf is None:

@@ -141,7 +141,7 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
         loaded = loaded.model_copy(update={"experiment": experiment})
     storage = Path(experiment.storage).expanduser().resolve()
     folder = sweep_folder(storage, experiment.name, new=options.new)
-    from orchestrator.engine import ModelError
+    from orchestrator.base_model import ModelError
 
     try:
         with sigterm_as_interrupt(), Journal(folder) as journal:
@@ -192,7 +192,7 @@ def _run(
     options: SweepOptions,
     projection: _Projection,
 ) -> None:
-    from orchestrator.engine import base_sha256, load_tokenizer
+    from orchestrator.base_model import base_sha256, load_tokenizer
     from orchestrator.model_registry import redacted, redacted_document
 
     experiment = loaded.experiment

@@ -266,7 +266,7 @@ class _WorkerTrial:
 
 def _adapted_model(experiment: Experiment, device: Any) -> Any:
     """The base with a fresh adapter."""
-    from orchestrator.engine import attach_adapter, load_base
+    from orchestrator.base_model import attach_adapter, load_base
 
     base = load_base(experiment.model, experiment.training.precision, device)
     return attach_adapter(base, experiment.method.adapter.model_dump(), experiment.training.seed)
@@ -274,7 +274,7 @@ def _adapted_model(experiment: Experiment, device: Any) -> Any:
 
 def _heads(sequence: TaskSequence, model: Any) -> Any:
     """Fresh linear heads for the tasks that have one; None where no task does."""
-    from orchestrator.engine import LinearHeads, hidden_size
+    from orchestrator.scored_model import LinearHeads, hidden_size
 
     labels = {task.name: len(task.labels) for task in sequence.tasks if task.has_head}
     return LinearHeads(labels, hidden_size(model), seed=sequence.seed) if labels else None
@@ -282,14 +282,14 @@ def _heads(sequence: TaskSequence, model: Any) -> Any:
 
 def _tokenizer(experiment: Experiment, sequence: TaskSequence) -> Any:
     """The tokenizer where a task is scored on written text; None where tokens are enough."""
-    from orchestrator.engine import load_tokenizer
+    from orchestrator.base_model import load_tokenizer
 
     writes = any(isinstance(t.spec, GenerationTask) for t in (*sequence.tasks, *sequence.probes))
     return load_tokenizer(experiment.model) if writes else None
 
 
 def _check_logits(engine: Any, model: Any) -> None:
-    from orchestrator.engine import check_logits
+    from orchestrator.scored_model import check_logits
 
     check_logits(engine.scored, model.get_base_model().config.get_text_config().vocab_size)
 

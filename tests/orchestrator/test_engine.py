@@ -7,23 +7,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.batches import Scored
-from orchestrator.encoding import Example
-from orchestrator.engine import (
-    LinearHeads,
+from orchestrator.base_model import (
     ModelError,
-    PlainEngine,
-    ScoredModel,
     attach_adapter,
     base_sha256,
-    bucketed,
-    check_logits,
     load_base,
     load_tokenizer,
-    schedule_factor,
+)
+from orchestrator.batches import Scored
+from orchestrator.encoding import Example
+from orchestrator.engine import PlainEngine
+from orchestrator.experiment import ModelSpec, TrainingSpec
+from orchestrator.optimisation import schedule_factor
+from orchestrator.scored_model import (
+    LinearHeads,
+    ScoredModel,
+    bucketed,
+    check_logits,
     scored_example,
 )
-from orchestrator.experiment import ModelSpec, TrainingSpec
 from orchestrator.tasks import parse_task
 
 VOCABULARY = 30

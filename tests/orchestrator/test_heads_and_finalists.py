@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from orchestrator.engine import read_tensors
+from orchestrator.checkpoints import read_tensors
 from orchestrator.experiment import ExperimentError, load_experiment
 from orchestrator.inference import PredictionError, Predictor
 from orchestrator.model_registry import write_model_folder

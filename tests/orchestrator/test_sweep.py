@@ -12,8 +12,8 @@ import psutil
 import pytest
 import yaml
 
+from orchestrator.base_model import load_tokenizer
 from orchestrator.batches import prepare
-from orchestrator.engine import load_tokenizer
 from orchestrator.experiment import load_experiment
 from orchestrator.journal import read_journal
 from orchestrator.sweep import (

@@ -1,0 +1,67 @@
+"""AdamW, its learning rates over a task, and the random numbers of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from orchestrator.experiment import TrainingSpec
+
+
+def schedule_factor(spec: TrainingSpec, step: int, steps: int) -> float:
+    """The learning rate of a step as a share of `learning_rate`.
+
+    Args:
+        spec: Schedule and warm-up.
+        step: Optimiser step within the task, counted from 0.
+        steps: Optimiser steps of the task.
+
+    Returns:
+        A factor in (0, 1].
+    """
+    warmup = math.ceil(spec.warmup_fraction * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    match spec.schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1.0 - done
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def adamw(trainable: Mapping[str, nn.Parameter], spec: TrainingSpec) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with the spec's settings.
+
+    Args:
+        trainable: What `trainable_parameters` gave.
+        spec: How to train.
+
+    Returns:
+        One group for the adapter and, where there are linear heads, one for them: with a rate of
+        their own and without decay, which would wear down the heads of earlier tasks.
+    """
+    adapter = [p for n, p in trainable.items() if not n.startswith("heads.")]
+    heads = [p for n, p in trainable.items() if n.startswith("heads.")]
+    groups: list[dict[str, Any]] = [{"params": adapter, "weight_decay": spec.weight_decay}]
+    if heads:
+        groups.append({"params": heads, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.999))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, spec: TrainingSpec, factor: float) -> None:
+    """Set the learning rates of one step: the adapter's, and the heads' where there are any."""
+    rates = (spec.learning_rate, spec.head_learning_rate)
+    for group, rate in zip(optimizer.param_groups, rates, strict=False):
+        group["lr"] = rate * factor
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Fix the random numbers of one step: a resumed run needs no generator state."""
+    torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
