@@ -124,8 +124,8 @@ class Retention:
     def bind(self, layers: Mapping[str, AdaptedLayer]) -> None:
         """Learn how the parameters make up the layers' updates.
 
-        Called once after an adapter is attached, before `begin_sequence`, and again whenever
-        another model takes its place. Most kinds do not ask.
+        Called once after the adapter is attached, before `begin_sequence` or `load_state_dict`.
+        Most kinds do not ask.
 
         Args:
             layers: As `curlora.curvature.adapted_layers` gives them.
@@ -253,8 +253,8 @@ class Retention:
     def earlier(self) -> list[dict[str, Tensor]]:
         """The frozen adapters of finished tasks, in order, where `renews_adapter`.
 
-        From `end_task` on, the last of them is the adapter that is still attached: sum those before
-        it, until a fresh one has taken its place.
+        All have the same names and shapes. From `end_task` on, the last of them is the adapter that
+        is still attached: sum those before it, until a fresh one has taken its place.
         """
         return []
 
@@ -363,3 +363,60 @@ def no_penalty(params: Params) -> Tensor:
     for parameter in params.values():
         return parameter.new_zeros((), dtype=torch.promote_types(parameter.dtype, torch.float32))
     return torch.zeros(())
+
+
+class Renewing(Retention):
+    """The base of kinds that give every task a fresh adapter and keep the earlier ones.
+
+    Room for all of them is made at the start. What is still zeros is an adapter that does nothing.
+    """
+
+    renews_adapter = True
+    _prefixes = ("earlier.", "finished")
+
+    def _make_room(self, params: Params, tasks: int) -> None:
+        self._state |= {
+            f"earlier.{name}": torch.zeros((tasks, *p.shape), dtype=p.dtype, device=p.device)
+            for name, p in params.items()
+        }
+        self._state["finished"] = torch.tensor(0)
+
+    @property
+    def earlier(self) -> list[dict[str, Tensor]]:
+        """The frozen adapters of finished tasks, in order: see `Retention.earlier`."""
+        finished = int(self._state.get("finished", torch.tensor(0)))
+        stacked = self._under("earlier.")
+        return [{name: tensor[i] for name, tensor in stacked.items()} for i in range(finished)]
+
+    def end_task(
+        self,
+        params: Params,
+        task: int,
+        observed: Iterable[Observation],  # noqa: ARG002
+        total: Total,  # noqa: ARG002
+        examples: int,  # noqa: ARG002
+    ) -> None:
+        """Freeze the task's adapter: see `Retention.end_task`.
+
+        Args:
+            params: The adapter as the task leaves it.
+            task: Which, counted from 0.
+            observed: Left unread.
+            total: Not called.
+            examples: Not read.
+
+        Raises:
+            ValueError: `begin_sequence` made no room for this task.
+        """
+        changed: dict[str, Tensor] = {}
+        for name, parameter in params.items():
+            stacked = self._state.get(f"earlier.{name}")
+            if stacked is None or task >= stacked.shape[0]:
+                raise ValueError(
+                    f"There is no room for the adapter of task {task} (`{name}`): `begin_sequence` "
+                    f"made room for {0 if stacked is None else stacked.shape[0]} tasks. Call it "
+                    "with the number of tasks and the parameters that are learnt."
+                )
+            changed[f"earlier.{name}"] = stacked.clone()
+            changed[f"earlier.{name}"][task] = parameter.detach().to(stacked.device)
+        self._state |= {**changed, "finished": torch.tensor(task + 1)}
