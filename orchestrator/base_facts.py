@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.experiment import Choice, Experiment, IntUniform, ModelSpec
+from orchestrator.experiment import Experiment, ModelSpec, possible_values
 
 OPTIMISER_BYTES = 16
 """Per trained parameter: parameter, gradient, fp32 master and two moments, rounded up."""
@@ -368,10 +368,7 @@ def adapter_facts(experiment: Experiment, base: BaseFacts) -> list[AdapterFacts]
 
 
 def _values(experiment: Experiment, path: str, own: Any) -> list[Any]:
-    domain = experiment.search.space.get(path) if experiment.search else None
-    if isinstance(domain, Choice):
-        return list(domain.choice)
-    return list(domain.int_uniform) if isinstance(domain, IntUniform) else [own]
+    return possible_values(experiment.search.space, path, own) if experiment.search else [own]
 
 
 def is_target(name: str, targets: Sequence[str] | str) -> bool:

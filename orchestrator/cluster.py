@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from orchestrator.experiment import Choice, Experiment, ResourceSpec, domain_bounds
+from orchestrator.experiment import Experiment, ResourceSpec, possible_values
 
 HEAD_SHARE = 0.001
 """Of the head node's own resource that a trial's (idle) driver function holds: it runs there."""
@@ -100,10 +100,7 @@ def largest_resources(experiment: Experiment) -> ResourceSpec:
     for name, values in wanted.items():
         path = f"resources.{name}"
         values.extend(entry[path] for entry in search.first if path in entry)
-        domain = search.space.get(path)
-        if domain is not None:
-            edges = domain.choice if isinstance(domain, Choice) else domain_bounds(domain)
-            values.extend(int(edge) for edge in edges or ())
+        values.extend(int(v) for v in possible_values(search.space, path, values[0]))
     return experiment.resources.model_copy(
         update={name: max(int(value) for value in values) for name, values in wanted.items()}
     )

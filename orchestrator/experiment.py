@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from orchestrator.methods import ADAPTER_SETTINGS, RETENTION_SETTINGS, MethodSpec
 from orchestrator.objectives import NATURAL_DIRECTIONS, Direction
 from orchestrator.sources import at_data_root
 from orchestrator.tasks import (
@@ -51,50 +52,6 @@ class ModelSpec(Spec):
         if (self.name is None) == (self.gguf is None):
             raise ValueError("`model` needs exactly one of `name` and `gguf`")
         return self
-
-
-class _TargetedAdapter(Spec):
-    r: int = Field(default=16, ge=1)
-    """Rank."""
-    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj")
-    """Module name endings, or "all-linear"."""
-
-
-class CurloraSettings(_TargetedAdapter):
-    """CURLoRA (Fawi 2024, arXiv 2408.14572): W + alpha C U R with C, R sampled from W."""
-
-    kind: Literal["curlora"]
-    alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Factor on C U R."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the inverted sampling law; towards 0 the smallest energies, to infinity uniform."""
-    selection: Literal["inverted", "uniform", "energy"] = "inverted"
-    selection_seed: int = Field(default=0, ge=0)
-
-
-class LoraSettings(_TargetedAdapter):
-    """LoRA (Hu et al. 2021, arXiv 2106.09685), PEFT's own: W + alpha / r B A."""
-
-    kind: Literal["lora"]
-    alpha: float = Field(default=16.0, gt=0, allow_inf_nan=False)
-    """`lora_alpha`: the update is scaled by alpha / r."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-
-AdapterSettings = Annotated[CurloraSettings | LoraSettings, Field(discriminator="kind")]
-
-
-class RetentionSettings(Spec):
-    """What protects earlier knowledge while a task is learnt. Only "none" is built today."""
-
-    kind: Literal["none"] = "none"
-
-
-class MethodSpec(Spec):
-    """A method is an adapter (what is trained) and a retention (what protects old knowledge)."""
-
-    adapter: AdapterSettings
-    retention: RetentionSettings = RetentionSettings()
 
 
 class TrainingSpec(Spec):
@@ -154,6 +111,8 @@ class DataLimits(Spec):
     """Tokens per window when running text is read; windows do not overlap."""
     rung_examples: int | None = Field(default=None, ge=1)
     """Validation examples scored at 1/4 and 1/2 of a task; null means all of them."""
+    source_examples: int = Field(default=256, ge=1)
+    """Training rows kept of a probe that a method reads (`sources`, `source`)."""
     batch_tokens: int | None = Field(default=None, ge=64)
     """Padded tokens per evaluation batch and worker; null: 512 on a CPU, 16384 on a GPU."""
 
@@ -198,7 +157,19 @@ class IntUniform(Spec):
     when: dict[str, Any] = Field(default_factory=dict)
 
 
-Domain = Choice | Uniform | LogUniform | IntUniform
+SimpleDomain = Choice | Uniform | LogUniform | IntUniform
+
+
+class Alternatives(Spec):
+    """Several domains of one path, of which the conditions let at most one hold at a time.
+
+    Written as a list: each entry a domain with a `when` of its own.
+    """
+
+    alternatives: tuple[SimpleDomain, ...] = Field(min_length=1)
+
+
+Domain = SimpleDomain | Alternatives
 _DOMAINS: dict[str, type[Choice] | type[Uniform] | type[LogUniform] | type[IntUniform]] = {
     "choice": Choice,
     "uniform": Uniform,
@@ -234,7 +205,7 @@ class SearchSpec(Spec):
 
     @model_validator(mode="after")
     def _conditions(self) -> SearchSpec:
-        for path, domain in self.space.items():
+        for path, domain in simple_domains(self.space):
             bounds = domain_bounds(domain)
             if bounds is not None and not bounds[0] < bounds[1]:
                 raise ValueError(
@@ -249,11 +220,12 @@ class SearchSpec(Spec):
                         f"{suggestion(parent, list(self.space))}"
                     )
                 other = self.space[parent]
-                if isinstance(other, Choice) and wanted not in other.choice:
-                    raise ValueError(
-                        f"`{path}`: `when` wants {parent} = {wanted!r}, which is not among "
-                        f"{list(other.choice)}"
-                    )
+                for value in _wanted(wanted):
+                    if isinstance(other, Choice) and value not in other.choice:
+                        raise ValueError(
+                            f"`{path}`: `when` wants {parent} = {value!r}, which is not among "
+                            f"{list(other.choice)}"
+                        )
         if self.first and self.searcher == "grid":
             raise ValueError("`first` has no place in a grid, which is walked in order")
         list(ordered_space(self.space))
@@ -263,6 +235,11 @@ class SearchSpec(Spec):
 def _parse_domain(path: str, raw: Any) -> Any:
     if isinstance(raw, BaseModel):
         return raw
+    if isinstance(raw, list | tuple):
+        parts = cast("list[Any]", raw)
+        return Alternatives(alternatives=tuple(_parse_domain(path, part) for part in parts))
+    if isinstance(raw, dict) and "alternatives" in raw:  # as this model writes itself
+        return _parse_domain(path, cast("dict[str, Any]", raw)["alternatives"])
     if not isinstance(raw, dict):
         raise ValueError(  # noqa: TRY004 (pydantic turns ValueErrors, not TypeErrors, into messages)
             f"`{path}`: a domain is one of {sorted(_DOMAINS)}, "
@@ -279,7 +256,37 @@ def _parse_domain(path: str, raw: Any) -> Any:
     return _DOMAINS[kinds[0]].model_validate(fields)
 
 
-def domain_bounds(domain: Domain) -> tuple[float, float] | None:
+def simple_domains(space: Mapping[str, Domain]) -> Iterator[tuple[str, SimpleDomain]]:
+    """Every domain with its path; a path with alternatives comes once for each of them.
+
+    Yields:
+        Pairs of a dotted path and a domain.
+    """
+    for path, domain in space.items():
+        for part in domain.alternatives if isinstance(domain, Alternatives) else (domain,):
+            yield path, part
+
+
+def possible_values(space: Mapping[str, Domain], path: str, own: Any) -> list[Any]:
+    """What a setting may be in a search.
+
+    Args:
+        space: The search space.
+        path: Dotted path of the setting.
+        own: The file's own value.
+
+    Returns:
+        Every choice, the two ends of every range, and the file's own value where the space does not
+        set the path at all or only under conditions.
+    """
+    parts = [domain for where, domain in simple_domains(space) if where == path]
+    values = [value for domain in parts for value in _edge_values(domain)]
+    if not parts or any(domain.when for domain in parts):
+        values.append(own)
+    return list({repr(value): value for value in values}.values())
+
+
+def domain_bounds(domain: SimpleDomain) -> tuple[float, float] | None:
     """The bounds of a numeric range, None for a choice."""
     match domain:
         case Choice():
@@ -292,7 +299,7 @@ def domain_bounds(domain: Domain) -> tuple[float, float] | None:
             return domain.int_uniform
 
 
-def ordered_space(space: Mapping[str, Domain]) -> Iterator[tuple[str, Domain]]:
+def ordered_space(space: Mapping[str, Domain]) -> Iterator[tuple[str, SimpleDomain]]:
     """The domains, each after the ones its `when` depends on.
 
     Yields:
@@ -301,14 +308,17 @@ def ordered_space(space: Mapping[str, Domain]) -> Iterator[tuple[str, Domain]]:
     Raises:
         ValueError: If conditions depend on one another in a circle.
     """
+    parts: dict[str, list[SimpleDomain]] = {}
+    for path, domain in simple_domains(space):
+        parts.setdefault(path, []).append(domain)
     done: set[str] = set()
-    waiting = dict(space)
-    while waiting:
-        ready = [path for path, domain in waiting.items() if set(domain.when) <= done]
+    while parts:
+        ready = [p for p, domains in parts.items() if all(set(d.when) <= done for d in domains)]
         if not ready:
-            raise ValueError(f"the conditions of {sorted(waiting)} depend on one another")
+            raise ValueError(f"the conditions of {sorted(parts)} depend on one another")
         for path in ready:
-            yield path, waiting.pop(path)
+            for domain in parts.pop(path):
+                yield path, domain
             done.add(path)
 
 
@@ -343,8 +353,31 @@ class ResourceSpec(Spec):
     cpus_per_worker: int = Field(default=1, ge=1)
     """CPUs reserved and torch threads used by each worker."""
     gpus_per_worker: int = Field(default=0, ge=0)
+    retention_gib: float = Field(default=4.0, gt=0, allow_inf_nan=False)
+    """Most memory that a retention may carry between tasks on each worker; beyond it a plan is
+    refused."""
     max_failures: int = Field(default=1, ge=0)
     """Restarts of a trial's workers from its last checkpoint before the trial is FAILED."""
+
+
+class PublishedValue(Spec):
+    """A number that a paper claims, beside which this experiment's own can be read."""
+
+    what: str
+    """Which number: method, task, moment, unit."""
+    value: float | None
+    """As printed; null where it was not found."""
+    where: str | None = None
+    """The page, table or abstract that it stands in."""
+
+    @model_validator(mode="after")
+    def _placed(self) -> PublishedValue:
+        if self.value is not None and not self.where:
+            raise ValueError(
+                f"{self.what!r}: a published value needs `where` it stands (a page, a table, an "
+                "abstract); set `value: null` where it was not found"
+            )
+        return self
 
 
 class TrackingSpec(Spec):
@@ -374,6 +407,8 @@ class Experiment(Spec):
     resources: ResourceSpec = ResourceSpec()
     storage: str = "./runs"
     tracking: TrackingSpec = TrackingSpec()
+    published: tuple[PublishedValue, ...] = ()
+    """What a paper claims of this experiment; shown, never computed with."""
 
     @model_validator(mode="after")
     def _combinations(self) -> Experiment:
@@ -398,7 +433,24 @@ class Experiment(Spec):
             )
         self._check_shares()
         self._check_finalists()
+        self._check_method()
         return self
+
+    def _check_method(self) -> None:
+        for name in self.method.sources:
+            if name not in self.probes:
+                raise ValueError(
+                    f"`method` reads the training rows of {name!r}, which is not among `probes`."
+                    f"{suggestion(name, list(self.probes))} Probes: "
+                    f"{', '.join(self.probes) or 'none'}"
+                )
+        zero = cast("dict[str, Any]", self.training.deepspeed.get("zero_optimization", {}))
+        kind = self.method.retention.kind
+        if zero.get("stage") == 3 and kind in {"ewc_weight", "ilora", "olora"}:
+            raise ValueError(
+                f"the retention {kind!r} puts other values in the adapter's place, which ZeRO "
+                "stage 3 has partitioned; use stage 0, 1 or 2"
+            )
 
     def _check_finalists(self) -> None:
         per = self.finalists.per
@@ -455,8 +507,9 @@ class Experiment(Spec):
     def with_overrides(self, overrides: Mapping[str, Any]) -> Experiment:
         """This experiment with dotted fields replaced, checked again.
 
-        When an override changes the kind of the adapter, settings that the new kind does not have
-        are dropped from this experiment's own values (never from the overrides).
+        When an override changes the kind of the adapter or of the retention, settings that the new
+        kind does not have are dropped from this experiment's own values (never from the overrides).
+        An override of the preset replaces the whole method.
 
         Args:
             overrides: Dotted path to value.
@@ -468,14 +521,14 @@ class Experiment(Spec):
             ExperimentError: If the result is not valid.
         """
         document = self.model_dump(mode="json", exclude={"search", "finalists"})
-        kind = overrides.get("method.adapter.kind")
-        adapter: dict[str, Any] = document["method"]["adapter"]
-        if kind is not None and kind != adapter["kind"]:
-            known = adapter_fields().get(str(kind), set(adapter))
-            # `alpha` means another thing to each kind, so it is not carried over either.
-            document["method"]["adapter"] = {
-                key: value for key, value in adapter.items() if key in known - {"alpha"}
-            }
+        method: dict[str, Any] = document["method"]
+        if "method.preset" in overrides:
+            document["method"] = {}
+        else:
+            _change_kind(method, "adapter", overrides.get("method.adapter.kind"), ADAPTER_SETTINGS)
+            _change_kind(
+                method, "retention", overrides.get("method.retention.kind"), RETENTION_SETTINGS
+            )
         for path, value in overrides.items():
             *parents, last = path.split(".")
             place = document
@@ -487,16 +540,21 @@ class Experiment(Spec):
         except ValidationError as error:
             shown = ", ".join(f"{path}={value!r}" for path, value in overrides.items())
             raise ExperimentError(
-                render_validation_error(error, f"overrides ({shown})", field_names())
+                render_validation_error(error, f"overrides ({shown})", field_names(), _KINDS)
             ) from None
 
 
-def adapter_fields() -> dict[str, set[str]]:
-    """The settings of each adapter kind."""
-    return {
-        "curlora": set(CurloraSettings.model_fields),
-        "lora": set(LoraSettings.model_fields),
-    }
+def _change_kind(
+    method: dict[str, Any], part: str, kind: Any, settings: Mapping[str, type[Spec]]
+) -> None:
+    """Keep of an adapter or retention what another kind has, too."""
+    own: dict[str, Any] = method[part]
+    if kind is None or kind == own["kind"]:
+        return
+    known = set(settings[str(kind)].model_fields) if str(kind) in settings else set(own)
+    # `alpha` and `strength` mean another thing to each kind, so they are not carried over either.
+    method[part] = {k: v for k, v in own.items() if k in known - {"alpha", "strength"}}
+    method["preset"] = None  # it is that preset's method no longer
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -514,6 +572,9 @@ def known_paths(model: type[BaseModel] = Experiment, prefix: str = "") -> set[st
         for inner in _models_in(field.annotation):
             paths |= known_paths(inner, f"{prefix}{name}.")
     return paths
+
+
+_KINDS = frozenset({*ADAPTER_SETTINGS, *RETENTION_SETTINGS})
 
 
 def field_names() -> list[str]:
@@ -557,13 +618,7 @@ def check_space(experiment: Experiment) -> None:
                     f"search.first: entry {number}: {path}: not a field that a trial can set."
                     f"{suggestion(path, paths)}"
                 )
-    corners = list(_corners(space))
-    first = [
-        {**corner, **{path: value for path, value in entry.items() if path not in space}}
-        for entry in experiment.search.first
-        for corner in _corners(_narrowed(space, entry))
-    ]
-    for overrides in [*corners, *first]:
+    for overrides in _possible_overrides(experiment.search):
         try:
             experiment.with_overrides(overrides)
         except ExperimentError as error:
@@ -574,31 +629,73 @@ def check_space(experiment: Experiment) -> None:
             ) from None
 
 
-def _narrowed(space: Mapping[str, Domain], entry: Mapping[str, Any]) -> dict[str, Domain]:
+def _possible_overrides(search: SearchSpec) -> Iterator[dict[str, Any]]:
+    """The corners of the space, and those of each entry of `first`."""
+    yield from _corners(search.space)
+    for entry in search.first:
+        apart = {path: value for path, value in entry.items() if path not in search.space}
+        for corner in _corners(narrowed(search.space, entry)):
+            yield {**corner, **apart}
+
+
+def possible_methods(experiment: Experiment) -> list[MethodSpec]:
+    """Every method that a trial may have: the file's own, or those at the corners of the space.
+
+    Args:
+        experiment: An experiment whose space was checked.
+
+    Returns:
+        The methods, each once.
+    """
+    if experiment.search is None:
+        return [experiment.method]
+    found: dict[str, MethodSpec] = {}
+    for overrides in _possible_overrides(experiment.search):
+        method = experiment.with_overrides(overrides).method
+        found.setdefault(method.model_dump_json(), method)
+    return list(found.values())
+
+
+def narrowed(space: Mapping[str, Domain], entry: Mapping[str, Any]) -> dict[str, Domain]:
     """The space with the values of an entry of `first` fixed."""
     return {
-        path: Choice(choice=(entry[path],), when=domain.when) if path in entry else domain
+        path: _fixed(domain, entry[path]) if path in entry else domain
         for path, domain in space.items()
     }
 
 
-def _edge_values(domain: Domain) -> list[Any]:
+def _fixed(domain: Domain, value: Any) -> Domain:
+    if isinstance(domain, Alternatives):
+        return Alternatives(
+            alternatives=tuple(Choice(choice=(value,), when=d.when) for d in domain.alternatives)
+        )
+    return Choice(choice=(value,), when=domain.when)
+
+
+def _edge_values(domain: SimpleDomain) -> list[Any]:
     bounds = domain_bounds(domain)
     return list(domain.choice) if isinstance(domain, Choice) else list(bounds or ())
 
 
-def active(domain: Domain, chosen: Mapping[str, Any]) -> bool:
+def active(domain: SimpleDomain, chosen: Mapping[str, Any]) -> bool:
     """Whether a domain's conditions hold under the values chosen so far."""
-    return all(parent in chosen and chosen[parent] == want for parent, want in domain.when.items())
+    return all(
+        parent in chosen and chosen[parent] in _wanted(want) for parent, want in domain.when.items()
+    )
+
+
+def _wanted(value: Any) -> list[Any]:
+    """The values that a condition names: one, or any of a list."""
+    return list(cast("list[Any]", value)) if isinstance(value, list | tuple) else [value]
 
 
 def _corners(space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
     """Whole assignments that reach every edge value under every combination of parents."""
-    parents = {parent for domain in space.values() for parent in domain.when}
+    parents = {parent for _, domain in simple_domains(space) for parent in domain.when}
     order = list(ordered_space(space))
 
     def combinations(
-        rest: list[tuple[str, Domain]], chosen: dict[str, Any]
+        rest: list[tuple[str, SimpleDomain]], chosen: dict[str, Any]
     ) -> Iterator[dict[str, Any]]:
         if not rest:
             yield dict(chosen)
@@ -614,7 +711,7 @@ def _corners(space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
     for first in combinations(order, {}):
         yield first
         for path, domain in order:
-            if path in first and path not in parents:
+            if path in first and path not in parents and active(domain, first):
                 for value in _edge_values(domain)[1:]:
                     yield {**first, path: value}
 
@@ -668,7 +765,9 @@ def load_experiment(path: Path, data_root: Path | None = None) -> LoadedExperime
     try:
         experiment = Experiment.model_validate(document)
     except ValidationError as error:
-        raise ExperimentError(render_validation_error(error, str(path), field_names())) from None
+        raise ExperimentError(
+            render_validation_error(error, str(path), field_names(), _KINDS)
+        ) from None
     experiment = _resolve_model(experiment, path)
     try:
         check_space(experiment)
@@ -684,6 +783,7 @@ def load_experiment(path: Path, data_root: Path | None = None) -> LoadedExperime
         for name, task in tasks.items()
     }
     _check_measured(experiment, tasks, path)
+    _check_heads(experiment, tasks, path)
     return LoadedExperiment(
         experiment=experiment, tasks=tasks, text=path.read_text(encoding="utf-8"), origin=str(path)
     )
@@ -715,6 +815,20 @@ def _with_head(experiment: Experiment, task: TaskSpec, *, learnt: bool, path: Pa
             "head would never be trained; use `head: label_words` in its task file"
         )
     return task
+
+
+def _check_heads(experiment: Experiment, tasks: Mapping[str, TaskSpec], path: Path) -> None:
+    """Refuse to train heads alone where a task has none."""
+    if all(method.adapter.kind != "head_only" for method in possible_methods(experiment)):
+        return
+    for name in experiment.tasks:
+        task = tasks[name]
+        if not isinstance(task, ClassificationTask) or task.head != "linear":
+            raise ExperimentError(
+                f"{path}: the adapter head_only trains linear heads and nothing else, and the task "
+                f"{name} has none. Set `head: linear` in the experiment (classification tasks "
+                "only), or take head_only out"
+            )
 
 
 def _check_measured(experiment: Experiment, tasks: Mapping[str, TaskSpec], path: Path) -> None:

@@ -30,12 +30,11 @@ from orchestrator.base_facts import (
     storage_bytes,
 )
 from orchestrator.experiment import (
-    Choice,
     Experiment,
-    IntUniform,
     LoadedExperiment,
     ModelSpec,
     default_batch_tokens,
+    possible_values,
 )
 from orchestrator.preflight import Means, problems
 from orchestrator.tasks import GenerationTask
@@ -292,10 +291,9 @@ def _facts_of(name: str, task: PreparedTask, experiment: Experiment, epochs: int
 
 def _largest(experiment: Experiment, path: str, own: float) -> float:
     """The largest value that a setting may take in the search, else the file's own."""
-    domain = experiment.search.space.get(path) if experiment.search else None
-    if isinstance(domain, Choice):
-        return max(float(value) for value in domain.choice)
-    return float(domain.int_uniform[1]) if isinstance(domain, IntUniform) else own
+    if experiment.search is None:
+        return own
+    return max(float(value) for value in possible_values(experiment.search.space, path, own))
 
 
 # --- sizes ---------------------------------------------------------------------------------------

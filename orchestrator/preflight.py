@@ -28,7 +28,14 @@ from orchestrator.base_facts import (
     storage_bytes,
 )
 from orchestrator.cluster import ClusterError, largest_resources, required_fit, usable_cores
-from orchestrator.experiment import Choice, Experiment, LoadedExperiment, ModelSpec, grid_points
+from orchestrator.experiment import (
+    Experiment,
+    LoadedExperiment,
+    ModelSpec,
+    grid_points,
+    narrowed,
+    simple_domains,
+)
 from orchestrator.model_registry import TrackingError, check_reachable
 from orchestrator.tasks import GenerationTask, LanguageModellingTask, suggestion
 
@@ -162,15 +169,14 @@ def reachable(experiment: Experiment, paths: Sequence[str]) -> Iterator[Experime
         return
     wanted = [path for path in paths if path in search.space]
     for path in wanted:
-        wanted += [parent for parent in search.space[path].when if parent not in wanted]
+        domains = [d for where, d in simple_domains(search.space) if where == path]
+        parents = [parent for domain in domains for parent in domain.when]
+        wanted += [parent for parent in dict.fromkeys(parents) if parent not in wanted]
     space = {path: domain for path, domain in search.space.items() if path in wanted}
     for overrides in grid_points(space):
         yield experiment.with_overrides(overrides)
     for entry in search.first:
-        fixed = {
-            path: Choice(choice=(entry[path],), when=domain.when) if path in entry else domain
-            for path, domain in space.items()
-        }
+        fixed = narrowed(space, entry)
         rest = {path: entry[path] for path in paths if path in entry and path not in space}
         for overrides in grid_points(fixed):
             yield experiment.with_overrides({**overrides, **rest})
@@ -208,7 +214,12 @@ def _adapter_problems(experiment: Experiment, *, ask_hub: bool) -> Iterator[str]
 
 def _largest_ranks(experiment: Experiment) -> dict[_Targets, int]:
     """For each `target_modules` that a trial may have, the largest rank that it may come with."""
-    paths = ("method.adapter.kind", "method.adapter.r", "method.adapter.target_modules")
+    paths = (
+        "method.preset",
+        "method.adapter.kind",
+        "method.adapter.r",
+        "method.adapter.target_modules",
+    )
     ranks: dict[_Targets, int] = {}
     for one in reachable(experiment, paths):
         adapter: Any = one.method.adapter

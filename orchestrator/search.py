@@ -29,6 +29,7 @@ from orchestrator.experiment import (
     IntUniform,
     LogUniform,
     SearchSpec,
+    SimpleDomain,
     Uniform,
     active,
     grid_points,
@@ -69,6 +70,7 @@ class Proposer:
         """
         self._search = search
         self._objectives = dict(objectives)
+        self._parameters = _parameters(search.space)
         self._numbers: dict[str, int] = {}
         self._grid = grid_points(search.space) if search.searcher == "grid" else []
         self._proposed = 0
@@ -100,14 +102,13 @@ class Proposer:
         )
 
     def _add(self, trial: PastTrial) -> None:
-        distributions = {
-            path: _distribution(domain)
-            for path, domain in self._search.space.items()
-            if path in trial.overrides
-        }
-        params = {
-            path: _encode(self._search.space[path], trial.overrides[path]) for path in distributions
-        }
+        held = [
+            (key, path, domain)
+            for key, path, domain in self._parameters
+            if path in trial.overrides and active(domain, trial.overrides)
+        ]
+        distributions = {key: _distribution(domain) for key, _, domain in held}
+        params = {key: _encode(domain, trial.overrides[path]) for key, path, domain in held}
         states = {"COMPLETE": TrialState.COMPLETE, "RUNNING": TrialState.RUNNING}
         values = self._values(trial.values) if trial.state == "COMPLETE" else None
         state = states.get(trial.state, TrialState.FAIL)
@@ -145,9 +146,9 @@ class Proposer:
             return dict(point)
         fixed = self._search.first[self._proposed] if self._has_first() else {}
         searched = {
-            path: _encode(self._search.space[path], value)
-            for path, value in fixed.items()
-            if path in self._search.space
+            key: _encode(domain, fixed[path])
+            for key, path, domain in self._parameters
+            if path in fixed and active(domain, fixed)
         }
         if searched:
             self._study.enqueue_trial(searched)
@@ -156,9 +157,9 @@ class Proposer:
         self._numbers[name] = trial.number
         self._proposed += 1
         chosen: dict[str, Any] = {}
-        for path, domain in ordered_space(self._search.space):
+        for key, path, domain in self._parameters:
             if active(domain, chosen):
-                chosen[path] = _decode(_suggest(trial, path, domain))
+                chosen[path] = _decode(_suggest(trial, key, domain))
         return {**chosen, **{p: v for p, v in fixed.items() if p not in self._search.space}}
 
     def _has_first(self) -> bool:
@@ -179,19 +180,31 @@ class Proposer:
             self._study.tell(self._numbers[name], values)
 
 
-def _suggest(trial: optuna.Trial, path: str, domain: Domain) -> Any:
+def _parameters(space: Mapping[str, Domain]) -> list[tuple[str, str, SimpleDomain]]:
+    """Optuna's name, path and domain of every parameter, parents before what depends on them."""
+    found: list[tuple[str, str, SimpleDomain]] = []
+    counts: dict[str, int] = {}
+    for path, domain in ordered_space(space):
+        number = counts.get(path, 0)
+        counts[path] = number + 1
+        # Alternatives of one path have other values, which Optuna wants under another name.
+        found.append((path if number == 0 else f"{path}#{number}", path, domain))
+    return found
+
+
+def _suggest(trial: optuna.Trial, key: str, domain: SimpleDomain) -> Any:
     match domain:
         case Choice():
-            return trial.suggest_categorical(path, [_encode(domain, v) for v in domain.choice])
+            return trial.suggest_categorical(key, [_encode(domain, v) for v in domain.choice])
         case Uniform():
-            return trial.suggest_float(path, *domain.uniform)
+            return trial.suggest_float(key, *domain.uniform)
         case LogUniform():
-            return trial.suggest_float(path, *domain.log_uniform, log=True)
+            return trial.suggest_float(key, *domain.log_uniform, log=True)
         case IntUniform():
-            return trial.suggest_int(path, *domain.int_uniform)
+            return trial.suggest_int(key, *domain.int_uniform)
 
 
-def _distribution(domain: Domain) -> BaseDistribution:
+def _distribution(domain: SimpleDomain) -> BaseDistribution:
     match domain:
         case Choice():
             return CategoricalDistribution([_encode(domain, v) for v in domain.choice])
@@ -203,7 +216,7 @@ def _distribution(domain: Domain) -> BaseDistribution:
             return IntDistribution(*domain.int_uniform)
 
 
-def _encode(domain: Domain, value: Any) -> Any:
+def _encode(domain: SimpleDomain, value: Any) -> Any:
     if isinstance(domain, Choice) and isinstance(value, list | tuple | dict):
         return _JSON + json.dumps(value)
     return value

@@ -9,6 +9,7 @@ the CURLoRA paper (Fawi 2024), and generation is scored on the text that the mod
 from __future__ import annotations
 
 import string
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -341,6 +342,9 @@ def suggestion(name: str, known: list[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+_TASK_KINDS = frozenset({"classification", "multiple_choice", "generation", "language_modelling"})
+
+
 def task_field_names() -> list[str]:
     """Every field name that a task file may hold, for suggestions."""
     names: set[str] = set()
@@ -349,26 +353,34 @@ def task_field_names() -> list[str]:
     return sorted(names | set(DataSource.model_fields) | set(SplitOrigins.model_fields))
 
 
-def render_validation_error(error: ValidationError, origin: str, known: list[str]) -> str:
-    """Each problem on its own line: file, field, problem, value and the nearest valid name."""
+def render_validation_error(
+    error: ValidationError, origin: str, known: list[str], kinds: Collection[str] = _TASK_KINDS
+) -> str:
+    """Each problem on its own line: file, field, problem, value and the nearest valid name.
+
+    Args:
+        error: What pydantic found.
+        origin: The file, for the message.
+        known: Field names, to suggest the nearest.
+        kinds: Every value of a `kind`.
+
+    Returns:
+        The message.
+    """
     lines: list[str] = []
     for problem in error.errors():
         # A discriminated union puts the chosen kind into the location; people do not write it.
-        place = ".".join(str(part) for part in problem["loc"] if str(part) not in _UNION_TAGS)
+        place = ".".join(str(part) for part in problem["loc"] if str(part) not in kinds)
         text = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             last = str(problem["loc"][-1])
             text = f"unknown field.{suggestion(last, [k for k in known if k != last])}".rstrip(".")
+        if problem["type"] == "union_tag_invalid":
+            tag, tags = str(problem["ctx"]["tag"]), str(problem["ctx"]["expected_tags"])
+            listed = [one.strip(" '") for one in tags.split(",")]
+            text = f"unknown kind {tag!r}.{suggestion(tag, listed)} Kinds: {', '.join(listed)}"
         got = "" if problem["type"] == "missing" else f"; got {problem['input']!r}"
         if len(got) > 120:
             got = got[:117] + "..."
         lines.append(f"{origin}: {place or 'the file'}: {text}{got}")
     return "\n".join(lines)
-
-
-_UNION_TAGS = frozenset(
-    {
-        *("classification", "multiple_choice", "generation", "language_modelling"),
-        *("curlora", "lora", "none"),
-    }
-)

@@ -285,6 +285,10 @@ def _forgetting(
 # --- parallel coordinates ------------------------------------------------------------------------
 
 
+def _logarithmic(domain: Mapping[str, Any]) -> bool:
+    return "log_uniform" in domain or any(map(_logarithmic, domain.get("alternatives") or ()))
+
+
 def _parallel(view: SweepView, colours: Mapping[str, int]) -> Parallel | None:
     trials = [trial for trial in view.searched if trial.state == "COMPLETE"]
     if len(trials) < 2:
@@ -303,7 +307,7 @@ def _parallel(view: SweepView, colours: Mapping[str, int]) -> Parallel | None:
 
     for path in view.searched_settings:
         values = [settings[trial.name].get(path) for trial in trials]
-        add(path, values, logarithmic="log_uniform" in space.get(path, {}), searched=True)
+        add(path, values, logarithmic=_logarithmic(space.get(path) or {}), searched=True)
     objectives = view.experiment.get("objectives") or {"gain": "max"}
     for name in dict.fromkeys([*objectives, "accuracy"]):
         values = [trial.measure(name) for trial in trials]

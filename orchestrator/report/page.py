@@ -222,6 +222,8 @@ def _task(view: SweepView, name: str) -> Markup:
 
 
 def _range(choice: Mapping[str, Any]) -> str:
+    if "alternatives" in choice:
+        return " | ".join(map(_range, choice["alternatives"]))
     told = []
     for kind, values in choice.items():
         if kind == "when":

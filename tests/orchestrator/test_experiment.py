@@ -51,9 +51,30 @@ def test_unknown_field_is_named_in_the_error(experiment_file):
     ("change", "expected"),
     [
         (lambda d: d["training"].update(epochs="many"), "training.epochs"),
-        (lambda d: d["method"]["adapter"].update(kind="curlor"), "'curlora', 'lora'"),
+        (
+            lambda d: d["method"]["adapter"].update(kind="curlor"),
+            "method.adapter: unknown kind 'curlor'. Did you mean 'curlora'?",
+        ),
         (lambda d: d["method"]["adapter"].update(r=0), "method.adapter.r"),
-        (lambda d: d["method"].update(retention={"kind": "ewc"}), "method.retention.kind"),
+        (lambda d: d["method"].update(retention={"kind": "ewd"}), "unknown kind 'ewd'"),
+        (
+            lambda d: d["method"].update(retention={"kind": "ewc", "strength": -1}),
+            "method.retention.strength",
+        ),
+        (lambda d: d["method"].update(preset="laloar"), "Did you mean 'lalora'?"),
+        (lambda d: d["method"].update(preset="zero-shot"), "is no trial"),
+        (
+            lambda d: d["method"].update(retention={"kind": "laplace", "sources": ["gossip"]}),
+            "not among `probes`",
+        ),
+        (
+            lambda d: d["method"].update(sequence="joint", retention={"kind": "ewc"}),
+            "`sequence: joint` has no earlier task",
+        ),
+        (
+            lambda d: d.update(published=[{"what": "accuracy", "value": 0.5}]),
+            "needs `where` it stands",
+        ),
         (lambda d: d.update(objectives={"gian": "max"}), "Did you mean 'gain'?"),
         (lambda d: d["training"].update(batch_size=9, accumulation=2), "must be a multiple"),
         (lambda d: d.update(tasks=["mood", "mood"]), "got twice: ['mood']"),
