@@ -406,7 +406,9 @@ def _taps(model: nn.Module, params: Params, wanted: frozenset[Derivative]) -> li
     if "weights" in wanted:
         for name, described in adapted_layers(model, params).items():
             layer = model.get_submodule(name)
-            taps.append(_Tap(name, "weights", layer, layer, "", described.shape[::-1]))
+            taps.append(
+                _Tap(name, "weights", layer, layer, "", (described.shape[1], described.shape[0]))
+            )
     return taps
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from curlora.adapters import ADAPTERS, AdapterKind
+
 if TYPE_CHECKING:
     from curlora.retention.protocol import Retention
 
@@ -21,9 +23,6 @@ __all__ = ["RETENTIONS", "RetentionKind", "Setting"]
 
 LARGEST_FULL_RANK = 32
 """Beyond it the full curvature of one `U` has over a million entries, r^4."""
-
-_LORA = ("lora", "rslora")
-_PRODUCTS = (*_LORA, "curlora")
 
 
 @dataclass(frozen=True)
@@ -202,13 +201,32 @@ def _goes_with_all(adapter_kind: str, settings: Mapping[str, Any]) -> None:  # n
     return None
 
 
-def _only_with(*kinds: str, need: str) -> Callable[[str, Mapping[str, Any]], str | None]:
+def _only_with(
+    fits: Callable[[AdapterKind], bool], *, need: str
+) -> Callable[[str, Mapping[str, Any]], str | None]:
     def why_not(adapter_kind: str, settings: Mapping[str, Any]) -> str | None:  # noqa: ARG001
-        if adapter_kind in kinds:
+        fitting = [name for name, kind in ADAPTERS.items() if fits(kind)]
+        if adapter_kind in fitting:
             return None
-        return f"It needs {need}, which {adapter_kind!r} has not. Adapters: {', '.join(kinds)}."
+        return f"It needs {need}, which {adapter_kind!r} has not. Adapters: {', '.join(fitting)}."
 
     return why_not
+
+
+def _has_matrices(kind: AdapterKind) -> bool:
+    return kind.linear_factors is not None
+
+
+def _has_two_factors(kind: AdapterKind) -> bool:
+    return kind.linear_factors == "lora"
+
+
+def _adds_a_product(kind: AdapterKind) -> bool:
+    return kind.additive and kind.linear_factors is not None
+
+
+def _adds_two_factors(kind: AdapterKind) -> bool:
+    return kind.additive and kind.linear_factors == "lora"
 
 
 def _laplace_why_not(adapter_kind: str, settings: Mapping[str, Any]) -> str | None:
@@ -228,8 +246,8 @@ def _laplace_why_not(adapter_kind: str, settings: Mapping[str, Any]) -> str | No
             )
         return None
     needed = {
-        "kfac": _only_with(*_PRODUCTS, need="trained matrices that multiply the layer's input"),
-        "tri_kfac": _only_with(*_LORA, need="LoRA's two factors, whose coupling it keeps"),
+        "kfac": _only_with(_has_matrices, need="trained matrices that act on what they are given"),
+        "tri_kfac": _only_with(_has_two_factors, need="LoRA's two factors, which it couples"),
     }[curvature]
     reason = needed(adapter_kind, settings)
     return reason and f"Curvature `{curvature}`: {reason} Or use curvature `diag`."
@@ -281,7 +299,7 @@ _KINDS = (
             "Fisher as large as the weights (arXiv 2602.17559, 2026)."
         ),
         make=_ewc_weight,
-        why_not=_only_with(*_PRODUCTS, need="an update that is a product added to the weight"),
+        why_not=_only_with(_adds_a_product, need="an update that is a product added to the weight"),
     ),
     RetentionKind(
         name="laplace",
@@ -351,7 +369,7 @@ _KINDS = (
             "(Wang et al. 2023, arXiv 2310.14152)."
         ),
         make=_olora,
-        why_not=_only_with(*_LORA, need="LoRA's factor A, the subspace of each task"),
+        why_not=_only_with(_adds_two_factors, need="LoRA's factor A, the subspace of each task"),
     ),
 )
 RETENTIONS: dict[str, RetentionKind] = {kind.name: kind for kind in _KINDS}

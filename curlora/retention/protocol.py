@@ -293,7 +293,7 @@ class Retention:
         """Put back what `state_dict` gave; what follows is bit-identical, also within a task.
 
         Args:
-            state: The tensors, which are copied.
+            state: The tensors, which are copied; best on the device of the parameters.
 
         Raises:
             ValueError: The state is of another kind, or lacks a setting.
@@ -318,7 +318,7 @@ class Retention:
 
     # ------------------------------------------------------------------ for the kinds
 
-    _prefixes: ClassVar[tuple[str, ...]] = ()
+    _prefixes: tuple[str, ...] = ()
     """How the names of tensors begin that the state gets in `begin_sequence` or `bind`."""
 
     def _make_room(self, params: Params, tasks: int) -> None:

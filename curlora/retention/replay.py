@@ -48,6 +48,10 @@ class Replay(Retention):
         self._state["reservoir"] = torch.full((capacity, 2), -1)
         self._state["seen"] = torch.tensor(0)
 
+    def _state_beside(self, params: Params) -> dict[str, Tensor]:  # noqa: ARG002
+        # The references are read on the CPU, and there is no penalty that needs them elsewhere.
+        return self._state
+
     def rows(self, current: int, task: int, step: int) -> list[tuple[int, int]]:
         """Draw from the reservoir without replacement, by (seed, task, step) alone.
 
@@ -105,9 +109,6 @@ class Replay(Retention):
 
 
 def _draw(below: int, *counter: int | str) -> int:
-    """Give a number in [0, below) from a counter: any of them, in any order, any number of times.
-
-    The 64 bits of the hash leave a bias of below / 2^64, which is nothing.
-    """
+    """Give a number in [0, below) from a counter, uniform up to a share of below / 2^64."""
     digest = hashlib.blake2b(repr(counter).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") * below >> 64
