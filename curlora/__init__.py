@@ -12,20 +12,27 @@ import.
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from curlora.adapters import ADAPTERS, adapter_config
+from curlora.adapters import ADAPTERS, AdapterKind, adapter_config, adapter_kind
+from curlora.attach import adapter_kind_of, attach, load_adapter, save_adapter
 from curlora.curlora import CurloraConfig, CurloraModel, forward_form, sampling_perplexity
 from curlora.export import export_lora
 
 __all__ = [
     "ADAPTERS",
+    "AdapterKind",
     "CurloraConfig",
     "CurloraModel",
     "adapter_config",
+    "adapter_kind",
+    "adapter_kind_of",
     "adapter_state",
+    "attach",
     "export_lora",
     "forward_form",
+    "load_adapter",
     "load_adapter_state",
     "sampling_perplexity",
+    "save_adapter",
     "trainable_parameters",
 ]
 

@@ -8,7 +8,20 @@ adapters by structure and leaves integer buffers alone when it casts a layer.
 from typing import Any
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.miss.layer import MissLayer
+from peft.tuners.osf.layer import OSFLayer
+from peft.tuners.tinylora.layer import TinyLoraLayer
+from peft.tuners.tuners_utils import (
+    BaseTuner,
+    BaseTunerLayer,
+    check_adapters_to_merge,
+)
+from peft.tuners.tuners_utils import (
+    _maybe_include_all_linear_layers as include_all_linear_layers,
+)
 from peft.utils import (
     PeftType,
     get_quantization_kwargs,
@@ -21,11 +34,18 @@ from peft.utils.other import get_pattern_key
 __all__ = [
     "BaseTuner",
     "BaseTunerLayer",
+    "CordaConfig",
+    "LoraLayer",
+    "MissLayer",
+    "OSFLayer",
+    "TinyLoraLayer",
     "check_adapters_to_merge",
     "gather_params_ctx",
     "get_pattern_key",
     "get_quantization_kwargs",
+    "include_all_linear_layers",
     "peft_type",
+    "preprocess_corda",
     "register_method",
     "resolve_quantization_backend",
 ]
