@@ -49,6 +49,9 @@ from orchestrator.scored_model import (
 from orchestrator.tasks import GenerationTask
 from orchestrator.writing import prompt_batches, write_batch
 
+LARGEST_NORM = math.sqrt(torch.finfo(torch.float32).max)
+"""A gradient's norm from here on has no finite square, and neither has AdamW's second moment."""
+
 
 @dataclass
 class _Place:
@@ -312,10 +315,11 @@ class DeepSpeedEngine:
             own += part.detach()
         kept = self._engine.get_global_grad_norm()
         norm = norm if kept is None else kept
-        # Where the norm is not finite, ZeRO says -1, or skips the step and says so.
+        # Where the norm is not finite, ZeRO says -1, or skips the step and says so. ZeRO 3 adds up
+        # its squares in float64, so what is too large for every other stage has a finite norm.
         skipped = bool(getattr(self._engine.optimizer, "overflow", False))
-        if skipped or (norm is not None and not 0.0 <= float(norm) < math.inf):
-            own.fill_(math.nan)  # a step clipped by an infinite norm would silently be zero
+        if skipped or (norm is not None and not 0.0 <= float(norm) < LARGEST_NORM):
+            own.fill_(math.nan)  # clipped by it, or divided by its square, a step would be zero
         torch.distributed.all_reduce(own)
         if self._fresh_schedule is not None:
             self._rate = float(self._optimizer.param_groups[0]["lr"])
