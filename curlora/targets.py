@@ -1,0 +1,95 @@
+"""Which layers a family's adapters go on by default, and which adapters a quantised base excludes.
+
+Plain tables: this module imports neither torch nor PEFT, so that a file can be judged without them.
+"""
+
+import difflib
+
+QUERY_KEY_VALUE = ("q_proj", "k_proj", "v_proj")
+
+# Fawi (2024, arXiv 2408.14572, Sec. 4) adapts the queries, keys and values of attention; these are
+# the same layers under the names of each architecture, by `config.model_type`.
+DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
+    "gpt2": ("c_attn",),
+    **dict.fromkeys(
+        (
+            "gemma",
+            "gemma2",
+            "gemma3",
+            "gemma3_text",
+            "llama",
+            "mistral",
+            "mixtral",
+            "olmo2",
+            "qwen2",
+            "qwen3",
+            "smollm3",
+        ),
+        QUERY_KEY_VALUE,
+    ),
+    "phi3": ("qkv_proj",),
+}
+"""Endings of module names by the `model_type` of a model's config."""
+
+
+def default_targets(model_type: str) -> list[str]:
+    """The layers that are adapted where none are named: those of queries, keys and values.
+
+    Args:
+        model_type: `model_type` of the model's config, such as "llama" or "gpt2".
+
+    Returns:
+        Endings of module names.
+
+    Raises:
+        ValueError: If the family is not known here.
+    """
+    if model_type not in DEFAULT_TARGETS:
+        known = ", ".join(sorted(DEFAULT_TARGETS))
+        close = difflib.get_close_matches(model_type, DEFAULT_TARGETS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"`target_modules` is not set, and no default is known for models of the type "
+            f"{model_type!r}.{hint} Name the layers, or use one of: {known}."
+        )
+    return list(DEFAULT_TARGETS[model_type])
+
+
+# --- quantised bases -----------------------------------------------------------------------------
+
+QUANTISATION_BITS: dict[str, float] = {"nf4": 4 + 32 / 64, "int8": 8.0, "torchao_int8": 8.0}
+"""Bits a weight takes in each form of quantisation; NF4 has a float32 scale for every 64 of them.
+
+The scales of the int8 forms, one a row, are too few to be counted.
+"""
+
+_TRAINED_ON_QUANTISED = ("curlora", "lora", "rslora", "head_only")
+
+_WHY_NOT = {
+    "full": "trains the weights of the base themselves, and a quantised weight takes no gradient",
+    "pissa": "moves the leading part of each weight into the adapter, and the remainder, quantised "
+    "once more, would lose more than the adapter can learn",
+    "corda": "moves a part of each weight into the adapter, and the remainder, quantised once "
+    "more, would lose more than the adapter can learn",
+    "secura": "folds what it has learnt into each weight, and a step that is smaller than the "
+    "weight's rounding would be lost",
+}
+
+
+def quantisation_refuses(adapter_kind: str, quantization: str | None) -> str | None:
+    """Why an adapter cannot be trained on a quantised base.
+
+    Args:
+        adapter_kind: A kind of `curlora.adapters.ADAPTERS`.
+        quantization: A form of `QUANTISATION_BITS`, or None for a base of floating-point numbers.
+
+    Returns:
+        A sentence, or None where nothing is in the way.
+    """
+    if quantization is None or adapter_kind in _TRAINED_ON_QUANTISED:
+        return None
+    reason = _WHY_NOT.get(adapter_kind, "has not been built for a base of whole numbers")
+    return (
+        f"the adapter {adapter_kind!r} {reason}; remove `model.quantization` (now "
+        f"{quantization!r}), or use one of: {', '.join(_TRAINED_ON_QUANTISED)}"
+    )
