@@ -21,10 +21,10 @@ Deviations from the paper:
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 from warnings import warn
 
 import torch
@@ -34,7 +34,7 @@ from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from curlora import cur_forward
-from curlora.cur import Law, SelectionRule
+from curlora.cur import Law, Selection, SelectionRule
 from curlora.fingerprint import SKETCH, deviation, fingerprint, rounding_of, tolerances
 from curlora.peft_bridge import (
     BaseTuner,
@@ -47,30 +47,11 @@ from curlora.peft_bridge import (
     register_method,
     resolve_quantization_backend,
 )
+from curlora.targets import DEFAULT_TARGETS
 
 FormChoice = Literal["auto", "explicit", "output_reuse", "input_side"]
 
-# What the paper adapts where it says so (q, k, v), and the same for relatives.
-_QKV = ["q_proj", "k_proj", "v_proj"]
-_DEFAULT_TARGETS = {
-    "gpt2": ["c_attn"],
-    **dict.fromkeys(
-        (
-            "llama",
-            "mistral",
-            "mixtral",
-            "qwen2",
-            "qwen3",
-            "gemma",
-            "gemma2",
-            "gemma3_text",
-            "olmo2",
-        ),
-        _QKV,
-    ),
-    "smollm3": _QKV,
-    "phi3": ["qkv_proj"],
-}
+_TARGETS_BY_FAMILY = {family: list(names) for family, names in DEFAULT_TARGETS.items()}
 _AUTHOR_EPS = 1e-3
 
 
@@ -197,7 +178,7 @@ def _check_alpha(alpha: Any) -> None:
 
 
 @dataclass(frozen=True)
-class _Settings:
+class LayerSettings:
     """What one adapter means on one layer, beside its tensors."""
 
     alpha: float
@@ -291,16 +272,21 @@ class CurFactors(nn.Module):
         return self
 
 
-class CurloraLayer(nn.Module, BaseTunerLayer):
-    """A linear layer, or GPT-2's Conv1D, with any number of CURLoRA adapters.
+class CurLayer(nn.Module, BaseTunerLayer):
+    """A linear layer, or GPT-2's Conv1D, whose adapters lie between its own columns and rows.
 
-    Only `cur_U` trains. While adapters are merged the layer keeps the untouched weight beside the
-    merged
-    one: unmerging gives back the very bits, and a further adapter still reads the original columns.
+    What every such method needs of its base: reading `C` and `R` from it, recognising it when an
+    adapter is loaded, merging into it. While adapters are merged the layer keeps the untouched
+    weight beside the merged one: unmerging gives back the very bits, and a further adapter still
+    reads the original columns.
     """
 
-    adapter_layer_names = ("cur_U",)
-    other_param_names = ("cur_factors", "cur_settings")
+    method: ClassVar[str]
+    """Its name in messages."""
+    factors_name: ClassVar[str]
+    """The attribute that holds the `CurFactors` of every adapter."""
+    settings_name: ClassVar[str]
+    """The attribute that holds the `LayerSettings` of every adapter."""
 
     def __init__(self, base_layer: nn.Module, *, module_name: str, **quantisation: Any) -> None:
         """Wrap a layer, without an adapter yet.
@@ -315,9 +301,8 @@ class CurloraLayer(nn.Module, BaseTunerLayer):
         """
         super().__init__()
         self.base_layer = base_layer
-        self.cur_U = nn.ParameterDict({})
-        self.cur_factors = nn.ModuleDict({})
-        self.cur_settings: dict[str, _Settings] = {}
+        setattr(self, self.factors_name, nn.ModuleDict({}))
+        setattr(self, self.settings_name, {})
         self.module_name = module_name
         self.merged_adapters = []
         self._disable_adapters = False
@@ -332,66 +317,42 @@ class CurloraLayer(nn.Module, BaseTunerLayer):
         )
         if not linear:
             raise TypeError(
-                f"CURLoRA adapts linear layers and Conv1D, but `{module_name}` is a "
+                f"{self.method} adapts linear layers and Conv1D, but `{module_name}` is a "
                 f"{type(layer).__name__}. Drop it from `target_modules`."
             )
         self.register_load_state_dict_post_hook(_adopt_what_was_loaded)
 
     def factors(self, adapter_name: str) -> CurFactors:
         """Give the frozen factors of one adapter."""
-        return cast(CurFactors, self.cur_factors[adapter_name])
+        return cast(CurFactors, self._all_factors()[adapter_name])
 
-    def update_layer(
-        self, adapter_name: str, config: CurloraConfig, *, r: int, alpha: float
-    ) -> None:
-        """Add an adapter: choose columns and rows from the unmerged weight, start `U` at zero.
+    def _all_factors(self) -> nn.ModuleDict:
+        return getattr(self, self.factors_name)
 
-        Args:
-            adapter_name: Its name.
-            config: Its settings.
-            r: Its rank on this layer.
-            alpha: Its scale on this layer.
+    def _settings(self, adapter_name: str) -> "LayerSettings":
+        return getattr(self, self.settings_name)[adapter_name]
 
-        Raises:
-            ValueError: The rank does not fit the layer, a form other than `explicit` is demanded of
-                a layer that cannot give it, or the weight cannot be read.
-        """
-        if config.form in {"output_reuse", "input_side"} and not self._base_is_exact():
-            raise ValueError(
-                f"`form` {config.form!r} needs a plain linear layer, but `{self.module_name}` is a "
-                f"{type(self.base_layer).__name__} or has hooks. Set `form: auto`."
-            )
-        with self._readable_weight() as W:
-            limit = min(W.shape)
-            if r > limit:
-                raise ValueError(
-                    f"`r` must be at most min(d_in, d_out) = {limit} in `{self.module_name}`, got "
-                    f"{r}. Lower `r`, give the layer its own in `rank_pattern`, or drop it from "
-                    "`target_modules`."
-                )
-            factors, perplexities = self._new_factors(W, config, r)
-        self.cur_U[adapter_name] = nn.Parameter(torch.zeros(r, r))
-        self.cur_factors[adapter_name] = factors
-        self.cur_settings[adapter_name] = _Settings(
-            alpha=float(alpha),
-            form=config.form,
-            allow_base_mismatch=config.allow_base_mismatch,
-            base_name=config.base_model_name_or_path or "an unnamed base",
-            perplexities=perplexities,
-        )
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+    def _dense_delta(self, adapter_name: str) -> Tensor:
+        """Give an adapter's update as a dense matrix in the layout of the base's weight."""
+        raise NotImplementedError
 
     def _new_factors(
-        self, W: Tensor, config: CurloraConfig, r: int
+        self, W: Tensor, r: int, select: Callable[[Tensor], Selection]
     ) -> tuple[CurFactors, tuple[float, float]]:
+        limit = min(W.shape)
+        if r > limit:
+            raise ValueError(
+                f"`r` must be at most min(d_in, d_out) = {limit} in `{self.module_name}`, got {r}. "
+                "Lower `r`, give the layer its own in `rank_pattern`, or drop it from "
+                "`target_modules`."
+            )
         if W.is_meta:  # shapes only: the indices come with the weights
             columns, rows = torch.arange(r), torch.arange(r)
             bits = torch.zeros(2 + SKETCH + 2 * r, dtype=torch.int32)
             perplexities = (math.nan, math.nan)
         else:
             try:
-                chosen = config.selection_rule().select(W, r, name=self.module_name)
+                chosen = select(W)
             except ValueError as error:
                 raise ValueError(f"In `{self.module_name}`: {error}") from error
             columns, rows = chosen.columns, chosen.rows
@@ -457,7 +418,9 @@ class CurloraLayer(nn.Module, BaseTunerLayer):
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         adapters = [
-            name for name in self.cur_factors if f"{prefix}cur_factors.{name}.rows" in state_dict
+            name
+            for name in self._all_factors()
+            if f"{prefix}{self.factors_name}.{name}.rows" in state_dict
         ]
         self._just_loaded = (adapters, f"{prefix}base_layer.weight" in state_dict)
 
@@ -468,7 +431,7 @@ class CurloraLayer(nn.Module, BaseTunerLayer):
             ValueError: An adapter was made on another base.
         """
         (adapters, base_changed), self._just_loaded = self._just_loaded, ([], False)
-        for name in self.cur_factors if base_changed else adapters:
+        for name in self._all_factors() if base_changed else adapters:
             with self._readable_weight() as W:
                 if W.is_meta:
                     continue
@@ -486,7 +449,7 @@ class CurloraLayer(nn.Module, BaseTunerLayer):
 
     def _check_base(self, adapter_name: str, W: Tensor) -> None:
         """Compare the loaded fingerprint with that of the weight at hand."""
-        factors, settings = self.factors(adapter_name), self.cur_settings[adapter_name]
+        factors, settings = self.factors(adapter_name), self._settings(adapter_name)
         fits = int(factors.rows.max()) < W.shape[0] and int(factors.columns.max()) < W.shape[1]
         if not fits:
             raise ValueError(
@@ -512,7 +475,7 @@ class CurloraLayer(nn.Module, BaseTunerLayer):
         else:
             raise ValueError(
                 f"{finding} (allowed: {limit:.0%}). Load it on that base, or set "
-                "`allow_base_mismatch=True` on its config to apply `U` to this one."
+                "`allow_base_mismatch=True` on its config to apply it to this one."
             )
 
     def _stamp(self, adapter_name: str, W: Tensor) -> None:
@@ -521,25 +484,6 @@ class CurloraLayer(nn.Module, BaseTunerLayer):
         factors.fingerprint_bits = bits.to(factors.rows.device)
 
     # ------------------------------------------------------------------ merging
-
-    def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """Give alpha C U R as a dense matrix, in the layout and dtype of the base's weight.
-
-        Args:
-            adapter_name: Which adapter.
-
-        Returns:
-            (d_out, d_in), or (d_in, d_out) for a Conv1D.
-        """
-        delta = self._dense_delta(adapter_name)
-        return delta.to(self.factors(adapter_name).C.dtype)
-
-    def _dense_delta(self, adapter_name: str) -> Tensor:
-        self._refresh_if_stale(adapter_name)
-        factors, U = self.factors(adapter_name), self.cur_U[adapter_name].detach()
-        dtype = torch.promote_types(factors.C.dtype, torch.float32)
-        core = self.cur_settings[adapter_name].alpha * U.to(dtype)
-        return self._oriented(factors.C.to(dtype) @ (core @ factors.R.to(dtype)))
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the base's weight, and keep the untouched weight for `unmerge`.
@@ -554,7 +498,9 @@ class CurloraLayer(nn.Module, BaseTunerLayer):
         Raises:
             ValueError: The merged weight is not finite, or the base's weight cannot be written.
         """
-        names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.cur_U]
+        names = [
+            n for n in check_adapters_to_merge(self, adapter_names) if n in self._all_factors()
+        ]
         if not names:
             return
         backend = self.quantization_backend
@@ -591,6 +537,83 @@ class CurloraLayer(nn.Module, BaseTunerLayer):
         self.set_base_weight(self._unmerged_weight.to(device=now.device, dtype=now.dtype))
         self._unmerged_weight = None
         self.merged_adapters.clear()
+
+
+class CurloraLayer(CurLayer):
+    """A linear layer, or GPT-2's Conv1D, with any number of CURLoRA adapters; `cur_U` trains."""
+
+    adapter_layer_names = ("cur_U",)
+    other_param_names = ("cur_factors", "cur_settings")
+    method = "CURLoRA"
+    factors_name = "cur_factors"
+    settings_name = "cur_settings"
+    cur_settings: dict[str, "LayerSettings"]
+
+    def __init__(self, base_layer: nn.Module, *, module_name: str, **quantisation: Any) -> None:
+        """Wrap a layer, without an adapter yet.
+
+        Args:
+            base_layer: A linear layer, quantised or not, or one wrapped by another PEFT method.
+            module_name: Its name in the base model; draws and messages depend on it.
+            **quantisation: What PEFT needs to write a quantised weight back.
+        """
+        super().__init__(base_layer, module_name=module_name, **quantisation)
+        self.cur_U = nn.ParameterDict({})
+
+    def update_layer(
+        self, adapter_name: str, config: CurloraConfig, *, r: int, alpha: float
+    ) -> None:
+        """Add an adapter: choose columns and rows from the unmerged weight, start `U` at zero.
+
+        Args:
+            adapter_name: Its name.
+            config: Its settings.
+            r: Its rank on this layer.
+            alpha: Its scale on this layer.
+
+        Raises:
+            ValueError: The rank does not fit the layer, a form other than `explicit` is demanded of
+                a layer that cannot give it, or the weight cannot be read.
+        """
+        if config.form in {"output_reuse", "input_side"} and not self._base_is_exact():
+            raise ValueError(
+                f"`form` {config.form!r} needs a plain linear layer, but `{self.module_name}` is a "
+                f"{type(self.base_layer).__name__} or has hooks. Set `form: auto`."
+            )
+        with self._readable_weight() as W:
+            factors, perplexities = self._new_factors(
+                W, r, lambda W: config.selection_rule().select(W, r, name=self.module_name)
+            )
+        self.cur_U[adapter_name] = nn.Parameter(torch.zeros(r, r))
+        self._all_factors()[adapter_name] = factors
+        self.cur_settings[adapter_name] = LayerSettings(
+            alpha=float(alpha),
+            form=config.form,
+            allow_base_mismatch=config.allow_base_mismatch,
+            base_name=config.base_model_name_or_path or "an unnamed base",
+            perplexities=perplexities,
+        )
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """Give alpha C U R as a dense matrix, in the layout and dtype of the base's weight.
+
+        Args:
+            adapter_name: Which adapter.
+
+        Returns:
+            (d_out, d_in), or (d_in, d_out) for a Conv1D.
+        """
+        delta = self._dense_delta(adapter_name)
+        return delta.to(self.factors(adapter_name).C.dtype)
+
+    def _dense_delta(self, adapter_name: str) -> Tensor:
+        self._refresh_if_stale(adapter_name)
+        factors, U = self.factors(adapter_name), self.cur_U[adapter_name].detach()
+        dtype = torch.promote_types(factors.C.dtype, torch.float32)
+        core = self.cur_settings[adapter_name].alpha * U.to(dtype)
+        return self._oriented(factors.C.to(dtype) @ (core @ factors.R.to(dtype)))
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:  # noqa: ARG002
         """Say that the update is additive, so that PEFT can convert it."""
@@ -661,7 +684,7 @@ class CurloraModel(BaseTuner):
 
     prefix = "cur_"
     tuner_layer_cls = CurloraLayer
-    target_module_mapping = _DEFAULT_TARGETS
+    target_module_mapping = _TARGETS_BY_FAMILY
 
     def _create_and_replace(
         self,
