@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,25 @@ def tiny_tasks(tmp_path_factory) -> Path:
         "splits: {train: null, test: null}\njoiner: ' '\n"
     )
     return root
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """A database with MLflow's tables, to be copied: making them takes seconds."""
+    from orchestrator.tracking import Projection
+
+    folder = tmp_path_factory.mktemp("database")
+    Projection(f"sqlite:///{folder / 'mlflow.db'}", folder / "none").check()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def records(empty_database, tmp_path) -> Path:
+    """`tmp_path/runs` with the database that a sweep there would have to make."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    shutil.copyfile(empty_database, folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture

@@ -145,6 +145,7 @@ def test_a_column_that_the_prompt_names_and_no_row_has(mine, tmp_path):
     refused(call("sweep", mine(task=task)), "'texts'", "Did you mean 'text'?")
 
 
+@pytest.mark.usefixtures("records")
 def test_texts_that_are_too_long_are_shortened_and_counted(mine, tmp_path):
     rows = [{**ROWS[0], "text": "good " + "red " * 200 + "film"}, *ROWS]
     (tmp_path / "data" / "train.jsonl").write_text(lines(rows))

@@ -11,6 +11,8 @@ from orchestrator.inference import PredictionError, Predictor
 from orchestrator.model_registry import write_model_folder
 from orchestrator.sweep import SweepOptions, run_sweep
 
+pytestmark = pytest.mark.usefixtures("records")
+
 LOCAL = {"executor": "local"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -98,9 +99,10 @@ def write_adapter(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def storage(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two sweeps of one name, projected; the first has a registered champion."""
     storage = tmp_path_factory.mktemp("storage")
+    shutil.copyfile(empty_database, storage / "mlflow.db")
     for folder, start in (("demo", 1_700_000_000.0), ("demo-2", 1_800_000_000.0)):
         for trial in ("t001", "t002"):
             write_adapter(storage / folder / "trials" / trial / "adapter")
@@ -108,6 +110,13 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         projection.catch_up(journal_lines(start=start))
     register_champion(address(storage), sweep_folder=storage / "demo", lines=journal_lines())
     return storage
+
+
+@pytest.fixture
+def fresh_storage(empty_database: Path, tmp_path: Path) -> Path:
+    """A storage in which nothing has been recorded."""
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    return tmp_path
 
 
 def address(storage: Path) -> str:
@@ -233,10 +242,10 @@ def test_no_champion_leaves_the_alias_of_an_earlier_sweep(storage: Path) -> None
     assert champion_record("demo", address(storage))["version"] == "1"
 
 
-def test_no_champion_and_no_model_sets_nothing(tmp_path: Path) -> None:
-    uri = address(tmp_path)
+def test_no_champion_and_no_model_sets_nothing(fresh_storage: Path) -> None:
+    uri = address(fresh_storage)
     outcome = register_champion(
-        uri, sweep_folder=tmp_path / "demo", lines=journal_lines(champion=None)
+        uri, sweep_folder=fresh_storage / "demo", lines=journal_lines(champion=None)
     )
     assert outcome.version is None
     assert "alias" not in outcome.text
@@ -244,21 +253,25 @@ def test_no_champion_and_no_model_sets_nothing(tmp_path: Path) -> None:
         champion_record("demo", uri)
 
 
-def test_alias_follows_the_later_verdict_and_never_goes_back(tmp_path: Path) -> None:
+def test_alias_follows_the_later_verdict_and_never_goes_back(fresh_storage: Path) -> None:
     for folder, start in (("demo", 1_700_000_000.0), ("demo-2", 1_800_000_000.0)):
         for trial in ("t001", "t002"):
-            write_adapter(tmp_path / folder / "trials" / trial / "adapter")
+            write_adapter(fresh_storage / folder / "trials" / trial / "adapter")
         lines = journal_lines(start=start)
-        Projection(address(tmp_path), tmp_path / folder).catch_up(lines)
-        outcome = register_champion(address(tmp_path), sweep_folder=tmp_path / folder, lines=lines)
+        Projection(address(fresh_storage), fresh_storage / folder).catch_up(lines)
+        outcome = register_champion(
+            address(fresh_storage), sweep_folder=fresh_storage / folder, lines=lines
+        )
     assert outcome.version == "2"
     assert "got the alias `champion` instead of version 1" in outcome.text
     earlier = register_champion(
-        address(tmp_path), sweep_folder=tmp_path / "demo", lines=journal_lines()
+        address(fresh_storage), sweep_folder=fresh_storage / "demo", lines=journal_lines()
     )
     assert earlier.version == "1"
     assert "stays with version 2, which was chosen later" in earlier.text
-    assert champion_record("demo", address(tmp_path))["folder"] == str(tmp_path / "demo-2")
+    assert champion_record("demo", address(fresh_storage))["folder"] == str(
+        fresh_storage / "demo-2"
+    )
 
 
 def test_champion_needs_its_run(storage: Path) -> None:
@@ -272,13 +285,13 @@ class _KilledError(Exception):
 
 
 def test_a_kill_between_any_two_requests_gives_one_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh_storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
 
     for trial in ("t001", "t002"):
-        write_adapter(tmp_path / "demo" / "trials" / trial / "adapter")
-    Projection(address(tmp_path), tmp_path / "demo").catch_up(journal_lines())
+        write_adapter(fresh_storage / "demo" / "trials" / trial / "adapter")
+    Projection(address(fresh_storage), fresh_storage / "demo").catch_up(journal_lines())
 
     def dying(real: Any) -> Any:
         def request(*args: Any, **kwargs: Any) -> Any:
@@ -292,14 +305,16 @@ def test_a_kill_between_any_two_requests_gives_one_version(
             patch.setattr(MlflowClient, name, dying(getattr(MlflowClient, name)))
             with pytest.raises(_KilledError):
                 register_champion(
-                    address(tmp_path), sweep_folder=tmp_path / "demo", lines=journal_lines()
+                    address(fresh_storage),
+                    sweep_folder=fresh_storage / "demo",
+                    lines=journal_lines(),
                 )
     outcome = register_champion(
-        address(tmp_path), sweep_folder=tmp_path / "demo", lines=journal_lines()
+        address(fresh_storage), sweep_folder=fresh_storage / "demo", lines=journal_lines()
     )
     assert outcome.version == "1"
     assert "has the alias" in outcome.text
-    assert len(connect(address(tmp_path)).search_model_versions("name = 'demo'")) == 1
+    assert len(connect(address(fresh_storage)).search_model_versions("name = 'demo'")) == 1
 
 
 def test_mlflow_loads_the_model_and_asks_the_predictor(
@@ -328,7 +343,7 @@ def test_mlflow_loads_the_model_and_asks_the_predictor(
         model.predict(frame[["text"]], params={"task": "quiz"})
 
 
-def test_a_real_champion_answers_through_mlflow(tiny_base: Path, tmp_path: Path) -> None:
+def test_a_real_champion_answers_through_mlflow(tiny_base: Path, fresh_storage: Path) -> None:
     import mlflow.pyfunc
     import pandas as pd
     from peft import get_peft_model
@@ -339,14 +354,14 @@ def test_a_real_champion_answers_through_mlflow(tiny_base: Path, tmp_path: Path)
     base = AutoModelForCausalLM.from_pretrained(tiny_base)
     config = CurloraConfig(r=8, target_modules=["q_proj"])
     for trial in ("t001", "t002"):
-        folder = tmp_path / "demo" / "trials" / trial / "adapter"
+        folder = fresh_storage / "demo" / "trials" / trial / "adapter"
         get_peft_model(base, config).save_pretrained(str(folder))
         base = AutoModelForCausalLM.from_pretrained(tiny_base)
     lines = journal_lines()
     lines[0]["experiment"]["model"]["name"] = str(tiny_base)
-    Projection(address(tmp_path), tmp_path / "demo").catch_up(lines)
-    register_champion(address(tmp_path), sweep_folder=tmp_path / "demo", lines=lines)
-    root = resolve("demo@champion", address(tmp_path)).parents[1]
+    Projection(address(fresh_storage), fresh_storage / "demo").catch_up(lines)
+    register_champion(address(fresh_storage), sweep_folder=fresh_storage / "demo", lines=lines)
+    root = resolve("demo@champion", address(fresh_storage)).parents[1]
     model = mlflow.pyfunc.load_model(str(root))
     answer = model.predict(pd.DataFrame({"text": ["a good film", "a bad book"]}))
     assert set(answer["label"]) <= {"0", "1"}
@@ -377,20 +392,24 @@ def test_logged_model_states_its_needs_and_its_columns(storage: Path) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(empty_database: Path, tmp_path: Path) -> Iterator[str]:
     """The address, with credentials, of an MLflow server that keeps its artifacts to itself."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     folder = tmp_path / "server"
     folder.mkdir()
+    shutil.copyfile(empty_database, folder / "mlflow.db")
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
         "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1",
         "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        )  # fmt: skip
         try:
             _wait_for(f"http://127.0.0.1:{port}/health")
             yield f"http://ada:sesame@127.0.0.1:{port}"
@@ -400,14 +419,14 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def _wait_for(url: str) -> None:
-    for _ in range(120):
+    for _ in range(480):
         try:
             urllib.request.urlopen(url, timeout=2).close()
         except OSError:
-            time.sleep(0.5)
+            time.sleep(0.25)
         else:
             return
-    pytest.fail("the MLflow server did not start within a minute")
+    pytest.fail("the MLflow server did not start within two minutes")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,9 +51,11 @@ def refused(result, *parts):
 
 
 @pytest.fixture(scope="module")
-def home(tiny_base, tiny_tasks, tmp_path_factory):
+def home(tiny_base, tiny_tasks, empty_database, tmp_path_factory):
     """A folder whose `runs` holds three sweeps: label words, linear heads, written texts."""
     folder = tmp_path_factory.mktemp("home")
+    (folder / "runs").mkdir()
+    shutil.copyfile(empty_database, folder / "runs" / "mlflow.db")
     tasks = folder / "tasks"
     tasks.mkdir()
     (folder / "data").symlink_to(tiny_tasks / "data")

@@ -130,14 +130,6 @@ def write_adapter(folder: Path) -> None:
     save_file({"w": torch.zeros(1)}, folder / "adapter_model.safetensors")
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables: making them takes seconds."""
-    folder = tmp_path_factory.mktemp("database")
-    Projection(f"sqlite:///{folder / 'mlflow.db'}", folder / "none").check()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def sweep_folder(tmp_path: Path, empty_database: Path) -> Path:
     shutil.copyfile(empty_database, tmp_path / "mlflow.db")
