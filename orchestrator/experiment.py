@@ -46,11 +46,16 @@ class ModelSpec(Spec):
     revision: str | None = None
     gguf: str | None = None
     """A GGUF file, read (and dequantised) by transformers."""
+    quantization: Literal["nf4", "int8", "torchao_int8"] | None = None
+    """Keep the linear layers of the frozen base in 4 bits (bitsandbytes NF4) or 8 (bitsandbytes
+    LLM.int8, torchao weight-only); null: as numbers of `training.precision`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
         if (self.name is None) == (self.gguf is None):
             raise ValueError("`model` needs exactly one of `name` and `gguf`")
+        if self.gguf is not None and self.quantization is not None:
+            raise ValueError("`quantization` needs a model of `name`; a `gguf` file is quantised")
         return self
 
 
