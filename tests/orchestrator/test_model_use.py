@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -123,32 +124,66 @@ else:
 import torch
 from transformers import AutoModelForCausalLM
 
-base, folder, form, dtype, tokens = sys.argv[1:]
-options = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
-if form == "lora":
-    from peft import PeftModel
-    model = AutoModelForCausalLM.from_pretrained(base, **options)
-    model = PeftModel.from_pretrained(model, folder)
-else:
-    model = AutoModelForCausalLM.from_pretrained(folder, **options)
-with torch.no_grad():
-    output = model.eval()(input_ids=torch.tensor(json.loads(tokens)), output_hidden_states=True)
-json.dump({"logits": output.logits.float().tolist(),
-           "hidden": output.hidden_states[-1].float().tolist()}, sys.stdout)
+base, asked = sys.argv[1:]
+answers = []
+for folder, form, dtype, tokens in json.loads(asked):
+    options = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
+    if form == "lora":
+        from peft import PeftModel
+        model = AutoModelForCausalLM.from_pretrained(base, **options)
+        model = PeftModel.from_pretrained(model, folder)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    with torch.no_grad():
+        output = model.eval()(input_ids=torch.tensor(tokens), output_hidden_states=True)
+    answers.append({"logits": output.logits.float().tolist(),
+                    "hidden": output.hidden_states[-1].float().tolist()})
+json.dump(answers, sys.stdout)
 """
 
 
-def elsewhere(base, folder, form, dtype, cwd, tokens=TOKENS):
-    """Logits and last hidden states that PEFT or transformers alone gives."""
+def exported(runs, reference, form, folder):
+    done = call("export", reference, "--as", form, "--to", folder, "--storage", runs)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def head_prompts(runs):
+    """The texts of `TOKENS`, and the tokens of the questions about them."""
+    tokenizer = load("headed-run/t001", runs).tokenizer
+    texts = [" ".join(tokenizer.convert_ids_to_tokens(row)) for row in TOKENS]
+    return texts, [tokenizer(f"text : {text} label :")["input_ids"] for text in texts]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(runs, tiny_base, tmp_path_factory):
+    """By model, form and precision: logits and last hidden states of PEFT or transformers alone.
+
+    One process answers for all exports, because loading PEFT takes it most of its time.
+    """
+    root = tmp_path_factory.mktemp("elsewhere")
+    wanted = [(trial, form, precision, TOKENS) for trial, form, precision in EXPORTS]
+    wanted += [("headed-run/t001", form, "fp32", head_prompts(runs)[1])
+               for form in ("lora", "merged")]  # fmt: skip
+    asked = []
+    for reference, form, precision, tokens in wanted:
+        folder = root / reference / form
+        if not folder.exists():
+            exported(runs, reference, form, folder)
+        asked.append([str(folder), form, DTYPES[precision], tokens])
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ELSEWHERE, str(base), str(folder), form, dtype,
-         json.dumps(tokens)],
-        cwd=cwd, capture_output=True, text=True, check=False,
+        [sys.executable, "-W", "ignore", "-c", ELSEWHERE, str(tiny_base), json.dumps(asked)],
+        cwd=root, capture_output=True, text=True, check=False,
         env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    answer = json.loads(done.stdout)
-    return torch.tensor(answer["logits"]), torch.tensor(answer["hidden"])
+    answers = zip(wanted, asked, json.loads(done.stdout), strict=True)
+    return {
+        (reference, form, precision): SimpleNamespace(
+            folder=Path(folder), **{name: torch.tensor(value) for name, value in answer.items()}
+        )
+        for (reference, form, precision, _), (folder, *_), answer in answers
+    }
 
 
 def own_logits(folder, *, adapter=True):
@@ -164,34 +199,34 @@ TOLERANCE = {"fp32": 2e-5, "bf16": 0.06}
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
-@pytest.mark.parametrize(("trial", "form", "precision"), [
-    ("t001", "lora", "fp32"), ("t001", "merged", "fp32"),
-    ("t001", "lora", "bf16"), ("t001", "merged", "bf16"),
-    ("t002", "lora", "fp32"), ("t002", "merged", "fp32"),
-])  # fmt: skip
+EXPORTS = [
+    (f"{SWEEP}/{trial}", form, precision)
+    for trial, precision in (("t001", "fp32"), ("t001", "bf16"), ("t002", "fp32"))
+    for form in ("lora", "merged")
+]
+
+
+@pytest.mark.parametrize(("reference", "form", "precision"), EXPORTS)
 def test_exports_compute_the_same_where_nothing_of_ours_can_be_imported(
-    trial, form, precision, runs, tiny_base, tmp_path
+    reference, form, precision, elsewhere, runs, tmp_path
 ):
-    reference = f"{SWEEP}/{trial}"
-    for kind in ("adapter", form):
-        done = call("export", reference, "--as", kind, "--to", tmp_path / kind, "--storage", runs)
-        assert done.exit_code == 0, done.output
+    exported(runs, reference, "adapter", tmp_path / "adapter")
     document = tmp_path / "adapter" / "model.json"
     model = json.loads(document.read_text())
     assert model["experiment"]["method"]["adapter"]["kind"] == (
-        "curlora" if trial == "t001" else "lora"
+        "curlora" if reference.endswith("t001") else "lora"
     )
     document.write_text(json.dumps({**model, "precision": precision}))
     expected = own_logits(tmp_path / "adapter")
-    got, _ = elsewhere(tiny_base, tmp_path / form, form, DTYPES[precision], tmp_path)
+    got = elsewhere[reference, form, precision]
     untouched = own_logits(tmp_path / "adapter", adapter=False)
     assert (expected - untouched).abs().max() > 0.2, "the adapter does something"
-    assert (got - expected).abs().max() < TOLERANCE[precision]
-    assert not (tmp_path / form / "heads.safetensors").exists()
+    assert (got.logits - expected).abs().max() < TOLERANCE[precision]
+    assert not (got.folder / "heads.safetensors").exists()
 
 
 @pytest.mark.parametrize("form", ["lora", "merged"])
-def test_linear_heads_travel_with_the_export_and_answer_the_same(form, runs, tiny_base, tmp_path):
+def test_linear_heads_travel_with_the_export_and_answer_the_same(form, elsewhere, runs, tmp_path):
     from safetensors.torch import load_file
 
     done = call("export", "headed-run/t001", "--format", form, "--to", tmp_path / form,
@@ -206,9 +241,8 @@ def test_linear_heads_travel_with_the_export_and_answer_the_same(form, runs, tin
     assert heads["sst2.weight"].shape == (2, 32)
 
     predictor = load("headed-run/t001", runs)
-    texts = [" ".join(predictor.tokenizer.convert_ids_to_tokens(row)) for row in TOKENS]
-    prompts = [predictor.tokenizer(f"text : {text} label :")["input_ids"] for text in texts]
-    _, hidden = elsewhere(tiny_base, tmp_path / form, form, "float32", tmp_path, prompts)
+    texts, _ = head_prompts(runs)
+    hidden = elsewhere["headed-run/t001", form, "fp32"].hidden
     logits = hidden[:, -1] @ heads["sst2.weight"].T + heads["sst2.bias"]
     for row, text in zip(logits.softmax(-1).tolist(), texts, strict=True):
         answer = predictor.predict("sst2", [{"text": text}])[0]
@@ -380,15 +414,19 @@ def test_names_that_lead_nowhere_say_what_there_is(runs):
     refused(call(*words(SWEEP)), "names no model", "NAME@champion")
 
 
-@pytest.mark.parametrize("document", ["docs/use.md", "README.md"])
-def test_the_example_of_the_documents_runs(document, home):
-    text = (ROOT / document).read_text(encoding="utf-8")
-    block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "load(" in b)
-    assert len(block.strip().splitlines()) <= 10
+def test_the_examples_of_the_documents_run(home):
+    blocks = []
+    for document in ("docs/use.md", "README.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "load(" in b)
+        assert len(block.strip().splitlines()) <= 10
+        blocks.append(block)
+    # Each with names of its own, in one process: loading takes it most of its time.
+    code = "".join(f"exec({block!r}, {{}})\n" for block in blocks)
     done = subprocess.run(
-        [sys.executable, "-c", block], cwd=home, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=home, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 2 * len(blocks)
     assert all(re.match(r"(negative|positive) \(\d+%\): ", line) for line in lines), done.stdout
