@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import importlib.util
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator.experiment import ModelSpec
 
@@ -39,32 +41,147 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         return AutoTokenizer.from_pretrained(place, **options)
 
 
-def load_base(spec: ModelSpec, precision: str, device: torch.device | str = "cpu") -> nn.Module:
+def load_base(
+    spec: ModelSpec,
+    precision: str,
+    device: torch.device | str = "cpu",
+    *,
+    zero3: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """The frozen base model.
 
     Args:
-        spec: The model.
-        precision: "fp32" or "bf16".
+        spec: The model; `quantization` is done while its weights are read.
+        precision: "fp32" or "bf16"; of a quantised base, what its layers compute in.
         device: Where its weights go.
+        zero3: A DeepSpeed configuration of ZeRO stage 3. Every worker then holds its own part of
+            each weight, from the first byte on; a collective call.
 
     Returns:
         A causal language model in evaluation mode, no parameter of which is trained.
 
     Raises:
-        ModelError: If it cannot be loaded or has no weights.
+        ModelError: If it cannot be loaded, has no weights, or cannot be quantised here.
     """
     from transformers import AutoModelForCausalLM
 
+    from curlora.peft_bridge import keep_as_quantised
+
+    if zero3 is not None and spec.quantization is not None:
+        raise ModelError(
+            f"`model.quantization: {spec.quantization}` cannot be combined with ZeRO stage 3, "
+            "which parts weights of floating-point numbers only. Use stage 0, 1 or 2."
+        )
     place, options = _source(spec)
+    options |= _quantisation(spec, precision, device)
     # On CPU in bf16 the fused attention's backward is several times slower than the plain one.
     attention = "eager" if torch.device(device).type == "cpu" else "sdpa"
-    with _loading(spec):
+    with _loading(spec), _partitioned(zero3):
         model: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=DTYPES[precision], attn_implementation=attention, **options
         )
     model.requires_grad_(False)
     model.config.use_cache = False
-    return model.to(device).eval()
+    if spec.quantization is None:
+        model.to(device)
+    for module in model.modules():
+        keep_as_quantised(module)
+    return model.eval()
+
+
+@contextmanager
+def _partitioned(zero3: Mapping[str, Any] | None) -> Iterator[None]:
+    """Within it transformers gives each worker its part of what it loads."""
+    if zero3 is None:
+        yield
+        return
+    from transformers.integrations.deepspeed import (
+        HfDeepSpeedConfig,
+        unset_hf_deepspeed_config,
+    )
+
+    # transformers finds the configuration through a weak reference, so it must stay alive.
+    config = HfDeepSpeedConfig(dict(zero3))
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del config
+
+
+# --- quantised bases -----------------------------------------------------------------------------
+
+
+def _quantisation(spec: ModelSpec, precision: str, device: torch.device | str) -> dict[str, Any]:
+    """What `from_pretrained` needs for the form of quantisation that is asked for."""
+    if spec.quantization is None:
+        return {}
+    package = "torchao" if spec.quantization == "torchao_int8" else "bitsandbytes"
+    if importlib.util.find_spec(package) is None:
+        raise ModelError(
+            f"`model.quantization: {spec.quantization}` needs the package {package}, which is not "
+            "installed. Install the extra `quantised`: pip install -e '.[quantised]'."
+        )
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    config: Any
+    if spec.quantization == "nf4":
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=DTYPES[precision],
+        )
+    elif spec.quantization == "int8":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+        # It says at every product that it casts to float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    else:
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        config = TorchAoConfig(Int8WeightOnlyConfig())
+    return {"quantization_config": config, "device_map": {"": torch.device(device)}}
+
+
+def memory_footprint(model: nn.Module) -> dict[str, int]:
+    """The bytes that a model's tensors take on this worker, by dtype.
+
+    Args:
+        model: Any model, quantised or partitioned by ZeRO stage 3 or neither. What quantisation
+            keeps beside its weights (scales and tables) counts; a tensor that is shared counts
+            once.
+
+    Returns:
+        From the dtype's name ("float32", "uint8") to bytes.
+    """
+    found: dict[str, int] = {}
+    seen: set[int] = set()
+    for tensor in _stored(model):
+        if tensor.numel() == 0 or tensor.is_meta or tensor.data_ptr() in seen:
+            continue
+        seen.add(tensor.data_ptr())
+        name = str(tensor.dtype).removeprefix("torch.")
+        found[name] = found.get(name, 0) + tensor.numel() * tensor.element_size()
+    return found
+
+
+def _stored(model: nn.Module) -> Iterator[Tensor]:
+    """The plain tensors behind a model's parameters, buffers and quantisation."""
+    tensor: Any
+    for tensor in (*model.parameters(), *model.buffers()):
+        part = getattr(tensor, "ds_tensor", tensor)  # this worker's part under ZeRO stage 3
+        inner = part.__tensor_flatten__()[0] if hasattr(part, "__tensor_flatten__") else None
+        yield from (part,) if inner is None else (getattr(part, name) for name in inner)
+        yield from _scales(getattr(tensor, "quant_state", None), ("absmax", "code", "offset"))
+        yield from _scales(tensor, ("SCB",))
+    for module in model.modules():
+        yield from _scales(getattr(module, "state", None), ("SCB",))
+
+
+def _scales(holder: Any, names: tuple[str, ...]) -> Iterator[Tensor]:
+    for name in names:
+        value = getattr(holder, name, None)
+        if isinstance(value, Tensor):
+            yield value
 
 
 def _source(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
@@ -124,23 +241,13 @@ def base_sha256(spec: ModelSpec) -> str:
     return digest.hexdigest()
 
 
-def attach_adapter(base: nn.Module, settings: Mapping[str, Any], seed: int) -> Any:
-    """A fresh adapter on a base model.
+def token_batches(rows: Iterable[Sequence[int]]) -> list[torch.Tensor]:
+    """Texts as batches of one.
 
     Args:
-        base: The base model.
-        settings: `method.adapter` of an experiment.
-        seed: Seed of a random initialisation (LoRA's A); CURLoRA's selection has its own.
+        rows: The token ids of each.
 
     Returns:
-        A `peft.PeftModel` whose adapter parameters alone are trained.
+        Token ids (1, L) of each.
     """
-    from peft import get_peft_model
-
-    import curlora
-
-    options = {key: value for key, value in settings.items() if key != "kind"}
-    if isinstance(options["target_modules"], tuple):
-        options["target_modules"] = list(options["target_modules"])
-    torch.manual_seed(seed)
-    return get_peft_model(base, curlora.adapter_config(settings["kind"], options))  # type: ignore[arg-type]
+    return [torch.tensor(row, dtype=torch.long)[None] for row in rows]

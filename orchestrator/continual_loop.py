@@ -7,16 +7,19 @@ are this one path.
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from orchestrator.accuracy_matrix import AccuracyMatrix
+from curlora.retention.protocol import Retention
+from orchestrator.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.batches import PreparedTask, Scored, epoch_batches
 from orchestrator.encoding import Example
 from orchestrator.evaluation import Answers, Score, score
+from orchestrator.methods import EarlyStoppingSpec
 from orchestrator.tasks import ClassificationTask
 
 RUNGS = (0.25, 0.5)
@@ -63,6 +66,10 @@ class StageReport:
     row: tuple[float, ...] | None = None
     """Scores of all tasks of the sequence, at the end of a task."""
     probes: dict[str, dict[str, float]] | None = None
+    held_out_best: float | None = None
+    """Lowest loss on held-out examples within this task so far, where learning may stop early."""
+    held_out_waited: int = 0
+    """Looks at them in a row that were not lower."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     """Every metric of every task that was scored for this report."""
     per_example: dict[str, tuple[float, ...]] | None = None
@@ -100,13 +107,25 @@ class Start:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    held_out_best: float | None = None
+    held_out_waited: int = 0
+
+
+@dataclass(frozen=True)
+class BeginSequence:
+    """Let the retention make room, and read the source sets that it has."""
+
+    tasks: int
+    sources: tuple[tuple[Example, ...], ...]
 
 
 @dataclass(frozen=True)
 class BeginTask:
     """Prepare for a task: fresh optimiser state and schedule."""
 
-    task: PreparedTask
+    name: str
+    index: int
+    """Counted from 0."""
     steps: int
 
 
@@ -117,6 +136,15 @@ class TrainStep:
     examples: tuple[Example, ...]
     step: int
     """Counted from 0 within the task."""
+    replayed: tuple[Example, ...] = ()
+    """Examples of earlier tasks that the retention adds."""
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """Look at examples that are not learnt; answered with their mean loss per scored token."""
+
+    examples: tuple[Example, ...]
 
 
 @dataclass(frozen=True)
@@ -137,9 +165,10 @@ class FitHeadOnly:
 
 @dataclass(frozen=True)
 class EndTask:
-    """A task has been learnt."""
+    """A task has been learnt; the retention takes in what it taught."""
 
-    task: PreparedTask
+    index: int
+    examples: tuple[Example, ...]
 
 
 @dataclass(frozen=True)
@@ -150,8 +179,24 @@ class Report:
     matrix: AccuracyMatrix
 
 
-Request: TypeAlias = BeginTask | TrainStep | Evaluate | FitHeadOnly | EndTask | Report
+Request: TypeAlias = (
+    BeginSequence | BeginTask | TrainStep | HeldOutLoss | Evaluate | FitHeadOnly | EndTask | Report
+)
 Learning: TypeAlias = Generator[Request, Any, AccuracyMatrix]
+
+
+ALL_TASKS = "all tasks"
+"""What is learnt where the tasks are learnt jointly."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is learnt between two rows of the matrix: a task, or all of them jointly."""
+
+    name: str
+    index: int
+    """The last task that has been learnt after it, counted from 0."""
+    tasks: tuple[PreparedTask, ...]
 
 
 @dataclass(frozen=True)
@@ -164,15 +209,51 @@ class TaskSequence:
     epochs: int
     seed: int
     rung_examples: int | None = None
+    joint: bool = False
+    """Whether all tasks are learnt at once."""
+    early_stopping: EarlyStoppingSpec | None = None
+    sources: tuple[tuple[Example, ...], ...] = ()
+    """Source sets that the retention reads before the first task."""
 
-    def batches(self, index: int) -> list[tuple[Example, ...]]:
-        """The optimiser steps of task `index`, counted from 0."""
+    @property
+    def stages(self) -> list[Stage]:
+        """What is learnt, in order."""
+        if self.joint:
+            return [Stage(ALL_TASKS, len(self.tasks) - 1, self.tasks)]
+        return [Stage(task.name, index, (task,)) for index, task in enumerate(self.tasks)]
+
+    def examples(self, stage: Stage) -> tuple[Example, ...]:
+        """The training examples of a stage that are learnt."""
+        return tuple(e for task in stage.tasks for e in self._parts(task)[0])
+
+    def held_out(self, stage: Stage) -> tuple[Example, ...]:
+        """The training examples of a stage that only say when to stop."""
+        return tuple(e for task in stage.tasks for e in self._parts(task)[1])
+
+    def _parts(self, task: PreparedTask) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+        if self.early_stopping is None:
+            return task.train, ()
+        order = list(task.train)
+        random.Random(f"{self.seed}/{task.name}/held out").shuffle(order)
+        count = min(max(1, round(self.early_stopping.held_out * len(order))), len(order) - 1)
+        return tuple(order[count:]), tuple(order[:count])
+
+    def batches(self, stage: Stage) -> list[tuple[Example, ...]]:
+        """The optimiser steps of a stage."""
         return epoch_batches(
-            self.tasks[index].train,
+            self.examples(stage),
             self.batch_size,
-            seed=self.seed * 1_000_003 + index,
+            seed=self.seed * 1_000_003 + stage.index,
             epochs=self.epochs,
         )
+
+    def replayed(
+        self, retention: Retention, current: int, stage: Stage, step: int
+    ) -> tuple[Example, ...]:
+        """The examples of earlier tasks that a retention adds to a batch."""
+        rows = retention.rows(current, stage.index, step)
+        learnt = {task: self._parts(self.tasks[task])[0] for task in {task for task, _ in rows}}
+        return tuple(learnt[task][place] for task, place in rows)
 
 
 def rung_steps(steps: int) -> dict[int, float]:
@@ -204,7 +285,7 @@ def measure_base(sequence: TaskSequence) -> Learning:
             heads[task.name] = yield FitHeadOnly(task)
     matrix = AccuracyMatrix(tuple(t.name for t in sequence.tasks), (_row(scores),))
     report = replace(
-        _end_report("", -1, 0, scores, probes, keep_examples=True),
+        _end_report(None, 0, scores, probes, keep_examples=True),
         head_only={name: scored.metrics for name, scored in heads.items()},
         head_only_per_example={name: scored.per_example for name, scored in heads.items()},
     )
@@ -212,55 +293,94 @@ def measure_base(sequence: TaskSequence) -> Learning:
     return matrix
 
 
-def learn_sequence(sequence: TaskSequence, matrix: AccuracyMatrix, start: Start) -> Learning:
-    """Learn the tasks that `matrix` does not hold yet, one after the other.
+def learn_sequence(
+    sequence: TaskSequence, retention: Retention, matrix: AccuracyMatrix, start: Start
+) -> Learning:
+    """Learn the tasks that `matrix` does not hold yet, one after the other (or all at once).
 
     Args:
         sequence: Tasks, probes and their settings.
+        retention: What protects earlier tasks; asked for the examples it adds to a batch. The
+            engine calls the rest of it.
         matrix: What has been measured so far; row 0 may be NaN (it is measured elsewhere).
         start: Where in the current task to go on.
 
     Yields:
-        Requests, in order; `TrainStep` is answered with a loss and `Evaluate` with a `Score`.
+        Requests, in order; `TrainStep` and `HeldOutLoss` are answered with a loss and `Evaluate`
+        with a `Score`.
 
     Returns:
         The finished matrix.
     """
     clock = _Clock(start.seconds)
     tokens = start.tokens
-    for index in range(matrix.tasks_learnt, len(sequence.tasks)):
-        task = sequence.tasks[index]
-        batches = sequence.batches(index)
+    if matrix.tasks_learnt == 0 and start.step == 0:
+        yield BeginSequence(len(sequence.tasks), sequence.sources)
+    for stage in sequence.stages:
+        if stage.index < matrix.tasks_learnt:
+            continue
+        batches = sequence.batches(stage)
         rungs = rung_steps(len(batches))
         if start.step == 0:
-            yield BeginTask(task, len(batches))
+            yield BeginTask(stage.name, stage.index, len(batches))
+        stopper = _Stopper(sequence.early_stopping, len(batches), start)
         losses: list[float] = []
-        for step in range(start.step, len(batches)):
-            losses.append((yield TrainStep(batches[step], step)))
-            tokens += sum(len(example.tokens) for example in batches[step])
-            if step + 1 in rungs:
-                scored: Score = yield Evaluate(task, sequence.rung_examples)
+        taken = start.step
+        while taken < len(batches):
+            batch = batches[taken]
+            replayed = sequence.replayed(retention, len(batch), stage, taken)
+            losses.append((yield TrainStep(batch, taken, replayed)))
+            tokens += sum(len(example.tokens) for example in (*batch, *replayed))
+            taken += 1
+            if stopper.looks_at(taken):
+                stopper.look((yield HeldOutLoss(sequence.held_out(stage))))
+            if stopper.stops and taken < len(batches):
+                break
+            if taken in rungs:
+                value, metrics = yield from _evaluate_some(stage, sequence.rung_examples)
                 yield Report(
                     StageReport(
-                        task=task.name, task_index=index, step=step + 1, steps=len(batches),
-                        fraction=rungs[step + 1], score=scored.value, loss=_mean(losses),
-                        tokens=tokens, seconds=clock.seconds(),
-                        metrics={task.name: scored.metrics},
+                        task=stage.name, task_index=stage.index, step=taken, steps=len(batches),
+                        fraction=rungs[taken], score=value, loss=_mean(losses), tokens=tokens,
+                        seconds=clock.seconds(), held_out_best=stopper.best,
+                        held_out_waited=stopper.waited, metrics=metrics,
                     ),
                     matrix,
                 )  # fmt: skip
                 losses = []
-        yield EndTask(task)
-        scores, probes = yield from _evaluate_all(sequence, learnt=index + 1)
+        yield EndTask(stage.index, sequence.examples(stage))
+        scores, probes = yield from _evaluate_all(sequence, learnt=stage.index + 1)
+        while matrix.tasks_learnt < stage.index:  # learnt jointly: no row of its own
+            matrix = matrix.with_row((NOT_MEASURED,) * len(sequence.tasks))
         matrix = matrix.with_row(_row(scores))
-        report = _end_report(
-            task.name, index, len(batches), scores, probes, keep_examples=matrix.complete
-        )
+        report = _end_report(stage, taken, scores, probes, keep_examples=matrix.complete)
         yield Report(
             replace(report, loss=_mean(losses), tokens=tokens, seconds=clock.seconds()), matrix
         )
         start = Start()
     return matrix
+
+
+class _Stopper:
+    """Says when held-out examples have stopped getting likelier."""
+
+    def __init__(self, spec: EarlyStoppingSpec | None, steps: int, start: Start) -> None:
+        self._spec = spec
+        self._every = max(1, math.ceil(steps / spec.checks)) if spec else 0
+        self.best = start.held_out_best
+        self.waited = start.held_out_waited
+
+    def looks_at(self, taken: int) -> bool:
+        return self._spec is not None and taken % self._every == 0
+
+    def look(self, loss: float) -> None:
+        better = self.best is None or loss < self.best
+        self.waited = 0 if better else self.waited + 1
+        self.best = loss if self.best is None else min(loss, self.best)
+
+    @property
+    def stops(self) -> bool:
+        return self._spec is not None and self.waited >= self._spec.patience
 
 
 class _Clock:
@@ -299,22 +419,33 @@ def _evaluate_all(
     return scores, probes
 
 
+def _evaluate_some(
+    stage: Stage, limit: int | None
+) -> Generator[Request, Any, tuple[float, dict[str, dict[str, float]]]]:
+    """The mean score of the tasks of a stage, and every metric of each."""
+    scores: dict[str, Score] = {}
+    for task in stage.tasks:
+        scores[task.name] = yield Evaluate(task, limit)
+    value = sum(scored.value for scored in scores.values()) / len(scores)
+    return value, {name: scored.metrics for name, scored in scores.items()}
+
+
 def _end_report(
-    task: str,
-    index: int,
+    stage: Stage | None,
     steps: int,
     scores: Mapping[str, Score],
     probes: Mapping[str, Score],
     *,
     keep_examples: bool,
 ) -> StageReport:
+    learnt = [scores[task.name].value for task in stage.tasks] if stage else []
     return StageReport(
-        task=task,
-        task_index=index,
+        task=stage.name if stage else "",
+        task_index=stage.index if stage else -1,
         step=steps,
         steps=steps,
         fraction=DONE,
-        score=scores[task].value if task else math.nan,
+        score=sum(learnt) / len(learnt) if learnt else math.nan,
         row=_row(scores),
         probes={name: scored.metrics for name, scored in probes.items()},
         metrics={name: scored.metrics for name, scored in scores.items() if scored.metrics},
@@ -329,14 +460,27 @@ def _end_report(
 class Engine(Answers, Protocol):
     """Who computes: holds the model, the optimiser and the device."""
 
-    def begin_task(self, steps: int) -> None:
-        """Start a task of `steps` optimiser steps with fresh optimiser state and schedule."""
+    def begin_sequence(self, tasks: int, sources: Sequence[Sequence[Example]]) -> None:
+        """Let the retention make room for `tasks` tasks and read its source sets."""
 
-    def train_step(self, examples: Sequence[Example], step: int) -> float:
+    def begin_task(self, index: int, steps: int) -> None:
+        """Start task `index` of `steps` steps with fresh optimiser state and schedule."""
+
+    def train_step(
+        self, examples: Sequence[Example], step: int, replayed: Sequence[Example] = ()
+    ) -> float:
         """Take one optimiser step and give the mean loss per scored token, in nats.
 
-        It is NaN when the gradient is not finite.
+        The loss is the task's (replayed examples included), without what the retention adds. It is
+        NaN when the gradient is not finite.
         """
+        ...
+
+    def end_task(self, index: int, examples: Sequence[Example]) -> None:
+        """Let the retention take in what task `index` taught."""
+
+    def held_out_loss(self, examples: Sequence[Example]) -> float:
+        """Mean loss per scored token of examples that are not learnt, in nats."""
         ...
 
     def hidden_states(self, rows: Sequence[Scored]) -> Any:
@@ -406,14 +550,14 @@ def run(
             answer = None
             match request:
                 case BeginTask():
-                    engine.begin_task(request.steps)
-                    meter.begin(request.task, request.steps)
+                    engine.begin_task(request.index, request.steps)
+                    meter.begin(request.name, request.index, request.steps)
                 case TrainStep():
-                    answer = engine.train_step(request.examples, request.step)
+                    answer = engine.train_step(request.examples, request.step, request.replayed)
                     _check_loss(answer, request.step, meter.task)
                     losses.append(_six_digits(answer))
                     rates.append(_six_digits(engine.learning_rate))
-                    meter.train(request.examples, request.step, answer)
+                    meter.train((*request.examples, *request.replayed), request.step, answer)
                     on_progress(meter.reading("training"))
                 case Evaluate():
                     items = request.task.validation[: request.limit]
@@ -426,8 +570,8 @@ def run(
                     answer = head_only(request.task, engine.hidden_states)
                     meter.fit_head(request.task)
                     on_progress(meter.reading("evaluating"))
-                case EndTask():
-                    pass
+                case BeginSequence() | HeldOutLoss() | EndTask():
+                    answer = _passed_on(request, engine)
                 case Report():
                     report = replace(
                         request.report,
@@ -439,6 +583,17 @@ def run(
                     on_report(report, request.matrix)
     except StopIteration as finished:
         return finished.value
+
+
+def _passed_on(request: BeginSequence | HeldOutLoss | EndTask, engine: Engine) -> float | None:
+    """Ask the engine what needs no accounts here."""
+    match request:
+        case BeginSequence():
+            return engine.begin_sequence(request.tasks, request.sources)
+        case HeldOutLoss():
+            return engine.held_out_loss(request.examples)
+        case EndTask():
+            return engine.end_task(request.index, request.examples)
 
 
 def _check_loss(loss: float, step: int, task: str) -> None:
@@ -469,8 +624,9 @@ class _Meter:
         self._steps = 0
         self._loss: float | None = None
         if start.step:
-            task = sequence.tasks[self._index]
-            self.task, self._steps = task.name, len(sequence.batches(self._index))
+            stage = next(s for s in sequence.stages if s.index >= matrix.tasks_learnt)
+            self._index = stage.index
+            self.task, self._steps = stage.name, len(sequence.batches(stage))
 
     def _base_work(self) -> float:
         heads = [t for t in self._sequence.tasks if isinstance(t.spec, ClassificationTask)]
@@ -478,18 +634,20 @@ class _Meter:
 
     def _work(self, matrix: AccuracyMatrix, start: Start) -> float:
         work = 0.0
-        for index in range(matrix.tasks_learnt, len(self._sequence.tasks)):
-            task = self._sequence.tasks[index]
-            batches = self._sequence.batches(index)
-            first = start.step if index == matrix.tasks_learnt else 0
+        left = [s for s in self._sequence.stages if s.index >= matrix.tasks_learnt]
+        for stage in left:
+            batches = self._sequence.batches(stage)
+            first = start.step if stage is left[0] else 0
             work += 3 * sum(len(e.tokens) for batch in batches[first:] for e in batch)
             rungs = sum(step > first for step in rung_steps(len(batches)))
-            work += rungs * _evaluation_tokens(task, self._sequence.rung_examples) + self._per_row
+            limit = self._sequence.rung_examples
+            work += rungs * sum(_evaluation_tokens(task, limit) for task in stage.tasks)
+            work += self._per_row
         return work
 
-    def begin(self, task: PreparedTask, steps: int) -> None:
-        self.task, self._steps, self._step, self._loss = task.name, steps, 0, None
-        self._index += 1
+    def begin(self, name: str, index: int, steps: int) -> None:
+        self.task, self._index, self._steps = name, index, steps
+        self._step, self._loss = 0, None
 
     def train(self, examples: Sequence[Example], step: int, loss: float) -> None:
         self._done += 3 * sum(len(e.tokens) for e in examples)

@@ -2,16 +2,18 @@
 
 Both engines share the model wrapper, the loss and the checkpoint format, and give the same losses:
 an optimiser step is the mean over the *scored tokens* of the whole batch, however many workers and
-micro-batches it is spread over.
+micro-batches it is spread over, plus what the retention adds.
 
 A checkpoint is a folder of safetensors and JSON: `weights.safetensors` (the trainable tensors),
-`optimizer-rank<r>.safetensors` (each rank's shard of fp32 masters and moments) and `engine.json`.
+`optimizer-rank<r>.safetensors` (each rank's shard of fp32 masters and moments),
+`retention.safetensors` (what the retention carries) and `engine.json`.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import curlora
+from curlora.curvature import adapted_layers, observe
+from curlora.renewal import freeze_earlier, fresh_values, save_combined
+from curlora.retention.protocol import Observation, Retention
 from orchestrator.batches import Scored
 from orchestrator.checkpoints import (
     flat_state,
@@ -37,18 +43,22 @@ from orchestrator.experiment import TrainingSpec, default_batch_tokens
 from orchestrator.optimisation import adamw, schedule_factor, seed_step, set_rates
 from orchestrator.scored_model import (
     HEADS_FILE,
+    Comparison,
     LinearHeads,
     ScoredModel,
     bucketed,
     first_pick,
+    heads_of,
     hidden_size,
     padded,
     scored_example,
+    token_places,
     trainable_parameters,
 )
 from orchestrator.tasks import GenerationTask
 from orchestrator.writing import prompt_batches, write_batch
 
+RETENTION_FILE = "retention.safetensors"
 LARGEST_NORM = math.sqrt(torch.finfo(torch.float32).max)
 """A gradient's norm from here on has no finite square, and neither has AdamW's second moment."""
 
@@ -61,23 +71,240 @@ class _Place:
     world: int = 1
 
 
-def _shards(
-    examples: Sequence[Example], place: _Place, accumulation: int
-) -> tuple[list[tuple[list[Scored], bool]], int]:
-    """This worker's micro-batches (rows, whether they count) and the batch's scored tokens."""
+@dataclass(frozen=True)
+class _Micro:
+    """One worker's rows of one forward pass."""
+
+    rows: list[Scored]
+    replayed: list[bool]
+    counts: bool
+    """Whether they are part of the batch, not computed only because others wait."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One worker's part of an optimiser step."""
+
+    micros: list[_Micro]
+    scored: int
+    """Scored tokens of the whole step, over all workers."""
+    replayed_tokens: int
+    """Tokens of replayed rows of the whole step."""
+
+
+def _dealt(
+    examples: Sequence[Example], replayed: Sequence[Example], place: _Place, accumulation: int
+) -> _Batch:
+    """This worker's micro-batches of a step."""
     # Examples are dealt out by length so that workers have equal work. A worker without an example
     # computes one all the same, with weight 0: the others wait for it in the collectives.
-    ordered = sorted(examples, key=lambda e: -len(e.tokens))
-    rows = [scored_example(example) for example in ordered]
+    marked = [*((e, False) for e in examples), *((e, True) for e in replayed)]
+    ordered = sorted(marked, key=lambda pair: -len(pair[0].tokens))
+    rows = [(scored_example(example), again) for example, again in ordered]
     shares = place.world * accumulation
-    mine: list[tuple[list[Scored], bool]] = []
+    micros: list[_Micro] = []
     for micro in range(accumulation):
         own = rows[micro * place.world + place.rank :: shares]
-        mine.append((own or rows[-1:], bool(own)))
-    return mine, sum(len(row.picks) for row in rows)
+        used = own or rows[-1:]
+        # A row that does not count is compared with nothing, either.
+        flags = [again and bool(own) for _, again in used]
+        micros.append(_Micro([row for row, _ in used], flags, bool(own)))
+    return _Batch(
+        micros,
+        scored=sum(len(row.picks) for row, _ in rows),
+        replayed_tokens=sum(len(row.tokens) for row, again in rows if again),
+    )
 
 
-class PlainEngine:
+class _Engine:
+    """What both engines do alike."""
+
+    def __init__(
+        self,
+        model: Any,
+        spec: TrainingSpec,
+        *,
+        place: _Place,
+        batch_tokens: int | None,
+        heads: LinearHeads | None,
+        tokenizer: Any,
+        retention: Retention | None,
+    ) -> None:
+        self._spec = spec
+        self._place = place
+        self._tokenizer = tokenizer
+        self._model = model
+        self._device = next(model.parameters()).device
+        self._batch_tokens = batch_tokens or default_batch_tokens(
+            on_gpu=self._device.type == "cuda"
+        )
+        self.scored = ScoredModel(model, heads and heads.to(self._device))
+        self.trainable = trainable_parameters(self.scored)
+        self.retention = retention or Retention()
+        self.scored.retention = self.retention
+        self.retention.bind(adapted_layers(model, self.scored.adapter))
+        self._shares = place.world * spec.accumulation
+        self._steps = 1
+        self._rate = 0.0
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last step."""
+        return self._rate
+
+    # ------------------------------------------------------------------ the retention's moments
+
+    def begin_sequence(self, tasks: int, sources: Sequence[Sequence[Example]]) -> None:
+        """Let the retention make room for a sequence and read its source sets."""
+        observed = [self._observe(examples, f"source {i}") for i, examples in enumerate(sources)]
+        self.retention.begin_sequence(
+            self._adapter_values(), tasks=tasks, observed=observed, total=self._total
+        )
+
+    def begin_task(self, index: int, steps: int) -> None:
+        """Start a task with fresh optimiser state, and a fresh adapter where the retention asks."""
+        self._steps = steps
+        if self.retention.renews_adapter and index > 0:
+            freeze_earlier(self._model, self.retention.earlier)
+            self._rewrite(fresh_values(self._model, self._spec.seed * 1_000_003 + index))
+        self._fresh_optimizer()
+        self.retention.begin_task(self._adapter_values(), index)
+
+    def end_task(self, index: int, examples: Sequence[Example]) -> None:
+        """Let the retention take in what was learnt: curvature, buffers."""
+        self.retention.end_task(
+            self._adapter_values(),
+            index,
+            self._observe(examples, f"task {index}"),
+            self._total,
+            len(examples),
+        )
+
+    def _observe(self, examples: Sequence[Example], name: str) -> Iterator[Observation]:
+        """This worker's share of the examples that the retention looks at, as it asks for them."""
+        if not self.retention.observes:
+            return
+        count = min(self.retention.max_examples, len(examples))
+        chosen = random.Random(f"{self._spec.seed}/{name}").sample(list(examples), count)
+        mine = chosen[self._place.rank :: self._place.world]
+        # A ZeRO-3 forward is a collective, so nobody may run one example fewer than the others.
+        whole = -(-count // self._place.world)
+        padding = [chosen[-1]] * (whole - len(mine))
+        self.scored.eval()
+
+        def log_probability(example: Example) -> Tensor:
+            row = scored_example(example)
+            return self.scored(*padded([row], self._device), row.head).sum()
+
+        found = observe(
+            self._model, log_probability, self.scored.adapter, [*mine, *padding],
+            self.retention.observes,
+        )  # fmt: skip
+        for number, observation in enumerate(found):
+            if number < len(mine):
+                yield observation
+
+    def _total(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over all workers."""
+        return statistics
+
+    def _adapter_values(self) -> dict[str, Tensor]:
+        """The adapter's tensors, whole."""
+        return dict(self.scored.adapter)
+
+    def held_out_loss(self, examples: Sequence[Example]) -> float:
+        """Mean loss per scored token of examples that are not learnt, in nats."""
+        found = self.log_probabilities([scored_example(example) for example in examples])
+        values = [value for row in found for value in row]
+        return -sum(values) / len(values)
+
+    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
+        """The log-probability of every pick of every row."""
+        raise NotImplementedError
+
+    def _fresh_optimizer(self) -> None:
+        raise NotImplementedError
+
+    def _rewrite(self, values: Mapping[str, Tensor]) -> None:
+        """Give trained tensors other values, masters of the optimiser included."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ a step
+
+    def _part(
+        self, forward: Callable[..., tuple[Tensor, Tensor]], batch: _Batch, micro: _Micro
+    ) -> tuple[Tensor, Tensor]:
+        """A micro-batch's share of the step's loss, and `shares` times what is to be minimised."""
+        inputs = padded(micro.rows, self._device)
+        comparison = self._comparison(batch, micro, inputs[0])
+        found, extra = forward(*inputs, heads_of(micro.rows, self._device), comparison)
+        part = -found.sum() / batch.scored * float(micro.counts)
+        return part, part * self._shares + extra
+
+    def _comparison(self, batch: _Batch, micro: _Micro, input_ids: Tensor) -> Comparison | None:
+        shadow = self.retention.shadow
+        if shadow is None or not any(micro.replayed):
+            return None
+        places = token_places(micro.rows, micro.replayed, self._device)
+        with _swapped(self.scored.adapter, shadow), torch.no_grad():
+            slow = self.scored.states(input_ids, places)
+        return Comparison(places, slow, len(places) / batch.replayed_tokens * self._shares)
+
+    def _stepped(self, step: int) -> None:
+        """What follows an optimiser step."""
+        rewritten = getattr(curlora, "after_step", lambda *_: [])(self._model, step)
+        if rewritten:
+            self._rewrite({name: self.trainable[name].detach().clone() for name in rewritten})
+        self.retention.after_step(self.scored.adapter)
+
+    # ------------------------------------------------------------------ on disk
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write adapter and heads for use; within `gathered`, on rank 0."""
+        if self.retention.renews_adapter:
+            save_combined(self._model, folder)
+        else:
+            curlora.save_adapter(self._model, folder)
+        if self.scored.heads is not None:
+            write_tensors(folder / HEADS_FILE, self.scored.heads.named_tensors())
+
+    def _save_retention(self, folder: Path) -> None:
+        state = self.retention.state_dict()
+        if state:
+            write_tensors(folder / RETENTION_FILE, state)
+
+    def load_retention(self, folder: Path, *, inside: bool) -> None:
+        """Put back what the retention carried.
+
+        Args:
+            folder: The checkpoint.
+            inside: Whether it was written inside a task.
+        """
+        if not (folder / RETENTION_FILE).is_file():
+            return
+        self.retention.load_state_dict(read_tensors(folder / RETENTION_FILE))
+        if self.retention.renews_adapter:
+            earlier = self.retention.earlier
+            # Between two tasks the last of them is still the one that is attached.
+            freeze_earlier(self._model, earlier if inside else earlier[:-1])
+
+
+@contextmanager
+def _swapped(adapter: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other values in an adapter's place for a while."""
+    kept = {name: p.detach().clone() for name, p in adapter.items()}
+    with torch.no_grad():
+        for name, parameter in adapter.items():
+            parameter.copy_(values[name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in adapter.items():
+                parameter.copy_(kept[name])
+
+
+class PlainEngine(_Engine):
     """One process, one device, torch's own AdamW."""
 
     def __init__(
@@ -88,50 +315,45 @@ class PlainEngine:
         batch_tokens: int | None = None,
         heads: LinearHeads | None = None,
         tokenizer: Any = None,
+        retention: Retention | None = None,
     ) -> None:
         """Wrap a model for training.
 
         Args:
-            model: A `peft.PeftModel`, or a bare base for evaluation only.
+            model: What `curlora.attach` gave, or a bare base for evaluation only.
             spec: How to train.
             batch_tokens: Padded tokens per evaluation batch; None: what suits the device.
             heads: Linear heads of tasks that have one.
             tokenizer: Needed by `write` only.
+            retention: What protects earlier tasks; None: nothing.
         """
-        self._device = next(model.parameters()).device
-        self.scored = ScoredModel(model, heads and heads.to(self._device))
-        self._spec = spec
-        self._tokenizer = tokenizer
-        self._batch_tokens = batch_tokens or default_batch_tokens(
-            on_gpu=self._device.type == "cuda"
-        )
-        self.trainable = trainable_parameters(self.scored)
+        super().__init__(
+            model, spec, place=_Place(), batch_tokens=batch_tokens, heads=heads,
+            tokenizer=tokenizer, retention=retention,
+        )  # fmt: skip
         self._optimizer: torch.optim.AdamW | None = None
-        self._steps = 1
-        self._rate = 0.0
 
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the last step."""
-        return self._rate
-
-    def begin_task(self, steps: int) -> None:
-        """Start a task with fresh optimiser state."""
-        self._steps = steps
+    def _fresh_optimizer(self) -> None:
         self._optimizer = adamw(self.trainable, self._spec)
 
-    def train_step(self, examples: Sequence[Example], step: int) -> float:
+    def _rewrite(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                self.trainable[name].copy_(value)
+
+    def train_step(
+        self, examples: Sequence[Example], step: int, replayed: Sequence[Example] = ()
+    ) -> float:
         """Take one optimiser step; see `Engine`."""
         if self._optimizer is None:
             raise RuntimeError("`begin_task` must come before `train_step`.")
         seed_step(self._spec.seed, step, 0)
         self.scored.train()
-        micros, total = _shards(examples, _Place(), self._spec.accumulation)
+        batch = _dealt(examples, replayed, self._place, self._spec.accumulation)
         loss = 0.0
-        for rows, counts in micros:
-            values = self.scored(*padded(rows, self._device), rows[0].head)
-            part = -values.sum() / total * float(counts)
-            part.backward()
+        for micro in batch.micros:
+            part, wanted = self._part(self.scored, batch, micro)
+            (wanted / self._shares).backward()
             loss += float(part.detach())
         norm = nn.utils.clip_grad_norm_(
             list(self.trainable.values()), self._spec.max_grad_norm or math.inf
@@ -144,6 +366,7 @@ class PlainEngine:
         set_rates(self._optimizer, self._spec, factor)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        self._stepped(step)
         return loss
 
     def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
@@ -181,15 +404,11 @@ class PlainEngine:
                 result[index] = text
         return result
 
-    def save_heads(self, folder: Path) -> None:
-        """Write the heads, if there are any, beside an adapter's files."""
-        if self.scored.heads is not None:
-            write_tensors(folder / HEADS_FILE, self.scored.heads.named_tensors())
-
     def save(self, folder: Path, *, with_optimizer: bool) -> None:
-        """Write weights and, inside a task, optimiser state."""
+        """Write weights, the retention's state and, inside a task, optimiser state."""
         tensors = {name: parameter.detach() for name, parameter in self.trainable.items()}
         write_tensors(folder / "weights.safetensors", tensors)
+        self._save_retention(folder)
         if with_optimizer and self._optimizer is not None:
             state = flat_state(self._optimizer, stepped_tensors(self._optimizer))
             write_tensors(folder / "optimizer-rank0.safetensors", state)
@@ -199,8 +418,10 @@ class PlainEngine:
         """Go on from `save`: weights, and optimiser state when it was saved inside a task."""
         load_weights(self.trainable, folder)
         shard = folder / "optimizer-rank0.safetensors"
+        self.load_retention(folder, inside=shard.is_file())
         if shard.is_file():
-            self.begin_task(int(read_json(folder / "engine.json")["steps"]))
+            self._steps = int(read_json(folder / "engine.json")["steps"])
+            self._fresh_optimizer()
             assert self._optimizer is not None
             masters = stepped_tensors(self._optimizer)
             load_flat_state(self._optimizer, masters, read_tensors(shard))
@@ -211,7 +432,7 @@ class PlainEngine:
         yield
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(_Engine):
     """One of n workers under a DeepSpeed engine, ZeRO 0 to 3."""
 
     def __init__(
@@ -223,33 +444,30 @@ class DeepSpeedEngine:
         weights: Path | None = None,
         heads: LinearHeads | None = None,
         tokenizer: Any = None,
+        retention: Retention | None = None,
     ) -> None:
         """Initialise DeepSpeed around a model; a collective call, torch.distributed must be up.
 
         Args:
-            model: A `peft.PeftModel` with its full weights on every worker.
+            model: What `curlora.attach` gave, with its full weights on every worker.
             spec: How to train; `deepspeed` is passed through.
             batch_tokens: Padded tokens per evaluation batch and worker; None: see
                 `default_batch_tokens`.
             weights: A checkpoint folder whose weights replace the adapter's and heads' fresh ones.
             heads: Linear heads of tasks that have one.
             tokenizer: Needed by `write` only.
+            retention: What protects earlier tasks; None: nothing.
         """
         import deepspeed
 
-        self._spec = spec
-        self._tokenizer = tokenizer
-        self._device = next(model.parameters()).device
-        self._batch_tokens = batch_tokens or default_batch_tokens(
-            on_gpu=self._device.type == "cuda"
-        )
-        self._model = model
-        self.scored = ScoredModel(model, heads and heads.to(self._device))
-        self.trainable = trainable_parameters(self.scored)
+        place = _Place(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        super().__init__(
+            model, spec, place=place, batch_tokens=batch_tokens, heads=heads, tokenizer=tokenizer,
+            retention=retention,
+        )  # fmt: skip
         if weights is not None:
             load_weights(self.trainable, weights)
-        self._place = _Place(torch.distributed.get_rank(), torch.distributed.get_world_size())
-        config = deepspeed_config(spec, self._place.world)
+        config = deepspeed_config(spec, place.world)
         self._stage = int(config["zero_optimization"]["stage"])
         own_optimizer = "optimizer" in config
         client = None if own_optimizer else adamw(self.trainable, spec)
@@ -261,24 +479,43 @@ class DeepSpeedEngine:
             config=config,
             dist_init_required=False,
         )
+        if self._stage == 3 and self.retention.kind != "none":
+            # The retention reads the adapter within the forward of the whole, not of its layers.
+            for parameter in self.scored.adapter.values():
+                deepspeed.zero.register_external_parameter(self.scored, parameter)
         self._optimizer: torch.optim.Optimizer = self._engine.basic_optimizer
         self._fresh_schedule = self._schedule() if "scheduler" in config else None
-        self._steps = 1
-        self._rate = 0.0
 
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the last step."""
-        return self._rate
-
-    def begin_task(self, steps: int) -> None:
-        """Start a task with fresh optimiser state and schedule."""
-        self._steps = steps
+    def _fresh_optimizer(self) -> None:
         for state in self._optimizer.state.values():
             for key, value in state.items():
                 state[key] = value.zero_() if isinstance(value, Tensor) else type(value)(0)
         if self._fresh_schedule is not None:
             self._set_schedule(self._fresh_schedule)
+
+    def _rewrite(self, values: Mapping[str, Tensor]) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        with torch.no_grad():
+            for name, value in values.items():
+                parameter = self.trainable[name]
+                if self._stage < 3:
+                    parameter.copy_(value)
+                # Nothing happens where the parameter is its own master.
+                safe_set_full_fp32_param(parameter, value.float())
+
+    def _adapter_values(self) -> dict[str, Tensor]:
+        if self._stage < 3:
+            return dict(self.scored.adapter)
+        with self.gathered():
+            return {name: p.detach().clone() for name, p in self.scored.adapter.items()}
+
+    def _total(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
+        summed: dict[str, Tensor] = {}
+        for name, tensor in statistics.items():
+            summed[name] = tensor.to(self._device).clone()
+            torch.distributed.all_reduce(summed[name])
+        return summed
 
     def _schedule(self) -> dict[str, Any]:
         """DeepSpeed's own schedule: its state, and the rates that it set last."""
@@ -290,23 +527,23 @@ class DeepSpeedEngine:
         for group, rate in zip(self._optimizer.param_groups, schedule["rates"], strict=True):
             group["lr"] = rate
 
-    def train_step(self, examples: Sequence[Example], step: int) -> float:
+    def train_step(
+        self, examples: Sequence[Example], step: int, replayed: Sequence[Example] = ()
+    ) -> float:
         """Take one optimiser step together with the other workers; see `Engine`."""
         seed_step(self._spec.seed, step, self._place.rank)
         self._engine.train()
-        micros, total = _shards(examples, self._place, self._spec.accumulation)
-        # DeepSpeed averages over workers and micro-batches; our loss is a share of the whole batch.
-        shares = self._place.world * self._spec.accumulation
+        batch = _dealt(examples, replayed, self._place, self._spec.accumulation)
         factor = schedule_factor(self._spec, step, self._steps)
         self._rate = self._spec.learning_rate * factor
         if self._fresh_schedule is None:
             set_rates(self._optimizer, self._spec, factor)
         own = torch.zeros((), device=self._device)
         norm: Any = None
-        for rows, counts in micros:
-            values = self._engine(*padded(rows, self._device), rows[0].head)
-            part = -values.sum() / total * float(counts)
-            self._engine.backward(part * shares)
+        for micro in batch.micros:
+            part, wanted = self._part(self._engine, batch, micro)
+            # DeepSpeed averages over workers and micro-batches.
+            self._engine.backward(wanted)
             if self._stage == 0:
                 # Without ZeRO, DeepSpeed clips plain gradients and does not keep their norm.
                 found = [p.grad for p in self.trainable.values() if p.grad is not None]
@@ -323,6 +560,7 @@ class DeepSpeedEngine:
         torch.distributed.all_reduce(own)
         if self._fresh_schedule is not None:
             self._rate = float(self._optimizer.param_groups[0]["lr"])
+        self._stepped(step)
         return float(own)
 
     def _share(self, batches: list[list[int]]) -> list[list[int]]:
@@ -389,11 +627,6 @@ class DeepSpeedEngine:
         whole = {index: text for part in parts for index, text in part.items()}
         return [whole[index] for index in range(len(prompts))]
 
-    def save_heads(self, folder: Path) -> None:
-        """Write the heads, if any, beside an adapter's files; within `gathered`, on rank 0."""
-        if self.scored.heads is not None:
-            write_tensors(folder / HEADS_FILE, self.scored.heads.named_tensors())
-
     def _masters(self) -> list[Tensor]:
         """This rank's fp32 tensors; ZeRO-3 hands them to the optimiser only while it steps."""
         if self._stage == 3:
@@ -417,6 +650,7 @@ class DeepSpeedEngine:
             if self._place.rank == 0:
                 tensors = {name: p.detach() for name, p in self.trainable.items()}
                 write_tensors(folder / "weights.safetensors", tensors)
+                self._save_retention(folder)
                 write_json(
                     folder / "engine.json",
                     {"steps": self._steps, "world": self._place.world, "stage": self._stage},
@@ -444,7 +678,8 @@ class DeepSpeedEngine:
                 f"stage {facts['stage']}, now there are {self._place.world} at stage "
                 f"{self._stage}. Use the same resources, or start another sweep with --new."
             )
-        self.begin_task(int(facts["steps"]))
+        self._steps = int(facts["steps"])
+        self._fresh_optimizer()
         load_flat_state(
             self._optimizer,
             self._masters(),

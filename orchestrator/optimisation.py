@@ -49,17 +49,20 @@ def adamw(trainable: Mapping[str, nn.Parameter], spec: TrainingSpec) -> torch.op
     """
     adapter = [p for n, p in trainable.items() if not n.startswith("heads.")]
     heads = [p for n, p in trainable.items() if n.startswith("heads.")]
-    groups: list[dict[str, Any]] = [{"params": adapter, "weight_decay": spec.weight_decay}]
+    groups: list[dict[str, Any]] = []
+    if adapter:
+        groups.append({"params": adapter, "weight_decay": spec.weight_decay, "heads": False})
     if heads:
-        groups.append({"params": heads, "weight_decay": 0.0})
+        groups.append({"params": heads, "weight_decay": 0.0, "heads": True})
     return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.999))
 
 
 def set_rates(optimizer: torch.optim.Optimizer, spec: TrainingSpec, factor: float) -> None:
     """Set the learning rates of one step: the adapter's, and the heads' where there are any."""
-    rates = (spec.learning_rate, spec.head_learning_rate)
-    for group, rate in zip(optimizer.param_groups, rates, strict=False):
-        group["lr"] = rate * factor
+    for group in optimizer.param_groups:
+        # A user's own DeepSpeed optimiser has one group, of everything.
+        heads = group.get("heads", False)
+        group["lr"] = (spec.head_learning_rate if heads else spec.learning_rate) * factor
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

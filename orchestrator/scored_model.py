@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from curlora.retention.protocol import Retention
 from orchestrator.base_model import ModelError
 from orchestrator.batches import Scored
 from orchestrator.checkpoints import read_tensors
@@ -110,6 +112,22 @@ def hidden_size(model: Any) -> int:
     return int(inner.config.get_text_config().hidden_size)
 
 
+HeadChoice: TypeAlias = str | Mapping[str | None, Tensor] | None
+"""Whose linear head is read: one task's, nobody's, or for each its places among those read."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Replayed tokens whose hidden states are compared with those under the slow adapter."""
+
+    places: Tensor
+    """Which tokens, as indices into the flattened (B * L)."""
+    slow: tuple[Tensor, ...]
+    """Of each layer, the hidden states (tokens, hidden) under the slow adapter."""
+    share: float
+    """These tokens' share of all replayed tokens of the step."""
+
+
 class ScoredModel(nn.Module):
     """A causal language model that computes logits only where something is scored."""
 
@@ -131,14 +149,17 @@ class ScoredModel(nn.Module):
         self._scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
         )
+        self.adapter = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.retention = Retention()
 
     def forward(
         self,
         input_ids: Tensor,
         positions: Tensor,
         targets: Tensor | None,
-        head: str | None = None,
-    ) -> Tensor:
+        head: HeadChoice = None,
+        comparison: Comparison | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """The log-probability of each target.
 
         Rows are padded on the right and carry no mask: causal attention never looks at what
@@ -149,16 +170,53 @@ class ScoredModel(nn.Module):
             positions: Where to read, as indices into the flattened (B * L), shape (N,).
             targets: The tokens, or labels of a head, whose log-probability is wanted, shape (N,);
                 None asks for the hidden states (N, hidden) instead, float32.
-            head: The task whose linear head is read; None: the model's own output layer.
+            head: Whose linear head is read; None: the model's own output layer.
+            comparison: What hidden states are compared with, where the retention does so.
 
         Returns:
-            Log-probabilities (N,), float32, in nats.
+            Log-probabilities (N,), float32, in nats. In training mode a pair: these, and what the
+            retention adds to the loss, a scalar.
         """
-        backbone, output = self._parts
-        hidden = backbone(input_ids=input_ids, use_cache=False).last_hidden_state
+        backbone, _ = self._parts
+        deep = comparison is not None
+        states = backbone(input_ids=input_ids, use_cache=False, output_hidden_states=deep)
+        hidden = states.last_hidden_state
         picked = hidden.reshape(-1, hidden.shape[-1])[positions]
         if targets is None:
             return picked.float()
+        if isinstance(head, Mapping):
+            found = picked.new_zeros(len(targets), dtype=torch.float32)
+            for name, places in head.items():
+                part = self._read(picked[places], targets[places], name)
+                found = found.index_put((places,), part)
+        else:
+            found = self._read(picked, targets, head)
+        if not self.training:
+            return found
+        # Within this forward, because that is when ZeRO-3 has the parameters gathered.
+        extra = self.retention.penalty(self.adapter)
+        if comparison is not None:
+            fast = _at(states.hidden_states, comparison.places)
+            extra = extra + self.retention.hidden_loss(fast, comparison.slow) * comparison.share
+        return found, extra
+
+    def states(self, input_ids: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+        """The hidden states of every layer at some tokens.
+
+        Args:
+            input_ids: Token ids (B, L).
+            places: Which tokens, as indices into the flattened (B * L), shape (N,).
+
+        Returns:
+            (N, hidden) of each layer, the embeddings first.
+        """
+        backbone, _ = self._parts
+        found = backbone(input_ids=input_ids, use_cache=False, output_hidden_states=True)
+        return _at(found.hidden_states, places)
+
+    def _read(self, picked: Tensor, targets: Tensor, head: str | None) -> Tensor:
+        """Log-probabilities (N,) at hidden states (N, hidden), by one head."""
+        _, output = self._parts
         logits, zero = (None, None) if self.heads is None else self.heads(picked, head)
         if logits is not None:
             found = -nn.functional.cross_entropy(logits, targets, reduction="none")
@@ -182,6 +240,10 @@ class ScoredModel(nn.Module):
         return -nn.functional.cross_entropy(logits, targets, reduction="none")
 
 
+def _at(states: Sequence[Tensor], places: Tensor) -> tuple[Tensor, ...]:
+    return tuple(layer.reshape(-1, layer.shape[-1])[places] for layer in states)
+
+
 def check_logits(scored: ScoredModel, vocabulary: int) -> None:
     """Refuse a model whose own logits differ from `ScoredModel`'s (an unknown transformation).
 
@@ -197,7 +259,7 @@ def check_logits(scored: ScoredModel, vocabulary: int) -> None:
     with torch.no_grad():
         own = scored.model(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
         expected = own.gather(-1, tokens[0, 1:, None])[:, 0]
-        got = scored(tokens, torch.arange(7, device=device), tokens[0, 1:])
+        got = scored.eval()(tokens, torch.arange(7, device=device), tokens[0, 1:])
     if not torch.allclose(got, expected, atol=0.15, rtol=0.02):
         raise ModelError(
             f"{type(scored.model).__name__} transforms its logits in a way that is not supported: "
@@ -207,9 +269,8 @@ def check_logits(scored: ScoredModel, vocabulary: int) -> None:
 
 def trainable_parameters(scored: ScoredModel) -> dict[str, nn.Parameter]:
     """What is trained: the adapter's parameters, then those of the heads."""
-    adapter = {n: p for n, p in scored.model.named_parameters() if p.requires_grad}
     heads = dict(scored.heads.named_parameters(prefix="heads")) if scored.heads else {}
-    return adapter | heads
+    return scored.adapter | heads
 
 
 def padded(rows: Sequence[Scored], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -227,6 +288,28 @@ def padded(rows: Sequence[Scored], device: torch.device) -> tuple[Tensor, Tensor
         torch.tensor(positions, dtype=torch.long).to(device),
         torch.tensor(targets, dtype=torch.long).to(device),
     )
+
+
+def heads_of(rows: Sequence[Scored], device: torch.device) -> HeadChoice:
+    """Whose linear head is read at each pick of some rows, as `ScoredModel` takes it."""
+    owners = [row.head for row in rows for _ in row.picks]
+    names = list(dict.fromkeys(owners))
+    if len(names) <= 1:
+        return names[0] if names else None
+    places = {name: [i for i, owner in enumerate(owners) if owner == name] for name in names}
+    return {name: torch.tensor(found, device=device) for name, found in places.items()}
+
+
+def token_places(rows: Sequence[Scored], chosen: Sequence[bool], device: torch.device) -> Tensor:
+    """The tokens of the chosen rows, without padding, as indices into the flattened (B * L)."""
+    length = max(len(row.tokens) for row in rows)
+    found = [
+        index * length + place
+        for index, (row, wanted) in enumerate(zip(rows, chosen, strict=True))
+        if wanted
+        for place in range(len(row.tokens))
+    ]
+    return torch.tensor(found, dtype=torch.long, device=device)
 
 
 def scored_example(example: Example) -> Scored:

@@ -36,6 +36,7 @@ from orchestrator.continual_loop import (
 )
 from orchestrator.experiment import Experiment
 from orchestrator.journal import without_nan
+from orchestrator.methods import CordaSettings, LaplaceRetention, adapter_options, retention_options
 from orchestrator.tasks import GenerationTask
 
 BASE_TRIAL = "base"
@@ -75,12 +76,21 @@ class TrialState:
     def after(self, report: StageReport, matrix: AccuracyMatrix) -> TrialState:
         """The state once a report has been made."""
         inside = report.fraction < DONE
-        start = Start(report.step if inside else 0, report.tokens, report.seconds)
+        start = Start(
+            report.step if inside else 0,
+            report.tokens,
+            report.seconds,
+            report.held_out_best if inside else None,
+            report.held_out_waited if inside else 0,
+        )
         return TrialState(matrix, start, (*self.reports, report))
 
 
 def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
     """What an experiment learns and measures."""
+    method = experiment.method
+    retention = method.retention
+    named = retention.sources if isinstance(retention, LaplaceRetention) else ()
     return TaskSequence(
         tasks=tuple(data.tasks[name] for name in experiment.tasks),
         probes=tuple(data.tasks[name] for name in experiment.probes),
@@ -88,6 +98,9 @@ def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
         epochs=experiment.training.epochs,
         seed=experiment.training.seed,
         rung_examples=experiment.data.rung_examples,
+        joint=method.sequence == "joint",
+        early_stopping=method.early_stopping,
+        sources=tuple(data.tasks[name].train for name in named),
     )
 
 
@@ -210,7 +223,7 @@ class _WorkerTrial:
         self._state = read_state(checkpoint) if checkpoint else _fresh_state(self._sequence)
         on_gpu = experiment.resources.gpus_per_worker > 0
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
-        self._model = _adapted_model(experiment, device)
+        self._model = _adapted_model(name, experiment, data, device)
         self._engine = DeepSpeedEngine(
             self._model,
             experiment.training,
@@ -218,9 +231,13 @@ class _WorkerTrial:
             weights=None if name == BASE_TRIAL else checkpoint,
             heads=None if name == BASE_TRIAL else _heads(self._sequence, self._model),
             tokenizer=_tokenizer(experiment, self._sequence),
+            retention=None if name == BASE_TRIAL else _retention(experiment),
         )
         _check_logits(self._engine, self._model)
-        if checkpoint is not None and self._state.start.step:
+        inside = self._state.start.step > 0
+        if checkpoint is not None and name != BASE_TRIAL:
+            self._engine.load_retention(checkpoint, inside=inside)
+        if checkpoint is not None and inside:
             self._engine.load_optimizer(checkpoint)
 
     def run(self) -> None:
@@ -247,8 +264,7 @@ class _WorkerTrial:
         if self._name != BASE_TRIAL and report.fraction == DONE:
             with self._engine.gathered():
                 if first:
-                    self._model.save_pretrained(str(folder / "adapter"))
-                    self._engine.save_heads(folder / "adapter")
+                    self._engine.save_adapter(folder / "adapter")
         if first:
             write_state(folder, self._state)
         ray.train.report(
@@ -264,12 +280,36 @@ class _WorkerTrial:
             self._progress.write(progress)
 
 
-def _adapted_model(experiment: Experiment, device: Any) -> Any:
-    """The base with a fresh adapter."""
-    from orchestrator.base_model import attach_adapter, load_base
+_LEAST_ADAPTER = {"r": 1, "target_modules": "all-linear"}
+"""What the untouched base carries, switched off, because DeepSpeed wants something to train."""
 
-    base = load_base(experiment.model, experiment.training.precision, device)
-    return attach_adapter(base, experiment.method.adapter.model_dump(), experiment.training.seed)
+
+def _adapted_model(trial: str, experiment: Experiment, data: PreparedData, device: Any) -> Any:
+    """The base with a fresh adapter."""
+    from curlora import attach
+    from curlora.targets import default_targets
+    from orchestrator.base_model import load_base, token_batches
+
+    base: Any = load_base(experiment.model, experiment.training.precision, device)
+    seed = experiment.training.seed
+    if trial == BASE_TRIAL:
+        return attach(base, "lora", _LEAST_ADAPTER, seed=seed)
+    adapter = experiment.method.adapter
+    text = None
+    if isinstance(adapter, CordaSettings):
+        text = token_batches(e.tokens for e in data.tasks[str(adapter.source)].train)
+    options = adapter_options(adapter)
+    if "target_modules" in options and options["target_modules"] is None:
+        options["target_modules"] = default_targets(base.config.model_type)
+    return attach(base, adapter.kind, options, seed=seed, text=text)
+
+
+def _retention(experiment: Experiment) -> Any:
+    """What protects earlier tasks, with nothing seen yet."""
+    from curlora.retention import RETENTIONS
+
+    spec = experiment.method.retention
+    return RETENTIONS[spec.kind].build(retention_options(spec, experiment.training.seed))
 
 
 def _heads(sequence: TaskSequence, model: Any) -> Any:
@@ -291,7 +331,8 @@ def _tokenizer(experiment: Experiment, sequence: TaskSequence) -> Any:
 def _check_logits(engine: Any, model: Any) -> None:
     from orchestrator.scored_model import check_logits
 
-    check_logits(engine.scored, model.get_base_model().config.get_text_config().vocab_size)
+    bare = model.get_base_model() if hasattr(model, "peft_config") else model
+    check_logits(engine.scored, bare.config.get_text_config().vocab_size)
 
 
 def _learn(
@@ -306,7 +347,9 @@ def _learn(
     """Measure the base, or learn what is left of the sequence."""
     base = trial == BASE_TRIAL
     learning = (
-        measure_base(sequence) if base else learn_sequence(sequence, state.matrix, state.start)
+        measure_base(sequence)
+        if base
+        else learn_sequence(sequence, engine.retention, state.matrix, state.start)
     )
     with model.disable_adapter() if base else nullcontext():
         run(
@@ -452,15 +495,15 @@ class _LocalTrial:
         self._tell = tell
         self._sequence = task_sequence(experiment, data)
         self._state = _fresh_state(self._sequence)
-        self._model = _adapted_model(
-            experiment, "cuda" if experiment.resources.gpus_per_worker else "cpu"
-        )
+        device = "cuda" if experiment.resources.gpus_per_worker else "cpu"
+        self._model = _adapted_model(name, experiment, data, device)
         self._engine = PlainEngine(
             self._model,
             experiment.training,
             batch_tokens=experiment.data.batch_tokens,
             heads=None if name == BASE_TRIAL else _heads(self._sequence, self._model),
             tokenizer=_tokenizer(experiment, self._sequence),
+            retention=None if name == BASE_TRIAL else _retention(experiment),
         )
         _check_logits(self._engine, self._model)
         if checkpoint.is_dir():
@@ -494,8 +537,7 @@ class _LocalTrial:
         if self._name != BASE_TRIAL:
             self._engine.save(fresh, with_optimizer=report.fraction < DONE)
             if report.fraction == DONE:
-                self._model.save_pretrained(str(fresh / "adapter"))
-                self._engine.save_heads(fresh / "adapter")
+                self._engine.save_adapter(fresh / "adapter")
         write_state(fresh, self._state)
         # Renaming two folders is not one step: a crash between them repeats the trial's last part.
         shutil.rmtree(self._checkpoint, ignore_errors=True)

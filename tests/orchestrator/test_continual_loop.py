@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from curlora.retention.protocol import Retention
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.batches import PreparedTask
 from orchestrator.continual_loop import (
@@ -55,12 +56,25 @@ class FakeEngine:
 
     def __init__(self, losses=None):
         self.begun, self.trained, self.steps = [], [], []
+        self.sequences, self.ended, self.replayed = [], [], []
+        self.held_out, self.held_out_losses = [], []
         self._losses = losses or {}
 
-    def begin_task(self, steps):
+    def begin_sequence(self, tasks, sources):
+        self.sequences.append((tasks, sources))
+
+    def begin_task(self, index, steps):
         self.begun.append(steps)
 
-    def train_step(self, examples, step):
+    def end_task(self, index, examples):
+        self.ended.append((index, len(examples)))
+
+    def held_out_loss(self, examples):
+        self.held_out.append(len(examples))
+        return self.held_out_losses.pop(0)
+
+    def train_step(self, examples, step, replayed=()):
+        self.replayed.append(len(replayed))
         self.trained.append(examples[0].tokens[0])
         self.steps.append(step)
         return self._losses.get(len(self.trained), 1.0 / len(self.trained))
@@ -80,12 +94,12 @@ class FakeEngine:
         return values
 
 
-def learn(engine, seq, *, matrix=None, start=None):
+def learn(engine, seq, *, matrix=None, start=None, retention=None):
     start = start or Start()
     reports, progress = [], []
     matrix = matrix or AccuracyMatrix.empty([t.name for t in seq.tasks])
     final = run(
-        learn_sequence(seq, matrix, start),
+        learn_sequence(seq, retention or Retention(), matrix, start),
         engine,
         sequence=seq,
         matrix=matrix,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from curlora import attach
 from orchestrator.base_model import (
     ModelError,
-    attach_adapter,
     base_sha256,
     load_base,
     load_tokenizer,
@@ -55,15 +55,16 @@ TASK = parse_task(
 PROMPTS = [(3, 4, 5), (6,), (7, 8), (9, 10, 11, 12), (13, 3)]
 
 
-def adapter(kind="curlora", **fields):
-    return {"kind": kind, "r": 4, "alpha": 2.0, "target_modules": ("q_proj", "v_proj"), **fields}
+def attached(base, kind="curlora", *, seed=0, **fields):
+    settings = {"r": 4, "alpha": 2.0, "target_modules": ["q_proj", "v_proj"], **fields}
+    return attach(base, kind, settings, seed=seed)
 
 
 def engine(tiny_base: Path, kind="curlora", *, heads=False, **training) -> PlainEngine:
     base = load_base(ModelSpec(name=str(tiny_base)), training.get("precision", "fp32"))
     spec = TrainingSpec(**{"learning_rate": 0.01, "precision": "fp32", **training})
     return PlainEngine(
-        attach_adapter(base, adapter(kind), seed=0), spec, batch_tokens=64,
+        attached(base, kind), spec, batch_tokens=64,
         heads=LinearHeads(HEADS, 32, seed=0) if heads else None,
         tokenizer=load_tokenizer(ModelSpec(name=str(tiny_base))),
     )  # fmt: skip
@@ -85,8 +86,8 @@ def test_log_probabilities_are_the_models_own(tiny_base):
 def test_accumulation_changes_no_loss(tiny_base):
     one = engine(tiny_base, batch_size=8)
     four = engine(tiny_base, batch_size=8, accumulation=4)
-    one.begin_task(4)
-    four.begin_task(4)
+    one.begin_task(0, 4)
+    four.begin_task(0, 4)
     for step in range(4):
         batch = examples(8, seed=step)
         assert four.train_step(batch, step) == pytest.approx(one.train_step(batch, step), abs=1e-5)
@@ -95,7 +96,7 @@ def test_accumulation_changes_no_loss(tiny_base):
 @pytest.mark.parametrize("kind", ["curlora", "lora"])
 def test_a_resumed_task_goes_on_to_the_same_losses(tiny_base, tmp_path, kind):
     whole = engine(tiny_base, kind)
-    whole.begin_task(6)
+    whole.begin_task(0, 6)
     losses = []
     for step in range(6):
         if step == 3:
@@ -110,13 +111,13 @@ def test_a_resumed_task_goes_on_to_the_same_losses(tiny_base, tmp_path, kind):
 
 def test_a_fresh_task_has_fresh_optimiser_state(tiny_base):
     first, second = engine(tiny_base), engine(tiny_base)
-    first.begin_task(2)
+    first.begin_task(0, 2)
     first.train_step(examples(), 0)
     with torch.no_grad():
         for name, parameter in first.trainable.items():
             parameter.copy_(second.trainable[name])
-    first.begin_task(2)
-    second.begin_task(2)
+    first.begin_task(0, 2)
+    second.begin_task(0, 2)
     for step in range(2):
         assert first.train_step(examples(seed=step), step) == second.train_step(
             examples(seed=step), step
@@ -126,7 +127,7 @@ def test_a_fresh_task_has_fresh_optimiser_state(tiny_base):
 def test_only_the_adapter_trains(tiny_base):
     under_test = engine(tiny_base)
     before = {n: p.clone() for n, p in under_test.scored.named_parameters()}
-    under_test.begin_task(1)
+    under_test.begin_task(0, 1)
     under_test.train_step(examples(), 0)
     changed = {n for n, p in under_test.scored.named_parameters() if not torch.equal(p, before[n])}
     assert changed == {f"model.{name}" for name in under_test.trainable}
@@ -138,7 +139,7 @@ def test_a_head_trains_with_its_own_task_alone_and_at_its_own_rate(tiny_base):
     under_test = engine(tiny_base, heads=True, head_learning_rate=0.5, **fields)
     before = {n: p.clone() for n, p in under_test.trainable.items()}
     for head in ("a", "b"):
-        under_test.begin_task(1)
+        under_test.begin_task(0, 1)
         under_test.train_step(examples(head=head), 0)
         moved = {
             name: float((p - before[name]).detach().abs().max())
@@ -166,7 +167,7 @@ def test_a_heads_log_probabilities_are_those_of_its_labels(tiny_base):
 
 def test_heads_come_back_from_their_file(tiny_base, tmp_path):
     under_test = engine(tiny_base, heads=True)
-    under_test.save_heads(tmp_path)
+    under_test.save_adapter(tmp_path)
     again = LinearHeads.from_file(tmp_path / "heads.safetensors")
     assert again.named_tensors().keys() == under_test.scored.heads.named_tensors().keys()
     for name, tensor in under_test.scored.heads.named_tensors().items():
@@ -312,7 +313,7 @@ def _run_case(folder, base, case):
             deepspeed={"zero_optimization": zero, **case.get("deepspeed", {})},
         )  # fmt: skip
         model = load_base(ModelSpec(name=base), precision)
-        adapted = attach_adapter(model, adapter(case["kind"], **fields), seed=0)
+        adapted = attached(model, case["kind"], **fields)
         heads = LinearHeads(HEADS, 32, seed=0) if case.get("heads") else None
         tokenizer = load_tokenizer(ModelSpec(name=base))
         return DeepSpeedEngine(
@@ -321,7 +322,7 @@ def _run_case(folder, base, case):
 
     first, later = ("a", "b") if case.get("heads") else (None, None)
     one = fresh()
-    one.begin_task(6)
+    one.begin_task(0, 6)
     losses, rates = [], []
     for step in range(6):
         if step == 3:
@@ -337,11 +338,11 @@ def _run_case(folder, base, case):
     two.load_optimizer(folder)
     resumed = [two.train_step(examples(seed=s, head=first), s) for s in range(3, 6)]
     again = two.log_probabilities(rows)
-    one.begin_task(6)
+    one.begin_task(0, 6)
     second = [one.train_step(examples(seed=s, head=later), s) for s in range(2)]
     # A gradient of this size has no finite norm; clipped by it, the step would silently be zero.
     too_large = fresh(alpha=1e30)
-    too_large.begin_task(1)
+    too_large.begin_task(0, 1)
     overflow = too_large.train_step(examples(head=first), 0)
     return {
         "losses": losses, "rates": rates, "scores": scores, "resumed": resumed, "again": again,
@@ -380,14 +381,14 @@ def test_two_workers_give_the_losses_of_one_process(two_workers, tiny_base, name
     heads = CASES[name].get("heads", False)
     first, later = ("a", "b") if heads else (None, None)
     plain = engine(tiny_base, CASES[name]["kind"], heads=heads, head_learning_rate=1e-3)
-    plain.begin_task(6)
+    plain.begin_task(0, 6)
     batches = [examples(7 if step == 1 else 8, seed=step, head=first) for step in range(6)]
     expected = [plain.train_step(batch, step) for step, batch in enumerate(batches)]
     rows = [scored_example(e) for e in examples(13, head=first)]
     expected_scores = plain.log_probabilities(rows)
     expected_states = plain.hidden_states(rows)
     expected_texts = plain.write(PROMPTS, TASK)
-    plain.begin_task(6)
+    plain.begin_task(0, 6)
     expected_second = [plain.train_step(examples(seed=s, head=later), s) for s in range(2)]
 
     got = two_workers[name]
@@ -425,7 +426,7 @@ def test_a_schedule_of_deepspeeds_own_is_passed_through(two_workers):
 def test_the_plain_engine_runs_on_a_gpu(tiny_base):
     base = load_base(ModelSpec(name=str(tiny_base)), "bf16", "cuda")
     spec = TrainingSpec(learning_rate=0.01, precision="bf16")
-    on_gpu = PlainEngine(attach_adapter(base, adapter(), seed=0), spec)
-    on_gpu.begin_task(3)
+    on_gpu = PlainEngine(attached(base), spec)
+    on_gpu.begin_task(0, 3)
     losses = [on_gpu.train_step(examples(), step) for step in range(3)]
     assert losses[-1] < losses[0]
