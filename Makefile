@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing the packages of constraints.txt into .venv (takes a few minutes, once)"
 	@# torch first: the build of DeepSpeed looks for it.
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,quantised]'
 	@echo "Compiling what DeepSpeed needs on this machine (once)"
 	@$(BIN)/orchestrate doctor --build
 	@touch $@

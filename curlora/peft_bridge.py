@@ -44,6 +44,7 @@ __all__ = [
     "get_pattern_key",
     "get_quantization_kwargs",
     "include_all_linear_layers",
+    "keep_as_quantised",
     "peft_type",
     "preprocess_corda",
     "register_method",
@@ -95,3 +96,28 @@ def register_method(name: str, *, config_class: type[Any], tuner_class: type[Any
     register_peft_method(
         name=name, config_cls=config_class, model_cls=tuner_class, prefix=tuner_class.prefix
     )
+
+
+def keep_as_quantised(layer: Any) -> None:
+    """Stop bitsandbytes from packing a 4-bit weight anew at its first evaluation on some CPUs.
+
+    On a CPU with AVX-512 for bfloat16 it would round the scales to bfloat16, in place, and from
+    then on neither dequantise the weight nor pass a gradient on: what is trained after an
+    evaluation would learn from wrong gradients, without a word.
+
+    Args:
+        layer: Any layer; only a 4-bit one of bitsandbytes is changed.
+
+    Raises:
+        ValueError: It has been evaluated, and packed, already.
+    """
+    if not hasattr(layer, "support_avx512bf16_for_cpu"):
+        return
+    layer.support_avx512bf16_for_cpu = False
+    state = getattr(layer.weight, "quant_state", None)
+    if getattr(state, "packing_format_for_cpu", False):
+        raise ValueError(
+            "bitsandbytes has packed the 4-bit weights of this model for inference on a CPU, after "
+            "which they cannot be read. Load the model again and attach the adapter before it is "
+            "evaluated."
+        )
