@@ -407,6 +407,8 @@ class Driver:
     def finish(self, name: str) -> None:
         """End a trial, now or, when row 0 is still being measured, as soon as it is known."""
         trial = self.trials[name]
+        if trial.state != "RUNNING":
+            return  # row 0 came between its last report and Ray Tune's word that it is over
         final = trial.last_report(len(self.experiment.tasks))
         if trial.failure is not None or final is None:
             reason = trial.failure or "the trial ended before its last report"

@@ -12,10 +12,12 @@ import psutil
 import pytest
 import yaml
 
+from orchestrator import sweep
 from orchestrator.base_model import load_tokenizer
 from orchestrator.batches import prepare
+from orchestrator.driver import Driver
 from orchestrator.experiment import load_experiment
-from orchestrator.journal import read_journal
+from orchestrator.journal import Journal, read_journal
 from orchestrator.sweep import (
     SweepError,
     SweepOptions,
@@ -23,7 +25,9 @@ from orchestrator.sweep import (
     sweep_folder,
     sweep_folders,
 )
-from orchestrator.training import TrialState, task_sequence
+from orchestrator.training import TrialState, run_locally, task_sequence
+
+pytestmark = pytest.mark.usefixtures("records")
 
 ROOT = Path(__file__).parents[2]
 LOCAL = {"executor": "local"}
@@ -136,6 +140,34 @@ def test_a_driver_that_dies_anywhere_is_continued_to_the_same_result(
         if x["event"] == "stage_report"
     ]
     assert len(reports) == len(set(reports))
+
+
+def test_a_trial_that_is_whole_before_row_0_ends_once(
+    experiment_file, recorder, search, tmp_path, monkeypatch
+):
+    said = {}
+
+    def heard(name, *rest):
+        *rest, tell = rest
+        said[name] = []
+        run_locally(name, *rest, lambda message: (said[name].append(message), tell(message)))
+
+    monkeypatch.setattr(sweep, "run_locally", heard)
+    path = experiment_file(search={**search, "trials": 1}, resources=LOCAL)
+    whole = run(path, recorder)
+    loaded = load_experiment(path)
+    data = prepare(loaded, load_tokenizer(loaded.experiment.model))
+    with Journal(tmp_path / "other") as journal:
+        driver = Driver(loaded, journal, recorder, data)
+        names = {driver.next_job(tune_id)["trial"]: tune_id for tune_id in ("a", "b")}
+        for name in ("t001", "base"):
+            for message in said[name]:
+                driver.hear(names[name], message)
+        for name in ("base", "t001"):
+            driver.ended(names[name], error=False)
+        ends = [line for line in journal.lines if line["event"] == "trial_ended"]
+    assert [line["trial"] for line in ends] == ["base", "t001"]
+    assert ends[1]["measures"]["gain"] == trials(whole.lines)["t001"]["measures"]["gain"]
 
 
 def mlflow_runs(storage: Path, name: str = "tiny"):
