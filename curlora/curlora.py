@@ -43,6 +43,7 @@ from curlora.peft_bridge import (
     gather_params_ctx,
     get_pattern_key,
     get_quantization_kwargs,
+    keep_as_quantised,
     peft_type,
     register_method,
     resolve_quantization_backend,
@@ -51,7 +52,7 @@ from curlora.targets import DEFAULT_TARGETS
 
 FormChoice = Literal["auto", "explicit", "output_reuse", "input_side"]
 
-_TARGETS_BY_FAMILY = {family: list(names) for family, names in DEFAULT_TARGETS.items()}
+TARGETS_BY_FAMILY = {family: list(names) for family, names in DEFAULT_TARGETS.items()}
 _AUTHOR_EPS = 1e-3
 
 
@@ -309,6 +310,7 @@ class CurLayer(nn.Module, BaseTunerLayer):
         self._unmerged_weight: Tensor | None = None
         self._just_loaded: tuple[list[str], bool] = ([], False)
         layer = self.get_base_layer()
+        keep_as_quantised(layer)
         self.quantization_backend = resolve_quantization_backend(layer, **quantisation)
         self.is_transposed = isinstance(layer, Conv1D)
         linear = isinstance(layer, nn.Linear | Conv1D) or (
@@ -405,7 +407,9 @@ class CurLayer(nn.Module, BaseTunerLayer):
         """Whether the base layer gives x W' + bias and nothing else."""
         layer = self.base_layer
         hooks = (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
-        return type(layer) in {nn.Linear, Conv1D} and all(
+        # A quantised layer may quantise its input as well, and then y[rows] is not R x.
+        plain = type(layer) in {nn.Linear, Conv1D} and self.quantization_backend is None
+        return plain and all(
             # ZeRO-3's hooks gather and release parameters; the values pass through.
             getattr(hook, "__module__", "").startswith("deepspeed.")
             for hook in hooks
@@ -684,7 +688,7 @@ class CurloraModel(BaseTuner):
 
     prefix = "cur_"
     tuner_layer_cls = CurloraLayer
-    target_module_mapping = _TARGETS_BY_FAMILY
+    target_module_mapping = TARGETS_BY_FAMILY
 
     def _create_and_replace(
         self,
