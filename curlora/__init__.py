@@ -16,16 +16,20 @@ from curlora.adapters import ADAPTERS, AdapterKind, adapter_config, adapter_kind
 from curlora.attach import adapter_kind_of, attach, load_adapter, save_adapter
 from curlora.curlora import CurloraConfig, CurloraModel, forward_form, sampling_perplexity
 from curlora.export import export_lora
+from curlora.secura import SecuraConfig, SecuraModel, after_step
 
 __all__ = [
     "ADAPTERS",
     "AdapterKind",
     "CurloraConfig",
     "CurloraModel",
+    "SecuraConfig",
+    "SecuraModel",
     "adapter_config",
     "adapter_kind",
     "adapter_kind_of",
     "adapter_state",
+    "after_step",
     "attach",
     "export_lora",
     "forward_form",

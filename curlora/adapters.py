@@ -75,6 +75,11 @@ class AdapterKind:
         for name, check in _CHECKS.items():
             if name in values:
                 check(name, values[name])
+        if values.get("m") is not None and values["m"] <= values["r"]:
+            raise ValueError(
+                f"`m` must be above `r` = {values['r']}, got {values['m']}: the core is widened. "
+                "For a core of r x r, use 'curlora'."
+            )
         if isinstance(values.get("target_modules"), tuple | set | frozenset):
             values["target_modules"] = sorted(values["target_modules"])
         return values
@@ -217,6 +222,24 @@ def _check_targets(name: str, value: Any) -> None:
         )
 
 
+def _check_positive(name: str, value: Any) -> None:
+    if not _is_number(value) or value <= 0:
+        raise ValueError(f"`{name}` must be a positive, finite number, got {value!r}.")
+
+
+def _check_damping(name: str, value: Any) -> None:
+    if not _is_number(value) or not 0 < value <= 1:
+        raise ValueError(f"`{name}` must be above 0 and at most 1, got {value!r}.")
+
+
+def _one_of(*known: str) -> Callable[[str, Any], None]:
+    def check(name: str, value: Any) -> None:
+        if value not in known:
+            raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}.")
+
+    return check
+
+
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "r": _check_count,
     "m": _check_optional_count,
@@ -224,6 +247,14 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "alpha": _check_factor,
     "dropout": _check_share,
     "effective_rank": _check_effective_rank,
+    "norm": _one_of("none", "released", "bounded"),
+    "merge": _one_of("none", "M1", "M2"),
+    "init": _one_of("truncated", "released"),
+    "merge_every": _check_count,
+    "s": _check_positive,
+    "edge": _check_positive,
+    "share": _check_share,
+    "decay": _check_damping,
     "target_modules": _check_targets,
 }
 
@@ -247,8 +278,10 @@ def _curlora_config(values: dict[str, Any]) -> PeftConfig:
     return CurloraConfig(**values)
 
 
-def _secura_config(_: dict[str, Any]) -> PeftConfig:
-    raise ValueError("SECURA is not built yet. Choose another adapter.")
+def _secura_config(values: dict[str, Any]) -> PeftConfig:
+    from curlora.secura import SecuraConfig
+
+    return SecuraConfig(**values)
 
 
 def _lora_config(values: dict[str, Any], **options: Any) -> PeftConfig:
@@ -366,17 +399,25 @@ def _dora_trained(values: dict[str, Any], shapes: Shapes) -> int:
     return _two_factors(values, shapes) + sum(d_out for d_out, _ in _sides(shapes))
 
 
-def _secura_m(values: dict[str, Any]) -> int:
-    """Give the inner width: by default in the proportion of the released code, 200 to 150."""
+def secura_width(values: Settings) -> int:
+    """Give the inner width of SECURA's core: by default in the released proportion, 200 to 150.
+
+    Args:
+        values: Its settings `r` and `m`.
+
+    Returns:
+        `m`, or 4/3 r rounded up where `m` is None.
+    """
     return math.ceil(4 * values["r"] / 3) if values["m"] is None else values["m"]
 
 
 def _secura_trained(values: dict[str, Any], shapes: Shapes) -> int:
-    return 2 * values["r"] * _secura_m(values) * len(shapes)
+    return 2 * values["r"] * secura_width(values) * len(shapes)
 
 
 def _secura_frozen(values: dict[str, Any], shapes: Shapes) -> int:
-    return _two_factors(values, shapes)
+    merged_sum = values["r"] * secura_width(values) if values["merge"] == "M2" else 0
+    return _two_factors(values, shapes) + _core(values, shapes) + merged_sum * len(shapes)
 
 
 def _osf_kept(values: dict[str, Any], d_out: int, d_in: int) -> int:

@@ -29,6 +29,7 @@ from transformers.pytorch_utils import Conv1D
 from curlora.adapters import Attached
 from curlora.curlora import CurloraLayer
 from curlora.peft_bridge import BaseTunerLayer, LoraLayer, MissLayer, OSFLayer, TinyLoraLayer
+from curlora.secura import SecuraLayer
 
 ATTACHED = "_curlora_attached"
 """The attribute under which `curlora.attach` leaves its `Attached` on a model."""
@@ -142,6 +143,14 @@ def _of_curlora(layer: Any, name: str) -> Factors:
     return layer.cur_settings[name].alpha * factors.C.float(), U @ factors.R.float()
 
 
+def _of_secura(layer: Any, name: str) -> Factors | None:
+    if layer.sec_rules[name].norm != "none":
+        return None
+    factors = layer.factors(name)
+    core = (layer.sec_A[name] @ layer.sec_B[name] + layer.merged_core(name)).detach().float()
+    return factors.C, core @ factors.R.float()
+
+
 def _of_lora(layer: Any, name: str) -> Factors | None:
     if layer.use_dora.get(name, False):
         return None
@@ -169,6 +178,7 @@ def _of_osf(layer: Any, name: str) -> Factors:
 
 _LOW_RANK: dict[type[Any], Callable[[Any, str], Factors | None]] = {
     CurloraLayer: _of_curlora,
+    SecuraLayer: _of_secura,
     LoraLayer: _of_lora,
     TinyLoraLayer: _of_tinylora,
     MissLayer: _of_miss,
