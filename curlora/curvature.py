@@ -353,7 +353,8 @@ def observe(
         what: Which derivatives.
 
     Yields:
-        One observation for each example, on the model's device, in float32 or better.
+        One observation for each example, on the model's device, in float32 or better; empty ones,
+        without running the model, where `what` is empty.
 
     Raises:
         ValueError: A parameter does not act as a matrix on its input though `linear` is asked for,
@@ -362,6 +363,9 @@ def observe(
     wanted = frozenset(what)
     taps = _taps(model, params, wanted)
     for example in examples:
+        if not wanted:
+            yield Observation()
+            continue
         with _evaluating(model), torch.enable_grad(), _recording(taps):
             observation = _derivatives(forward(example), params, wanted, taps)
         yield observation
