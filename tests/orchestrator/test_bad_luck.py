@@ -5,7 +5,6 @@ same command finishes it.
 """
 
 import errno
-import json
 import os
 import signal
 import socket
@@ -24,6 +23,8 @@ from typer.testing import CliRunner
 from orchestrator import cli, preflight, sweep
 from orchestrator.journal import Journal, JournalError, read_journal
 from orchestrator.training import run_locally
+
+pytestmark = pytest.mark.usefixtures("records")
 
 ROOT = Path(__file__).parents[2]
 LOCAL = {"executor": "local"}
@@ -224,9 +225,12 @@ def test_a_changed_file_is_refused_with_the_difference_while_running_and_when_fi
 # --- the tracking server -------------------------------------------------------------------------
 
 
-def test_records_that_cannot_be_reached_in_the_middle_catch_up_later(small, tmp_path, monkeypatch):
+def test_records_that_cannot_be_reached_in_the_middle_catch_up_later(
+    small, records, tmp_path, monkeypatch
+):
     database = tmp_path / "records"
     database.mkdir()
+    (records / "mlflow.db").rename(database / "mlflow.db")
     path = small(tracking={"uri": f"sqlite:///{database}/mlflow.db"})
 
     def vanish(name, *rest):
@@ -270,11 +274,11 @@ def test_a_server_that_is_down_is_asked_once_a_minute_and_told_of_once(small, mo
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_in_the_middle_costs_nothing(small, tmp_path, monkeypatch):
+def test_a_server_that_dies_in_the_middle_costs_nothing(small, records, tmp_path, monkeypatch):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    database = f"sqlite:///{tmp_path}/server.db"
+    database = f"sqlite:///{records}/mlflow.db"
 
     started = []
 
@@ -379,10 +383,10 @@ def test_a_journal_on_a_full_disk_goes_on_when_there_is_room(small_disk):
 
 
 def test_a_sweep_on_a_full_disk_stops_with_one_message_and_is_finished_later(
-    small, small_disk, tmp_path, monkeypatch
+    small, small_disk, records, monkeypatch
 ):
     folder, resize = small_disk
-    path = small(storage=str(folder), tracking={"uri": f"sqlite:///{tmp_path}/mlflow.db"})
+    path = small(storage=str(folder), tracking={"uri": f"sqlite:///{records}/mlflow.db"})
     text = one_message(call("sweep", path), cli.MISTAKE)
     assert "MiB free, and about 12 MiB are needed for 6 trials" in text
     monkeypatch.setattr(preflight, "free_disk", lambda storage: 2**40)
@@ -415,6 +419,7 @@ def test_through_ray_a_sweep_that_only_fails_stops_and_leaves_the_cluster_clean(
     text = one_message(call("sweep", path), cli.MISTAKE)
     assert "trials that were begun have failed" in text
     assert "NoSuch" in text
+    assert "log.txt" in text
     assert not wait_until_clean()
     found = states(tmp_path / "runs" / "tiny")
     # Two run at a time here, so that one more may have begun beside the third.
@@ -478,12 +483,12 @@ def start(path, folder, log):
         )  # fmt: skip
 
 
-def wait_for(journal, process, *, event, trial, seconds=120.0):
-    """Wait until a journal holds an event of a trial."""
+def wait_for(journal, process, *, event, trial, times=1, seconds=120.0):
+    """Wait until a journal holds an event of a trial, so many times."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         lines = read_journal(journal)
-        if any(line["event"] == event and line.get("trial") == trial for line in lines):
+        if sum(line["event"] == event and line.get("trial") == trial for line in lines) >= times:
             return
         time.sleep(0.05)
     pytest.fail(f"no {event} of {trial} in {journal}; exit code {process.poll()}")
@@ -515,28 +520,32 @@ def test_sigterm_does_what_ctrl_c_does(small, tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("signals", [["SIGTERM"], ["SIGINT", "SIGINT"]])
-def test_signals_while_ray_trains_leave_no_process_and_say_how_to_go_on(signals, small, tmp_path):
+def test_signals_while_ray_trains_leave_no_process_and_say_how_to_go_on(small, tmp_path):
     training = {"batch_size": 8, "max_length": 48, "precision": "fp32", "epochs": 1000}
     path = small(resources={"workers": 1}, training=training)
     folder = tmp_path / "runs" / "tiny"
-    process = start(path, tmp_path, tmp_path / "log")
-    try:
-        wait_for(folder, process, event="trial_ended", trial="base")
-        wait_for(folder, process, event="trial_started", trial="t001")
-        started = psutil.Process(process.pid).children(recursive=True)
-        for name in signals:
-            process.send_signal(getattr(signal, name))
-            time.sleep(0.3)
-        assert process.wait(60) == cli.INTERRUPTED, (tmp_path / "log").read_text()
-    finally:
-        if process.poll() is None:
-            process.kill()
-    text = (tmp_path / "log").read_text()
-    assert "Traceback" not in text
-    assert "Continue with:\n" in text
-    assert text.endswith(f"orchestrate sweep {path}\n")
-    assert states(folder)["base"] == "COMPLETE"
-    _, left = psutil.wait_procs(started, timeout=10)
-    assert not left
-    assert json.loads((folder / "journal.jsonl").read_text().splitlines()[0])["sweep"] == "tiny"
+    # The second life goes on where the first was stopped, and is stopped by Ctrl-C, Ctrl-C.
+    for life, signals in enumerate([["SIGTERM"], ["SIGINT", "SIGINT"]], start=1):
+        process = start(path, tmp_path, tmp_path / "log")
+        try:
+            wait_for(folder, process, event="trial_ended", trial="base")
+            wait_for(folder, process, event="trial_started", trial="t001", times=life)
+            started = psutil.Process(process.pid).children(recursive=True)
+            for name in signals:
+                process.send_signal(getattr(signal, name))
+                time.sleep(0.3)
+            assert process.wait(60) == cli.INTERRUPTED, (tmp_path / "log").read_text()
+        finally:
+            if process.poll() is None:
+                process.kill()
+        text = (tmp_path / "log").read_text()
+        assert "Traceback" not in text
+        assert "Continue with:\n" in text
+        assert text.endswith(f"orchestrate sweep {path}\n")
+        _, left = psutil.wait_procs(started, timeout=10)
+        assert not left
+        lines = read_journal(folder)
+        assert lines[0]["sweep"] == "tiny"
+        begun = [line["trial"] for line in lines if line["event"] == "trial_started"]
+        assert begun.count("base") == 1, "what was finished is not run again"
+        assert states(folder)["base"] == "COMPLETE"
