@@ -131,8 +131,9 @@ class Learner:
         self.losses.append(loss.item())
 
     def hidden(self, rows, values):
+        # TinyLoRA shares the module that holds its parameters: tied, each would be put back twice.
         output = torch.func.functional_call(
-            self.model, values, (rows,), {"output_hidden_states": True}
+            self.model, values, (rows,), {"output_hidden_states": True}, tie_weights=False
         )
         return [layer.flatten(0, 1) for layer in output.hidden_states]
 
