@@ -16,7 +16,7 @@ from curlora.adapters import ADAPTERS, AdapterKind, adapter_config, adapter_kind
 from curlora.attach import adapter_kind_of, attach, load_adapter, save_adapter
 from curlora.curlora import CurloraConfig, CurloraModel, forward_form, sampling_perplexity
 from curlora.export import export_lora
-from curlora.secura import SecuraConfig, SecuraModel, after_step
+from curlora.secura import SecuraConfig, SecuraModel, after_step, merged_tensors
 
 __all__ = [
     "ADAPTERS",
@@ -35,6 +35,7 @@ __all__ = [
     "forward_form",
     "load_adapter",
     "load_adapter_state",
+    "merged_tensors",
     "sampling_perplexity",
     "save_adapter",
     "trainable_parameters",

@@ -510,4 +510,21 @@ def after_step(model: nn.Module, step: int) -> bool:
     return any(written)
 
 
+def merged_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Give what SECURA adapters have merged: with the trained tensors, all that a run carries.
+
+    Args:
+        model: Any model; without a SECURA adapter there is nothing.
+
+    Returns:
+        The buffers themselves by their names in the model, so that writing to one restores it.
+    """
+    return {
+        f"{place}.{name}": tensor
+        for place, module in model.named_modules()
+        if isinstance(module, _Merged)
+        for name, tensor in module.named_buffers(recurse=False)
+    }
+
+
 register_method("secura", config_class=SecuraConfig, tuner_class=SecuraModel)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def flat_state(optimizer: torch.optim.Optimizer, masters: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -64,23 +64,26 @@ def stepped_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def load_weights(trainable: Mapping[str, nn.Parameter], folder: Path) -> None:
-    """Copy a checkpoint's weights into the trainable tensors.
+def load_tensors(into: Mapping[str, Tensor], path: Path) -> None:
+    """Copy the tensors of a file into those of the same names.
 
     Args:
-        trainable: Name to parameter.
-        folder: The checkpoint.
+        into: Name to tensor, written in place.
+        path: A safetensors file.
 
     Raises:
-        ValueError: If the checkpoint holds other tensors.
+        ValueError: If the file holds other tensors.
     """
-    tensors = read_tensors(folder / "weights.safetensors")
-    if set(tensors) != set(trainable):
-        missing = sorted(set(trainable) ^ set(tensors))[:3]
-        raise ValueError(f"The checkpoint {folder} holds other tensors; differing: {missing}.")
+    tensors = read_tensors(path)
+    if set(tensors) != set(into):
+        differing = sorted(set(into) ^ set(tensors))[:3]
+        raise ValueError(
+            f"The checkpoint {path} holds other tensors than this trial has; differing: "
+            f"{differing}. Was the method changed? Start another sweep with --new."
+        )
     with torch.no_grad():
-        for name, parameter in trainable.items():
-            parameter.copy_(tensors[name])
+        for name, tensor in into.items():
+            tensor.copy_(tensors[name])
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

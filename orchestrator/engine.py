@@ -31,7 +31,7 @@ from orchestrator.batches import Scored
 from orchestrator.checkpoints import (
     flat_state,
     load_flat_state,
-    load_weights,
+    load_tensors,
     read_json,
     read_tensors,
     stepped_tensors,
@@ -58,6 +58,7 @@ from orchestrator.scored_model import (
 from orchestrator.tasks import GenerationTask
 from orchestrator.writing import prompt_batches, write_batch
 
+WEIGHTS_FILE = "weights.safetensors"
 RETENTION_FILE = "retention.safetensors"
 LARGEST_NORM = math.sqrt(torch.finfo(torch.float32).max)
 """A gradient's norm from here on has no finite square, and neither has AdamW's second moment."""
@@ -252,9 +253,10 @@ class _Engine:
 
     def _stepped(self, step: int) -> None:
         """What follows an optimiser step."""
-        rewritten = getattr(curlora, "after_step", lambda *_: [])(self._model, step)
-        if rewritten:
-            self._rewrite({name: self.trainable[name].detach().clone() for name in rewritten})
+        before = {name: p._version for name, p in self.scored.adapter.items()}
+        if curlora.after_step(self._model, step + 1):
+            written = [n for n, p in self.scored.adapter.items() if p._version != before[n]]
+            self._rewrite({name: self.trainable[name].detach().clone() for name in written})
         self.retention.after_step(self.scored.adapter)
 
     # ------------------------------------------------------------------ on disk
@@ -268,10 +270,16 @@ class _Engine:
         if self.scored.heads is not None:
             write_tensors(folder / HEADS_FILE, self.scored.heads.named_tensors())
 
-    def _save_retention(self, folder: Path) -> None:
+    def _save_weights(self, folder: Path) -> None:
+        """The trained tensors, what was merged of them, and what the retention carries."""
+        tensors = {name: parameter.detach() for name, parameter in self.trainable.items()}
+        write_tensors(folder / WEIGHTS_FILE, tensors | curlora.merged_tensors(self._model))
         state = self.retention.state_dict()
         if state:
             write_tensors(folder / RETENTION_FILE, state)
+
+    def _load_weights(self, folder: Path) -> None:
+        load_tensors(self.trainable | curlora.merged_tensors(self._model), folder / WEIGHTS_FILE)
 
     def load_retention(self, folder: Path, *, inside: bool) -> None:
         """Put back what the retention carried.
@@ -406,9 +414,7 @@ class PlainEngine(_Engine):
 
     def save(self, folder: Path, *, with_optimizer: bool) -> None:
         """Write weights, the retention's state and, inside a task, optimiser state."""
-        tensors = {name: parameter.detach() for name, parameter in self.trainable.items()}
-        write_tensors(folder / "weights.safetensors", tensors)
-        self._save_retention(folder)
+        self._save_weights(folder)
         if with_optimizer and self._optimizer is not None:
             state = flat_state(self._optimizer, stepped_tensors(self._optimizer))
             write_tensors(folder / "optimizer-rank0.safetensors", state)
@@ -416,7 +422,7 @@ class PlainEngine(_Engine):
 
     def load(self, folder: Path) -> None:
         """Go on from `save`: weights, and optimiser state when it was saved inside a task."""
-        load_weights(self.trainable, folder)
+        self._load_weights(folder)
         shard = folder / "optimizer-rank0.safetensors"
         self.load_retention(folder, inside=shard.is_file())
         if shard.is_file():
@@ -466,7 +472,7 @@ class DeepSpeedEngine(_Engine):
             retention=retention,
         )  # fmt: skip
         if weights is not None:
-            load_weights(self.trainable, weights)
+            self._load_weights(weights)
         config = deepspeed_config(spec, place.world)
         self._stage = int(config["zero_optimization"]["stage"])
         own_optimizer = "optimizer" in config
@@ -648,9 +654,7 @@ class DeepSpeedEngine(_Engine):
         """Write rank 0's view of the weights and every rank's optimiser shard; a collective."""
         with self.gathered():
             if self._place.rank == 0:
-                tensors = {name: p.detach() for name, p in self.trainable.items()}
-                write_tensors(folder / "weights.safetensors", tensors)
-                self._save_retention(folder)
+                self._save_weights(folder)
                 write_json(
                     folder / "engine.json",
                     {"steps": self._steps, "world": self._place.world, "stage": self._stage},

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from curlora import attach
+from curlora.retention import RETENTIONS
 from orchestrator.base_model import (
     ModelError,
     base_sha256,
@@ -56,8 +57,9 @@ PROMPTS = [(3, 4, 5), (6,), (7, 8), (9, 10, 11, 12), (13, 3)]
 
 
 def attached(base, kind="curlora", *, seed=0, **fields):
-    settings = {"r": 4, "alpha": 2.0, "target_modules": ["q_proj", "v_proj"], **fields}
-    return attach(base, kind, settings, seed=seed)
+    settings = {"r": 4, "alpha": 2.0, "target_modules": ["q_proj", "v_proj"]}
+    settings |= settings_of(kind) | fields
+    return attach(base, kind, {k: v for k, v in settings.items() if v is not None}, seed=seed)
 
 
 def engine(tiny_base: Path, kind="curlora", *, heads=False, **training) -> PlainEngine:
@@ -285,6 +287,85 @@ CASES = {
 }
 
 
+CONTINUAL = {
+    "ewc-zero-2": {"stage": 2, "kind": "lora", "retention": {"kind": "ewc", "strength": 50.0}},
+    "ewc-zero-3": {"stage": 3, "kind": "lora", "retention": {"kind": "ewc", "strength": 50.0}},
+    "laplace-zero-3": {
+        "stage": 3, "kind": "curlora",
+        "retention": {"kind": "laplace", "curvature": "full", "strength": 50.0},
+    },
+    "kfac-zero-1": {
+        "stage": 1, "kind": "lora",
+        "retention": {"kind": "laplace", "curvature": "tri_kfac", "strength": 50.0},
+    },
+    "replay-zero-3": {"stage": 3, "kind": "curlora", "retention": {"kind": "replay"}},
+    "ilora-zero-2": {"stage": 2, "kind": "lora", "retention": {"kind": "ilora", "strength": 5.0}},
+    "olora-zero-1": {"stage": 1, "kind": "lora", "retention": {"kind": "olora"}},
+    "ewc_weight-zero-2": {
+        "stage": 2, "kind": "curlora", "retention": {"kind": "ewc_weight", "strength": 50.0},
+    },
+    "full-zero-2": {
+        "stage": 2, "kind": "full", "retention": {"kind": "ewc", "strength": 50.0},
+    },
+    "secura-zero-2": {"stage": 2, "kind": "secura", "retention": {"kind": "none"}},
+}  # fmt: skip
+TASKS = [examples(6, seed=10 + task) for task in range(3)]
+
+
+def retention_of(case):
+    fields = dict(case["retention"])
+    return RETENTIONS[fields.pop("kind")].build(fields)
+
+
+def settings_of(kind):
+    return {
+        "secura": {"m": 6, "merge": "M1", "merge_every": 2, "alpha": None},
+        "full": {"r": None, "alpha": None, "target_modules": None},
+    }.get(kind, {})
+
+
+def continue_learning(engine, begin=(0, 0), save=None):
+    """Three tasks of two steps of three examples; the losses, and what is left at the end."""
+    if begin == (0, 0):
+        engine.begin_sequence(3, ())
+    losses = []
+    for task in range(begin[0], 3):
+        if (task, 0) >= begin:
+            engine.begin_task(task, 2)
+        for step in range(begin[1] if task == begin[0] else 0, 2):
+            rows = engine.retention.rows(3, task, step)
+            replayed = [TASKS[t][place] for t, place in rows]
+            batch = TASKS[task][3 * step : 3 * step + 3]
+            losses.append(engine.train_step(batch, step, replayed))
+            if save is not None and (task, step) == (1, 0):
+                engine.save(save, with_optimizer=True)
+        engine.end_task(task, TASKS[task])
+    rows = [scored_example(e) for e in examples(5, seed=99)]
+    return losses, [v for row in engine.log_probabilities(rows) for v in row]
+
+
+def _run_continual(folder, base, case):
+    from orchestrator.engine import DeepSpeedEngine
+
+    def fresh(weights=None):
+        spec = TrainingSpec(
+            learning_rate=0.01, precision="fp32", batch_size=8,
+            deepspeed={"zero_optimization": {"stage": case["stage"]}},
+        )  # fmt: skip
+        model = attached(load_base(ModelSpec(name=base), "fp32"), case["kind"])
+        return DeepSpeedEngine(
+            model, spec, batch_tokens=64, weights=weights, retention=retention_of(case)
+        )
+
+    losses, scores = continue_learning(fresh(), save=folder)
+    torch.distributed.barrier()
+    again = fresh(folder)
+    again.load_retention(folder, inside=True)
+    again.load_optimizer(folder)
+    resumed, resumed_scores = continue_learning(again, begin=(1, 1))
+    return {"losses": losses, "scores": scores, "resumed": resumed, "again": resumed_scores}
+
+
 def _worker(rank, folder, base, queue):
     """Every case: six steps, a checkpoint after three, the three again from it, a second task."""
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
@@ -295,6 +376,10 @@ def _worker(rank, folder, base, queue):
     )
     for name, case in CASES.items():
         result = _run_case(Path(folder) / name, base, case)
+        if rank == 0:
+            queue.put((name, result))
+    for name, case in CONTINUAL.items():
+        result = _run_continual(Path(folder) / name, base, case)
         if rank == 0:
             queue.put((name, result))
     torch.distributed.destroy_process_group()
@@ -365,7 +450,7 @@ def two_workers(tmp_path_factory, tiny_base):
     results = {}
     try:
         # The first case may wait for DeepSpeed's communication op to be compiled.
-        while len(results) < len(CASES):
+        while len(results) < len(CASES) + len(CONTINUAL):
             name, result = queue.get(timeout=240)
             results[name] = result
     finally:
@@ -412,6 +497,43 @@ def test_a_task_goes_on_from_its_checkpoint_to_the_same_losses(two_workers, name
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_gradient_without_a_finite_norm_is_told(two_workers, name):
     assert math.isnan(two_workers[name]["overflow"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTINUAL)
+def test_two_workers_learn_a_sequence_as_one_process_does(two_workers, tiny_base, name):
+    case = CONTINUAL[name]
+    plain = continual_engine(tiny_base, case)
+    losses, scores = continue_learning(plain)
+    assert two_workers[name]["losses"] == pytest.approx(losses, abs=2e-4)
+    assert two_workers[name]["scores"] == pytest.approx(scores, abs=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTINUAL)
+def test_two_workers_go_on_inside_the_second_task(two_workers, name):
+    got = two_workers[name]
+    assert got["resumed"] == got["losses"][3:]
+    assert got["again"] == got["scores"]
+
+
+def continual_engine(tiny_base, case) -> PlainEngine:
+    base = load_base(ModelSpec(name=str(tiny_base)), "fp32")
+    spec = TrainingSpec(learning_rate=0.01, precision="fp32", batch_size=8)
+    return PlainEngine(
+        attached(base, case["kind"]), spec, batch_tokens=64, retention=retention_of(case)
+    )
+
+
+@pytest.mark.parametrize("name", CONTINUAL)
+def test_a_sequence_goes_on_inside_the_second_task_to_the_same_numbers(tiny_base, name, tmp_path):
+    case = CONTINUAL[name]
+    losses, scores = continue_learning(continual_engine(tiny_base, case), save=tmp_path)
+    again = continual_engine(tiny_base, case)
+    again.load(tmp_path)
+    resumed, resumed_scores = continue_learning(again, begin=(1, 1))
+    assert resumed == losses[3:]
+    assert resumed_scores == scores
 
 
 @pytest.mark.slow
