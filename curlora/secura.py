@@ -439,8 +439,9 @@ class SecuraLayer(CurLayer):
             return y + nn.functional.linear(x.to(held.dtype), held).to(y.dtype)
         fused = cur_forward.explicit(y, x, factors.C, self._core(name), factors.R, 1.0)
         with torch.no_grad(), self._readable_weight() as W:
-            scale = released_scale(fused.float(), y.float(), rules.s).to(y.dtype)
-            damping = self._damping(scale, W.float(), name).to(y.dtype)
+            wide = torch.promote_types(y.dtype, torch.float32)
+            scale = released_scale(fused.to(wide), y.to(wide), rules.s).to(y.dtype)
+            damping = self._damping(scale, W.to(wide), name).to(y.dtype)
         return (y + fused * damping) / scale
 
 
