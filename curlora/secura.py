@@ -322,11 +322,12 @@ class SecuraLayer(CurLayer):
             A, B = self.sec_A[name], self.sec_B[name]
             merged = cast(_Merged, self.sec_merged[name])
             with gather_params_ctx([A, B]), torch.no_grad():
-                if merged.B_sum is None:
+                total = merged.B_sum
+                if total is None:
                     merged.M += (A @ B).to(merged.M.dtype)
                 else:
-                    merged.B_sum += B.to(merged.B_sum.dtype)
-                    merged.M.copy_(A @ merged.B_sum.to(A.dtype))
+                    total += B.to(total.dtype)
+                    merged.M.copy_(A @ total.to(A.dtype))
                 B.zero_()
             written = True
         return written

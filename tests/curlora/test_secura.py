@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import nn
 
 import curlora
@@ -227,3 +228,26 @@ def test_two_active_adapters_with_a_norm_are_refused(adapted, tokens):
     model.base_model.set_adapter(["default", "second"])
     with pytest.raises(ValueError, match=r"active at once, but a `norm` is defined for one"):
         model(tokens)
+
+
+def test_without_a_norm_it_exports_as_lora(adapted, build_base, tokens, tmp_path):
+    model = adapted(norm="none", merge="M1")
+    move(model)
+    curlora.after_step(model, 1)
+    move(model)
+    curlora.export_lora(model, tmp_path)
+    exported = PeftModel.from_pretrained(build_base().double(), tmp_path)
+    torch.testing.assert_close(exported(tokens).logits, model(tokens).logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["none", "bounded", "released"])
+@pytest.mark.parametrize("merge", ["M1", "M2"])
+def test_what_was_merged_is_saved(norm, merge, adapted, build_base, tokens, tmp_path):
+    model = adapted(norm=norm, merge=merge)
+    for step in (1, 2):
+        move(model, scale=0.1)
+        curlora.after_step(model, step)
+    curlora.save_adapter(model, tmp_path)
+    loaded = curlora.load_adapter(build_base().double(), tmp_path).double()
+    torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits, rtol=0, atol=1e-4)
+    assert (model(tokens).logits - build_base().double()(tokens).logits).abs().max() > 1e-3
