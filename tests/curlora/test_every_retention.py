@@ -618,6 +618,17 @@ def test_the_reservoir_keeps_every_example_equally_often():
     assert 30 < statistic < 98  # beyond either by chance: about 1 in 1000
 
 
+def test_a_reservoir_that_has_just_overflowed_is_uniform_already():
+    """4 examples, 2 kept, 1000 seeds: 500 each, with a deviation of 16."""
+    kept = [0] * 4
+    for seed in range(1000):
+        retention = replay(2, seed)
+        retention.end_task({}, 0, (), alone, 4)
+        for _, position in retention.state_dict()["reservoir"].tolist():
+            kept[position] += 1
+    assert all(430 < count < 570 for count in kept), kept
+
+
 def test_rows_are_drawn_without_replacement_equally_often_and_from_counters_alone():
     retention = replay(8, seed=3)
     assert retention.rows(4, 0, 0) == []
