@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.experiment import Experiment, ModelSpec, possible_values
+from orchestrator.experiment import ModelSpec
 
 OPTIMISER_BYTES = 16
 """Per trained parameter: parameter, gradient, fp32 master and two moments, rounded up."""
@@ -40,19 +40,8 @@ class BaseFacts:
     vocabulary: int
     shapes: dict[str, tuple[int, int]] = field(repr=False, default_factory=dict)
     """(d_out, d_in) of each linear layer of the body."""
-
-
-@dataclass(frozen=True)
-class AdapterFacts:
-    """Sizes of one adapter that the file may train."""
-
-    kind: str
-    r: int
-    trained: int
-    """Trained parameters."""
-    frozen: int
-    """Numbers held in memory beside them (C and R of CURLoRA)."""
-    layers: int
+    model_type: str = ""
+    """The family, by the config's `model_type`."""
 
 
 def local_folder(model: ModelSpec) -> Path | None:
@@ -204,6 +193,31 @@ def _shards(folder: Path) -> list[str]:
         raise BaseFilesError(f"{index} cannot be read. {_AGAIN}") from None
 
 
+def model_type(model: ModelSpec) -> str | None:
+    """The family of a base model, by the `model_type` of its config.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Such as "llama"; None when it is not known on this machine.
+    """
+    if model.gguf is not None:
+        path = Path(model.gguf)
+        return _gguf_family(path) if path.is_file() else None
+    folder = local_folder(model)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    return _read_config(folder).get("model_type")
+
+
+def _gguf_family(path: Path) -> str:
+    from gguf import GGUFReader
+
+    field_ = GGUFReader(str(path)).fields.get("general.architecture")
+    return str(field_.contents()) if field_ is not None else ""
+
+
 def linear_shapes(model: ModelSpec) -> dict[str, tuple[int, int]]:
     """The (d_out, d_in) of each linear layer of the body, by the name of its module.
 
@@ -266,6 +280,7 @@ def _from_shapes(
         body=whole - outer,
         intermediate=int(text.get("intermediate_size") or 4 * sizes["hidden"]),
         shapes=_linear(shapes),
+        model_type=str(text.get("model_type") or config.get("model_type") or ""),
         **sizes,
     )
 
@@ -331,70 +346,6 @@ def _gguf_facts(path: Path) -> BaseFacts | None:
         "num_hidden_layers": counts.get("block_count", 1),
         "num_attention_heads": counts.get("head_count", 1),
         "intermediate_size": counts.get("feed_forward_length"),
+        "model_type": _gguf_family(path),
     }
     return _from_shapes(config, shapes)
-
-
-def adapter_facts(experiment: Experiment, base: BaseFacts) -> list[AdapterFacts]:
-    """The sizes of every kind and rank of adapter that the file may train.
-
-    Args:
-        experiment: The experiment.
-        base: The base model's sizes.
-
-    Returns:
-        One entry per kind and rank; for a range of ranks, its two ends.
-    """
-    own = experiment.method.adapter
-    kinds = _values(experiment, "method.adapter.kind", own.kind)
-    ranks = _values(experiment, "method.adapter.r", own.r)
-    shapes = [shape for name, shape in base.shapes.items() if is_target(name, own.target_modules)]
-    found: list[AdapterFacts] = []
-    for kind in kinds:
-        for r in (int(rank) for rank in ranks):
-            factors = sum(min(r, *shape) * sum(shape) for shape in shapes)
-            square = sum(min(r, *shape) ** 2 for shape in shapes)
-            curlora = kind == "curlora"
-            found.append(
-                AdapterFacts(
-                    kind=str(kind),
-                    r=r,
-                    trained=square if curlora else factors,
-                    frozen=factors if curlora else 0,
-                    layers=len(shapes),
-                )
-            )
-    return found
-
-
-def _values(experiment: Experiment, path: str, own: Any) -> list[Any]:
-    return possible_values(experiment.search.space, path, own) if experiment.search else [own]
-
-
-def is_target(name: str, targets: Sequence[str] | str) -> bool:
-    """Whether PEFT adapts the linear layer of a name.
-
-    Args:
-        name: The module's name.
-        targets: Endings of names; a string stands for every linear layer.
-
-    Returns:
-        True when it does.
-    """
-    if isinstance(targets, str):
-        return True
-    return any(name == target or name.endswith(f".{target}") for target in targets)
-
-
-def storage_bytes(adapters: Sequence[AdapterFacts], trials: int) -> float:
-    """Adapters twice (the sweep's folder and MLflow's), a checkpoint, and what is written beside.
-
-    Args:
-        adapters: The adapters' sizes.
-        trials: Number of trials.
-
-    Returns:
-        Bytes.
-    """
-    largest = max((a.trained for a in adapters), default=0)
-    return trials * (largest * (4 * 2 + OPTIMISER_BYTES) + RECORD_BYTES)

@@ -26,7 +26,12 @@ from orchestrator.encoding import (
     example_of,
     row_text,
 )
-from orchestrator.experiment import DataLimits, LoadedExperiment, fingerprint
+from orchestrator.experiment import (
+    DataLimits,
+    LoadedExperiment,
+    fingerprint,
+    possible_methods,
+)
 from orchestrator.sources import DataError, Row, read_split
 from orchestrator.splits import Splits, split_rows, text_digest
 from orchestrator.tasks import (
@@ -104,6 +109,7 @@ def prepare(
         The data for the workers.
     """
     tasks: dict[str, PreparedTask] = {}
+    sources = {name for m in possible_methods(loaded.experiment) for name in m.sources}
     for name, spec in loaded.tasks.items():
         if note is not None:
             note(f"tokenising {name}")
@@ -113,6 +119,7 @@ def prepare(
             loaded.experiment.data,
             max_length=loaded.experiment.training.max_length,
             learnt=name in loaded.experiment.tasks,
+            source=name in sources,
         )
     return PreparedData(
         tasks=tasks,
@@ -122,7 +129,13 @@ def prepare(
 
 
 def prepare_task(
-    spec: TaskSpec, tokenizer: Any, limits: DataLimits, *, max_length: int, learnt: bool
+    spec: TaskSpec,
+    tokenizer: Any,
+    limits: DataLimits,
+    *,
+    max_length: int,
+    learnt: bool,
+    source: bool = False,
 ) -> PreparedTask:
     """One task as token ids.
 
@@ -132,6 +145,7 @@ def prepare_task(
         limits: How much of the data is used.
         max_length: Tokens per example or window.
         learnt: Whether the task is learnt (it then needs training rows) or only measured.
+        source: Whether a method reads training rows of it without learning it.
 
     Returns:
         The prepared task.
@@ -145,6 +159,12 @@ def prepare_task(
             f"Task {spec.name!r} has no training rows, so it cannot be learnt; "
             "name it under `probes` instead of `tasks`."
         )
+    if source and not splits.train:
+        raise DataError(
+            f"Probe {spec.name!r} has no training rows, and a method reads them (`sources` or "
+            "`source`); what a probe is measured on takes no part in learning. Name another probe."
+        )
+    rows = limits.train_examples if learnt else limits.source_examples if source else 0
     facts: dict[str, Any] = {
         "rows": {
             "train": len(splits.train),
@@ -155,8 +175,8 @@ def prepare_task(
         "overlaps_removed": splits.overlaps_removed,
     }
     if isinstance(spec, LanguageModellingTask):
-        return _prepare_text(spec, splits, tokenizer, limits, max_length, learnt, facts)
-    train_rows = _first_by_hash(spec, splits.train, limits.train_examples) if learnt else []
+        return _prepare_text(spec, splits, tokenizer, limits, max_length, rows, facts)
+    train_rows = _first_by_hash(spec, splits.train, rows)
     validation_rows = _first_by_hash(spec, splits.validation, limits.validation_examples)
     test_rows = _first_by_hash(spec, splits.test, limits.test_examples)
     facts |= {"rows_left_out": splits.left_out, "rows_incomplete": splits.incomplete}
@@ -224,7 +244,7 @@ def _prepare_text(
     tokenizer: Any,
     limits: DataLimits,
     max_length: int,
-    learnt: bool,
+    rows: int | None,
     facts: dict[str, Any],
 ) -> PreparedTask:
     def windows(rows: Sequence[Row], length: int, limit: int | None) -> tuple[Window, ...]:
@@ -235,7 +255,7 @@ def _prepare_text(
     validation = windows(splits.validation, context, limits.probe_tokens)
     if not validation:
         raise DataError(f"Task {spec.name!r}: the validation text has fewer than two tokens.")
-    train = windows(splits.train, max_length, None)[: limits.train_examples] if learnt else ()
+    train = windows(splits.train, max_length, _enough(rows, max_length))[:rows]
     facts |= {
         "train_examples": len(train),
         "validation_examples": len(validation),
@@ -253,6 +273,11 @@ def _prepare_text(
         test=windows(splits.test, context, limits.probe_tokens) if splits.test else (),
         facts=facts,
     )
+
+
+def _enough(rows: int | None, max_length: int) -> int | None:
+    """Tokens that fill so many windows; None for all of the text."""
+    return None if rows is None else rows * max_length
 
 
 def _first_by_hash(task: TaskSpec, rows: Sequence[Row], limit: int | None) -> list[Row]:

@@ -12,15 +12,17 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from curlora.retention.protocol import Retention
 from orchestrator.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.batches import PreparedTask, Scored, epoch_batches
 from orchestrator.encoding import Example
 from orchestrator.evaluation import Answers, Score, score
 from orchestrator.methods import EarlyStoppingSpec
 from orchestrator.tasks import ClassificationTask
+
+if TYPE_CHECKING:
+    from curlora.retention.protocol import Retention
 
 RUNGS = (0.25, 0.5)
 """Shares of a task after which a trial reports, besides the task's end."""

@@ -713,6 +713,25 @@ def deepspeed_config(spec: TrainingSpec, world: int) -> dict[str, Any]:
     return config
 
 
+def zero3_config(spec: TrainingSpec) -> dict[str, Any] | None:
+    """What `load_base` needs to part a base among the workers while it is loaded.
+
+    Args:
+        spec: How to train; torch.distributed must be up.
+
+    Returns:
+        The DeepSpeed configuration of ZeRO stage 3, None of a lower stage.
+    """
+    config = deepspeed_config(spec, torch.distributed.get_world_size())
+    if int(config["zero_optimization"]["stage"]) < 3:
+        return None
+    import deepspeed
+
+    # Without its own view of torch.distributed DeepSpeed would count one worker.
+    deepspeed.init_distributed(torch.distributed.get_backend(), dist_init_required=False)
+    return config
+
+
 def build_communication_op() -> str:
     """Compile DeepSpeed's shared-memory operation for CPU workers, once a machine.
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -644,21 +644,52 @@ def _possible_overrides(search: SearchSpec) -> Iterator[dict[str, Any]]:
 
 
 def possible_methods(experiment: Experiment) -> list[MethodSpec]:
-    """Every method that a trial may have: the file's own, or those at the corners of the space.
+    """Every method that a trial may have, continuous settings left at one value.
 
     Args:
         experiment: An experiment whose space was checked.
 
     Returns:
-        The methods, each once.
+        The methods, each once; of a range of whole numbers its two ends.
     """
-    if experiment.search is None:
-        return [experiment.method]
+    parts = simple_domains(experiment.search.space) if experiment.search else ()
+    entries = experiment.search.first if experiment.search else ()
+    paths = [path for path, domain in parts if isinstance(domain, Choice | IntUniform)]
+    paths += [path for entry in entries for path in entry]
+    wanted = [path for path in dict.fromkeys(paths) if path.startswith("method.")]
     found: dict[str, MethodSpec] = {}
-    for overrides in _possible_overrides(experiment.search):
-        method = experiment.with_overrides(overrides).method
-        found.setdefault(method.model_dump_json(), method)
+    for reached in reachable(experiment, wanted):
+        found.setdefault(reached.method.model_dump_json(), reached.method)
     return list(found.values())
+
+
+def reachable(experiment: Experiment, paths: Sequence[str]) -> Iterator[Experiment]:
+    """The experiment under every edge value that a trial may give some fields.
+
+    Args:
+        experiment: The experiment.
+        paths: Dotted paths; the fields that their conditions depend on are added.
+
+    Yields:
+        Experiments without a search; the file's own alone when none of the fields is searched.
+    """
+    search = experiment.search
+    if search is None:
+        yield experiment
+        return
+    wanted = [path for path in paths if path in search.space]
+    for path in wanted:
+        domains = [d for where, d in simple_domains(search.space) if where == path]
+        parents = [parent for domain in domains for parent in domain.when]
+        wanted += [parent for parent in dict.fromkeys(parents) if parent not in wanted]
+    space = {path: domain for path, domain in search.space.items() if path in wanted}
+    for overrides in grid_points(space):
+        yield experiment.with_overrides(overrides)
+    for entry in search.first:
+        fixed = narrowed(space, entry)
+        rest = {path: entry[path] for path in paths if path in entry and path not in space}
+        for overrides in grid_points(fixed):
+            yield experiment.with_overrides({**overrides, **rest})
 
 
 def narrowed(space: Mapping[str, Domain], entry: Mapping[str, Any]) -> dict[str, Domain]:

@@ -99,11 +99,9 @@ class Predictor:
         if adapter:
             kept = folder / "adapter" / HEADS_FILE
             heads = LinearHeads.from_file(kept) if kept.is_file() else None
-            from peft import PeftModel
+            from curlora import load_adapter
 
-            import curlora  # noqa: F401 (registers CURLoRA with PEFT)
-
-            model = PeftModel.from_pretrained(model, str(folder / "adapter")).eval()
+            model = load_adapter(model, folder / "adapter").eval()
         tasks = {
             name: parse_task(task, f"{folder / 'model.json'}: tasks.{name}")
             for name, task in document["tasks"].items()

@@ -62,6 +62,9 @@ CHAMPION_ALIAS = "champion"
 MODEL_FILE = "model.json"
 ADAPTER_FOLDER = "adapter"
 
+ADAPTER_MARKER = "adapter.json"
+"""What `curlora.save_adapter` writes beside an adapter; named here because importing that package
+brings torch."""
 _ADAPTER_FILES = {".json", ".safetensors"}
 _LOGGED_MODEL_NAME = "adapter"
 _LOADED_WITH = ("torch", "transformers", "peft", "safetensors")
@@ -313,10 +316,12 @@ def write_model_folder(
         AdapterFolderError: If the folder holds no adapter in safetensors.
     """
     files = sorted(p for p in adapter_folder.glob("*") if p.suffix in _ADAPTER_FILES)
-    if not {"adapter_config.json", "adapter_model.safetensors"} <= {file.name for file in files}:
+    names = {file.name for file in files}
+    whole = {"adapter_config.json", "adapter_model.safetensors"} <= names
+    if ADAPTER_MARKER not in names and not whole:
         raise AdapterFolderError(
-            f"{adapter_folder} holds no adapter: `adapter_config.json` and "
-            f"`adapter_model.safetensors` are needed, got {[file.name for file in files]}. "
+            f"{adapter_folder} holds no adapter: {ADAPTER_MARKER}, or `adapter_config.json` and "
+            f"`adapter_model.safetensors`, are needed, got {[file.name for file in files]}. "
             "Pickled weights (`.bin`) are never read."
         )
     shutil.rmtree(target / ADAPTER_FOLDER, ignore_errors=True)

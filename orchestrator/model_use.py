@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 from orchestrator.journal import JOURNAL_NAME, read_journal
 from orchestrator.model_registry import (
     ADAPTER_FOLDER,
+    ADAPTER_MARKER,
     CHAMPION_ALIAS,
     MODEL_FILE,
     probability_column,
@@ -211,7 +212,9 @@ def export(folder: Path, form: str, to: Path) -> list[str]:
         _export_lora(folder, to)
     else:
         predictor = load_folder(folder)
-        predictor.model.merge_and_unload().save_pretrained(to)
+        model = predictor.model
+        whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+        whole.save_pretrained(to)
         predictor.tokenizer.save_pretrained(to)
     if labels:
         shutil.copyfile(heads, to / HEADS_FILE)
@@ -222,15 +225,30 @@ def export(folder: Path, form: str, to: Path) -> list[str]:
 
 def _export_lora(folder: Path, to: Path) -> None:
     adapter = folder / ADAPTER_FOLDER
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    if config.get("peft_type") == "LORA":  # it is one already
+    if _is_plain_lora(adapter / "adapter_config.json"):
         for file in adapter.iterdir():
-            if file.name != HEADS_FILE:
+            if file.name not in {HEADS_FILE, ADAPTER_MARKER}:
                 shutil.copy2(file, to / file.name)
         return
     from curlora import export_lora
 
-    export_lora(load_folder(folder).model, to)
+    try:
+        export_lora(load_folder(folder).model, to)
+    except (TypeError, ValueError) as error:
+        raise ModelUseError(
+            f"This model cannot be exported as a LoRA adapter: {error} `--format merged` writes "
+            "the whole model."
+        ) from None
+
+
+def _is_plain_lora(config_file: Path) -> bool:
+    """Whether an adapter is a LoRA that needs nothing but its own two factors to be loaded."""
+    if not config_file.is_file():
+        return False
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    starts = config.get("init_lora_weights", True)
+    plain = isinstance(starts, bool) or starts == "gaussian"
+    return config.get("peft_type") == "LORA" and plain and not config.get("use_dora")
 
 
 def head_labels(folder: Path) -> dict[str, list[str]]:

@@ -22,12 +22,9 @@ from rich.text import Text
 
 from orchestrator.base_facts import (
     OPTIMISER_BYTES,
-    AdapterFacts,
     BaseFacts,
-    adapter_facts,
     base_facts,
     local_folder,
-    storage_bytes,
 )
 from orchestrator.experiment import (
     Experiment,
@@ -36,6 +33,7 @@ from orchestrator.experiment import (
     default_batch_tokens,
     possible_values,
 )
+from orchestrator.method_facts import AdapterFacts, MethodFacts, method_facts, storage_bytes
 from orchestrator.preflight import Means, problems
 from orchestrator.tasks import GenerationTask
 
@@ -118,7 +116,8 @@ class Plan:
     base_tokens: int
     """Evaluation tokens of the untouched base, once a sweep."""
     base: BaseFacts | None
-    adapters: list[AdapterFacts]
+    methods: list[MethodFacts]
+    """Sizes of every method that a trial may have."""
     memory_parts: dict[str, float]
     """Bytes of one worker by what they hold; empty when the base's sizes are unknown."""
     flops_train: float | None
@@ -134,6 +133,11 @@ class Plan:
     problems: list[str]
     """What is in the way: a sweep would be refused."""
     warnings: list[str]
+
+    @property
+    def adapters(self) -> list[AdapterFacts]:
+        """Sizes of every adapter that a trial may have."""
+        return list(dict.fromkeys(method.adapter for method in self.methods))
 
     @property
     def worker_bytes(self) -> float | None:
@@ -161,7 +165,10 @@ def make_plan(
     tokenizer, tokens_from = _tokenizer(experiment.model)
     tasks, epochs = _task_facts(loaded, tokenizer)
     base = base_facts(experiment.model)
-    adapters = adapter_facts(experiment, base) if base else []
+    examples = sum(task.train_examples for task in tasks)
+    mean = sum(task.train_tokens for task in tasks) / max(1, examples)
+    methods = method_facts(experiment, base, tokens_per_example=mean) if base else []
+    adapters = [method.adapter for method in methods]
     searched = 1 if kind == "run" else experiment.searched_trials
     repeated = experiment.repeated_trials
     trials = searched + repeated
@@ -182,8 +189,8 @@ def make_plan(
         evaluation_tokens=cost.evaluation_tokens,
         base_tokens=cost.one_evaluation,
         base=base,
-        adapters=adapters,
-        memory_parts=memory_parts(experiment, base, adapters) if base else {},
+        methods=methods,
+        memory_parts=memory_parts(experiment, base, methods) if base else {},
         flops_train=cost.flops_train,
         flops_evaluation=cost.flops_evaluation,
         measured_flops=flops,
@@ -300,14 +307,14 @@ def _largest(experiment: Experiment, path: str, own: float) -> float:
 
 
 def memory_parts(
-    experiment: Experiment, base: BaseFacts, adapters: Sequence[AdapterFacts]
+    experiment: Experiment, base: BaseFacts, methods: Sequence[MethodFacts]
 ) -> dict[str, float]:
     """The memory of one worker, in bytes, by what it holds.
 
     Args:
         experiment: The experiment.
         base: The base model's sizes.
-        adapters: The adapters' sizes; the largest counts.
+        methods: The methods' sizes; the largest count.
 
     Returns:
         An estimate; activations are those of the longest micro-batch.
@@ -333,8 +340,10 @@ def memory_parts(
     return {
         "base weights": base.parameters * width,
         "adapter and optimiser": max(
-            (a.trained * OPTIMISER_BYTES + a.frozen * width for a in adapters), default=0
+            (m.adapter.trained * OPTIMISER_BYTES + m.adapter.frozen * width for m in methods),
+            default=0,
         ),
+        "retention": max((m.carried for m in methods), default=0),
         "activations": max(learning, scoring),
         "logits": rows * base.vocabulary * (4 * 2 + width),
         "process": OVERHEAD_BYTES[resources.executor],
@@ -503,7 +512,8 @@ def render(plan: Plan) -> RenderableType:
         tokens += f" These are {plan.tokens_from}."
     parts += [Text(tokens), Text()]
     if plan.base is not None:
-        parts += [Text(_base_words(plan.base)), _adapter_table(plan), Text()]
+        parts += [Text(_base_words(plan.base)), _method_table(plan)]
+        parts += [*_carried_words(plan), Text()]
         parts += [Text(_memory_words(plan))]
     parts += [
         Text(f"Resources: {plan.arithmetic}."),
@@ -545,18 +555,31 @@ def _base_words(base: BaseFacts) -> str:
     )
 
 
-def _adapter_table(plan: Plan) -> Table:
-    made = _grid("adapter", "r", "layers", "trained", "of the base")
+def _method_table(plan: Plan) -> Table:
+    made = _grid("method", "adapter", "r", "layers", "trained", "of the base", "writes base",
+                 "carried\nbetween tasks")  # fmt: skip
     parameters = plan.base.parameters if plan.base else 1
-    for adapter in plan.adapters:
+    for method in plan.methods:
+        adapter = method.adapter
         made.add_row(
+            Text(method.name),
             adapter.kind,
-            str(adapter.r),
-            str(adapter.layers),
+            "-" if adapter.r is None else str(adapter.r),
+            str(adapter.layers) if adapter.layers else "-",
             f"{adapter.trained:,}",
             f"{100 * adapter.trained / parameters:.4f} %",
+            {"init": "when attached", "train": "each step", "merge": "when merged"}.get(
+                adapter.changes_base, "never"
+            ),
+            _size(method.carried) if method.carried else "nothing",
         )
     return made
+
+
+def _carried_words(plan: Plan) -> list[Text]:
+    """How the sizes of what retentions carry come about."""
+    lines = dict.fromkeys(m.arithmetic for m in plan.methods if m.retention != "none")
+    return [Text(f"Carried between tasks: {line}.") for line in lines]
 
 
 def _memory_words(plan: Plan) -> str:

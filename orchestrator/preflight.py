@@ -11,30 +11,28 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from orchestrator.base_facts import (
     BaseFilesError,
-    adapter_facts,
     base_facts,
     check_files,
     context_length,
-    is_target,
     linear_shapes,
     local_folder,
-    storage_bytes,
+    model_type,
 )
 from orchestrator.cluster import ClusterError, largest_resources, required_fit, usable_cores
-from orchestrator.experiment import (
-    Experiment,
-    LoadedExperiment,
-    ModelSpec,
-    grid_points,
-    narrowed,
-    simple_domains,
+from orchestrator.experiment import Experiment, LoadedExperiment, ModelSpec, reachable
+from orchestrator.method_facts import (
+    is_target,
+    method_facts,
+    method_problems,
+    storage_bytes,
+    targets_of,
 )
 from orchestrator.model_registry import TrackingError, check_reachable
 from orchestrator.tasks import GenerationTask, LanguageModellingTask, suggestion
@@ -100,6 +98,7 @@ def problems(
     experiment = loaded.experiment
     found = [*_model_problems(loaded, ask_hub=ask_hub)]
     found += _resource_problems(experiment, means)
+    found += _method_problems(experiment)
     found += _storage_problems(experiment, storage, means.room, trials)
     if experiment.tracking.uri is not None:
         try:
@@ -153,35 +152,6 @@ def _lengths(experiment: Experiment) -> Iterator[int]:
         yield settings.training.max_length
 
 
-def reachable(experiment: Experiment, paths: Sequence[str]) -> Iterator[Experiment]:
-    """The experiment under every edge value that a trial may give some fields.
-
-    Args:
-        experiment: The experiment.
-        paths: Dotted paths; the fields that their conditions depend on are added.
-
-    Yields:
-        Experiments without a search; the file's own alone when none of the fields is searched.
-    """
-    search = experiment.search
-    if search is None:
-        yield experiment
-        return
-    wanted = [path for path in paths if path in search.space]
-    for path in wanted:
-        domains = [d for where, d in simple_domains(search.space) if where == path]
-        parents = [parent for domain in domains for parent in domain.when]
-        wanted += [parent for parent in dict.fromkeys(parents) if parent not in wanted]
-    space = {path: domain for path, domain in search.space.items() if path in wanted}
-    for overrides in grid_points(space):
-        yield experiment.with_overrides(overrides)
-    for entry in search.first:
-        fixed = narrowed(space, entry)
-        rest = {path: entry[path] for path in paths if path in entry and path not in space}
-        for overrides in grid_points(fixed):
-            yield experiment.with_overrides({**overrides, **rest})
-
-
 def _adapter_problems(experiment: Experiment, *, ask_hub: bool) -> Iterator[str]:
     ranks = _largest_ranks(experiment)
     if not ranks:
@@ -221,10 +191,11 @@ def _largest_ranks(experiment: Experiment) -> dict[_Targets, int]:
         "method.adapter.target_modules",
     )
     ranks: dict[_Targets, int] = {}
+    family = model_type(experiment.model)
     for one in reachable(experiment, paths):
         adapter: Any = one.method.adapter
         # Not every method has an adapter of some rank on some layers.
-        targets, r = getattr(adapter, "target_modules", None), getattr(adapter, "r", None)
+        targets, r = targets_of(adapter, family), getattr(adapter, "r", None)
         if targets is not None and r is not None:
             ranks[targets] = max(r, ranks.get(targets, 0))
     return ranks
@@ -338,6 +309,14 @@ def free_disk(storage: Path) -> int | None:
         return None
 
 
+def _method_problems(experiment: Experiment) -> Iterator[str]:
+    try:
+        base = base_facts(experiment.model)
+    except BaseFilesError:
+        base = None  # told of above
+    yield from method_problems(experiment, base)
+
+
 def probe_storage(folder: Path) -> None:
     """Write, sync and remove a small file, as the journal would; an OSError says what fails."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".orchestrate-") as probe:
@@ -362,7 +341,8 @@ def _storage_problems(
         base = base_facts(experiment.model)
     except BaseFilesError:
         return
-    need = storage_bytes(adapter_facts(experiment, base) if base else [], trials)
+    adapters = [m.adapter for m in method_facts(experiment, base)] if base else []
+    need = storage_bytes(adapters, trials)
     if room is not None and need > room:
         yield (
             f"`storage` {storage} has {room / MIB:,.0f} MiB free, and about {need / MIB:,.0f} MiB "
