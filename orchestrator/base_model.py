@@ -41,21 +41,13 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         return AutoTokenizer.from_pretrained(place, **options)
 
 
-def load_base(
-    spec: ModelSpec,
-    precision: str,
-    device: torch.device | str = "cpu",
-    *,
-    zero3: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """The frozen base model.
+def load_base(spec: ModelSpec, precision: str, device: torch.device | str = "cpu") -> nn.Module:
+    """The frozen base model; a collective call within `partitioned`.
 
     Args:
         spec: The model; `quantization` is done while its weights are read.
         precision: "fp32" or "bf16"; of a quantised base, what its layers compute in.
         device: Where its weights go.
-        zero3: A DeepSpeed configuration of ZeRO stage 3. Every worker then holds its own part of
-            each weight, from the first byte on; a collective call.
 
     Returns:
         A causal language model in evaluation mode, no parameter of which is trained.
@@ -64,10 +56,11 @@ def load_base(
         ModelError: If it cannot be loaded, has no weights, or cannot be quantised here.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     from curlora.peft_bridge import keep_as_quantised
 
-    if zero3 is not None and spec.quantization is not None:
+    if is_deepspeed_zero3_enabled() and spec.quantization is not None:
         raise ModelError(
             f"`model.quantization: {spec.quantization}` cannot be combined with ZeRO stage 3, "
             "which parts weights of floating-point numbers only. Use stage 0, 1 or 2."
@@ -76,7 +69,7 @@ def load_base(
     options |= _quantisation(spec, precision, device)
     # On CPU in bf16 the fused attention's backward is several times slower than the plain one.
     attention = "eager" if torch.device(device).type == "cpu" else "sdpa"
-    with _loading(spec), _partitioned(zero3):
+    with _loading(spec):
         model: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=DTYPES[precision], attn_implementation=attention, **options
         )
@@ -90,8 +83,15 @@ def load_base(
 
 
 @contextmanager
-def _partitioned(zero3: Mapping[str, Any] | None) -> Iterator[None]:
-    """Within it transformers gives each worker its part of what it loads."""
+def partitioned(zero3: Mapping[str, Any] | None) -> Iterator[None]:
+    """Within it a base is loaded in parts and read by adapters one layer at a time.
+
+    Each worker keeps its own part of every weight from the first on; the first worker reads the
+    files. An adapter that reads weights, such as CURLoRA, must be attached within it too.
+
+    Args:
+        zero3: A DeepSpeed configuration of ZeRO stage 3; None: nothing is parted.
+    """
     if zero3 is None:
         yield
         return

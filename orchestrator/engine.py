@@ -202,8 +202,12 @@ class _Engine:
             self.retention.observes,
         )  # fmt: skip
         for number, observation in enumerate(found):
+            self._after_observing()
             if number < len(mine):
                 yield observation
+
+    def _after_observing(self) -> None:
+        """Tidy up after gradients that were not taken by the engine's own backward pass."""
 
     def _total(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums over all workers."""
@@ -509,6 +513,11 @@ class DeepSpeedEngine(_Engine):
                     parameter.copy_(value)
                 # Nothing happens where the parameter is its own master.
                 safe_set_full_fp32_param(parameter, value.float())
+
+    def _after_observing(self) -> None:
+        if self._stage == 3:
+            # Gradients of single tensors do not run the hooks by which layers let go of weights.
+            self._engine.empty_partition_cache()
 
     def _adapter_values(self) -> dict[str, Tensor]:
         if self._stage < 3:
