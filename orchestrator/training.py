@@ -215,7 +215,8 @@ class _WorkerTrial:
     ) -> None:
         import torch
 
-        from orchestrator.engine import DeepSpeedEngine
+        from orchestrator.base_model import partitioned
+        from orchestrator.engine import DeepSpeedEngine, zero3_config
 
         self._name = name
         self._progress = progress
@@ -223,7 +224,8 @@ class _WorkerTrial:
         self._state = read_state(checkpoint) if checkpoint else _fresh_state(self._sequence)
         on_gpu = experiment.resources.gpus_per_worker > 0
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
-        self._model = _adapted_model(name, experiment, data, device)
+        with partitioned(zero3_config(experiment.training)):
+            self._model = _adapted_model(name, experiment, data, device)
         self._engine = DeepSpeedEngine(
             self._model,
             experiment.training,
