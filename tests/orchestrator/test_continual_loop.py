@@ -6,6 +6,7 @@ from curlora.retention.protocol import Retention
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.batches import PreparedTask
 from orchestrator.continual_loop import (
+    ALL_TASKS,
     DivergedError,
     StageReport,
     Start,
@@ -16,6 +17,7 @@ from orchestrator.continual_loop import (
     rung_steps,
 )
 from orchestrator.encoding import Example, Question, Window
+from orchestrator.methods import EarlyStoppingSpec
 from orchestrator.tasks import parse_task
 
 
@@ -223,3 +225,71 @@ def test_reports_survive_json():
     for report, _ in reports:
         text = json.dumps(without_nan(report.as_document()))
         assert StageReport.from_document(json.loads(text)) == report
+
+
+class Memory(Retention):
+    """Adds the first example of every earlier task to each batch."""
+
+    def rows(self, current, task, step):
+        return [(earlier, 0) for earlier in range(task)]
+
+
+def test_the_retention_is_told_of_every_task_and_its_rows_join_the_batches():
+    engine = FakeEngine()
+    _, reports, _ = learn(engine, sequence(), retention=Memory())
+    assert engine.sequences == [(2, ())]
+    assert engine.ended == [(0, 16), (1, 16)]
+    assert engine.replayed == [0] * 8 + [1] * 8
+    # Sixteen examples of three tokens, twice; then as many, with one more example in each step.
+    assert reports[-1][0].tokens == 96 + 96 + 8 * 3
+
+
+def test_a_sequence_that_goes_on_does_not_begin_again():
+    engine = FakeEngine()
+    matrix = AccuracyMatrix.empty(["a", "b"]).with_row((0.5, 0.5))
+    learn(engine, sequence(), matrix=matrix, start=Start(step=2))
+    assert (engine.sequences, engine.begun, engine.ended) == ([], [], [(1, 16)])
+
+
+def test_joint_learning_fills_the_last_row_alone():
+    engine = FakeEngine()
+    final, reports, _ = learn(engine, sequence(joint=True))
+    assert engine.begun == [16]
+    assert engine.ended == [(1, 32)]
+    assert final.complete
+    assert all(math.isnan(score) for score in (*final.rows[0], *final.rows[1]))
+    assert not any(math.isnan(score) for score in final.rows[2])
+    assert [(r.task, r.task_index, r.fraction) for r, _ in reports] == [
+        (ALL_TASKS, 1, 0.25), (ALL_TASKS, 1, 0.5), (ALL_TASKS, 1, 1.0),
+    ]  # fmt: skip
+    assert set(reports[0][0].metrics) == {"a", "b"}
+
+
+STOPPING = EarlyStoppingSpec(held_out=0.25, checks=6, patience=2)
+
+
+def test_learning_stops_when_held_out_examples_stop_getting_likelier():
+    """Twelve of sixteen examples are learnt in six steps, with a look after each of them."""
+    engine = FakeEngine()
+    engine.held_out_losses = [1.0, 0.9, 0.95, 0.91, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+    _, reports, _ = learn(engine, sequence(early_stopping=STOPPING))
+    ends = {r.task: r for r, _ in reports if r.fraction == 1.0}
+    assert (ends["a"].step, ends["a"].steps) == (4, 4)
+    assert ends["b"].step == 6
+    assert engine.held_out == [4] * 10
+    assert engine.ended == [(0, 12), (1, 12)]
+
+
+def test_waiting_goes_on_where_it_was_interrupted():
+    engine = FakeEngine()
+    engine.held_out_losses = [0.95, 0.96] + [0.5] * 6
+    start = Start(step=3, held_out_best=0.9, held_out_waited=1)
+    _, reports, _ = learn(engine, sequence(early_stopping=STOPPING), start=start)
+    assert [r.step for r, _ in reports if r.task == "a"] == [4]
+
+
+def test_held_out_examples_are_not_learnt():
+    seq = sequence(early_stopping=STOPPING)
+    stage = seq.stages[0]
+    assert len(seq.examples(stage)) == 12
+    assert len(seq.held_out(stage)) == 4
