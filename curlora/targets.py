@@ -93,3 +93,28 @@ def quantisation_refuses(adapter_kind: str, quantization: str | None) -> str | N
         f"the adapter {adapter_kind!r} {reason}; remove `model.quantization` (now "
         f"{quantization!r}), or use one of: {', '.join(_TRAINED_ON_QUANTISED)}"
     )
+
+
+def quantisation_refuses_engine(quantization: str | None, stage: int | None) -> str | None:
+    """Why a quantised base cannot be trained by an engine.
+
+    Args:
+        quantization: A form of `QUANTISATION_BITS`, or None for a base of floating-point numbers.
+        stage: ZeRO stage of the DeepSpeed engine, None for the plain engine of one process.
+
+    Returns:
+        A sentence, or None where nothing is in the way.
+    """
+    if quantization is None or stage is None:
+        return None
+    if quantization == "torchao_int8":
+        return (
+            "DeepSpeed moves and casts a model's tensors in place, which torchao's do not allow; "
+            "use `model.quantization: int8` or `nf4`, or `resources.executor: local`"
+        )
+    if stage == 3:
+        return (
+            f"ZeRO stage 3 parts weights of floating-point numbers only, not `{quantization}`; use "
+            "stage 0, 1 or 2"
+        )
+    return None
