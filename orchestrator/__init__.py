@@ -5,7 +5,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
+
+# PEFT imports what it finds installed, and these tell of every optional kernel that they lack.
+for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
+    if logging.getLogger(_name).level == logging.NOTSET:
+        logging.getLogger(_name).setLevel(logging.ERROR)
+
 
 if TYPE_CHECKING:
     from orchestrator.model_use import load
