@@ -22,17 +22,15 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cluster import usable_cores
+from orchestrator.communication_op import BUILD_SECONDS, forgotten_lock, op_folder
 from orchestrator.preflight import existing_folder, free_disk, probe_storage
 
 Status = Literal["PASS", "WARN", "FAIL"]
 
 DISTRIBUTION = "curlora-orchestrator"
 MINIMUM_PYTHON = (3, 11)
-OP_NAME = "deepspeed_shm_comm"
-"""DeepSpeed's shared-memory communication op, compiled where it is first used."""
 BUILD_CODE = "from orchestrator.engine import build_communication_op as b; b()"
 """Builds the op in a process of its own: DeepSpeed prints while it is imported and compiles."""
-BUILD_SECONDS = 600
 
 GIB = 2**30
 ENOUGH_MEMORY = 4 * GIB
@@ -204,24 +202,15 @@ def check_ninja() -> Check:
     return Check("ninja", "PASS", path)
 
 
-def op_folder() -> Path:
-    """Where torch keeps DeepSpeed's compiled communication op."""
-    chosen = os.environ.get("TORCH_EXTENSIONS_DIR")
-    if chosen:
-        return Path(chosen) / OP_NAME
-    import torch
-
-    cuda = torch.version.cuda
-    device = "cpu" if cuda is None else "cu" + cuda.replace(".", "")
-    python = f"py{sys.version_info.major}{sys.version_info.minor}{getattr(sys, 'abiflags', '')}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "torch_extensions" / f"{python}_{device}" / OP_NAME
-
-
 def check_op() -> Check:
     """Whether DeepSpeed's communication op was built already."""
     name = "DeepSpeed op"
     folder = op_folder()
+    lock = forgotten_lock()
+    if lock is not None:
+        return Check(
+            name, "FAIL", f"the lock of a build that never ended: {lock}", f"Remove {lock}."
+        )
     built = sorted(folder.glob("*.so"))
     if built:
         return Check(name, "PASS", str(built[-1]))

@@ -26,6 +26,7 @@ from orchestrator.base_facts import (
     model_type,
 )
 from orchestrator.cluster import ClusterError, largest_resources, required_fit, usable_cores
+from orchestrator.communication_op import forgotten_lock
 from orchestrator.experiment import Experiment, LoadedExperiment, ModelSpec, reachable
 from orchestrator.method_facts import (
     is_target,
@@ -282,6 +283,12 @@ def _resource_problems(experiment: Experiment, means: Means) -> Iterator[str]:
     if means.cpus is None or means.gpus is None:
         return
     wanted = largest_resources(experiment)
+    lock = forgotten_lock() if wanted.executor == "train" else None
+    if lock is not None:
+        yield (
+            f"A build of DeepSpeed's communication op never ended, and workers would wait for its "
+            f"lock for ever: remove {lock}, and run `orchestrate doctor --build`."
+        )
     if wanted.executor == "local" and wanted.gpus_per_worker > means.gpus:
         yield (
             f"`resources.gpus_per_worker` is {wanted.gpus_per_worker}, and this machine has "

@@ -1,12 +1,15 @@
 import io
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from orchestrator import doctor
+from orchestrator.communication_op import BUILD_SECONDS, OP_NAME
 
 
 def test_every_check_answers_and_says_how_to_mend(tmp_path, monkeypatch):
@@ -51,12 +54,24 @@ def test_missing_compiler_fails(monkeypatch):
 def test_op_is_found_where_torch_keeps_its_extensions(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     assert doctor.check_op().status == "WARN"
-    folder = tmp_path / doctor.OP_NAME
+    folder = tmp_path / OP_NAME
     folder.mkdir()
     (folder / "deepspeed_shm_comm.so").touch()
     assert doctor.check_op() == doctor.Check(
         "DeepSpeed op", "PASS", str(folder / "deepspeed_shm_comm.so")
     )
+
+
+def test_a_lock_that_outlived_its_build_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / OP_NAME / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    assert doctor.check_op().status == "WARN"
+    long_ago = time.time() - BUILD_SECONDS - 1
+    os.utime(lock, (long_ago, long_ago))
+    check = doctor.check_op()
+    assert (check.status, check.mend) == ("FAIL", f"Remove {lock}.")
 
 
 def test_op_folder_is_the_one_that_torch_would_use(monkeypatch):
