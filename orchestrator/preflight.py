@@ -59,6 +59,20 @@ class Means:
     """Free bytes where sweeps are kept."""
 
 
+def carried(experiment: Experiment) -> list[str]:
+    """What the retentions of a file carry between tasks, with the arithmetic, before it is there.
+
+    Args:
+        experiment: An experiment that `check` let pass.
+
+    Returns:
+        One line for each size; none where the base's sizes are not known on this machine.
+    """
+    base = base_facts(experiment.model)
+    facts = method_facts(experiment, base) if base else []
+    return list(dict.fromkeys(m.arithmetic for m in facts if m.retention != "none"))
+
+
 def check(loaded: LoadedExperiment, storage: Path, *, trials: int, address: str | None) -> None:
     """Refuse an experiment that cannot run.
 

@@ -42,7 +42,7 @@ from orchestrator.driver import (
 )
 from orchestrator.experiment import Experiment, LoadedExperiment
 from orchestrator.journal import JOURNAL_NAME, Journal, JournalError, Line, read_journal
-from orchestrator.preflight import PreflightError, check
+from orchestrator.preflight import PreflightError, carried, check
 from orchestrator.provenance import (
     ChangedSweepError,
     check_provenance,
@@ -200,6 +200,8 @@ def _run(
     ended = {line["trial"] for line in journal.lines if line["event"] == "trial_ended"}
     missing = max(1, _wanted(experiment) - len(ended - {BASE_TRIAL}))
     check(loaded, journal.folder.parent, trials=missing, address=options.address)
+    for line in carried(loaded.experiment):
+        observer.note(f"carried between tasks: {line}")
     observer.note("reading the base model's weights and tokenizer")
     base_hash = base_sha256(experiment.model)
     data = prepare(loaded, load_tokenizer(experiment.model), note=observer.note)
