@@ -43,6 +43,25 @@ class BaseFacts:
     model_type: str = ""
     """The family, by the config's `model_type`."""
 
+    def weight_bytes(self, width: int, quantization: str | None) -> float:
+        """The memory of the frozen weights.
+
+        Args:
+            width: Bytes of a number that is not quantised.
+            quantization: A form of `curlora.targets.QUANTISATION_BITS`, or None. Only the linear
+                layers of the body are quantised.
+
+        Returns:
+            Bytes.
+        """
+        if quantization is None:
+            return float(self.parameters * width)
+        from curlora.targets import QUANTISATION_BITS  # which brings torch
+
+        linear = sum(math.prod(shape) for shape in self.shapes.values())
+        bits = QUANTISATION_BITS[quantization]
+        return (self.parameters - linear) * width + linear * bits / 8
+
 
 def local_folder(model: ModelSpec) -> Path | None:
     """The folder of a base model that is on this machine; the hub is not asked.
@@ -229,9 +248,9 @@ def linear_shapes(model: ModelSpec) -> dict[str, tuple[int, int]]:
     """
     if model.gguf is not None:
         path = Path(model.gguf)
-        return _linear(_gguf_shapes(path)[0]) if path.is_file() else {}
+        return _linear(_gguf_shapes(path)[0], None) if path.is_file() else {}
     folder = local_folder(model)
-    return _linear(_folder_shapes(folder)) if folder is not None else {}
+    return _linear(_folder_shapes(folder), model_type(model)) if folder is not None else {}
 
 
 def context_length(model: ModelSpec) -> int | None:
@@ -263,23 +282,25 @@ def _from_shapes(
     text = config.get("text_config") or config
     try:
         sizes = {
-            ours: int(text[theirs])
+            ours: int(next(text[name] for name in theirs if name in text))
             for ours, theirs in (
-                ("hidden", "hidden_size"),
-                ("layers", "num_hidden_layers"),
-                ("heads", "num_attention_heads"),
-                ("vocabulary", "vocab_size"),
+                ("hidden", ("hidden_size", "n_embd")),
+                ("layers", ("num_hidden_layers", "n_layer")),
+                ("heads", ("num_attention_heads", "n_head")),
+                ("vocabulary", ("vocab_size",)),
             )
         }
-    except KeyError:  # another family's words for the same sizes
+    except StopIteration:  # another family's words for the same sizes
         return None
     outer = sum(math.prod(shape) for name, shape in shapes.items() if _ENDS.search(name))
     whole = sum(math.prod(shape) for shape in shapes.values())
     return BaseFacts(
         parameters=whole,
         body=whole - outer,
-        intermediate=int(text.get("intermediate_size") or 4 * sizes["hidden"]),
-        shapes=_linear(shapes),
+        intermediate=int(
+            text.get("intermediate_size") or text.get("n_inner") or 4 * sizes["hidden"]
+        ),
+        shapes=_linear(shapes, config.get("model_type")),
         model_type=str(text.get("model_type") or config.get("model_type") or ""),
         **sizes,
     )
@@ -287,10 +308,19 @@ def _from_shapes(
 
 _ENDS = re.compile(r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_out|word_embeddings)\.weight$")
 
+# GPT-2 keeps its linear layers as transformers' Conv1D, (d_in, d_out).
+_CONV1D = re.compile(r"\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
 
-def _linear(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+
+def _linear(
+    shapes: Mapping[str, tuple[int, ...]], family: str | None
+) -> dict[str, tuple[int, int]]:
     return {
-        name.removesuffix(".weight"): (shape[0], shape[1])
+        name.removesuffix(".weight"): (
+            (shape[1], shape[0])
+            if family == "gpt2" and _CONV1D.search(name)
+            else (shape[0], shape[1])
+        )
         for name, shape in shapes.items()
         if len(shape) == 2 and name.endswith(".weight") and not _ENDS.search(name)
     }

@@ -338,7 +338,7 @@ def memory_parts(
     )
     rows = min(LOGIT_ROWS, batch_tokens)
     return {
-        "base weights": base.parameters * width,
+        "base weights": base.weight_bytes(width, experiment.model.quantization),
         "adapter and optimiser": max(
             (m.adapter.trained * OPTIMISER_BYTES + m.adapter.frozen * width for m in methods),
             default=0,
