@@ -120,6 +120,18 @@ HUB = {
         THREE,
         {},
     ),
+    "commonsenseqa": (
+        Features({"id": TEXT, "question": TEXT, "question_concept": TEXT,
+                  "choices": Sequence({"label": TEXT, "text": TEXT}), "answerKey": TEXT}),
+        lambda i: {
+            "id": str(i), "question": f"Where is {i}?", "question_concept": "place",
+            "choices": {"label": list("ABCDE"), "text": ["a", "b", "c", f"at {i}", "e"]},
+            "answerKey": "D",
+        },
+        " at 1",
+        THREE,
+        {"answerKey": ""},
+    ),
     "cola": (
         glue("sentence", None, ["unacceptable", "acceptable"]),
         glue_row("sentence", None, 1),
@@ -180,6 +192,18 @@ HUB = {
         glue("sentence1", "sentence2", ["not_equivalent", "equivalent"]),
         glue_row("sentence1", "sentence2", 1),
         " equivalent",
+        THREE,
+        {},
+    ),
+    "openbookqa": (
+        Features({"id": TEXT, "question_stem": TEXT,
+                  "choices": Sequence({"text": TEXT, "label": TEXT}), "answerKey": TEXT}),
+        lambda i: {
+            "id": str(i), "question_stem": f"Number {i} is",
+            "choices": {"text": ["w", "x", f"just {i}", "z"], "label": list("ABCD")},
+            "answerKey": "C",
+        },
+        " just 1",
         THREE,
         {},
     ),
