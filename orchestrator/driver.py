@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator.accuracy_matrix import AccuracyMatrix
+from orchestrator.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.batches import PreparedData
 from orchestrator.continual_loop import DONE, StageReport
 from orchestrator.controls import Controls, bounds
 from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec
 from orchestrator.journal import Journal, Line
 from orchestrator.objectives import (
+    NEEDS_ORDER,
     Candidate,
     Interval,
     ProbeReading,
@@ -429,11 +430,18 @@ class Driver:
         trial.measures = self._measures(trial, base, final)
         controls = self._controls()
         trial.interval = controls.interval(final.per_example, controls.reference_examples)
-        bad = [n for n in self.experiment.objectives if not math.isfinite(trial.measures[n])]
+        wanted = set(self.experiment.objectives)
+        if self._joint(name):
+            wanted -= NEEDS_ORDER
+        bad = [n for n in sorted(wanted) if not math.isfinite(trial.measures[n])]
         if bad:
             self._end(trial, "FAILED", f"the objectives {bad} could not be measured")
         else:
             self._end(trial, "COMPLETE", "")
+
+    def _joint(self, name: str) -> bool:
+        """Whether a trial learns all tasks at once: a control, for which no trial can be chosen."""
+        return self.trial_experiment(name).method.sequence == "joint"
 
     def _end(self, trial: Trial, state: str, reason: str) -> None:
         trial.state = state
@@ -472,10 +480,11 @@ class Driver:
             raise AssertionError("measures are read only once row 0 is known")
         headed = tuple(self.data.tasks[task].has_head for task in tasks)
         matrix = AccuracyMatrix(tasks, (base_report.row,), headed)
-        for index in range(len(tasks)):
+        for index in range(final.task_index + 1):
             report = trial.reports.get((index, DONE))
-            if report is not None and report.row is not None:
-                matrix = matrix.with_row(report.row)
+            row = report.row if report is not None else None
+            # Where tasks are learnt jointly, only the last row is ever measured.
+            matrix = matrix.with_row(row or (NOT_MEASURED,) * len(tasks))
         experiment = self.trial_experiment(trial.name)
         return measures(
             matrix,
@@ -518,7 +527,7 @@ class Driver:
         whole = {
             t.name: t.measures
             for t in self._searched()
-            if t.state == "COMPLETE" and t.measures is not None
+            if t.state == "COMPLETE" and t.measures is not None and not self._joint(t.name)
         }
         controls = self._controls()
         finalists = [self._finalist(trial) for trial in self.finalists()]
@@ -533,6 +542,7 @@ class Driver:
                 or _UNKNOWN,
             )
             for finalist in repeated
+            if finalist["trial"] in whole
         ] or [
             Candidate(name, values, self.trials[name].interval or _UNKNOWN)
             for name, values in whole.items()

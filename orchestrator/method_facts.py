@@ -144,7 +144,7 @@ def _facts(
 def _refusals(method: MethodSpec, experiment: Experiment) -> Iterator[str]:
     """Why an adapter does not go with its retention, or with the base's form."""
     from curlora.retention import RETENTIONS
-    from curlora.targets import quantisation_refuses
+    from curlora.targets import quantisation_refuses, quantisation_refuses_engine
 
     kind = method.adapter.kind
     options = retention_options(method.retention, experiment.training.seed)
@@ -157,6 +157,11 @@ def _refusals(method: MethodSpec, experiment: Experiment) -> Iterator[str]:
     refused = quantisation_refuses(kind, experiment.model.quantization)
     if refused:
         yield f"`method.adapter`: {refused}"
+    zero = experiment.training.deepspeed.get("zero_optimization", {})
+    stage = None if experiment.resources.executor == "local" else int(zero.get("stage", 0))
+    unfit = quantisation_refuses_engine(experiment.model.quantization, stage)
+    if unfit:
+        yield f"`model.quantization`: {unfit}"
 
 
 def method_problems(experiment: Experiment, base: BaseFacts | None) -> Iterator[str]:

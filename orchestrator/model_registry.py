@@ -346,6 +346,7 @@ def _model_document(lines: Sequence[Line], trial: str) -> dict[str, Any]:
             "name": model.name,
             "revision": model.revision,
             "gguf": model.gguf,
+            "quantization": model.quantization,
             "sha256": base.get("sha256"),
         },
         "precision": experiment.training.precision,

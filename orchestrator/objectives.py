@@ -28,6 +28,14 @@ NATURAL_DIRECTIONS: Mapping[str, Direction] = {
 }
 """Every measure that can be an objective, with the direction that is better."""
 
+NEEDS_ORDER = frozenset(
+    {
+        *("forgetting", "forgetting_from_learned", "forgetting_vs_base", "backward_transfer"),
+        *("forward_transfer", "learning_accuracy"),
+    }
+)
+"""Measures that do not exist where all tasks are learnt at once."""
+
 BOOTSTRAP_RESAMPLES = 2000
 INTERVAL_LEVEL = 0.95
 

@@ -208,7 +208,7 @@ def _only_with(
         fitting = [name for name, kind in ADAPTERS.items() if fits(kind)]
         if adapter_kind in fitting:
             return None
-        return f"It needs {need}, which {adapter_kind!r} has not. Adapters: {', '.join(fitting)}."
+        return f"It needs {need}, and {adapter_kind!r} has none. Adapters: {', '.join(fitting)}."
 
     return why_not
 

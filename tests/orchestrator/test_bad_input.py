@@ -190,6 +190,41 @@ def test_targets_in_the_search_space_are_checked_as_well(sweep, search):
     sweep("'w_proj' matches no layer", search={**search, "space": space})
 
 
+ADAPTER = {"kind": "curlora", "r": 2, "target_modules": ["q_proj", "v_proj"]}
+RATES = {
+    "space": {"training.learning_rate": {"choice": [0.01, 0.02]}}, "searcher": "grid", "trials": 2,
+}  # fmt: skip
+
+
+def test_a_pair_that_does_not_go_is_refused_with_the_reason(sweep):
+    retention = {"kind": "laplace", "curvature": "tri_kfac"}
+    sweep(
+        "the retention 'laplace' with the adapter 'curlora'",
+        "It needs LoRA's two factors",
+        search=RATES,
+        method={"adapter": ADAPTER, "retention": retention},
+    )
+
+
+def test_pairs_are_checked_wherever_the_search_may_reach_them(sweep):
+    space = {"method.retention.kind": {"choice": ["none", "olora"]}}
+    grid = {"space": space, "searcher": "grid", "trials": 2}
+    sweep("the retention 'olora' with the adapter 'curlora'", search=grid,
+          method={"adapter": ADAPTER})  # fmt: skip
+
+
+def test_a_state_beyond_the_budget_is_refused_with_the_arithmetic(sweep):
+    """Two layers, q 32 x 32 and v 16 x 32, of a Fisher as large as the weights."""
+    sweep(
+        "more than `resources.retention_gib` allows (1e-06 GiB)",
+        "32 x 32",
+        "ewc_weight",
+        search=RATES,
+        method={"adapter": {**ADAPTER, "kind": "lora"}, "retention": {"kind": "ewc_weight"}},
+        resources={**LOCAL, "retention_gib": 1e-6},
+    )
+
+
 def test_texts_longer_than_the_context_are_refused_with_the_arithmetic(sweep, search):
     training = {"batch_size": 8, "precision": "fp32"}
     sweep("`training.max_length` is 65 tokens, and the model reads at most 64: 65 - 64 = 1",

@@ -196,6 +196,17 @@ def test_limits_choose_the_same_rows_whatever_their_order(tiny_tasks):
     assert chosen == b._first_by_hash(spec, found.train, 10)
 
 
+def test_a_source_is_read_like_train_and_refused_without_it(tiny_tasks):
+    spec = load_task(tiny_tasks / "tasks" / "prose.yaml")
+    limits = DataLimits(source_examples=3)
+    with pytest.raises(b.DataError, match="has no training rows, and a method reads them"):
+        b.prepare_task(spec, Words(), limits, max_length=8, learnt=False, source=True)
+    mood = load_task(tiny_tasks / "tasks" / "mood.yaml")
+    read = b.prepare_task(mood, Words(), limits, max_length=32, learnt=False, source=True)
+    assert len(read.train) == 3
+    assert not b.prepare_task(mood, Words(), limits, max_length=32, learnt=False).train
+
+
 def test_the_majority_is_that_of_train():
     spec = task()
     train = rows(0, 10, 0) + rows(10, 13, 1)

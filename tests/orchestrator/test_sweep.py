@@ -72,6 +72,41 @@ def test_a_local_sweep_from_file_to_verdict(experiment_file, recorder, search):
         assert base["measures"]["probe_drift"] == pytest.approx(0.0)
 
 
+def test_controls_run_as_trials_and_joint_learning_is_never_chosen(experiment_file, recorder):
+    """Joint learning has no forgetting, and is a bound to look at: not on the front, no champion."""
+    space = {"method.preset": {"choice": ["joint", "early-stopped-lora"]}}
+    path = experiment_file(
+        search={"space": space, "searcher": "grid", "trials": 2}, resources=LOCAL
+    )
+    outcome = run(path, recorder)
+    ended = trials(outcome.lines)
+    assert [ended[name]["state"] for name in ("t001", "t002")] == ["COMPLETE", "COMPLETE"]
+    joint = ended["t001"]["measures"]
+    assert joint["forgetting"] is None
+    assert joint["gain"] is not None
+    assert ended["t001"]["intervals"]["zero_shot"] is not None
+    rows = [e["report"]["row"] for e in recorder.events("stage_report")
+            if e["trial"] == "t001" and e["report"]["row"]]  # fmt: skip
+    assert len(rows) == 1
+    [end] = [line for line in outcome.lines if line["event"] == "sweep_ended"]
+    assert end["front"] == ["t002"]
+    assert end["champion"] != "t001"
+
+
+def test_the_whole_model_can_be_trained_recorded_and_used(experiment_file, recorder):
+    from orchestrator.inference import Predictor
+    from orchestrator.model_use import model_folder
+
+    path = experiment_file(method={"adapter": {"kind": "full"}}, resources=LOCAL)
+    outcome = run(path, recorder, kind="run")
+    assert trials(outcome.lines)["t001"]["state"] == "COMPLETE"
+    with model_folder(f"{outcome.folder.name}/t001", outcome.folder.parent, None) as folder:
+        trained, base = Predictor.from_folder(folder), Predictor.from_folder(folder, adapter=False)
+        row = {"text": "good the film good"}
+        answers = [p.predict("mood", [row])[0].probabilities for p in (trained, base)]
+    assert answers[0] != answers[1]
+
+
 def test_the_report_is_attached_to_the_sweeps_run(experiment_file, recorder):
     from mlflow import MlflowClient
 
