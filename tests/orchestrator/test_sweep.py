@@ -107,6 +107,22 @@ def test_the_whole_model_can_be_trained_recorded_and_used(experiment_file, recor
     assert answers[0] != answers[1]
 
 
+def test_a_quantised_base_is_trained_on_and_loaded_again_quantised(
+    experiment_file, recorder, tiny_base
+):
+    from orchestrator.base_model import memory_footprint
+    from orchestrator.inference import Predictor
+    from orchestrator.model_use import model_folder
+
+    model = {"name": str(tiny_base), "quantization": "nf4"}
+    path = experiment_file(model=model, resources=LOCAL)
+    outcome = run(path, recorder, kind="run")
+    assert trials(outcome.lines)["t001"]["state"] == "COMPLETE", trials(outcome.lines)["t001"]
+    with model_folder(f"{outcome.folder.name}/t001", outcome.folder.parent, None) as folder:
+        predictor = Predictor.from_folder(folder)
+    assert "uint8" in " ".join(memory_footprint(predictor.model))
+
+
 def test_the_report_is_attached_to_the_sweeps_run(experiment_file, recorder):
     from mlflow import MlflowClient
 
