@@ -307,9 +307,16 @@ CONTINUAL = {
     "full-zero-2": {
         "stage": 2, "kind": "full", "retention": {"kind": "ewc", "strength": 50.0},
     },
+    "nf4-zero-2": {
+        "stage": 2, "kind": "curlora", "retention": {"kind": "ewc"}, "quantization": "nf4",
+    },
     "secura-zero-2": {"stage": 2, "kind": "secura", "retention": {"kind": "none"}},
 }  # fmt: skip
 TASKS = [examples(6, seed=10 + task) for task in range(3)]
+
+
+def spec_of(base, case):
+    return ModelSpec(name=str(base), quantization=case.get("quantization"))
 
 
 def retention_of(case):
@@ -352,7 +359,7 @@ def _run_continual(folder, base, case):
             learning_rate=0.01, precision="fp32", batch_size=8,
             deepspeed={"zero_optimization": {"stage": case["stage"]}},
         )  # fmt: skip
-        model = attached(load_base(ModelSpec(name=base), "fp32"), case["kind"])
+        model = attached(load_base(spec_of(base, case), "fp32"), case["kind"])
         return DeepSpeedEngine(
             model, spec, batch_tokens=64, weights=weights, retention=retention_of(case)
         )
@@ -518,7 +525,7 @@ def test_two_workers_go_on_inside_the_second_task(two_workers, name):
 
 
 def continual_engine(tiny_base, case) -> PlainEngine:
-    base = load_base(ModelSpec(name=str(tiny_base)), "fp32")
+    base = load_base(spec_of(tiny_base, case), "fp32")
     spec = TrainingSpec(learning_rate=0.01, precision="fp32", batch_size=8)
     return PlainEngine(
         attached(base, case["kind"]), spec, batch_tokens=64, retention=retention_of(case)
