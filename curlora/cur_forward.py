@@ -4,10 +4,15 @@ Shapes: `x` (..., d_in), `y` (..., d_out), `C` (d_out, r), `U` (r, r), `R` (r, d
 number of rows of `x`. None of the three forms builds `C U R`, and since `C` and `R` are frozen none
 keeps more for the backward pass than one (N, r) tensor.
 
-    explicit      y + alpha ((x R') U') C'                   always exact; plain autograd
-    output reuse  x R' = y[rows] - bias[rows]                 reads no `x` and no `R`; W must be
-    what made y input side    base(x + alpha ((x R') U') scattered on the columns): C z = W[:,
-    columns] z; no `C`
+============ ====================================================== ================================
+form         what is computed                                       what it needs
+============ ====================================================== ================================
+explicit     y + alpha ((x R') U') C'                               nothing: exact on any layer
+output reuse the same, with x R' = y[rows] - bias[rows]             y of the very weight; neither x
+                                                                    nor R
+input side   base(x + z on the columns), z = alpha (x R') U', for   a base that is linear; no C
+             C z = W[:, columns] z
+============ ====================================================== ================================
 
 References:
     Fawi (2024), Eq. 8 for y = x (W + C U R)'. https://arxiv.org/abs/2408.14572
