@@ -347,6 +347,19 @@ def _interrupted(view: SweepView, storage: Path, again: str) -> str:
     )
 
 
+@app.command()
+@answers_mistakes
+def methods(as_json: Json = False) -> None:
+    """List the adapters, the retentions and the presets that a file may name."""
+    from orchestrator import method_list
+
+    found = method_list.list_methods()
+    if as_json:
+        _print_json(found)
+    else:
+        display.print_on(_console(), method_list.render(found))
+
+
 # --- tasks ---------------------------------------------------------------------------------------
 
 _TASK_FOLDERS = (Path("experiments/tasks"), Path("tasks"))

@@ -541,3 +541,31 @@ def test_doctor_reports_for_people_and_programs_and_fails_only_on_failures(proje
     result = call("doctor")
     assert result.exit_code == cli.FAILED
     assert "Install it." in result.stdout
+
+
+def test_methods_are_listed_for_people_and_programs(monkeypatch):
+    from curlora import ADAPTERS
+    from curlora.retention import RETENTIONS
+    from orchestrator.methods import PRESETS
+
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = call("methods")
+    assert shown.exit_code == 0
+    lines = shown.stdout.splitlines()
+    assert max(len(line) for line in lines) <= 100
+    # Every name begins a line of its own, in one piece.
+    firsts = [line.split()[0] for line in lines if line and not line.startswith(" ")]
+    for name in (*ADAPTERS, *RETENTIONS, *PRESETS):
+        assert name in firsts
+    listed = json.loads(call("methods", "--json").stdout)
+    assert {kind["kind"]: kind["writes_base"] for kind in listed["adapters"]} == {
+        name: kind.changes_base for name, kind in ADAPTERS.items()
+    }
+    assert [kind["kind"] for kind in listed["retentions"]] == list(RETENTIONS)
+    presets = {preset["name"]: preset for preset in listed["presets"]}
+    assert list(presets) == list(PRESETS)
+    assert presets["ewc-lora"]["method"] == "lora + ewc_weight"
+    assert presets["early-stopped-lora"]["method"] == "lora, early stopping"
+    assert presets["zero-shot"]["method"] is None
+    assert presets["i-lora"]["learning_rate"] == 1e-5
+    assert next(line for line in lines if line.startswith("i-lora")).split()[4] == "1.0e-05"
