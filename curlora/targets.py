@@ -71,8 +71,8 @@ _WHY_NOT = {
     "once more, would lose more than the adapter can learn",
     "corda": "moves a part of each weight into the adapter, and the remainder, quantised once "
     "more, would lose more than the adapter can learn",
-    "secura": "compares its change with each weight as a number, which has not been built for a base "
-    "of whole numbers",
+    "secura": "compares its change with each weight as a number, which has not been built for a "
+    "base of whole numbers",
 }
 
 
