@@ -85,13 +85,15 @@ def measures(
     Returns:
         A value for each name in `NATURAL_DIRECTIONS`; NaN where something was not measured.
         `probe_drift` is the mean over language-model probes of the change in nats per token, and
-        `probe_accuracy_kept` the mean over choice probes of the chance-corrected share kept.
+        `probe_accuracy_kept` the mean, over the choice probes on which the base is better than a
+        guess, of the chance-corrected share kept.
     """
     drifts = [p.after - p.before for p in probes if p.kind == "language_modelling"]
+    # Of what the base does no better than by guessing, nothing is there to be kept.
     kept = [
-        (p.after - p.chance) / (p.before - p.chance) if p.before > p.chance else math.nan
+        (p.after - p.chance) / (p.before - p.chance)
         for p in probes
-        if p.kind == "choice"
+        if p.kind == "choice" and p.before > p.chance
     ]
     return {
         "accuracy": measured.accuracy(matrix),

@@ -134,3 +134,12 @@ def test_probe_measures():
     assert values["probe_drift"] == pytest.approx(0.15)
     assert values["probe_accuracy_kept"] == pytest.approx(0.5)
     assert math.isnan(values["cost_s"])
+
+
+def test_a_probe_that_the_base_only_guesses_has_nothing_to_keep():
+    matrix = AccuracyMatrix(("a",), ((0.5,), (0.9,)))
+    guessed = ProbeReading("choice", 0.5, 0.7, chance=0.5)
+    known = ProbeReading("choice", 0.65, 0.45, chance=0.25)
+    both = measures(matrix, probes=[guessed, known])
+    assert both["probe_accuracy_kept"] == pytest.approx(0.5)
+    assert math.isnan(measures(matrix, probes=[guessed])["probe_accuracy_kept"])
