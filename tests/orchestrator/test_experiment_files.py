@@ -7,13 +7,19 @@ model nor a data set is needed; tasks, probes, methods and search spaces are the
 import json
 import math
 import random
+import re
 import string
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from orchestrator.experiment import grid_points, load_experiment, possible_methods
+from orchestrator.experiment import (
+    grid_points,
+    known_paths,
+    load_experiment,
+    possible_methods,
+)
 from orchestrator.methods import PRESETS, adapter_options
 from orchestrator.objectives import NEEDS_ORDER
 from orchestrator.plan import Machine, make_plan, render
@@ -279,6 +285,33 @@ def test_lora_beside_the_papers_own_has_a_scale_of_one_at_every_rank():
         experiment = load_experiment(FILES[name]).experiment
         plain = [m.adapter for m in possible_methods(experiment) if m.preset == "seq"]
         assert {adapter.r for adapter in plain if adapter.alpha == adapter.r} == {8, 16, 24}
+
+
+def test_the_documentation_names_every_field():
+    page = (FOLDER.parent / "docs" / "experiment.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", page))
+    own = {path for path in known_paths() if not path.startswith(("method.adapter.", "method.ret"))}
+    unnamed = {path.rsplit(".", 1)[-1] for path in own} - words
+    assert unnamed == {"alternatives"}  # how a list of domains is held, not what is written
+
+
+def test_the_documentations_search_is_one_and_counts_its_trials(tmp_path):
+    page = (FOLDER.parent / "docs" / "experiment.md").read_text(encoding="utf-8")
+    written = next(
+        block for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+        if "method.preset: {choice" in block
+    )  # fmt: skip
+    (tmp_path / "tasks").mkdir()
+    task = (FOLDER / "tasks" / "sst2.yaml").read_text()
+    (tmp_path / "tasks" / "sst2.yaml").write_text(task)
+    head = "name: page\nmodel: {name: some/model}\ntasks: [sst2]\nmethod: {preset: seq}\n"
+    rest = "objectives: {gain: max}\nchampion: {subject_to: {}}\n"
+    (tmp_path / "page.yaml").write_text(head + rest + written)
+    search = load_experiment(tmp_path / "page.yaml").experiment.search
+    assert search.trials == len(grid_points(search.space))
+    assert set(Counter(point["method.preset"] for point in grid_points(search.space)).values()) == {
+        3
+    }
 
 
 # --- running -------------------------------------------------------------------------------------
