@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from orchestrator.base_facts import OPTIMISER_BYTES, RECORD_BYTES, BaseFacts
 from orchestrator.experiment import Experiment, possible_methods
 from orchestrator.methods import MethodSpec, adapter_options, retention_options
 
 GIB = 2**30
-Targets = Sequence[str] | str
+Targets: TypeAlias = tuple[str, ...] | str
+"""`target_modules`: endings of names, or a string for every linear layer."""
 
 
 @dataclass(frozen=True)

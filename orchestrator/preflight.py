@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from orchestrator.base_facts import (
     BaseFilesError,
@@ -29,6 +29,7 @@ from orchestrator.cluster import ClusterError, largest_resources, required_fit, 
 from orchestrator.communication_op import forgotten_lock
 from orchestrator.experiment import Experiment, LoadedExperiment, ModelSpec, reachable
 from orchestrator.method_facts import (
+    Targets,
     is_target,
     method_facts,
     method_problems,
@@ -39,10 +40,6 @@ from orchestrator.model_registry import TrackingError, check_reachable
 from orchestrator.tasks import GenerationTask, LanguageModellingTask, suggestion
 
 MIB = 2**20
-
-
-_Targets: TypeAlias = tuple[str, ...] | str
-"""`target_modules`: endings of names, or a string for every linear layer."""
 
 
 class PreflightError(ValueError):
@@ -197,7 +194,7 @@ def _adapter_problems(experiment: Experiment, *, ask_hub: bool) -> Iterator[str]
             )
 
 
-def _largest_ranks(experiment: Experiment) -> dict[_Targets, int]:
+def _largest_ranks(experiment: Experiment) -> dict[Targets, int]:
     """For each `target_modules` that a trial may have, the largest rank that it may come with."""
     paths = (
         "method.preset",
@@ -205,7 +202,7 @@ def _largest_ranks(experiment: Experiment) -> dict[_Targets, int]:
         "method.adapter.r",
         "method.adapter.target_modules",
     )
-    ranks: dict[_Targets, int] = {}
+    ranks: dict[Targets, int] = {}
     family = model_type(experiment.model)
     for one in reachable(experiment, paths):
         adapter: Any = one.method.adapter
@@ -216,15 +213,15 @@ def _largest_ranks(experiment: Experiment) -> dict[_Targets, int]:
     return ranks
 
 
-def _parts(ranks: dict[_Targets, int]) -> list[_Targets]:
+def _parts(ranks: dict[Targets, int]) -> list[Targets]:
     """Each name in `target_modules` for itself; a string stands for every linear layer."""
-    found: list[_Targets] = []
+    found: list[Targets] = []
     for targets in ranks:
         found += [targets] if isinstance(targets, str) else [(target,) for target in targets]
     return list(dict.fromkeys(found))
 
 
-def _unmatched(part: _Targets, shapes: dict[str, tuple[int, int]], others: dict[str, str]) -> str:
+def _unmatched(part: Targets, shapes: dict[str, tuple[int, int]], others: dict[str, str]) -> str:
     target = part if isinstance(part, str) else part[0]
     names = sorted({name.rsplit(".", 1)[-1] for name in shapes})
     listed = f"Its linear layers: {', '.join(names)}."

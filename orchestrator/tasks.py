@@ -376,7 +376,8 @@ def render_validation_error(
             last = str(problem["loc"][-1])
             text = f"unknown field.{suggestion(last, [k for k in known if k != last])}".rstrip(".")
         if problem["type"] == "union_tag_invalid":
-            tag, tags = str(problem["ctx"]["tag"]), str(problem["ctx"]["expected_tags"])
+            found = problem.get("ctx", {})
+            tag, tags = str(found.get("tag")), str(found.get("expected_tags"))
             listed = [one.strip(" '") for one in tags.split(",")]
             text = f"unknown kind {tag!r}.{suggestion(tag, listed)} Kinds: {', '.join(listed)}"
         got = "" if problem["type"] == "missing" else f"; got {problem['input']!r}"

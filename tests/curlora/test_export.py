@@ -109,7 +109,7 @@ def test_two_active_adapters_must_be_named(adapted, tmp_path):
 
 
 def test_a_model_without_peft_is_refused(build_base, tmp_path):
-    with pytest.raises(TypeError, match="must be a PeftModel, got Llama.*`merged`"):
+    with pytest.raises(TypeError, match=r"must be a PeftModel, got Llama.*`merged`"):
         export_lora(build_base(), tmp_path)
 
 

@@ -73,7 +73,7 @@ def test_a_local_sweep_from_file_to_verdict(experiment_file, recorder, search):
 
 
 def test_controls_run_as_trials_and_joint_learning_is_never_chosen(experiment_file, recorder):
-    """Joint learning has no forgetting, and is a bound to look at: not on the front, no champion."""
+    """Joint learning has no forgetting; it is a bound to look at, on no front and no champion."""
     space = {"method.preset": {"choice": ["joint", "early-stopped-lora"]}}
     path = experiment_file(
         search={"space": space, "searcher": "grid", "trials": 2}, resources=LOCAL
