@@ -29,6 +29,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -190,31 +191,74 @@ class FrozenBase:
         (-found.mean()).backward()
 
 
+class Saved:
+    """Counts the bytes of what autograd holds for backward passes, each storage once."""
+
+    def __init__(self, ignored: set[int]) -> None:
+        """Count nothing yet.
+
+        Args:
+            ignored: Addresses of storages that need no further memory.
+        """
+        self._ignored = ignored
+        self._holders: Counter[int] = Counter()
+        self._held = 0
+        self.peak = 0
+        """Most bytes held at a time."""
+
+    def pack(self, tensor: Tensor) -> Held | Tensor:
+        """Take in a tensor that is saved."""
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        if address in self._ignored:
+            return tensor
+        self._holders[address] += 1
+        if self._holders[address] == 1:
+            self._held += storage.nbytes()
+            self.peak = max(self.peak, self._held)
+        # Detached: an output held as it is would hold its own graph, for ever.
+        return Held(tensor.detach(), self)
+
+    def release(self, tensor: Tensor) -> None:
+        """Note that one place holds a tensor no longer."""
+        storage = tensor.untyped_storage()
+        self._holders[storage.data_ptr()] -= 1
+        if not self._holders[storage.data_ptr()]:
+            self._held -= storage.nbytes()
+
+
+class Held:
+    """A saved tensor; autograd drops it with the graph, often before any backward pass."""
+
+    def __init__(self, tensor: Tensor, saved: Saved) -> None:
+        self.tensor = tensor
+        self._saved = saved
+
+    def __del__(self) -> None:
+        self._saved.release(self.tensor)
+
+
 def kept_bytes(step: Callable[[], object]) -> int:
-    """What a step keeps for its backward passes.
+    """What a step keeps for its backward pass.
 
     Args:
         step: Computes and calls backward.
 
     Returns:
-        Bytes of the storages that autograd saves, each counted once, without those that were there
-        before: weights of base and adapter, and what a retention carries.
+        Most bytes at a time of the storages that autograd holds, each counted once, without those
+        that were there before: weights of base and adapter, and what a retention carries.
     """
     gc.collect()
     # All of them, because some adapters keep frozen factors outside parameters and buffers.
     tensors = [found for found in gc.get_objects() if issubclass(type(found), Tensor)]
-    before = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-    kept: dict[int, torch.UntypedStorage] = {}
+    saved = Saved({tensor.untyped_storage().data_ptr() for tensor in tensors})
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in before:
-            kept[storage.data_ptr()] = storage  # held, so that no address is used twice
-        return tensor
+    def unpack(packed: Held | Tensor) -> Tensor:
+        return packed.tensor if isinstance(packed, Held) else packed
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, unpack):
         step()
-    return sum(storage.nbytes() for storage in kept.values())
+    return saved.peak
 
 
 def seconds(step: Callable[[], object]) -> float:

@@ -49,6 +49,17 @@ def test_what_a_step_keeps_is_counted_once_and_without_what_was_there(methods):
     assert methods.kept_bytes(step) == 4 * (2 * 3 + 2 * 5)
 
 
+def test_what_is_dropped_before_the_backward_pass_is_not_added_up(methods):
+    def step():
+        x = torch.ones(100, requires_grad=True)
+        for _ in range(3):
+            (x * 2).exp().detach()  # saved, and dropped at once
+        (x * x).sum().backward()
+
+    # x and one result of exp at a time
+    assert methods.kept_bytes(step) <= 4 * 2 * 100
+
+
 def test_methods_are_measured_to_the_end(methods, sizes):
     names = ["curlora", "lora", "head_only", "lora + olora", "curlora + laplace full"]
     names += ["preset secura", "preset zero-shot"]
