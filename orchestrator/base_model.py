@@ -18,6 +18,10 @@ from orchestrator.experiment import ModelSpec
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+UNKNOWN = "unknown"
+"""The hash of a hub model whose commit is not known."""
+
+
 class ModelError(ValueError):
     """A base model that cannot be used; the message says why and what to do."""
 
@@ -232,12 +236,33 @@ def base_sha256(spec: ModelSpec) -> str:
 
         with _loading(spec):
             config: Any = AutoConfig.from_pretrained(str(spec.name), revision=spec.revision)
-        return str(getattr(config, "_commit_hash", None) or "unknown")
+        return str(getattr(config, "_commit_hash", None) or UNKNOWN)
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
+    return digest.hexdigest()
+
+
+def tokenizer_sha256(spec: ModelSpec, base_hash: str) -> str | None:
+    """What tells a base's tokenizer from others.
+
+    Args:
+        spec: The model.
+        base_hash: What `base_sha256` gave.
+
+    Returns:
+        A hexadecimal sha256 of the tokenizer's files in a folder, else the base's own hash; None
+        when that is unknown.
+    """
+    folder = Path(str(spec.name))
+    if spec.gguf is not None or not folder.is_dir():
+        return base_hash if base_hash != UNKNOWN else None
+    digest = hashlib.sha256()
+    weights = {".safetensors", ".bin", ".gguf"}
+    for file in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix not in weights):
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.content_cache import ContentCache
 from orchestrator.encoding import (
     Example,
     Item,
@@ -32,7 +33,7 @@ from orchestrator.experiment import (
     fingerprint,
     possible_methods,
 )
-from orchestrator.sources import DataError, Row, read_split
+from orchestrator.sources import DataError, Row, read_split, source_sha256
 from orchestrator.splits import Splits, split_rows, text_digest
 from orchestrator.tasks import (
     ClassificationTask,
@@ -97,6 +98,8 @@ def prepare(
     tokenizer: Any,
     *,
     note: Callable[[str], None] | None = None,
+    cache: ContentCache | None = None,
+    tokenizer_sha256: str | None = None,
 ) -> PreparedData:
     """Read, split, limit and tokenise every task and probe of an experiment.
 
@@ -104,6 +107,8 @@ def prepare(
         loaded: The experiment and its tasks.
         tokenizer: The base model's tokenizer.
         note: Told what is being done.
+        cache: Where tasks are kept that were prepared before from the same files in the same way.
+        tokenizer_sha256: What tells the tokenizer from others; None: nothing is kept.
 
     Returns:
         The data for the workers.
@@ -111,21 +116,93 @@ def prepare(
     tasks: dict[str, PreparedTask] = {}
     sources = {name for m in possible_methods(loaded.experiment) for name in m.sources}
     for name, spec in loaded.tasks.items():
+        manner: dict[str, Any] = {
+            "max_length": loaded.experiment.training.max_length,
+            "learnt": name in loaded.experiment.tasks,
+            "source": name in sources,
+        }
+        key = _cache_key(spec, loaded.experiment.data, manner, tokenizer_sha256) if cache else None
+        kept = cache.read("task", key) if cache is not None and key is not None else None
+        if kept is not None:
+            if note is not None:
+                note(f"{name} was tokenised before")
+            tasks[name] = task_from_document(kept, spec)
+            continue
         if note is not None:
             note(f"tokenising {name}")
-        tasks[name] = prepare_task(
-            spec,
-            tokenizer,
-            loaded.experiment.data,
-            max_length=loaded.experiment.training.max_length,
-            learnt=name in loaded.experiment.tasks,
-            source=name in sources,
-        )
+        tasks[name] = prepare_task(spec, tokenizer, loaded.experiment.data, **manner)
+        if cache is not None and key is not None:
+            cache.write("task", key, task_as_document(tasks[name]))
     return PreparedData(
         tasks=tasks,
         hashes={name: _fingerprint_task(task) for name, task in tasks.items()},
         controls={name: task.facts for name, task in tasks.items()},
     )
+
+
+def _cache_key(
+    spec: TaskSpec, limits: DataLimits, manner: dict[str, Any], tokenizer_sha256: str | None
+) -> dict[str, Any] | None:
+    """Everything that a prepared task follows from; None where that cannot be known."""
+    rows = source_sha256(spec.data)
+    if rows is None or tokenizer_sha256 is None:
+        return None
+    places = {"hub", "config", "revision", "files", "local_name"}
+    return {
+        "task": spec.model_dump(mode="json", exclude={"data": places}),
+        "rows": rows,
+        "tokenizer": tokenizer_sha256,
+        "limits": limits.model_dump(mode="json", exclude={"rung_examples", "batch_tokens"}),
+        **manner,
+    }
+
+
+_ITEMS: dict[str, type[Item]] = {"question": Question, "window": Window, "writing": Writing}
+
+
+def task_as_document(task: PreparedTask) -> dict[str, Any]:
+    """A prepared task as JSON, its spec left out."""
+    names = {kind: name for name, kind in _ITEMS.items()}
+    return {
+        "name": task.name,
+        "train": [list(vars(example).values()) for example in task.train],
+        **{
+            split: [[names[type(item)], *vars(item).values()] for item in getattr(task, split)]
+            for split in ("validation", "test")
+        },
+        "labels": task.labels,
+        "facts": task.facts,
+    }
+
+
+def task_from_document(document: Mapping[str, Any], spec: TaskSpec) -> PreparedTask:
+    """The task of `task_as_document`.
+
+    Args:
+        document: The document.
+        spec: The task's spec.
+
+    Returns:
+        An equal task.
+    """
+    return PreparedTask(
+        name=document["name"],
+        spec=spec,
+        train=tuple(Example(*map(_tuples, values)) for values in document["train"]),
+        validation=_items(document["validation"]),
+        test=_items(document["test"]),
+        labels=tuple(document["labels"]),
+        facts=document["facts"],
+    )
+
+
+def _items(values: Sequence[Sequence[Any]]) -> tuple[Item, ...]:
+    return tuple(_ITEMS[kind](*map(_tuples, fields)) for kind, *fields in values)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples, at every depth."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def prepare_task(

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -113,8 +113,11 @@ class Driver:
         journal: Journal,
         observer: Observer,
         data: PreparedData,
+        base_measured: Callable[[StageReport], None] | None = None,
     ) -> None:
         from orchestrator.search import PastTrial, Proposer
+
+        self._base_measured = base_measured
 
         self.loaded = loaded
         self.experiment = loaded.experiment
@@ -172,6 +175,23 @@ class Driver:
             if trial.last_report(len(self.experiment.tasks)) is not None and kept:
                 self._waiting.remove(name)
                 self.finish(name)
+
+    def adopt_base(self, report: StageReport) -> None:
+        """Take row 0 from an earlier measurement of the same base on the same data.
+
+        Args:
+            report: What that base trial reported.
+        """
+        base = self.trials.get(BASE_TRIAL)
+        if base is not None and (base.state != "RUNNING" or base.reports):
+            return
+        if base is None:
+            self._propose(BASE_TRIAL, {}, "an earlier sweep")
+        else:
+            self._waiting.remove(BASE_TRIAL)
+        self.record("trial_started", trial=BASE_TRIAL, attempt=self.trials[BASE_TRIAL].attempts + 1)
+        self._stage(self.trials[BASE_TRIAL], report.as_document(), None)
+        self.finish(BASE_TRIAL)
 
     # -- proposing --------------------------------------------------------------------------------
 
@@ -418,6 +438,8 @@ class Driver:
         if name == BASE_TRIAL:
             trial.measures = self._measures(trial, trial, final)
             self._end(trial, "COMPLETE", "")
+            if self._base_measured is not None:
+                self._base_measured(final)
             for other in list(self.trials.values()):
                 whole = other.last_report(len(self.experiment.tasks)) is not None
                 if other.state == "RUNNING" and whole and other.name not in self._waiting:

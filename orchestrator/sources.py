@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -75,6 +76,31 @@ def read_split(data: DataSource, split: str) -> list[Row] | None:
         canonical_row(row, data.columns, data.constants, where=f"{where}: row {number}")
         for number, row in enumerate(rows, start=offset + 1)
     ]
+
+
+def source_sha256(data: DataSource) -> str | None:
+    """A hash of every file of a source of files.
+
+    Args:
+        data: The source.
+
+    Returns:
+        A hexadecimal sha256; None for a set of the hub, whose rows are known only once they have
+        been read, and for a source that is not there.
+    """
+    if data.files is None:
+        return None
+    path = Path(data.files)
+    files = _data_files(path) if path.is_dir() else [path] if path.is_file() else []
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def split_names(data: DataSource) -> list[str]:

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ from orchestrator.cluster import (
     sigterm_as_interrupt,
     wait_until_clean,
 )
+from orchestrator.content_cache import ContentCache
+from orchestrator.continual_loop import StageReport
 from orchestrator.driver import (
     Capacity,
     Driver,
@@ -41,7 +43,14 @@ from orchestrator.driver import (
     SweepInterruptedError,
 )
 from orchestrator.experiment import Experiment, LoadedExperiment
-from orchestrator.journal import JOURNAL_NAME, Journal, JournalError, Line, read_journal
+from orchestrator.journal import (
+    JOURNAL_NAME,
+    Journal,
+    JournalError,
+    Line,
+    read_journal,
+    without_nan,
+)
 from orchestrator.preflight import PreflightError, carried, check
 from orchestrator.provenance import (
     ChangedSweepError,
@@ -192,7 +201,7 @@ def _run(
     options: SweepOptions,
     projection: _Projection,
 ) -> None:
-    from orchestrator.base_model import base_sha256, load_tokenizer
+    from orchestrator.base_model import UNKNOWN, base_sha256, load_tokenizer, tokenizer_sha256
     from orchestrator.model_registry import redacted, redacted_document
 
     experiment = loaded.experiment
@@ -204,7 +213,14 @@ def _run(
         observer.note(f"carried between tasks: {line}")
     observer.note("reading the base model's weights and tokenizer")
     base_hash = base_sha256(experiment.model)
-    data = prepare(loaded, load_tokenizer(experiment.model), note=observer.note)
+    cache = ContentCache(journal.folder.parent / "cache")
+    data = prepare(
+        loaded,
+        load_tokenizer(experiment.model),
+        note=observer.note,
+        cache=cache,
+        tokenizer_sha256=tokenizer_sha256(experiment.model, base_hash),
+    )
     provenance = {
         "base": {**experiment.model.model_dump(), "sha256": base_hash},
         "data": data.hashes,
@@ -229,7 +245,17 @@ def _run(
         observer.line(
             journal.append("sweep_continued", trials=_wanted(experiment), code=provenance["code"])
         )
-    driver = Driver(loaded, journal, observer, data)
+    row_0 = _row_0_key(experiment, provenance)
+
+    def keep_row_0(report: StageReport) -> None:
+        if base_hash != UNKNOWN:
+            cache.write("base", row_0, without_nan(report.as_document()))
+
+    driver = Driver(loaded, journal, observer, data, keep_row_0)
+    measured = cache.read("base", row_0)
+    if measured is not None and BASE_TRIAL not in driver.trials:
+        observer.note("the untouched base was measured on this data before")
+        driver.adopt_base(StageReport.from_document(measured))
     if driver.unfinished:
         if experiment.resources.executor == "local":
             _run_trials_locally(driver, projection)
@@ -240,6 +266,21 @@ def _run(
     driver.conclude()
     observer.note("writing what remains to MLflow")
     projection.finish()
+
+
+def _row_0_key(experiment: Experiment, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that the untouched base's scores follow from."""
+    return {
+        "base": {"sha256": provenance["base"]["sha256"], "model": experiment.model.quantization},
+        "precision": experiment.training.precision,
+        "on_gpu": experiment.resources.gpus_per_worker > 0,
+        "executor": experiment.resources.executor,
+        "data": [[name, provenance["data"][name]] for name in experiment.tasks],
+        "probes": [[name, provenance["data"][name]] for name in experiment.probes],
+        "batch_tokens": experiment.data.batch_tokens,
+        "code": provenance["code"],
+        "packages": provenance["packages"],
+    }
 
 
 def _wanted(experiment: Experiment) -> int:

@@ -107,6 +107,32 @@ def test_the_whole_model_can_be_trained_recorded_and_used(experiment_file, recor
     assert answers[0] != answers[1]
 
 
+def test_what_does_not_depend_on_the_method_is_computed_once(experiment_file, recorder, tmp_path):
+    """Another sweep on the same base and data takes its tokens and row 0 from the first one's."""
+    first = run(experiment_file("first", resources=LOCAL), recorder, kind="run")
+    kept = {p.parent.name for p in (first.folder.parent / "cache").glob("*/*.json")}
+    assert kept == {"task", "base"}
+    begun = len(recorder.notes)
+    other = {"adapter": {"kind": "lora", "r": 2, "target_modules": ["q_proj"]}}
+    second = run(experiment_file("second", resources=LOCAL, method=other), recorder, kind="run")
+    notes = recorder.notes[begun:]
+    assert not [note for note in notes if note.startswith("tokenising")]
+    assert "the untouched base was measured on this data before" in notes
+    rows = [
+        [line["report"] for line in outcome.lines
+         if line["event"] == "stage_report" and line["trial"] == "base"]
+        for outcome in (first, second)
+    ]  # fmt: skip
+    assert rows[0] == rows[1]
+    ended = [trials(outcome.lines)["base"]["measures"] for outcome in (first, second)]
+    assert ended[0] == ended[1]
+    assert trials(second.lines)["t001"]["state"] == "COMPLETE"
+    data = {"probe_tokens": 100, "probe_context": 32, "rung_examples": 8}
+    third = run(experiment_file("third", resources=LOCAL, data=data), recorder, kind="run")
+    [proposed] = [x for x in third.lines if x.get("trial") == "base" and "by" in x]
+    assert proposed["by"] == "control"
+
+
 def test_a_quantised_base_is_trained_on_and_loaded_again_quantised(
     experiment_file, recorder, tiny_base
 ):
