@@ -1,0 +1,522 @@
+"""Many adapters trained at once on one frozen base, each row of a batch through its own.
+
+    pack = PackedModel(base, ["q_proj", "v_proj"], capacity=8)
+    pack.join(0, "curlora", {"r": 16}, seed=0)
+    pack.join(1, "lora", {"r": 4, "alpha": 8.0}, seed=1)
+    with pack.rows([0, 0, 1, 1]):
+        hidden = base.model(tokens).last_hidden_state
+        ...                                   # a loss for every slot
+    sum(losses).backward()
+    pack.step({0: 1.0e-2, 1: 1.0e-3})
+
+A *slot* is a place for one trial's adapter; its number stays until it leaves. Slots may differ in
+method (`curlora`, `lora`, `rslora`, `dora`), rank, scale, selection, seed, learning rate, weight
+decay and clipping, and come and go between steps. What a slot computes is what
+`curlora.attach` and `torch.optim.AdamW` would compute for it alone, up to rounding: an adapter
+starts from the same numbers, and neither values nor failures of one slot reach another.
+
+The loss of a batch must be a *sum* over slots of losses that each read only the slot's own rows.
+
+Trained numbers are in float32, or the base's dtype if that is wider; products are in the base's
+dtype. (PEFT runs a LoRA on a 16-bit base in float32 instead; the two differ by rounding.)
+
+What is not built is refused: dropout, other kinds, quantised or hooked layers, autocast, another
+set of layers than the pack's.
+"""
+
+import copy
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from curlora.adapters import adapter_config, adapter_kind
+from curlora.attach import attach, targeted_layers
+from curlora.curlora import CurloraLayer
+from curlora.packed_forward import (
+    Blocks,
+    CurSegment,
+    LowRankSegment,
+    PackedLayer,
+    Segment,
+    Tick,
+    blocks_of,
+    ticking,
+)
+from curlora.packed_parameters import GRADIENTS, VALUES, SeatedParameters, Shapes, pick_seats
+from curlora.peft_bridge import LoraLayer
+from curlora.targets import default_targets
+
+BARE = -1
+"""The slot of a row that goes through the bare base."""
+
+_FAMILY_OF = {"curlora": "core", "lora": "low_rank", "rslora": "low_rank", "dora": "dora"}
+PACKED_KINDS = tuple(_FAMILY_OF)
+"""The kinds of `curlora.ADAPTERS` that a pack can hold."""
+
+_TICKS_KEPT = 16
+
+
+@dataclass(frozen=True)
+class _Member:
+    """Who is in a slot."""
+
+    kind: str
+    settings: dict[str, Any]
+    seed: int
+    rank: int
+    names: dict[str, tuple[str, str]]
+    """From the solo model's parameter names to layer and part."""
+    selection: bytes | None
+
+    @property
+    def family(self) -> str:
+        return _FAMILY_OF[self.kind]
+
+
+class PackedModel:
+    """One base, and the adapters of up to `capacity` slots on it."""
+
+    def __init__(
+        self,
+        base: nn.Module,
+        target_modules: list[str] | str | None,
+        *,
+        capacity: int,
+        share_selections: bool = True,
+    ) -> None:
+        """Freeze a base and hook its layers; until `unhook` they also know the way of a pack.
+
+        Args:
+            base: A model of transformers with its weights loaded, without an adapter. Its tensors
+                are shared, never copied, and must not be replaced while it is packed.
+            target_modules: The layers of all adapters: name endings, a regular expression,
+                "all-linear", or None for the family's default.
+            capacity: How many slots there are, at least 1.
+            share_selections: Multiply rows of slots with the same columns and rows together.
+
+        Raises:
+            ValueError: `capacity` is not positive, no layer is targeted, or the base already has
+                adapters.
+            TypeError: A targeted layer is not a plain linear layer.
+        """
+        if capacity < 1:
+            raise ValueError(f"`capacity` must be at least 1, got {capacity}.")
+        if isinstance(base, PeftModel) or any(isinstance(m, LoraLayer) for m in base.modules()):
+            raise ValueError("The base already has an adapter. Load it again and pack that.")
+        if target_modules is None:
+            target_modules = default_targets(str(getattr(base.config, "model_type", None)))
+        self.base, self.capacity = base, capacity
+        self._targets = target_modules
+        self._share = share_selections
+        base.requires_grad_(False)
+        config = adapter_config("lora", {"target_modules": target_modules})
+        targeted = targeted_layers(base, config)
+        for name, module in targeted.items():
+            _check_layer(name, module)
+        # A copy of the modules around the same tensors, on which solo adapters are built.
+        self._skeleton = _copy_around_tensors(base)
+        self.layers = {name: PackedLayer(name, module) for name, module in targeted.items()}
+        weight = next(iter(self.layers.values())).weight()
+        self._device = weight.device
+        self._dtype = torch.promote_types(weight.dtype, torch.float32)
+        self._members: dict[int, _Member] = {}
+        self._selections: list[bytes] = []
+        self._families = {
+            family: SeatedParameters(
+                functools.partial(_shapes, family, self.layers),
+                capacity=capacity,
+                dtype=self._dtype,
+                device=self._device,
+            )
+            for family in dict.fromkeys(_FAMILY_OF.values())
+        }
+        self._ticks: dict[tuple[int, ...], list[Segment]] = {}
+
+    # ------------------------------------------------------------------------------ who is in
+
+    @property
+    def slots(self) -> list[int]:
+        """The slots that are taken, in order."""
+        return sorted(self._members)
+
+    def join(self, slot: int, kind: str, settings: Mapping[str, Any], *, seed: int) -> None:
+        """Put a new adapter into a free slot, as `curlora.attach` would start it.
+
+        Args:
+            slot: From 0 to `capacity` - 1.
+            kind: One of `PACKED_KINDS`.
+            settings: Some of the kind's settings; `target_modules` is the pack's.
+            seed: For what starts at random.
+
+        Raises:
+            ValueError: The slot is taken or does not exist, the kind or a setting cannot be packed,
+                or a setting is wrong. The pack is as before.
+        """
+        if not 0 <= slot < self.capacity:
+            raise ValueError(
+                f"`slot` must be from 0 to {self.capacity - 1}, got {slot}. Make the pack with a "
+                "larger `capacity`."
+            )
+        if slot in self._members:
+            raise ValueError(f"Slot {slot} is taken. Call `leave({slot})` first.")
+        solo, complete = self._solo(kind, settings, seed)
+        names, tensors = _trained_tensors(solo)
+        tuned = _tuned_layers(solo)
+        rank, scale = _rank_and_scale(next(iter(tuned.values())))
+        selection = None
+        if kind == "curlora":
+            selection = b"".join(
+                indices.cpu().numpy().tobytes()
+                for layer in tuned.values()
+                for indices in (_factors(layer).rows, _factors(layer).columns)
+            )
+            if selection not in self._selections:
+                for name, layer in tuned.items():
+                    f = _factors(layer)
+                    self.layers[name].selections.append(f.C, f.R, f.rows, f.columns)
+                self._selections.append(selection)
+        member = _Member(kind, complete, seed, rank, names, selection)
+        self._families[member.family].sit(slot, rank=rank, scale=scale)
+        self._members[slot] = member
+        self._ticks.clear()
+        self.load_state(slot, tensors)
+
+    def leave(self, slot: int) -> None:
+        """Empty a slot.
+
+        Args:
+            slot: A taken slot.
+
+        Raises:
+            ValueError: It is not taken.
+        """
+        member = self._member(slot)
+        self._families[member.family].leave(slot)
+        del self._members[slot]
+        self._ticks.clear()
+        used = {other.selection for other in self._members.values()}
+        positions = [i for i, selection in enumerate(self._selections) if selection in used]
+        if len(positions) < len(self._selections):
+            self._selections = [self._selections[position] for position in positions]
+            for layer in self.layers.values():
+                layer.selections.keep(positions)
+
+    def unhook(self) -> None:
+        """Give every layer its own `forward` back; the pack cannot be used afterwards."""
+        for layer in self.layers.values():
+            layer.unhook()
+
+    # --------------------------------------------------------------------------- their numbers
+
+    def state(self, slot: int) -> dict[str, Tensor]:
+        """Give a slot's trained numbers.
+
+        Args:
+            slot: A taken slot.
+
+        Returns:
+            Copies, under the names that `curlora.trainable_parameters` gives for the solo model.
+        """
+        return {name: tensor.clone() for name, tensor in self._tensors(slot, VALUES).items()}
+
+    def gradients(self, slot: int) -> dict[str, Tensor]:
+        """Give a slot's gradients, summed since its last step, under the names of `state`."""
+        return {name: tensor.clone() for name, tensor in self._tensors(slot, GRADIENTS).items()}
+
+    def load_state(self, slot: int, state: Mapping[str, Tensor]) -> None:
+        """Set a slot's trained numbers; the state of its optimiser stays.
+
+        Args:
+            slot: A taken slot.
+            state: As `state` gave it, from this pack or from the solo model.
+
+        Raises:
+            ValueError: Names or shapes are not those of the slot's adapter.
+        """
+        own = self._tensors(slot, VALUES)
+        if own.keys() != state.keys():
+            odd = sorted(own.keys() ^ state.keys())
+            raise ValueError(
+                f"The state does not fit slot {slot}: {odd[:3]} are on one side only. Join the "
+                "slot with the kind and settings that the state was made with."
+            )
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape:
+                raise ValueError(
+                    f"The state does not fit slot {slot}: {name!r} must have the shape "
+                    f"{tuple(tensor.shape)}, got {tuple(state[name].shape)}. Join the slot with "
+                    "the settings that the state was made with."
+                )
+        self._families[self._member(slot).family].version += 1
+        for name, tensor in own.items():
+            tensor.copy_(state[name].detach())
+
+    def solo(self, slot: int) -> nn.Module:
+        """Give a slot's adapter as a model of its own, to evaluate or to save.
+
+        Args:
+            slot: A taken slot.
+
+        Returns:
+            What `curlora.attach` gives, on the same base tensors, with a copy of the slot's
+            numbers.
+        """
+        member = self._member(slot)
+        model, _ = self._solo(member.kind, member.settings, member.seed)
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in self._tensors(slot, VALUES).items():
+                parameters[name].copy_(tensor)
+        return model
+
+    def _solo(
+        self, kind: str, settings: Mapping[str, Any], seed: int
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        if kind not in _FAMILY_OF:
+            raise ValueError(
+                f"Adapter {kind!r} cannot be packed. Train it alone, or use one of: "
+                f"{', '.join(PACKED_KINDS)}."
+            )
+        if settings.get("target_modules") is None:
+            settings = {**settings, "target_modules": self._targets}
+        complete = adapter_kind(kind).complete(settings)
+        if complete.get("dropout", 0.0) != 0.0:
+            raise ValueError(
+                f"`dropout` must be 0 in a pack, got {complete['dropout']!r}: random masks would "
+                "depend on who else is in it. Train this adapter alone."
+            )
+        devices = [self._device] if self._device.type != "cpu" else []
+        with torch.random.fork_rng(devices):
+            model = attach(_copy_around_tensors(self._skeleton), kind, complete, seed=seed)
+        adapted = _tuned_layers(model).keys()
+        if adapted != self.layers.keys():
+            odd = sorted(adapted ^ self.layers.keys())
+            raise ValueError(
+                f"`target_modules` must name the layers of the pack, {self._targets!r}, got "
+                f"{complete['target_modules']!r}: they differ in {odd[:3]}. Pack trials with the "
+                "same layers."
+            )
+        return model, complete
+
+    def _member(self, slot: int) -> _Member:
+        if slot not in self._members:
+            raise ValueError(f"Slot {slot} is empty. Taken are: {self.slots}.")
+        return self._members[slot]
+
+    def _tensors(self, slot: int, matrix: str) -> dict[str, Tensor]:
+        """Give views of a slot's tensors, without padding, as the solo model lays them out."""
+        member = self._member(slot)
+        family = self._families[member.family]
+        seat, r = family.slots.index(slot), member.rank
+        tensors: dict[str, Tensor] = {}
+        for name, (layer, part) in member.names.items():
+            tensor = family.stack(layer, part, matrix)[seat]
+            if part == "U":
+                tensors[name] = tensor[:r, :r]
+            elif part == "M":
+                tensors[name] = tensor[0]
+            else:
+                tensors[name] = tensor[:r].t() if part == "B" else tensor[:r]
+        return tensors
+
+    # -------------------------------------------------------------------------------- training
+
+    @contextmanager
+    def rows(self, slot_of_row: Sequence[int] | Tensor) -> Iterator[None]:
+        """Send each row of the next batches through the adapter of its slot.
+
+        Backward passes add to the slots' gradients; they may come later, but before the next
+        change of the pack. Fastest if the rows of a slot are neighbours, as many for each slot,
+        and slots of one kind follow each other.
+
+        Args:
+            slot_of_row: A taken slot, or `BARE`, for every row of the batch (B,).
+
+        Yields:
+            Nothing; outside, the base is bare.
+
+        Raises:
+            ValueError: A slot is empty, or there are no rows.
+        """
+        numbers = slot_of_row.tolist() if isinstance(slot_of_row, Tensor) else list(slot_of_row)
+        key = tuple(int(number) for number in numbers)
+        if not key:
+            raise ValueError("`slot_of_row` is empty: name a slot, or -1, for every row.")
+        if key not in self._ticks:
+            if len(self._ticks) == _TICKS_KEPT:
+                del self._ticks[next(iter(self._ticks))]
+            self._ticks[key] = self._segments(key)
+        layers = list(self.layers.values())
+        with ticking(layers, Tick(len(key), self._ticks[key], _anchor(self._device))):
+            yield
+
+    def step(
+        self,
+        rates: Mapping[int, float],
+        *,
+        weight_decay: float | Mapping[int, float] = 0.0,
+        max_norm: float | Mapping[int, float] = float("inf"),
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> dict[int, float]:
+        """Take one step of AdamW in some slots, each with its own moments, and clear gradients.
+
+        Args:
+            rates: The learning rate of every slot that takes a step.
+            weight_decay: Of all slots, or by slot.
+            max_norm: The norm a slot's gradient is clipped to, of all slots or by slot.
+            betas: Decay of the two moments.
+            eps: Added to the denominator.
+
+        Returns:
+            By slot, the norm of its gradient before clipping. One that is not finite has made the
+            slot's numbers unusable, and no other's.
+
+        Raises:
+            ValueError: A slot of `rates` is empty, or a value for it is missing.
+        """
+        for slot in rates:
+            self._member(slot)
+        decays = _by_slot("weight_decay", weight_decay, rates)
+        limits = _by_slot("max_norm", max_norm, rates)
+        norms: dict[int, float] = {}
+        for family in self._families.values():
+            norms |= family.step(
+                rates, weight_decays=decays, max_norms=limits, betas=betas, eps=eps
+            )
+        return {slot: norms[slot] for slot in rates}
+
+    def zero_gradients(self, slot: int) -> None:
+        """Forget a slot's gradients, as after a batch that shall not count."""
+        self._families[self._member(slot).family].zero_gradients(slot)
+
+    def _segments(self, slot_of_row: tuple[int, ...]) -> list[Segment]:
+        rows_of: dict[tuple[str, int | None], list[int]] = {}
+        selection_of: dict[int, int] = {}
+        for row, slot in enumerate(slot_of_row):
+            if slot == BARE:
+                continue
+            member = self._member(slot)
+            if member.selection is not None:
+                selection_of[slot] = self._selections.index(member.selection)
+            rows_of.setdefault((member.family, selection_of.get(slot)), []).append(row)
+        segments: list[Segment] = []
+        lone: list[int] = []
+        for (family, selection), rows in rows_of.items():
+            seated = self._families[family]
+            if selection is None:
+                blocks = self._blocks(family, rows, slot_of_row)
+                segments.append(LowRankSegment(seated, blocks, magnitude=family == "dora"))
+            elif self._share and len({slot_of_row[row] for row in rows}) > 1:
+                blocks = self._blocks(family, rows, slot_of_row)
+                segments.append(
+                    CurSegment(seated, blocks, shared=selection, selections=slice(0, 0))
+                )
+            else:
+                lone += rows
+        if lone:
+            lone.sort()
+            blocks = self._blocks("core", lone, slot_of_row)
+            size = len(lone) // blocks.count
+            chosen = [selection_of[slot_of_row[row]] for row in lone[::size]]
+            selections = pick_seats(chosen, self._device)
+            segments.append(
+                CurSegment(self._families["core"], blocks, shared=None, selections=selections)
+            )
+        return segments
+
+    def _blocks(self, family: str, rows: list[int], slot_of_row: tuple[int, ...]) -> Blocks:
+        seat_of = {slot: seat for seat, slot in enumerate(self._families[family].slots)}
+        return blocks_of(rows, [seat_of[slot_of_row[row]] for row in rows], self._device)
+
+
+def _anchor(device: torch.device) -> Tensor:
+    return torch.zeros((), device=device, requires_grad=True)
+
+
+def _by_slot(
+    name: str, value: float | Mapping[int, float], slots: Mapping[int, float]
+) -> Mapping[int, float]:
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(slots, float(value))
+    missing = [slot for slot in slots if slot not in value]
+    if missing:
+        raise ValueError(f"`{name}` has no value for the slots {missing}, which take a step.")
+    return value
+
+
+def _shapes(family: str, layers: Mapping[str, PackedLayer], rank: int) -> Shapes:
+    shapes: dict[tuple[str, str], tuple[int, int]] = {}
+    for name, layer in layers.items():
+        if family == "core":
+            shapes[name, "U"] = (rank, rank)
+            continue
+        shapes[name, "A"] = (rank, layer.d_in)
+        shapes[name, "B"] = (rank, layer.d_out)
+        if family == "dora":
+            shapes[name, "M"] = (1, layer.d_out)
+    return shapes
+
+
+def _check_layer(name: str, module: nn.Module) -> None:
+    if type(module) not in {nn.Linear, Conv1D}:
+        raise TypeError(
+            f"A pack adapts plain linear layers and Conv1D, but `{name}` is a "
+            f"{type(module).__name__}. Drop it from `target_modules`, or train its adapters alone."
+        )
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        raise TypeError(
+            f"`{name}` has hooks or is in another pack, so its output is not x W' + bias. Remove "
+            "them before packing."
+        )
+
+
+def _copy_around_tensors(model: nn.Module) -> nn.Module:
+    """Copy modules and settings, but share every parameter and buffer."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def _tuned_layers(model: nn.Module) -> dict[str, CurloraLayer | LoraLayer]:
+    """Give the adapted layers of a solo model by their name in the base."""
+    base = cast(PeftModel, model).base_model.model
+    return {
+        name: module
+        for name, module in cast(nn.Module, base).named_modules()
+        if isinstance(module, CurloraLayer | LoraLayer)
+    }
+
+
+def _rank_and_scale(layer: CurloraLayer | LoraLayer) -> tuple[int, float]:
+    if isinstance(layer, CurloraLayer):
+        return len(_factors(layer).rows), layer.cur_settings["default"].alpha
+    return layer.r["default"], layer.scaling["default"]
+
+
+def _factors(layer: Any) -> Any:
+    return layer.factors("default")
+
+
+def _trained_tensors(model: nn.Module) -> tuple[dict[str, tuple[str, str]], dict[str, Tensor]]:
+    """Give where each trained parameter of a solo model belongs, and its numbers."""
+    places: dict[int, tuple[str, str]] = {}
+    for name, layer in _tuned_layers(model).items():
+        if isinstance(layer, CurloraLayer):
+            parts: dict[str, Any] = {"U": layer.cur_U["default"]}
+        else:
+            tuned: Any = layer
+            parts = {"A": tuned.lora_A["default"].weight, "B": tuned.lora_B["default"].weight}
+            if "default" in tuned.lora_magnitude_vector:
+                parts["M"] = tuned.lora_magnitude_vector["default"].weight
+        places |= {id(tensor): (name, part) for part, tensor in parts.items()}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return {name: places[id(p)] for name, p in trained.items()}, {
+        name: p.detach() for name, p in trained.items()
+    }

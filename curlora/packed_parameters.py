@@ -1,0 +1,262 @@
+"""The trained numbers of many adapters in one matrix, a row for each, and AdamW over the rows.
+
+A *family* is the adapters whose trained tensors have the same shapes up to the rank. Each of its
+adapters has a *seat*: a row of four matrices (capacity, P) with the values, the gradients and
+AdamW's two moments. A layer's tensors of all seats are a view of them, (capacity, rows, columns),
+which batched products read and gradients are added to. Tensors are padded with zeros to the
+largest rank that has sat; their gradients and moments stay zero there, so norms are exact.
+
+Seats are taken without gaps: when one is left, the last one moves into it.
+
+References:
+    Loshchilov and Hutter (2019), Algorithm 2. https://arxiv.org/abs/1711.05101
+    Kingma and Ba (2015), Algorithm 1. https://arxiv.org/abs/1412.6980
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+VALUES, GRADIENTS = "values", "gradients"
+_FIRST, _SECOND = "first_moments", "second_moments"
+_MATRICES = (VALUES, GRADIENTS, _FIRST, _SECOND)
+
+# A step works through the matrices in pieces that stay in a core's cache.
+_NUMBERS_AT_ONCE = 1 << 16
+
+Shapes = Mapping[tuple[str, str], tuple[int, int]]
+Seats = slice | Tensor
+
+
+class SeatedParameters:
+    """The adapters of one family: values, gradients and moments, a row for each."""
+
+    def __init__(
+        self,
+        shapes: Callable[[int], Shapes],
+        *,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Make room, once the first adapter sits down.
+
+        Args:
+            shapes: From a rank to the shape (rows, columns) of every tensor, by layer and part.
+            capacity: The number of seats.
+            dtype: Of all numbers.
+            device: Where they are.
+        """
+        self._shapes_of = shapes
+        self._capacity = capacity
+        self._dtype, self._device = dtype, device
+        self.rank = 0
+        self.slots: list[int] = []
+        """The slot in each seat."""
+        self.steps: list[int] = []
+        """Steps taken in each seat since it was taken."""
+        self.version = 0
+        """Rises whenever a value or a seat changes."""
+        self.scales = torch.zeros(capacity, dtype=dtype, device=device)
+        """What each seat's update is multiplied by."""
+        self._shapes: dict[tuple[str, str], tuple[int, int]] = {}
+        self._matrices: dict[str, Tensor] = {}
+        self._views: dict[str, dict[tuple[str, str], Tensor]] = {}
+
+    def sit(self, slot: int, *, rank: int, scale: float) -> None:
+        """Give a slot the next seat, with all its numbers zero.
+
+        Args:
+            slot: Which slot; it has no seat.
+            rank: Its adapter's rank. If it is the largest so far, every tensor is padded to it.
+            scale: What its update is multiplied by.
+        """
+        self.version += 1
+        if rank > self.rank:
+            self._pad_to(rank)
+        seat = len(self.slots)
+        for matrix in self._matrices.values():
+            matrix[seat].zero_()
+        self.scales[seat] = scale
+        self.slots.append(slot)
+        self.steps.append(0)
+
+    def leave(self, slot: int) -> None:
+        """Take a slot's seat away; the last seat moves into it.
+
+        Args:
+            slot: Which slot; it has a seat.
+        """
+        self.version += 1
+        seat, last = self.slots.index(slot), len(self.slots) - 1
+        if seat != last:
+            for matrix in self._matrices.values():
+                matrix[seat].copy_(matrix[last])
+            self.scales[seat] = self.scales[last]
+            self.slots[seat], self.steps[seat] = self.slots[last], self.steps[last]
+        self.slots.pop()
+        self.steps.pop()
+
+    def stack(self, layer: str, part: str, matrix: str = VALUES) -> Tensor:
+        """Give one tensor of all seats.
+
+        Args:
+            layer: The layer's name.
+            part: The tensor's name.
+            matrix: `VALUES` or `GRADIENTS`.
+
+        Returns:
+            (capacity, rows, columns), a view of the matrix.
+        """
+        return self._views[matrix][layer, part]
+
+    def zero_gradients(self, slot: int) -> None:
+        """Forget a slot's gradients."""
+        self._matrices[GRADIENTS][self.slots.index(slot)].zero_()
+
+    def _pad_to(self, rank: int) -> None:
+        former, self.rank = self._views, rank
+        self._shapes = dict(self._shapes_of(rank))
+        width = sum(math.prod(shape) for shape in self._shapes.values())
+        self._matrices = {
+            name: torch.zeros(self._capacity, width, dtype=self._dtype, device=self._device)
+            for name in _MATRICES
+        }
+        self._views = {name: self._cut(matrix) for name, matrix in self._matrices.items()}
+        for name, views in former.items():
+            for key, old in views.items():
+                self._views[name][key][:, : old.shape[1], : old.shape[2]] = old
+
+    def _cut(self, matrix: Tensor) -> dict[tuple[str, str], Tensor]:
+        pieces = matrix.split([math.prod(shape) for shape in self._shapes.values()], dim=1)
+        return {
+            key: piece.view(self._capacity, *shape)
+            for (key, shape), piece in zip(self._shapes.items(), pieces, strict=True)
+        }
+
+    # ------------------------------------------------------------------------------- AdamW
+
+    def step(
+        self,
+        rates: Mapping[int, float],
+        *,
+        weight_decays: Mapping[int, float],
+        max_norms: Mapping[int, float],
+        betas: tuple[float, float],
+        eps: float,
+    ) -> dict[int, float]:
+        """Take one step of AdamW in some seats, and forget their gradients.
+
+        The same numbers as `torch.optim.AdamW` after `torch.nn.utils.clip_grad_norm_`, on each
+        slot alone, up to rounding.
+
+        Args:
+            rates: The learning rate by slot; other slots are left as they are.
+            weight_decays: By slot.
+            max_norms: What a slot's gradient is clipped to; infinite for no clipping.
+            betas: Decay of the two moments.
+            eps: Added to the denominator.
+
+        Returns:
+            The norm of each slot's gradient before clipping.
+        """
+        seats = [seat for seat, slot in enumerate(self.slots) if slot in rates]
+        if not seats:
+            return {}
+        self.version += 1
+        slots = [self.slots[seat] for seat in seats]
+        for seat in seats:
+            self.steps[seat] += 1
+        chosen = pick_seats(seats, self._device)
+        norms = torch.linalg.vector_norm(pick(self._matrices[GRADIENTS], chosen), dim=1)
+        limits = self._column([max_norms[slot] for slot in slots])
+        # The same small number as in `clip_grad_norm_`.
+        clips = (limits / (norms[:, None] + 1e-6)).clamp(max=1.0)
+        lr = [rates[slot] for slot in slots]
+        keep = self._column(
+            [1.0 - rate * weight_decays[slot] for rate, slot in zip(lr, slots, strict=True)]
+        )
+        taken = [self.steps[seat] for seat in seats]
+        sizes = self._column(
+            [rate / (1.0 - betas[0] ** step) for rate, step in zip(lr, taken, strict=True)]
+        )
+        corrections = self._column([math.sqrt(1.0 - betas[1] ** step) for step in taken])
+        width = self._matrices[VALUES].shape[1]
+        at_once = max(1, _NUMBERS_AT_ONCE // len(seats))
+        for start in range(0, width, at_once):
+            piece = slice(start, start + at_once)
+            values, gradients, first, second = (
+                pick(self._matrices[name][:, piece], chosen) for name in _MATRICES
+            )
+            gradient = gradients * clips
+            first.lerp_(gradient, 1.0 - betas[0])
+            second.mul_(betas[1]).addcmul_(gradient, gradient, value=1.0 - betas[1])
+            denominator = second.sqrt().div_(corrections).add_(eps)
+            values.mul_(keep).sub_((first / denominator).mul_(sizes))
+            gradients.zero_()
+            if isinstance(chosen, Tensor):
+                for name, changed in zip(
+                    _MATRICES, (values, gradients, first, second), strict=True
+                ):
+                    self._matrices[name][:, piece].index_copy_(0, chosen, changed)
+        return dict(zip(slots, norms.tolist(), strict=True))
+
+    def _column(self, numbers: Sequence[float]) -> Tensor:
+        return torch.tensor(numbers, dtype=self._dtype, device=self._device)[:, None]
+
+
+def pick_seats(numbers: Sequence[int], device: torch.device) -> Seats:
+    """Give rising neighbours as a slice, which makes views, and other numbers as a tensor.
+
+    Args:
+        numbers: Indices; not empty.
+        device: Where a tensor is put.
+
+    Returns:
+        What `pick` takes.
+    """
+    first = numbers[0]
+    if list(numbers) == list(range(first, first + len(numbers))):
+        return slice(first, first + len(numbers))
+    return torch.tensor(numbers, device=device)
+
+
+def pick(stack: Tensor, chosen: Seats) -> Tensor:
+    """Give some of a stack, as a view where they are neighbours.
+
+    Args:
+        stack: (n, ...).
+        chosen: What `pick_seats` gave, of m numbers.
+
+    Returns:
+        (m, ...).
+    """
+    return stack[chosen] if isinstance(chosen, slice) else stack.index_select(0, chosen)
+
+
+def put_back(stack: Tensor, chosen: Seats, changed: Tensor) -> None:
+    """Write back what `pick` gave and was changed in place; nothing to do where it was a view.
+
+    Args:
+        stack: (n, ...).
+        chosen: What `pick_seats` gave, of m different numbers.
+        changed: (m, ...).
+    """
+    if isinstance(chosen, Tensor):
+        stack.index_copy_(0, chosen, changed)
+
+
+def add_to(stack: Tensor, chosen: Seats, terms: Tensor) -> None:
+    """Add to some of a stack, where numbers may repeat.
+
+    Args:
+        stack: (n, ...), changed in place.
+        chosen: What `pick_seats` gave, of m numbers.
+        terms: (m, ...); cast to the dtype of `stack`.
+    """
+    if isinstance(chosen, slice):
+        stack[chosen].add_(terms)
+    else:
+        stack.index_add_(0, chosen, terms.to(stack.dtype))
