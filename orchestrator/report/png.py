@@ -116,7 +116,7 @@ def _trade_off(axes: Axes, figure: TradeOff, colours: Mapping[str, int]) -> None
     axes.axvline(0, color=_QUIET, linewidth=0.6)
     axes.set_xlabel(f"{measure_words(figure.x)} (less is better)")
     axes.set_ylabel(measure_words(figure.y))
-    axes.legend(fontsize=8, framealpha=0.6)
+    axes.legend(loc="upper right", fontsize=8, framealpha=0.6)
 
 
 def _draw(axes: Axes, line: Series) -> None:
@@ -151,7 +151,7 @@ def _lines(axes: Axes, figure: Curves) -> None:
 
 def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, framealpha=0.6)
+        axes.legend(loc="upper right", fontsize=8, framealpha=0.6)
 
 
 def _single(figure: Curves) -> Figure:
