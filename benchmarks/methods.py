@@ -573,7 +573,7 @@ def blocks_of(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         lines = record["methods"]
         if base != SMALL:
             part = f"{facts_of(record)}\n\n{table(COLUMNS, [cells_of(line) for line in lines])}"
-            blocks[f"{HEAD} elsewhere"] += f"\n\n{part}"
+            blocks[f"{HEAD} elsewhere"] += f"\n\n### On {base}\n\n{part}"
             continue
         blocks[HEAD] = facts_of(record)
         for name in ("adapters", "retentions", "presets"):
