@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from curlora.attach import MARKER, save_adapter
+from curlora.attach import MARKER
 from curlora.curlora import CurloraLayer
 from curlora.export import ATTACHED
 
@@ -137,11 +137,7 @@ def save_combined(model: nn.Module, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(str(folder))
-    record = getattr(model, ATTACHED, None)
-    kind = record.kind if record is not None else "lora"
-    settings = {**(record.settings if record is not None else {}), "r": rank, "alpha": float(rank)}
-    marker = {"kind": kind, "stored": "lora", "settings": settings}
-    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+    _write_marker(model, folder, "lora", "lora", {"r": rank, "alpha": float(rank)})
     return folder
 
 
@@ -152,19 +148,36 @@ def _lora_layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
 
 
 def _save_summed_cores(model: PeftModel, names: Sequence[str], folder: Path) -> Path:
-    layers = [layer for layer in model.modules() if isinstance(layer, CurloraLayer)]
-    kept = [layer.cur_U[_OWN].detach().clone() for layer in layers]
-    configs = dict(model.peft_config)
-    try:
-        with torch.no_grad():
-            for layer in layers:
-                total = torch.stack([layer.cur_U[n].detach().float() for n in names]).sum(0)
-                layer.cur_U[_OWN].copy_(total)
-        # Only the one that now holds the sum is written.
-        model.peft_config = {_OWN: configs[_OWN]}
-        return save_adapter(model, folder)
-    finally:
-        model.peft_config = configs
-        with torch.no_grad():
-            for layer, core in zip(layers, kept, strict=True):
-                layer.cur_U[_OWN].copy_(core)
+    kept: dict[str, Tensor] = get_peft_model_state_dict(
+        model, adapter_name=_OWN, save_embedding_layers=False
+    )
+    tensors = {
+        key: tensor.detach().cpu().contiguous().clone()
+        for key, tensor in kept.items()
+        if not any(f".{name}" in key for name in names if name != _OWN)
+    }
+    for place, layer in model.named_modules():
+        if isinstance(layer, CurloraLayer) and _OWN in layer.cur_U:
+            total = torch.stack([layer.cur_U[n].detach().float() for n in names]).sum(0)
+            [key] = [k for k in tensors if k.startswith(f"{place}.cur_U")]
+            tensors[key] = total.to(tensors[key].dtype).cpu()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy.deepcopy(model.peft_config[_OWN])
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    _write_marker(model, folder, "curlora", "peft", {})
+    return folder
+
+
+def _write_marker(
+    model: nn.Module, folder: Path, kind: str, stored: str, changed: Mapping[str, Any]
+) -> None:
+    record = getattr(model, ATTACHED, None)
+    settings = {**(record.settings if record is not None else {}), **changed}
+    marker = {
+        "kind": record.kind if record is not None else kind,
+        "stored": stored,
+        "settings": settings,
+    }
+    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
