@@ -1,8 +1,8 @@
 """The exact ways to add alpha x (C U R)' to a layer's output, and which of them a layer can use.
 
 Shapes: `x` (..., d_in), `y` (..., d_out), `C` (d_out, r), `U` (r, r), `R` (r, d_in); N is the
-number of rows of `x`. None of the three forms builds `C U R`, and since `C` and `R` are frozen none
-keeps more for the backward pass than one (N, r) tensor.
+number of rows of `x`. None of the forms builds `C U R`, and since `C` and `R` are frozen none keeps
+more for the backward pass than one (N, r) tensor.
 
 ============ ====================================================== ================================
 form         what is computed                                       what it needs
@@ -12,6 +12,9 @@ output reuse the same, with x R' = y[rows] - bias[rows]             y of the ver
                                                                     nor R
 input side   base(x + z on the columns), z = alpha (x R') U', for   a base that is linear; no C
              C z = W[:, columns] z
+fused        base and update as one function: x R' read off the     a frozen weight at hand that
+             output where that is exact, G C off the gradient G W   nothing hooks into
+             of the input, both sums in place
 ============ ====================================================== ================================
 
 References:
@@ -25,10 +28,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-Form = Literal["explicit", "output_reuse", "input_side"]
+Form = Literal["explicit", "output_reuse", "input_side", "fused"]
 
 # In a reused output the bias cancels. Beyond this multiple of the typical size of x R' (for inputs
 # of unit variance) the rounding of the cancellation shows.
@@ -40,6 +43,7 @@ def choose_form(
     d_in: int,
     d_out: int,
     exact_base: bool,
+    fusable: bool,
     adapters: int,
     relative_bias: float,
     low_precision: bool,
@@ -51,6 +55,7 @@ def choose_form(
         d_out: Width of the output.
         exact_base: Whether the base layer gives exactly x W' + bias: no hooks, no quantised kernel,
             no other adapter below.
+        fusable: Whether its weight is frozen, at hand, and used by nothing but its own forward.
         adapters: How many adapters are active; with several the outputs already mix.
         relative_bias: Largest bias at the selected rows over the typical size of x R'; 0 without
             bias.
@@ -62,10 +67,24 @@ def choose_form(
     """
     if not exact_base or adapters != 1:
         return "explicit"
+    if fusable:
+        return "fused"
     if d_out <= d_in:
-        bias_is_safe = relative_bias == 0 if low_precision else relative_bias <= LARGEST_BIAS
-        return "output_reuse" if bias_is_safe else "explicit"
+        return "output_reuse" if bias_cancels(relative_bias, low_precision) else "explicit"
     return "explicit" if low_precision else "input_side"
+
+
+def bias_cancels(relative_bias: float, low_precision: bool) -> bool:
+    """Say whether y - bias loses no accuracy that shows.
+
+    Args:
+        relative_bias: Largest bias at the selected rows over the typical size of x R'.
+        low_precision: Whether the layer computes in 16 bits.
+
+    Returns:
+        Whether x R' may be read off the output.
+    """
+    return relative_bias == 0 if low_precision else relative_bias <= LARGEST_BIAS
 
 
 def explicit(y: Tensor, x: Tensor, C: Tensor, U: Tensor, R: Tensor, alpha: float) -> Tensor:
@@ -127,6 +146,41 @@ def input_side(
     z = _core(x @ R.t(), U, alpha)
     carrying: Tensor = _AddAtColumns.apply(x, columns, z.to(x.dtype))
     return base(carrying)
+
+
+def fused(
+    x: Tensor,
+    W: Tensor,
+    bias: Tensor | None,
+    C: Tensor,
+    U: Tensor,
+    R: Tensor,
+    columns: Tensor,
+    rows: Tensor | None,
+    bias_at_rows: Tensor | None,
+    alpha: float,
+) -> Tensor:
+    """Run the base and the adapter as one function.
+
+    Can be differentiated once, by `x` and `U` alone.
+
+    Args:
+        x: Input of the layer (..., d_in), in the dtype of `W`.
+        W: The base's frozen weight (d_out, d_in).
+        bias: The base's frozen bias (d_out,), or None.
+        C: Columns of the weight (d_out, r).
+        U: The trained core (r, r).
+        R: Rows of the weight (r, d_in).
+        columns: Indices of the selected columns (r,); repeated ones are allowed.
+        rows: Indices of the selected rows (r,), to read x R' off the output; None computes it.
+        bias_at_rows: The base's bias at `rows` (r,), or None without bias.
+        alpha: Scale of the update.
+
+    Returns:
+        x W' + bias + alpha ((x R') U') C', in the dtype of `W`.
+    """
+    out, _ = _Fused.apply(x, W, bias, C, U, R, columns, rows, bias_at_rows, alpha)
+    return out
 
 
 def _core(h: Tensor, U: Tensor, alpha: float) -> Tensor:
@@ -201,3 +255,64 @@ class _AddAtColumns(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         (columns,) = ctx.saved_tensors
         return gradients[0], None, gradients[0].index_select(-1, columns)
+
+
+class _Fused(torch.autograd.Function):
+    """Base and adapter with two in-place sums and no dense temporary.
+
+    Both ways the r numbers a row that the update needs stand in what the base computes anyway: x R'
+    in the output at the rows, G C in the gradient of the input, G W, at the columns. The second
+    output, h = x R', is only there to be kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        W: Tensor,
+        bias: Tensor | None,
+        C: Tensor,
+        U: Tensor,
+        R: Tensor,
+        columns: Tensor,  # noqa: ARG004
+        rows: Tensor | None,
+        bias_at_rows: Tensor | None,
+        alpha: float,
+    ) -> tuple[Tensor, Tensor]:
+        y = nn.functional.linear(x, W, bias)
+        flat = y.view(-1, y.shape[-1])
+        if rows is None:
+            h = x.reshape(-1, x.shape[-1]) @ R.t()
+        else:
+            h = flat.index_select(1, rows)
+            if bias_at_rows is not None:
+                h -= bias_at_rows
+        # In 16 bits the product is rounded to them in any case; the trained U stays in its own.
+        flat.addmm_(h @ U.to(h.dtype).t(), C.t(), alpha=alpha)
+        return y, h
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, W, _, C, U, R, columns, _, _, ctx.alpha = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(W, C, U, R, columns, output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        W, C, U, R, columns, h = ctx.saved_tensors
+        G = gradients[0].reshape(-1, W.shape[0])
+        grad_x = grad_U = None
+        if ctx.needs_input_grad[0]:
+            grad_x = G @ W
+            dz = grad_x.index_select(1, columns)
+        else:
+            dz = G @ C
+        if ctx.needs_input_grad[4]:
+            # A sum over all rows: in the dtype of U, which may have a wider range.
+            grad_U = (dz.to(U.dtype).t() @ h.to(U.dtype)) * ctx.alpha
+        if grad_x is not None:
+            grad_x.addmm_(dz @ U.to(dz.dtype), R, alpha=ctx.alpha)
+            grad_x = grad_x.view(*gradients[0].shape[:-1], W.shape[1])
+        return grad_x, None, None, None, grad_U, None, None, None, None, None

@@ -50,7 +50,7 @@ from curlora.peft_bridge import (
 )
 from curlora.targets import DEFAULT_TARGETS
 
-FormChoice = Literal["auto", "explicit", "output_reuse", "input_side"]
+FormChoice = Literal["auto", "explicit", "output_reuse", "input_side", "fused"]
 
 TARGETS_BY_FAMILY = {family: list(names) for family, names in DEFAULT_TARGETS.items()}
 _AUTHOR_EPS = 1e-3
@@ -415,6 +415,25 @@ class CurLayer(nn.Module, BaseTunerLayer):
             for hook in hooks
         )
 
+    def _base_is_at_hand(self) -> bool:
+        """Whether the base's weight may be used without calling the base."""
+        # Not where a call moves or gathers it (offloading, ZeRO-3), or where it is trained as well.
+        layer = self.base_layer
+        watched = (
+            layer._forward_hooks,
+            layer._forward_pre_hooks,
+            layer._backward_hooks,
+            layer._backward_pre_hooks,
+        )
+        tensors = (layer.weight, layer.bias)
+        return (
+            not any(watched)
+            and "forward" not in layer.__dict__
+            and not hasattr(layer.weight, "ds_id")
+            and not any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
+            and not isinstance(layer.weight, DTensor)
+        )
+
     # ------------------------------------------------------------------ loading
 
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -447,6 +466,9 @@ class CurLayer(nn.Module, BaseTunerLayer):
 
     def _refresh_if_stale(self, adapter_name: str) -> None:
         """Take in indices that came by another way than `load_state_dict`."""
+        # A trace would fix the answer, and cannot ask for a tensor's version anyway.
+        if torch.compiler.is_compiling():
+            return
         if self.factors(adapter_name).is_stale:
             self._just_loaded = ([adapter_name], False)
             self.adopt_loaded()
@@ -579,7 +601,7 @@ class CurloraLayer(CurLayer):
             ValueError: The rank does not fit the layer, a form other than `explicit` is demanded of
                 a layer that cannot give it, or the weight cannot be read.
         """
-        if config.form in {"output_reuse", "input_side"} and not self._base_is_exact():
+        if config.form not in {"auto", "explicit"} and not self._base_is_exact():
             raise ValueError(
                 f"`form` {config.form!r} needs a plain linear layer, but `{self.module_name}` is a "
                 f"{type(self.base_layer).__name__} or has hooks. Set `form: auto`."
@@ -650,8 +672,22 @@ class CurloraLayer(CurLayer):
         alpha = self.cur_settings[active[0]].alpha
         if form == "input_side":
             return cur_forward.input_side(self.base_layer, x, U, factors.R, factors.columns, alpha)
+        if form == "fused":
+            return self._fused(x, factors, U, alpha)
         y = self.base_layer(x)
         return cur_forward.output_reuse(y, factors.C, U, factors.rows, factors.bias_at_rows, alpha)
+
+    def _fused(self, x: Tensor, factors: CurFactors, U: Tensor, alpha: float) -> Tensor:
+        base = cast(nn.Linear, self.base_layer)
+        W, C, R = self._oriented(base.weight), factors.C, factors.R
+        # Reading x R' off the output saves a pass over x, but C then meets a wider output.
+        reads_output = W.shape[0] <= W.shape[1] and cur_forward.bias_cancels(
+            factors.relative_bias, W.dtype.itemsize < 4
+        )
+        rows, bias_at_rows = (factors.rows, factors.bias_at_rows) if reads_output else (None, None)
+        return cur_forward.fused(
+            x, W, base.bias, C, U, R, factors.columns, rows, bias_at_rows, alpha
+        )
 
     def _explicit(self, x: Tensor, active: list[str], *args: Any, **kwargs: Any) -> Tensor:
         y = self.base_layer(x, *args, **kwargs)
@@ -665,14 +701,17 @@ class CurloraLayer(CurLayer):
     def _form(self, active: list[str], x: Tensor) -> cur_forward.Form:
         asked = self.cur_settings[active[0]].form
         exact = self._base_is_exact()
-        if asked != "auto" and len(active) == 1 and (exact or asked == "explicit"):
-            return asked
         factors = self.factors(active[0])
         autocast = torch.is_autocast_enabled(x.device.type)
+        fusable = exact and not autocast and self._base_is_at_hand()
+        possible = asked == "explicit" or (fusable if asked == "fused" else exact)
+        if asked != "auto" and len(active) == 1 and possible:
+            return asked
         return cur_forward.choose_form(
             d_in=factors.R.shape[1],
             d_out=factors.C.shape[0],
             exact_base=exact,
+            fusable=fusable,
             adapters=len(active),
             relative_bias=factors.relative_bias,
             low_precision=autocast or factors.C.dtype.itemsize < 4,
@@ -782,7 +821,8 @@ def forward_form(model: nn.Module, form: FormChoice) -> Iterator[None]:
 
     Args:
         model: A model with CURLoRA adapters.
-        form: `auto`, `explicit`, `output_reuse` or `input_side`; the last two only where exact.
+        form: `auto`, `explicit`, `output_reuse`, `input_side` or `fused`; the last three only
+            where exact.
 
     Yields:
         Nothing; the former forms are restored on leaving.

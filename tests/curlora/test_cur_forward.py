@@ -11,10 +11,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
 from curlora import CurloraConfig, forward_form
-from curlora.cur_forward import LARGEST_BIAS, choose_form, explicit, input_side, output_reuse
+from curlora.cur_forward import (
+    LARGEST_BIAS,
+    choose_form,
+    explicit,
+    fused,
+    input_side,
+    output_reuse,
+)
 from curlora.curlora import CurFactors
 
-FORMS = ("explicit", "output_reuse", "input_side")
+FORMS = ("explicit", "output_reuse", "input_side", "fused")
 D_IN, D_OUT, R, ALPHA = 24, 20, 5, 1.7
 
 
@@ -40,11 +47,14 @@ def apply(form, x, W, b, factors, U):
         return explicit(base(x), x, factors.C, U, factors.R, ALPHA)
     if form == "output_reuse":
         return output_reuse(base(x), factors.C, U, factors.rows, factors.bias_at_rows, ALPHA)
+    if form.startswith("fused"):
+        read = (factors.rows, factors.bias_at_rows) if form == "fused" else (None, None)
+        return fused(x, W, b, factors.C, U, factors.R, factors.columns, *read, ALPHA)
     return input_side(base, x, U, factors.R, factors.columns, ALPHA)
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "fused from x"])
 def test_every_form_equals_the_dense_oracle_with_its_gradients(form, bias):
     """Indices are repeated on purpose: a scatter that overwrites would pass without."""
     W, b, factors, U, x = make_case(bias=bias)
@@ -73,6 +83,15 @@ def test_output_reuse_passes_gradcheck():
     assert torch.autograd.gradcheck(run, (y, U))
 
 
+@pytest.mark.parametrize("form", ["fused", "fused from x"])
+@pytest.mark.parametrize("wanted", ["x and U", "x", "U"])
+def test_the_fused_form_passes_gradcheck_whatever_is_wanted(form, wanted):
+    W, b, factors, U, x = make_case()
+    x.requires_grad_("x" in wanted)
+    U.requires_grad_("U" in wanted)
+    assert torch.autograd.gradcheck(lambda x, U: apply(form, x, W, b, factors, U), (x, U))
+
+
 def test_output_reuse_leaves_the_incoming_gradient_alone():
     W, b, factors, U, x = make_case()
     y = functional.linear(x, W, b).requires_grad_()
@@ -83,16 +102,27 @@ def test_output_reuse_leaves_the_incoming_gradient_alone():
     assert not torch.equal(y.grad, gradient)
 
 
-def test_output_reuse_refuses_a_second_derivative_instead_of_getting_it_wrong():
+def test_the_fused_form_leaves_input_and_incoming_gradient_alone():
+    W, b, factors, U, x = make_case()
+    before = x.clone()
+    out = apply("fused", x.requires_grad_(), W, b, factors, U.requires_grad_())
+    gradient = torch.ones_like(out)
+    out.backward(gradient)
+    assert torch.equal(gradient, torch.ones_like(out))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("form", ["output_reuse", "fused"])
+def test_output_reuse_refuses_a_second_derivative_instead_of_getting_it_wrong(form):
     W, b, factors, U, x = make_case()
     U.requires_grad_()
-    out = apply("output_reuse", x, W, b, factors, U)
+    out = apply(form, x, W, b, factors, U)
     (first,) = torch.autograd.grad(out.square().sum(), U, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
 
 
-@pytest.mark.parametrize("form", ["explicit", "output_reuse"])
+@pytest.mark.parametrize("form", ["explicit", "output_reuse", "fused", "fused from x"])
 def test_a_half_precision_base_keeps_its_dtype_and_a_float32_core(form):
     W, _, factors, U, x = make_case(bias=False)
     expected = apply("explicit", x, W, None, factors, U)
@@ -202,6 +232,10 @@ def test_no_dense_update_is_ever_built(form):
         ({"relative_bias": LARGEST_BIAS * 1.01}, "explicit"),
         ({"low_precision": True}, "output_reuse"),
         ({"low_precision": True, "relative_bias": 0.01}, "explicit"),
+        ({"fusable": True}, "fused"),
+        ({"fusable": True, "low_precision": True, "relative_bias": 0.01}, "fused"),
+        ({"fusable": True, "adapters": 2}, "explicit"),
+        ({"fusable": True, "exact_base": False}, "explicit"),
     ],
 )
 def test_the_cheapest_exact_form_is_chosen(facts, expected):
@@ -209,6 +243,7 @@ def test_the_cheapest_exact_form_is_chosen(facts, expected):
         "d_in": 16,
         "d_out": 16,
         "exact_base": True,
+        "fusable": False,
         "adapters": 1,
         "relative_bias": 0.0,
         "low_precision": False,
@@ -246,6 +281,48 @@ def test_a_hook_on_the_base_makes_the_layer_explicit():
     plain, base = layer(x), layer.base_layer(x)
     layer.base_layer.register_forward_hook(lambda module, args, output: output * 2)
     torch.testing.assert_close(layer(x), base + plain, rtol=1e-5, atol=1e-6)
+
+
+def _offload(base):  # how accelerate puts weights on the device for a call
+    own = base.forward
+    base.forward = own
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        _offload,
+        lambda base: base.weight.requires_grad_(),
+        lambda base: base.bias.requires_grad_(),
+        lambda base: base.register_full_backward_hook(lambda *_: None),
+    ],
+)
+def test_a_base_whose_call_means_more_than_its_weight_is_called(touch):
+    layer = wrap(linear())
+    x = torch.randn(4, D_IN, requires_grad=True)
+    calls = []
+    assert layer._form(["default"], x) == "fused"
+    expected = layer(x)
+    touch(layer.base_layer)
+    assert layer._form(["default"], x) == "output_reuse"
+    own = layer.base_layer.forward
+    layer.base_layer.forward = lambda x: calls.append(1) or own(x)
+    torch.testing.assert_close(layer(x), expected)
+    assert calls
+
+
+# Dynamo itself makes an instance of a function that it traces.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("form", ["auto", *FORMS])
+def test_a_layer_is_compiled_as_one_graph(form):
+    layer = wrap(linear(), form)
+    x = torch.randn(4, D_IN, requires_grad=True)
+    layer(x).square().sum().backward()
+    expected = (x.grad.clone(), layer.cur_U["default"].grad.clone())
+    x.grad = layer.cur_U["default"].grad = None
+    torch._dynamo.reset()
+    torch.compile(layer, backend="aot_eager", fullgraph=True)(x).square().sum().backward()
+    torch.testing.assert_close((x.grad, layer.cur_U["default"].grad), expected)
 
 
 def test_functorch_gives_gradients_per_sample_in_the_explicit_form():

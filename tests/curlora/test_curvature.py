@@ -348,10 +348,10 @@ def test_a_bfloat16_model_gives_float32_statistics(kind, build, examples):
 
 def test_curlora_is_observed_through_its_cheapest_form(build, examples, monkeypatch):
     used = []
-    real = curlora.curlora.cur_forward.output_reuse
+    real = curlora.curlora.cur_forward.fused
     monkeypatch.setattr(
         curlora.curlora.cur_forward,
-        "output_reuse",
+        "fused",
         lambda *a, **k: used.append(1) or real(*a, **k),
     )
     observed(build("curlora", "llama"), examples[:1])

@@ -1,0 +1,469 @@
+"""What a training step costs with an adapter, against the same step with the base alone.
+
+    .venv/bin/python benchmarks/adapter_step.py              # measures and prints
+    .venv/bin/python benchmarks/adapter_step.py --write      # and keeps it: json, RESULTS.md
+    .venv/bin/python benchmarks/adapter_step.py --ranks 16 --targets all-linear --rounds 5
+    .venv/bin/python benchmarks/adapter_step.py --shape llama-1b --write   # needs a CUDA device
+
+The *frozen step* is forward, loss, and backward down to the input embeddings with nothing trained.
+All cases share the base's weights, the tokens and that depth of the backward pass. In every round
+each case takes one step in a shuffled order, with a frozen step after every second one, and is
+divided by the round's median frozen step: what disturbs the machine disturbs all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import ctypes
+import gc
+import json
+import os
+import platform
+import random
+import re
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from curlora import CurloraConfig
+
+ROOT = Path(__file__).parents[1]
+RECORD = ROOT / "benchmarks" / "adapter_step.json"
+PAGE = ROOT / "benchmarks" / "RESULTS.md"
+SECTION = "adapter step"
+MIB = 2**20
+TARGETS: dict[str, str | list[str]] = {
+    "all-linear": "all-linear",
+    "q, k, v": ["q_proj", "k_proj", "v_proj"],
+}
+FORMS = ("explicit", "output_reuse", "input_side", "fused", "auto")
+FROZEN = "frozen"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A base with random weights, and a batch."""
+
+    hidden: int
+    mlp: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    batch: int
+    length: int
+    device: str
+    dtype: torch.dtype
+
+
+SHAPES = {
+    "cpu": Shape(576, 1536, 8, 9, 3, 8192, 8, 128, "cpu", torch.float32),
+    "llama-1b": Shape(2048, 8192, 16, 32, 8, 128256, 8, 512, "cuda", torch.bfloat16),
+    "llama-8b": Shape(4096, 14336, 32, 32, 8, 128256, 4, 512, "cuda", torch.bfloat16),
+}
+
+
+class PublishedLayer(nn.Module):
+    """CURLoRA as its author's code computes it: a dense C U R, made anew at every step.
+
+    References:
+        Fawi (2024), Eq. 8, and the published code. https://arxiv.org/abs/2408.14572
+    """
+
+    C: Tensor
+    R: Tensor
+
+    def __init__(self, base: nn.Linear, rank: int, draw: torch.Generator) -> None:
+        """Wrap a linear layer.
+
+        Args:
+            base: The frozen layer.
+            rank: Columns and rows that are kept.
+            draw: Where the columns and rows come from; which they are does not change the cost.
+        """
+        super().__init__()
+        weight = base.weight.detach()
+        columns = torch.randperm(weight.shape[1], generator=draw)[:rank].to(weight.device)
+        rows = torch.randperm(weight.shape[0], generator=draw)[:rank].to(weight.device)
+        self.base_layer = base
+        self.register_buffer("C", weight[:, columns])
+        self.register_buffer("R", weight[rows])
+        self.U = nn.Parameter(torch.zeros(rank, rank, device=weight.device, dtype=weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add x (C U R)' to the output of the base (..., d_out)."""
+        return self.base_layer(x) + x @ (self.C @ self.U @ self.R).t()
+
+
+class Case:
+    """A model, and its training step without the optimiser."""
+
+    def __init__(self, name: str, model: nn.Module, tokens: Tensor) -> None:
+        """Keep what a step needs.
+
+        Args:
+            name: Its line in the table.
+            model: A causal language model.
+            tokens: Token ids (batch, length + 1).
+        """
+        self.name = name
+        self.model = model.train()
+        self._inputs, self._wanted = tokens[:, :-1].contiguous(), tokens[:, 1:].reshape(-1)
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+
+    def step(self) -> None:
+        """Forward, loss, and backward to the adapter and the input embeddings."""
+        logits = self.model(input_ids=self._inputs, use_cache=False).logits
+        nn.functional.cross_entropy(logits.flatten(0, 1).float(), self._wanted).backward()
+        for parameter in self.trained:
+            parameter.grad = None
+
+    def seconds(self) -> tuple[float, float]:
+        """Wall seconds of a step, and seconds of this process on cores."""
+        on_device = self._inputs.is_cuda
+        if on_device:
+            torch.cuda.synchronize()
+        wall, cores = time.perf_counter(), time.process_time()
+        self.step()
+        if on_device:
+            torch.cuda.synchronize()
+        return time.perf_counter() - wall, time.process_time() - cores
+
+    def kept_bytes(self) -> int:
+        """Bytes of the distinct storages that autograd saves, without parameters and buffers."""
+        old = {
+            t.untyped_storage().data_ptr()
+            for t in (*self.model.parameters(), *self.model.buffers())
+        }
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in old:
+                kept[storage.data_ptr()] = storage  # held, so that no address is used twice
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            self.step()
+        return sum(storage.nbytes() for storage in kept.values())
+
+    def peak_bytes(self) -> int | None:
+        """What a step needs at most above what was there before it.
+
+        Returns:
+            On CUDA what was allocated; on Linux the growth of the resident set; elsewhere None.
+        """
+        gc.collect()
+        if self._inputs.is_cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.step()
+            torch.cuda.synchronize()
+            return torch.cuda.max_memory_allocated() - before
+        reset = Path("/proc/self/clear_refs")
+        if not reset.exists():
+            return None
+        # Free memory that the allocator holds would hide what the step asks for.
+        ctypes.CDLL(None).malloc_trim(0)
+        reset.write_text("5")
+        before = _status("VmRSS")
+        self.step()
+        return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    text = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.findall(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)[0]) * 1024
+
+
+def frozen_base(shape: Shape) -> LlamaForCausalLM:
+    """A frozen random Llama whose embeddings ask for a gradient, the same every time."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads, max_position_embeddings=2 * shape.length,
+        dtype=shape.dtype,
+    )  # fmt: skip
+    with torch.device(shape.device):
+        base = LlamaForCausalLM(config).to(shape.dtype)
+    base.requires_grad_(False)
+    base.get_input_embeddings().register_forward_hook(lambda _, __, out: out.requires_grad_())
+    return base
+
+
+def cases(base: nn.Module, shape: Shape, targets: str, rank: int) -> list[Case]:
+    """Every way to train an adapter, the frozen base first.
+
+    Args:
+        base: Whose weights all share.
+        shape: Of its batches.
+        targets: A key of `TARGETS`.
+        rank: Of every adapter.
+
+    Returns:
+        The cases.
+    """
+    draw = torch.Generator().manual_seed(rank)
+    size = (shape.batch, shape.length + 1)
+    tokens = torch.randint(0, shape.vocabulary, size, generator=draw).to(shape.device)
+    named = TARGETS[targets]
+
+    def fresh() -> Any:
+        return copy.deepcopy(base, memo={id(p): p for p in base.parameters()})
+
+    def lora(**settings: Any) -> nn.Module:
+        cast = settings.pop("autocast_adapter_dtype", True)
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=named, **settings)
+        return get_peft_model(fresh(), config, autocast_adapter_dtype=cast)
+
+    def published() -> nn.Module:
+        model = fresh()
+        for name, layer in list(model.named_modules()):
+            chosen = name.endswith(tuple(named)) if isinstance(named, list) else name != "lm_head"
+            if isinstance(layer, nn.Linear) and chosen:
+                model.set_submodule(name, PublishedLayer(layer, rank, draw))
+        return model
+
+    found: dict[str, nn.Module] = {FROZEN: fresh()}
+    for form in FORMS:
+        config = CurloraConfig(r=rank, target_modules=named, form=form)
+        found[f"CURLoRA, {form}"] = get_peft_model(fresh(), config)
+    found["CURLoRA, as published"] = published()
+    found["PEFT LoRA"] = lora()
+    if shape.dtype != torch.float32:  # where the adapter's dtype is not the base's anyway
+        found["PEFT LoRA, adapter in 16 bits"] = lora(autocast_adapter_dtype=False)
+    found["PEFT DoRA"] = lora(use_dora=True)
+    if shape.dtype != torch.float32:
+        found["PEFT DoRA, adapter in 16 bits"] = lora(use_dora=True, autocast_adapter_dtype=False)
+    return [Case(name, model, tokens) for name, model in found.items()]
+
+
+def measured(
+    shape_name: str, targets: str, rank: int, rounds: int, wanted: Callable[[str], bool]
+) -> dict[str, Any]:
+    """Measure one table.
+
+    Args:
+        shape_name: A key of `SHAPES`.
+        targets: A key of `TARGETS`.
+        rank: Of every adapter.
+        rounds: How often each case takes its turn.
+        wanted: Which cases, by name; the frozen base always.
+
+    Returns:
+        The facts and a line for each case.
+    """
+    shape = SHAPES[shape_name]
+    everything = cases(frozen_base(shape), shape, targets, rank)
+    frozen, others = everything[0], [case for case in everything[1:] if wanted(case.name)]
+    load = os.getloadavg()
+    lines: dict[str, dict[str, Any]] = {}
+    for case in (frozen, *others):
+        case.step()
+        lines[case.name] = {
+            "kept_bytes": case.kept_bytes(),
+            "peak_bytes": _median([case.peak_bytes() for _ in range(3)]),
+        }
+    ratios: dict[str, list[tuple[float, float]]] = {case.name: [] for case in others}
+    floors: list[tuple[float, float]] = []
+    order = random.Random(0)
+    for _ in range(rounds):
+        order.shuffle(others)
+        floor, taken = [frozen.seconds()], {}
+        for number, case in enumerate(others):
+            taken[case.name] = case.seconds()
+            if number % 2:
+                floor.append(frozen.seconds())
+        wall, cores = (statistics.median(values) for values in zip(*floor, strict=True))
+        floors.append((wall, cores))
+        for name, (own_wall, own_cores) in taken.items():
+            ratios[name].append((own_wall / wall, own_cores / cores))
+    for name, pairs in ratios.items():
+        walls, cores = zip(*pairs, strict=True)
+        lines[name] |= {"wall": _spread(walls), "cores": _spread(cores)}
+    walls, cores = zip(*floors, strict=True)
+    return {
+        "shape": shape_name,
+        "targets": targets,
+        "rank": rank,
+        "rounds": rounds,
+        "load_average": [round(load[0], 1), round(os.getloadavg()[0], 1)],
+        "frozen_seconds": {
+            "wall": statistics.median(walls),
+            "cores": statistics.median(cores),
+        },
+        "cases": lines,
+    }
+
+
+def _median(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return int(statistics.median(known)) if known else None
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {"median": middle, "low": low, "high": high}
+
+
+def machine(shape: Shape) -> dict[str, Any]:
+    """On what is measured."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.is_file() else ""
+    names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if shape.device == "cuda" else "cpu",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "peft", "transformers")},
+    }
+
+
+# --------------------------------------------------------------------------------- what is shown
+
+COLUMNS = ("", "step, wall", "step, core seconds", "kept for backward", "peak of a step")
+
+
+def table(part: Mapping[str, Any]) -> str:
+    """One table in Markdown."""
+    seconds, frozen = part["frozen_seconds"], part["cases"][FROZEN]
+    rows = [
+        COLUMNS,
+        ["---"] * len(COLUMNS),
+        (
+            FROZEN,
+            f"{seconds['wall'] * 1000:.0f} ms",
+            f"{seconds['cores'] * 1000:.0f} ms",
+            f"{frozen['kept_bytes'] / MIB:.1f} MiB",
+            "unknown" if frozen["peak_bytes"] is None else f"{frozen['peak_bytes'] / MIB:.0f} MiB",
+        ),
+    ]
+    for name, line in part["cases"].items():
+        if name == FROZEN:
+            continue
+        peak = line["peak_bytes"]
+        rows.append((
+            name,
+            *(
+                f"{line[kind]['median']:.3f} ({line[kind]['low']:.3f}-{line[kind]['high']:.3f})"
+                for kind in ("wall", "cores")
+            ),
+            f"{line['kept_bytes'] / frozen['kept_bytes']:.3f}",
+            "unknown" if peak is None else f"{peak / frozen['peak_bytes']:.3f}",
+        ))  # fmt: skip
+    lines = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+    before, after = part["load_average"]
+    title = f"Rank {part['rank']}, {part['targets']}; {part['rounds']} rounds"
+    return f"**{title}** (load average {before:g} at the start, {after:g} at the end)\n\n{lines}"
+
+
+def section(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """What stands in the page: of every shape the facts and the tables."""
+    parts = [
+        "Ratios to the frozen step (forward, loss, backward to the input embeddings, nothing "
+        "trained): median and quartiles over rounds. *Kept* counts the distinct storages that "
+        "autograd saves, without parameters and buffers. *Peak* is the growth of the resident set "
+        "during a step on the CPU, of the allocated memory on CUDA. *As published* builds the "
+        "dense C U R at every step."
+    ]
+    for name, record in records.items():
+        shape, on = SHAPES[name], record["machine"]
+        command = f"python benchmarks/adapter_step.py --shape {name} --write"
+        parts.append(
+            f"### Shape `{name}`\n\n"
+            f"- `{command}`, {on['date']}, {on['threads']} threads on {on['cores']} cores of "
+            f"{on['cpu']}, device {on['device']}; Python {on['python']}, torch {on['torch']}, peft "
+            f"{on['peft']}, transformers {on['transformers']}.\n"
+            f"- Llama with random weights: hidden {shape.hidden}, MLP {shape.mlp}, {shape.layers} "
+            f"layers, {shape.heads}/{shape.kv_heads} heads, vocabulary {shape.vocabulary}; "
+            f"{str(shape.dtype).removeprefix('torch.')}; batches of {shape.batch} x {shape.length} "
+            "tokens, all scored."
+        )
+        parts += [table(part) for part in record["tables"]]
+    return "\n\n".join(parts)
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Replace what stands between a section's markers.
+
+    Args:
+        page: A Markdown file.
+        name: Of the section.
+        text: What it becomes.
+
+    Raises:
+        ValueError: The page does not have the two markers exactly once.
+    """
+    pattern = rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)"
+    old = page.read_text(encoding="utf-8")
+    new, count = re.subn(pattern, lambda m: f"{m[1]}\n{text}\n\n{m[2]}", old, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(
+            f"{page} must have one block <!-- {name} --> ... <!-- end {name} -->, found {count}."
+        )
+    page.write_text(new, encoding="utf-8")
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--shape", choices=SHAPES, default="cpu")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--ranks", nargs="+", type=int, default=[8, 16, 64])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="+", default=[], help="names, or parts of names, of cases")
+    parser.add_argument("--write", action="store_true", help="keep the record and write the page")
+    given = parser.parse_args()
+    if given.rounds < 2:
+        parser.error(f"--rounds must be at least 2 to have a spread, got {given.rounds}")
+    if SHAPES[given.shape].device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--shape {given.shape} needs a CUDA device, and there is none")
+    if given.write and given.only:
+        parser.error("--write replaces the record of a shape: leave out --only")
+    return given
+
+
+def main() -> None:
+    """Measure and print."""
+    given = arguments()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(given.threads)
+
+    def wanted(name: str) -> bool:
+        return not given.only or any(part in name for part in given.only)
+
+    record: dict[str, Any] = {"machine": machine(SHAPES[given.shape]), "tables": []}
+    for targets in given.targets:
+        for rank in given.ranks:
+            part = measured(given.shape, targets, rank, given.rounds, wanted)
+            record["tables"].append(part)
+            print(table(part), end="\n\n", flush=True)
+    if given.write:
+        kept = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
+        records = kept | {given.shape: record}
+        RECORD.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        write_section(PAGE, SECTION, section(records))
+
+
+if __name__ == "__main__":
+    main()
