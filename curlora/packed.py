@@ -28,7 +28,7 @@ import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -166,6 +166,30 @@ class PackedModel:
             )
         if slot in self._members:
             raise ValueError(f"Slot {slot} is taken. Call `leave({slot})` first.")
+        member, scale, tensors = self._twin(kind, settings, seed) or self._new(kind, settings, seed)
+        self._families[member.family].sit(slot, rank=member.rank, scale=scale)
+        self._members[slot] = member
+        self._ticks.clear()
+        if tensors:
+            self.load_state(slot, tensors)
+
+    def _twin(
+        self, kind: str, settings: Mapping[str, Any], seed: int
+    ) -> tuple[_Member, float, dict[str, Tensor]] | None:
+        """Spare choosing columns and rows where a member has them: all of U starts at zero."""
+        if kind != "curlora":
+            return None
+        complete = self._complete(kind, settings)
+        alpha = complete["alpha"]
+        for other in self._members.values():
+            if other.kind == kind and other.settings | {"alpha": alpha} == complete:
+                return replace(other, settings=complete, seed=seed), float(alpha), {}
+        return None
+
+    def _new(
+        self, kind: str, settings: Mapping[str, Any], seed: int
+    ) -> tuple[_Member, float, dict[str, Tensor]]:
+        """Build the solo model, and take from it what the pack has not yet."""
         solo, complete = self._solo(kind, settings, seed)
         names, tensors = _trained_tensors(solo)
         tuned = _tuned_layers(solo)
@@ -182,11 +206,7 @@ class PackedModel:
                     f = _factors(layer)
                     self.layers[name].selections.append(f.C, f.R, f.rows, f.columns)
                 self._selections.append(selection)
-        member = _Member(kind, complete, seed, rank, names, selection)
-        self._families[member.family].sit(slot, rank=rank, scale=scale)
-        self._members[slot] = member
-        self._ticks.clear()
-        self.load_state(slot, tensors)
+        return _Member(kind, complete, seed, rank, names, selection), scale, tensors
 
     def leave(self, slot: int) -> None:
         """Empty a slot.
@@ -276,9 +296,7 @@ class PackedModel:
                 parameters[name].copy_(tensor)
         return model
 
-    def _solo(
-        self, kind: str, settings: Mapping[str, Any], seed: int
-    ) -> tuple[nn.Module, dict[str, Any]]:
+    def _complete(self, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         if kind not in _FAMILY_OF:
             raise ValueError(
                 f"Adapter {kind!r} cannot be packed. Train it alone, or use one of: "
@@ -292,6 +310,12 @@ class PackedModel:
                 f"`dropout` must be 0 in a pack, got {complete['dropout']!r}: random masks would "
                 "depend on who else is in it. Train this adapter alone."
             )
+        return complete
+
+    def _solo(
+        self, kind: str, settings: Mapping[str, Any], seed: int
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        complete = self._complete(kind, settings)
         devices = [self._device] if self._device.type != "cpu" else []
         with torch.random.fork_rng(devices):
             model = attach(_copy_around_tensors(self._skeleton), kind, complete, seed=seed)
@@ -392,6 +416,27 @@ class PackedModel:
                 rates, weight_decays=decays, max_norms=limits, betas=betas, eps=eps
             )
         return {slot: norms[slot] for slot in rates}
+
+    def begin(self, slot: int) -> None:
+        """Begin a task in a slot: its numbers stay, its optimiser and gradients start afresh."""
+        self._families[self._member(slot).family].forget_moments(slot)
+
+    def add_gradients(self, slot: int, gradients: Mapping[str, Tensor]) -> None:
+        """Add to a slot's gradients, as the backward pass of a penalty would.
+
+        Args:
+            slot: A taken slot.
+            gradients: Under the names of `state`, and in its shapes.
+
+        Raises:
+            ValueError: A name is not one of the slot's.
+        """
+        own = self._tensors(slot, GRADIENTS)
+        unknown = sorted(gradients.keys() - own.keys())
+        if unknown:
+            raise ValueError(f"Slot {slot} has no tensor {unknown[0]!r}. It has: {list(own)[:3]}.")
+        for name, gradient in gradients.items():
+            own[name].add_(gradient)
 
     def zero_gradients(self, slot: int) -> None:
         """Forget a slot's gradients, as after a batch that shall not count."""

@@ -112,6 +112,13 @@ class SeatedParameters:
         """
         return self._views[matrix][layer, part]
 
+    def forget_moments(self, slot: int) -> None:
+        """Forget a slot's moments, steps and gradients; its values stay."""
+        seat = self.slots.index(slot)
+        for name in (GRADIENTS, _FIRST, _SECOND):
+            self._matrices[name][seat].zero_()
+        self.steps[seat] = 0
+
     def zero_gradients(self, slot: int) -> None:
         """Forget a slot's gradients."""
         self._matrices[GRADIENTS][self.slots.index(slot)].zero_()

@@ -395,7 +395,8 @@ class _Clock:
         return round(time.monotonic() - self._zero, 3)
 
 
-def _six_digits(value: float) -> float:
+def six_digits(value: float) -> float:
+    """A number as it is journalled."""
     return float(f"{value:.6g}")
 
 
@@ -556,9 +557,9 @@ def run(
                     meter.begin(request.name, request.index, request.steps)
                 case TrainStep():
                     answer = engine.train_step(request.examples, request.step, request.replayed)
-                    _check_loss(answer, request.step, meter.task)
-                    losses.append(_six_digits(answer))
-                    rates.append(_six_digits(engine.learning_rate))
+                    check_loss(answer, request.step, meter.task)
+                    losses.append(six_digits(answer))
+                    rates.append(six_digits(engine.learning_rate))
                     meter.train((*request.examples, *request.replayed), request.step, answer)
                     on_progress(meter.reading("training"))
                 case Evaluate():
@@ -598,7 +599,17 @@ def _passed_on(request: BeginSequence | HeldOutLoss | EndTask, engine: Engine) -
             return engine.end_task(request.index, request.examples)
 
 
-def _check_loss(loss: float, step: int, task: str) -> None:
+def check_loss(loss: float, step: int, task: str) -> None:
+    """Refuse a loss that no learning explains.
+
+    Args:
+        loss: Mean loss per scored token, in nats; NaN where the gradient is not finite.
+        step: Counted from 0 within the task.
+        task: Its name.
+
+    Raises:
+        DivergedError: If it is not finite, or above `EXPLODED`.
+    """
     if not math.isfinite(loss):
         raise DivergedError(
             f"the loss or its gradient became {loss} at step {step + 1} of task {task!r}; "

@@ -1,0 +1,469 @@
+"""Many trials on one frozen base, stepped together: each learning generator is answered in turn.
+
+A *slot* holds one trial: its adapter in a pack (`curlora.packed`), its retention, its place in its
+own sequence. In every tick each slot that wants to learn takes one optimiser step, all of them in
+as few passes of the base as their lengths allow, and what others want to have scored shares
+forward passes. What a trial computes is what it would compute alone, up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import curlora
+from curlora.curvature import adapted_layers, observe
+from curlora.packed import PACKED_KINDS, PackedModel
+from curlora.retention import RETENTIONS
+from curlora.retention.protocol import Observation, Retention, alone
+from orchestrator.accuracy_matrix import AccuracyMatrix
+from orchestrator.batches import Scored
+from orchestrator.continual_loop import (
+    BeginSequence,
+    BeginTask,
+    DivergedError,
+    EndTask,
+    Evaluate,
+    FitHeadOnly,
+    HeldOutLoss,
+    Learning,
+    Report,
+    StageReport,
+    Start,
+    TaskSequence,
+    TrainStep,
+    check_loss,
+    learn_sequence,
+    six_digits,
+)
+from orchestrator.encoding import Example, Tokens
+from orchestrator.evaluation import score
+from orchestrator.experiment import Experiment, TrainingSpec
+from orchestrator.methods import MethodSpec, adapter_options, retention_options
+from orchestrator.optimisation import schedule_factor
+from orchestrator.scored_model import ScoredModel, bucketed, padded, scored_example
+from orchestrator.tasks import GenerationTask
+from orchestrator.writing import prompt_batches, write_batch
+
+PACKED_RETENTIONS = ("none", "ewc", "laplace", "replay")
+"""What may protect earlier tasks in a pack."""
+SAME_LENGTH = 0.6
+"""Slots whose longest rows differ by no more than this factor are padded to the same length."""
+
+
+def packing_refuses(method: MethodSpec) -> str | None:
+    """Why a method cannot be trained in a pack.
+
+    Args:
+        method: The method.
+
+    Returns:
+        A sentence, or None where it can.
+    """
+    adapter, retention = method.adapter, method.retention.kind
+    if adapter.kind not in PACKED_KINDS:
+        return f"the adapter {adapter.kind!r} is not one of {', '.join(PACKED_KINDS)}"
+    if getattr(adapter, "dropout", 0.0):
+        return "dropout would depend on who else is in the pack"
+    if retention not in PACKED_RETENTIONS:
+        return f"the retention {retention!r} is not one of {', '.join(PACKED_RETENTIONS)}"
+    return None
+
+
+@dataclass
+class _Slot:
+    """One trial in the pack."""
+
+    number: int
+    name: str
+    learning: Learning
+    spec: TrainingSpec
+    retention: Retention
+    on_report: Callable[[StageReport, AccuracyMatrix], None]
+    request: Any = None
+    steps: int = 1
+    task: str = ""
+    losses: list[float] = field(default_factory=list[float])
+    rates: list[float] = field(default_factory=list[float])
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended."""
+
+    name: str
+    matrix: AccuracyMatrix | None
+    """None for a trial that failed."""
+    reason: str = ""
+
+
+class PackedTrials:
+    """One base and the trials that learn on it at the same time."""
+
+    def __init__(
+        self,
+        base: Any,
+        target_modules: list[str] | str | None,
+        *,
+        capacity: int,
+        batch_tokens: int,
+        tokenizer: Any = None,
+    ) -> None:
+        """Take a base.
+
+        Args:
+            base: A frozen causal language model without an adapter.
+            target_modules: The layers of all adapters; None: the family's default.
+            capacity: Most trials at a time.
+            batch_tokens: Padded tokens of one pass.
+            tokenizer: Needed where a task is scored on written text.
+        """
+        self._base = base
+        self._scored = ScoredModel(base).eval()
+        self._pack = PackedModel(base, target_modules, capacity=capacity)
+        self._device = next(base.parameters()).device
+        self._batch_tokens = batch_tokens
+        self._tokenizer = tokenizer
+        self._slots: dict[int, _Slot] = {}
+        self._free = list(range(capacity))
+
+    @property
+    def free(self) -> int:
+        """How many more trials there is room for."""
+        return len(self._free)
+
+    @property
+    def names(self) -> list[str]:
+        """The trials that are learning, in the order of their slots."""
+        return [slot.name for _, slot in sorted(self._slots.items())]
+
+    def join(
+        self,
+        name: str,
+        experiment: Experiment,
+        sequence: TaskSequence,
+        on_report: Callable[[StageReport, AccuracyMatrix], None],
+    ) -> list[Ended]:
+        """Let a trial begin.
+
+        Args:
+            name: The trial's name.
+            experiment: Its experiment, overrides applied.
+            sequence: What it learns.
+            on_report: Told of each report; `save_adapter` may be called within.
+
+        Returns:
+            The trial itself if it has ended already, else nothing.
+
+        Raises:
+            ValueError: If there is no room, or the trial cannot be packed.
+        """
+        if not self._free:
+            raise ValueError(f"There is no room for {name!r}: {len(self._slots)} trials learn now.")
+        self._check(name, experiment, sequence)
+        number = self._free.pop(0)
+        spec, method = experiment.training, experiment.method
+        options = adapter_options(method.adapter)
+        try:
+            self._pack.join(number, method.adapter.kind, options, seed=spec.seed)
+        except ValueError:
+            self._free.insert(0, number)
+            raise
+        retention = RETENTIONS[method.retention.kind].build(
+            retention_options(method.retention, spec.seed)
+        )
+        empty = AccuracyMatrix.empty([task.name for task in sequence.tasks])
+        learning = learn_sequence(sequence, retention, empty, Start())
+        slot = _Slot(number, name, learning, spec, retention, on_report)
+        self._slots[number] = slot
+        if retention.kind != "none":
+            solo = self._pack.solo(number)
+            retention.bind(adapted_layers(solo, curlora.trainable_parameters(solo)))
+        return self._advance(slot, None)
+
+    def _check(self, name: str, experiment: Experiment, sequence: TaskSequence) -> None:
+        reason = packing_refuses(experiment.method)
+        if reason is None and experiment.training.accumulation != 1:
+            reason = "`training.accumulation` must be 1"
+        if reason is None and any(task.has_head for task in sequence.tasks):
+            reason = "linear heads have not been built for packs"
+        if reason is not None:
+            raise ValueError(
+                f"The trial {name!r} cannot be packed: {reason}. Use `resources.executor: train`."
+            )
+
+    def tick(self) -> list[Ended]:
+        """Let every trial go on by one step, or by one round of scoring.
+
+        Returns:
+            The trials that ended.
+        """
+        learners = [s for s in self._slots.values() if isinstance(s.request, TrainStep)]
+        readers = [s for s in self._slots.values() if not isinstance(s.request, TrainStep)]
+        ended: list[Ended] = []
+        if learners:
+            losses = self._learn(learners)
+            for slot in learners:
+                ended += self._learnt(slot, losses[slot.number])
+        if readers:
+            answers = self._read(readers)
+            for slot in readers:
+                ended += self._advance(slot, answers[slot.number])
+        return ended
+
+    def save_adapter(self, name: str, folder: Path) -> None:
+        """Write a trial's adapter, as `curlora.load_adapter` reads it."""
+        [number] = [slot.number for slot in self._slots.values() if slot.name == name]
+        curlora.save_adapter(self._pack.solo(number), folder)
+
+    # ------------------------------------------------------------------ asking the generators
+
+    def _learnt(self, slot: _Slot, loss: float) -> list[Ended]:
+        step = slot.request.step
+        try:
+            check_loss(loss, step, slot.task)
+        except DivergedError as error:
+            return [self._end(slot, None, str(error))]
+        slot.losses.append(six_digits(loss))
+        rate = slot.spec.learning_rate * schedule_factor(slot.spec, step, slot.steps)
+        slot.rates.append(six_digits(rate))
+        slot.retention.after_step(self._pack.state(slot.number))
+        return self._advance(slot, loss)
+
+    def _advance(self, slot: _Slot, answer: Any) -> list[Ended]:
+        """Give a generator its answer, and go on to what needs the base."""
+        try:
+            while True:
+                slot.request = slot.learning.send(answer)
+                if not self._answered(slot):
+                    return []
+                answer = None
+        except StopIteration as finished:
+            return [self._end(slot, finished.value)]
+
+    def _answered(self, slot: _Slot) -> bool:
+        """Do what a request asks that needs no pass of the pack; whether that was all."""
+        match slot.request:
+            case BeginSequence(tasks=tasks, sources=sources):
+                observed = [self._observe(slot, s, f"source {i}") for i, s in enumerate(sources)]
+                slot.retention.begin_sequence(
+                    self._pack.state(slot.number), tasks=tasks, observed=observed
+                )
+            case BeginTask(name=name, index=index, steps=steps):
+                slot.steps, slot.task = steps, name
+                self._pack.begin(slot.number)
+                slot.retention.begin_task(self._pack.state(slot.number), index)
+            case EndTask(index=index, examples=examples):
+                observed_now = self._observe(slot, examples, f"task {index}")
+                slot.retention.end_task(
+                    self._pack.state(slot.number), index, observed_now, alone, len(examples)
+                )
+            case Report(report=report, matrix=matrix):
+                slot.on_report(
+                    replace(
+                        report,
+                        learning_rate=slot.rates[-1] if slot.rates else None,
+                        losses=tuple(slot.losses),
+                        learning_rates=tuple(slot.rates),
+                    ),
+                    matrix,
+                )
+                slot.losses, slot.rates = [], []
+            case FitHeadOnly():
+                raise ValueError("Row 0 is measured on the bare base, not in a pack.")
+            case _:
+                return False
+        return True
+
+    def _end(self, slot: _Slot, matrix: AccuracyMatrix | None, reason: str = "") -> Ended:
+        del self._slots[slot.number]
+        self._pack.leave(slot.number)
+        self._free.append(slot.number)
+        return Ended(slot.name, matrix, reason)
+
+    # ------------------------------------------------------------------ learning
+
+    def _learn(self, learners: Sequence[_Slot]) -> dict[int, float]:
+        """One optimiser step of each; the mean loss per scored token, NaN where it has none."""
+        losses: dict[int, float] = {}
+        for group in self._groups(learners):
+            losses |= self._backward(group)
+        for slot in learners:
+            self._add_penalty(slot)
+        rates = {
+            s.number: s.spec.learning_rate * schedule_factor(s.spec, s.request.step, s.steps)
+            for s in learners
+        }
+        norms = self._pack.step(
+            rates,
+            weight_decay={s.number: s.spec.weight_decay for s in learners},
+            max_norm={s.number: s.spec.max_grad_norm or math.inf for s in learners},
+        )
+        return {n: loss if math.isfinite(norms[n]) else math.nan for n, loss in losses.items()}
+
+    def _groups(self, learners: Sequence[_Slot]) -> Iterator[list[tuple[_Slot, list[Scored]]]]:
+        """Slots of similar lengths, as many as fit into a pass."""
+        rows = {s.number: self._rows(s.request) for s in learners}
+        longest = {n: max(len(row.tokens) for row in found) for n, found in rows.items()}
+        # Slots of one kind stay neighbours, where their products are one.
+        order = sorted(learners, key=lambda s: (-longest[s.number], s.number))
+        group: list[tuple[_Slot, list[Scored]]] = []
+        count = 0
+        for slot in order:
+            mine = rows[slot.number]
+            length = longest[group[0][0].number] if group else longest[slot.number]
+            full = (count + len(mine)) * length > self._batch_tokens
+            if group and (full or longest[slot.number] < SAME_LENGTH * length):
+                yield group
+                group, count = [], 0
+            group.append((slot, mine))
+            count += len(mine)
+        yield group
+
+    @staticmethod
+    def _rows(request: TrainStep) -> list[Scored]:
+        return [scored_example(e) for e in (*request.examples, *request.replayed)]
+
+    def _backward(self, group: Sequence[tuple[_Slot, list[Scored]]]) -> dict[int, float]:
+        rows = [row for _, mine in group for row in mine]
+        slot_of_row = [slot.number for slot, mine in group for _ in mine]
+        owners = [i for i, (_, mine) in enumerate(group) for row in mine for _ in row.picks]
+        scored = [sum(len(row.picks) for row in mine) for _, mine in group]
+        with self._pack.rows(slot_of_row):
+            found = self._scored(*padded(rows, self._device))
+        owner = torch.tensor(owners, device=self._device)
+        sums = found.new_zeros(len(group)).index_add(0, owner, -found)
+        losses = sums / torch.tensor(scored, dtype=sums.dtype, device=self._device)
+        losses.sum().backward()
+        return {s.number: v for (s, _), v in zip(group, losses.tolist(), strict=True)}
+
+    def _add_penalty(self, slot: _Slot) -> None:
+        if slot.retention.kind == "none":
+            return
+        state = {n: t.requires_grad_() for n, t in self._pack.state(slot.number).items()}
+        penalty = slot.retention.penalty(state)
+        if penalty.requires_grad:
+            found = torch.autograd.grad(
+                penalty, list(state.values()), allow_unused=True, materialize_grads=True
+            )
+            self._pack.add_gradients(slot.number, dict(zip(state, found, strict=True)))
+
+    def _observe(
+        self, slot: _Slot, examples: Sequence[Example], name: str
+    ) -> Iterator[Observation]:
+        """The derivatives that a retention asks for, of its trial's adapter alone."""
+        if not slot.retention.observes:
+            return
+        count = min(slot.retention.max_examples, len(examples))
+        chosen = random.Random(f"{slot.spec.seed}/{name}").sample(list(examples), count)
+        solo: Any = self._pack.solo(slot.number)
+        scored = ScoredModel(solo).eval()
+        params = curlora.trainable_parameters(solo)
+
+        def log_probability(example: Example) -> Tensor:
+            return scored(*padded([scored_example(example)], self._device)).sum()
+
+        yield from observe(solo, log_probability, params, chosen, slot.retention.observes)
+
+    # ------------------------------------------------------------------ scoring
+
+    def _read(self, readers: Sequence[_Slot]) -> dict[int, Any]:
+        """What each of some slots wants to have scored, in shared forward passes."""
+        wanted: dict[int, list[Scored]] = {}
+        for slot in readers:
+            wanted[slot.number] = _asked_rows(slot.request)
+        owners = [number for number, rows in wanted.items() for _ in rows]
+        everything = [row for rows in wanted.values() for row in rows]
+        values = self._log_probabilities(everything, owners)
+        by_slot: dict[int, list[list[float]]] = {number: [] for number in wanted}
+        for number, one in zip(owners, values, strict=True):
+            by_slot[number].append(one)
+        return {slot.number: self._scored_answer(slot, by_slot[slot.number]) for slot in readers}
+
+    def _scored_answer(self, slot: _Slot, values: list[list[float]]) -> Any:
+        request = slot.request
+        if isinstance(request, HeldOutLoss):
+            flat = [value for row in values for value in row]
+            return -sum(flat) / len(flat)
+        items = request.task.validation[: request.limit]
+        return score(items, request.task.spec, _Known(values, self, slot.number))
+
+    def _log_probabilities(
+        self, rows: Sequence[Scored], owners: Sequence[int]
+    ) -> list[list[float]]:
+        result: list[list[float]] = [[] for _ in rows]
+        with torch.no_grad():
+            for batch in bucketed(rows, self._batch_tokens):
+                # Rows of a slot are neighbours.
+                batch.sort(key=lambda i: owners[i])
+                chosen = [rows[i] for i in batch]
+                with self._pack.rows([owners[i] for i in batch]):
+                    values = self._scored(*padded(chosen, self._device)).tolist()
+                for index, row in zip(batch, chosen, strict=True):
+                    result[index], values = values[: len(row.picks)], values[len(row.picks) :]
+        return result
+
+    def write(self, number: int, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+        """What the model of one slot writes after each prompt."""
+        result = [""] * len(prompts)
+        for batch in prompt_batches(prompts, task, self._batch_tokens):
+            with self._pack.rows([number] * len(batch)):
+                texts = write_batch(
+                    self._base, self._tokenizer, [prompts[i] for i in batch], task, self._device
+                )
+            for index, text in zip(batch, texts, strict=True):
+                result[index] = text
+        return result
+
+
+class _Asked(Exception):  # noqa: N818 (nothing went wrong)
+    """Carries the rows that a score is read from."""
+
+    def __init__(self, rows: Sequence[Scored]) -> None:
+        super().__init__()
+        self.rows = list(rows)
+
+
+class _Asking:
+    """Answers nothing: tells which rows a score needs."""
+
+    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
+        raise _Asked(rows)
+
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+        del prompts, task
+        raise _Asked([])
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Answers with what was computed."""
+
+    values: list[list[float]]
+    trials: PackedTrials
+    number: int
+
+    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
+        del rows
+        return self.values
+
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+        return self.trials.write(self.number, prompts, task)
+
+
+def _asked_rows(request: Evaluate | HeldOutLoss) -> list[Scored]:
+    """The rows whose log-probabilities a request needs; none where texts are written."""
+    if isinstance(request, HeldOutLoss):
+        return [scored_example(example) for example in request.examples]
+    try:
+        score(request.task.validation[: request.limit], request.task.spec, _Asking())
+    except _Asked as asked:
+        return asked.rows
+    return []

@@ -1,0 +1,167 @@
+"""Trials that share a base and their steps compute what each of them computes alone."""
+
+import pytest
+import torch
+
+import curlora
+from curlora.retention import RETENTIONS
+from orchestrator.accuracy_matrix import AccuracyMatrix
+from orchestrator.base_model import load_base, load_tokenizer
+from orchestrator.batches import prepare
+from orchestrator.continual_loop import Start, learn_sequence, run
+from orchestrator.engine import PlainEngine
+from orchestrator.experiment import load_experiment
+from orchestrator.methods import adapter_options, retention_options
+from orchestrator.packed_trials import PackedTrials, packing_refuses
+from orchestrator.training import task_sequence
+
+TARGETS = ["q_proj", "v_proj"]
+
+
+def method(kind, retention="none", r=4, **adapter):
+    return {
+        "method.adapter": {"kind": kind, "r": r, "target_modules": TARGETS, **adapter},
+        "method.retention": {"kind": retention} | (
+            {"strength": 20.0, "max_examples": 8} if retention in {"ewc", "laplace"} else {}
+        ),
+    }  # fmt: skip
+
+
+MIX = {
+    "curlora": method("curlora"),
+    "laplace": method("curlora", "laplace", r=2, temperature=0.5),
+    "ewc": method("lora", "ewc"),
+    "replay": method("rslora", "replay", r=2),
+    "dora": method("dora", r=3),
+}
+RATES = dict(zip(MIX, (0.03, 0.02, 0.005, 0.004, 0.003), strict=True))
+
+
+@pytest.fixture(scope="module")
+def world(tiny_base, tiny_tasks, tmp_path_factory):
+    """The experiment, its data, and every trial's experiment by name."""
+    import yaml
+
+    path = tiny_tasks / "packed.yaml"
+    document = {
+        "name": "packed", "model": {"name": str(tiny_base)}, "tasks": ["mood", "being"],
+        "probes": ["prose"], "method": {"adapter": {"kind": "lora", "r": 2}},
+        "training": {"learning_rate": 0.01, "batch_size": 4, "max_length": 48,
+                     "precision": "fp32", "max_grad_norm": 0.5, "schedule": "linear"},
+        "data": {"train_examples": 16, "validation_examples": 10, "probe_tokens": 120,
+                 "probe_context": 32, "rung_examples": 4},
+        "resources": {"executor": "local"},
+        "storage": str(tmp_path_factory.mktemp("packed")),
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(document))
+    loaded = load_experiment(path)
+    data = prepare(loaded, load_tokenizer(loaded.experiment.model))
+    trials = {
+        name: loaded.experiment.with_overrides(
+            {**overrides, "training.learning_rate": RATES[name], "training.seed": number}
+        )
+        for number, (name, overrides) in enumerate(MIX.items())
+    }
+    return trials, data
+
+
+def alone(experiment, data):
+    """What a trial reports in a process of its own."""
+    base = load_base(experiment.model, "fp32")
+    adapter, retention = experiment.method.adapter, experiment.method.retention
+    model = curlora.attach(
+        base, adapter.kind, adapter_options(adapter), seed=experiment.training.seed
+    )
+    built = RETENTIONS[retention.kind].build(retention_options(retention, experiment.training.seed))
+    engine = PlainEngine(model, experiment.training, batch_tokens=256, retention=built)
+    sequence = task_sequence(experiment, data)
+    matrix = AccuracyMatrix.empty([t.name for t in sequence.tasks])
+    reports = []
+    run(
+        learn_sequence(sequence, built, matrix, Start()), engine, sequence=sequence, matrix=matrix,
+        start=Start(), on_report=lambda report, _: reports.append(report),
+        on_progress=lambda _: None,
+    )  # fmt: skip
+    return reports, {n: p.detach().clone() for n, p in curlora.trainable_parameters(model).items()}
+
+
+@pytest.fixture(scope="module")
+def solo(world):
+    trials, data = world
+    return {name: alone(experiment, data) for name, experiment in trials.items()}
+
+
+def packed(world, *, capacity, folder=None):
+    """All trials through a pack of some capacity; those that find no room join later."""
+    trials, data = world
+    base = load_base(next(iter(trials.values())).model, "fp32")
+    pack = PackedTrials(base, TARGETS, capacity=capacity, batch_tokens=512)
+    waiting, reports, ended = list(trials), {name: [] for name in trials}, {}
+    while waiting or pack.names:
+        while waiting and pack.free:
+            name = waiting.pop(0)
+
+            def hear(report, matrix, name=name):
+                reports[name].append(report)
+                if folder is not None and matrix.complete:
+                    pack.save_adapter(name, folder / name)
+
+            pack.join(name, trials[name], task_sequence(trials[name], data), hear)
+        for end in pack.tick():
+            ended[end.name] = end
+    return reports, ended
+
+
+@pytest.mark.parametrize("capacity", [5, 2])
+def test_a_trial_in_a_pack_reports_what_it_reports_alone(world, solo, capacity, tmp_path):
+    """In a pack of two, trials join when others leave: at different tasks and steps."""
+    reports, ended = packed(world, capacity=capacity, folder=tmp_path)
+    assert set(ended) == set(MIX)
+    base = load_base(world[0]["curlora"].model, "fp32")
+    for name, (expected, trained) in solo.items():
+        got = reports[name]
+        assert [(r.task, r.step, r.fraction) for r in got] == [
+            (r.task, r.step, r.fraction) for r in expected
+        ]
+        for mine, theirs in zip(got, expected, strict=True):
+            assert mine.losses == pytest.approx(theirs.losses, abs=1e-4)
+            assert mine.learning_rates == pytest.approx(theirs.learning_rates)
+            assert mine.tokens == theirs.tokens
+            if mine.row is not None:
+                assert mine.row == pytest.approx(theirs.row, abs=1e-6)
+                for probe, values in theirs.probes.items():
+                    assert mine.probes[probe] == pytest.approx(values, abs=1e-3)
+        kept = curlora.load_adapter(base, tmp_path / name)
+        for place, parameter in trained.items():
+            found = dict(kept.named_parameters())[place]
+            torch.testing.assert_close(found, parameter, rtol=0, atol=2e-4)
+        base = kept.unload() if hasattr(kept, "unload") else kept
+
+
+def test_a_trial_that_diverges_fails_alone(world, solo):
+    trials, data = world
+    wild = trials["replay"].with_overrides({"method.adapter.alpha": 1e30})
+    reports, ended = packed(({**trials, "replay": wild}, data), capacity=5)
+    assert ended["replay"].matrix is None
+    assert "lower the learning rate" in ended["replay"].reason
+    for name in ("curlora", "ewc"):
+        expected = solo[name][0][-1]
+        assert reports[name][-1].losses == pytest.approx(expected.losses, abs=1e-4)
+
+
+def test_what_cannot_be_packed_is_said(world):
+    trials, data = world
+    refused = {
+        "secura": {"method.adapter": {"kind": "secura", "r": 2}},
+        "ilora": {"method.retention": {"kind": "ilora"}},
+        "dropout": {"method.adapter.dropout": 0.1},
+    }
+    for word, overrides in refused.items():
+        experiment = trials["ewc"].with_overrides(overrides)
+        assert word in str(packing_refuses(experiment.method))
+        base = load_base(experiment.model, "fp32")
+        pack = PackedTrials(base, TARGETS, capacity=1, batch_tokens=256)
+        with pytest.raises(ValueError, match="cannot be packed"):
+            pack.join("t", experiment, task_sequence(experiment, data), lambda *_: None)
+        assert pack.free == 1
+    assert all(packing_refuses(e.method) is None for e in trials.values())
