@@ -272,6 +272,8 @@ class CurSegment:
             own.view(-1, layer.d_out).addmm_(z.view(-1, r).to(own.dtype), C)
         else:
             C, _, rows, _, filled = layer.selections.several(self._selections)
+            r = C.shape[1]  # below the family's rank once its widest selections have left
+            U = U[:, :r, :r]
             cut = blocks.cut(own)
             h = _gather(cut, rows, filled).to(U.dtype)
             cut.baddbmm_(self._core(h, U).to(own.dtype), C)

@@ -1,0 +1,189 @@
+"""How much a packed step gains over adapters taking turns, in useful tokens per second.
+
+    .venv/bin/python benchmarks/packed_step.py
+    .venv/bin/python benchmarks/packed_step.py --threads 2 --kinds curlora --dtypes bfloat16
+
+K slots train on one frozen base, all of its linear layers adapted, loss at the last token of each
+row. One *packed tick* (a forward and a backward pass of all slots, an optimiser step of each) is
+compared with K solo steps taking turns on the same rows: `curlora.attach`, and AdamW as torch has
+it. Ticks and turns alternate, and the ratio is the median of neighbours' ratios. Times are seconds
+of the process on its cores, divided by the threads: waiting for a core that others use is not
+counted, but what they do to caches and clock is.
+
+A solo model needs its own wrapped base; all of them share the base's tensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import curlora
+from curlora.packed import BARE, PackedModel
+
+DEMO_BASE = Path(__file__).parents[1] / ".demo" / "SmolLM2-135M-Instruct"
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "curlora": {"r": 16},
+    "lora": {"r": 16, "alpha": 16.0},
+    "dora": {"r": 16, "alpha": 16.0},
+}
+
+
+def smollm2(dtype: torch.dtype) -> nn.Module:
+    """Give SmolLM2-135M where the demonstration has it, else random weights of its shape."""
+    # Eager attention: the backward pass of the fused kernels is slower on a CPU at this length.
+    if DEMO_BASE.exists():
+        model = AutoModelForCausalLM.from_pretrained(
+            DEMO_BASE, dtype=dtype, attn_implementation="eager"
+        )
+    else:
+        config = LlamaConfig(
+            vocab_size=49152,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            tie_word_embeddings=True,
+            attn_implementation="eager",
+        )
+        model = LlamaForCausalLM(config).to(dtype)
+    return model.eval()
+
+
+def losses(base: Any, tokens: Tensor, slots: int) -> list[Tensor]:
+    """Give the mean loss at the last token of every slot's rows."""
+    hidden = base.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+    # The scored positions only, and contiguous: a strided 16-bit operand is very slow on a CPU.
+    logits = base.lm_head(hidden[:, -1].contiguous()).float()
+    each = cross_entropy(logits, tokens[:, -1], reduction="none")
+    return list(each.view(slots, -1).mean(1))
+
+
+def seconds(work: Callable[[], None], threads: int) -> float:
+    """Time some work."""
+    start = time.process_time()
+    work()
+    return (time.process_time() - start) / threads
+
+
+def measure(
+    kind: str, dtype: torch.dtype, slots: int, rows: int, length: int, repeats: int, threads: int
+) -> dict[str, float]:
+    """Measure one setting.
+
+    Returns:
+        Medians: seconds of a packed tick, of the K solo steps, of the same base with all rows
+        bare, and of the packed optimiser; and the ratio of turns to ticks.
+    """
+    base = smollm2(dtype)
+    settings = SETTINGS[kind] | {"target_modules": TARGETS}
+    pack = PackedModel(base, TARGETS, capacity=slots)
+    for slot in range(slots):
+        pack.join(slot, kind, settings, seed=slot)
+    solos = [pack.solo(slot) for slot in range(slots)]
+    optimizers = [
+        torch.optim.AdamW(curlora.trainable_parameters(solo).values(), lr=1e-3, weight_decay=0.01)
+        for solo in solos
+    ]
+    tokens = torch.randint(0, 49152, (slots * rows, length + 1))
+    slot_of_row = [slot for slot in range(slots) for _ in range(rows)]
+
+    def forward_backward(of_rows: list[int]) -> None:
+        with pack.rows(of_rows):
+            total = torch.stack(losses(base, tokens, slots)).sum()
+        total.backward()
+
+    def step() -> None:
+        pack.step(dict.fromkeys(range(slots), 1e-3), weight_decay=0.01, max_norm=1.0)
+
+    def turns() -> None:
+        for slot, (solo, optimizer) in enumerate(zip(solos, optimizers, strict=True)):
+            own = tokens[slot * rows : (slot + 1) * rows]
+            losses(solo.base_model.model, own, 1)[0].backward()
+            nn.utils.clip_grad_norm_(curlora.trainable_parameters(solo).values(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    embeddings: Any = base.get_input_embeddings()
+
+    def bare() -> None:
+        # The backward pass has to reach the lowest layer, as a tick's does.
+        hook = embeddings.register_forward_hook(lambda _m, _i, out: out.requires_grad_())
+        forward_backward([BARE] * len(slot_of_row))
+        hook.remove()
+
+    times: dict[str, list[float]] = {"tick": [], "turns": [], "bare": [], "step": []}
+    for repeat in range(repeats + 1):
+        passes = seconds(lambda: forward_backward(slot_of_row), threads)
+        stepped = seconds(step, threads)
+        found = {
+            "tick": passes + stepped,
+            "turns": seconds(turns, threads),
+            "bare": seconds(bare, threads),
+            "step": stepped,
+        }
+        if repeat:  # the first time everything is allocated
+            for name, value in found.items():
+                times[name].append(value)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ratios = [turn / tick for tick, turn in zip(times["tick"], times["turns"], strict=True)]
+    return medians | {"ratio": statistics.median(ratios)}
+
+
+def main() -> None:
+    """Measure every setting that the command line names, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--length", type=int, default=48)
+    parser.add_argument("--rows", type=int, nargs="+", default=[4, 1])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--kinds", nargs="+", default=["curlora", "lora"], choices=SETTINGS)
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(
+        "| adapter | dtype | rows x tokens a slot | turns, tokens/s | packed, tokens/s | ratio "
+        "| bare base / tick | optimiser / tick |\n|---|---|---|---|---|---|---|---|"
+    )
+    for kind in options.kinds:
+        for dtype in options.dtypes:
+            for rows in options.rows:
+                torch.manual_seed(0)
+                found = measure(
+                    kind,
+                    getattr(torch, dtype),
+                    options.slots,
+                    rows,
+                    options.length,
+                    options.repeats,
+                    options.threads,
+                )
+                gc.collect()
+                tokens = options.slots * rows * options.length
+                print(
+                    f"| {kind} | {dtype} | {rows} x {options.length} "
+                    f"| {tokens / found['turns']:.0f} | {tokens / found['tick']:.0f} "
+                    f"| {found['ratio']:.2f} | {found['bare'] / found['tick']:.2f} "
+                    f"| {found['step'] / found['tick']:.2f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
