@@ -65,7 +65,7 @@ PROGRESS_SECONDS = 5.0
 
 _LATER = (
     ("orchestrator.base_facts", "BaseFilesError"),
-    ("orchestrator.engine", "ModelError"),
+    ("orchestrator.base_model", "ModelError"),
     ("orchestrator.inference", "PredictionError"),
     ("orchestrator.preflight", "PreflightError"),
     ("orchestrator.sweep", "SweepError"),

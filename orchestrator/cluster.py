@@ -51,6 +51,9 @@ def fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
     """
     if resources.executor == "local":
         return Fit(1, "executor local: one trial at a time in one process")
+    if resources.executor == "pool":
+        slots = resources.slots
+        return Fit(slots, f"executor pool: {slots} trials at a time on one base in one process")
     need_cpus = resources.workers * resources.cpus_per_worker
     need_gpus = resources.workers * resources.gpus_per_worker
     by_cpu = int(cpus // need_cpus)

@@ -352,8 +352,11 @@ class FinalistSpec(Spec):
 class ResourceSpec(Spec):
     """What one trial runs on."""
 
-    executor: Literal["train", "local"] = "train"
-    """`train`: Ray Train workers with DeepSpeed. `local`: one plain process, for tiny runs."""
+    executor: Literal["train", "local", "pool"] = "train"
+    """`train`: Ray Train workers with DeepSpeed. `local`: one plain process, for tiny runs. `pool`:
+    one process in which many trials step together over one base."""
+    slots: int = Field(default=8, ge=1)
+    """Trials at a time of the executor `pool`."""
     workers: int = Field(default=1, ge=1)
     cpus_per_worker: int = Field(default=1, ge=1)
     """CPUs reserved and torch threads used by each worker."""
@@ -481,15 +484,16 @@ class Experiment(Spec):
                 f"`resources.workers` x `training.accumulation` ({self.resources.workers} x "
                 f"{self.training.accumulation} = {shares})"
             )
-        if self.resources.executor == "local":
+        executor = self.resources.executor
+        if executor != "train":
             if self.resources.workers != 1:
                 raise ValueError(
-                    "`resources.executor: local` is one process; "
+                    f"`resources.executor: {executor}` is one process; "
                     f"got `resources.workers` {self.resources.workers}"
                 )
             if self.training.deepspeed:
                 raise ValueError(
-                    "`resources.executor: local` runs without DeepSpeed; remove "
+                    f"`resources.executor: {executor}` runs without DeepSpeed; remove "
                     "`training.deepspeed` or use `executor: train`"
                 )
 

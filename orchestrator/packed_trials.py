@@ -199,6 +199,10 @@ class PackedTrials:
                 f"The trial {name!r} cannot be packed: {reason}. Use `resources.executor: train`."
             )
 
+    def unhook(self) -> None:
+        """Give the base its own forward back; nobody may be in the pack, and nobody can join."""
+        self._pack.unhook()
+
     def tick(self) -> list[Ended]:
         """Let every trial go on by one step, or by one round of scoring.
 

@@ -44,9 +44,9 @@ GIB = 2**30
 BYTES = {"fp32": 4, "bf16": 2}
 EFFICIENCY = (0.2, 0.6)
 """Share of the measured matrix-product speed that a whole step reaches: low and high."""
-START_SECONDS = {"train": (8.0, 25.0), "local": (3.0, 10.0)}
+START_SECONDS = {"train": (8.0, 25.0), "local": (3.0, 10.0), "pool": (0.1, 2.0)}
 """Seconds from a trial's start to its first step, by executor: process, imports, weights."""
-OVERHEAD_BYTES = {"train": 0.7 * GIB, "local": 0.5 * GIB}
+OVERHEAD_BYTES = {"train": 0.7 * GIB, "local": 0.5 * GIB, "pool": 0.5 * GIB}
 """A process with torch and transformers (and Ray and DeepSpeed), and no model."""
 LOGIT_ROWS = 1024
 """Places whose logits are held at a time."""
@@ -195,7 +195,7 @@ def make_plan(
         flops_evaluation=cost.flops_evaluation,
         measured_flops=flops,
         trial_seconds=trial_seconds,
-        sweep_seconds=_sweep_seconds(trial_seconds, trials, at_once),
+        sweep_seconds=_sweep_seconds(trial_seconds, trials, at_once, experiment.resources.executor),
         at_once=at_once,
         arithmetic=fitting.arithmetic,
         storage_bytes=storage_bytes(adapters, trials),
@@ -408,9 +408,15 @@ class _Cost:
         return Range(work / (flops * high) + first, work / (flops * low) + last)
 
 
-def _sweep_seconds(trial: Range | None, trials: int, at_once: int) -> Range | None:
+POOL_GAIN = 3.0
+"""What stepping together gains at most over taking turns in one process on CPU."""
+
+
+def _sweep_seconds(trial: Range | None, trials: int, at_once: int, executor: str) -> Range | None:
     if trial is None or at_once == 0:
         return None
+    if executor == "pool":  # one process, however many step in it
+        return Range(trial.low * trials / POOL_GAIN, trial.high * trials)
     rounds = math.ceil(trials / at_once)
     return Range(trial.low * rounds, trial.high * rounds)
 

@@ -19,6 +19,13 @@ from orchestrator.encoding import Example
 LOGIT_ROWS = 1024
 """Scored positions whose logits are held at a time when nothing is learnt."""
 
+FULL_PASS = 1024
+"""Padded tokens from which on a batch may be closed to save padding. With fewer a GPU is not full,
+and one more pass would cost more than the padding."""
+
+SHORTEST_ROW = 0.85
+"""Tokens of a row, over those of a full batch's longest, from which on it still joins that batch."""
+
 HEADS_FILE = "heads.safetensors"
 """Beside an adapter's own files: `<task>.weight` (labels, hidden) and `<task>.bias` (labels,)."""
 
@@ -320,13 +327,29 @@ def scored_example(example: Example) -> Scored:
     return Scored(example.tokens[:-1], picks, example.head)
 
 
-def bucketed(rows: Sequence[Scored], batch_tokens: int) -> list[list[int]]:
-    """Indices of the rows in batches of at most `batch_tokens` padded tokens, longest first."""
+def bucketed(
+    rows: Sequence[Scored], batch_tokens: int, *, shortest: float = SHORTEST_ROW
+) -> list[list[int]]:
+    """Sort rows by length into batches with little padding.
+
+    Args:
+        rows: What is to be computed.
+        batch_tokens: Padded tokens of a batch at most; a batch has at least one row.
+        shortest: Share of the longest row's tokens, 0 to 1, below which a row opens another batch
+            once `FULL_PASS` padded tokens are reached; 0 fills every batch.
+
+    Returns:
+        Indices of the rows, longest first.
+    """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].tokens), i))
     batches: list[list[int]] = []
     for index in order:
         # Longest first: the first row of a batch is its padded length.
-        if batches and (len(batches[-1]) + 1) * len(rows[batches[-1][0]].tokens) <= batch_tokens:
+        longest = len(rows[batches[-1][0]].tokens) if batches else 0
+        count = len(batches[-1]) if batches else 0
+        fits = bool(batches) and (count + 1) * longest <= batch_tokens
+        is_short = len(rows[index].tokens) < shortest * longest
+        if fits and not (is_short and count * longest >= FULL_PASS):
             batches[-1].append(index)
         else:
             batches.append([index])

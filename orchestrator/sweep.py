@@ -259,6 +259,8 @@ def _run(
     if driver.unfinished:
         if experiment.resources.executor == "local":
             _run_trials_locally(driver, projection)
+        elif experiment.resources.executor == "pool":
+            _run_trials_in_pool(driver, projection)
         else:
             _run_trials_on_ray(driver, options, projection)
     if driver.given_up and (driver.unfinished or driver.trials[BASE_TRIAL].state == "FAILED"):
@@ -331,6 +333,13 @@ def _run_trials_locally(driver: Driver, projection: _Projection) -> None:
         driver.ended(str(number), error=False)
         projection.catch_up()
         number += 1
+
+
+def _run_trials_in_pool(driver: Driver, projection: _Projection) -> None:
+    from orchestrator.pool import Pool
+
+    driver.observer.note("loading the base for the pool")
+    Pool(driver, lambda name: _run_one_locally(driver, name)).run(projection.catch_up)
 
 
 def _run_one_locally(driver: Driver, name: str) -> None:

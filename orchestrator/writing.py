@@ -29,8 +29,9 @@ def prompt_batches(
         The batches, longest prompts first.
     """
     rows = [Scored((0,) * (len(p) + task.max_new_tokens), ()) for p in prompts]
-    # A written token costs one row's pass, not a whole sequence: four times the rows fit.
-    return bucketed(rows, 4 * batch_tokens)
+    # A written token costs one row's pass, not a whole sequence: four times the rows fit. Each
+    # batch takes as many passes as tokens are written, which no saved padding repays.
+    return bucketed(rows, 4 * batch_tokens, shortest=0.0)
 
 
 class _Stops:
