@@ -495,11 +495,13 @@ def wait_for(journal, process, *, event, trial, times=1, seconds=120.0):
 
 
 def test_sigterm_does_what_ctrl_c_does(small, tmp_path):
-    path, folder = small(), tmp_path / "runs" / "tiny"
+    # Trials long enough not to be over before a busy machine has noticed that they began.
+    training = {"batch_size": 8, "max_length": 48, "precision": "fp32", "epochs": 100}
+    path, folder = small(training=training), tmp_path / "runs" / "tiny"
     process = start(path, tmp_path, tmp_path / "log")
     wait_for(folder, process, event="trial_started", trial="t002")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == cli.INTERRUPTED, (tmp_path / "log").read_text()
+    assert process.wait(120) == cli.INTERRUPTED, (tmp_path / "log").read_text()
     text = (tmp_path / "log").read_text()
     assert "Traceback" not in text
     assert "of 6 trials are finished and kept in" in text

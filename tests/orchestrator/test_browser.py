@@ -81,10 +81,11 @@ def test_pages_answer_on_loopback_only_and_end_with_their_children(tmp_path, new
             with pytest.raises(OSError), socket.create_connection((other, port), timeout=2):  # noqa: PT011
                 pass
         running.send_signal(signal.SIGINT)
-        assert running.wait(30) == 0
+        assert running.wait(120) == 0
         assert "Ended." in running.stdout.read()
     finally:
         running.kill()
+        running.wait(30)
         running.stdout.close()
     until = time.monotonic() + 10
     while time.monotonic() < until:

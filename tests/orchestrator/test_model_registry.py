@@ -165,7 +165,8 @@ def test_model_folder_holds_json_and_safetensors_only(tmp_path: Path) -> None:
     ]  # fmt: skip
     document = json.loads((folder / "model.json").read_text())
     assert document["base"] == {
-        "name": "base-model", "revision": None, "gguf": None, "sha256": "b" * 64
+        "name": "base-model", "revision": None, "gguf": None, "quantization": None,
+        "sha256": "b" * 64,
     }  # fmt: skip
     assert document["trial"] == "t002"
     assert document["overrides"] == {"method.adapter.r": 16}
