@@ -303,6 +303,7 @@ def measured(
         "targets": targets,
         "rank": rank,
         "rounds": rounds,
+        "machine": machine(shape),
         "load_average": [round(load[0], 1), round(os.getloadavg()[0], 1)],
         "frozen_seconds": {
             "wall": statistics.median(walls),
@@ -371,35 +372,37 @@ def table(part: Mapping[str, Any]) -> str:
             "unknown" if peak is None else f"{peak / frozen['peak_bytes']:.3f}",
         ))  # fmt: skip
     lines = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
-    before, after = part["load_average"]
-    title = f"Rank {part['rank']}, {part['targets']}; {part['rounds']} rounds"
-    return f"**{title}** (load average {before:g} at the start, {after:g} at the end)\n\n{lines}"
+    (before, after), on = part["load_average"], part["machine"]
+    facts = (
+        f"**Rank {part['rank']}, {part['targets']}**: {part['rounds']} rounds, {on['date']}, "
+        f"{on['threads']} threads on {on['cores']} cores of {on['cpu']}, device {on['device']}, "
+        f"load average {before:g} at the start and {after:g} at the end; Python {on['python']}, "
+        f"torch {on['torch']}, peft {on['peft']}, transformers {on['transformers']}."
+    )
+    return f"{facts}\n\n{lines}"
 
 
-def section(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """What stands in the page: of every shape the facts and the tables."""
-    parts = [
+def section(parts: Sequence[Mapping[str, Any]]) -> str:
+    """What stands in the page: of every shape what it is, and its tables."""
+    found = [
         "Ratios to the frozen step (forward, loss, backward to the input embeddings, nothing "
         "trained): median and quartiles over rounds. *Kept* counts the distinct storages that "
         "autograd saves, without parameters and buffers. *Peak* is the growth of the resident set "
         "during a step on the CPU, of the allocated memory on CUDA. *As published* builds the "
-        "dense C U R at every step."
+        "dense C U R at every step. Wall time suffers from what else runs, core seconds hardly."
     ]
-    for name, record in records.items():
-        shape, on = SHAPES[name], record["machine"]
-        command = f"python benchmarks/adapter_step.py --shape {name} --write"
-        parts.append(
+    for name in dict.fromkeys(part["shape"] for part in parts):
+        shape = SHAPES[name]
+        found.append(
             f"### Shape `{name}`\n\n"
-            f"- `{command}`, {on['date']}, {on['threads']} threads on {on['cores']} cores of "
-            f"{on['cpu']}, device {on['device']}; Python {on['python']}, torch {on['torch']}, peft "
-            f"{on['peft']}, transformers {on['transformers']}.\n"
-            f"- Llama with random weights: hidden {shape.hidden}, MLP {shape.mlp}, {shape.layers} "
-            f"layers, {shape.heads}/{shape.kv_heads} heads, vocabulary {shape.vocabulary}; "
+            f"`python benchmarks/adapter_step.py --shape {name} --write`: Llama with random "
+            f"weights, hidden {shape.hidden}, MLP {shape.mlp}, {shape.layers} layers, "
+            f"{shape.heads}/{shape.kv_heads} heads, vocabulary {shape.vocabulary}; "
             f"{str(shape.dtype).removeprefix('torch.')}; batches of {shape.batch} x {shape.length} "
             "tokens, all scored."
         )
-        parts += [table(part) for part in record["tables"]]
-    return "\n\n".join(parts)
+        found += [table(part) for part in parts if part["shape"] == name]
+    return "\n\n".join(found)
 
 
 def write_section(page: Path, name: str, text: str) -> None:
@@ -423,6 +426,20 @@ def write_section(page: Path, name: str, text: str) -> None:
     page.write_text(new, encoding="utf-8")
 
 
+def keep(part: Mapping[str, Any]) -> None:
+    """Put a table in the place of an earlier one of the same shape, targets and rank."""
+    parts = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else []
+    names = list(SHAPES), list(TARGETS)
+
+    def place(one: Mapping[str, Any]) -> tuple[int, int, int]:
+        return names[0].index(one["shape"]), names[1].index(one["targets"]), one["rank"]
+
+    by_place = {place(one): one for one in [*parts, part]}
+    ordered = [by_place[key] for key in sorted(by_place)]
+    RECORD.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+    write_section(PAGE, SECTION, section(ordered))
+
+
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -438,8 +455,6 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--rounds must be at least 2 to have a spread, got {given.rounds}")
     if SHAPES[given.shape].device == "cuda" and not torch.cuda.is_available():
         parser.error(f"--shape {given.shape} needs a CUDA device, and there is none")
-    if given.write and given.only:
-        parser.error("--write replaces the record of a shape: leave out --only")
     return given
 
 
@@ -452,17 +467,12 @@ def main() -> None:
     def wanted(name: str) -> bool:
         return not given.only or any(part in name for part in given.only)
 
-    record: dict[str, Any] = {"machine": machine(SHAPES[given.shape]), "tables": []}
     for targets in given.targets:
         for rank in given.ranks:
             part = measured(given.shape, targets, rank, given.rounds, wanted)
-            record["tables"].append(part)
             print(table(part), end="\n\n", flush=True)
-    if given.write:
-        kept = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
-        records = kept | {given.shape: record}
-        RECORD.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-        write_section(PAGE, SECTION, section(records))
+            if given.write:
+                keep(part)
 
 
 if __name__ == "__main__":

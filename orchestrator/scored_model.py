@@ -24,7 +24,7 @@ FULL_PASS = 1024
 and one more pass would cost more than the padding."""
 
 SHORTEST_ROW = 0.85
-"""Tokens of a row, over those of a full batch's longest, from which on it still joins that batch."""
+"""A row with at least this share of a full batch's longest row still joins that batch."""
 
 HEADS_FILE = "heads.safetensors"
 """Beside an adapter's own files: `<task>.weight` (labels, hidden) and `<task>.bias` (labels,)."""

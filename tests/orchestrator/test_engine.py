@@ -209,6 +209,21 @@ def test_buckets_hold_every_row_once_within_the_budget():
         assert len(batch) == 1 or longest * len(batch) <= 64
 
 
+def test_a_full_bucket_is_closed_before_its_padding_grows():
+    """Lengths 1 to 200: one budget for all would pad every row to 200 and waste half."""
+    rows = [Scored((0,) * length, ()) for length in range(1, 201)]
+
+    def useful(batches):
+        padded = sum(len(b) * max(len(rows[i].tokens) for i in b) for b in batches)
+        return sum(len(row.tokens) for row in rows) / padded
+
+    batches = bucketed(rows, 10**6)
+    assert sorted(i for batch in batches for i in batch) == list(range(200))
+    assert useful(batches) > 0.9
+    assert useful(bucketed(rows, 10**6, shortest=0.0)) < 0.51
+    assert bucketed(rows[:4], 10**6) == [[3, 2, 1, 0]]  # too little to be worth a second pass
+
+
 def test_schedules():
     def curve(**fields):
         spec = TrainingSpec(**fields)
