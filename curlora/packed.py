@@ -158,7 +158,9 @@ class PackedModel:
         Raises:
             ValueError: The slot is taken or does not exist, the kind or a setting cannot be packed,
                 or a setting is wrong. The pack is as before.
+            RuntimeError: A batch is running: `rows` is open.
         """
+        self._check_idle()
         if not 0 <= slot < self.capacity:
             raise ValueError(
                 f"`slot` must be from 0 to {self.capacity - 1}, got {slot}. Make the pack with a "
@@ -216,7 +218,9 @@ class PackedModel:
 
         Raises:
             ValueError: It is not taken.
+            RuntimeError: A batch is running: `rows` is open.
         """
+        self._check_idle()
         member = self._member(slot)
         self._families[member.family].leave(slot)
         del self._members[slot]
@@ -227,6 +231,13 @@ class PackedModel:
             self._selections = [self._selections[position] for position in positions]
             for layer in self.layers.values():
                 layer.selections.keep(positions)
+
+    def _check_idle(self) -> None:
+        if any(layer.tick is not None for layer in self.layers.values()):
+            raise RuntimeError(
+                "A batch is running: a slot can be joined or left, and another batch begun, only "
+                "outside of `with pack.rows(...)`."
+            )
 
     def unhook(self) -> None:
         """Give every layer its own `forward` back; the pack cannot be used afterwards."""
@@ -368,7 +379,9 @@ class PackedModel:
 
         Raises:
             ValueError: A slot is empty, or there are no rows.
+            RuntimeError: Another batch is running: `rows` is open already.
         """
+        self._check_idle()
         numbers = slot_of_row.tolist() if isinstance(slot_of_row, Tensor) else list(slot_of_row)
         key = tuple(int(number) for number in numbers)
         if not key:

@@ -39,6 +39,7 @@ from transformers.pytorch_utils import Conv1D
 
 from curlora.packed_parameters import (
     GRADIENTS,
+    VALUES,
     SeatedParameters,
     Seats,
     add_to,
@@ -239,6 +240,16 @@ class Segment(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _CurViews:
+    """What a segment of CURLoRA reads and writes on one layer."""
+
+    values: Tensor
+    gradients: Tensor
+    scale: Tensor
+    factors: tuple[Tensor, ...]
+
+
 class CurSegment:
     """CURLoRA: rows that share one selection, or rows of selections of their own."""
 
@@ -247,7 +258,7 @@ class CurSegment:
     def __init__(
         self, seated: SeatedParameters, blocks: Blocks, *, shared: int | None, selections: Seats
     ) -> None:
-        """Describe a segment.
+        """Describe a segment; it holds until the next adapter joins or leaves.
 
         Args:
             seated: The family.
@@ -257,31 +268,44 @@ class CurSegment:
         """
         self.seated, self._blocks = seated, blocks
         self._shared, self._selections = shared, selections
+        self._seats = _within(blocks.seats)
+        self._views: dict[str, _CurViews] = {}
+
+    def _on(self, layer: PackedLayer) -> _CurViews:
+        if layer.name in self._views:
+            return self._views[layer.name]
+        if self._shared is not None:
+            factors = layer.selections.one(self._shared)
+        else:
+            factors = layer.selections.several(self._selections)
+        r = factors[0].shape[-2]  # below the family's rank once its widest selections have left
+        values, gradients = (
+            _neighbours(self.seated.stack(layer.name, "U", matrix), self._blocks.seats)[:, :r, :r]
+            for matrix in (VALUES, GRADIENTS)
+        )
+        views = _CurViews(values, gradients, _scales(self.seated, self._blocks), factors)
+        # Factors picked one by one are copies: too much memory to keep for every layer.
+        if self._shared is not None or isinstance(self._selections, slice):
+            self._views[layer.name] = views
+        return views
 
     def forward(self, layer: PackedLayer, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
         """See `Segment`."""
-        blocks = self._blocks
-        U = pick(self.seated.stack(layer.name, "U"), blocks.seats)
+        blocks, views = self._blocks, self._on(layer)
+        U = pick(views.values, self._seats)
         own = pick(y, blocks.rows)
         if self._shared is not None:
-            C, _, rows, _ = layer.selections.one(self._shared)
-            r = C.shape[0]
-            U = U[:, :r, :r]
+            C, _, rows, _ = views.factors
             h = blocks.cut(own.index_select(-1, rows).to(U.dtype))
-            z = self._core(h, U)
-            own.view(-1, layer.d_out).addmm_(z.view(-1, r).to(own.dtype), C)
+            z = torch.bmm(h, U.mT).mul_(views.scale)
+            own.view(-1, layer.d_out).addmm_(z.view(-1, C.shape[0]).to(own.dtype), C)
         else:
-            C, _, rows, _, filled = layer.selections.several(self._selections)
-            r = C.shape[1]  # below the family's rank once its widest selections have left
-            U = U[:, :r, :r]
+            C, _, rows, _, filled = views.factors
             cut = blocks.cut(own)
             h = _gather(cut, rows, filled).to(U.dtype)
-            cut.baddbmm_(self._core(h, U).to(own.dtype), C)
+            cut.baddbmm_(torch.bmm(h, U.mT).mul_(views.scale).to(own.dtype), C)
         put_back(y, blocks.rows, own)
         return h, U
-
-    def _core(self, h: Tensor, U: Tensor) -> Tensor:
-        return torch.bmm(h, U.mT).mul_(_scales(self.seated, self._blocks))
 
     def through(self, kept: tuple[Tensor, ...], G: Tensor) -> Tensor:  # noqa: ARG002
         """See `Segment`."""
@@ -296,28 +320,23 @@ class CurSegment:
         dx: Tensor | None,
     ) -> None:
         """See `Segment`."""
-        blocks, (h, U) = self._blocks, kept
-        source = gradients[1] if dx is None else dx
-        own = pick(source, blocks.rows)
+        blocks, views, (h, U) = self._blocks, self._on(layer), kept
+        own = pick(gradients[1] if dx is None else dx, blocks.rows)
+        C, R, _, columns, *filled = views.factors
+        # G C is a part of G W, which is here unless the input needs no gradient.
         if self._shared is not None:
-            C, R, _, columns = layer.selections.one(self._shared)
-            filled = None
-            # G C is a part of G W, which is here unless the input needs no gradient.
             wide = own @ C.t() if dx is None else own.index_select(-1, columns)
             dz = blocks.cut(wide)
         else:
-            C, R, _, columns, filled = layer.selections.several(self._selections)
             cut = blocks.cut(own)
-            dz = torch.bmm(cut, C.mT) if dx is None else _gather(cut, columns, filled)
-        dz = dz.to(U.dtype) * _scales(self.seated, blocks)
-        r = U.shape[-1]
-        stack = self.seated.stack(layer.name, "U", GRADIENTS)[:, :r, :r]
-        add_to(stack, blocks.seats, torch.bmm(dz.mT, h))
+            dz = torch.bmm(cut, C.mT) if dx is None else _gather(cut, columns, filled[0])
+        dz = dz.to(U.dtype) * views.scale
+        add_to(views.gradients, self._seats, torch.bmm(dz.mT, h))
         if dx is None:
             return
         dh = torch.bmm(dz, U).to(dx.dtype)
-        if filled is None:
-            own.view(-1, layer.d_in).addmm_(dh.view(-1, r), R)
+        if self._shared is not None:
+            own.view(-1, layer.d_in).addmm_(dh.view(-1, R.shape[0]), R)
         else:
             blocks.cut(own).baddbmm_(dh, R)
         put_back(dx, blocks.rows, own)
@@ -329,7 +348,7 @@ class LowRankSegment:
     needs_input = True
 
     def __init__(self, seated: SeatedParameters, blocks: Blocks, *, magnitude: bool) -> None:
-        """Describe a segment.
+        """Describe a segment; it holds until the next adapter joins or leaves.
 
         Args:
             seated: The family.
@@ -337,21 +356,29 @@ class LowRankSegment:
             magnitude: Whether it is DoRA.
         """
         self.seated, self._blocks, self._magnitude = seated, blocks, magnitude
+        self._seats = _within(blocks.seats)
+        self._scale = _scales(seated, blocks)
+        self._views: dict[tuple[str, str, str], Tensor] = {}
+
+    def _stack(self, layer: PackedLayer, part: str, matrix: str) -> Tensor:
+        key = layer.name, part, matrix
+        if key not in self._views:
+            self._views[key] = _neighbours(self.seated.stack(*key), self._blocks.seats)
+        return self._views[key]
 
     def forward(self, layer: PackedLayer, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """See `Segment`."""
         blocks = self._blocks
-        A, B = (pick(self.seated.stack(layer.name, part), blocks.seats) for part in "AB")
-        scale = _scales(self.seated, blocks)
+        A, B = (pick(self._stack(layer, part, VALUES), self._seats) for part in "AB")
         own = pick(y, blocks.rows)
         cut = blocks.cut(own)
         kept = (A.to(x.dtype), B.to(x.dtype))
-        z = torch.bmm(blocks.cut(pick(x, blocks.rows)), kept[0].mT).mul_(scale.to(x.dtype))
+        z = torch.bmm(blocks.cut(pick(x, blocks.rows)), kept[0].mT).mul_(self._scale.to(x.dtype))
         cut.baddbmm_(z, kept[1])
         kept = (*kept, z)
         if self._magnitude:
-            norm = _direction_norms(layer, A, B, scale)
-            M = pick(self.seated.stack(layer.name, "M"), blocks.seats)
+            norm = _direction_norms(layer, A, B, self._scale)
+            M = pick(self._stack(layer, "M", VALUES), self._seats)
             factor = (M / norm).to(own.dtype)
             kept = (*kept, cut.clone(), factor, norm)
             cut.mul_(factor)
@@ -378,21 +405,31 @@ class LowRankSegment:
     ) -> None:
         """See `Segment`."""
         assert x is not None
-        blocks, (A, B, z) = self._blocks, kept[:3]
-        stacks = {part: self.seated.stack(layer.name, part, GRADIENTS) for part in "AB"}
+        blocks, seats, (A, B, z) = self._blocks, self._seats, kept[:3]
         G = blocks.cut(pick(gradients[1], blocks.rows))
-        dz = torch.bmm(G, B.mT).mul_(_scales(self.seated, blocks).to(G.dtype))
-        add_to(stacks["B"], blocks.seats, torch.bmm(z.mT, G))
-        add_to(stacks["A"], blocks.seats, torch.bmm(dz.mT, blocks.cut(pick(x, blocks.rows))))
+        dz = torch.bmm(G, B.mT).mul_(self._scale.to(G.dtype))
+        add_to(self._stack(layer, "B", GRADIENTS), seats, torch.bmm(z.mT, G))
+        dA = torch.bmm(dz.mT, blocks.cut(pick(x, blocks.rows)))
+        add_to(self._stack(layer, "A", GRADIENTS), seats, dA)
         if self._magnitude:
             unscaled, _, norm = kept[3:]
             outer = blocks.cut(pick(gradients[0], blocks.rows))
             dM = (outer * unscaled).sum(1, keepdim=True, dtype=norm.dtype) / norm
-            add_to(self.seated.stack(layer.name, "M", GRADIENTS), blocks.seats, dM)
+            add_to(self._stack(layer, "M", GRADIENTS), seats, dM)
         if dx is not None:
             own = pick(dx, blocks.rows)
             blocks.cut(own).baddbmm_(dz, A)
             put_back(dx, blocks.rows, own)
+
+
+def _neighbours(stack: Tensor, seats: Seats) -> Tensor:
+    """Cut a stack down to seats that are neighbours; others are picked at every use."""
+    return stack[seats] if isinstance(seats, slice) else stack
+
+
+def _within(seats: Seats) -> Seats:
+    """Give where the seats are in what `_neighbours` gives."""
+    return slice(None) if isinstance(seats, slice) else seats
 
 
 def _scales(seated: SeatedParameters, blocks: Blocks) -> Tensor:

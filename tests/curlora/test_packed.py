@@ -547,6 +547,11 @@ def test_wrong_calls_are_refused(build_base):
         torch.autocast("cpu", torch.bfloat16),
     ):
         _logits(pack.base, tokens)
+    with pack.rows([0]):
+        with pytest.raises(RuntimeError, match="A batch is running"):
+            pack.join(1, "lora", {}, seed=0)
+        with pytest.raises(RuntimeError, match="A batch is running"):
+            pack.leave(0)
     with pytest.raises(ValueError, match="Slot 1 is empty"):
         pack.step({1: 1e-3})
     with pytest.raises(ValueError, match=r"`weight_decay` has no value for the slots \[0\]"):
