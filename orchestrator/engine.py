@@ -489,12 +489,22 @@ class DeepSpeedEngine(_Engine):
             config=config,
             dist_init_required=False,
         )
-        if self._stage == 3 and self.retention.kind != "none":
-            # The retention reads the adapter within the forward of the whole, not of its layers.
-            for parameter in self.scored.adapter.values():
-                deepspeed.zero.register_external_parameter(self.scored, parameter)
+        if self._stage == 3:
+            for reader, parameter in self._read_elsewhere():
+                deepspeed.zero.register_external_parameter(reader, parameter)
         self._optimizer: torch.optim.Optimizer = self._engine.basic_optimizer
         self._fresh_schedule = self._schedule() if "scheduler" in config else None
+
+    def _read_elsewhere(self) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+        """Parameters that a module reads without owning them: ZeRO-3 has to be told of each."""
+        for module in self.scored.modules():
+            for child in module.children():
+                # Such a dictionary is never called, so nothing gathers what it holds.
+                if isinstance(child, nn.ParameterDict | nn.ParameterList):
+                    yield from ((module, parameter) for parameter in child.parameters())
+        if self.retention.kind != "none":
+            # The retention reads the adapter within the forward of the whole, not of its layers.
+            yield from ((self.scored, parameter) for parameter in self.scored.adapter.values())
 
     def _fresh_optimizer(self) -> None:
         for state in self._optimizer.state.values():

@@ -11,10 +11,12 @@ import torch
 import curlora.curlora as curlora_method
 from curlora.attach import attach
 from curlora.curlora import curlora_layers
+from curlora.retention import RETENTIONS
 from orchestrator.base_model import load_base, memory_footprint, partitioned
 from orchestrator.encoding import Example
 from orchestrator.engine import DeepSpeedEngine, PlainEngine, zero3_config
 from orchestrator.experiment import ModelSpec, TrainingSpec
+from orchestrator.scored_model import check_logits
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +37,17 @@ def examples(seed):
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(2, 30, (8, 10), generator=generator).tolist()
     return tuple(Example(tuple(row[: 5 + i % 5]), 2) for i, row in enumerate(rows))
+
+
+def learn(engine):
+    """Two tasks of two steps, with a curvature between them."""
+    engine.begin_sequence(2, ())
+    losses = []
+    for task in range(2):
+        engine.begin_task(task, 2)
+        losses += [engine.train_step(examples(2 * task + step), step) for step in range(2)]
+        engine.end_task(task, examples(2 * task))
+    return losses
 
 
 def adapted(base, kind):
@@ -83,9 +96,10 @@ def _learn(kind, base, folder, rank):
             model_with_adapter = adapted(model, kind)
     finally:
         curlora_method.CurFactors.read = read
-    engine = DeepSpeedEngine(model_with_adapter, SPEC, batch_tokens=64)
-    engine.begin_task(0, 3)
-    losses = [engine.train_step(examples(step), step) for step in range(3)]
+    retention = RETENTIONS["ewc"].build({"strength": 5.0, "max_examples": 3})
+    engine = DeepSpeedEngine(model_with_adapter, SPEC, batch_tokens=64, retention=retention)
+    check_logits(engine.scored, 30)  # as every trial does, before anything else is computed
+    losses = learn(engine)
     with engine.gathered():
         peak[0] = max(peak[0], whole_parameters(model))
         if rank == 0:
@@ -129,10 +143,10 @@ def test_losses_are_those_of_one_plain_process(two_workers, tiny_base, kind):
     found, folder = two_workers
     base = load_base(ModelSpec(name=str(tiny_base)), "fp32")
     plain = PlainEngine(
-        adapted(base, kind), SPEC.model_copy(update={"deepspeed": {}}), batch_tokens=64
-    )
-    plain.begin_task(0, 3)
-    expected = [plain.train_step(examples(step), step) for step in range(3)]
+        adapted(base, kind), SPEC.model_copy(update={"deepspeed": {}}), batch_tokens=64,
+        retention=RETENTIONS["ewc"].build({"strength": 5.0, "max_examples": 3}),
+    )  # fmt: skip
+    expected = learn(plain)
     for rank in range(2):
         assert found[kind, rank]["losses"] == pytest.approx(expected, abs=1e-4)
 
