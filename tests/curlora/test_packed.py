@@ -245,6 +245,8 @@ def test_in_float32_a_pack_stays_with_the_solo_models_over_ten_steps(build_base)
             wanted = twin.backward(tokens[slot : slot + 1])
             torch.testing.assert_close(losses[slot], wanted, rtol=1e-5, atol=1e-5)
             twin.step()
+    for slot, twin in enumerate(alone):
+        _assert_close(pack.state(slot), twin.parameters(), 1e-5)
 
 
 def test_in_bfloat16_losses_stay_near_those_of_the_solo_models(build_base):
