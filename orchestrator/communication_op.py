@@ -13,18 +13,25 @@ BUILD_SECONDS = 600
 """No build takes longer."""
 
 
+def keep_in_environment() -> None:
+    """Let torch compile into this Python environment, unless the user has named a folder.
+
+    Torch's own place is the home folder, where two environments would compile over each other
+    again and again, and a build that was killed in one stops the workers of all.
+    """
+    if os.access(sys.prefix, os.W_OK):
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+
+
 def op_folder() -> Path:
     """Where torch keeps DeepSpeed's compiled communication op."""
+    keep_in_environment()
     chosen = os.environ.get("TORCH_EXTENSIONS_DIR")
     if chosen:
         return Path(chosen) / OP_NAME
-    import torch
+    from torch.utils.cpp_extension import get_default_build_root
 
-    cuda = torch.version.cuda
-    device = "cpu" if cuda is None else "cu" + cuda.replace(".", "")
-    python = f"py{sys.version_info.major}{sys.version_info.minor}{getattr(sys, 'abiflags', '')}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "torch_extensions" / f"{python}_{device}" / OP_NAME
+    return Path(get_default_build_root()) / OP_NAME
 
 
 def forgotten_lock() -> Path | None:

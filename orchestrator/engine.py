@@ -38,6 +38,7 @@ from orchestrator.checkpoints import (
     write_json,
     write_tensors,
 )
+from orchestrator.communication_op import keep_in_environment
 from orchestrator.encoding import Example, Tokens
 from orchestrator.experiment import TrainingSpec, default_batch_tokens
 from orchestrator.optimisation import adamw, schedule_factor, seed_step, set_rates
@@ -757,6 +758,7 @@ def build_communication_op() -> str:
     Returns:
         What was done, in words.
     """
+    keep_in_environment()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from deepspeed.comm.torch import build_shm_op
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.batches import PreparedData
+from orchestrator.communication_op import keep_in_environment
 from orchestrator.continual_loop import (
     DONE,
     DivergedError,
@@ -178,6 +179,7 @@ def train_worker(config: dict[str, Any]) -> None:
     experiment = Experiment.model_validate(config["experiment"])
     if experiment.resources.gpus_per_worker == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"
+        keep_in_environment()
     # DeepSpeed looks for ninja on the path; ours is beside the interpreter. Another version of it
     # would compile again what `orchestrate doctor --build` has compiled.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

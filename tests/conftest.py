@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.communication_op import keep_in_environment
+
+keep_in_environment()  # for the processes that tests start
+
 # One thread each: the tests share two cores with the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator import doctor
-from orchestrator.communication_op import BUILD_SECONDS, OP_NAME
+from orchestrator.communication_op import BUILD_SECONDS, OP_NAME, op_folder
 
 
 def test_every_check_answers_and_says_how_to_mend(tmp_path, monkeypatch):
@@ -74,11 +74,13 @@ def test_a_lock_that_outlived_its_build_is_told_of(tmp_path, monkeypatch):
     assert (check.status, check.mend) == ("FAIL", f"Remove {lock}.")
 
 
-def test_op_folder_is_the_one_that_torch_would_use(monkeypatch):
-    from torch.utils.cpp_extension import get_default_build_root
-
+def test_the_op_is_kept_in_the_environment_unless_a_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
-    assert doctor.op_folder().parent.parent.resolve() == Path(get_default_build_root())
+    assert op_folder() == Path(sys.prefix) / "torch_extensions" / OP_NAME
+    # What the process hands on to torch is the same folder.
+    assert os.environ["TORCH_EXTENSIONS_DIR"] == str(op_folder().parent)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert op_folder() == tmp_path / OP_NAME
 
 
 def answer(code, stderr=""):
@@ -99,7 +101,7 @@ def test_build_that_hangs_says_where_the_lock_is(monkeypatch):
     monkeypatch.setattr(doctor.subprocess, "run", hang)
     check = doctor.build_op()
     assert check.status == "FAIL"
-    assert str(doctor.op_folder()) in check.mend
+    assert str(op_folder()) in check.mend
 
 
 def test_build_code_calls_what_the_engine_offers():
