@@ -146,6 +146,7 @@ class _Engine:
         self.scored.retention = self.retention
         self.retention.bind(adapted_layers(model, self.scored.adapter))
         self._shares = place.world * spec.accumulation
+        self._merges = bool(curlora.merged_tensors(model))
         self._steps = 1
         self._rate = 0.0
 
@@ -258,8 +259,9 @@ class _Engine:
 
     def _stepped(self, step: int) -> None:
         """What follows an optimiser step."""
-        before = {name: p._version for name, p in self.scored.adapter.items()}
-        if curlora.after_step(self._model, step + 1):
+        if self._merges:
+            before = {name: p._version for name, p in self.scored.adapter.items()}
+            curlora.after_step(self._model, step + 1)
             written = [n for n, p in self.scored.adapter.items() if p._version != before[n]]
             self._rewrite({name: self.trainable[name].detach().clone() for name in written})
         self.retention.after_step(self.scored.adapter)

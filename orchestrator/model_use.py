@@ -236,7 +236,7 @@ def _export_lora(folder: Path, to: Path) -> None:
         export_lora(load_folder(folder).model, to)
     except (TypeError, ValueError) as error:
         raise ModelUseError(
-            f"This model cannot be exported as a LoRA adapter: {error} `--format merged` writes "
+            f"This model cannot be exported as a LoRA adapter: {error} `--as merged` writes "
             "the whole model."
         ) from None
 
