@@ -211,6 +211,8 @@ class TaskSequence:
     epochs: int
     seed: int
     rung_examples: int | None = None
+    probes_once: bool = False
+    """Whether the probes wait for the last task."""
     joint: bool = False
     """Whether all tasks are learnt at once."""
     early_stopping: EarlyStoppingSpec | None = None
@@ -223,6 +225,11 @@ class TaskSequence:
         if self.joint:
             return [Stage(ALL_TASKS, len(self.tasks) - 1, self.tasks)]
         return [Stage(task.name, index, (task,)) for index, task in enumerate(self.tasks)]
+
+    def probes_after(self, learnt: int) -> tuple[PreparedTask, ...]:
+        """The probes that are measured once so many tasks are learnt; all on the untouched base."""
+        waits = self.probes_once and 0 < learnt < len(self.tasks)
+        return () if waits else self.probes
 
     def examples(self, stage: Stage) -> tuple[Example, ...]:
         """The training examples of a stage that are learnt."""
@@ -417,7 +424,7 @@ def _evaluate_all(
         missing = task.has_head and index >= learnt
         scores[task.name] = Score(math.nan) if missing else (yield Evaluate(task))
     probes: dict[str, Score] = {}
-    for probe in sequence.probes:
+    for probe in sequence.probes_after(learnt):
         probes[probe.name] = yield Evaluate(probe)
     return scores, probes
 
@@ -627,7 +634,6 @@ class _Meter:
 
     def __init__(self, sequence: TaskSequence, matrix: AccuracyMatrix, start: Start | None) -> None:
         self._sequence = sequence
-        self._per_row = sum(_evaluation_tokens(t) for t in (*sequence.tasks, *sequence.probes))
         self._done = 0.0
         self._total = self._base_work() if start is None else self._work(matrix, start)
         start = start or Start()
@@ -643,7 +649,11 @@ class _Meter:
 
     def _base_work(self) -> float:
         heads = [t for t in self._sequence.tasks if isinstance(t.spec, ClassificationTask)]
-        return self._per_row + sum(map(_head_tokens, heads))
+        return self._row_work(0) + sum(map(_head_tokens, heads))
+
+    def _row_work(self, learnt: int) -> float:
+        measured = (*self._sequence.tasks, *self._sequence.probes_after(learnt))
+        return sum(map(_evaluation_tokens, measured))
 
     def _work(self, matrix: AccuracyMatrix, start: Start) -> float:
         work = 0.0
@@ -655,7 +665,7 @@ class _Meter:
             rungs = sum(step > first for step in rung_steps(len(batches)))
             limit = self._sequence.rung_examples
             work += rungs * sum(_evaluation_tokens(task, limit) for task in stage.tasks)
-            work += self._per_row
+            work += self._row_work(stage.index + 1)
         return work
 
     def begin(self, name: str, index: int, steps: int) -> None:

@@ -116,6 +116,8 @@ class DataLimits(Spec):
     """Tokens per window when running text is read; windows do not overlap."""
     rung_examples: int | None = Field(default=None, ge=1)
     """Validation examples scored at 1/4 and 1/2 of a task; null means all of them."""
+    probe_after: Literal["each_task", "last_task"] = "each_task"
+    """When the probes are measured; only after the last task is cheaper, and shows no course."""
     source_examples: int = Field(default=256, ge=1)
     """Training rows kept of a probe that a method reads (`sources`, `source`)."""
     batch_tokens: int | None = Field(default=None, ge=64)

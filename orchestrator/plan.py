@@ -112,6 +112,8 @@ class Plan:
     train_tokens: int
     """Of one trial, over all tasks and epochs."""
     evaluation_tokens: int
+    probed: str
+    """After which tasks the probes are measured, in words."""
     """Of one trial."""
     base_tokens: int
     """Evaluation tokens of the untouched base, once a sweep."""
@@ -187,6 +189,7 @@ def make_plan(
         epochs=epochs,
         train_tokens=cost.train_tokens,
         evaluation_tokens=cost.evaluation_tokens,
+        probed=experiment.data.probe_after.replace("_", " "),
         base_tokens=cost.one_evaluation,
         base=base,
         methods=methods,
@@ -379,7 +382,9 @@ class _Cost:
         """A count per task, summed over all the times that a trial scores it."""
         learnt = [(t, n) for t, n in zip(self.tasks, counts, strict=True) if not t.probe]
         rungs = sum(RUNGS * task.rung_share * number for task, number in learnt)
-        return round(rungs + len(learnt) * sum(counts))
+        rows = len(learnt) * sum(number for _, number in learnt)
+        probed = 1 if self.experiment.data.probe_after == "last_task" else len(learnt)
+        return round(rungs + rows + probed * (sum(counts) - sum(n for _, n in learnt)))
 
     @property
     def flops_train(self) -> float | None:
@@ -511,8 +516,8 @@ def render(plan: Plan) -> RenderableType:
     parts: list[RenderableType] = [Text(head, style="bold"), Text(), _task_table(plan), Text()]
     tokens = (
         f"Tokens of one trial: {plan.train_tokens:,} to learn from ({_epochs(plan.epochs)}), "
-        f"{plan.evaluation_tokens:,} to score (each task at 1/4 and 1/2 of it; all tasks and "
-        f"probes after each task). The untouched base: {plan.base_tokens:,}."
+        f"{plan.evaluation_tokens:,} to score (each task at 1/4 and 1/2 of it; all tasks after "
+        f"each task; probes after {plan.probed}). The untouched base: {plan.base_tokens:,}."
     )
     if plan.tokens_from != "tokenizer":
         tokens += f" These are {plan.tokens_from}."

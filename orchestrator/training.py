@@ -99,6 +99,7 @@ def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
         epochs=experiment.training.epochs,
         seed=experiment.training.seed,
         rung_examples=experiment.data.rung_examples,
+        probes_once=experiment.data.probe_after == "last_task",
         joint=method.sequence == "joint",
         early_stopping=method.early_stopping,
         sources=tuple(data.tasks[name].train for name in named),
