@@ -152,7 +152,9 @@ def _cache_key(
         "task": spec.model_dump(mode="json", exclude={"data": places}),
         "rows": rows,
         "tokenizer": tokenizer_sha256,
-        "limits": limits.model_dump(mode="json", exclude={"rung_examples", "batch_tokens", "probe_after"}),
+        "limits": limits.model_dump(
+            mode="json", exclude={"rung_examples", "batch_tokens", "probe_after"}
+        ),
         **manner,
     }
 

@@ -19,7 +19,8 @@ from orchestrator.experiment import Experiment, default_batch_tokens
 from orchestrator.packed_trials import Ended, PackedTrials, packing_refuses
 from orchestrator.scored_model import check_logits
 from orchestrator.tasks import GenerationTask
-from orchestrator.training import BASE_TRIAL, task_sequence
+from orchestrator.training import BASE_TRIAL
+from orchestrator.trial_state import task_sequence
 
 
 class Pool:

@@ -13,7 +13,7 @@ from orchestrator.engine import PlainEngine
 from orchestrator.experiment import load_experiment
 from orchestrator.methods import adapter_options, retention_options
 from orchestrator.packed_trials import PackedTrials, packing_refuses
-from orchestrator.training import task_sequence
+from orchestrator.trial_state import task_sequence
 
 TARGETS = ["q_proj", "v_proj"]
 

@@ -25,7 +25,8 @@ from orchestrator.sweep import (
     sweep_folder,
     sweep_folders,
 )
-from orchestrator.training import TrialState, run_locally, task_sequence
+from orchestrator.training import run_locally
+from orchestrator.trial_state import TrialState, fresh_state, task_sequence
 
 pytestmark = pytest.mark.usefixtures("records")
 
@@ -326,9 +327,7 @@ def test_the_state_of_a_trial_survives_json(experiment_file):
     data = prepare(loaded, load_tokenizer(loaded.experiment.model))
     sequence = task_sequence(loaded.experiment, data)
     assert [t.name for t in sequence.tasks] == ["mood", "being"]
-    from orchestrator.training import _fresh_state
-
-    state = _fresh_state(sequence)
+    state = fresh_state(sequence)
     again = TrialState.from_document(json.loads(json.dumps(state.as_document())))
     assert str(again) == str(state)
 
