@@ -49,7 +49,15 @@ from curlora.packed_forward import (
     blocks_of,
     ticking,
 )
-from curlora.packed_parameters import GRADIENTS, VALUES, SeatedParameters, Shapes, pick_seats
+from curlora.packed_parameters import (
+    FIRST_MOMENTS,
+    GRADIENTS,
+    SECOND_MOMENTS,
+    VALUES,
+    SeatedParameters,
+    Shapes,
+    pick_seats,
+)
 from curlora.peft_bridge import LoraLayer
 from curlora.targets import default_targets
 
@@ -78,6 +86,18 @@ class _Member:
     @property
     def family(self) -> str:
         return _FAMILY_OF[self.kind]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A slot's optimiser state, as `torch.optim.AdamW` would keep it for the slot alone."""
+
+    steps: int
+    """Steps taken since the slot's task began."""
+    first: dict[str, Tensor]
+    """Means of the gradients, under the names and in the shapes of `PackedModel.state`."""
+    second: dict[str, Tensor]
+    """Means of their squares."""
 
 
 class PackedModel:
@@ -271,7 +291,43 @@ class PackedModel:
         Raises:
             ValueError: Names or shapes are not those of the slot's adapter.
         """
-        own = self._tensors(slot, VALUES)
+        self._copy_into(slot, VALUES, state)
+        self._families[self._member(slot).family].version += 1
+
+    def moments(self, slot: int) -> Moments:
+        """Give a slot's optimiser state, to go on with in another pack or in torch's own AdamW.
+
+        Args:
+            slot: A taken slot.
+
+        Returns:
+            Copies.
+        """
+        family = self._families[self._member(slot).family]
+        first, second = (
+            {name: tensor.clone() for name, tensor in self._tensors(slot, matrix).items()}
+            for matrix in (FIRST_MOMENTS, SECOND_MOMENTS)
+        )
+        return Moments(family.steps[family.slots.index(slot)], first, second)
+
+    def load_moments(self, slot: int, moments: Moments) -> None:
+        """Set a slot's optimiser state; its numbers stay, its gradients are forgotten.
+
+        Args:
+            slot: A taken slot.
+            moments: As `moments` gave them.
+
+        Raises:
+            ValueError: Names or shapes are not those of the slot's adapter.
+        """
+        family = self._families[self._member(slot).family]
+        family.forget_moments(slot)
+        self._copy_into(slot, FIRST_MOMENTS, moments.first)
+        self._copy_into(slot, SECOND_MOMENTS, moments.second)
+        family.steps[family.slots.index(slot)] = moments.steps
+
+    def _copy_into(self, slot: int, matrix: str, state: Mapping[str, Tensor]) -> None:
+        own = self._tensors(slot, matrix)
         if own.keys() != state.keys():
             odd = sorted(own.keys() ^ state.keys())
             raise ValueError(
@@ -285,7 +341,6 @@ class PackedModel:
                     f"{tuple(tensor.shape)}, got {tuple(state[name].shape)}. Join the slot with "
                     "the settings that the state was made with."
                 )
-        self._families[self._member(slot).family].version += 1
         for name, tensor in own.items():
             tensor.copy_(state[name].detach())
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 VALUES, GRADIENTS = "values", "gradients"
-_FIRST, _SECOND = "first_moments", "second_moments"
-_MATRICES = (VALUES, GRADIENTS, _FIRST, _SECOND)
+FIRST_MOMENTS, SECOND_MOMENTS = "first_moments", "second_moments"
+_MATRICES = (VALUES, GRADIENTS, FIRST_MOMENTS, SECOND_MOMENTS)
 
 # A step works through the matrices in pieces that stay in a core's cache.
 _NUMBERS_AT_ONCE = 1 << 16
@@ -105,7 +105,7 @@ class SeatedParameters:
         Args:
             layer: The layer's name.
             part: The tensor's name.
-            matrix: `VALUES` or `GRADIENTS`.
+            matrix: `VALUES`, `GRADIENTS`, `FIRST_MOMENTS` or `SECOND_MOMENTS`.
 
         Returns:
             (capacity, rows, columns), a view of the matrix.
@@ -115,7 +115,7 @@ class SeatedParameters:
     def forget_moments(self, slot: int) -> None:
         """Forget a slot's moments, steps and gradients; its values stay."""
         seat = self.slots.index(slot)
-        for name in (GRADIENTS, _FIRST, _SECOND):
+        for name in (GRADIENTS, FIRST_MOMENTS, SECOND_MOMENTS):
             self._matrices[name][seat].zero_()
         self.steps[seat] = 0
 

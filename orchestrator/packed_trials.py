@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,14 @@ from torch import Tensor
 
 import curlora
 from curlora.curvature import adapted_layers, observe
-from curlora.packed import PACKED_KINDS, PackedModel
+from curlora.packed import PACKED_KINDS, Moments, PackedModel
 from curlora.retention import RETENTIONS
 from curlora.retention.protocol import Observation, Retention, alone
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.batches import Scored
+from orchestrator.checkpoints import read_json, read_tensors, write_json, write_tensors
 from orchestrator.continual_loop import (
+    DONE,
     BeginSequence,
     BeginTask,
     DivergedError,
@@ -36,7 +40,6 @@ from orchestrator.continual_loop import (
     Learning,
     Report,
     StageReport,
-    Start,
     TaskSequence,
     TrainStep,
     check_loss,
@@ -44,18 +47,22 @@ from orchestrator.continual_loop import (
     six_digits,
 )
 from orchestrator.encoding import Example, Tokens
+from orchestrator.engine import RETENTION_FILE, WEIGHTS_FILE
 from orchestrator.evaluation import score
 from orchestrator.experiment import Experiment, TrainingSpec
 from orchestrator.methods import MethodSpec, adapter_options, retention_options
 from orchestrator.optimisation import schedule_factor
 from orchestrator.scored_model import ScoredModel, bucketed, padded, scored_example
 from orchestrator.tasks import GenerationTask
+from orchestrator.trial_state import TrialState, fresh_state, read_state, write_state
 from orchestrator.writing import prompt_batches, write_batch
 
 PACKED_RETENTIONS = ("none", "ewc", "laplace", "replay")
 """What may protect earlier tasks in a pack."""
 SAME_LENGTH = 0.6
 """Slots whose longest rows differ by no more than this factor are padded to the same length."""
+_OPTIMIZER_FILE = "optimizer-rank0.safetensors"
+_ENGINE_FILE = "engine.json"
 
 
 def packing_refuses(method: MethodSpec) -> str | None:
@@ -87,9 +94,13 @@ class _Slot:
     spec: TrainingSpec
     retention: Retention
     on_report: Callable[[StageReport, AccuracyMatrix], None]
+    state: TrialState
+    """As of its last report."""
     request: Any = None
     steps: int = 1
     task: str = ""
+    seconds: float = 0.0
+    """Its share of the time so far, by tokens where passes are shared."""
     losses: list[float] = field(default_factory=list[float])
     rates: list[float] = field(default_factory=list[float])
 
@@ -150,24 +161,29 @@ class PackedTrials:
         experiment: Experiment,
         sequence: TaskSequence,
         on_report: Callable[[StageReport, AccuracyMatrix], None],
+        snapshot: Path | None = None,
     ) -> list[Ended]:
-        """Let a trial begin.
+        """Let a trial begin, or go on from where it was saved.
 
         Args:
             name: The trial's name.
             experiment: Its experiment, overrides applied.
             sequence: What it learns.
-            on_report: Told of each report; `save_adapter` may be called within.
+            on_report: Told of each report; `save` and `save_adapter` may be called within.
+            snapshot: A folder that `save` wrote, or a `PlainEngine` beside `trial.json`; None: the
+                trial begins.
 
         Returns:
             The trial itself if it has ended already, else nothing.
 
         Raises:
-            ValueError: If there is no room, or the trial cannot be packed.
+            ValueError: If there is no room, or the trial cannot be packed, or the snapshot is not
+                one of this trial.
         """
         if not self._free:
             raise ValueError(f"There is no room for {name!r}: {len(self._slots)} trials learn now.")
         self._check(name, experiment, sequence)
+        state = fresh_state(sequence) if snapshot is None else read_state(snapshot)
         number = self._free.pop(0)
         spec, method = experiment.training, experiment.method
         options = adapter_options(method.adapter)
@@ -179,14 +195,35 @@ class PackedTrials:
         retention = RETENTIONS[method.retention.kind].build(
             retention_options(method.retention, spec.seed)
         )
-        empty = AccuracyMatrix.empty([task.name for task in sequence.tasks])
-        learning = learn_sequence(sequence, retention, empty, Start())
-        slot = _Slot(number, name, learning, spec, retention, on_report)
+        learning = learn_sequence(sequence, retention, state.matrix, state.start)
+        slot = _Slot(
+            number, name, learning, spec, retention, on_report, state, seconds=state.start.seconds
+        )
         self._slots[number] = slot
         if retention.kind != "none":
             solo = self._pack.solo(number)
             retention.bind(adapted_layers(solo, curlora.trainable_parameters(solo)))
+        if snapshot is not None:
+            try:
+                self._restore(slot, sequence, snapshot)
+            except (OSError, ValueError):
+                self._end(slot, None)
+                raise
         return self._advance(slot, None)
+
+    def _restore(self, slot: _Slot, sequence: TaskSequence, snapshot: Path) -> None:
+        self._pack.load_state(slot.number, read_tensors(snapshot / WEIGHTS_FILE))
+        if (snapshot / RETENTION_FILE).is_file():
+            carried = read_tensors(snapshot / RETENTION_FILE)
+            slot.retention.load_state_dict({n: t.to(self._device) for n, t in carried.items()})
+        if slot.state.start.step > 0:
+            # Inside a task, so its beginning is not asked for again.
+            learnt = slot.state.matrix.tasks_learnt
+            slot.task = next(s.name for s in sequence.stages if s.index >= learnt)
+            slot.steps = int(read_json(snapshot / _ENGINE_FILE)["steps"])
+            tensors = read_tensors(snapshot / _OPTIMIZER_FILE)
+            names = list(self._pack.state(slot.number))
+            self._pack.load_moments(slot.number, _moments(tensors, names))
 
     def _check(self, name: str, experiment: Experiment, sequence: TaskSequence) -> None:
         reason = packing_refuses(experiment.method)
@@ -213,19 +250,74 @@ class PackedTrials:
         readers = [s for s in self._slots.values() if not isinstance(s.request, TrainStep)]
         ended: list[Ended] = []
         if learners:
+            began = time.monotonic()
             losses = self._learn(learners)
+            self._charge({s.number: self._rows(s.request) for s in learners}, began)
             for slot in learners:
-                ended += self._learnt(slot, losses[slot.number])
+                with _charged(slot):
+                    ended += self._learnt(slot, losses[slot.number])
         if readers:
+            began = time.monotonic()
             answers = self._read(readers)
+            self._charge({s.number: _asked_rows(s.request) for s in readers}, began)
             for slot in readers:
-                ended += self._advance(slot, answers[slot.number])
+                with _charged(slot):
+                    ended += self._advance(slot, answers[slot.number])
         return ended
+
+    def _charge(self, rows: Mapping[int, Sequence[Scored]], began: float) -> None:
+        """Divide the time since `began` among slots, by their useful tokens."""
+        spent = time.monotonic() - began
+        tokens = {n: sum(len(row.tokens) for row in mine) for n, mine in rows.items()}
+        total = sum(tokens.values())
+        for number, count in tokens.items():
+            # Texts that are written have no rows to count: equal shares.
+            share = count / total if total else 1 / len(tokens)
+            self._slots[number].seconds += spent * share
 
     def save_adapter(self, name: str, folder: Path) -> None:
         """Write a trial's adapter, as `curlora.load_adapter` reads it."""
-        [number] = [slot.number for slot in self._slots.values() if slot.name == name]
-        curlora.save_adapter(self._pack.solo(number), folder)
+        curlora.save_adapter(self._pack.solo(self._slot(name).number), folder)
+
+    def state(self, name: str) -> TrialState:
+        """Where a trial is: its reports, up to and including the one being made."""
+        return self._slot(name).state
+
+    def save(self, name: str, folder: Path) -> None:
+        """Write what a trial needs to go on from the report being made, here or anywhere else.
+
+        The folder is a checkpoint of `PlainEngine` (see `orchestrator.engine`) and `trial.json`.
+
+        Args:
+            name: A trial that is learning.
+            folder: Where to write; made if missing.
+
+        Raises:
+            ValueError: It is not called from within the trial's `on_report`, or no such trial is
+                learning.
+        """
+        slot = self._slot(name)
+        if not isinstance(slot.request, Report):
+            raise ValueError(
+                f"The trial {name!r} is between two reports, where it cannot go on from. Call "
+                "`save` from within its `on_report`."
+            )
+        values = self._pack.state(slot.number)
+        write_tensors(folder / WEIGHTS_FILE, values)
+        carried = slot.retention.state_dict()
+        if carried:
+            write_tensors(folder / RETENTION_FILE, carried)
+        if slot.request.report.fraction < DONE:
+            tensors = _optimizer_tensors(self._pack.moments(slot.number), values)
+            write_tensors(folder / _OPTIMIZER_FILE, tensors)
+        write_json(folder / _ENGINE_FILE, {"steps": slot.steps, "world": 1})
+        write_state(folder, slot.state)
+
+    def _slot(self, name: str) -> _Slot:
+        for slot in self._slots.values():
+            if slot.name == name:
+                return slot
+        raise ValueError(f"No trial {name!r} is learning here. There are: {self.names}.")
 
     # ------------------------------------------------------------------ asking the generators
 
@@ -270,16 +362,16 @@ class PackedTrials:
                     self._pack.state(slot.number), index, observed_now, alone, len(examples)
                 )
             case Report(report=report, matrix=matrix):
-                slot.on_report(
-                    replace(
-                        report,
-                        learning_rate=slot.rates[-1] if slot.rates else None,
-                        losses=tuple(slot.losses),
-                        learning_rates=tuple(slot.rates),
-                    ),
-                    matrix,
+                whole = replace(
+                    report,
+                    seconds=round(slot.seconds, 3),
+                    learning_rate=slot.rates[-1] if slot.rates else None,
+                    losses=tuple(slot.losses),
+                    learning_rates=tuple(slot.rates),
                 )
                 slot.losses, slot.rates = [], []
+                slot.state = slot.state.after(whole, matrix)
+                slot.on_report(whole, matrix)
             case FitHeadOnly():
                 raise ValueError("Row 0 is measured on the bare base, not in a pack.")
             case _:
@@ -427,6 +519,14 @@ class PackedTrials:
         return result
 
 
+@contextmanager
+def _charged(slot: _Slot) -> Iterator[None]:
+    """Charge a slot for what is done for it alone."""
+    began = time.monotonic()
+    yield
+    slot.seconds += time.monotonic() - began
+
+
 class _Asked(Exception):  # noqa: N818 (nothing went wrong)
     """Carries the rows that a score is read from."""
 
@@ -471,3 +571,23 @@ def _asked_rows(request: Evaluate | HeldOutLoss) -> list[Scored]:
     except _Asked as asked:
         return asked.rows
     return []
+
+
+def _optimizer_tensors(moments: Moments, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A slot's optimiser state as `checkpoints.flat_state` lays out torch's own."""
+    tensors: dict[str, Tensor] = {}
+    for index, (name, value) in enumerate(values.items()):
+        tensors[f"{index}.master"] = value
+        tensors[f"{index}.step"] = torch.tensor(float(moments.steps))
+        tensors[f"{index}.exp_avg"] = moments.first[name]
+        tensors[f"{index}.exp_avg_sq"] = moments.second[name]
+    return tensors
+
+
+def _moments(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Moments:
+    """The reverse of `_optimizer_tensors`."""
+    return Moments(
+        int(tensors["0.step"]),
+        {name: tensors[f"{index}.exp_avg"] for index, name in enumerate(names)},
+        {name: tensors[f"{index}.exp_avg_sq"] for index, name in enumerate(names)},
+    )

@@ -1,5 +1,7 @@
 """Trials that share a base and their steps compute what each of them computes alone."""
 
+import math
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from orchestrator.engine import PlainEngine
 from orchestrator.experiment import load_experiment
 from orchestrator.methods import adapter_options, retention_options
 from orchestrator.packed_trials import PackedTrials, packing_refuses
-from orchestrator.trial_state import task_sequence
+from orchestrator.trial_state import read_state, task_sequence
 
 TARGETS = ["q_proj", "v_proj"]
 
@@ -165,3 +167,148 @@ def test_what_cannot_be_packed_is_said(world):
             pack.join("t", experiment, task_sequence(experiment, data), lambda *_: None)
         assert pack.free == 1
     assert all(packing_refuses(e.method) is None for e in trials.values())
+
+
+# ------------------------------------------------------------------------------------- snapshots
+
+
+def pack_of(world, *, capacity=4, batch_tokens=512):
+    """A pack on a base of its own, which computes in float64."""
+    base = load_base(world[0]["curlora"].model, "fp32").double()
+    return PackedTrials(base, TARGETS, capacity=capacity, batch_tokens=batch_tokens)
+
+
+class Heard:
+    """What some trials have reported, their last snapshots and their last numbers."""
+
+    def __init__(self, folder=None):
+        self.folder, self.reports, self.last, self.ended = folder, {}, {}, {}
+
+    def join(self, pack, world, name, snapshot=None):
+        trials, data = world
+
+        def hear(report, matrix):
+            reports = self.reports.setdefault(name, [])
+            reports.append(report)
+            assert pack.state(name).reports[-1] == report
+            assert pack.state(name).matrix == matrix
+            if self.folder is not None:
+                pack.save(name, self.folder / name / str(len(reports)))
+            if matrix.complete:
+                self.last[name] = numbers(pack, name)
+
+        for end in pack.join(
+            name, trials[name], task_sequence(trials[name], data), hear, snapshot=snapshot
+        ):
+            self.ended[end.name] = end
+
+    def run(self, pack, until=math.inf):
+        while pack.names and sum(map(len, self.reports.values())) < until:
+            for end in pack.tick():
+                self.ended[end.name] = end
+
+
+def numbers(pack, name):
+    """A trial's trained numbers."""
+    return pack._pack.state(pack._slot(name).number)
+
+
+def assert_same_end(found, wanted, name, limit=1e-8):
+    assert found.last[name].keys() == wanted.last[name].keys()
+    for place, tensor in found.last[name].items():
+        torch.testing.assert_close(tensor, wanted.last[name][place], rtol=limit, atol=limit)
+
+
+TOGETHER = ("curlora", "ewc", "dora_replay", "laplace")
+
+
+@pytest.fixture(scope="module")
+def four(world):
+    """Four trials of different adapters and retentions."""
+    trials, data = world
+    dora = trials["dora"].with_overrides(
+        {**method("dora", "replay", r=3), "training.learning_rate": 0.003}
+    )
+    return {**trials, "dora_replay": dora}, data
+
+
+@pytest.fixture(scope="module")
+def undisturbed(four):
+    heard, pack = Heard(), pack_of(four)
+    for name in TOGETHER:
+        heard.join(pack, four, name)
+    heard.run(pack)
+    return heard
+
+
+@pytest.mark.parametrize("stop", [3, 6, 14, 21])
+def test_a_trial_goes_on_from_its_snapshot_as_if_nothing_had_happened(
+    four, undisturbed, stop, tmp_path
+):
+    heard, pack = Heard(tmp_path), pack_of(four)
+    for name in TOGETHER:
+        heard.join(pack, four, name)
+    heard.run(pack, until=stop)
+    again, other = Heard(), pack_of(four, capacity=6)
+    again.join(other, four, "replay")
+    for name in reversed(TOGETHER):
+        count = len(heard.reports.get(name, []))
+        snapshot = tmp_path / name / str(count) if count else None
+        again.join(other, four, name, snapshot)
+        again.reports[name] = [*heard.reports.get(name, []), *again.reports.get(name, [])]
+    again.run(other)
+    for name in TOGETHER:
+        assert len(again.reports[name]) == 6
+        for mine, theirs in zip(again.reports[name], undisturbed.reports[name], strict=True):
+            assert mine.losses == pytest.approx(theirs.losses, rel=2e-6)
+            assert mine.row == pytest.approx(theirs.row)
+            assert mine.tokens == theirs.tokens
+        if name in again.last:
+            assert_same_end(again, undisturbed, name)
+        else:  # it had ended before the pack was lost
+            assert_same_end(heard, undisturbed, name)
+
+
+def test_a_snapshot_is_a_checkpoint_of_an_engine_of_its_own(four, undisturbed, tmp_path):
+    trials, data = four
+    heard, pack = Heard(tmp_path), pack_of(four)
+    for name in TOGETHER:
+        heard.join(pack, four, name)
+    heard.run(pack, until=20)
+    for name, count in (("ewc", 5), ("dora_replay", 3)):
+        experiment, folder = trials[name], tmp_path / name / str(count)
+        adapter, spec = experiment.method.adapter, experiment.method.retention
+        base = load_base(experiment.model, "fp32").double()
+        seed = experiment.training.seed
+        model = curlora.attach(base, adapter.kind, adapter_options(adapter), seed=seed)
+        model.double()
+        retention = RETENTIONS[spec.kind].build(retention_options(spec, seed))
+        engine = PlainEngine(model, experiment.training, batch_tokens=256, retention=retention)
+        engine.load(folder)
+        state = read_state(folder)
+        sequence = task_sequence(experiment, data)
+        reports = list(state.reports)
+        run(
+            learn_sequence(sequence, retention, state.matrix, state.start), engine,
+            sequence=sequence, matrix=state.matrix, start=state.start,
+            on_report=lambda report, _: reports.append(report), on_progress=lambda _: None,
+        )  # fmt: skip
+        for place, parameter in curlora.trainable_parameters(model).items():
+            wanted = undisturbed.last[name][place]
+            torch.testing.assert_close(parameter.detach(), wanted, rtol=1e-8, atol=1e-8)
+        assert len(reports) == 6
+
+
+def test_a_snapshot_is_refused_outside_of_a_report_and_in_another_trial(four, tmp_path):
+    heard, pack = Heard(tmp_path), pack_of(four)
+    heard.join(pack, four, "ewc")
+    with pytest.raises(ValueError, match="from within its `on_report`"):
+        pack.save("ewc", tmp_path / "wrong")
+    with pytest.raises(ValueError, match="No trial 'nobody' is learning here"):
+        pack.save("nobody", tmp_path / "wrong")
+    heard.run(pack, until=1)
+    free = pack.free
+    with pytest.raises(ValueError, match="does not fit slot"):
+        heard.join(pack, four, "dora_replay", tmp_path / "ewc" / "1")
+    assert pack.free == free
+    assert pack.names == ["ewc"]
