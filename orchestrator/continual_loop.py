@@ -550,7 +550,7 @@ def run(
     Raises:
         DivergedError: If the loss stops being a finite number, or explodes.
     """
-    meter = _Meter(sequence, matrix, start)
+    meter = WorkMeter(sequence, matrix, start)
     losses: list[float] = []
     rates: list[float] = []
     answer: Any = None
@@ -629,10 +629,17 @@ def check_loss(loss: float, step: int, task: str) -> None:
         )
 
 
-class _Meter:
+class WorkMeter:
     """Counts work: a token trained costs three times a token evaluated (forward and backward)."""
 
     def __init__(self, sequence: TaskSequence, matrix: AccuracyMatrix, start: Start | None) -> None:
+        """Estimate what is left of a trial.
+
+        Args:
+            sequence: What is learnt and measured.
+            matrix: What has been measured so far.
+            start: Where in the task it goes on; None when the untouched base is measured.
+        """
         self._sequence = sequence
         self._done = 0.0
         self._total = self._base_work() if start is None else self._work(matrix, start)
@@ -669,20 +676,25 @@ class _Meter:
         return work
 
     def begin(self, name: str, index: int, steps: int) -> None:
+        """Note that a task of so many steps begins."""
         self.task, self._index, self._steps = name, index, steps
         self._step, self._loss = 0, None
 
     def train(self, examples: Sequence[Example], step: int, loss: float) -> None:
+        """Note a step, counted from 0, on some examples, replayed ones included."""
         self._done += 3 * sum(len(e.tokens) for e in examples)
         self._step, self._loss = step + 1, loss
 
     def evaluate(self, task: PreparedTask, items: int) -> None:
+        """Note that so many validation examples have been scored."""
         self._done += _evaluation_tokens(task, items)
 
     def fit_head(self, task: PreparedTask) -> None:
+        """Note that a head has been fitted to the base."""
         self._done += _head_tokens(task)
 
     def reading(self, phase: str) -> Progress:
+        """How far the trial is; `phase` is what it does now."""
         return Progress(
             phase=phase,
             task=self.task,

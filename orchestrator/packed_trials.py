@@ -38,10 +38,12 @@ from orchestrator.continual_loop import (
     FitHeadOnly,
     HeldOutLoss,
     Learning,
+    Progress,
     Report,
     StageReport,
     TaskSequence,
     TrainStep,
+    WorkMeter,
     check_loss,
     learn_sequence,
     six_digits,
@@ -96,9 +98,9 @@ class _Slot:
     on_report: Callable[[StageReport, AccuracyMatrix], None]
     state: TrialState
     """As of its last report."""
+    meter: WorkMeter
     request: Any = None
     steps: int = 1
-    task: str = ""
     seconds: float = 0.0
     """Its share of the time so far, by tokens where passes are shared."""
     losses: list[float] = field(default_factory=list[float])
@@ -179,6 +181,7 @@ class PackedTrials:
         Raises:
             ValueError: If there is no room, or the trial cannot be packed, or the snapshot is not
                 one of this trial.
+            OSError: If the snapshot cannot be read.
         """
         if not self._free:
             raise ValueError(f"There is no room for {name!r}: {len(self._slots)} trials learn now.")
@@ -197,7 +200,15 @@ class PackedTrials:
         )
         learning = learn_sequence(sequence, retention, state.matrix, state.start)
         slot = _Slot(
-            number, name, learning, spec, retention, on_report, state, seconds=state.start.seconds
+            number,
+            name,
+            learning,
+            spec,
+            retention,
+            on_report,
+            state,
+            WorkMeter(sequence, state.matrix, state.start),
+            seconds=state.start.seconds,
         )
         self._slots[number] = slot
         if retention.kind != "none":
@@ -205,21 +216,19 @@ class PackedTrials:
             retention.bind(adapted_layers(solo, curlora.trainable_parameters(solo)))
         if snapshot is not None:
             try:
-                self._restore(slot, sequence, snapshot)
-            except (OSError, ValueError):
+                self._restore(slot, snapshot)
+            except BaseException:
                 self._end(slot, None)
                 raise
         return self._advance(slot, None)
 
-    def _restore(self, slot: _Slot, sequence: TaskSequence, snapshot: Path) -> None:
+    def _restore(self, slot: _Slot, snapshot: Path) -> None:
         self._pack.load_state(slot.number, read_tensors(snapshot / WEIGHTS_FILE))
         if (snapshot / RETENTION_FILE).is_file():
             carried = read_tensors(snapshot / RETENTION_FILE)
             slot.retention.load_state_dict({n: t.to(self._device) for n, t in carried.items()})
         if slot.state.start.step > 0:
             # Inside a task, so its beginning is not asked for again.
-            learnt = slot.state.matrix.tasks_learnt
-            slot.task = next(s.name for s in sequence.stages if s.index >= learnt)
             slot.steps = int(read_json(snapshot / _ENGINE_FILE)["steps"])
             tensors = read_tensors(snapshot / _OPTIMIZER_FILE)
             names = list(self._pack.state(slot.number))
@@ -283,6 +292,22 @@ class PackedTrials:
         """Where a trial is: its reports, up to and including the one being made."""
         return self._slot(name).state
 
+    def progress(self, name: str) -> Progress:
+        """How far a trial is, by estimated work.
+
+        Args:
+            name: A trial that is learning.
+
+        Returns:
+            As of its last step or evaluation.
+
+        Raises:
+            ValueError: No such trial is learning.
+        """
+        slot = self._slot(name)
+        trains = isinstance(slot.request, TrainStep)
+        return slot.meter.reading("training" if trains else "evaluating")
+
     def save(self, name: str, folder: Path) -> None:
         """Write what a trial needs to go on from the report being made, here or anywhere else.
 
@@ -293,21 +318,24 @@ class PackedTrials:
             folder: Where to write; made if missing.
 
         Raises:
-            ValueError: It is not called from within the trial's `on_report`, or no such trial is
-                learning.
+            ValueError: No such trial is learning.
+            RuntimeError: It is not called from within the trial's `on_report`.
         """
         slot = self._slot(name)
-        if not isinstance(slot.request, Report):
-            raise ValueError(
-                f"The trial {name!r} is between two reports, where it cannot go on from. Call "
-                "`save` from within its `on_report`."
-            )
+        match slot.request:
+            case Report(report=report):
+                inside = report.fraction < DONE
+            case _:
+                raise RuntimeError(
+                    f"The trial {name!r} is between two reports, where it cannot go on from. Call "
+                    "`save` from within its `on_report`."
+                )
         values = self._pack.state(slot.number)
         write_tensors(folder / WEIGHTS_FILE, values)
         carried = slot.retention.state_dict()
         if carried:
             write_tensors(folder / RETENTION_FILE, carried)
-        if slot.request.report.fraction < DONE:
+        if inside:
             tensors = _optimizer_tensors(self._pack.moments(slot.number), values)
             write_tensors(folder / _OPTIMIZER_FILE, tensors)
         write_json(folder / _ENGINE_FILE, {"steps": slot.steps, "world": 1})
@@ -324,12 +352,13 @@ class PackedTrials:
     def _learnt(self, slot: _Slot, loss: float) -> list[Ended]:
         step = slot.request.step
         try:
-            check_loss(loss, step, slot.task)
+            check_loss(loss, step, slot.meter.task)
         except DivergedError as error:
             return [self._end(slot, None, str(error))]
         slot.losses.append(six_digits(loss))
         rate = slot.spec.learning_rate * schedule_factor(slot.spec, step, slot.steps)
         slot.rates.append(six_digits(rate))
+        slot.meter.train((*slot.request.examples, *slot.request.replayed), step, loss)
         slot.retention.after_step(self._pack.state(slot.number))
         return self._advance(slot, loss)
 
@@ -353,7 +382,8 @@ class PackedTrials:
                     self._pack.state(slot.number), tasks=tasks, observed=observed
                 )
             case BeginTask(name=name, index=index, steps=steps):
-                slot.steps, slot.task = steps, name
+                slot.steps = steps
+                slot.meter.begin(name, index, steps)
                 self._pack.begin(slot.number)
                 slot.retention.begin_task(self._pack.state(slot.number), index)
             case EndTask(index=index, examples=examples):
@@ -489,7 +519,9 @@ class PackedTrials:
             flat = [value for row in values for value in row]
             return -sum(flat) / len(flat)
         items = request.task.validation[: request.limit]
-        return score(items, request.task.spec, _Known(values, self, slot.number))
+        answer = score(items, request.task.spec, _Known(values, self, slot.number))
+        slot.meter.evaluate(request.task, len(items))
+        return answer
 
     def _log_probabilities(
         self, rows: Sequence[Scored], owners: Sequence[int]

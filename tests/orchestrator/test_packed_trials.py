@@ -270,39 +270,41 @@ def test_a_trial_goes_on_from_its_snapshot_as_if_nothing_had_happened(
 
 
 def test_a_snapshot_is_a_checkpoint_of_an_engine_of_its_own(four, undisturbed, tmp_path):
-    trials, data = four
     heard, pack = Heard(tmp_path), pack_of(four)
     for name in TOGETHER:
         heard.join(pack, four, name)
     heard.run(pack, until=20)
     for name, count in (("ewc", 5), ("dora_replay", 3)):
-        experiment, folder = trials[name], tmp_path / name / str(count)
-        adapter, spec = experiment.method.adapter, experiment.method.retention
-        base = load_base(experiment.model, "fp32").double()
-        seed = experiment.training.seed
-        model = curlora.attach(base, adapter.kind, adapter_options(adapter), seed=seed)
-        model.double()
-        retention = RETENTIONS[spec.kind].build(retention_options(spec, seed))
-        engine = PlainEngine(model, experiment.training, batch_tokens=256, retention=retention)
-        engine.load(folder)
-        state = read_state(folder)
-        sequence = task_sequence(experiment, data)
-        reports = list(state.reports)
-        run(
-            learn_sequence(sequence, retention, state.matrix, state.start), engine,
-            sequence=sequence, matrix=state.matrix, start=state.start,
-            on_report=lambda report, _: reports.append(report), on_progress=lambda _: None,
-        )  # fmt: skip
-        for place, parameter in curlora.trainable_parameters(model).items():
-            wanted = undisturbed.last[name][place]
-            torch.testing.assert_close(parameter.detach(), wanted, rtol=1e-8, atol=1e-8)
+        reports, trained = continued(four, name, tmp_path / name / str(count))
         assert len(reports) == 6
+        for place, tensor in trained.items():
+            wanted = undisturbed.last[name][place]
+            torch.testing.assert_close(tensor, wanted, rtol=1e-8, atol=1e-8)
+
+
+def continued(world, name, folder):
+    """What an engine makes of the rest of a trial: its reports and its numbers."""
+    experiment = world[0][name]
+    adapter, spec = experiment.method.adapter, experiment.method.retention
+    base, seed = load_base(experiment.model, "fp32").double(), experiment.training.seed
+    model = curlora.attach(base, adapter.kind, adapter_options(adapter), seed=seed).double()
+    retention = RETENTIONS[spec.kind].build(retention_options(spec, seed))
+    engine = PlainEngine(model, experiment.training, batch_tokens=256, retention=retention)
+    engine.load(folder)
+    state, sequence = read_state(folder), task_sequence(experiment, world[1])
+    reports = list(state.reports)
+    run(
+        learn_sequence(sequence, retention, state.matrix, state.start), engine,
+        sequence=sequence, matrix=state.matrix, start=state.start,
+        on_report=lambda report, _: reports.append(report), on_progress=lambda _: None,
+    )  # fmt: skip
+    return reports, {n: p.detach() for n, p in curlora.trainable_parameters(model).items()}
 
 
 def test_a_snapshot_is_refused_outside_of_a_report_and_in_another_trial(four, tmp_path):
     heard, pack = Heard(tmp_path), pack_of(four)
     heard.join(pack, four, "ewc")
-    with pytest.raises(ValueError, match="from within its `on_report`"):
+    with pytest.raises(RuntimeError, match="from within its `on_report`"):
         pack.save("ewc", tmp_path / "wrong")
     with pytest.raises(ValueError, match="No trial 'nobody' is learning here"):
         pack.save("nobody", tmp_path / "wrong")
@@ -312,3 +314,23 @@ def test_a_snapshot_is_refused_outside_of_a_report_and_in_another_trial(four, tm
         heard.join(pack, four, "dora_replay", tmp_path / "ewc" / "1")
     assert pack.free == free
     assert pack.names == ["ewc"]
+
+
+def test_how_far_a_trial_is_can_be_asked_and_only_rises(four, tmp_path):
+    heard, pack = Heard(tmp_path), pack_of(four)
+    heard.join(pack, four, "curlora")
+    seen = [pack.progress("curlora")]
+    assert (seen[0].phase, seen[0].task, seen[0].step, seen[0].steps) == ("training", "mood", 0, 4)
+    while pack.names:
+        pack.tick()
+        if pack.names:
+            seen.append(pack.progress("curlora"))
+    done = [reading.done for reading in seen]
+    assert done == sorted(done)
+    assert done[0] == 0.0
+    assert 0.9 < done[-1] < 1.0
+    assert {reading.phase for reading in seen} == {"training", "evaluating"}
+    assert (seen[-1].task, seen[-1].task_index, seen[-1].tasks) == ("being", 1, 2)
+    heard.join(pack, four, "curlora", tmp_path / "curlora" / "2")
+    again = pack.progress("curlora")  # inside the first task, with what is left ahead
+    assert (again.task, again.step, again.steps, again.done) == ("mood", 2, 4, 0.0)
