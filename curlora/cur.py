@@ -89,7 +89,9 @@ class SelectionRule:
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise ValueError(f"`eps` must be finite and at least 0, got {self.eps!r}.")
 
-    def select(self, W: Tensor, r: int, *, name: str) -> Selection:
+    def select(
+        self, W: Tensor, r: int, *, name: str, shares: tuple[Tensor, Tensor] | None = None
+    ) -> Selection:
         """Draw `r` columns and `r` rows of `W`.
 
         The indices for r are a prefix of those for 2r, so adapters of every rank at one temperature
@@ -99,6 +101,7 @@ class SelectionRule:
             W: The frozen weight (d_out, d_in), of any floating dtype.
             r: How many of each, from 1 to min(d_out, d_in).
             name: The module's name in its model: every module draws its own indices.
+            shares: What `energy_shares` gives of `W`, where it has been computed before.
 
         Returns:
             The indices, on the CPU.
@@ -106,7 +109,7 @@ class SelectionRule:
         Raises:
             ValueError: `W` has no finite energy, or fewer than `r` columns or rows can be drawn.
         """
-        columns, rows = energy_shares(W)
+        columns, rows = energy_shares(W) if shares is None else shares
         column_law = log_law(columns, self.law, temperature=self.temperature, eps=self.eps)
         row_law = log_law(rows, self.law, temperature=self.temperature, eps=self.eps)
         return Selection(

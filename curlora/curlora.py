@@ -49,6 +49,7 @@ from curlora.peft_bridge import (
     resolve_quantization_backend,
 )
 from curlora.targets import DEFAULT_TARGETS
+from curlora.weight_facts import kept_facts
 
 FormChoice = Literal["auto", "explicit", "output_reuse", "input_side", "fused"]
 
@@ -358,15 +359,18 @@ class CurLayer(nn.Module, BaseTunerLayer):
             except ValueError as error:
                 raise ValueError(f"In `{self.module_name}`: {error}") from error
             columns, rows = chosen.columns, chosen.rows
-            bits = self._fingerprint(W, columns, rows).view(torch.int32)
+            known = kept_facts(self.get_base_layer())
+            bits = self._fingerprint(W, columns, rows, known and known.sketch).view(torch.int32)
             perplexities = (chosen.column_perplexity, chosen.row_perplexity)
         factors = CurFactors(columns.int(), rows.int(), bits).to(W.device)
         factors.read(W, self._base_bias())
         return factors, perplexities
 
-    def _fingerprint(self, W: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
+    def _fingerprint(
+        self, W: Tensor, columns: Tensor, rows: Tensor, known: Tensor | None = None
+    ) -> Tensor:
         rounding = rounding_of(W, quantised=self.quantization_backend is not None)
-        return fingerprint(W, columns.cpu(), rows.cpu(), rounding=rounding)
+        return fingerprint(W, columns.cpu(), rows.cpu(), rounding=rounding, known=known)
 
     @contextmanager
     def _readable_weight(self) -> Iterator[Tensor]:
@@ -606,10 +610,14 @@ class CurloraLayer(CurLayer):
                 f"`form` {config.form!r} needs a plain linear layer, but `{self.module_name}` is a "
                 f"{type(self.base_layer).__name__} or has hooks. Set `form: auto`."
             )
+        known = kept_facts(self.get_base_layer())
+
+        def select(W: Tensor) -> Selection:
+            rule = config.selection_rule()
+            return rule.select(W, r, name=self.module_name, shares=known and known.shares)
+
         with self._readable_weight() as W:
-            factors, perplexities = self._new_factors(
-                W, r, lambda W: config.selection_rule().select(W, r, name=self.module_name)
-            )
+            factors, perplexities = self._new_factors(W, r, select)
         self.cur_U[adapter_name] = nn.Parameter(torch.zeros(r, r))
         self._all_factors()[adapter_name] = factors
         self.cur_settings[adapter_name] = LayerSettings(

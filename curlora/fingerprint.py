@@ -37,7 +37,31 @@ def rounding_of(weight: Tensor, *, quantised: bool) -> float:
     return QUANTISED_ROUNDING if quantised else torch.finfo(weight.dtype).eps / 2
 
 
-def fingerprint(W: Tensor, columns: Tensor, rows: Tensor, *, rounding: float) -> Tensor:
+def sketch(W: Tensor) -> Tensor:
+    """Summarise a weight, whatever is selected of it.
+
+    Args:
+        W: The weight (d_out, d_in).
+
+    Returns:
+        Its norm and the 64 numbers of its sketch, float32 (65,) on the CPU.
+    """
+    d_out, d_in = W.shape
+    generator = torch.Generator().manual_seed(_SIGN_SEED)
+    v = _random_signs(d_in, generator).to(W.device)
+    q = _random_signs(d_out, generator).to(W.device)
+    squared_norm = torch.zeros((), dtype=torch.float64, device=W.device)
+    found = torch.zeros(PROJECTIONS, PROJECTIONS, dtype=torch.float64, device=W.device)
+    for start in range(0, d_out, _BLOCK_ROWS):
+        block = W[start : start + _BLOCK_ROWS].float()
+        squared_norm += block.square().sum()
+        found += q[start : start + _BLOCK_ROWS].t() @ (block @ v)
+    return torch.cat([squared_norm.sqrt().float()[None], found.flatten().float()]).cpu()
+
+
+def fingerprint(
+    W: Tensor, columns: Tensor, rows: Tensor, *, rounding: float, known: Tensor | None = None
+) -> Tensor:
     """Summarise a weight by its norm, a sketch of it and the norms of what was selected.
 
     Args:
@@ -45,24 +69,15 @@ def fingerprint(W: Tensor, columns: Tensor, rows: Tensor, *, rounding: float) ->
         columns: Selected columns (r,).
         rows: Selected rows (r,).
         rounding: As `rounding_of` gives it.
+        known: What `sketch` gives of `W`, where it has been computed before.
 
     Returns:
         A float32 vector (2 + 64 + 2 r) on the CPU.
     """
-    d_out, d_in = W.shape
-    generator = torch.Generator().manual_seed(_SIGN_SEED)
-    v = _random_signs(d_in, generator).to(W.device)
-    q = _random_signs(d_out, generator).to(W.device)
-    squared_norm = torch.zeros((), dtype=torch.float64, device=W.device)
-    sketch = torch.zeros(PROJECTIONS, PROJECTIONS, dtype=torch.float64, device=W.device)
-    for start in range(0, d_out, _BLOCK_ROWS):
-        block = W[start : start + _BLOCK_ROWS].float()
-        squared_norm += block.square().sum()
-        sketch += q[start : start + _BLOCK_ROWS].t() @ (block @ v)
     column_norms = W.index_select(1, columns.to(W.device)).float().norm(dim=0)
     row_norms = W.index_select(0, rows.to(W.device)).float().norm(dim=1)
-    head = torch.stack([squared_norm.new_tensor(rounding), squared_norm.sqrt()])
-    return torch.cat([head.float(), sketch.flatten().float(), column_norms, row_norms]).cpu()
+    whole = sketch(W) if known is None else known
+    return torch.cat([torch.tensor([rounding]), whole, column_norms.cpu(), row_norms.cpu()])
 
 
 def deviation(saved: Tensor, current: Tensor) -> float:
@@ -81,8 +96,7 @@ def deviation(saved: Tensor, current: Tensor) -> float:
     norms = _relative(saved[first_norm:], current[first_norm:], saved[first_norm:].norm())
     # Every entry of the sketch has the expected square ||W||_F^2.
     scale = saved[1] * SKETCH**0.5
-    sketch = _relative(saved[2:first_norm], current[2:first_norm], scale)
-    return max(norms, sketch)
+    return max(norms, _relative(saved[2:first_norm], current[2:first_norm], scale))
 
 
 def tolerances(saved: Tensor, current: Tensor) -> tuple[float, float]:

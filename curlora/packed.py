@@ -60,6 +60,7 @@ from curlora.packed_parameters import (
 )
 from curlora.peft_bridge import LoraLayer
 from curlora.targets import default_targets
+from curlora.weight_facts import keep_facts, kept_facts
 
 BARE = -1
 """The slot of a row that goes through the bare base."""
@@ -382,6 +383,8 @@ class PackedModel:
         self, kind: str, settings: Mapping[str, Any], seed: int
     ) -> tuple[nn.Module, dict[str, Any]]:
         complete = self._complete(kind, settings)
+        if kind == "curlora":
+            self._keep_facts()
         devices = [self._device] if self._device.type != "cpu" else []
         with torch.random.fork_rng(devices):
             model = attach(_copy_around_tensors(self._skeleton), kind, complete, seed=seed)
@@ -394,6 +397,13 @@ class PackedModel:
                 "same layers."
             )
         return model, complete
+
+    def _keep_facts(self) -> None:
+        """Read every weight once for all selections, when the first is made."""
+        for name, layer in self.layers.items():
+            own = self._skeleton.get_submodule(name)
+            if kept_facts(own) is None:
+                keep_facts(own, layer.weight())
 
     def _member(self, slot: int) -> _Member:
         if slot not in self._members:

@@ -211,7 +211,7 @@ class PackedTrials:
             seconds=state.start.seconds,
         )
         self._slots[number] = slot
-        if retention.kind != "none":
+        if type(retention).bind is not Retention.bind:  # most kinds do not ask
             solo = self._pack.solo(number)
             retention.bind(adapted_layers(solo, curlora.trainable_parameters(solo)))
         if snapshot is not None:
@@ -248,6 +248,19 @@ class PackedTrials:
     def unhook(self) -> None:
         """Give the base its own forward back; nobody may be in the pack, and nobody can join."""
         self._pack.unhook()
+
+    def drop(self, name: str) -> None:
+        """Forget a trial, whatever it has learnt: its slot is free.
+
+        Args:
+            name: A trial that is learning.
+
+        Raises:
+            ValueError: No such trial is learning.
+        """
+        slot = self._slot(name)
+        slot.learning.close()
+        self._end(slot, None)
 
     def tick(self) -> list[Ended]:
         """Let every trial go on by one step, or by one round of scoring.

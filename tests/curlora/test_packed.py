@@ -387,6 +387,21 @@ def test_a_slot_is_saved_and_loaded_as_the_solo_adapter(exact_base, tmp_path):
         _assert_same_bits(other.state(slot), pack.state(slot))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_solo_model_is_what_attach_gives_to_the_last_buffer(build_base, dtype):
+    # What the pack reads of a weight once for all slots must not show.
+    pack = PackedModel(build_base(dtype=dtype), TARGETS["llama"], capacity=len(MIXED))
+    for slot, (kind, settings) in enumerate(MIXED):
+        pack.join(slot, kind, settings, seed=slot)
+        wanted = curlora.attach(
+            build_base(dtype=dtype),
+            kind,
+            settings | {"target_modules": TARGETS["llama"]},
+            seed=slot,
+        )
+        _assert_same_bits(dict(pack.solo(slot).state_dict()), dict(wanted.state_dict()))
+
+
 # ----------------------------------------------------------------------------------- the optimiser
 
 
