@@ -52,8 +52,7 @@ def fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
     if resources.executor == "local":
         return Fit(1, "executor local: one trial at a time in one process")
     if resources.executor == "pool":
-        slots = resources.slots
-        return Fit(slots, f"executor pool: {slots} trials at a time on one base in one process")
+        return _fit_of_pool(resources, cpus=cpus, gpus=gpus)
     need_cpus = resources.workers * resources.cpus_per_worker
     need_gpus = resources.workers * resources.gpus_per_worker
     by_cpu = int(cpus // need_cpus)
@@ -68,6 +67,40 @@ def fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
         have += f" and {gpus:g} GPUs"
         at_once = min(by_cpu, int(gpus // need_gpus))
     return Fit(at_once, f"{words}; {have}: {at_once} trial(s) at a time")
+
+
+def _fit_of_pool(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
+    wanted, slots = pool_members(resources, gpus=gpus), resources.slots
+    need = f"{resources.cpus_per_worker} CPU"
+    held = cpus // resources.cpus_per_worker
+    have = f"{cpus:g} CPUs"
+    if resources.gpus_per_worker:
+        need += f" and {resources.gpus_per_worker} GPU"
+        have += f" and {gpus:g} GPUs"
+        held = min(held, gpus // resources.gpus_per_worker)
+    fits = held >= wanted
+    return Fit(
+        wanted * slots if fits else 0,
+        f"executor pool: {wanted} member(s) of {need} each with {slots} slots; the cluster has "
+        f"{have}: {wanted * slots if fits else 0} trial(s) at a time",
+    )
+
+
+def pool_members(resources: ResourceSpec, *, gpus: float) -> int:
+    """How many members a pool has on a cluster.
+
+    Args:
+        resources: Of the sweep.
+        gpus: GPUs of the cluster.
+
+    Returns:
+        `resources.members`, or as many as its GPUs hold, or one on CPUs.
+    """
+    if resources.members is not None:
+        return resources.members
+    if not resources.gpus_per_worker:
+        return 1
+    return max(1, int(gpus // resources.gpus_per_worker))
 
 
 def required_fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
@@ -224,7 +257,14 @@ def sigterm_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def interrupt(*_: Any) -> None:
+        # A shell starts what it puts in the background with SIGINT ignored.
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

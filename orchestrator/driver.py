@@ -32,6 +32,7 @@ from orchestrator.objectives import (
     front,
     measures,
 )
+from orchestrator.packing import base_refuses, trial_refuses
 from orchestrator.tasks import LanguageModellingTask
 from orchestrator.training import BASE_TRIAL, ProgressFile
 
@@ -76,6 +77,38 @@ class Capacity:
         cpus = sum(r.workers * r.cpus_per_worker for r in trials)
         gpus = sum(r.workers * r.gpus_per_worker for r in trials)
         return cpus <= self.cpus and gpus <= self.gpus
+
+
+class Seats(Protocol):
+    """The pool as the driver sees it: places for trials that can be packed."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its members hold their share of the cluster now."""
+        ...
+
+    @property
+    def places(self) -> int:
+        """How many trials may be in it or wait for a slot."""
+        ...
+
+    @property
+    def resources(self) -> Sequence[ResourceSpec]:
+        """What its members hold while it is open."""
+        ...
+
+    def open(self) -> None:
+        """Start the members."""
+
+    def shut(self) -> None:
+        """Let the members end, for others to use what they hold."""
+
+    def assign(self, trial: str) -> int:
+        """Choose a member for a trial."""
+        ...
+
+    def release(self, trial: str) -> None:
+        """A trial has ended, or is not wanted any more."""
 
 
 @dataclass
@@ -128,6 +161,10 @@ class Driver:
         self._by_tune_id: dict[str, str] = {}
         self._running: dict[str, ResourceSpec] = {}
         self.capacity = Capacity()
+        self.pool: Seats | None = None
+        """Where trials that can be packed run; None: each has workers of its own."""
+        self.scheduled = False
+        """Whether a scheduler of Ray Tune may stop trials."""
         for line in journal.lines:
             self._replay(line)
         self._proposer: Proposer | None = None
@@ -264,19 +301,14 @@ class Driver:
             return WAIT if self._running else None
         if len(self._running) >= self.capacity.trials:
             return WAIT
-        name = next((name for name in self._waiting if self._fits(name)), None)
-        if name is not None:
-            self._waiting.remove(name)
-        elif len(self._waiting) > 1:
-            return WAIT
-        else:
-            name = self._propose_next()
-            if name is None:
-                later = self._waiting or (self._running and self._missing_repetitions())
-                return WAIT if later else None
-            if not self._fits(name):
-                self._waiting.append(name)
-                return WAIT
+        name = self._next_that_fits()
+        if name is None and self._waiting and not self._running and self._pool_in_the_way:
+            # What waits needs what the members hold, and they have nothing to do.
+            self._pool_shut()
+            name = self._next_that_fits()
+        if name is None:
+            later = self._waiting or (self._running and self._missing_repetitions())
+            return WAIT if later else None
         trial = self.trials[name]
         trial.attempts += 1
         self._by_tune_id[tune_id] = name
@@ -284,11 +316,55 @@ class Driver:
         ProgressFile(self.journal.folder, name).remove()
         self._running[name] = experiment.resources
         self.record("trial_started", trial=name, attempt=trial.attempts)
-        return {
+        job: dict[str, Any] = {
             "trial": name,
             "experiment": experiment.model_dump(mode="json"),
             "folder": str(self.journal.folder),
+            "seat": self.seat(name),
         }
+        if self.pool is not None and job["seat"] == "pool":
+            if not self.pool.is_open:
+                self.pool.open()
+            job |= {"member": self.pool.assign(name), "row_0": self._row_0()}
+        return job
+
+    def _next_that_fits(self) -> str | None:
+        """A trial that can start now, proposed if need be; None while none can."""
+        name = next((name for name in self._waiting if self._fits(name)), None)
+        if name is not None:
+            self._waiting.remove(name)
+            return name
+        # Trials that the pool cannot hold gather while it works, so that it is shut seldom.
+        most = 1 if self.pool is None else max(1, self.pool.places)
+        while len(self._waiting) <= most:
+            name = self._propose_next()
+            if name is None or self._fits(name):
+                return name
+            self._waiting.append(name)
+        return None
+
+    def seat(self, name: str) -> str:
+        """Where a trial runs: "pool" or "train" (workers of its own)."""
+        if self.pool is None:
+            return "train"
+        experiment = self.trial_experiment(name)
+        specs = {task: prepared.spec for task, prepared in self.data.tasks.items()}
+        refuses = base_refuses if name == BASE_TRIAL else trial_refuses
+        return "pool" if refuses(experiment, specs) is None else "train"
+
+    def _row_0(self) -> list[float | None] | None:
+        """What trials are compared with, by task; None until it is measured."""
+        if self.trials[BASE_TRIAL].state != "COMPLETE":
+            return None
+        return [v if math.isfinite(v) else None for v in self._controls().reference_row]
+
+    @property
+    def _pool_in_the_way(self) -> bool:
+        return self.pool is not None and self.pool.is_open
+
+    def _pool_shut(self) -> None:
+        if self.pool is not None:
+            self.pool.shut()
 
     @property
     def given_up(self) -> bool:
@@ -314,8 +390,17 @@ class Driver:
         return list(self._running)
 
     def _fits(self, name: str) -> bool:
-        mine = self.trial_experiment(name).resources
-        return self.capacity.holds([*self._running.values(), mine])
+        if self.scheduled and name != BASE_TRIAL and self._row_0() is None:
+            return False  # a scheduler compares gains over row 0
+        seated = {other: self.seat(other) for other in self._running}
+        held = [self._running[other] for other, seat in seated.items() if seat == "train"]
+        if self.pool is not None and self.seat(name) == "pool":
+            if len(seated) - len(held) >= self.pool.places:
+                return False
+            return self.pool.is_open or self.capacity.holds([*held, *self.pool.resources])
+        if self.pool is not None and self.pool.is_open:
+            held += self.pool.resources
+        return self.capacity.holds([*held, self.trial_experiment(name).resources])
 
     def _propose_next(self) -> str | None:
         if BASE_TRIAL not in self.trials:
@@ -395,7 +480,7 @@ class Driver:
     def _stage(self, trial: Trial, document: Mapping[str, Any], checkpoint: str | None) -> None:
         report = StageReport.from_document(document)
         key = (report.task_index, report.fraction)
-        if key in trial.reports:
+        if key in trial.reports or trial.state != "RUNNING":
             return
         trial.reports[key] = report
         last = report.row is not None and report.task_index == len(self.experiment.tasks) - 1
@@ -413,6 +498,8 @@ class Driver:
         """Ray Tune says that a trial is over."""
         name = self._by_tune_id[tune_id]
         self._running.pop(name, None)
+        if self.pool is not None:
+            self.pool.release(name)
         trial = self.trials[name]
         if error and trial.failure is None:
             reason = "the trial's process ended unexpectedly (out of memory, or killed)"
@@ -432,8 +519,7 @@ class Driver:
             return  # row 0 came between its last report and Ray Tune's word that it is over
         final = trial.last_report(len(self.experiment.tasks))
         if trial.failure is not None or final is None:
-            reason = trial.failure or "the trial ended before its last report"
-            self._end(trial, "FAILED", reason)
+            self._end_early(trial)
             return
         if name == BASE_TRIAL:
             trial.measures = self._measures(trial, trial, final)
@@ -460,6 +546,14 @@ class Driver:
             self._end(trial, "FAILED", f"the objectives {bad} could not be measured")
         else:
             self._end(trial, "COMPLETE", "")
+
+    def _end_early(self, trial: Trial) -> None:
+        """End a trial that has failed, or was stopped before its last report."""
+        if trial.failure is None and self.scheduled and trial.reports:
+            self._end(trial, "STOPPED", "stopped by the scheduler")
+            return
+        reason = trial.failure or "the trial ended before its last report"
+        self._end(trial, "FAILED", reason)
 
     def _joint(self, name: str) -> bool:
         """Whether a trial learns all tasks at once: a control, for which no trial can be chosen."""

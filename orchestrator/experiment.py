@@ -354,11 +354,14 @@ class FinalistSpec(Spec):
 class ResourceSpec(Spec):
     """What one trial runs on."""
 
-    executor: Literal["train", "local", "pool"] = "train"
-    """`train`: Ray Train workers with DeepSpeed. `local`: one plain process, for tiny runs. `pool`:
-    one process in which many trials step together over one base."""
+    executor: Literal["pool", "train", "local"] = "train"
+    """`pool`: members (warm Ray Train workers) in which many trials step together over one base;
+    trials that cannot be packed are run as `train` does. `train`: each trial has Ray Train workers
+    of its own, with DeepSpeed. `local`: one plain process, for tiny runs."""
     slots: int = Field(default=8, ge=1)
-    """Trials at a time of the executor `pool`."""
+    """Trials at a time in each member of the pool."""
+    members: int | None = Field(default=None, ge=1)
+    """Members of the pool; null: one for every GPU of the cluster, one on CPUs."""
     workers: int = Field(default=1, ge=1)
     cpus_per_worker: int = Field(default=1, ge=1)
     """CPUs reserved and torch threads used by each worker."""
@@ -487,7 +490,7 @@ class Experiment(Spec):
                 f"{self.training.accumulation} = {shares})"
             )
         executor = self.resources.executor
-        if executor != "train":
+        if executor == "local":
             if self.resources.workers != 1:
                 raise ValueError(
                     f"`resources.executor: {executor}` is one process; "

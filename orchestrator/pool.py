@@ -1,159 +1,177 @@
-"""The executor `pool`: trials step together over one base that stays in memory.
+"""The executor `pool`, seen from the driver: members that live as long as the sweep needs them.
 
-One process of this machine for now: what runs in it is what a member of a larger pool will run.
-A trial that cannot be packed, or adapts other layers than the pack at hand, runs by itself.
+Each member is a Ray Train run of one worker group (`orchestrator.pool_member`): Ray Train places
+it, and starts it anew where it dies. Trials are light Ray Tune trials (`orchestrator.slot_trial`)
+that talk to a member through its mailbox.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.accuracy_matrix import AccuracyMatrix
-from orchestrator.base_model import load_base, load_tokenizer
-from orchestrator.continual_loop import Learning, StageReport, measure_base, run
 from orchestrator.driver import Driver
-from orchestrator.engine import PlainEngine
-from orchestrator.experiment import Experiment, default_batch_tokens
-from orchestrator.packed_trials import Ended, PackedTrials, packing_refuses
-from orchestrator.scored_model import check_logits
-from orchestrator.tasks import GenerationTask
-from orchestrator.training import BASE_TRIAL
-from orchestrator.trial_state import task_sequence
+from orchestrator.experiment import ResourceSpec
+from orchestrator.mailbox import Mailbox
+
+MEMBER_RESTARTS = 10
+"""How often Ray Train starts a member anew. A trial that was in it at more deaths than its own
+`resources.max_failures` has failed before."""
+AHEAD = 1
+"""Trials that wait for a slot of each member, so that a slot is refilled at once."""
+CLOSE_SECONDS = 60.0
+"""How long members may take to end: a tick, and Ray Train's shutdown."""
 
 
 class Pool:
-    """The base, and the trials that learn on it now."""
+    """The members of a sweep and their mailboxes."""
 
-    def __init__(self, driver: Driver, run_alone: Callable[[str], None]) -> None:
-        """Load the base.
+    def __init__(self, driver: Driver, shared: list[Any], members: int) -> None:
+        """Make the mailboxes; members start when they are needed.
 
         Args:
             driver: The sweep.
-            run_alone: Runs a trial that cannot be packed from its beginning to its end.
+            shared: A list holding the reference of the prepared data.
+            members: How many, at least 1.
         """
-        import torch
+        import ray
 
-        self._driver = driver
-        self._run_alone = run_alone
-        experiment = driver.experiment
-        torch.set_num_threads(experiment.resources.cpus_per_worker)
-        device = "cuda" if experiment.resources.gpus_per_worker else "cpu"
-        self._base: Any = load_base(experiment.model, experiment.training.precision, device)
-        writes = any(isinstance(task, GenerationTask) for task in driver.loaded.tasks.values())
-        self._tokenizer = load_tokenizer(experiment.model) if writes else None
-        self._batch_tokens = experiment.data.batch_tokens or default_batch_tokens(
-            on_gpu=device == "cuda"
-        )
-        self._pack: PackedTrials | None = None
-        self._targets: Any = None
-        self._ids: dict[str, str] = {}
-
-    def run(self, caught_up: Callable[[], None]) -> None:
-        """Run what is missing of the sweep.
-
-        Args:
-            caught_up: Called whenever a trial has ended.
-        """
-        number = 0
-        while True:
-            job: Any = None
-            while self._free and isinstance(job := self._driver.next_job(str(number)), dict):
-                name = str(job["trial"])
-                self._ids[name] = str(number)
-                number += 1
-                self._driver.observer.progress(name, {"phase": "starting"})
-                if not self._join(name):
-                    self._driver.ended(self._ids[name], error=False)
-                    caught_up()
-            if self._pack is None or not self._pack.names:
-                if not isinstance(job, dict):
-                    return
-                continue
-            for end in self._pack.tick():
-                self._ended(end)
-                caught_up()
+        self._driver, self._shared = driver, shared
+        resources = driver.experiment.resources
+        head = {"node:__internal_head__": 0.0001}
+        actor: Any = ray.remote(num_cpus=0, resources=head)(Mailbox)
+        self.mailboxes: list[Any] = [
+            actor.remote(max_failures=resources.max_failures) for _ in range(members)
+        ]
+        self._one = resources
+        self._threads: list[threading.Thread] = []
+        self._starts = 0
+        self._member_of: dict[str, int] = {}
 
     @property
-    def _free(self) -> int:
-        return self._driver.experiment.resources.slots if self._pack is None else self._pack.free
+    def is_open(self) -> bool:
+        """Whether the members have been started."""
+        return bool(self._threads)
 
-    def _join(self, name: str) -> bool:
-        """Begin a trial in the pack; False when it has run by itself."""
-        experiment = self._driver.trial_experiment(name)
-        if name == BASE_TRIAL:
-            self._measure_base(experiment)
-            return False
-        pack = self._pack_for(experiment)
-        if pack is None:
-            self._run_alone(name)
-            return False
+    @property
+    def places(self) -> int:
+        """How many trials may be in it or wait for a slot."""
+        return len(self.mailboxes) * (self._one.slots + AHEAD)
 
-        def hear(report: StageReport, matrix: AccuracyMatrix) -> None:
-            folder = self._driver.journal.folder / "ray" / name / "checkpoint"
-            if matrix.complete and report.row is not None:
-                pack.save_adapter(name, folder / "adapter")
-            self._hear(name, report, folder)
+    @property
+    def resources(self) -> Sequence[ResourceSpec]:
+        """What the members hold while it is open."""
+        return [self._one] * len(self.mailboxes)
 
-        try:
-            ended = pack.join(name, experiment, task_sequence(experiment, self._driver.data), hear)
-        except ValueError as error:
-            self._driver.hear_trial(name, {"kind": "failed", "reason": str(error)})
-            return False
-        for end in ended:
-            self._ended(end)
-        return True
+    def open(self) -> None:
+        """Start the members."""
+        import ray
 
-    def _pack_for(self, experiment: Experiment) -> PackedTrials | None:
-        """The pack that a trial can join; None where there is none."""
-        if packing_refuses(experiment.method) is not None:
-            return None
-        sequence = task_sequence(experiment, self._driver.data)
-        if experiment.training.accumulation != 1 or any(t.has_head for t in sequence.tasks):
-            return None
-        targets = getattr(experiment.method.adapter, "target_modules", None)
-        if self._pack is not None and self._targets != targets:
-            if self._pack.names:
-                return None
-            self._pack.unhook()
-            self._pack = None
-        if self._pack is None:
-            self._targets = targets
-            self._pack = PackedTrials(
-                self._base,
-                list(targets) if isinstance(targets, tuple) else targets,
-                capacity=experiment.resources.slots,
-                batch_tokens=self._batch_tokens,
-                tokenizer=self._tokenizer,
+        self._join_threads()
+        self._starts += 1
+        ray.get([mailbox.reopen.remote() for mailbox in self.mailboxes])
+        self._driver.observer.note(
+            f"starting {len(self.mailboxes)} member(s) of the pool, {self._one.slots} slots each"
+        )
+        for number, mailbox in enumerate(self.mailboxes):
+            thread = threading.Thread(
+                target=self._keep, args=(number, mailbox), name=f"member {number}", daemon=True
             )
-        return self._pack
+            thread.start()
+            self._threads.append(thread)
 
-    def _measure_base(self, experiment: Experiment) -> None:
-        sequence = task_sequence(experiment, self._driver.data)
-        engine = PlainEngine(
-            self._base, experiment.training, batch_tokens=self._batch_tokens,
-            tokenizer=self._tokenizer,
-        )  # fmt: skip
-        check_logits(engine.scored, self._base.config.get_text_config().vocab_size)
-        learning: Learning = measure_base(sequence)
-        run(
-            learning,
-            engine,
-            sequence=sequence,
-            matrix=AccuracyMatrix.empty([task.name for task in sequence.tasks]),
-            start=None,
-            on_report=lambda report, _: self._hear(BASE_TRIAL, report, None),
-            on_progress=lambda _: None,
+    def _keep(self, number: int, mailbox: Any) -> None:
+        """Run a member until its mailbox is closed; in a thread, since Ray Train blocks."""
+        try:
+            self._trainer(number, mailbox).fit()
+            reason = "it has ended"
+        except Exception as error:  # whatever it is, trials must not wait for this member
+            lines = str(error).strip().splitlines()
+            reason = lines[-1] if lines else repr(error)
+        mailbox.lose.remote(reason)
+
+    def _trainer(self, number: int, mailbox: Any) -> Any:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from orchestrator.pool_member import member_worker
+
+        resources = self._one
+        per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+        if resources.gpus_per_worker:
+            per_worker["GPU"] = resources.gpus_per_worker
+        return TorchTrainer(
+            member_worker,
+            train_loop_config={
+                "experiment": self._driver.experiment.model_dump(mode="json"),
+                "folder": str(self._driver.journal.folder),
+                "shared": self._shared,
+                "mailbox": mailbox,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=1,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker=per_worker,
+            ),
+            torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+            run_config=RunConfig(
+                name=f"member-{number}-{self._starts}",
+                storage_path=str(self._folder),
+                failure_config=FailureConfig(
+                    max_failures=MEMBER_RESTARTS, controller_failure_limit=3
+                ),
+            ),
         )
 
-    def _hear(self, name: str, report: StageReport, folder: Path | None) -> None:
-        message: dict[str, Any] = {"kind": "stage", "report": report.as_document()}
-        if folder is not None:
-            message["checkpoint_path"] = str(folder)
-        self._driver.hear_trial(name, message)
+    @property
+    def _folder(self) -> Path:
+        return self._driver.journal.folder / "ray" / "members"
 
-    def _ended(self, end: Ended) -> None:
-        if end.matrix is None:
-            self._driver.hear_trial(end.name, {"kind": "failed", "reason": end.reason})
-        self._driver.ended(self._ids.pop(end.name), error=False)
+    def shut(self) -> None:
+        """Let the members end; what is in them goes on from its last report, elsewhere or later."""
+        for mailbox in self.mailboxes:
+            mailbox.close.remote()
+        self._ending, self._threads = self._threads, []
+
+    _ending: Sequence[threading.Thread] = ()
+
+    def _join_threads(self) -> None:
+        for thread in self._ending:
+            thread.join(CLOSE_SECONDS)
+        self._ending = ()
+
+    def close(self) -> None:
+        """End the members and the mailboxes."""
+        import ray
+
+        self.shut()
+        self._join_threads()
+        for mailbox in self.mailboxes:
+            ray.kill(mailbox)
+        self.mailboxes = []
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def assign(self, trial: str) -> int:
+        """Choose the member that has fewest trials.
+
+        Args:
+            trial: Its name.
+
+        Returns:
+            The member's number.
+        """
+        loads = Counter(self._member_of.values())
+        chosen = min(range(len(self.mailboxes)), key=lambda number: (loads[number], number))
+        self._member_of[trial] = chosen
+        return chosen
+
+    def release(self, trial: str) -> None:
+        """A trial has ended, or is not wanted any more: its slot is free at once."""
+        if self._member_of.pop(trial, None) is not None:
+            # It may have gone on in another member than the one that it was given first.
+            for mailbox in self.mailboxes:
+                mailbox.release.remote(trial)

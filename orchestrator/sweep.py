@@ -29,6 +29,7 @@ from orchestrator.cluster import (
     connected,
     fit,
     largest_resources,
+    pool_members,
     required_fit,
     sigterm_as_interrupt,
     wait_until_clean,
@@ -42,7 +43,7 @@ from orchestrator.driver import (
     SweepError,
     SweepInterruptedError,
 )
-from orchestrator.experiment import Experiment, LoadedExperiment
+from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec
 from orchestrator.journal import (
     JOURNAL_NAME,
     Journal,
@@ -58,7 +59,7 @@ from orchestrator.provenance import (
     check_same,
     provenance_now,
 )
-from orchestrator.training import BASE_TRIAL, ProgressFile, run_locally, trial_function
+from orchestrator.training import BASE_TRIAL, ProgressFile, run_locally
 
 if TYPE_CHECKING:
     pass
@@ -83,6 +84,9 @@ class SweepOptions:
     new: bool = False
     """Start another sweep of the same name instead of continuing the last."""
     data_root: Path | None = None
+    scheduler: Any = None
+    """A scheduler of `ray.tune` that may stop trials. After each task they report `gain` over the
+    untouched base and `tasks_learnt`."""
     kind: Literal["sweep", "run"] = "sweep"
     """`run` is one trial with the experiment's own method, `search` ignored."""
 
@@ -93,6 +97,13 @@ class SweepOutcome:
 
     folder: Path
     lines: list[Line]
+
+
+def _own_workers(resources: ResourceSpec) -> ResourceSpec:
+    """A single trial has nobody to share a base with."""
+    if resources.executor != "pool":
+        return resources
+    return resources.model_copy(update={"executor": "train"})
 
 
 def sweep_folders(storage: Path) -> list[Path]:
@@ -145,7 +156,11 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
     experiment = loaded.experiment
     if options.kind == "run":
         experiment = experiment.model_copy(
-            update={"search": None, "name": f"{experiment.name}-run"}
+            update={
+                "search": None,
+                "name": f"{experiment.name}-run",
+                "resources": _own_workers(experiment.resources),
+            }
         )
         loaded = loaded.model_copy(update={"experiment": experiment})
     storage = Path(experiment.storage).expanduser().resolve()
@@ -259,8 +274,6 @@ def _run(
     if driver.unfinished:
         if experiment.resources.executor == "local":
             _run_trials_locally(driver, projection)
-        elif experiment.resources.executor == "pool":
-            _run_trials_in_pool(driver, projection)
         else:
             _run_trials_on_ray(driver, options, projection)
     if driver.given_up and (driver.unfinished or driver.trials[BASE_TRIAL].state == "FAILED"):
@@ -335,13 +348,6 @@ def _run_trials_locally(driver: Driver, projection: _Projection) -> None:
         number += 1
 
 
-def _run_trials_in_pool(driver: Driver, projection: _Projection) -> None:
-    from orchestrator.pool import Pool
-
-    driver.observer.note("loading the base for the pool")
-    Pool(driver, lambda name: _run_one_locally(driver, name)).run(projection.catch_up)
-
-
 def _run_one_locally(driver: Driver, name: str) -> None:
     """Run a trial in this process; whatever fails in it, the sweep goes on."""
     own: list[BaseException] = []
@@ -382,17 +388,25 @@ def _run_trials_on_ray(driver: Driver, options: SweepOptions, projection: _Proje
         limit = experiment.search.max_concurrent if experiment.search is not None else None
         driver.capacity = Capacity(cpus, gpus, limit or math.inf)
         driver.observer.note(fit(experiment.resources, cpus=cpus, gpus=gpus).arithmetic)
-        _fit(driver, projection)
+        driver.scheduled = options.scheduler is not None
+        _fit(driver, options, resources, projection)
         left = wait_until_clean()
         if left:
             raise SweepError(f"The sweep left something on the cluster: {left}.")
 
 
-def _fit(driver: Driver, projection: _Projection) -> None:
+def _fit(
+    driver: Driver,
+    options: SweepOptions,
+    cluster: Mapping[str, float],
+    projection: _Projection,
+) -> None:
     import ray
     from ray import tune
 
+    from orchestrator.pool import Pool
     from orchestrator.search import TuneRecorder, TuneSearcher
+    from orchestrator.slot_trial import slot_trial
 
     own = _FirstError()
 
@@ -409,14 +423,22 @@ def _fit(driver: Driver, projection: _Projection) -> None:
 
     shared = [ray.put(driver.data)]
     before = driver.unfinished
+    resources = driver.experiment.resources
+    pool = None
+    if resources.executor == "pool":
+        pool = driver.pool = Pool(
+            driver, shared, pool_members(resources, gpus=cluster.get("GPU", 0.0))
+        )
+    mailboxes = pool.mailboxes if pool is not None else []
     trainable = tune.with_resources(
-        tune.with_parameters(trial_function, shared=shared),
+        tune.with_parameters(slot_trial, mailboxes=mailboxes, shared=shared),
         {"node:__internal_head__": HEAD_SHARE},
     )
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=TuneSearcher(own.kept(driver.next_job), ended),
+            scheduler=options.scheduler,
             num_samples=before,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"tune-{trial.trial_id}",
@@ -439,6 +461,8 @@ def _fit(driver: Driver, projection: _Projection) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own behind
+        if pool is not None:
+            pool.close()
         shutil.rmtree(driver.journal.folder / "ray" / "tune", ignore_errors=True)
     if driver.given_up:
         return

@@ -33,8 +33,10 @@ def ended(outcome):
     return {line["trial"]: line for line in outcome.lines if line["event"] == "trial_ended"}
 
 
-def test_a_sweep_in_the_pool_measures_what_a_sweep_in_turns_measures(experiment_file, recorder):
-    """Four trials of the grid are packed, three at a time; SECURA runs by itself; one repeats."""
+def test_a_sweep_in_the_pool_measures_what_a_sweep_in_turns_measures(
+    experiment_file, recorder, ray_cluster
+):
+    """Four trials of the grid are packed, three at a time; SECURA has workers of its own."""
     turns = ended(sweep(experiment_file, recorder, "turns", executor="local"))
     outcome = sweep(experiment_file, recorder, "pooled", executor="pool", slots=3)
     pooled = ended(outcome)

@@ -1,0 +1,165 @@
+"""Between the trials of a pool and one of its members: who wants a slot, and what is said of it.
+
+One `Mailbox` belongs to each member, as an actor without a CPU of its own. Trials leave a job and
+read what is said of it; the member takes jobs and leaves messages; the driver says which jobs
+nobody wants any more. A job is a *lease*: it lives as long as its trial asks for news. Whatever the
+member said is kept until the trial has gone, so that neither a trial that asks late nor a member
+that starts anew loses a word. Nothing here knows of Ray, torch or methods.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+LEASE_SECONDS = 60.0
+"""A job whose trial has not asked for so long is dropped. Trials ask every half second; a driver
+that waits for a slow MLflow server can hold them up for much longer."""
+ENDINGS = ("finished", "failed")
+"""The kinds of messages after which a member says nothing more of a job."""
+
+
+@dataclass
+class _Lease:
+    """A job that somebody waits for."""
+
+    job: dict[str, Any]
+    renewed: float
+    messages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    taken: bool = False
+    """Whether the member has it."""
+    losses: int = 0
+    """How often the member died while it had it."""
+
+    @property
+    def over(self) -> bool:
+        return bool(self.messages) and self.messages[-1]["kind"] in ENDINGS
+
+
+class Mailbox:
+    """The jobs of one member, and what it says of them."""
+
+    def __init__(
+        self, *, max_failures: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            max_failures: A job that was in the member at more of its deaths than this has failed.
+            clock: Seconds.
+        """
+        self._max_failures = max_failures
+        self._clock = clock
+        self._leases: dict[str, _Lease] = {}
+        self._dropped: list[str] = []
+        self._incarnation: str | None = None
+        self._closed = False
+        self._gone: str | None = None
+
+    # ------------------------------------------------------------------------------- trials
+
+    def ask(self, job: Mapping[str, Any]) -> None:
+        """Leave a job, or take up one that is still here.
+
+        Args:
+            job: `trial` names it; the rest is the member's.
+        """
+        name = str(job["trial"])
+        lease = self._leases.get(name)
+        if lease is None or lease.over:
+            self._leases[name] = _Lease(dict(job), self._clock())
+        else:
+            lease.renewed = self._clock()
+
+    def poll(self, trial: str, seen: int) -> dict[str, Any]:
+        """Ask for news, which renews the lease.
+
+        Args:
+            trial: Of which job.
+            seen: How many messages were read before.
+
+        Returns:
+            `messages`, the further ones; `gone`, why nothing more will come from this member, or
+            None; `known`, whether the job is here at all.
+        """
+        lease = self._leases.get(trial)
+        if lease is None:
+            return {"messages": [], "gone": self._gone, "known": False}
+        lease.renewed = self._clock()
+        return {"messages": lease.messages[seen:], "gone": self._gone, "known": True}
+
+    # ------------------------------------------------------------------------------- the driver
+
+    def release(self, trial: str) -> None:
+        """Nobody wants this job any more."""
+        lease = self._leases.pop(trial, None)
+        if lease is not None and lease.taken and not lease.over:
+            self._dropped.append(trial)
+
+    def close(self) -> None:
+        """Let the member end, whatever it has."""
+        self._closed = True
+
+    def reopen(self) -> None:
+        """Let another member serve this mailbox."""
+        self._closed, self._gone = False, None
+
+    def lose(self, reason: str) -> None:
+        """The member is gone for good.
+
+        Args:
+            reason: In one line.
+        """
+        self._gone = reason
+
+    # ------------------------------------------------------------------------------- the member
+
+    def exchange(
+        self, incarnation: str, said: Sequence[tuple[str, Mapping[str, Any]]], free: int
+    ) -> dict[str, Any]:
+        """Hand over messages, and be told what to do.
+
+        Args:
+            incarnation: Another one for each start of the member.
+            said: Trial and message, in order.
+            free: How many more jobs the member can take.
+
+        Returns:
+            `join`, jobs to begin; `drop`, trials to forget; `close`, whether to end.
+        """
+        if incarnation != self._incarnation:
+            if self._incarnation is not None:
+                self._take_back()
+            self._incarnation = incarnation
+        for trial, message in said:
+            lease = self._leases.get(trial)
+            if lease is not None and lease.taken:
+                lease.messages.append(dict(message))
+        now = self._clock()
+        for trial, lease in list(self._leases.items()):
+            if now - lease.renewed > LEASE_SECONDS:
+                self.release(trial)
+        # What the member said before it was told to forget a job is of no use any more.
+        drop, self._dropped = self._dropped, []
+        join: list[dict[str, Any]] = []
+        for lease in self._leases.values():
+            if len(join) >= free or self._closed:
+                break
+            if not lease.taken and not lease.over:
+                lease.taken = True
+                join.append(lease.job)
+        return {"join": join, "drop": drop, "close": self._closed}
+
+    def _take_back(self) -> None:
+        """The member has started anew and has nothing; its jobs go on from their snapshots."""
+        self._dropped = []
+        for lease in self._leases.values():
+            if not lease.taken or lease.over:
+                continue
+            lease.taken = False
+            lease.losses += 1
+            if lease.losses > self._max_failures:
+                reason = f"the member's process died {lease.losses} times while it held this trial"
+                lease.messages.append({"kind": "failed", "reason": reason})

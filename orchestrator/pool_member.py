@@ -1,0 +1,293 @@
+"""A member of the pool: a Ray Train worker that holds the base and steps many trials together.
+
+It lives as long as the sweep. Between ticks it exchanges messages with its mailbox: which trials to
+begin, which to forget, what was measured. A trial is saved at each of its reports, before anything
+is said of it, so a member that starts anew goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.accuracy_matrix import AccuracyMatrix
+from orchestrator.base_model import ModelError, load_base, load_tokenizer
+from orchestrator.batches import PreparedData
+from orchestrator.continual_loop import (
+    DivergedError,
+    Progress,
+    StageReport,
+    measure_base,
+    run,
+)
+from orchestrator.engine import PlainEngine
+from orchestrator.experiment import Experiment, default_batch_tokens
+from orchestrator.packed_trials import Ended, PackedTrials
+from orchestrator.scored_model import check_logits
+from orchestrator.tasks import GenerationTask
+from orchestrator.training import BASE_TRIAL, ProgressFile
+from orchestrator.trial_state import read_state, task_sequence
+
+EXCHANGE_SECONDS = 0.1
+"""How often a busy member looks into its mailbox."""
+IDLE_SECONDS = 0.05
+"""How often an idle one does."""
+
+
+def member_worker(config: dict[str, Any]) -> None:
+    """What the Ray Train worker of a member does: serve its mailbox until that is closed.
+
+    Args:
+        config: `experiment` (a document), `folder` (the sweep's), `shared` (a list holding the
+            reference of the `PreparedData`) and `mailbox` (an actor).
+    """
+    import ray
+
+    mailbox = config["mailbox"]
+    experiment = Experiment.model_validate(config["experiment"])
+    data: PreparedData = ray.get(config["shared"][0])
+    incarnation = uuid.uuid4().hex
+
+    def exchange(said: list[tuple[str, dict[str, Any]]], free: int) -> Mapping[str, Any]:
+        return ray.get(mailbox.exchange.remote(incarnation, said, free))
+
+    try:
+        member = Member(experiment, data, Path(config["folder"]))
+    except ModelError as error:
+        # Nothing but the same would come of starting anew.
+        ray.get(mailbox.lose.remote(str(error)))
+        return
+    serve(member, exchange)
+
+
+def serve(member: Member, exchange: Any) -> None:
+    """Work until the mailbox is closed.
+
+    Args:
+        member: Who works.
+        exchange: Hands over what was said and how many slots are free; gives what to do.
+    """
+    said: list[tuple[str, dict[str, Any]]] = []
+    last = -EXCHANGE_SECONDS
+    while True:
+        now = time.monotonic()
+        if said or not member.busy or now - last >= EXCHANGE_SECONDS:
+            todo = exchange(said, member.free)
+            last, said = now, []
+            if todo["close"]:
+                return
+            for name in todo["drop"]:
+                member.drop(name)
+            for job in todo["join"]:
+                member.take(job)
+        said += member.work()
+        if not member.busy and not said:
+            time.sleep(IDLE_SECONDS)
+
+
+class Member:
+    """The base, the trials that step on it, and those that wait for their turn."""
+
+    def __init__(self, experiment: Experiment, data: PreparedData, folder: Path) -> None:
+        """Load the base.
+
+        Args:
+            experiment: The sweep's.
+            data: Every task and probe.
+            folder: The sweep's folder, where trials are saved.
+        """
+        import torch
+
+        resources = experiment.resources
+        torch.set_num_threads(resources.cpus_per_worker)
+        self._experiment, self._data, self._folder = experiment, data, folder
+        device: Any = "cpu"
+        if resources.gpus_per_worker:
+            device = torch.device("cuda", torch.cuda.current_device())
+        self._base: Any = load_base(experiment.model, experiment.training.precision, device)
+        writes = any(isinstance(task.spec, GenerationTask) for task in data.tasks.values())
+        self._tokenizer = load_tokenizer(experiment.model) if writes else None
+        self._batch_tokens = experiment.data.batch_tokens or default_batch_tokens(
+            on_gpu=resources.gpus_per_worker > 0
+        )
+        self._capacity = resources.slots
+        self._pack: PackedTrials | None = None
+        self._targets: Any = None
+        self._waiting: list[dict[str, Any]] = []
+        self._said: list[tuple[str, dict[str, Any]]] = []
+        self._progress: dict[str, ProgressFile] = {}
+        self._reports: dict[str, list[dict[str, Any]]] = {}
+
+    @property
+    def free(self) -> int:
+        """How many more trials can begin."""
+        taken = len(self._pack.names) if self._pack is not None else 0
+        return max(0, self._capacity - taken - len(self._waiting))
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._waiting) or (self._pack is not None and bool(self._pack.names))
+
+    def take(self, job: dict[str, Any]) -> None:
+        """Begin a trial as soon as it can be.
+
+        Args:
+            job: `trial` and `experiment` (a document).
+        """
+        self._waiting.append(job)
+
+    def drop(self, name: str) -> None:
+        """Forget a trial, whatever it has learnt."""
+        self._waiting = [job for job in self._waiting if job["trial"] != name]
+        self._said = [(trial, message) for trial, message in self._said if trial != name]
+        if self._pack is not None and name in self._pack.names:
+            self._pack.drop(name)
+
+    def work(self) -> list[tuple[str, dict[str, Any]]]:
+        """Begin what can begin, and let every trial go on by one step.
+
+        Returns:
+            What there is to say: trial and message.
+        """
+        for job in list(self._waiting):
+            if self._begin(job):
+                self._waiting.remove(job)
+        if self._pack is not None and self._pack.names:
+            for end in self._pack.tick():
+                self._ended(end)
+            for name in self._pack.names:
+                self._tell_progress(name, self._pack.progress(name))
+        said, self._said = self._said, []
+        return said
+
+    def _begin(self, job: Mapping[str, Any]) -> bool:
+        """Let a trial join; False while it has to wait for a pack of its own layers."""
+        name = str(job["trial"])
+        experiment = Experiment.model_validate(job["experiment"])
+        if name == BASE_TRIAL:
+            self._measure_base(experiment)
+            return True
+        pack = self._pack_for(experiment)
+        if pack is None or not pack.free:
+            return False
+        self._progress[name] = ProgressFile(self._folder, name)
+        checkpoint = self._checkpoint(name)
+        snapshot = checkpoint if (checkpoint / "trial.json").is_file() else None
+
+        def hear(report: StageReport, matrix: AccuracyMatrix) -> None:
+            self._hear(pack, name, report, matrix)
+
+        self._reports[name] = []
+        if snapshot is not None:
+            self._reports[name] = [r.as_document() for r in read_state(snapshot).reports]
+        self._said.append((name, {"kind": "ready", "worker_pid": os.getpid()}))
+        try:
+            ended = pack.join(
+                name, experiment, task_sequence(experiment, self._data), hear, snapshot
+            )
+        except ValueError as error:
+            self._fail(name, str(error), traceback.format_exc())
+            return True
+        for end in ended:
+            self._ended(end)
+        return True
+
+    def _pack_for(self, experiment: Experiment) -> PackedTrials | None:
+        """The pack of a trial's layers; None while trials of other layers hold the base."""
+        targets = getattr(experiment.method.adapter, "target_modules", None)
+        if self._pack is not None and self._targets != targets:
+            if self._pack.names:
+                return None
+            self._pack.unhook()
+            self._pack = None
+        if self._pack is None:
+            self._targets = targets
+            self._pack = PackedTrials(
+                self._base,
+                list(targets) if isinstance(targets, tuple) else targets,
+                capacity=self._capacity,
+                batch_tokens=self._batch_tokens,
+                tokenizer=self._tokenizer,
+            )
+        return self._pack
+
+    def _measure_base(self, experiment: Experiment) -> None:
+        """Row 0, on the bare base; trials wait meanwhile."""
+        sequence = task_sequence(experiment, self._data)
+        file = ProgressFile(self._folder, BASE_TRIAL)
+        engine = PlainEngine(
+            self._base, experiment.training, batch_tokens=self._batch_tokens,
+            tokenizer=self._tokenizer,
+        )  # fmt: skip
+        try:
+            check_logits(engine.scored, self._base.config.get_text_config().vocab_size)
+            run(
+                measure_base(sequence),
+                engine,
+                sequence=sequence,
+                matrix=AccuracyMatrix.empty([task.name for task in sequence.tasks]),
+                start=None,
+                on_report=lambda report, _: self._say_stage(BASE_TRIAL, report, None),
+                on_progress=file.write,
+            )
+        except (ValueError, DivergedError) as error:
+            self._fail(BASE_TRIAL, str(error), traceback.format_exc())
+            return
+        self._said.append((BASE_TRIAL, {"kind": "finished", "reports": [], "checkpoint_path": ""}))
+
+    # ----------------------------------------------------------------------------- what is said
+
+    def _checkpoint(self, name: str) -> Path:
+        return self._folder / "ray" / name / "checkpoint"
+
+    def _hear(
+        self, pack: PackedTrials, name: str, report: StageReport, matrix: AccuracyMatrix
+    ) -> None:
+        """Save a trial, then say what it reported."""
+        kept = self._checkpoint(name)
+        fresh = kept.with_name("checkpoint.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        pack.save(name, fresh)
+        if matrix.complete and report.row is not None:
+            pack.save_adapter(name, fresh / "adapter")
+        # Renaming two folders is not one step: a crash between them repeats the last part.
+        shutil.rmtree(kept, ignore_errors=True)
+        fresh.replace(kept)
+        self._say_stage(name, report, kept)
+
+    def _say_stage(self, name: str, report: StageReport, checkpoint: Path | None) -> None:
+        message: dict[str, Any] = {"kind": "stage", "report": report.as_document()}
+        if checkpoint is not None:
+            message["checkpoint_path"] = str(checkpoint)
+        self._said.append((name, message))
+        if name in self._reports:
+            self._reports[name].append(message["report"])
+
+    def _tell_progress(self, name: str, progress: Progress) -> None:
+        self._progress[name].write(progress)
+
+    def _ended(self, end: Ended) -> None:
+        reports = self._reports.pop(end.name)
+        if end.matrix is None:
+            self._fail(end.name, end.reason, end.reason)
+            return
+        # What was said before a restart may not have been heard: the last message repeats it all.
+        self._said.append((
+            end.name,
+            {
+                "kind": "finished",
+                "checkpoint_path": str(self._checkpoint(end.name)),
+                "reports": reports,
+            },
+        ))  # fmt: skip
+
+    def _fail(self, name: str, reason: str, details: str) -> None:
+        self._said.append((name, {"kind": "failed", "reason": reason, "details": details}))

@@ -1,0 +1,118 @@
+"""A trial of the pool as Ray Tune sees it: it asks for a slot and passes on what is said of it.
+
+It runs in a light process: nothing that is imported here may import torch. Tune's schedulers stop
+it wherever it reports; the member of the pool does not wait for their verdict.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+POLL_SECONDS = 0.4
+"""How often a trial asks for news of its job."""
+
+
+def slot_trial(
+    config: dict[str, Any],
+    mailboxes: Sequence[Any] = (),
+    shared: list[Any] | None = None,
+) -> None:
+    """One trial: in a slot of the pool, or by the executor `train` where it cannot be packed.
+
+    Args:
+        config: `trial`, `experiment` (a document), `folder` (the sweep's), `seat` ("pool" or
+            "train"); for the pool also `member` (which mailbox to try first) and `row_0` (what the
+            untouched base scores on each task, or None).
+        mailboxes: Actors of `orchestrator.mailbox.Mailbox`, one of each member.
+        shared: A list holding the reference of the prepared data, for the executor `train`.
+    """
+    if config["seat"] == "train":
+        from orchestrator.training import trial_function
+
+        trial_function(config, shared)
+        return
+    follower = _Follower(config)
+    reasons: list[str] = []
+    for turn in range(len(mailboxes)):
+        place = (config["member"] + turn) % len(mailboxes)
+        gone = follower.follow(mailboxes[place])
+        if gone is None:
+            return
+        reasons.append(f"member {place}: {gone}")
+    from ray import tune
+
+    tune.report(
+        {"kind": "failed", "reason": "no member of the pool is left; " + "; ".join(reasons)}
+    )
+
+
+class _Follower:
+    """Reads a job's messages from mailboxes and reports each once."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._trial = str(config["trial"])
+        self._job = {"trial": self._trial, "experiment": config["experiment"]}
+        self._row_0: Sequence[float | None] | None = config["row_0"]
+        self._told: set[tuple[int, float]] = set()
+
+    def follow(self, mailbox: Any) -> str | None:
+        """Leave the job and report until it ends.
+
+        Args:
+            mailbox: Of a member.
+
+        Returns:
+            None once the job has ended; why the member is gone, where it is.
+        """
+        import ray
+        from ray import tune
+        from ray.exceptions import RayActorError
+
+        seen = 0
+        try:
+            ray.get(mailbox.ask.remote(self._job))
+            while True:
+                news: dict[str, Any] = ray.get(mailbox.poll.remote(self._trial, seen))
+                if not news["known"]:
+                    # The lease ran out while this process was held up: ask again.
+                    ray.get(mailbox.ask.remote(self._job))
+                    seen = 0
+                seen += len(news["messages"])
+                for message in news["messages"]:
+                    if self._is_new(message):
+                        tune.report({**message, **self._progress(message)})
+                    if message["kind"] in {"finished", "failed"}:
+                        return None
+                if news["gone"] is not None:
+                    return str(news["gone"])
+                time.sleep(POLL_SECONDS)
+        except RayActorError as error:
+            return f"its mailbox has died: {error}"
+
+    def _is_new(self, message: Mapping[str, Any]) -> bool:
+        """Whether a stage is told for the first time: a resumed job repeats what it reported."""
+        if message["kind"] != "stage":
+            return True
+        key = (message["report"]["task_index"], message["report"]["fraction"])
+        if key in self._told:
+            return False
+        self._told.add(key)
+        return True
+
+    def _progress(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """What Ray Tune's schedulers can read: `gain` and `tasks_learnt`, after each task."""
+        row = message.get("report", {}).get("row")
+        if row is None or self._row_0 is None:
+            return {}
+        pairs = [
+            (now, before)
+            for now, before in zip(row, self._row_0, strict=True)
+            if now is not None and before is not None and math.isfinite(now + before)
+        ]
+        if not pairs:
+            return {}
+        gain = sum(now - before for now, before in pairs) / len(pairs)
+        return {"gain": gain, "tasks_learnt": message["report"]["task_index"] + 1}
