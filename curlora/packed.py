@@ -231,6 +231,26 @@ class PackedModel:
                 self._selections.append(selection)
         return _Member(kind, complete, seed, rank, names, selection), scale, tensors
 
+    def bytes_of(self, kind: str, settings: Mapping[str, Any]) -> int:
+        """Give how many bytes more the pack will hold once an adapter has joined.
+
+        Args:
+            kind: One of `PACKED_KINDS`.
+            settings: As `join` takes them.
+
+        Returns:
+            Of its numbers, gradients and moments, of `C` and `R` where the selection is not here
+            yet, and of the padding of other slots where it is the widest.
+
+        Raises:
+            ValueError: The kind or a setting cannot be packed.
+        """
+        rank = int(self._complete(kind, settings)["r"])
+        size = self._families[_FAMILY_OF[kind]].bytes_of(rank)
+        if kind == "curlora" and self._twin(kind, settings, 0) is None:
+            size += sum(layer.selections.bytes_of(layer, rank) for layer in self.layers.values())
+        return size
+
     def leave(self, slot: int) -> None:
         """Empty a slot.
 

@@ -26,6 +26,7 @@ References:
 
 import itertools
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear, pad
+from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from curlora.packed_parameters import (
@@ -46,6 +47,7 @@ from curlora.packed_parameters import (
     pick,
     pick_seats,
     put_back,
+    room_for,
 )
 
 
@@ -54,7 +56,7 @@ class CurSelections:
 
     def __init__(self) -> None:
         self.ranks: list[int] = []
-        self._factors: tuple[Tensor, ...] | None = None
+        self._stacks: tuple[Tensor, ...] | None = None
 
     def append(self, C: Tensor, R: Tensor, rows: Tensor, columns: Tensor) -> None:
         """Add a selection.
@@ -66,23 +68,26 @@ class CurSelections:
             columns: (r,).
         """
         new = (C.t(), R, rows.long(), columns.long())
-        widest = max(len(rows), 0 if self._factors is None else self._factors[0].shape[1])
-        stacks = [self._padded(tensor[None], widest) for tensor in new]
-        if self._factors is not None:
-            former = [self._padded(stack, widest) for stack in self._factors]
-            stacks = [torch.cat(pair) for pair in zip(former, stacks, strict=True)]
-        self._factors = tuple(stack.contiguous() for stack in stacks)
-        self.ranks.append(len(rows))
+        position, r = len(self.ranks), len(rows)
+        count, widest = (0, 0) if self._stacks is None else self._stacks[0].shape[:2]
+        if position == count or r > widest:
+            count = max(count, room_for(position + 1, sys.maxsize))
+            self._resize(new, count, max(r, widest))
+        assert self._stacks is not None
+        for stack, tensor in zip(self._stacks, new, strict=True):
+            stack[position, :r] = tensor
+            stack[position, r:] = _filler(tensor[:1])
+        self.ranks.append(r)
 
-    @staticmethod
-    def _padded(stack: Tensor, rank: int) -> Tensor:
-        missing = rank - stack.shape[1]
-        if missing == 0:
-            return stack
-        if stack.is_floating_point():
-            return pad(stack, (0, 0, 0, missing))
-        # An index that is read anyway: what it gives is masked, and as finite as the rest.
-        return torch.cat([stack, stack[:, :1].expand(-1, missing)], dim=1)
+    def _resize(self, like: Sequence[Tensor], count: int, rank: int) -> None:
+        former = self._stacks
+        self._stacks = tuple(tensor.new_zeros(count, rank, *tensor.shape[1:]) for tensor in like)
+        if former is None:
+            return
+        taken, kept = len(self.ranks), former[0].shape[1]
+        for old, new in zip(former, self._stacks, strict=True):
+            new[:taken, :kept] = old[:taken]
+            new[:taken, kept:] = _filler(old[:taken, :1])
 
     def keep(self, positions: Sequence[int]) -> None:
         """Drop all selections but some.
@@ -90,27 +95,49 @@ class CurSelections:
         Args:
             positions: Of those to keep, in their new order.
         """
-        assert self._factors is not None
-        if not positions:
-            self.ranks, self._factors = [], None
-            return
-        chosen = torch.tensor(positions, device=self._factors[0].device)
-        self._factors = tuple(stack.index_select(0, chosen) for stack in self._factors)
+        assert self._stacks is not None
         self.ranks = [self.ranks[position] for position in positions]
+        if not positions:
+            self._stacks = None
+            return
+        chosen = torch.tensor(positions, device=self._stacks[0].device)
+        widest = max(self.ranks)
+        self._stacks = tuple(
+            stack[:, :widest].index_select(0, chosen).contiguous() for stack in self._stacks
+        )
+
+    def bytes_of(self, layer: "PackedLayer", rank: int) -> int:
+        """Give how many bytes more will be held once another selection is added.
+
+        Args:
+            layer: The layer.
+            rank: Of the selection.
+
+        Returns:
+            Of its factors and indices, and of the padding of the others.
+        """
+        taken, widest = len(self.ranks), max(self.ranks, default=0)
+        size = (layer.d_out + layer.d_in) * layer.weight().itemsize + 2 * torch.int64.itemsize
+        return ((taken + 1) * max(rank, widest) - taken * widest) * size
 
     def one(self, position: int) -> tuple[Tensor, ...]:
         """Give C', R, rows and columns of one selection, without padding."""
-        assert self._factors is not None
-        C, R, rows, columns = (stack[position, : self.ranks[position]] for stack in self._factors)
+        assert self._stacks is not None
+        C, R, rows, columns = (stack[position, : self.ranks[position]] for stack in self._stacks)
         return C, R, rows, columns
 
     def several(self, positions: Seats) -> tuple[Tensor, ...]:
         """Give C', R, rows, columns and the mask of what is no padding, each (m, r, ...)."""
-        assert self._factors is not None
-        C, R, rows, columns = (pick(stack, positions) for stack in self._factors)
+        assert self._stacks is not None
+        C, R, rows, columns = (pick(stack, positions) for stack in self._stacks)
         ranks = torch.tensor(self.ranks, device=C.device)
         filled = torch.arange(C.shape[1], device=C.device) < pick(ranks, positions)[:, None]
         return C, R, rows, columns, filled
+
+
+def _filler(first: Tensor) -> Tensor | float:
+    # An index that is read anyway: what it gives is masked, and as finite as the rest.
+    return 0.0 if first.is_floating_point() else first
 
 
 class PackedLayer:

@@ -1,12 +1,13 @@
 """The trained numbers of many adapters in one matrix, a row for each, and AdamW over the rows.
 
 A *family* is the adapters whose trained tensors have the same shapes up to the rank. Each of its
-adapters has a *seat*: a row of four matrices (capacity, P) with the values, the gradients and
-AdamW's two moments. A layer's tensors of all seats are a view of them, (capacity, rows, columns),
+adapters has a *seat*: a row of four matrices (seats, P) with the values, the gradients and
+AdamW's two moments. A layer's tensors of all seats are a view of them, (seats, rows, columns),
 which batched products read and gradients are added to. Tensors are padded with zeros to the
-largest rank that has sat; their gradients and moments stay zero there, so norms are exact.
+largest rank that sits; their gradients and moments stay zero there, so norms are exact.
 
-Seats are taken without gaps: when one is left, the last one moves into it.
+Seats are taken without gaps: when one is left, the last one moves into it. The matrices have a row
+for each seat that is taken and few besides, and no wider ones than the largest rank needs.
 
 References:
     Loshchilov and Hutter (2019), Algorithm 2. https://arxiv.org/abs/1711.05101
@@ -57,6 +58,8 @@ class SeatedParameters:
         """The slot in each seat."""
         self.steps: list[int] = []
         """Steps taken in each seat since it was taken."""
+        self._ranks: list[int] = []
+        self._rows = 0
         self.version = 0
         """Rises whenever a value or a seat changes."""
         self.scales = torch.zeros(capacity, dtype=dtype, device=device)
@@ -70,18 +73,19 @@ class SeatedParameters:
 
         Args:
             slot: Which slot; it has no seat.
-            rank: Its adapter's rank. If it is the largest so far, every tensor is padded to it.
+            rank: Its adapter's rank. If it is the largest, every tensor is padded to it.
             scale: What its update is multiplied by.
         """
         self.version += 1
-        if rank > self.rank:
-            self._pad_to(rank)
         seat = len(self.slots)
+        if seat == self._rows or rank > self.rank:
+            self._resize(max(self._rows, room_for(seat + 1, self._capacity)), max(rank, self.rank))
         for matrix in self._matrices.values():
             matrix[seat].zero_()
         self.scales[seat] = scale
         self.slots.append(slot)
         self.steps.append(0)
+        self._ranks.append(rank)
 
     def leave(self, slot: int) -> None:
         """Take a slot's seat away; the last seat moves into it.
@@ -95,9 +99,25 @@ class SeatedParameters:
             for matrix in self._matrices.values():
                 matrix[seat].copy_(matrix[last])
             self.scales[seat] = self.scales[last]
-            self.slots[seat], self.steps[seat] = self.slots[last], self.steps[last]
-        self.slots.pop()
-        self.steps.pop()
+        for owned in (self.slots, self.steps, self._ranks):
+            owned[seat] = owned[last]
+            owned.pop()
+        widest = max(self._ranks, default=0)
+        if widest < self.rank or 2 * room_for(last, self._capacity) < self._rows:
+            self._resize(room_for(last, self._capacity), widest)
+
+    def bytes_of(self, rank: int) -> int:
+        """Give how many bytes more will be held once another adapter sits.
+
+        Args:
+            rank: Its rank.
+
+        Returns:
+            Of its row in all matrices, and of the padding of the other rows.
+        """
+        taken = len(self.slots)
+        numbers = (taken + 1) * self._width(max(rank, self.rank)) - taken * self._width(self.rank)
+        return numbers * len(_MATRICES) * self._dtype.itemsize
 
     def stack(self, layer: str, part: str, matrix: str = VALUES) -> Tensor:
         """Give one tensor of all seats.
@@ -108,7 +128,7 @@ class SeatedParameters:
             matrix: `VALUES`, `GRADIENTS`, `FIRST_MOMENTS` or `SECOND_MOMENTS`.
 
         Returns:
-            (capacity, rows, columns), a view of the matrix.
+            (seats, rows, columns), a view of the matrix.
         """
         return self._views[matrix][layer, part]
 
@@ -123,23 +143,33 @@ class SeatedParameters:
         """Forget a slot's gradients."""
         self._matrices[GRADIENTS][self.slots.index(slot)].zero_()
 
-    def _pad_to(self, rank: int) -> None:
-        former, self.rank = self._views, rank
-        self._shapes = dict(self._shapes_of(rank))
-        width = sum(math.prod(shape) for shape in self._shapes.values())
-        self._matrices = {
-            name: torch.zeros(self._capacity, width, dtype=self._dtype, device=self._device)
-            for name in _MATRICES
-        }
-        self._views = {name: self._cut(matrix) for name, matrix in self._matrices.items()}
-        for name, views in former.items():
-            for key, old in views.items():
-                self._views[name][key][:, : old.shape[1], : old.shape[2]] = old
+    def _width(self, rank: int) -> int:
+        return sum(math.prod(shape) for shape in self._shapes_of(rank).values()) if rank else 0
+
+    def _resize(self, rows: int, rank: int) -> None:
+        """Give the matrices other numbers of rows and ranks, and keep what fits."""
+        kept, former, repadded = min(rows, self._rows), self._views, rank != self.rank
+        shapes, width = dict(self._shapes_of(rank)) if rank else {}, self._width(rank)
+        # One matrix after the other, so that little is held twice; but all of them or none.
+        held = sum(matrix.numel() for matrix in self._matrices.values())
+        missing = (len(_MATRICES) + 1) * rows * width - held
+        torch.empty(max(0, missing), dtype=self._dtype, device=self._device)
+        self.rank, self._rows, self._shapes = rank, rows, shapes
+        for name in _MATRICES:
+            matrix = torch.zeros(rows, width, dtype=self._dtype, device=self._device)
+            views = self._cut(matrix)
+            if not repadded and name in self._matrices:
+                matrix[:kept] = self._matrices[name][:kept]
+            for key in former.get(name, {}).keys() & views.keys() if repadded else ():
+                old, new = former[name][key], views[key]
+                high, wide = (min(a, b) for a, b in zip(old.shape[1:], new.shape[1:], strict=True))
+                new[:kept, :high, :wide] = old[:kept, :high, :wide]
+            self._matrices[name], self._views[name] = matrix, views
 
     def _cut(self, matrix: Tensor) -> dict[tuple[str, str], Tensor]:
         pieces = matrix.split([math.prod(shape) for shape in self._shapes.values()], dim=1)
         return {
-            key: piece.view(self._capacity, *shape)
+            key: piece.view(len(matrix), *shape)
             for (key, shape), piece in zip(self._shapes.items(), pieces, strict=True)
         }
 
@@ -212,6 +242,19 @@ class SeatedParameters:
 
     def _column(self, numbers: Sequence[float]) -> Tensor:
         return torch.tensor(numbers, dtype=self._dtype, device=self._device)[:, None]
+
+
+def room_for(taken: int, capacity: int) -> int:
+    """Give how many rows to make for so many: a few more than needed, so that copying stays cheap.
+
+    Args:
+        taken: Rows that are needed.
+        capacity: Rows that may ever be.
+
+    Returns:
+        From `taken` to `capacity`: growing one by one to n copies O(n) rows in all.
+    """
+    return min(capacity, taken + taken // 16)
 
 
 def pick_seats(numbers: Sequence[int], device: torch.device) -> Seats:

@@ -4,27 +4,37 @@ A *slot* holds one trial: its adapter in a pack (`curlora.packed`), its retentio
 own sequence. In every tick each slot that wants to learn takes one optimiser step, all of them in
 as few passes of the base as their lengths allow, and what others want to have scored shares
 forward passes. What a trial computes is what it would compute alone, up to rounding.
+
+A failure stays with its slot: whatever a trial's own parts raise ends that trial, and the others go
+on. A pass that does not fit into memory is tried again in halves, by slots and then by rows, and
+later passes are no larger; a pass that fails otherwise is taken apart until it is known whose rows
+made it fail.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import random
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 import curlora
+from curlora.adapters import adapter_kind
 from curlora.curvature import adapted_layers, observe
 from curlora.packed import PACKED_KINDS, Moments, PackedModel
 from curlora.retention import RETENTIONS
 from curlora.retention.protocol import Observation, Retention, alone
+from curlora.retention.sizes import state_size
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.batches import Scored
 from orchestrator.checkpoints import read_json, read_tensors, write_json, write_tensors
@@ -86,6 +96,81 @@ def packing_refuses(method: MethodSpec) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why something could not be computed, in words: an error keeps the tensors of its pass."""
+
+    reason: str
+    """One line."""
+    details: str
+    """The traceback; empty where the reason says all."""
+    memory: bool = False
+    """Whether memory did not suffice."""
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """Put an error into words."""
+        text = " ".join(str(error).split())
+        if isinstance(error, DivergedError):
+            return cls(text, "")
+        details = "".join(traceback.format_exception(error))
+        return cls(f"{type(error).__name__}: {text}", details, out_of_memory(error))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, on any device.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        Whether a smaller pass may succeed.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    said = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
+_Result = TypeVar("_Result")
+
+
+def attempt(work: Callable[[], _Result]) -> _Result | Failure:
+    """Do something that may fail without others being harmed.
+
+    Args:
+        work: What to do.
+
+    Returns:
+        What it returned, or why it failed.
+
+    Raises:
+        AcceleratorError: The device is of no use any more, to nobody.
+    """
+    try:
+        return work()
+    except torch.AcceleratorError:
+        raise
+    except Exception as error:  # noqa: BLE001 (anything at all ends one trial, and is reported)
+        return Failure.of(error)
+
+
+@dataclass
+class _PassSize:
+    """How many padded tokens a pass may have: what was asked for, or what failures have left."""
+
+    tokens: int
+
+    def rows(self, longest: int) -> int:
+        """How many rows of this length."""
+        return max(1, self.tokens // longest)
+
+    def failed(self, rows: int, longest: int) -> None:
+        """Remember that so many rows of this length do not fit."""
+        if rows > 1:  # a row that does not fit alone says nothing of others
+            self.tokens = min(self.tokens, rows * longest // 2)
+
+
 @dataclass
 class _Slot:
     """One trial in the pack."""
@@ -115,6 +200,11 @@ class Ended:
     matrix: AccuracyMatrix | None
     """None for a trial that failed."""
     reason: str = ""
+    details: str = ""
+    """The traceback of what was raised; empty where the reason says all."""
+
+
+_Group = Sequence[tuple[_Slot, list[Scored]]]
 
 
 class PackedTrials:
@@ -142,7 +232,7 @@ class PackedTrials:
         self._scored = ScoredModel(base).eval()
         self._pack = PackedModel(base, target_modules, capacity=capacity)
         self._device = next(base.parameters()).device
-        self._batch_tokens = batch_tokens
+        self._learning, self._reading, self._writing = (_PassSize(batch_tokens) for _ in range(3))
         self._tokenizer = tokenizer
         self._slots: dict[int, _Slot] = {}
         self._free = list(range(capacity))
@@ -171,7 +261,7 @@ class PackedTrials:
             name: The trial's name.
             experiment: Its experiment, overrides applied.
             sequence: What it learns.
-            on_report: Told of each report; `save` and `save_adapter` may be called within.
+            on_report: Told of each report; `save`, `save_adapter` and `drop` may be called within.
             snapshot: A folder that `save` wrote, or a `PlainEngine` beside `trial.json`; None: the
                 trial begins.
 
@@ -192,7 +282,7 @@ class PackedTrials:
         options = adapter_options(method.adapter)
         try:
             self._pack.join(number, method.adapter.kind, options, seed=spec.seed)
-        except ValueError:
+        except BaseException:
             self._free.insert(0, number)
             raise
         retention = RETENTIONS[method.retention.kind].build(
@@ -272,20 +362,20 @@ class PackedTrials:
         readers = [s for s in self._slots.values() if not isinstance(s.request, TrainStep)]
         ended: list[Ended] = []
         if learners:
-            began = time.monotonic()
             losses = self._learn(learners)
-            self._charge({s.number: self._rows(s.request) for s in learners}, began)
-            for slot in learners:
+            for slot in filter(self._is_here, learners):
                 with _charged(slot):
                     ended += self._learnt(slot, losses[slot.number])
         if readers:
-            began = time.monotonic()
-            answers = self._read(readers)
-            self._charge({s.number: _asked_rows(s.request) for s in readers}, began)
-            for slot in readers:
+            values = self._read(readers)
+            for slot in filter(self._is_here, readers):
                 with _charged(slot):
-                    ended += self._advance(slot, answers[slot.number])
+                    ended += self._scored_for(slot, values[slot.number])
         return ended
+
+    def _is_here(self, slot: _Slot) -> bool:
+        """Whether a slot has not been dropped, within a report of its own or of another."""
+        return self._slots.get(slot.number) is slot
 
     def _charge(self, rows: Mapping[int, Sequence[Scored]], began: float) -> None:
         """Divide the time since `began` among slots, by their useful tokens."""
@@ -304,6 +394,41 @@ class PackedTrials:
     def state(self, name: str) -> TrialState:
         """Where a trial is: its reports, up to and including the one being made."""
         return self._slot(name).state
+
+    def bytes_of(self, experiment: Experiment) -> int:
+        """How much more memory the pack will hold once a trial has joined.
+
+        Its numbers, gradients and moments, padded to the widest adapter of its kind (and the other
+        ones to it, where it is the widest); the columns and rows of a selection that no other has;
+        what its retention carries. Not what its rows take in a pass.
+
+        Args:
+            experiment: The trial's experiment, overrides applied.
+
+        Returns:
+            Bytes.
+
+        Raises:
+            ValueError: If the method cannot be packed.
+        """
+        adapter, retention = experiment.method.adapter, experiment.method.retention
+        reason = packing_refuses(experiment.method)
+        if reason is not None:
+            raise ValueError(f"The trial cannot be packed: {reason}.")
+        settings = adapter_options(adapter)
+        layers = {name: (one.d_out, one.d_in) for name, one in self._pack.layers.items()}
+        entry = adapter_kind(adapter.kind)
+        carried = state_size(
+            retention.kind,
+            retention_options(retention, experiment.training.seed),
+            adapter_kind=adapter.kind,
+            r=int(settings["r"]),
+            layers=layers,
+            trained=entry.count_trained(entry.complete(settings), layers),
+            tasks=len(experiment.tasks),
+            tokens_per_example=0.0,
+        )
+        return self._pack.bytes_of(adapter.kind, settings) + carried.bytes
 
     def progress(self, name: str) -> Progress:
         """How far a trial is, by estimated work.
@@ -362,29 +487,50 @@ class PackedTrials:
 
     # ------------------------------------------------------------------ asking the generators
 
-    def _learnt(self, slot: _Slot, loss: float) -> list[Ended]:
+    def _learnt(self, slot: _Slot, loss: float | Failure) -> list[Ended]:
+        if not isinstance(loss, Failure):
+            noted = attempt(functools.partial(self._note_step, slot, loss))
+            loss = noted if isinstance(noted, Failure) else loss
+        if isinstance(loss, Failure):
+            return [self._end(slot, None, loss)]
+        return self._advance(slot, loss)
+
+    def _note_step(self, slot: _Slot, loss: float) -> None:
         step = slot.request.step
-        try:
-            check_loss(loss, step, slot.meter.task)
-        except DivergedError as error:
-            return [self._end(slot, None, str(error))]
+        check_loss(loss, step, slot.meter.task)
         slot.losses.append(six_digits(loss))
         rate = slot.spec.learning_rate * schedule_factor(slot.spec, step, slot.steps)
         slot.rates.append(six_digits(rate))
         slot.meter.train((*slot.request.examples, *slot.request.replayed), step, loss)
         slot.retention.after_step(self._pack.state(slot.number))
-        return self._advance(slot, loss)
+
+    def _scored_for(self, slot: _Slot, values: list[list[float]] | Failure) -> list[Ended]:
+        answer: Any = values
+        if not isinstance(values, Failure):
+            answer = attempt(functools.partial(self._scored_answer, slot, values))
+        if isinstance(answer, Failure):
+            return [self._end(slot, None, answer)]
+        return self._advance(slot, answer)
 
     def _advance(self, slot: _Slot, answer: Any) -> list[Ended]:
         """Give a generator its answer, and go on to what needs the base."""
-        try:
-            while True:
+        found = attempt(functools.partial(self._ask, slot, answer))
+        if not self._is_here(slot) or found is None:
+            return []
+        if isinstance(found, Failure):
+            return [self._end(slot, None, found)]
+        return [self._end(slot, found)]
+
+    def _ask(self, slot: _Slot, answer: Any) -> AccuracyMatrix | None:
+        """Go on until the base is needed (None), or the trial is done (its matrix)."""
+        while True:
+            try:
                 slot.request = slot.learning.send(answer)
-                if not self._answered(slot):
-                    return []
-                answer = None
-        except StopIteration as finished:
-            return [self._end(slot, finished.value)]
+            except StopIteration as finished:
+                return finished.value
+            if not self._answered(slot) or not self._is_here(slot):
+                return None
+            answer = None
 
     def _answered(self, slot: _Slot) -> bool:
         """Do what a request asks that needs no pass of the pack; whether that was all."""
@@ -421,35 +567,53 @@ class PackedTrials:
                 return False
         return True
 
-    def _end(self, slot: _Slot, matrix: AccuracyMatrix | None, reason: str = "") -> Ended:
+    def _end(
+        self, slot: _Slot, matrix: AccuracyMatrix | None, failure: Failure | None = None
+    ) -> Ended:
         del self._slots[slot.number]
         self._pack.leave(slot.number)
         self._free.append(slot.number)
-        return Ended(slot.name, matrix, reason)
+        if failure is None:
+            return Ended(slot.name, matrix)
+        return Ended(slot.name, None, failure.reason, failure.details)
 
     # ------------------------------------------------------------------ learning
 
-    def _learn(self, learners: Sequence[_Slot]) -> dict[int, float]:
+    def _learn(self, learners: Sequence[_Slot]) -> dict[int, float | Failure]:
         """One optimiser step of each; the mean loss per scored token, NaN where it has none."""
-        losses: dict[int, float] = {}
-        for group in self._groups(learners):
-            losses |= self._backward(group)
+        began = time.monotonic()
+        rows: dict[int, list[Scored]] = {}
+        losses: dict[int, float | Failure] = {}
         for slot in learners:
-            self._add_penalty(slot)
-        rates = {
-            s.number: s.spec.learning_rate * schedule_factor(s.spec, s.request.step, s.steps)
-            for s in learners
-        }
+            found = attempt(functools.partial(self._rows, slot.request))
+            if isinstance(found, Failure):
+                losses[slot.number] = found
+            else:
+                rows[slot.number] = found
+        ready = [slot for slot in learners if slot.number in rows]
+        for group in self._groups(ready, rows):
+            losses |= self._backward(group)
+        for slot in [s for s in ready if not isinstance(losses[s.number], Failure)]:
+            found = attempt(functools.partial(self._add_penalty, slot))
+            if isinstance(found, Failure):
+                losses[slot.number] = found
+        going_on = [s for s in ready if not isinstance(losses[s.number], Failure)]
         norms = self._pack.step(
-            rates,
-            weight_decay={s.number: s.spec.weight_decay for s in learners},
-            max_norm={s.number: s.spec.max_grad_norm or math.inf for s in learners},
+            {
+                s.number: s.spec.learning_rate * schedule_factor(s.spec, s.request.step, s.steps)
+                for s in going_on
+            },
+            weight_decay={s.number: s.spec.weight_decay for s in going_on},
+            max_norm={s.number: s.spec.max_grad_norm or math.inf for s in going_on},
         )
-        return {n: loss if math.isfinite(norms[n]) else math.nan for n, loss in losses.items()}
+        losses |= {number: math.nan for number, norm in norms.items() if not math.isfinite(norm)}
+        self._charge(rows, began)
+        return losses
 
-    def _groups(self, learners: Sequence[_Slot]) -> Iterator[list[tuple[_Slot, list[Scored]]]]:
+    def _groups(
+        self, learners: Sequence[_Slot], rows: Mapping[int, list[Scored]]
+    ) -> Iterator[_Group]:
         """Slots of similar lengths, as many as fit into a pass."""
-        rows = {s.number: self._rows(s.request) for s in learners}
         longest = {n: max(len(row.tokens) for row in found) for n, found in rows.items()}
         # Slots of one kind stay neighbours, where their products are one.
         order = sorted(learners, key=lambda s: (-longest[s.number], s.number))
@@ -458,30 +622,69 @@ class PackedTrials:
         for slot in order:
             mine = rows[slot.number]
             length = longest[group[0][0].number] if group else longest[slot.number]
-            full = (count + len(mine)) * length > self._batch_tokens
+            full = (count + len(mine)) * length > self._learning.tokens
             if group and (full or longest[slot.number] < SAME_LENGTH * length):
                 yield group
                 group, count = [], 0
             group.append((slot, mine))
             count += len(mine)
-        yield group
+        if group:
+            yield group
 
     @staticmethod
     def _rows(request: TrainStep) -> list[Scored]:
         return [scored_example(e) for e in (*request.examples, *request.replayed)]
 
-    def _backward(self, group: Sequence[tuple[_Slot, list[Scored]]]) -> dict[int, float]:
-        rows = [row for _, mine in group for row in mine]
-        slot_of_row = [slot.number for slot, mine in group for _ in mine]
-        owners = [i for i, (_, mine) in enumerate(group) for row in mine for _ in row.picks]
-        scored = [sum(len(row.picks) for row in mine) for _, mine in group]
-        with self._pack.rows(slot_of_row):
-            found = self._scored(*padded(rows, self._device))
+    def _backward(self, group: _Group) -> dict[int, float | Failure]:
+        """The losses of some slots, with their gradients in the pack."""
+        longest = max(len(row.tokens) for _, mine in group for row in mine)
+        count = sum(len(mine) for _, mine in group)
+        if len(group) == 1:
+            count = min(count, self._learning.rows(longest))
+        found = attempt(functools.partial(self._passes, group, count))
+        if not isinstance(found, Failure):
+            return dict(found)
+        for slot, _ in group:
+            self._pack.zero_gradients(slot.number)
+        if found.memory:
+            self._learning.failed(count, longest)
+            self._make_room()
+        if len(group) > 1:
+            half = len(group) // 2
+            return self._backward(group[:half]) | self._backward(group[half:])
+        if found.memory and count > 1:
+            return self._backward(group)
+        return {group[0][0].number: _too_long(found, longest)}
+
+    def _passes(self, group: _Group, count: int) -> dict[int, float]:
+        """All rows of some slots forward and backward, so many at a time."""
+        scored = {slot.number: sum(len(row.picks) for row in mine) for slot, mine in group}
+        rows = [(slot.number, row) for slot, mine in group for row in mine]
+        losses = dict.fromkeys(scored, 0.0)
+        for start in range(0, len(rows), count):
+            for number, loss in self._pass(rows[start : start + count], scored).items():
+                losses[number] += loss
+        return losses
+
+    def _pass(
+        self, rows: Sequence[tuple[int, Scored]], scored: Mapping[int, int]
+    ) -> dict[int, float]:
+        """Some rows forward and backward: each slot's share of its mean loss."""
+        numbers = list(dict.fromkeys(number for number, _ in rows))
+        owners = [numbers.index(number) for number, row in rows for _ in row.picks]
+        with self._pack.rows([number for number, _ in rows]):
+            found = self._scored(*padded([row for _, row in rows], self._device))
         owner = torch.tensor(owners, device=self._device)
-        sums = found.new_zeros(len(group)).index_add(0, owner, -found)
-        losses = sums / torch.tensor(scored, dtype=sums.dtype, device=self._device)
+        sums = found.new_zeros(len(numbers)).index_add(0, owner, -found)
+        counts = [scored[number] for number in numbers]
+        losses = sums / torch.tensor(counts, dtype=sums.dtype, device=self._device)
         losses.sum().backward()
-        return {s.number: v for (s, _), v in zip(group, losses.tolist(), strict=True)}
+        return dict(zip(numbers, losses.tolist(), strict=True))
+
+    def _make_room(self) -> None:
+        """Give back what the allocator has kept of a pass that failed."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _add_penalty(self, slot: _Slot) -> None:
         if slot.retention.kind == "none":
@@ -513,18 +716,25 @@ class PackedTrials:
 
     # ------------------------------------------------------------------ scoring
 
-    def _read(self, readers: Sequence[_Slot]) -> dict[int, Any]:
+    def _read(self, readers: Sequence[_Slot]) -> dict[int, list[list[float]] | Failure]:
         """What each of some slots wants to have scored, in shared forward passes."""
+        began = time.monotonic()
         wanted: dict[int, list[Scored]] = {}
+        values: dict[int, list[list[float]] | Failure] = {}
         for slot in readers:
-            wanted[slot.number] = _asked_rows(slot.request)
+            rows = attempt(functools.partial(_asked_rows, slot.request))
+            if isinstance(rows, Failure):
+                values[slot.number] = rows
+            else:
+                wanted[slot.number] = rows
         owners = [number for number, rows in wanted.items() for _ in rows]
         everything = [row for rows in wanted.values() for row in rows]
-        values = self._log_probabilities(everything, owners)
+        found, failures = self._log_probabilities(everything, owners)
         by_slot: dict[int, list[list[float]]] = {number: [] for number in wanted}
-        for number, one in zip(owners, values, strict=True):
+        for number, one in zip(owners, found, strict=True):
             by_slot[number].append(one)
-        return {slot.number: self._scored_answer(slot, by_slot[slot.number]) for slot in readers}
+        self._charge(wanted, began)
+        return values | by_slot | failures
 
     def _scored_answer(self, slot: _Slot, values: list[list[float]]) -> Any:
         request = slot.request
@@ -538,30 +748,78 @@ class PackedTrials:
 
     def _log_probabilities(
         self, rows: Sequence[Scored], owners: Sequence[int]
-    ) -> list[list[float]]:
+    ) -> tuple[list[list[float]], dict[int, Failure]]:
+        """The log-probabilities of every row, and of which slots some could not be computed."""
         result: list[list[float]] = [[] for _ in rows]
-        with torch.no_grad():
-            for batch in bucketed(rows, self._batch_tokens):
-                # Rows of a slot are neighbours.
-                batch.sort(key=lambda i: owners[i])
-                chosen = [rows[i] for i in batch]
-                with self._pack.rows([owners[i] for i in batch]):
-                    values = self._scored(*padded(chosen, self._device)).tolist()
-                for index, row in zip(batch, chosen, strict=True):
-                    result[index], values = values[: len(row.picks)], values[len(row.picks) :]
-        return result
+        failures: dict[int, Failure] = {}
+        waiting = bucketed(rows, self._reading.tokens)
+        while waiting:
+            # Rows of a slot are neighbours.
+            batch = sorted(waiting.pop(0), key=lambda i: owners[i])
+            batch = [i for i in batch if owners[i] not in failures]
+            if not batch:
+                continue
+            chosen = [rows[i] for i in batch]
+            found = attempt(functools.partial(self._score, chosen, [owners[i] for i in batch]))
+            if not isinstance(found, Failure):
+                for index, values in zip(batch, found, strict=True):
+                    result[index] = values
+                continue
+            longest = max(len(row.tokens) for row in chosen)
+            if found.memory:
+                self._reading.failed(len(batch), longest)
+                self._make_room()
+            if len(batch) == 1:
+                failures[owners[batch[0]]] = _too_long(found, longest)
+            elif found.memory:
+                left = [i for one in (batch, *waiting) for i in one]
+                again = bucketed([rows[i] for i in left], self._reading.tokens)
+                waiting = [[left[place] for place in one] for one in again]
+            else:
+                half = len(batch) // 2
+                waiting = [batch[:half], batch[half:], *waiting]
+        return result, failures
+
+    def _score(self, rows: Sequence[Scored], owners: Sequence[int]) -> list[list[float]]:
+        """The log-probabilities of some rows, in one pass."""
+        with torch.no_grad(), self._pack.rows(owners):
+            values = iter(self._scored(*padded(rows, self._device)).tolist())
+        return [list(itertools.islice(values, len(row.picks))) for row in rows]
 
     def write(self, number: int, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
         """What the model of one slot writes after each prompt."""
         result = [""] * len(prompts)
-        for batch in prompt_batches(prompts, task, self._batch_tokens):
-            with self._pack.rows([number] * len(batch)):
-                texts = write_batch(
-                    self._base, self._tokenizer, [prompts[i] for i in batch], task, self._device
-                )
+        waiting = prompt_batches(prompts, task, self._writing.tokens)
+        while waiting:
+            batch = waiting.pop(0)
+            chosen = [prompts[i] for i in batch]
+            try:
+                with self._pack.rows([number] * len(batch)):
+                    texts = write_batch(self._base, self._tokenizer, chosen, task, self._device)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or len(batch) == 1:
+                    raise
+                texts = None
+            if texts is None:  # outside of `except`, where the error would keep the pass's tensors
+                self._make_room()
+                self._writing.tokens = max(1, self._writing.tokens // 2)
+                half = len(batch) // 2
+                waiting = [batch[:half], batch[half:], *waiting]
+                continue
             for index, text in zip(batch, texts, strict=True):
                 result[index] = text
         return result
+
+
+def _too_long(failure: Failure, tokens: int) -> Failure:
+    """Say of which length a row is that does not fit into memory alone."""
+    if not failure.memory:
+        return failure
+    reason = (
+        f"a single row of {tokens} tokens does not fit into memory; lower `training.max_length` "
+        f"or `resources.slots` ({failure.reason})"
+    )
+    return replace(failure, reason=reason)
 
 
 @contextmanager

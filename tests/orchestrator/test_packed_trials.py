@@ -1,6 +1,8 @@
 """Trials that share a base and their steps compute what each of them computes alone."""
 
+import gc
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -334,3 +336,187 @@ def test_how_far_a_trial_is_can_be_asked_and_only_rises(four, tmp_path):
     heard.join(pack, four, "curlora", tmp_path / "curlora" / "2")
     again = pack.progress("curlora")  # inside the first task, with what is left ahead
     assert (again.task, again.step, again.steps, again.done) == ("mood", 2, 4, 0.0)
+
+
+# -------------------------------------------------------------------------------------- failures
+
+
+BROKEN = "replay"
+
+
+def run_with(world, break_it, *, names=(*TOGETHER, BROKEN), prepare=lambda pack: None):
+    """Some trials in one pack, one of them broken by `break_it(pack, its slot)`."""
+    heard, pack = Heard(), pack_of(world, capacity=len(names))
+    prepare(pack)
+    for name in names:
+        heard.join(pack, world, name)
+    if break_it is not None:
+        break_it(pack, pack._slot(BROKEN))
+    heard.run(pack)
+    return heard
+
+
+def raising(error):
+    def raise_it(*_, **__):
+        raise error
+
+    return raise_it
+
+
+def break_penalty(pack, slot):
+    slot.retention.penalty = raising(KeyError("no such anchor"))
+
+
+def break_after_step(pack, slot):
+    slot.retention.after_step = raising(RuntimeError("no such anchor"))
+
+
+def break_generator(pack, slot):
+    slot.retention.rows = raising(ZeroDivisionError("no such anchor"))
+
+
+def break_report(pack, slot):
+    slot.on_report = raising(StopIteration("no such anchor"))
+
+
+def break_row(pack, slot):
+    """A token that the base does not know, in the very pass that all share."""
+    examples = slot.request.examples
+    wrong = replace(examples[1], tokens=(10_000, *examples[1].tokens[1:]))
+    slot.request = replace(slot.request, examples=(examples[0], wrong, *examples[2:]))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "kind"),
+    [
+        (break_penalty, "KeyError"),
+        (break_after_step, "RuntimeError"),
+        (break_generator, "ZeroDivisionError"),
+        (break_report, "StopIteration"),
+        (break_row, "IndexError"),
+    ],
+)
+def test_whatever_a_trial_raises_ends_it_alone(four, undisturbed, break_it, kind):
+    heard = run_with(four, break_it)
+    end = heard.ended[BROKEN]
+    assert end.matrix is None
+    assert end.reason.startswith(f"{kind}: ")
+    assert "Traceback" in end.details
+    assert end.details.rstrip().splitlines()[-1].startswith(kind)
+    for name in TOGETHER:
+        assert heard.ended[name].matrix.complete
+        assert_same_end(heard, undisturbed, name)
+
+
+def test_a_failure_in_a_report_is_to_the_others_as_if_the_trial_had_left(four):
+    def drop(pack, slot):
+        slot.on_report = lambda *_: pack.drop(BROKEN)
+
+    failed, left = run_with(four, break_report), run_with(four, drop)
+    assert BROKEN not in left.ended
+    for name in TOGETHER:
+        assert_same_end(failed, left, name, limit=0)
+        assert [r.losses for r in failed.reports[name]] == [r.losses for r in left.reports[name]]
+
+
+class Memory:
+    """Makes a base run out of memory in passes that are too large, as an allocator would."""
+
+    def __init__(self, too_large, where):
+        self.too_large, self.where, self.times = too_large, where, []
+
+    def __call__(self, pack):
+        model = pack._base.model
+        if self.where == "forward":
+            model.register_forward_pre_hook(
+                lambda _, args, kwargs: self.allocate(kwargs["input_ids"]), with_kwargs=True
+            )
+        else:  # once the gradients of the upper layers have been added
+            model.layers[0].register_forward_hook(self.watch)
+
+    def watch(self, module, args, output):
+        if output.requires_grad:
+            output.register_hook(self.allocate)
+
+    def allocate(self, tensor):
+        if self.too_large(tensor):
+            self.times.append(tuple(tensor.shape[:2]))
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("rows", [9, 5, 1])
+def test_passes_that_do_not_fit_are_halved_and_nothing_changes(four, undisturbed, rows, where):
+    memory = Memory(lambda tensor: tensor.shape[0] > rows, where)
+    heard = run_with(four, None, names=TOGETHER, prepare=memory)
+    assert memory.times
+    # What did not fit once is not tried again and again.
+    assert len(memory.times) <= 12
+    for name in TOGETHER:
+        assert heard.ended[name].matrix.complete
+        assert_same_end(heard, undisturbed, name)
+        for mine, theirs in zip(heard.reports[name], undisturbed.reports[name], strict=True):
+            assert mine.losses == pytest.approx(theirs.losses, rel=2e-6)
+            assert mine.metrics == theirs.metrics
+
+
+def test_a_row_that_does_not_fit_alone_fails_its_trial_alone(four, undisturbed):
+    marker = 1  # the padding token, which no text holds
+
+    def break_it(pack, slot):
+        first = slot.request.examples[0]
+        wrong = replace(first, tokens=(marker, *first.tokens[1:]))
+        slot.request = replace(slot.request, examples=(wrong, *slot.request.examples[1:]))
+
+    memory = Memory(lambda tokens: bool((tokens == marker).any()), "forward")
+    heard = run_with(four, break_it, prepare=memory)
+    assert "a single row of" in heard.ended[BROKEN].reason
+    assert "training.max_length" in heard.ended[BROKEN].reason
+    assert "can't allocate memory" in heard.ended[BROKEN].details
+    for name in TOGETHER:
+        assert heard.ended[name].matrix.complete
+        assert_same_end(heard, undisturbed, name)
+
+
+# ------------------------------------------------------------------------------------- admission
+
+
+def held_bytes():
+    """Bytes of all tensors that are alive, storages counted once."""
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), torch.Tensor):  # some answer `isinstance` with a warning
+            storage = thing.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def test_what_a_trial_will_hold_is_known_before_it_joins(world):
+    trials, data = world
+    wide = {
+        name: trials[name].with_overrides({"method.adapter.r": rank})
+        for name, rank in {"curlora": 12, "laplace": 16, "ewc": 4, "dora": 8}.items()
+    }
+    twin = wide["curlora"].with_overrides({"method.adapter.alpha": 3.0})
+    base = load_base(twin.model, "fp32")
+    pack = PackedTrials(base, TARGETS, capacity=6, batch_tokens=256)
+    pack.join("first", twin, task_sequence(twin, data), lambda *_: None)
+    before = [held_bytes()]
+    for name, experiment in {**wide, "twin": twin}.items():
+        expected = pack.bytes_of(experiment)
+        pack.join(name, experiment, task_sequence(experiment, data), lambda *_: None)
+        full = held_bytes()
+        assert full - before[-1] == pytest.approx(expected, rel=0.1), name
+        before.append(full)
+    for name in pack.names[1:]:
+        pack.drop(name)
+    # A row more may be kept for the next one.
+    assert held_bytes() <= before[0] + pack.bytes_of(twin)
+
+
+def test_what_a_trial_that_cannot_be_packed_would_hold_is_refused(world):
+    pack = pack_of(world)
+    refused = world[0]["ewc"].with_overrides({"method.adapter.dropout": 0.1})
+    with pytest.raises(ValueError, match="cannot be packed"):
+        pack.bytes_of(refused)
