@@ -89,7 +89,7 @@ class Pool:
         try:
             self._trainer(number, mailbox).fit()
             reason = "it has ended"
-        except Exception as error:  # whatever it is, trials must not wait for this member
+        except Exception as error:  # noqa: BLE001 (trials must not wait for this member)
             lines = str(error).strip().splitlines()
             reason = lines[-1] if lines else repr(error)
         mailbox.lose.remote(reason)

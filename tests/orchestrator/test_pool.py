@@ -1,9 +1,14 @@
-"""A sweep whose trials step together ends as one whose trials take turns."""
+"""Trials that step together in a member of the pool, through Ray Tune and Ray Train."""
+
+import os
+import signal
 
 import pytest
 
+from orchestrator.cluster import wait_until_clean
 from orchestrator.experiment import load_experiment
 from orchestrator.sweep import SweepOptions, run_sweep
+from tests.conftest import Recorder
 
 pytestmark = pytest.mark.usefixtures("records")
 
@@ -15,43 +20,126 @@ SPACE = {
     ],
 }
 SEARCH = {"space": SPACE, "searcher": "grid", "trials": 5}
+DATA = {
+    "train_examples": 16, "validation_examples": 12, "probe_tokens": 100, "probe_context": 32,
+    "rung_examples": 6,
+}  # fmt: skip
 
 
-def sweep(experiment_file, recorder, name, **resources):
-    path = experiment_file(
-        name,
-        search=SEARCH,
-        finalists={"fresh_seeds": 1},
-        data={"train_examples": 16, "validation_examples": 12, "probe_tokens": 100,
-              "probe_context": 32, "rung_examples": 6},
-        resources=resources,
-    )  # fmt: skip
-    return run_sweep(load_experiment(path), SweepOptions(), recorder)
+class Killer(Recorder):
+    """An observer that kills the member once, when a trial has reported its first task."""
+
+    def __init__(self, trial):
+        super().__init__()
+        self.trial = trial
+        self.killed = []
+
+    def line(self, line):
+        super().line(line)
+        stage = line["event"] == "stage_report" and line["trial"] == self.trial
+        if stage and line["report"]["row"] is not None and not self.killed:
+            ready = [p["pid"] for name, p in self.steps if name == self.trial and "pid" in p]
+            os.kill(ready[0], signal.SIGKILL)
+            self.killed.append(ready[0])
+
+
+def sweep(experiment_file, recorder, name, options=None, **fields):
+    path = experiment_file(name, **{"search": SEARCH, "data": DATA, **fields})
+    return run_sweep(load_experiment(path), options or SweepOptions(), recorder)
 
 
 def ended(outcome):
     return {line["trial"]: line for line in outcome.lines if line["event"] == "trial_ended"}
 
 
-def test_a_sweep_in_the_pool_measures_what_a_sweep_in_turns_measures(
+def test_a_sweep_in_a_pool_whose_member_is_killed_measures_what_a_sweep_in_turns_measures(
     experiment_file, recorder, ray_cluster
 ):
     """Four trials of the grid are packed, three at a time; SECURA has workers of its own."""
-    turns = ended(sweep(experiment_file, recorder, "turns", executor="local"))
-    outcome = sweep(experiment_file, recorder, "pooled", executor="pool", slots=3)
+    alone = {"executor": "local"}
+    turns = ended(
+        sweep(experiment_file, recorder, "turns", resources=alone, finalists={"fresh_seeds": 1})
+    )
+    killer = Killer("t002")
+    outcome = sweep(
+        experiment_file,
+        killer,
+        "pooled",
+        resources={"executor": "pool", "slots": 3},
+        finalists={"fresh_seeds": 1},
+    )
+    assert killer.killed
     pooled = ended(outcome)
     assert set(pooled) == set(turns)
-    assert len([name for name in pooled if name.endswith("-s1")]) == 1
     assert len(pooled) == 1 + 5 + 1
     for name, line in pooled.items():
         assert line["state"] == "COMPLETE", line
         for measure, value in turns[name]["measures"].items():
-            if measure.startswith("cost") or value is None:
+            if measure.startswith("cost_s") or value is None:
                 continue
             assert line["measures"][measure] == pytest.approx(value, abs=2e-3), (name, measure)
         if name != "base":
             assert (outcome.folder / line["adapter"] / "adapter.json").is_file()
-    steps = [line["trial"] for line in outcome.lines if line["event"] == "stage_report"]
+    stages = [
+        (line["trial"], line["report"]["task_index"], line["report"]["fraction"])
+        for line in outcome.lines
+        if line["event"] == "stage_report"
+    ]
+    assert len(stages) == len(set(stages))  # nothing is told twice, though some was done twice
     # Trials of the pool report in between one another, not one after the other.
-    first, second = (steps.index("t001"), steps.index("t002"))
-    assert second < max(i for i, name in enumerate(steps) if name == "t001") > first
+    order = [trial for trial, _, _ in stages]
+    assert order.index("t002") < len(order) - order[::-1].index("t001")
+    assert order.index("t001") < len(order) - order[::-1].index("t002")
+    assert not wait_until_clean()
+
+
+def test_a_scheduler_of_ray_tune_stops_packed_trials_by_their_gain(experiment_file, ray_cluster):
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+
+    # The first learns, the others cannot.
+    space = {"training.learning_rate": {"choice": [0.03, 1.0e-9, 2.0e-9, 4.0e-9]}}
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="tasks_learnt", metric="gain", mode="max", max_t=9, grace_period=1,
+        reduction_factor=2,
+    )  # fmt: skip
+    outcome = sweep(
+        experiment_file,
+        Recorder(),
+        "stopped",
+        SweepOptions(scheduler=scheduler),
+        search={"space": space, "searcher": "grid", "trials": 4},
+        resources={"executor": "pool", "slots": 2},
+        method={"adapter": {"kind": "lora", "r": 4}},
+        training={"epochs": 8, "batch_size": 8, "precision": "fp32", "max_length": 64},
+        data={**DATA, "train_examples": 32},
+    )
+    ends = ended(outcome)
+    states = {name: line["state"] for name, line in ends.items()}
+    assert states["base"] == "COMPLETE"
+    assert set(states.values()) == {"COMPLETE", "STOPPED"}, states
+    row_0 = next(
+        line["report"]["row"] for line in outcome.lines
+        if line["event"] == "stage_report" and line["trial"] == "base"
+    )  # fmt: skip
+    gains = {
+        line["trial"]: _mean(line["report"]["row"]) - _mean(row_0)
+        for line in outcome.lines
+        if line["event"] == "stage_report"
+        and line["report"]["row"]
+        and line["report"]["task_index"] == 0
+    }
+    for name, line in ends.items():
+        if line["state"] != "STOPPED":
+            continue
+        assert "scheduler" in line["reason"]
+        assert line["measures"] is None
+        # It was stopped after a task, by a gain that was not the best.
+        told = [x for x in outcome.lines if x["event"] == "stage_report" and x["trial"] == name]
+        assert told[-1]["report"]["row"] is not None
+        assert gains[name] < max(gains.values())
+    assert states["t001"] == "COMPLETE"
+    assert not wait_until_clean()
+
+
+def _mean(row):
+    return sum(row) / len(row)

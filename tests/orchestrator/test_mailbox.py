@@ -1,0 +1,111 @@
+"""Jobs are leases: they live while somebody asks, and survive their member."""
+
+import subprocess
+import sys
+
+from orchestrator.mailbox import LEASE_SECONDS, Mailbox
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def job(name):
+    return {"trial": name, "experiment": {}}
+
+
+def stage(number):
+    return {"kind": "stage", "report": number}
+
+
+def test_jobs_are_handed_out_in_order_to_as_many_as_are_free():
+    box = Mailbox()
+    for name in "abc":
+        box.ask(job(name))
+    assert [j["trial"] for j in box.exchange("m1", [], 2)["join"]] == ["a", "b"]
+    assert box.exchange("m1", [], 0)["join"] == []
+    assert [j["trial"] for j in box.exchange("m1", [], 1)["join"]] == ["c"]
+
+
+def test_a_trial_reads_each_message_once_and_a_second_time_if_it_asks_from_the_start():
+    box = Mailbox()
+    box.ask(job("a"))
+    box.exchange("m1", [], 1)
+    box.exchange("m1", [("a", stage(1)), ("a", stage(2))], 0)
+    assert [m["report"] for m in box.poll("a", 0)["messages"]] == [1, 2]
+    assert box.poll("a", 2)["messages"] == []
+    assert [m["report"] for m in box.poll("a", 1)["messages"]] == [2]
+
+
+def test_a_released_job_is_dropped_by_the_member_and_what_it_still_says_is_lost():
+    box = Mailbox()
+    for name in "ab":
+        box.ask(job(name))
+    box.exchange("m1", [], 1)
+    box.release("a")
+    box.release("b")  # never begun: the member need not know of it
+    todo = box.exchange("m1", [("a", stage(1))], 1)
+    assert (todo["drop"], todo["join"]) == (["a"], [])
+    assert box.poll("a", 0) == {"messages": [], "gone": None, "known": False}
+
+
+def test_a_job_that_nobody_asks_for_is_dropped_and_one_that_is_asked_for_is_kept():
+    clock = Clock()
+    box = Mailbox(clock=clock)
+    for name in "ab":
+        box.ask(job(name))
+    box.exchange("m1", [], 2)
+    clock.now = 0.9 * LEASE_SECONDS
+    box.poll("a", 0)
+    clock.now = 1.1 * LEASE_SECONDS
+    assert box.exchange("m1", [], 0)["drop"] == ["b"]
+    # A trial that was merely held up asks again, and its job goes on.
+    assert not box.poll("b", 0)["known"]
+    box.ask(job("b"))
+    assert [j["trial"] for j in box.exchange("m1", [], 1)["join"]] == ["b"]
+
+
+def test_a_member_that_starts_anew_is_given_its_jobs_again_but_not_those_that_ended():
+    box = Mailbox(max_failures=1)
+    for name in "abc":
+        box.ask(job(name))
+    box.exchange("m1", [], 2)
+    box.exchange("m1", [("a", stage(1)), ("b", {"kind": "finished"})], 0)
+    assert [j["trial"] for j in box.exchange("m2", [], 3)["join"]] == ["a", "c"]
+    # What was said before is still there.
+    assert [m["report"] for m in box.poll("a", 0)["messages"]] == [1]
+
+
+def test_a_job_that_was_in_a_member_at_too_many_deaths_has_failed():
+    box = Mailbox(max_failures=1)
+    box.ask(job("a"))
+    box.exchange("m1", [], 1)
+    assert box.exchange("m2", [], 1)["join"]
+    box.ask(job("b"))
+    assert [j["trial"] for j in box.exchange("m3", [], 2)["join"]] == ["b"]
+    [message] = box.poll("a", 0)["messages"]
+    assert message["kind"] == "failed"
+    assert "died 2 times" in message["reason"]
+
+
+def test_a_closed_mailbox_hands_out_nothing_until_it_is_opened_again():
+    box = Mailbox()
+    box.ask(job("a"))
+    box.close()
+    assert box.exchange("m1", [], 1) == {"join": [], "drop": [], "close": True}
+    box.lose("it was shut")
+    assert box.poll("a", 0)["gone"] == "it was shut"
+    box.reopen()
+    assert box.exchange("m2", [], 1)["join"]
+    assert box.poll("a", 0)["gone"] is None
+
+
+def test_a_trial_of_the_pool_does_not_load_torch():
+    code = (
+        "import sys, orchestrator.slot_trial, orchestrator.mailbox, ray.tune; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
