@@ -31,9 +31,11 @@ from orchestrator.experiment import (
     LoadedExperiment,
     ModelSpec,
     default_batch_tokens,
+    possible_methods,
     possible_values,
 )
 from orchestrator.method_facts import AdapterFacts, MethodFacts, method_facts, storage_bytes
+from orchestrator.packing import trial_refuses
 from orchestrator.preflight import Means, problems
 from orchestrator.tasks import GenerationTask
 
@@ -112,9 +114,9 @@ class Plan:
     train_tokens: int
     """Of one trial, over all tasks and epochs."""
     evaluation_tokens: int
+    """Of one trial."""
     probed: str
     """After which tasks the probes are measured, in words."""
-    """Of one trial."""
     base_tokens: int
     """Evaluation tokens of the untouched base, once a sweep."""
     base: BaseFacts | None
@@ -132,6 +134,9 @@ class Plan:
     arithmetic: str
     storage_bytes: float
     machine: Machine
+    alone: dict[str, str] | None
+    """Methods whose trials have workers of their own though the others are packed, and why; None
+    for an executor that packs nothing."""
     problems: list[str]
     """What is in the way: a sweep would be refused."""
     warnings: list[str]
@@ -203,6 +208,7 @@ def make_plan(
         arithmetic=fitting.arithmetic,
         storage_bytes=storage_bytes(adapters, trials),
         machine=machine,
+        alone=_alone(loaded) if experiment.resources.executor == "pool" else None,
         problems=problems(
             loaded,
             Path(experiment.storage).expanduser(),
@@ -214,6 +220,17 @@ def make_plan(
     )
     plan.warnings.extend(_warnings(plan, experiment))
     return plan
+
+
+def _alone(loaded: LoadedExperiment) -> dict[str, str]:
+    """The methods that cannot be packed, and why."""
+    found: dict[str, str] = {}
+    for method in possible_methods(loaded.experiment):
+        trial = loaded.experiment.model_copy(update={"method": method})
+        reason = trial_refuses(trial, loaded.tasks)
+        if reason is not None:
+            found[method.name] = reason
+    return found
 
 
 def _limited(experiment: Experiment, at_once: int, trials: int) -> int:
@@ -528,6 +545,7 @@ def render(plan: Plan) -> RenderableType:
         parts += [Text(_memory_words(plan))]
     parts += [
         Text(f"Resources: {plan.arithmetic}."),
+        *_alone_words(plan),
         Text(_time_words(plan)),
         Text(f"Storage: about {_size(plan.storage_bytes)}{_free(plan.machine.disk)}."),
     ]
@@ -591,6 +609,23 @@ def _carried_words(plan: Plan) -> list[Text]:
     """How the sizes of what retentions carry come about."""
     lines = dict.fromkeys(m.arithmetic for m in plan.methods if m.retention != "none")
     return [Text(f"Carried between tasks: {line}.") for line in lines]
+
+
+def _alone_words(plan: Plan) -> list[Text]:
+    """Which trials step together, and which cannot."""
+    if plan.alone is None:
+        return []
+    together = [name for name in dict.fromkeys(m.name for m in plan.methods)
+                if name not in plan.alone]  # fmt: skip
+    lines = [f"Packed, many in one pass over one base: {', '.join(together) or 'none'}."]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in plan.alone.items():
+        reasons.setdefault(reason, []).append(name)
+    lines += [
+        f"Not packed, with workers of their own (as executor train): {', '.join(names)}: {reason}."
+        for reason, names in reasons.items()
+    ]
+    return [Text(line) for line in lines]
 
 
 def _memory_words(plan: Plan) -> str:
