@@ -69,4 +69,9 @@ def trial_refuses(experiment: Experiment, tasks: Mapping[str, TaskSpec]) -> str 
     refused = base_refuses(experiment, tasks)
     if refused is None and experiment.training.accumulation != 1:
         refused = f"`training.accumulation` is {experiment.training.accumulation}, not 1"
+    if refused is None and experiment.resources.workers != 1:
+        refused = f"it asks for {experiment.resources.workers} workers"
+    own = sorted(set(experiment.training.deepspeed) - {"zero_optimization"})
+    if refused is None and own:
+        refused = f"`training.deepspeed.{own[0]}` is DeepSpeed's, which a pack does not use"
     return refused or packing_refuses(experiment.method)

@@ -26,6 +26,7 @@ from orchestrator.continual_loop import (
     measure_base,
     run,
 )
+from orchestrator.device_memory import DeviceMemory
 from orchestrator.engine import PlainEngine
 from orchestrator.experiment import Experiment, default_batch_tokens
 from orchestrator.packed_trials import Ended, PackedTrials
@@ -117,6 +118,7 @@ class Member:
             on_gpu=resources.gpus_per_worker > 0
         )
         self._capacity = resources.slots
+        self._memory = DeviceMemory(device)
         self._pack: PackedTrials | None = None
         self._targets: Any = None
         self._waiting: list[dict[str, Any]] = []
@@ -160,7 +162,9 @@ class Member:
             if self._begin(job):
                 self._waiting.remove(job)
         if self._pack is not None and self._pack.names:
-            for end in self._pack.tick():
+            with self._memory.watched():
+                ended = self._pack.tick()
+            for end in ended:
                 self._ended(end)
             for name in self._pack.names:
                 self._tell_progress(name, self._pack.progress(name))
@@ -177,6 +181,12 @@ class Member:
         pack = self._pack_for(experiment)
         if pack is None or not pack.free:
             return False
+        need = pack.bytes_of(experiment)
+        if not self._memory.holds(need):
+            if pack.names:
+                return False  # until another has ended
+            self._fail(name, *[self._no_room(need)] * 2)
+            return True
         self._progress[name] = ProgressFile(self._folder, name)
         checkpoint = self._checkpoint(name)
         snapshot = checkpoint if (checkpoint / "trial.json").is_file() else None
@@ -198,6 +208,15 @@ class Member:
         for end in ended:
             self._ended(end)
         return True
+
+    def _no_room(self, need: int) -> str:
+        sizes = [
+            f"{size / 2**30:.2f} GiB" for size in (need, self._memory.peak, self._memory.free())
+        ]
+        return (
+            f"the trial needs {sizes[0]} beside the {sizes[1]} that a pass was seen to take, and "
+            f"{sizes[2]} are free on the member; lower its rank, or `data.batch_tokens`"
+        )
 
     def _pack_for(self, experiment: Experiment) -> PackedTrials | None:
         """The pack of a trial's layers; None while trials of other layers hold the base."""
@@ -277,7 +296,7 @@ class Member:
     def _ended(self, end: Ended) -> None:
         reports = self._reports.pop(end.name)
         if end.matrix is None:
-            self._fail(end.name, end.reason, end.reason)
+            self._fail(end.name, end.reason, end.details)
             return
         # What was said before a restart may not have been heard: the last message repeats it all.
         self._said.append((
