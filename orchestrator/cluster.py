@@ -51,7 +51,7 @@ def fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
     """
     if resources.executor == "local":
         return Fit(1, "executor local: one trial at a time in one process")
-    if resources.executor == "pool":
+    if resources.executor == "pool" and resources.workers == 1:
         return _fit_of_pool(resources, cpus=cpus, gpus=gpus)
     need_cpus = resources.workers * resources.cpus_per_worker
     need_gpus = resources.workers * resources.gpus_per_worker
@@ -70,7 +70,7 @@ def fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
 
 
 def _fit_of_pool(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
-    wanted, slots = pool_members(resources, gpus=gpus), resources.slots
+    wanted, slots = pool_members(resources, cpus=cpus, gpus=gpus), resources.slots
     need = f"{resources.cpus_per_worker} CPU"
     held = cpus // resources.cpus_per_worker
     have = f"{cpus:g} CPUs"
@@ -86,21 +86,23 @@ def _fit_of_pool(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
     )
 
 
-def pool_members(resources: ResourceSpec, *, gpus: float) -> int:
+def pool_members(resources: ResourceSpec, *, cpus: float, gpus: float) -> int:
     """How many members a pool has on a cluster.
 
     Args:
         resources: Of the sweep.
+        cpus: CPUs of the cluster.
         gpus: GPUs of the cluster.
 
     Returns:
-        `resources.members`, or as many as its GPUs hold, or one on CPUs.
+        `resources.members`, or as many as its GPUs hold, or its CPUs where none are asked for;
+        at least 1.
     """
     if resources.members is not None:
         return resources.members
-    if not resources.gpus_per_worker:
-        return 1
-    return max(1, int(gpus // resources.gpus_per_worker))
+    if resources.gpus_per_worker:
+        return max(1, int(gpus // resources.gpus_per_worker))
+    return max(1, int(cpus // resources.cpus_per_worker))
 
 
 def required_fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:

@@ -354,14 +354,15 @@ class FinalistSpec(Spec):
 class ResourceSpec(Spec):
     """What one trial runs on."""
 
-    executor: Literal["pool", "train", "local"] = "train"
+    executor: Literal["pool", "train", "local"] = "pool"
     """`pool`: members (warm Ray Train workers) in which many trials step together over one base;
     trials that cannot be packed are run as `train` does. `train`: each trial has Ray Train workers
     of its own, with DeepSpeed. `local`: one plain process, for tiny runs."""
     slots: int = Field(default=8, ge=1)
     """Trials at a time in each member of the pool."""
     members: int | None = Field(default=None, ge=1)
-    """Members of the pool; null: one for every GPU of the cluster, one on CPUs."""
+    """Members of the pool; null: one for every GPU of the cluster, or for as many CPUs as each
+    has."""
     workers: int = Field(default=1, ge=1)
     cpus_per_worker: int = Field(default=1, ge=1)
     """CPUs reserved and torch threads used by each worker."""

@@ -159,7 +159,7 @@ def _refusals(method: MethodSpec, experiment: Experiment) -> Iterator[str]:
     if refused:
         yield f"`method.adapter`: {refused}"
     zero = experiment.training.deepspeed.get("zero_optimization", {})
-    stage = None if experiment.resources.executor != "train" else int(zero.get("stage", 0))
+    stage = None if experiment.resources.executor == "local" else int(zero.get("stage", 0))
     unfit = quantisation_refuses_engine(experiment.model.quantization, stage)
     if unfit:
         yield f"`model.quantization`: {unfit}"

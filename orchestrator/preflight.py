@@ -294,13 +294,13 @@ def _resource_problems(experiment: Experiment, means: Means) -> Iterator[str]:
     if means.cpus is None or means.gpus is None:
         return
     wanted = largest_resources(experiment)
-    lock = forgotten_lock() if wanted.executor == "train" else None
+    lock = forgotten_lock() if wanted.executor != "local" else None
     if lock is not None:
         yield (
             f"A build of DeepSpeed's communication op never ended, and workers would wait for its "
             f"lock for ever: remove {lock}, and run `orchestrate doctor --build`."
         )
-    if wanted.executor != "train" and wanted.gpus_per_worker > means.gpus:
+    if wanted.executor == "local" and wanted.gpus_per_worker > means.gpus:
         yield (
             f"`resources.gpus_per_worker` is {wanted.gpus_per_worker}, and this machine has "
             f"{means.gpus:g} GPUs. Set it to 0, or run where there is one."

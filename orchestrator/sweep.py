@@ -427,7 +427,9 @@ def _fit(
     pool = None
     if resources.executor == "pool":
         pool = driver.pool = Pool(
-            driver, shared, pool_members(resources, gpus=cluster.get("GPU", 0.0))
+            driver,
+            shared,
+            pool_members(resources, cpus=cluster.get("CPU", 0.0), gpus=cluster.get("GPU", 0.0)),
         )
     mailboxes = pool.mailboxes if pool is not None else []
     trainable = tune.with_resources(

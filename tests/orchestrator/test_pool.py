@@ -52,6 +52,8 @@ def ended(outcome):
     return {line["trial"]: line for line in outcome.lines if line["event"] == "trial_ended"}
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_in_a_pool_whose_member_is_killed_measures_what_a_sweep_in_turns_measures(
     experiment_file, recorder, ray_cluster
 ):
@@ -93,6 +95,8 @@ def test_a_sweep_in_a_pool_whose_member_is_killed_measures_what_a_sweep_in_turns
     assert not wait_until_clean()
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_scheduler_of_ray_tune_stops_packed_trials_by_their_gain(experiment_file, ray_cluster):
     from ray.tune.schedulers import AsyncHyperBandScheduler
 
