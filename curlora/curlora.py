@@ -687,14 +687,20 @@ class CurloraLayer(CurLayer):
 
     def _fused(self, x: Tensor, factors: CurFactors, U: Tensor, alpha: float) -> Tensor:
         base = cast(nn.Linear, self.base_layer)
-        W, C, R = self._oriented(base.weight), factors.C, factors.R
-        # Reading x R' off the output saves a pass over x, but C then meets a wider output.
-        reads_output = W.shape[0] <= W.shape[1] and cur_forward.bias_cancels(
-            factors.relative_bias, W.dtype.itemsize < 4
-        )
-        rows, bias_at_rows = (factors.rows, factors.bias_at_rows) if reads_output else (None, None)
+        W = self._oriented(base.weight)
+        reads_output = cur_forward.bias_cancels(factors.relative_bias, W.dtype.itemsize < 4)
         return cur_forward.fused(
-            x, W, base.bias, C, U, R, factors.columns, rows, bias_at_rows, alpha
+            x,
+            W,
+            base.bias,
+            factors.C,
+            U,
+            factors.R,
+            factors.columns,
+            factors.rows,
+            factors.bias_at_rows,
+            alpha,
+            reads_output,
         )
 
     def _explicit(self, x: Tensor, active: list[str], *args: Any, **kwargs: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The three forms: against a float64 oracle, by what they keep, and when each is used."""
+"""The forms: against a float64 oracle, by what they keep, and when each is used."""
 
 import copy
 
@@ -23,20 +23,22 @@ from curlora.curlora import CurFactors
 
 FORMS = ("explicit", "output_reuse", "input_side", "fused")
 D_IN, D_OUT, R, ALPHA = 24, 20, 5, 1.7
+# The fused form carries its update across the base where one side is at least twice as wide.
+WIDTHS = [(D_IN, D_OUT), (D_IN, 48), (40, D_OUT)]
 
 
-def make_case(*, bias=True, dtype=torch.float64, bias_scale=1.0):
+def make_case(d_in=D_IN, d_out=D_OUT, *, bias=True, dtype=torch.float64, bias_scale=1.0):
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
-    W = normal(D_OUT, D_IN) / D_IN**0.5
+    W = normal(d_out, d_in) / d_in**0.5
     columns, rows = torch.tensor([3, 7, 7, 0, 23]).int(), torch.tensor([19, 2, 2, 2, 11]).int()
     factors = CurFactors(columns, rows, torch.zeros(2 + 64 + 2 * R).int())
-    b = normal(D_OUT) * bias_scale if bias else None
+    b = normal(d_out) * bias_scale if bias else None
     factors.read(W, b)
-    return W, b, factors, normal(R, R) * 0.3, normal(2, 3, D_IN)
+    return W, b, factors, normal(R, R) * 0.3, normal(2, 3, d_in)
 
 
 def apply(form, x, W, b, factors, U):
@@ -48,16 +50,17 @@ def apply(form, x, W, b, factors, U):
     if form == "output_reuse":
         return output_reuse(base(x), factors.C, U, factors.rows, factors.bias_at_rows, ALPHA)
     if form.startswith("fused"):
-        read = (factors.rows, factors.bias_at_rows) if form == "fused" else (None, None)
-        return fused(x, W, b, factors.C, U, factors.R, factors.columns, *read, ALPHA)
+        indices = factors.columns, factors.rows, factors.bias_at_rows
+        return fused(x, W, b, factors.C, U, factors.R, *indices, ALPHA, form == "fused")
     return input_side(base, x, U, factors.R, factors.columns, ALPHA)
 
 
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("widths", WIDTHS)
 @pytest.mark.parametrize("form", [*FORMS, "fused from x"])
-def test_every_form_equals_the_dense_oracle_with_its_gradients(form, bias):
+def test_every_form_equals_the_dense_oracle_with_its_gradients(form, widths, bias):
     """Indices are repeated on purpose: a scatter that overwrites would pass without."""
-    W, b, factors, U, x = make_case(bias=bias)
+    W, b, factors, U, x = make_case(*widths, bias=bias)
     U.requires_grad_()
     x.requires_grad_()
     dense = functional.linear(x, W + ALPHA * factors.C @ U @ factors.R, b)
@@ -84,9 +87,10 @@ def test_output_reuse_passes_gradcheck():
 
 
 @pytest.mark.parametrize("form", ["fused", "fused from x"])
+@pytest.mark.parametrize("widths", WIDTHS)
 @pytest.mark.parametrize("wanted", ["x and U", "x", "U"])
-def test_the_fused_form_passes_gradcheck_whatever_is_wanted(form, wanted):
-    W, b, factors, U, x = make_case()
+def test_the_fused_form_passes_gradcheck_whatever_is_wanted(form, widths, wanted):
+    W, b, factors, U, x = make_case(*widths)
     x.requires_grad_("x" in wanted)
     U.requires_grad_("U" in wanted)
     assert torch.autograd.gradcheck(lambda x, U: apply(form, x, W, b, factors, U), (x, U))
@@ -102,8 +106,9 @@ def test_output_reuse_leaves_the_incoming_gradient_alone():
     assert not torch.equal(y.grad, gradient)
 
 
-def test_the_fused_form_leaves_input_and_incoming_gradient_alone():
-    W, b, factors, U, x = make_case()
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_the_fused_form_leaves_input_and_incoming_gradient_alone(widths):
+    W, b, factors, U, x = make_case(*widths)
     before = x.clone()
     out = apply("fused", x.requires_grad_(), W, b, factors, U.requires_grad_())
     gradient = torch.ones_like(out)
@@ -122,9 +127,10 @@ def test_output_reuse_refuses_a_second_derivative_instead_of_getting_it_wrong(fo
         first.sum().backward()
 
 
+@pytest.mark.parametrize("widths", WIDTHS)
 @pytest.mark.parametrize("form", ["explicit", "output_reuse", "fused", "fused from x"])
-def test_a_half_precision_base_keeps_its_dtype_and_a_float32_core(form):
-    W, _, factors, U, x = make_case(bias=False)
+def test_a_half_precision_base_keeps_its_dtype_and_a_float32_core(form, widths):
+    W, _, factors, U, x = make_case(*widths, bias=False)
     expected = apply("explicit", x, W, None, factors, U)
     low = CurFactors(factors.columns, factors.rows, factors.fingerprint_bits)
     low.read(W.bfloat16(), None)
@@ -159,7 +165,7 @@ def linear(d_in=D_IN, d_out=D_OUT, *, bias=True, kind=nn.Linear):
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
-@pytest.mark.parametrize(("d_in", "d_out"), [(24, 20), (20, 24), (16, 16)])
+@pytest.mark.parametrize(("d_in", "d_out"), [(24, 20), (20, 24), (16, 16), (12, 24), (24, 12)])
 @pytest.mark.parametrize("form", ["auto", *FORMS])
 def test_a_layer_equals_its_dense_update(form, d_in, d_out, kind):
     base = linear(d_in, d_out, kind=kind).double()
@@ -180,15 +186,34 @@ def saved_for_backward(run):
     return saved
 
 
+@pytest.mark.parametrize(("d_in", "d_out"), [(64, 64), (64, 128), (128, 64)])
 @pytest.mark.parametrize("form", FORMS)
-def test_nothing_larger_than_n_by_r_is_kept_for_the_backward_pass(form):
-    N, r, d = 50, 4, 64
-    layer = wrap(linear(d, d), form, r)
-    x = torch.randn(N, d, requires_grad=True)
+def test_nothing_larger_than_n_by_r_is_kept_for_the_backward_pass(form, d_in, d_out):
+    N, r = 50, 4
+    layer = wrap(linear(d_in, d_out), form, r)
+    x = torch.randn(N, d_in, requires_grad=True)
     frozen = {t.data_ptr() for t in (*layer.parameters(), *layer.buffers())}
     beyond = [t for t in saved_for_backward(lambda: layer(x)) if t.data_ptr() not in frozen]
     assert sum(t.numel() for t in beyond) <= N * r + r * r
     assert all(t.numel() <= N * r for t in beyond)
+
+
+@pytest.mark.parametrize(
+    ("d_in", "d_out", "narrow_sums"), [(40, 36, 0), (40, 80, 1), (80, 40, 1), (40, 79, 0)]
+)
+def test_the_fused_form_sums_on_the_narrow_side_of_a_wide_layer_in_32_bits(
+    d_in, d_out, narrow_sums, monkeypatch
+):
+    """Forward, backward, or neither; never in 16 bits, where x + z would round coarsely."""
+    calls = []
+    real = torch.Tensor.index_add
+    monkeypatch.setattr(
+        torch.Tensor, "index_add", lambda t, *a, **k: calls.append(t.dtype) or real(t, *a, **k)
+    )
+    for dtype in (torch.float32, torch.bfloat16):
+        layer = wrap(linear(d_in, d_out).to(dtype).requires_grad_(False), "fused")
+        layer(torch.randn(3, d_in, dtype=dtype, requires_grad=True)).sum().backward()
+    assert calls == [torch.float32] * narrow_sums
 
 
 class ShapesMade(TorchDispatchMode):
@@ -313,10 +338,12 @@ def test_a_base_whose_call_means_more_than_its_weight_is_called(touch):
 
 # Dynamo itself makes an instance of a function that it traces.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("form", ["auto", *FORMS])
-def test_a_layer_is_compiled_as_one_graph(form):
-    layer = wrap(linear(), form)
-    x = torch.randn(4, D_IN, requires_grad=True)
+@pytest.mark.parametrize(
+    ("form", "widths"), [*(("fused", w) for w in WIDTHS[1:]), *((f, WIDTHS[0]) for f in FORMS)]
+)
+def test_a_layer_is_compiled_as_one_graph(form, widths):
+    layer = wrap(linear(*widths), form)
+    x = torch.randn(4, widths[0], requires_grad=True)
     layer(x).square().sum().backward()
     expected = (x.grad.clone(), layer.cur_U["default"].grad.clone())
     x.grad = layer.cur_U["default"].grad = None
