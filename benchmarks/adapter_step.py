@@ -2,13 +2,14 @@
 
     .venv/bin/python benchmarks/adapter_step.py              # measures and prints
     .venv/bin/python benchmarks/adapter_step.py --write      # and keeps it: json, RESULTS.md
-    .venv/bin/python benchmarks/adapter_step.py --ranks 16 --targets all-linear --rounds 5
+    .venv/bin/python benchmarks/adapter_step.py --ranks 16 --targets all-linear --only auto \
+        --rounds 40                                          # one case, closely
     .venv/bin/python benchmarks/adapter_step.py --shape llama-1b --write   # needs a CUDA device
 
 The *frozen step* is forward, loss, and backward down to the input embeddings with nothing trained.
 All cases share the base's weights, the tokens and that depth of the backward pass. In every round
-each case takes one step in a shuffled order, with a frozen step after every second one, and is
-divided by the round's median frozen step: what disturbs the machine disturbs all alike.
+each case takes one step in a shuffled order, directly between two frozen steps, and is divided by
+their mean: what disturbs the machine for longer than a step disturbs both.
 """
 
 from __future__ import annotations
@@ -254,6 +255,20 @@ def cases(base: nn.Module, shape: Shape, targets: str, rank: int) -> list[Case]:
     return [Case(name, model, tokens) for name, model in found.items()]
 
 
+def keep_freed_memory() -> None:
+    """Let the allocator keep what a step frees, where it is glibc's.
+
+    By default it gives pages back and asks for new ones as it sees fit: some forty thousand page
+    faults a step of the shape `cpu`, more or fewer from one case to the next for no reason of the
+    case's own.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3  # the numbers of glibc's malloc.h
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_threshold, 2**30)
+
+
 def measured(
     shape_name: str, targets: str, rank: int, rounds: int, wanted: Callable[[str], bool]
 ) -> dict[str, Any]:
@@ -278,22 +293,21 @@ def measured(
         case.step()
         lines[case.name] = {
             "kept_bytes": case.kept_bytes(),
-            "peak_bytes": _median([case.peak_bytes() for _ in range(3)]),
+            "peak_bytes": case.peak_bytes(),
         }
     ratios: dict[str, list[tuple[float, float]]] = {case.name: [] for case in others}
-    floors: list[tuple[float, float]] = []
     order = random.Random(0)
+    floors = [frozen.seconds()]
     for _ in range(rounds):
         order.shuffle(others)
-        floor, taken = [frozen.seconds()], {}
-        for number, case in enumerate(others):
-            taken[case.name] = case.seconds()
-            if number % 2:
-                floor.append(frozen.seconds())
-        wall, cores = (statistics.median(values) for values in zip(*floor, strict=True))
-        floors.append((wall, cores))
-        for name, (own_wall, own_cores) in taken.items():
-            ratios[name].append((own_wall / wall, own_cores / cores))
+        for case in others:
+            own = case.seconds()
+            floors.append(frozen.seconds())
+            around = zip(*floors[-2:], strict=True)
+            wall, cores = (
+                mine / statistics.mean(floor) for mine, floor in zip(own, around, strict=True)
+            )
+            ratios[case.name].append((wall, cores))
     for name, pairs in ratios.items():
         walls, cores = zip(*pairs, strict=True)
         lines[name] |= {"wall": _spread(walls), "cores": _spread(cores)}
@@ -311,11 +325,6 @@ def measured(
         },
         "cases": lines,
     }
-
-
-def _median(values: Sequence[int | None]) -> int | None:
-    known = [value for value in values if value is not None]
-    return int(statistics.median(known)) if known else None
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -386,10 +395,12 @@ def section(parts: Sequence[Mapping[str, Any]]) -> str:
     """What stands in the page: of every shape what it is, and its tables."""
     found = [
         "Ratios to the frozen step (forward, loss, backward to the input embeddings, nothing "
-        "trained): median and quartiles over rounds. *Kept* counts the distinct storages that "
-        "autograd saves, without parameters and buffers. *Peak* is the growth of the resident set "
-        "during a step on the CPU, of the allocated memory on CUDA. *As published* builds the "
-        "dense C U R at every step. Wall time suffers from what else runs, core seconds hardly."
+        "trained) directly before and after: median and quartiles over rounds. *Kept* counts the "
+        "distinct storages that autograd saves, without parameters and buffers. *Peak* is the "
+        "growth of the resident set during a step on the CPU, of the allocated memory on CUDA. "
+        "*As published* builds the dense C U R at every step. The allocator keeps freed memory, "
+        "so that page faults do not blur the comparison. Wall time suffers from what else runs, "
+        "core seconds less."
     ]
     for name in dict.fromkeys(part["shape"] for part in parts):
         shape = SHAPES[name]
@@ -446,7 +457,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, default="cpu")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--ranks", nargs="+", type=int, default=[8, 16, 64])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=[], help="names, or parts of names, of cases")
     parser.add_argument("--write", action="store_true", help="keep the record and write the page")
@@ -463,6 +474,7 @@ def main() -> None:
     given = arguments()
     warnings.simplefilter("ignore")
     torch.set_num_threads(given.threads)
+    keep_freed_memory()
 
     def wanted(name: str) -> bool:
         return not given.only or any(part in name for part in given.only)
