@@ -88,7 +88,7 @@ def measure(
 
     Returns:
         Medians: seconds of a packed tick, of the K solo steps, of the same base with all rows
-        bare, and of the packed optimiser; and the ratio of turns to ticks.
+        bare, and of the packed optimiser; and the ratio of turns to ticks, with its quartiles.
     """
     base = smollm2(dtype)
     settings = SETTINGS[kind] | {"target_modules": TARGETS}
@@ -142,7 +142,8 @@ def measure(
                 times[name].append(value)
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = [turn / tick for tick, turn in zip(times["tick"], times["turns"], strict=True)]
-    return medians | {"ratio": statistics.median(ratios)}
+    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return medians | {"ratio": ratio, "low": low, "high": high}
 
 
 def main() -> None:
@@ -158,8 +159,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(
-        "| adapter | dtype | rows x tokens a slot | turns, tokens/s | packed, tokens/s | ratio "
-        "| bare base / tick | optimiser / tick |\n|---|---|---|---|---|---|---|---|"
+        "| adapter | dtype | rows x tokens a slot | turns, tokens/s | packed, tokens/s "
+        "| ratio (quartiles) | bare base / tick | optimiser / tick |\n|---|---|---|---|---|---|---|---|"
     )
     for kind in options.kinds:
         for dtype in options.dtypes:
@@ -179,7 +180,8 @@ def main() -> None:
                 print(
                     f"| {kind} | {dtype} | {rows} x {options.length} "
                     f"| {tokens / found['turns']:.0f} | {tokens / found['tick']:.0f} "
-                    f"| {found['ratio']:.2f} | {found['bare'] / found['tick']:.2f} "
+                    f"| {found['ratio']:.2f} ({found['low']:.2f}-{found['high']:.2f}) "
+                    f"| {found['bare'] / found['tick']:.2f} "
                     f"| {found['step'] / found['tick']:.2f} |",
                     flush=True,
                 )

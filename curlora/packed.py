@@ -39,6 +39,7 @@ from transformers.pytorch_utils import Conv1D
 from curlora.adapters import adapter_config, adapter_kind
 from curlora.attach import attach, targeted_layers
 from curlora.curlora import CurloraLayer
+from curlora.lean_passes import LeanPasses
 from curlora.packed_forward import (
     Blocks,
     CurSegment,
@@ -143,6 +144,7 @@ class PackedModel:
             _check_layer(name, module)
         # A copy of the modules around the same tensors, on which solo adapters are built.
         self._skeleton = _copy_around_tensors(base)
+        self._passes = LeanPasses(base)
         self.layers = {name: PackedLayer(name, module) for name, module in targeted.items()}
         weight = next(iter(self.layers.values())).weight()
         self._device = weight.device
@@ -284,6 +286,7 @@ class PackedModel:
         """Give every layer its own `forward` back; the pack cannot be used afterwards."""
         for layer in self.layers.values():
             layer.unhook()
+        self._passes.undo()
 
     # --------------------------------------------------------------------------- their numbers
 
@@ -476,7 +479,8 @@ class PackedModel:
                 del self._ticks[next(iter(self._ticks))]
             self._ticks[key] = self._segments(key)
         layers = list(self.layers.values())
-        with ticking(layers, Tick(len(key), self._ticks[key], _anchor(self._device))):
+        tick = Tick(len(key), self._ticks[key], _anchor(self._device))
+        with ticking(layers, tick), self._passes.attention():
             yield
 
     def step(
