@@ -160,7 +160,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(
         "| adapter | dtype | rows x tokens a slot | turns, tokens/s | packed, tokens/s "
-        "| ratio (quartiles) | bare base / tick | optimiser / tick |\n|---|---|---|---|---|---|---|---|"
+        "| ratio (quartiles) | bare base / tick | optimiser / tick |\n" + "|---" * 8 + "|"
     )
     for kind in options.kinds:
         for dtype in options.dtypes:
