@@ -319,21 +319,20 @@ class CurSegment:
     def forward(self, layer: PackedLayer, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
         """See `Segment`."""
         blocks, views = self._blocks, self._on(layer)
+        U = pick(views.values, self._seats)
         own = pick(y, blocks.rows)
-        # In 16 bits the products are rounded to them in any case, as those of a solo model.
-        core = (pick(views.values, self._seats) * views.scale).to(own.dtype)
         if self._shared is not None:
             C, _, rows, _ = views.factors
-            h = blocks.cut(_columns(own, rows))
-            z = torch.bmm(h, core.mT)
-            own.view(-1, layer.d_out).addmm_(z.view(-1, C.shape[0]), C)
+            h = blocks.cut(own.index_select(-1, rows).to(U.dtype))
+            z = torch.bmm(h, U.mT).mul_(views.scale)
+            own.view(-1, layer.d_out).addmm_(z.view(-1, C.shape[0]).to(own.dtype), C)
         else:
             C, _, rows, _, filled = views.factors
             cut = blocks.cut(own)
-            h = _gather(cut, rows, filled)
-            cut.baddbmm_(torch.bmm(h, core.mT), C)
+            h = _gather(cut, rows, filled).to(U.dtype)
+            cut.baddbmm_(torch.bmm(h, U.mT).mul_(views.scale).to(own.dtype), C)
         put_back(y, blocks.rows, own)
-        return h, core
+        return h, U
 
     def through(self, kept: tuple[Tensor, ...], G: Tensor) -> Tensor:  # noqa: ARG002
         """See `Segment`."""
@@ -348,23 +347,21 @@ class CurSegment:
         dx: Tensor | None,
     ) -> None:
         """See `Segment`."""
-        blocks, views, (h, core) = self._blocks, self._on(layer), kept
+        blocks, views, (h, U) = self._blocks, self._on(layer), kept
         own = pick(gradients[1] if dx is None else dx, blocks.rows)
         C, R, _, columns, *filled = views.factors
         # G C is a part of G W, which is here unless the input needs no gradient.
         if self._shared is not None:
-            found = own @ C.t() if dx is None else _columns(own, columns)
-            dz = blocks.cut(found)
+            wide = own @ C.t() if dx is None else own.index_select(-1, columns)
+            dz = blocks.cut(wide)
         else:
             cut = blocks.cut(own)
             dz = torch.bmm(cut, C.mT) if dx is None else _gather(cut, columns, filled[0])
-        # A sum over all rows: in the dtype of U, which may have a wider range.
-        wide = views.gradients.dtype
-        dU = torch.bmm(dz.mT.to(wide), h.to(wide)).mul_(views.scale)
-        add_to(views.gradients, self._seats, dU)
+        dz = dz.to(U.dtype) * views.scale
+        add_to(views.gradients, self._seats, torch.bmm(dz.mT, h))
         if dx is None:
             return
-        dh = torch.bmm(dz, core)
+        dh = torch.bmm(dz, U).to(dx.dtype)
         if self._shared is not None:
             own.view(-1, layer.d_in).addmm_(dh.view(-1, R.shape[0]), R)
         else:
@@ -464,11 +461,6 @@ def _within(seats: Seats) -> Seats:
 
 def _scales(seated: SeatedParameters, blocks: Blocks) -> Tensor:
     return pick(seated.scales, blocks.seats).view(-1, 1, 1)
-
-
-def _columns(rows: Tensor, chosen: Tensor) -> Tensor:
-    """Give some columns of (..., d) as (n, r); whole rows of the transposed view are faster."""
-    return rows.view(-1, rows.shape[-1]).t().index_select(0, chosen).t()
 
 
 def _gather(cut: Tensor, indices: Tensor, filled: Tensor) -> Tensor:
