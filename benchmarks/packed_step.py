@@ -5,10 +5,11 @@
 
 K slots train on one frozen base, all of its linear layers adapted, loss at the last token of each
 row. One *packed tick* (a forward and a backward pass of all slots, an optimiser step of each) is
-compared with K solo steps taking turns on the same rows: `curlora.attach`, and AdamW as torch has
-it. Ticks and turns alternate, and the ratio is the median of neighbours' ratios. Times are seconds
-of the process on its cores, divided by the threads: waiting for a core that others use is not
-counted, but what they do to caches and clock is.
+compared with K solo steps taking turns on the same rows (`curlora.attach`, and AdamW as torch has
+it), and with a naive loop: one pass of the base for all rows in which every adapted layer goes
+through the adapters in Python. Ways alternate, and a ratio is the median of neighbours' ratios.
+Times are seconds of the process on its cores, divided by the threads: waiting for a core that
+others use is not counted, but what they do to caches and clock is.
 
 A solo model needs its own wrapped base; all of them share the base's tensors.
 """
@@ -16,11 +17,14 @@ A solo model needs its own wrapped base; all of them share the base's tensors.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
+import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +85,53 @@ def seconds(work: Callable[[], None], threads: int) -> float:
     return (time.process_time() - start) / threads
 
 
+@contextmanager
+def looping(base: nn.Module, solos: Sequence[nn.Module], rows: int) -> Iterator[None]:
+    """Meanwhile every adapted layer of a base adds each adapter's update to that adapter's rows."""
+    adapted = [_updates(solo) for solo in solos]
+    modules = {name: base.get_submodule(name) for name in adapted[0]}
+
+    def forward(name: str, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        parts = zip(x.split(rows), adapted, strict=True)
+        return plain(x) + torch.cat([updates[name](part) for part, updates in parts])
+
+    before = {name: module.forward for name, module in modules.items()}
+    for name, module in modules.items():
+        module.forward = functools.partial(forward, name, before[name])
+    try:
+        yield
+    finally:
+        for name, module in modules.items():
+            module.forward = before[name]
+
+
+def _updates(solo: Any) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What each adapted layer of a model adds to the base's output, by the layer's name."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {}
+    for name, module in solo.base_model.model.named_modules():
+        if hasattr(module, "cur_U"):
+            found[name] = functools.partial(_cur_update, module.factors("default"), module.cur_U)
+        elif hasattr(module, "lora_A"):
+            found[name] = functools.partial(_lora_update, module)
+    return found
+
+
+def _cur_update(factors: Any, core: Any, x: Tensor) -> Tensor:
+    return x @ factors.R.t() @ core["default"].to(x.dtype).t() @ factors.C.t()
+
+
+def _lora_update(layer: Any, x: Tensor) -> Tensor:
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    return x @ down.to(x.dtype).t() @ up.to(x.dtype).t() * layer.scaling["default"]
+
+
+def one_step(solo: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Clip and step, as somebody would who trains this adapter alone."""
+    nn.utils.clip_grad_norm_(curlora.trainable_parameters(solo).values(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
 def measure(
     kind: str, dtype: torch.dtype, slots: int, rows: int, length: int, repeats: int, threads: int
 ) -> dict[str, float]:
@@ -88,7 +139,8 @@ def measure(
 
     Returns:
         Medians: seconds of a packed tick, of the K solo steps, of the same base with all rows
-        bare, and of the packed optimiser; and the ratio of turns to ticks, with its quartiles.
+        bare, of a naive loop over the adapters (not for DoRA), and of the packed optimiser; and
+        the ratio of turns to ticks, with its quartiles.
     """
     base = smollm2(dtype)
     settings = SETTINGS[kind] | {"target_modules": TARGETS}
@@ -115,9 +167,7 @@ def measure(
         for slot, (solo, optimizer) in enumerate(zip(solos, optimizers, strict=True)):
             own = tokens[slot * rows : (slot + 1) * rows]
             losses(solo.base_model.model, own, 1)[0].backward()
-            nn.utils.clip_grad_norm_(curlora.trainable_parameters(solo).values(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            one_step(solo, optimizer)
 
     embeddings: Any = base.get_input_embeddings()
 
@@ -127,23 +177,32 @@ def measure(
         forward_backward([BARE] * len(slot_of_row))
         hook.remove()
 
-    times: dict[str, list[float]] = {"tick": [], "turns": [], "bare": [], "step": []}
-    for repeat in range(repeats + 1):
-        passes = seconds(lambda: forward_backward(slot_of_row), threads)
-        stepped = seconds(step, threads)
-        found = {
-            "tick": passes + stepped,
-            "turns": seconds(turns, threads),
-            "bare": seconds(bare, threads),
-            "step": stepped,
-        }
-        if repeat:  # the first time everything is allocated
-            for name, value in found.items():
-                times[name].append(value)
+    def loop() -> None:
+        with looping(base, solos, rows):
+            torch.stack(losses(base, tokens, slots)).sum().backward()
+        for solo, optimizer in zip(solos, optimizers, strict=True):
+            one_step(solo, optimizer)
+
+    ways = {
+        "passes": lambda: forward_backward(slot_of_row), "step": step, "turns": turns, "bare": bare,
+        **({"loop": loop} if kind != "dora" else {}),
+    }  # fmt: skip
+    times = alternated(ways, repeats, threads)
+    times["tick"] = [a + b for a, b in zip(times["passes"], times["step"], strict=True)]
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = [turn / tick for tick, turn in zip(times["tick"], times["turns"], strict=True)]
     low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return medians | {"ratio": ratio, "low": low, "high": high}
+
+
+def alternated(
+    ways: Mapping[str, Callable[[], None]], repeats: int, threads: int
+) -> dict[str, list[float]]:
+    """Time some ways in turns; the first time, when everything is allocated, does not count."""
+    rounds = [
+        {name: seconds(work, threads) for name, work in ways.items()} for _ in range(repeats + 1)
+    ]
+    return {name: [found[name] for found in rounds[1:]] for name in ways}
 
 
 def main() -> None:
@@ -160,7 +219,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(
         "| adapter | dtype | rows x tokens a slot | turns, tokens/s | packed, tokens/s "
-        "| ratio (quartiles) | bare base / tick | optimiser / tick |\n" + "|---" * 8 + "|"
+        "| turns / packed (quartiles) | naive loop / packed | bare base / tick "
+        "| optimiser / tick |\n" + "|---" * 9 + "|"
     )
     for kind in options.kinds:
         for dtype in options.dtypes:
@@ -181,6 +241,7 @@ def main() -> None:
                     f"| {kind} | {dtype} | {rows} x {options.length} "
                     f"| {tokens / found['turns']:.0f} | {tokens / found['tick']:.0f} "
                     f"| {found['ratio']:.2f} ({found['low']:.2f}-{found['high']:.2f}) "
+                    f"| {found.get('loop', math.nan) / found['tick']:.2f} "
                     f"| {found['bare'] / found['tick']:.2f} "
                     f"| {found['step'] / found['tick']:.2f} |",
                     flush=True,
