@@ -348,22 +348,26 @@ def memory_parts(
     per_token = base.layers * (
         (10 * base.hidden + 4 * base.intermediate) * width + base.heads * length * (2 * width + 4)
     )
-    learning = micro * length * per_token
     context = max(length, experiment.data.probe_context)
     batch_tokens = experiment.data.batch_tokens or default_batch_tokens(
         on_gpu=resources.gpus_per_worker > 0
     )
+    packed = resources.executor == "pool"
+    slots = resources.slots if packed else 1
+    # A pass of a pack takes the rows of several slots, as many as this bound allows.
+    learning = (max(micro * length, batch_tokens) if packed else micro * length) * per_token
     scoring = batch_tokens * (
         (6 * base.hidden + 3 * base.intermediate) * width + base.heads * context * (2 * width + 4)
     )
     rows = min(LOGIT_ROWS, batch_tokens)
     return {
         "base weights": base.weight_bytes(width, experiment.model.quantization),
-        "adapter and optimiser": max(
+        f"{slots} adapters and optimisers" if packed else "adapter and optimiser": slots
+        * max(
             (m.adapter.trained * OPTIMISER_BYTES + m.adapter.frozen * width for m in methods),
             default=0,
         ),
-        "retention": max((m.carried for m in methods), default=0),
+        "retention": slots * max((m.carried for m in methods), default=0),
         "activations": max(learning, scoring),
         "logits": rows * base.vocabulary * (4 * 2 + width),
         "process": OVERHEAD_BYTES[resources.executor],
