@@ -187,7 +187,7 @@ def test_a_ray_that_does_not_start_is_one_message(small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", slow)
-    text = one_message(call("sweep", small(resources={"workers": 1})), cli.MISTAKE)
+    text = one_message(call("sweep", small(resources={"members": 1})), cli.MISTAKE)
     assert "Ray could not be started on this machine: The current node timed out" in text
     assert "Give the same command again" in text
 
@@ -414,7 +414,7 @@ def test_through_ray_a_sweep_that_only_fails_stops_and_leaves_the_cluster_clean(
 
     # The base is measured with the file's own settings, so that the trials alone fail.
     unknown = {"training.deepspeed.optimizer.type": {"choice": [f"NoSuch{i}" for i in range(6)]}}
-    resources = {"workers": 1, "max_failures": 0}
+    resources = {"members": 1, "max_failures": 0}
     path = small(search={**GRID, "space": unknown}, resources=resources)
     text = one_message(call("sweep", path), cli.MISTAKE)
     assert "trials that were begun have failed" in text
@@ -524,7 +524,7 @@ def test_sigterm_does_what_ctrl_c_does(small, tmp_path):
 @pytest.mark.slow
 def test_signals_while_ray_trains_leave_no_process_and_say_how_to_go_on(small, tmp_path):
     training = {"batch_size": 8, "max_length": 48, "precision": "fp32", "epochs": 1000}
-    path = small(resources={"workers": 1}, training=training)
+    path = small(resources={"members": 1}, training=training)
     folder = tmp_path / "runs" / "tiny"
     # The second life goes on where the first was stopped, and is stopped by Ctrl-C, Ctrl-C.
     for life, signals in enumerate([["SIGTERM"], ["SIGINT", "SIGINT"]], start=1):

@@ -67,7 +67,7 @@ def test_a_sweep_in_a_pool_whose_member_is_killed_measures_what_a_sweep_in_turns
         experiment_file,
         killer,
         "pooled",
-        resources={"executor": "pool", "slots": 3},
+        resources={"executor": "pool", "slots": 3, "members": 1},
         finalists={"fresh_seeds": 1},
     )
     assert killer.killed
@@ -112,7 +112,7 @@ def test_a_scheduler_of_ray_tune_stops_packed_trials_by_their_gain(experiment_fi
         "stopped",
         SweepOptions(scheduler=scheduler),
         search={"space": space, "searcher": "grid", "trials": 4},
-        resources={"executor": "pool", "slots": 2},
+        resources={"executor": "pool", "slots": 2, "members": 1},
         method={"adapter": {"kind": "lora", "r": 4}},
         training={"epochs": 8, "batch_size": 8, "precision": "fp32", "max_length": 64},
         data={**DATA, "train_examples": 32},

@@ -346,6 +346,7 @@ def test_a_sweep_through_ray_leaves_a_champion_record_and_a_clean_cluster(
     search["trials"] = 2
     path = experiment_file(
         search=search,
+        resources={"members": 1},
         training={
             "learning_rate": 0.02, "batch_size": 8, "max_length": 48, "precision": "fp32",
             "deepspeed": {"zero_optimization": {"stage": 2}},
