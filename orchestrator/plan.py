@@ -50,6 +50,8 @@ START_SECONDS = {"train": (8.0, 25.0), "local": (3.0, 10.0), "pool": (0.1, 2.0)}
 """Seconds from a trial's start to its first step, by executor: process, imports, weights."""
 OVERHEAD_BYTES = {"train": 0.7 * GIB, "local": 0.5 * GIB, "pool": 0.5 * GIB}
 """A process with torch and transformers (and Ray and DeepSpeed), and no model."""
+LIGHT_TRIAL_BYTES = 0.2 * GIB
+"""A Ray Tune trial of the pool, which has no torch (204 MB resident were measured)."""
 LOGIT_ROWS = 1024
 """Places whose logits are held at a time."""
 RUNGS = 2
@@ -495,10 +497,17 @@ def _warnings(plan: Plan, experiment: Experiment) -> list[str]:
         )
     need, memory = plan.worker_bytes, plan.machine.memory
     at_once = max(1, plan.at_once) * experiment.resources.workers
+    light = 0.0
+    if plan.alone is not None:  # a pool: its members hold the base, its trials are light processes
+        from orchestrator.cluster import pool_members
+
+        machine, light = plan.machine, plan.at_once * LIGHT_TRIAL_BYTES
+        at_once = pool_members(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
     on_gpu = experiment.resources.gpus_per_worker > 0
-    if need is not None and memory is not None and not on_gpu and need * at_once > memory:
+    if need is not None and memory is not None and not on_gpu and need * at_once + light > memory:
+        total = need * at_once + light
         found.append(
-            f"Memory: {at_once} workers at a time need about {need * at_once / GIB:.1f} GiB, and "
+            f"Memory: {at_once} workers at a time need about {total / GIB:.1f} GiB, and "
             f"{memory / GIB:.1f} GiB are free. Lower `search.max_concurrent`, `training.batch_size`"
             " or `training.max_length`, or raise `resources.cpus_per_worker` so that fewer trials "
             "run at a time."
