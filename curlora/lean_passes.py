@@ -43,7 +43,11 @@ class LeanPasses:
         """
         self._config: Any = base.config
         parameters = list(base.parameters())
-        lean = all(p.device.type == "cpu" and p.dtype.itemsize == 2 for p in parameters)
+        lean = all(
+            # What ZeRO stage 3 has parted cannot be tried out here.
+            p.device.type == "cpu" and p.dtype.itemsize == 2 and not hasattr(p, "ds_id")
+            for p in parameters
+        )
         self._norms = [m for m in base.modules() if _is_norm(m)] if lean else []
         for norm in self._norms:
             norm.forward = functools.partial(_normed, norm)

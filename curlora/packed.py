@@ -20,6 +20,9 @@ The loss of a batch must be a *sum* over slots of losses that each read only the
 Trained numbers are in float32, or the base's dtype if that is wider; products are in the base's
 dtype. (PEFT runs a LoRA on a 16-bit base in float32 instead; the two differ by rounding.)
 
+A base may be parted by ZeRO stage 3, before it is packed: then `join` and `solo` gather its layers
+one at a time, and are collectives, as are passes.
+
 What is not built is refused: dropout, other kinds, quantised or hooked layers, autocast, another
 set of layers than the pack's.
 """
@@ -59,7 +62,7 @@ from curlora.packed_parameters import (
     Shapes,
     pick_seats,
 )
-from curlora.peft_bridge import LoraLayer
+from curlora.peft_bridge import LoraLayer, gather_params_ctx
 from curlora.targets import default_targets
 from curlora.weight_facts import keep_facts, kept_facts
 
@@ -426,7 +429,8 @@ class PackedModel:
         for name, layer in self.layers.items():
             own = self._skeleton.get_submodule(name)
             if kept_facts(own) is None:
-                keep_facts(own, layer.weight())
+                with gather_params_ctx([layer.module.weight]):
+                    keep_facts(own, layer.weight())
 
     def _member(self, slot: int) -> _Member:
         if slot not in self._members:
@@ -540,6 +544,15 @@ class PackedModel:
         for name, gradient in gradients.items():
             own[name].add_(gradient)
 
+    def gradient_matrices(self) -> list[Tensor]:
+        """Give the gradients of all slots, to be summed over workers that split a batch's rows.
+
+        Returns:
+            Views (seats, numbers), in an order that depends on nothing but who has joined and left.
+        """
+        taken = [family for family in self._families.values() if family.slots]
+        return [family.taken(GRADIENTS) for family in taken]
+
     def zero_gradients(self, slot: int) -> None:
         """Forget a slot's gradients, as after a batch that shall not count."""
         self._families[self._member(slot).family].zero_gradients(slot)
@@ -618,7 +631,10 @@ def _check_layer(name: str, module: nn.Module) -> None:
             f"A pack adapts plain linear layers and Conv1D, but `{name}` is a "
             f"{type(module).__name__}. Drop it from `target_modules`, or train its adapters alone."
         )
-    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    # ZeRO-3's hooks gather and release parameters; the values pass through.
+    odd = [h for h in hooks if not getattr(h, "__module__", "").startswith("deepspeed.")]
+    if odd or "forward" in vars(module):
         raise TypeError(
             f"`{name}` has hooks or is in another pack, so its output is not x W' + bias. Remove "
             "them before packing."

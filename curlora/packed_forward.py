@@ -153,7 +153,11 @@ class PackedLayer:
         self.name = name
         self.module: Any = module
         self.transposed = isinstance(module, Conv1D)
-        self.d_out, self.d_in = self.weight().shape
+        # Not the weight's shape: one that ZeRO stage 3 has parted is empty but while it is used.
+        if self.transposed:
+            self.d_out, self.d_in = self.module.nf, self.module.nx
+        else:
+            self.d_out, self.d_in = self.module.out_features, self.module.in_features
         self.selections = CurSelections()
         self.tick: Tick | None = None
         self._row_norms: Tensor | None = None

@@ -132,6 +132,10 @@ class SeatedParameters:
         """
         return self._views[matrix][layer, part]
 
+    def taken(self, matrix: str) -> Tensor:
+        """Give one matrix of the seats that are taken, (seats, numbers), a view."""
+        return self._matrices[matrix][: len(self.slots)]
+
     def forget_moments(self, slot: int) -> None:
         """Forget a slot's moments, steps and gradients; its values stay."""
         seat = self.slots.index(slot)
