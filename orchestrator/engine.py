@@ -27,6 +27,7 @@ import curlora
 from curlora.curvature import adapted_layers, observe
 from curlora.renewal import freeze_earlier, fresh_values, save_combined
 from curlora.retention.protocol import Observation, Retention
+from orchestrator.base_model import partitioned
 from orchestrator.batches import Scored
 from orchestrator.checkpoints import (
     flat_state,
@@ -733,6 +734,51 @@ def deepspeed_config(spec: TrainingSpec, world: int) -> dict[str, Any]:
     if spec.precision == "bf16":
         config["bf16"] = {"enabled": True}
     return config
+
+
+class PartedBase:
+    """A frozen base of which every worker holds a part (ZeRO stage 3), whole a layer at a time."""
+
+    def __init__(self, base: Any, config: Mapping[str, Any]) -> None:
+        """Part a base, if `partitioned` has not done so already; a collective.
+
+        Args:
+            base: A causal language model no parameter of which is trained. Adapters may be put
+                around its layers afterwards; they stay whole.
+            config: What `zero3_config` gave.
+        """
+        import deepspeed
+
+        world = torch.distributed.get_world_size()
+        # Nothing is trained by DeepSpeed here, so it needs no sizes of batches; yet it checks them.
+        self._config = {
+            **config,
+            "train_batch_size": world,
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+        }
+        self.scored = ScoredModel(base).eval()
+        """Every pass must go through it: that is where DeepSpeed begins to count layers anew."""
+        self._engine: Any = deepspeed.initialize(
+            model=self.scored, config=self._config, dist_init_required=False
+        )[0]
+
+    @contextmanager
+    def readable(self) -> Iterator[None]:
+        """Within it adapters gather the weights that they read, one layer at a time."""
+        with partitioned(self._config):
+            yield
+
+    def release(self) -> None:
+        """Let go of weights that a backward pass has left whole.
+
+        The hooks that do so hang on gradients of a layer's input, which the lowest ones have not.
+        """
+        self._engine.optimizer.release_backward_leftovers()
+
+    def release_all(self) -> None:
+        """Let go of every weight, also after gradients of single tensors, which run no hooks."""
+        self._engine.empty_partition_cache()
 
 
 def zero3_config(spec: TrainingSpec) -> dict[str, Any] | None:

@@ -9,6 +9,12 @@ A failure stays with its slot: whatever a trial's own parts raise ends that tria
 on. A pass that does not fit into memory is tried again in halves, by slots and then by rows, and
 later passes are no larger; a pass that fails otherwise is taken apart until it is known whose rows
 made it fail.
+
+Several workers (`orchestrator.ranks`) can hold the same slots, each with the whole base, or where
+that is too large with a part of it (`orchestrator.engine.PartedBase`). The rows of every pass are
+dealt out among them, and the adapters' gradients are summed once a tick; all else each of them
+computes for itself, and alike. There a pass that fails on one worker ends them all, because the
+others wait in it: trials go on from their last reports once all have started anew.
 """
 
 from __future__ import annotations
@@ -31,9 +37,9 @@ from torch import Tensor
 import curlora
 from curlora.adapters import adapter_kind
 from curlora.curvature import adapted_layers, observe
-from curlora.packed import PACKED_KINDS, Moments, PackedModel
+from curlora.packed import BARE, PACKED_KINDS, Moments, PackedModel
 from curlora.retention import RETENTIONS
-from curlora.retention.protocol import Observation, Retention, alone
+from curlora.retention.protocol import Observation, Retention
 from curlora.retention.sizes import state_size
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.batches import Scored
@@ -59,12 +65,20 @@ from orchestrator.continual_loop import (
     six_digits,
 )
 from orchestrator.encoding import Example, Tokens
-from orchestrator.engine import RETENTION_FILE, WEIGHTS_FILE
+from orchestrator.engine import RETENTION_FILE, WEIGHTS_FILE, PartedBase
 from orchestrator.evaluation import score
 from orchestrator.experiment import Experiment, TrainingSpec
 from orchestrator.methods import MethodSpec, adapter_options, retention_options
 from orchestrator.optimisation import schedule_factor
-from orchestrator.scored_model import ScoredModel, bucketed, padded, scored_example
+from orchestrator.ranks import ALONE, RankError, Ranks
+from orchestrator.scored_model import (
+    ScoredModel,
+    bucketed,
+    first_pick,
+    hidden_size,
+    padded,
+    scored_example,
+)
 from orchestrator.tasks import GenerationTask
 from orchestrator.trial_state import TrialState, fresh_state, read_state, write_state
 from orchestrator.writing import prompt_batches, write_batch
@@ -110,11 +124,21 @@ class Failure:
     @classmethod
     def of(cls, error: Exception) -> Failure:
         """Put an error into words."""
+        if isinstance(error, _ToldError):
+            return error.failure
         text = " ".join(str(error).split())
         if isinstance(error, DivergedError):
             return cls(text, "")
         details = "".join(traceback.format_exception(error))
         return cls(f"{type(error).__name__}: {text}", details, out_of_memory(error))
+
+
+class _ToldError(Exception):
+    """A failure of the first worker, as the others are told of it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -146,10 +170,11 @@ def attempt(work: Callable[[], _Result]) -> _Result | Failure:
 
     Raises:
         AcceleratorError: The device is of no use any more, to nobody.
+        RankError: The other workers wait for what this one has not done.
     """
     try:
         return work()
-    except torch.AcceleratorError:
+    except (torch.AcceleratorError, RankError):
         raise
     except Exception as error:  # noqa: BLE001 (anything at all ends one trial, and is reported)
         return Failure.of(error)
@@ -218,6 +243,8 @@ class PackedTrials:
         capacity: int,
         batch_tokens: int,
         tokenizer: Any = None,
+        ranks: Ranks = ALONE,
+        parted: PartedBase | None = None,
     ) -> None:
         """Take a base.
 
@@ -225,17 +252,27 @@ class PackedTrials:
             base: A frozen causal language model without an adapter.
             target_modules: The layers of all adapters; None: the family's default.
             capacity: Most trials at a time.
-            batch_tokens: Padded tokens of one pass.
+            batch_tokens: Padded tokens of one pass, on each worker.
             tokenizer: Needed where a task is scored on written text.
+            ranks: The workers that hold the same trials. Each must make the same calls in the same
+                order: `tick`, `join`, `drop` and `save_adapter` are collectives.
+            parted: Where each of them holds only a part of the base.
         """
         self._base = base
-        self._scored = ScoredModel(base).eval()
+        self._parted = parted
+        self._scored = ScoredModel(base).eval() if parted is None else parted.scored
         self._pack = PackedModel(base, target_modules, capacity=capacity)
         self._device = next(base.parameters()).device
         self._learning, self._reading, self._writing = (_PassSize(batch_tokens) for _ in range(3))
         self._tokenizer = tokenizer
+        self._ranks = ranks
         self._slots: dict[int, _Slot] = {}
         self._free = list(range(capacity))
+
+    @property
+    def scored(self) -> ScoredModel:
+        """The base as it is called."""
+        return self._scored
 
     @property
     def free(self) -> int:
@@ -281,7 +318,8 @@ class PackedTrials:
         spec, method = experiment.training, experiment.method
         options = adapter_options(method.adapter)
         try:
-            self._pack.join(number, method.adapter.kind, options, seed=spec.seed)
+            with self._readable():
+                self._pack.join(number, method.adapter.kind, options, seed=spec.seed)
         except BaseException:
             self._free.insert(0, number)
             raise
@@ -302,7 +340,7 @@ class PackedTrials:
         )
         self._slots[number] = slot
         if type(retention).bind is not Retention.bind:  # most kinds do not ask
-            solo = self._pack.solo(number)
+            solo = self._solo(number)
             retention.bind(adapted_layers(solo, curlora.trainable_parameters(solo)))
         if snapshot is not None:
             try:
@@ -335,6 +373,19 @@ class PackedTrials:
                 f"The trial {name!r} cannot be packed: {reason}. Use `resources.executor: train`."
             )
 
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Within it the pack can read weights of the base."""
+        if self._parted is None:
+            yield
+            return
+        with self._ranks.together(), self._parted.readable():
+            yield
+
+    def _solo(self, number: int) -> Any:
+        with self._readable():
+            return self._pack.solo(number)
+
     def unhook(self) -> None:
         """Give the base its own forward back; nobody may be in the pack, and nobody can join."""
         self._pack.unhook()
@@ -357,6 +408,9 @@ class PackedTrials:
 
         Returns:
             The trials that ended.
+
+        Raises:
+            RankError: There are several workers, and a pass or a sum over them has failed on one.
         """
         learners = [s for s in self._slots.values() if isinstance(s.request, TrainStep)]
         readers = [s for s in self._slots.values() if not isinstance(s.request, TrainStep)]
@@ -373,6 +427,23 @@ class PackedTrials:
                     ended += self._scored_for(slot, values[slot.number])
         return ended
 
+    def _attempt(self, work: Callable[[], _Result]) -> _Result | Failure:
+        """Do what concerns one trial.
+
+        Args:
+            work: What to do.
+
+        Returns:
+            What it returned, or why it failed.
+
+        Raises:
+            RankError: Memory did not suffice, and there are other workers, where it may have.
+        """
+        found = attempt(work)
+        if isinstance(found, Failure) and found.memory and not self._ranks.alone:
+            raise RankError(f"worker {self._ranks.rank} is out of memory: {found.reason}")
+        return found
+
     def _is_here(self, slot: _Slot) -> bool:
         """Whether a slot has not been dropped, within a report of its own or of another."""
         return self._slots.get(slot.number) is slot
@@ -388,8 +459,10 @@ class PackedTrials:
             self._slots[number].seconds += spent * share
 
     def save_adapter(self, name: str, folder: Path) -> None:
-        """Write a trial's adapter, as `curlora.load_adapter` reads it."""
-        curlora.save_adapter(self._pack.solo(self._slot(name).number), folder)
+        """Write a trial's adapter, as `curlora.load_adapter` reads it; the first worker writes."""
+        solo = self._solo(self._slot(name).number)
+        if self._ranks.first:
+            curlora.save_adapter(solo, folder)
 
     def state(self, name: str) -> TrialState:
         """Where a trial is: its reports, up to and including the one being made."""
@@ -449,6 +522,8 @@ class PackedTrials:
     def save(self, name: str, folder: Path) -> None:
         """Write what a trial needs to go on from the report being made, here or anywhere else.
 
+        Of several workers the first one writes: all know the same.
+
         The folder is a checkpoint of `PlainEngine` (see `orchestrator.engine`) and `trial.json`.
 
         Args:
@@ -468,6 +543,8 @@ class PackedTrials:
                     f"The trial {name!r} is between two reports, where it cannot go on from. Call "
                     "`save` from within its `on_report`."
                 )
+        if not self._ranks.first:
+            return
         values = self._pack.state(slot.number)
         write_tensors(folder / WEIGHTS_FILE, values)
         carried = slot.retention.state_dict()
@@ -489,7 +566,7 @@ class PackedTrials:
 
     def _learnt(self, slot: _Slot, loss: float | Failure) -> list[Ended]:
         if not isinstance(loss, Failure):
-            noted = attempt(functools.partial(self._note_step, slot, loss))
+            noted = self._attempt(functools.partial(self._note_step, slot, loss))
             loss = noted if isinstance(noted, Failure) else loss
         if isinstance(loss, Failure):
             return [self._end(slot, None, loss)]
@@ -507,14 +584,14 @@ class PackedTrials:
     def _scored_for(self, slot: _Slot, values: list[list[float]] | Failure) -> list[Ended]:
         answer: Any = values
         if not isinstance(values, Failure):
-            answer = attempt(functools.partial(self._scored_answer, slot, values))
+            answer = self._attempt(functools.partial(self._scored_answer, slot, values))
         if isinstance(answer, Failure):
             return [self._end(slot, None, answer)]
         return self._advance(slot, answer)
 
     def _advance(self, slot: _Slot, answer: Any) -> list[Ended]:
         """Give a generator its answer, and go on to what needs the base."""
-        found = attempt(functools.partial(self._ask, slot, answer))
+        found = self._attempt(functools.partial(self._ask, slot, answer))
         if not self._is_here(slot) or found is None:
             return []
         if isinstance(found, Failure):
@@ -538,7 +615,7 @@ class PackedTrials:
             case BeginSequence(tasks=tasks, sources=sources):
                 observed = [self._observe(slot, s, f"source {i}") for i, s in enumerate(sources)]
                 slot.retention.begin_sequence(
-                    self._pack.state(slot.number), tasks=tasks, observed=observed
+                    self._pack.state(slot.number), tasks=tasks, observed=observed, total=self._total
                 )
             case BeginTask(name=name, index=index, steps=steps):
                 slot.steps = steps
@@ -548,7 +625,7 @@ class PackedTrials:
             case EndTask(index=index, examples=examples):
                 observed_now = self._observe(slot, examples, f"task {index}")
                 slot.retention.end_task(
-                    self._pack.state(slot.number), index, observed_now, alone, len(examples)
+                    self._pack.state(slot.number), index, observed_now, self._total, len(examples)
                 )
             case Report(report=report, matrix=matrix):
                 whole = replace(
@@ -560,12 +637,21 @@ class PackedTrials:
                 )
                 slot.losses, slot.rates = [], []
                 slot.state = slot.state.after(whole, matrix)
-                slot.on_report(whole, matrix)
+                self._report(functools.partial(slot.on_report, whole, matrix))
             case FitHeadOnly():
                 raise ValueError("Row 0 is measured on the bare base, not in a pack.")
             case _:
                 return False
         return True
+
+    def _report(self, tell: Callable[[], None]) -> None:
+        """Make a report; that it failed on the first worker, who writes, is told to the others."""
+        if self._ranks.alone:
+            tell()
+            return
+        found = self._ranks.told(self._attempt(tell))
+        if isinstance(found, Failure):
+            raise _ToldError(found)
 
     def _end(
         self, slot: _Slot, matrix: AccuracyMatrix | None, failure: Failure | None = None
@@ -585,7 +671,7 @@ class PackedTrials:
         rows: dict[int, list[Scored]] = {}
         losses: dict[int, float | Failure] = {}
         for slot in learners:
-            found = attempt(functools.partial(self._rows, slot.request))
+            found = self._attempt(functools.partial(self._rows, slot.request))
             if isinstance(found, Failure):
                 losses[slot.number] = found
             else:
@@ -593,8 +679,9 @@ class PackedTrials:
         ready = [slot for slot in learners if slot.number in rows]
         for group in self._groups(ready, rows):
             losses |= self._backward(group)
+        losses |= self._summed({s.number: losses[s.number] for s in ready})
         for slot in [s for s in ready if not isinstance(losses[s.number], Failure)]:
-            found = attempt(functools.partial(self._add_penalty, slot))
+            found = self._attempt(functools.partial(self._add_penalty, slot))
             if isinstance(found, Failure):
                 losses[slot.number] = found
         going_on = [s for s in ready if not isinstance(losses[s.number], Failure)]
@@ -622,7 +709,8 @@ class PackedTrials:
         for slot in order:
             mine = rows[slot.number]
             length = longest[group[0][0].number] if group else longest[slot.number]
-            full = (count + len(mine)) * length > self._learning.tokens
+            most = self._ranks.most(count + len(mine))
+            full = most * length > self._learning.tokens
             if group and (full or longest[slot.number] < SAME_LENGTH * length):
                 yield group
                 group, count = [], 0
@@ -640,8 +728,11 @@ class PackedTrials:
         longest = max(len(row.tokens) for _, mine in group for row in mine)
         count = sum(len(mine) for _, mine in group)
         if len(group) == 1:
-            count = min(count, self._learning.rows(longest))
-        found = attempt(functools.partial(self._passes, group, count))
+            count = min(count, self._learning.rows(longest) * self._ranks.world)
+        if not self._ranks.alone:
+            with self._ranks.together():
+                return dict(self._passes(group, count))
+        found = self._attempt(functools.partial(self._passes, group, count))
         if not isinstance(found, Failure):
             return dict(found)
         for slot, _ in group:
@@ -662,24 +753,43 @@ class PackedTrials:
         rows = [(slot.number, row) for slot, mine in group for row in mine]
         losses = dict.fromkeys(scored, 0.0)
         for start in range(0, len(rows), count):
-            for number, loss in self._pass(rows[start : start + count], scored).items():
+            own, counts = self._ranks.share(rows[start : start + count])
+            for number, loss in self._pass(own, scored, counts=counts).items():
                 losses[number] += loss
         return losses
 
     def _pass(
-        self, rows: Sequence[tuple[int, Scored]], scored: Mapping[int, int]
+        self, rows: Sequence[tuple[int, Scored]], scored: Mapping[int, int], *, counts: bool
     ) -> dict[int, float]:
-        """Some rows forward and backward: each slot's share of its mean loss."""
+        """Some rows forward and backward: each slot's share of its mean loss, if they count."""
         numbers = list(dict.fromkeys(number for number, _ in rows))
         owners = [numbers.index(number) for number, row in rows for _ in row.picks]
         with self._pack.rows([number for number, _ in rows]):
             found = self._scored(*padded([row for _, row in rows], self._device))
         owner = torch.tensor(owners, device=self._device)
         sums = found.new_zeros(len(numbers)).index_add(0, owner, -found)
-        counts = [scored[number] for number in numbers]
-        losses = sums / torch.tensor(counts, dtype=sums.dtype, device=self._device)
+        over = [scored[number] for number in numbers]
+        losses = sums / torch.tensor(over, dtype=sums.dtype, device=self._device) * float(counts)
         losses.sum().backward()
+        if self._parted is not None:
+            self._parted.release()
         return dict(zip(numbers, losses.tolist(), strict=True))
+
+    def _summed(self, losses: Mapping[int, float | Failure]) -> dict[int, float | Failure]:
+        """Sum losses and gradients over the workers, once a tick."""
+        if self._ranks.alone or not losses:
+            return dict(losses)
+        whole = torch.tensor(list(losses.values()), dtype=torch.float64, device=self._device)
+        self._ranks.sum([whole, *self._pack.gradient_matrices()])
+        return dict(zip(losses, whole.tolist(), strict=True))
+
+    def _total(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over all workers, of what a retention has seen."""
+        if self._ranks.alone:
+            return statistics
+        summed = {name: tensor.to(self._device).clone() for name, tensor in statistics.items()}
+        self._ranks.sum(list(summed.values()))
+        return summed
 
     def _make_room(self) -> None:
         """Give back what the allocator has kept of a pass that failed."""
@@ -700,19 +810,46 @@ class PackedTrials:
     def _observe(
         self, slot: _Slot, examples: Sequence[Example], name: str
     ) -> Iterator[Observation]:
-        """The derivatives that a retention asks for, of its trial's adapter alone."""
+        """The derivatives that a retention asks for, of its trial's adapter alone; a share each."""
         if not slot.retention.observes:
             return
         count = min(slot.retention.max_examples, len(examples))
         chosen = random.Random(f"{slot.spec.seed}/{name}").sample(list(examples), count)
-        solo: Any = self._pack.solo(slot.number)
+        mine = chosen[self._ranks.rank :: self._ranks.world]
+        # Where the base is parted, nobody may run one example fewer than the others.
+        padding = [chosen[-1]] * (self._ranks.most(count) - len(mine))
+        derivatives = self._derivatives
+        if self._parted is not None and slot.retention.observes == {"gradients"}:
+            derivatives = self._gradients
+        for number, observation in enumerate(derivatives(slot, [*mine, *padding])):
+            if number < len(mine):
+                yield observation
+
+    def _derivatives(self, slot: _Slot, examples: Sequence[Example]) -> Iterator[Observation]:
+        """Whatever derivatives, of a model of the slot's own."""
+        solo: Any = self._solo(slot.number)
         scored = ScoredModel(solo).eval()
         params = curlora.trainable_parameters(solo)
 
         def log_probability(example: Example) -> Tensor:
-            return scored(*padded([scored_example(example)], self._device)).sum()
+            with self._ranks.together():
+                return scored(*padded([scored_example(example)], self._device)).sum()
 
-        yield from observe(solo, log_probability, params, chosen, slot.retention.observes)
+        for found in observe(solo, log_probability, params, examples, slot.retention.observes):
+            if self._parted is not None:
+                self._parted.release_all()
+            yield found
+
+    def _gradients(self, slot: _Slot, examples: Sequence[Example]) -> Iterator[Observation]:
+        """Gradients only, of the pack itself: a DoRA of its own reads weights that are parted."""
+        for example in examples:
+            row = scored_example(example)
+            with self._ranks.together():
+                # Minus the loss, and not divided by the number of tokens.
+                self._pass([(slot.number, row)], {slot.number: -1}, counts=True)
+            found = self._pack.gradients(slot.number)
+            self._pack.zero_gradients(slot.number)
+            yield Observation(gradients=found)
 
     # ------------------------------------------------------------------ scoring
 
@@ -729,7 +866,10 @@ class PackedTrials:
                 wanted[slot.number] = rows
         owners = [number for number, rows in wanted.items() for _ in rows]
         everything = [row for rows in wanted.values() for row in rows]
-        found, failures = self._log_probabilities(everything, owners)
+        if self._ranks.alone:
+            found, failures = self._log_probabilities(everything, owners)
+        else:
+            found, failures = self.shared_log_probabilities(everything, owners), {}
         by_slot: dict[int, list[list[float]]] = {number: [] for number in wanted}
         for number, one in zip(owners, found, strict=True):
             by_slot[number].append(one)
@@ -760,7 +900,9 @@ class PackedTrials:
             if not batch:
                 continue
             chosen = [rows[i] for i in batch]
-            found = attempt(functools.partial(self._score, chosen, [owners[i] for i in batch]))
+            found = self._attempt(
+                functools.partial(self._score, chosen, [owners[i] for i in batch])
+            )
             if not isinstance(found, Failure):
                 for index, values in zip(batch, found, strict=True):
                     result[index] = values
@@ -780,6 +922,54 @@ class PackedTrials:
                 waiting = [batch[:half], batch[half:], *waiting]
         return result, failures
 
+    def shared_log_probabilities(
+        self, rows: Sequence[Scored], owners: Sequence[int]
+    ) -> list[list[float]]:
+        """The log-probabilities of rows, where each worker computes some of every pass.
+
+        Args:
+            rows: All of them, on every worker.
+            owners: The slot of each, or `curlora.packed.BARE`.
+
+        Returns:
+            Of every pick of every row, in nats.
+
+        Raises:
+            RankError: A pass failed.
+        """
+        ends = list(itertools.accumulate((len(row.picks) for row in rows), initial=0))
+        whole = torch.zeros(ends[-1], dtype=torch.float64)
+        with self._ranks.together():
+            for batch in bucketed(rows, self._reading.tokens * self._ranks.world):
+                own, counts = self._ranks.share(sorted(batch, key=lambda i: owners[i]))
+                found = self._score([rows[i] for i in own], [owners[i] for i in own])
+                for index, values in zip(own, found, strict=True) if counts else ():
+                    whole[ends[index] : ends[index + 1]] = torch.tensor(values, dtype=whole.dtype)
+        summed = whole.to(self._device)
+        self._ranks.sum([summed] if len(summed) else [])  # no rows where texts are written
+        flat = summed.tolist()
+        return [flat[ends[i] : ends[i + 1]] for i in range(len(rows))]
+
+    def shared_hidden_states(self, rows: Sequence[Scored]) -> Tensor:
+        """The last hidden state of the bare base at the first pick of every row.
+
+        Args:
+            rows: Each with a pick at least.
+
+        Returns:
+            float32 (rows, hidden), on the CPU.
+        """
+        whole = torch.zeros((len(rows), hidden_size(self._base)), device=self._device)
+        with self._ranks.together(), torch.no_grad():
+            for batch in bucketed(rows, self._reading.tokens * self._ranks.world):
+                own, counts = self._ranks.share(batch)
+                input_ids, places, _ = padded([first_pick(rows[i]) for i in own], self._device)
+                found = self._scored(input_ids, places, None)
+                if counts:
+                    whole[own] = found
+        self._ranks.sum([whole])
+        return whole.cpu()
+
     def _score(self, rows: Sequence[Scored], owners: Sequence[int]) -> list[list[float]]:
         """The log-probabilities of some rows, in one pass."""
         with torch.no_grad(), self._pack.rows(owners):
@@ -788,6 +978,8 @@ class PackedTrials:
 
     def write(self, number: int, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
         """What the model of one slot writes after each prompt."""
+        if not self._ranks.alone:
+            return self._shared_write(number, prompts, task)
         result = [""] * len(prompts)
         waiting = prompt_batches(prompts, task, self._writing.tokens)
         while waiting:
@@ -809,6 +1001,48 @@ class PackedTrials:
             for index, text in zip(batch, texts, strict=True):
                 result[index] = text
         return result
+
+    def _shared_write(
+        self, number: int, prompts: Sequence[Tokens], task: GenerationTask
+    ) -> list[str]:
+        """The same, where each worker writes after some prompts of every batch."""
+        mine: dict[int, str] = {}
+        with self._ranks.together():
+            for batch in prompt_batches(prompts, task, self._writing.tokens * self._ranks.world):
+                own, counts = self._ranks.share(batch)
+                with self._pack.rows([number] * len(own)):
+                    texts = write_batch(
+                        self._base, self._tokenizer, [prompts[i] for i in own], task, self._device,
+                        synced=self._parted is not None,
+                    )  # fmt: skip
+                mine |= dict(zip(own, texts, strict=True)) if counts else {}
+        whole = {index: text for part in self._ranks.parts(mine) for index, text in part.items()}
+        return [whole[index] for index in range(len(prompts))]
+
+
+class BareBase:
+    """The untouched base as the engine that measures row 0; all workers compute a share."""
+
+    def __init__(self, trials: PackedTrials) -> None:
+        """Take the base of a pack.
+
+        Args:
+            trials: Whose; it may hold trials, which wait meanwhile.
+        """
+        self._trials = trials
+        self.scored = trials.scored
+
+    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
+        """The log-probability of every pick of every row."""
+        return self._trials.shared_log_probabilities(rows, [BARE] * len(rows))
+
+    def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
+        """The last hidden state at the first pick of every row: float32 (rows, hidden)."""
+        return self._trials.shared_hidden_states(rows)
+
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+        """What the model writes after each prompt."""
+        return self._trials.write(BARE, prompts, task)
 
 
 def _too_long(failure: Failure, tokens: int) -> Failure:
