@@ -56,12 +56,15 @@ def base_refuses(experiment: Experiment, tasks: Mapping[str, TaskSpec]) -> str |
     return None
 
 
-def trial_refuses(experiment: Experiment, tasks: Mapping[str, TaskSpec]) -> str | None:
+def trial_refuses(
+    experiment: Experiment, tasks: Mapping[str, TaskSpec], workers: int = 1
+) -> str | None:
     """Why a trial cannot be trained in a pack.
 
     Args:
         experiment: The trial's, overrides applied.
         tasks: Task files by name.
+        workers: How many each member of the pool has: `resources.workers` of the sweep.
 
     Returns:
         A sentence, or None where it can.
@@ -69,8 +72,9 @@ def trial_refuses(experiment: Experiment, tasks: Mapping[str, TaskSpec]) -> str 
     refused = base_refuses(experiment, tasks)
     if refused is None and experiment.training.accumulation != 1:
         refused = f"`training.accumulation` is {experiment.training.accumulation}, not 1"
-    if refused is None and experiment.resources.workers != 1:
-        refused = f"it asks for {experiment.resources.workers} workers"
+    if refused is None and experiment.resources.workers != workers:
+        asked = experiment.resources.workers
+        refused = f"it asks for {asked} workers, and a member of the pool has {workers}"
     own = sorted(set(experiment.training.deepspeed) - {"zero_optimization"})
     if refused is None and own:
         refused = f"`training.deepspeed.{own[0]}` is DeepSpeed's, which a pack does not use"

@@ -1,8 +1,8 @@
 """The executor `pool`, seen from the driver: members that live as long as the sweep needs them.
 
-Each member is a Ray Train run of one worker group (`orchestrator.pool_member`): Ray Train places
-it, and starts it anew where it dies. Trials are light Ray Tune trials (`orchestrator.slot_trial`)
-that talk to a member through its mailbox.
+Each member is a Ray Train run of one worker group (`orchestrator.pool_member`) of
+`resources.workers` workers: Ray Train places it, and starts all of it anew where one dies. Trials
+are light Ray Tune trials (`orchestrator.slot_trial`) that talk to a member through its mailbox.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Pool:
                 "mailbox": mailbox,
             },
             scaling_config=ScalingConfig(
-                num_workers=1,
+                num_workers=resources.workers,
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker=per_worker,
             ),

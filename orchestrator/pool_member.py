@@ -1,4 +1,8 @@
-"""A member of the pool: a Ray Train worker that holds the base and steps many trials together.
+"""A member of the pool: Ray Train workers that hold the base and step many trials together.
+
+It has one worker where the base fits onto a device. Several deal the rows of each pass out among
+them, and with ZeRO stage 3 each of them holds a part of the base only; the first one talks to the
+mailbox, decides what depends on time, memory or files, and tells the others.
 
 It lives as long as the sweep. Between ticks it exchanges messages with its mailbox: which trials to
 begin, which to forget, what was measured. A trial is saved at each of its reports, before anything
@@ -17,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.accuracy_matrix import AccuracyMatrix
-from orchestrator.base_model import ModelError, load_base, load_tokenizer
+from orchestrator.base_model import ModelError, load_base, load_tokenizer, partitioned
 from orchestrator.batches import PreparedData
 from orchestrator.continual_loop import (
     DivergedError,
@@ -27,12 +31,13 @@ from orchestrator.continual_loop import (
     run,
 )
 from orchestrator.device_memory import DeviceMemory
-from orchestrator.engine import PlainEngine
+from orchestrator.engine import PartedBase, PlainEngine, zero3_config
 from orchestrator.experiment import Experiment, default_batch_tokens
-from orchestrator.packed_trials import Ended, PackedTrials
+from orchestrator.packed_trials import BareBase, Ended, PackedTrials
+from orchestrator.ranks import ALONE, RankError, Ranks
 from orchestrator.scored_model import check_logits
 from orchestrator.tasks import GenerationTask
-from orchestrator.training import BASE_TRIAL, ProgressFile
+from orchestrator.training import BASE_TRIAL, ProgressFile, prepare_for_deepspeed
 from orchestrator.trial_state import read_state, task_sequence
 
 EXCHANGE_SECONDS = 0.1
@@ -42,7 +47,7 @@ IDLE_SECONDS = 0.05
 
 
 def member_worker(config: dict[str, Any]) -> None:
-    """What the Ray Train worker of a member does: serve its mailbox until that is closed.
+    """What every Ray Train worker of a member does: serve its mailbox until that is closed.
 
     Args:
         config: `experiment` (a document), `folder` (the sweep's), `shared` (a list holding the
@@ -52,6 +57,10 @@ def member_worker(config: dict[str, Any]) -> None:
 
     mailbox = config["mailbox"]
     experiment = Experiment.model_validate(config["experiment"])
+    ranks = ALONE
+    if experiment.resources.workers > 1:
+        prepare_for_deepspeed(experiment)
+        ranks = Ranks.of_group()
     data: PreparedData = ray.get(config["shared"][0])
     incarnation = uuid.uuid4().hex
 
@@ -59,27 +68,38 @@ def member_worker(config: dict[str, Any]) -> None:
         return ray.get(mailbox.exchange.remote(incarnation, said, free))
 
     try:
-        member = Member(experiment, data, Path(config["folder"]))
+        member = Member(experiment, data, Path(config["folder"]), ranks)
     except ModelError as error:
         # Nothing but the same would come of starting anew.
         ray.get(mailbox.lose.remote(str(error)))
         return
-    serve(member, exchange)
+    serve(member, exchange, ranks)
 
 
-def serve(member: Member, exchange: Any) -> None:
+def serve(member: Member, exchange: Any, ranks: Ranks = ALONE) -> None:
     """Work until the mailbox is closed.
 
     Args:
         member: Who works.
-        exchange: Hands over what was said and how many slots are free; gives what to do.
+        exchange: Hands over what was said and how many slots are free; gives what to do. Only the
+            first worker's is called.
+        ranks: The member's workers.
+
+    Raises:
+        RankError: The workers have not all come to the same point, so that nothing of what was
+            said since the last exchange may count.
     """
     said: list[tuple[str, dict[str, Any]]] = []
     last = -EXCHANGE_SECONDS
     while True:
+        if not ranks.alone:
+            _check_agreement(ranks.parts([*member.names, [name for name, _ in said]]))
         now = time.monotonic()
-        if said or not member.busy or now - last >= EXCHANGE_SECONDS:
+        todo = None
+        if ranks.first and (said or not member.busy or now - last >= EXCHANGE_SECONDS):
             todo = exchange(said, member.free)
+        todo = ranks.told(todo)
+        if todo is not None:
             last, said = now, []
             if todo["close"]:
                 return
@@ -92,16 +112,25 @@ def serve(member: Member, exchange: Any) -> None:
             time.sleep(IDLE_SECONDS)
 
 
+def _check_agreement(states: list[Any]) -> None:
+    for rank, state in enumerate(states):
+        if state != states[0]:
+            raise RankError(f"worker {rank} is at {state}, and the first worker at {states[0]}")
+
+
 class Member:
     """The base, the trials that step on it, and those that wait for their turn."""
 
-    def __init__(self, experiment: Experiment, data: PreparedData, folder: Path) -> None:
+    def __init__(
+        self, experiment: Experiment, data: PreparedData, folder: Path, ranks: Ranks = ALONE
+    ) -> None:
         """Load the base.
 
         Args:
             experiment: The sweep's.
             data: Every task and probe.
-            folder: The sweep's folder, where trials are saved.
+            folder: The sweep's folder, where trials are saved; all workers read it.
+            ranks: The member's workers, each of which makes a `Member` and the same calls.
         """
         import torch
 
@@ -111,7 +140,11 @@ class Member:
         device: Any = "cpu"
         if resources.gpus_per_worker:
             device = torch.device("cuda", torch.cuda.current_device())
-        self._base: Any = load_base(experiment.model, experiment.training.precision, device)
+        self._ranks = ranks
+        zero3 = None if ranks.alone else zero3_config(experiment.training)
+        with partitioned(zero3):
+            self._base: Any = load_base(experiment.model, experiment.training.precision, device)
+        self._parted = PartedBase(self._base, zero3) if zero3 is not None else None
         writes = any(isinstance(task.spec, GenerationTask) for task in data.tasks.values())
         self._tokenizer = load_tokenizer(experiment.model) if writes else None
         self._batch_tokens = experiment.data.batch_tokens or default_batch_tokens(
@@ -125,6 +158,12 @@ class Member:
         self._said: list[tuple[str, dict[str, Any]]] = []
         self._progress: dict[str, ProgressFile] = {}
         self._reports: dict[str, list[dict[str, Any]]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The trials that have begun and those that wait."""
+        begun = self._pack.names if self._pack is not None else []
+        return [*begun, *(str(job["trial"]) for job in self._waiting)]
 
     @property
     def free(self) -> int:
@@ -182,14 +221,15 @@ class Member:
         if pack is None or not pack.free:
             return False
         need = pack.bytes_of(experiment)
-        if not self._memory.holds(need):
+        if not all(self._ranks.parts(self._memory.holds(need))):
             if pack.names:
                 return False  # until another has ended
             self._fail(name, *[self._no_room(need)] * 2)
             return True
         self._progress[name] = ProgressFile(self._folder, name)
         checkpoint = self._checkpoint(name)
-        snapshot = checkpoint if (checkpoint / "trial.json").is_file() else None
+        saved = self._ranks.told((checkpoint / "trial.json").is_file())
+        snapshot = checkpoint if saved else None
 
         def hear(report: StageReport, matrix: AccuracyMatrix) -> None:
             self._hear(pack, name, report, matrix)
@@ -234,17 +274,27 @@ class Member:
                 capacity=self._capacity,
                 batch_tokens=self._batch_tokens,
                 tokenizer=self._tokenizer,
+                ranks=self._ranks,
+                parted=self._parted,
             )
         return self._pack
+
+    def _bare_base(self, experiment: Experiment) -> Any:
+        """Who computes row 0."""
+        if self._ranks.alone:
+            return PlainEngine(
+                self._base, experiment.training, batch_tokens=self._batch_tokens,
+                tokenizer=self._tokenizer,
+            )  # fmt: skip
+        pack = self._pack or self._pack_for(experiment)
+        assert pack is not None  # only trials that have begun can be in the way of another pack
+        return BareBase(pack)
 
     def _measure_base(self, experiment: Experiment) -> None:
         """Row 0, on the bare base; trials wait meanwhile."""
         sequence = task_sequence(experiment, self._data)
         file = ProgressFile(self._folder, BASE_TRIAL)
-        engine = PlainEngine(
-            self._base, experiment.training, batch_tokens=self._batch_tokens,
-            tokenizer=self._tokenizer,
-        )  # fmt: skip
+        engine = self._bare_base(experiment)
         try:
             check_logits(engine.scored, self._base.config.get_text_config().vocab_size)
             run(
@@ -254,7 +304,7 @@ class Member:
                 matrix=AccuracyMatrix.empty([task.name for task in sequence.tasks]),
                 start=None,
                 on_report=lambda report, _: self._say_stage(BASE_TRIAL, report, None),
-                on_progress=file.write,
+                on_progress=file.write if self._ranks.first else lambda _: None,
             )
         except (ValueError, DivergedError) as error:
             self._fail(BASE_TRIAL, str(error), traceback.format_exc())
@@ -272,14 +322,17 @@ class Member:
         """Save a trial, then say what it reported."""
         kept = self._checkpoint(name)
         fresh = kept.with_name("checkpoint.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        pack.save(name, fresh)
+        if self._ranks.first:
+            shutil.rmtree(fresh, ignore_errors=True)
         if matrix.complete and report.row is not None:
+            # All workers take part, so nothing that can fail on the first alone comes before it.
             pack.save_adapter(name, fresh / "adapter")
-        # Renaming two folders is not one step: a crash between them repeats the last part.
-        shutil.rmtree(kept, ignore_errors=True)
-        fresh.replace(kept)
+        if self._ranks.first:
+            fresh.mkdir(parents=True, exist_ok=True)
+            pack.save(name, fresh)
+            # Renaming two folders is not one step: a crash between them repeats the last part.
+            shutil.rmtree(kept, ignore_errors=True)
+            fresh.replace(kept)
         self._say_stage(name, report, kept)
 
     def _say_stage(self, name: str, report: StageReport, checkpoint: Path | None) -> None:
@@ -291,7 +344,8 @@ class Member:
             self._reports[name].append(message["report"])
 
     def _tell_progress(self, name: str, progress: Progress) -> None:
-        self._progress[name].write(progress)
+        if self._ranks.first:
+            self._progress[name].write(progress)
 
     def _ended(self, end: Ended) -> None:
         reports = self._reports.pop(end.name)

@@ -96,6 +96,20 @@ class ProgressFile:
 # --- in each Ray Train worker --------------------------------------------------------------------
 
 
+def prepare_for_deepspeed(experiment: Experiment) -> None:
+    """Set what DeepSpeed reads from the environment; before torch or DeepSpeed are imported.
+
+    Args:
+        experiment: What the worker is for.
+    """
+    if experiment.resources.gpus_per_worker == 0:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        keep_in_environment()
+    # DeepSpeed looks for ninja on the path; ours is beside the interpreter. Another version of it
+    # would compile again what `orchestrate doctor --build` has compiled.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
 def train_worker(config: dict[str, Any]) -> None:
     """What every Ray Train worker of a trial does.
 
@@ -107,12 +121,7 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
     experiment = Experiment.model_validate(config["experiment"])
-    if experiment.resources.gpus_per_worker == 0:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        keep_in_environment()
-    # DeepSpeed looks for ninja on the path; ours is beside the interpreter. Another version of it
-    # would compile again what `orchestrate doctor --build` has compiled.
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    prepare_for_deepspeed(experiment)
     import torch
 
     torch.set_num_threads(experiment.resources.cpus_per_worker)

@@ -1,7 +1,5 @@
 import math
-import os
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +26,7 @@ from orchestrator.scored_model import (
     scored_example,
 )
 from orchestrator.tasks import parse_task
+from tests.process_group import in_two_workers
 
 VOCABULARY = 30
 
@@ -388,23 +387,12 @@ def _run_continual(folder, base, case):
     return {"losses": losses, "scores": scores, "resumed": resumed, "again": resumed_scores}
 
 
-def _worker(rank, folder, base, queue):
+def _worker(rank, folder, base):
     """Every case: six steps, a checkpoint after three, the three again from it, a second task."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
-    for name, case in CASES.items():
-        result = _run_case(Path(folder) / name, base, case)
-        if rank == 0:
-            queue.put((name, result))
+    results = {name: _run_case(folder / name, base, case) for name, case in CASES.items()}
     for name, case in CONTINUAL.items():
-        result = _run_continual(Path(folder) / name, base, case)
-        if rank == 0:
-            queue.put((name, result))
-    torch.distributed.destroy_process_group()
+        results[name] = _run_continual(folder / name, base, case)
+    return results
 
 
 def _run_case(folder, base, case):
@@ -461,25 +449,7 @@ def _run_case(folder, base, case):
 def two_workers(tmp_path_factory, tiny_base):
     """What two CPU workers gave in every case."""
     folder = tmp_path_factory.mktemp("two-workers")
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [
-        context.Process(target=_worker, args=(rank, str(folder), str(tiny_base), queue))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    results = {}
-    try:
-        # The first case may wait for DeepSpeed's communication op to be compiled.
-        while len(results) < len(CASES) + len(CONTINUAL):
-            name, result = queue.get(timeout=240)
-            results[name] = result
-    finally:
-        for worker in workers:
-            worker.join(30)
-            worker.kill()
-    return results
+    return in_two_workers(_worker, folder, str(tiny_base))[0]
 
 
 @pytest.mark.slow

@@ -1,9 +1,6 @@
 """A base that is parted among two workers while it is loaded (ZeRO stage 3)."""
 
 import math
-import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +14,7 @@ from orchestrator.encoding import Example
 from orchestrator.engine import DeepSpeedEngine, PlainEngine, zero3_config
 from orchestrator.experiment import ModelSpec, TrainingSpec
 from orchestrator.scored_model import check_logits
+from tests.process_group import in_two_workers
 
 pytestmark = pytest.mark.slow
 
@@ -64,17 +62,8 @@ def whole_parameters(model):
     return sum(p.numel() for p in model.parameters() if not p.requires_grad)
 
 
-def _worker(rank, folder, base, queue):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
-    for kind in KINDS:
-        queue.put((rank, kind, _learn(kind, base, Path(folder) / kind, rank)))
-        torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+def _worker(rank, folder, base):
+    return {kind: _learn(kind, base, folder / kind, rank) for kind in KINDS}
 
 
 def _learn(kind, base, folder, rank):
@@ -118,24 +107,8 @@ def _learn(kind, base, folder, rank):
 def two_workers(tmp_path_factory, tiny_base):
     """What each of two workers saw, by kind; and the folder of their adapters."""
     folder = tmp_path_factory.mktemp("zero3")
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [
-        context.Process(target=_worker, args=(rank, str(folder), str(tiny_base), queue))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    found = {}
-    try:
-        while len(found) < 2 * len(KINDS):
-            rank, kind, result = queue.get(timeout=240)
-            found[kind, rank] = result
-    finally:
-        for worker in workers:
-            worker.join(30)
-            worker.kill()
-    return found, folder
+    results = in_two_workers(_worker, folder, str(tiny_base))
+    return {(kind, rank): results[rank][kind] for kind in KINDS for rank in range(2)}, folder
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,247 @@
+"""Two workers that deal the rows of a pack out between them compute what one of them does."""
+
+import pytest
+import torch
+
+from orchestrator.base_model import load_base, load_tokenizer
+from orchestrator.batches import prepare
+from orchestrator.checkpoints import read_tensors
+from orchestrator.engine import PartedBase, zero3_config
+from orchestrator.experiment import TrainingSpec, load_experiment
+from orchestrator.mailbox import ENDINGS, Mailbox
+from orchestrator.packed_trials import PackedTrials
+from orchestrator.pool_member import Member, serve
+from orchestrator.ranks import ALONE, Ranks
+from orchestrator.training import BASE_TRIAL
+from orchestrator.trial_state import read_state, task_sequence
+from tests.process_group import in_two_workers
+
+pytestmark = pytest.mark.slow
+
+TARGETS = ["q_proj", "v_proj"]
+MIX = {
+    "curlora": ("curlora", 4, "none", 4),
+    # An odd number of rows, and later one row: then a worker has none.
+    "lora": ("lora", 2, "replay", 3),
+    "dora": ("dora", 3, "ewc", 1),
+    "laplace": ("curlora", 2, "laplace", 4),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_base, tiny_tasks, tmp_path_factory):
+    """What all trials have in common."""
+    import yaml
+
+    path = tiny_tasks / "ranks.yaml"
+    document = {
+        "name": "ranks", "model": {"name": str(tiny_base)}, "tasks": ["mood", "being"],
+        "probes": ["prose"], "method": {"adapter": {"kind": "lora", "r": 2}},
+        "training": {"learning_rate": 0.01, "max_length": 48, "precision": "fp32",
+                     "max_grad_norm": 0.5, "schedule": "linear"},
+        "data": {"train_examples": 6, "validation_examples": 5, "probe_tokens": 60,
+                 "probe_context": 32, "rung_examples": 2},
+        "resources": {"executor": "local"},
+        "storage": str(tmp_path_factory.mktemp("ranks")),
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(document))
+    return load_experiment(path)
+
+
+@pytest.fixture(scope="module")
+def trials(loaded):
+    """Every trial's experiment by name, and their data."""
+    made = {}
+    for number, (name, (kind, r, retention, batch)) in enumerate(MIX.items()):
+        strength = {"strength": 20.0, "max_examples": 3} if retention in {"ewc", "laplace"} else {}
+        made[name] = loaded.experiment.with_overrides({
+            "method.adapter": {"kind": kind, "r": r, "target_modules": TARGETS},
+            "method.retention": {"kind": retention} | strength,
+            "training.batch_size": batch, "training.seed": number,
+        })  # fmt: skip
+    return made, prepare(loaded, load_tokenizer(loaded.experiment.model))
+
+
+def learn(pack, trials, data, folder):
+    """What every trial reports; its snapshots and its adapter are put into the folder."""
+    reports, matrices, waiting = {name: [] for name in trials}, {}, list(trials)
+    while waiting or pack.names:
+        while waiting and pack.free:
+            name = waiting.pop(0)
+
+            def hear(report, matrix, name=name):
+                reports[name].append(report)
+                if matrix.complete:
+                    pack.save_adapter(name, folder / name / "adapter")
+                pack.save(name, folder / name / str(len(reports[name])))
+
+            pack.join(name, trials[name], task_sequence(trials[name], data), hear)
+        for end in pack.tick():
+            assert end.matrix is not None, end.details
+            matrices[end.name] = end.matrix.rows[1:]  # row 0 is measured elsewhere
+    return reports, matrices
+
+
+def pack_of(base, ranks=ALONE, **fields):
+    # Passes of so few tokens that some trials need more than one.
+    return PackedTrials(base, TARGETS, capacity=3, batch_tokens=128, ranks=ranks, **fields)
+
+
+class Watched(Ranks):
+    """Says how often this worker had no rows of its own."""
+
+    idle = 0
+
+    def share(self, rows):
+        own, counts = super().share(rows)
+        Watched.idle += not counts
+        return own, counts
+
+
+def _replicated(folder, trials, data):
+    base = load_base(next(iter(trials.values())).model, "fp32").double()
+    return *learn(pack_of(base, Watched.of_group()), trials, data, folder), Watched.idle
+
+
+ZERO_3 = {
+    "zero_optimization": {
+        # So small that every tensor of the base is parted, and none is fetched ahead of its use.
+        "stage": 3,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_prefetch_bucket_size": 0,
+        "stage3_max_reuse_distance": 0,
+    }
+}
+
+
+def _parted(folder, trials, data):
+    base = load_base(next(iter(trials.values())).model, "fp32").double()
+    spec = TrainingSpec(learning_rate=0.01, precision="fp32", batch_size=8, deepspeed=ZERO_3)
+    parted = PartedBase(base, zero3_config(spec))
+    assert whole_numbers(base) == 0
+    pack = pack_of(base, Watched.of_group(), parted=parted)
+    found = *learn(pack, trials, data, folder), Watched.idle
+    left = {n: tuple(p.shape) for n, p in base.named_parameters() if p.numel()}
+    assert not left, left
+    return found
+
+
+def whole_numbers(base):
+    """Numbers of the base that this worker holds whole at the moment."""
+    return sum(p.numel() for p in base.parameters())
+
+
+@pytest.fixture(scope="module")
+def alone(trials, tmp_path_factory):
+    experiments, data = trials
+    folder = tmp_path_factory.mktemp("alone")
+    base = load_base(next(iter(experiments.values())).model, "fp32").double()
+    return learn(pack_of(base), experiments, data, folder), folder
+
+
+WORK = {"replicated": _replicated, "parted": _parted}
+
+
+def _learn_every_way(rank, folder, trials, data, loaded):
+    results = {name: work(folder / name, trials, data) for name, work in WORK.items()}
+    changes = {"resources": POOL | {"workers": 2}, "training.deepspeed": ZERO_3}
+    return results | {"member": served(folder / "member", loaded, data, changes, Ranks.of_group())}
+
+
+@pytest.fixture(scope="module")
+def two_workers(trials, loaded, tmp_path_factory):
+    """What each of two workers saw, in their order; and the folder of what they saved."""
+    folder = tmp_path_factory.mktemp("together")
+    return in_two_workers(_learn_every_way, folder, *trials, loaded), folder
+
+
+@pytest.mark.parametrize("way", WORK)
+def test_two_workers_report_and_save_what_one_does(alone, two_workers, way):
+    (expected, matrices), saved = alone
+    found, folder = two_workers[0], two_workers[1] / way
+    for rank, (got, finished, idle) in enumerate(result[way] for result in found):
+        assert finished == matrices
+        assert (idle > 0) == (rank == 1)
+        for name, reports in expected.items():
+            assert len(got[name]) == len(reports) >= 4
+            for mine, theirs in zip(got[name], reports, strict=True):
+                assert (mine.task, mine.step, mine.tokens) == (
+                    theirs.task, theirs.step, theirs.tokens
+                )  # fmt: skip
+                assert mine.losses == pytest.approx(theirs.losses, rel=2e-6)
+                assert mine.row == pytest.approx(theirs.row, abs=1e-8)
+                assert mine.metrics == theirs.metrics
+                for probe, values in (theirs.probes or {}).items():
+                    assert mine.probes[probe] == pytest.approx(values, abs=1e-6)
+    for name in MIX:
+        for kind in ("weights", "retention"):
+            for wanted in sorted((saved / name).glob(f"*/{kind}.safetensors")):
+                found = read_tensors(folder / wanted.relative_to(saved))
+                assert_same(found, read_tensors(wanted))
+        wanted = saved / name / "adapter" / "adapter_model.safetensors"
+        assert_same(read_tensors(folder / wanted.relative_to(saved)), read_tensors(wanted))
+        last = folder / name / str(len(expected[name]))
+        assert read_state(last).matrix.rows[1:] == matrices[name]
+
+
+def assert_same(found, wanted):
+    assert found.keys() == wanted.keys()
+    for place, tensor in wanted.items():
+        torch.testing.assert_close(found[place], tensor, rtol=1e-8, atol=1e-8)
+
+
+# ------------------------------------------------------------------------------- a whole member
+
+POOL = {"executor": "pool", "slots": 2}
+JOBS = {
+    BASE_TRIAL: {},
+    "curlora": {"method.adapter": {"kind": "curlora", "r": 4, "target_modules": TARGETS}},
+    "lora": {"method.adapter": {"kind": "lora", "r": 2, "target_modules": TARGETS}},
+    # Its layers are others, so it waits until the pack can be made anew.
+    "dora": {"method.adapter": {"kind": "dora", "r": 2, "target_modules": ["k_proj"]}},
+}
+
+
+def served(folder, loaded, data, changes, ranks=ALONE):
+    """What a member says of some jobs, until all have ended; the first worker alone hears it."""
+    box, told = Mailbox(), []
+    for name, overrides in JOBS.items():
+        experiment = loaded.experiment.with_overrides({**changes, **overrides})
+        box.ask({"trial": name, "experiment": experiment.model_dump(mode="json")})
+
+    def exchange(said, free):
+        told.extend(said)
+        if len([name for name, message in told if message["kind"] in ENDINGS]) == len(JOBS):
+            box.close()
+        return box.exchange("member", said, free)
+
+    member = Member(loaded.experiment.with_overrides(changes), data, folder, ranks)
+    serve(member, exchange, ranks)
+    return told
+
+
+def test_a_member_of_two_workers_with_a_parted_base_says_what_one_worker_says(
+    loaded, trials, two_workers, tmp_path
+):
+    expected = served(tmp_path, loaded, trials[1], {"resources": POOL})
+    assert two_workers[0][1]["member"] == []
+    found = two_workers[0][0]["member"]
+    for name in JOBS:
+        wanted = [message for trial, message in expected if trial == name]
+        got = [message for trial, message in found if trial == name]
+        assert [m["kind"] for m in got] == [m["kind"] for m in wanted]
+        assert got[-1]["kind"] == "finished", got[-1]
+        reports = [(m["report"], w["report"]) for m, w in zip(got, wanted, strict=True)
+                   if m["kind"] == "stage"]  # fmt: skip
+        for mine, theirs in reports:
+            assert mine["losses"] == pytest.approx(theirs["losses"], abs=1e-4)
+            assert mine["row"] == theirs["row"]
+            assert mine["head_only"] == theirs["head_only"]
+            for probe, values in (theirs["probes"] or {}).items():
+                assert mine["probes"][probe] == pytest.approx(values, abs=1e-3)
+        if name != BASE_TRIAL:
+            saved = two_workers[1] / "member" / "ray" / name / "checkpoint" / "adapter"
+            adapter = read_tensors(saved / "adapter_model.safetensors")
+            alone = tmp_path / saved.relative_to(two_workers[1] / "member")
+            for place, tensor in read_tensors(alone / "adapter_model.safetensors").items():
+                torch.testing.assert_close(adapter[place], tensor, rtol=0, atol=2e-4)

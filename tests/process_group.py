@@ -1,0 +1,48 @@
+"""Runs a piece of work in two CPU workers of one process group, as Ray Train would start them."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+
+def in_two_workers(work, folder, *arguments, timeout=480):
+    """What `work(rank, folder, *arguments)` gave in each of two workers, in their order."""
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    workers = [
+        context.Process(target=_run, args=(rank, work, str(folder), arguments, queue))
+        for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    results = {}
+    try:
+        # The first may wait for DeepSpeed's communication op to be compiled.
+        while len(results) < len(workers):
+            rank, error, result = queue.get(timeout=timeout)
+            assert error is None, f"worker {rank} failed:\n{error}"
+            results[rank] = result
+    finally:
+        for worker in workers:
+            worker.join(30 if len(results) == len(workers) else 1)
+            worker.kill()
+    return [results[rank] for rank in range(len(workers))]
+
+
+def _run(rank, work, folder, arguments, queue):
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
+    # DeepSpeed looks for ninja on the path; ours is beside the interpreter.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    try:
+        queue.put((rank, None, work(rank, Path(folder), *arguments)))
+        torch.distributed.barrier()
+    except Exception:  # noqa: BLE001 (it is raised again in the test)
+        queue.put((rank, traceback.format_exc(), None))
+    torch.distributed.destroy_process_group()
