@@ -334,9 +334,10 @@ class Driver:
         if name is not None:
             self._waiting.remove(name)
             return name
-        # Trials that the pool cannot hold gather while it works, so that it is shut seldom.
+        # Trials that the pool cannot hold gather while it works, so that it is shut seldom. One
+        # that it could hold waits for a place; the next is better proposed when more is known.
         most = 1 if self.pool is None else max(1, self.pool.places)
-        while len(self._waiting) <= most:
+        while len(self._waiting) <= most and "pool" not in map(self.seat, self._waiting):
             name = self._propose_next()
             if name is None or self._fits(name):
                 return name
