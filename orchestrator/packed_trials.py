@@ -13,8 +13,9 @@ made it fail.
 Several workers (`orchestrator.ranks`) can hold the same slots, each with the whole base, or where
 that is too large with a part of it (`orchestrator.engine.PartedBase`). The rows of every pass are
 dealt out among them, and the adapters' gradients are summed once a tick; all else each of them
-computes for itself, and alike. There a pass that fails on one worker ends them all, because the
-others wait in it: trials go on from their last reports once all have started anew.
+computes for itself, and alike. What fails in a pass on one has failed on all. Only over a parted
+base that ends all of them, because the others wait within the pass: trials go on from their last
+reports once all have started anew.
 """
 
 from __future__ import annotations
@@ -134,11 +135,11 @@ class Failure:
 
 
 class _ToldError(Exception):
-    """A failure of the first worker, as the others are told of it."""
+    """A failure that every worker knows of."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.reason)
-        self.failure = failure
+        self.failure = replace(failure, memory=False)  # of one worker alone it would end them all
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -379,7 +380,7 @@ class PackedTrials:
         if self._parted is None:
             yield
             return
-        with self._ranks.together(), self._parted.readable():
+        with self._parted.readable():
             yield
 
     def _solo(self, number: int) -> Any:
@@ -443,6 +444,27 @@ class PackedTrials:
         if isinstance(found, Failure) and found.memory and not self._ranks.alone:
             raise RankError(f"worker {self._ranks.rank} is out of memory: {found.reason}")
         return found
+
+    def _in_step(self, work: Callable[[], _Result]) -> _Result | Failure:
+        """Do this worker's share of a pass.
+
+        Args:
+            work: What to do.
+
+        Returns:
+            What it returned, or the first worker's failure on whom it failed.
+
+        Raises:
+            RankError: It failed within a pass of a parted base, where other workers wait.
+        """
+        if self._ranks.alone:
+            return attempt(work)
+        if self._parted is not None:
+            with self._ranks.together():
+                return work()
+        found = attempt(work)
+        told = self._ranks.parts(found if isinstance(found, Failure) else None)
+        return next((failure for failure in told if failure is not None), found)
 
     def _is_here(self, slot: _Slot) -> bool:
         """Whether a slot has not been dropped, within a report of its own or of another."""
@@ -679,7 +701,7 @@ class PackedTrials:
         ready = [slot for slot in learners if slot.number in rows]
         for group in self._groups(ready, rows):
             losses |= self._backward(group)
-        losses |= self._summed({s.number: losses[s.number] for s in ready})
+        losses |= self._summed(losses)
         for slot in [s for s in ready if not isinstance(losses[s.number], Failure)]:
             found = self._attempt(functools.partial(self._add_penalty, slot))
             if isinstance(found, Failure):
@@ -729,21 +751,19 @@ class PackedTrials:
         count = sum(len(mine) for _, mine in group)
         if len(group) == 1:
             count = min(count, self._learning.rows(longest) * self._ranks.world)
-        if not self._ranks.alone:
-            with self._ranks.together():
-                return dict(self._passes(group, count))
-        found = self._attempt(functools.partial(self._passes, group, count))
+        found = self._in_step(functools.partial(self._passes, group, count))
         if not isinstance(found, Failure):
             return dict(found)
         for slot, _ in group:
             self._pack.zero_gradients(slot.number)
+        most = self._ranks.most(count)
         if found.memory:
-            self._learning.failed(count, longest)
+            self._learning.failed(most, longest)
             self._make_room()
         if len(group) > 1:
             half = len(group) // 2
             return self._backward(group[:half]) | self._backward(group[half:])
-        if found.memory and count > 1:
+        if found.memory and most > 1:
             return self._backward(group)
         return {group[0][0].number: _too_long(found, longest)}
 
@@ -777,11 +797,12 @@ class PackedTrials:
 
     def _summed(self, losses: Mapping[int, float | Failure]) -> dict[int, float | Failure]:
         """Sum losses and gradients over the workers, once a tick."""
-        if self._ranks.alone or not losses:
-            return dict(losses)
-        whole = torch.tensor(list(losses.values()), dtype=torch.float64, device=self._device)
+        found = {n: loss for n, loss in losses.items() if not isinstance(loss, Failure)}
+        if self._ranks.alone or not found:
+            return {**found}
+        whole = torch.tensor(list(found.values()), dtype=torch.float64, device=self._device)
         self._ranks.sum([whole, *self._pack.gradient_matrices()])
-        return dict(zip(losses, whole.tolist(), strict=True))
+        return dict(zip(found, whole.tolist(), strict=True))
 
     def _total(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums over all workers, of what a retention has seen."""
@@ -832,24 +853,34 @@ class PackedTrials:
         params = curlora.trainable_parameters(solo)
 
         def log_probability(example: Example) -> Tensor:
-            with self._ranks.together():
-                return scored(*padded([scored_example(example)], self._device)).sum()
+            return scored(*padded([scored_example(example)], self._device)).sum()
 
-        for found in observe(solo, log_probability, params, examples, slot.retention.observes):
+        what = slot.retention.observes
+        # What it refuses it refuses on every worker; in a pass of a parted base nothing may be.
+        list(observe(solo, log_probability, params, [], what))
+        found = observe(solo, log_probability, params, examples, what)
+        for _ in examples:
+            observation = self._observed(functools.partial(next, found))
             if self._parted is not None:
                 self._parted.release_all()
-            yield found
+            yield observation
 
     def _gradients(self, slot: _Slot, examples: Sequence[Example]) -> Iterator[Observation]:
         """Gradients only, of the pack itself: a DoRA of its own reads weights that are parted."""
         for example in examples:
-            row = scored_example(example)
-            with self._ranks.together():
-                # Minus the loss, and not divided by the number of tokens.
-                self._pass([(slot.number, row)], {slot.number: -1}, counts=True)
+            row = (slot.number, scored_example(example))
+            # Minus the loss, and not divided by the number of tokens.
+            work = functools.partial(self._pass, [row], {slot.number: -1}, counts=True)
+            self._observed(work)
             found = self._pack.gradients(slot.number)
             self._pack.zero_gradients(slot.number)
             yield Observation(gradients=found)
+
+    def _observed(self, work: Callable[[], _Result]) -> _Result:
+        found = self._in_step(work)
+        if isinstance(found, Failure):
+            raise _ToldError(found)
+        return found
 
     # ------------------------------------------------------------------ scoring
 
@@ -866,10 +897,7 @@ class PackedTrials:
                 wanted[slot.number] = rows
         owners = [number for number, rows in wanted.items() for _ in rows]
         everything = [row for rows in wanted.values() for row in rows]
-        if self._ranks.alone:
-            found, failures = self._log_probabilities(everything, owners)
-        else:
-            found, failures = self.shared_log_probabilities(everything, owners), {}
+        found, failures = self.log_probabilities(everything, owners)
         by_slot: dict[int, list[list[float]]] = {number: [] for number in wanted}
         for number, one in zip(owners, found, strict=True):
             by_slot[number].append(one)
@@ -886,72 +914,66 @@ class PackedTrials:
         slot.meter.evaluate(request.task, len(items))
         return answer
 
-    def _log_probabilities(
+    def log_probabilities(
         self, rows: Sequence[Scored], owners: Sequence[int]
     ) -> tuple[list[list[float]], dict[int, Failure]]:
-        """The log-probabilities of every row, and of which slots some could not be computed."""
-        result: list[list[float]] = [[] for _ in rows]
-        failures: dict[int, Failure] = {}
-        waiting = bucketed(rows, self._reading.tokens)
-        while waiting:
-            # Rows of a slot are neighbours.
-            batch = sorted(waiting.pop(0), key=lambda i: owners[i])
-            batch = [i for i in batch if owners[i] not in failures]
-            if not batch:
-                continue
-            chosen = [rows[i] for i in batch]
-            found = self._attempt(
-                functools.partial(self._score, chosen, [owners[i] for i in batch])
-            )
-            if not isinstance(found, Failure):
-                for index, values in zip(batch, found, strict=True):
-                    result[index] = values
-                continue
-            longest = max(len(row.tokens) for row in chosen)
-            if found.memory:
-                self._reading.failed(len(batch), longest)
-                self._make_room()
-            if len(batch) == 1:
-                failures[owners[batch[0]]] = _too_long(found, longest)
-            elif found.memory:
-                left = [i for one in (batch, *waiting) for i in one]
-                again = bucketed([rows[i] for i in left], self._reading.tokens)
-                waiting = [[left[place] for place in one] for one in again]
-            else:
-                half = len(batch) // 2
-                waiting = [batch[:half], batch[half:], *waiting]
-        return result, failures
-
-    def shared_log_probabilities(
-        self, rows: Sequence[Scored], owners: Sequence[int]
-    ) -> list[list[float]]:
-        """The log-probabilities of rows, where each worker computes some of every pass.
+        """The log-probability of every pick of every row; a collective.
 
         Args:
             rows: All of them, on every worker.
             owners: The slot of each, or `curlora.packed.BARE`.
 
         Returns:
-            Of every pick of every row, in nats.
+            By row, in nats; and of which slots some could not be computed, and why.
 
         Raises:
-            RankError: A pass failed.
+            RankError: There are several workers, and a pass over a parted base has failed on one.
         """
-        ends = list(itertools.accumulate((len(row.picks) for row in rows), initial=0))
-        whole = torch.zeros(ends[-1], dtype=torch.float64)
-        with self._ranks.together():
-            for batch in bucketed(rows, self._reading.tokens * self._ranks.world):
-                own, counts = self._ranks.share(sorted(batch, key=lambda i: owners[i]))
-                found = self._score([rows[i] for i in own], [owners[i] for i in own])
+        result: list[list[float]] = [[] for _ in rows]
+        failures: dict[int, Failure] = {}
+        waiting = bucketed(rows, self._reading.tokens * self._ranks.world)
+        while waiting:
+            # Rows of a slot are neighbours.
+            batch = sorted(waiting.pop(0), key=lambda i: owners[i])
+            batch = [i for i in batch if owners[i] not in failures]
+            if not batch:
+                continue
+            own, counts = self._ranks.share(batch)
+            chosen = [rows[i] for i in own]
+            found = self._in_step(functools.partial(self._score, chosen, [owners[i] for i in own]))
+            if not isinstance(found, Failure):
                 for index, values in zip(own, found, strict=True) if counts else ():
-                    whole[ends[index] : ends[index + 1]] = torch.tensor(values, dtype=whole.dtype)
-        summed = whole.to(self._device)
-        self._ranks.sum([summed] if len(summed) else [])  # no rows where texts are written
-        flat = summed.tolist()
-        return [flat[ends[i] : ends[i + 1]] for i in range(len(rows))]
+                    result[index] = values
+                continue
+            longest = max(len(rows[i].tokens) for i in batch)
+            most = self._ranks.most(len(batch))
+            if found.memory:
+                self._reading.failed(most, longest)
+                self._make_room()
+            if len(batch) == 1:
+                failures[owners[batch[0]]] = _too_long(found, longest)
+            elif found.memory and most > 1:
+                left = [i for one in (batch, *waiting) for i in one]
+                tokens = self._reading.tokens * self._ranks.world
+                again = bucketed([rows[i] for i in left], tokens)
+                waiting = [[left[place] for place in one] for one in again]
+            else:
+                half = len(batch) // 2
+                waiting = [batch[:half], batch[half:], *waiting]
+        return self._gathered(result, [len(row.picks) for row in rows]), failures
 
-    def shared_hidden_states(self, rows: Sequence[Scored]) -> Tensor:
-        """The last hidden state of the bare base at the first pick of every row.
+    def _gathered(self, mine: list[list[float]], sizes: Sequence[int]) -> list[list[float]]:
+        """The values of all rows, of which each worker has computed some."""
+        if self._ranks.alone:
+            return mine
+        flat = [value for one, n in zip(mine, sizes, strict=True) for value in one or [0.0] * n]
+        whole = torch.tensor(flat, dtype=torch.float64, device=self._device)
+        self._ranks.sum([whole] if flat else [])  # no rows where texts are written
+        values = iter(whole.tolist())
+        return [list(itertools.islice(values, n)) for n in sizes]
+
+    def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
+        """The last hidden state of the bare base at the first pick of every row; a collective.
 
         Args:
             rows: Each with a pick at least.
@@ -977,47 +999,33 @@ class PackedTrials:
         return [list(itertools.islice(values, len(row.picks))) for row in rows]
 
     def write(self, number: int, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
-        """What the model of one slot writes after each prompt."""
-        if not self._ranks.alone:
-            return self._shared_write(number, prompts, task)
-        result = [""] * len(prompts)
-        waiting = prompt_batches(prompts, task, self._writing.tokens)
+        """What the model of one slot writes after each prompt; a collective."""
+        mine: dict[int, str] = {}
+        waiting = prompt_batches(prompts, task, self._writing.tokens * self._ranks.world)
         while waiting:
             batch = waiting.pop(0)
-            chosen = [prompts[i] for i in batch]
-            try:
-                with self._pack.rows([number] * len(batch)):
-                    texts = write_batch(self._base, self._tokenizer, chosen, task, self._device)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or len(batch) == 1:
-                    raise
-                texts = None
-            if texts is None:  # outside of `except`, where the error would keep the pass's tensors
-                self._make_room()
-                self._writing.tokens = max(1, self._writing.tokens // 2)
-                half = len(batch) // 2
-                waiting = [batch[:half], batch[half:], *waiting]
+            own, counts = self._ranks.share(batch)
+            chosen = [prompts[i] for i in own]
+            found = self._in_step(functools.partial(self._written, number, chosen, task))
+            if not isinstance(found, Failure):
+                mine |= dict(zip(own, found, strict=True)) if counts else {}
                 continue
-            for index, text in zip(batch, texts, strict=True):
-                result[index] = text
-        return result
-
-    def _shared_write(
-        self, number: int, prompts: Sequence[Tokens], task: GenerationTask
-    ) -> list[str]:
-        """The same, where each worker writes after some prompts of every batch."""
-        mine: dict[int, str] = {}
-        with self._ranks.together():
-            for batch in prompt_batches(prompts, task, self._writing.tokens * self._ranks.world):
-                own, counts = self._ranks.share(batch)
-                with self._pack.rows([number] * len(own)):
-                    texts = write_batch(
-                        self._base, self._tokenizer, [prompts[i] for i in own], task, self._device,
-                        synced=self._parted is not None,
-                    )  # fmt: skip
-                mine |= dict(zip(own, texts, strict=True)) if counts else {}
+            if not found.memory or len(batch) == 1:
+                raise _ToldError(found)
+            self._make_room()
+            self._writing.tokens = max(1, self._writing.tokens // 2)
+            half = len(batch) // 2
+            waiting = [batch[:half], batch[half:], *waiting]
         whole = {index: text for part in self._ranks.parts(mine) for index, text in part.items()}
         return [whole[index] for index in range(len(prompts))]
+
+    def _written(self, number: int, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+        """The texts of one batch."""
+        synced = self._parted is not None
+        with self._pack.rows([number] * len(prompts)):
+            return write_batch(
+                self._base, self._tokenizer, prompts, task, self._device, synced=synced
+            )
 
 
 class BareBase:
@@ -1034,11 +1042,14 @@ class BareBase:
 
     def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
         """The log-probability of every pick of every row."""
-        return self._trials.shared_log_probabilities(rows, [BARE] * len(rows))
+        found, failures = self._trials.log_probabilities(rows, [BARE] * len(rows))
+        if failures:
+            raise RuntimeError(f"The base cannot be measured: {failures[BARE].reason}.")
+        return found
 
     def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
         """The last hidden state at the first pick of every row: float32 (rows, hidden)."""
-        return self._trials.shared_hidden_states(rows)
+        return self._trials.hidden_states(rows)
 
     def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
         """What the model writes after each prompt."""

@@ -1,5 +1,8 @@
 """Two workers that deal the rows of a pack out between them compute what one of them does."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -62,8 +65,11 @@ def trials(loaded):
     return made, prepare(loaded, load_tokenizer(loaded.experiment.model))
 
 
-def learn(pack, trials, data, folder):
-    """What every trial reports; its snapshots and its adapter are put into the folder."""
+def learn(pack, trials, data, folder, break_it=lambda pack: None):
+    """What every trial reports, and its scores or why it failed.
+
+    Its snapshots and its adapter are put into the folder.
+    """
     reports, matrices, waiting = {name: [] for name in trials}, {}, list(trials)
     while waiting or pack.names:
         while waiting and pack.free:
@@ -76,9 +82,10 @@ def learn(pack, trials, data, folder):
                 pack.save(name, folder / name / str(len(reports[name])))
 
             pack.join(name, trials[name], task_sequence(trials[name], data), hear)
+            break_it(pack)
         for end in pack.tick():
-            assert end.matrix is not None, end.details
-            matrices[end.name] = end.matrix.rows[1:]  # row 0 is measured elsewhere
+            # Row 0 is measured elsewhere.
+            matrices[end.name] = end.matrix.rows[1:] if end.matrix else end.reason
     return reports, matrices
 
 
@@ -126,6 +133,30 @@ def _parted(folder, trials, data):
     return found
 
 
+def _failing(folder, trials, data):
+    """A row of the second worker is wrong, and there is memory for two rows at a time there."""
+    ranks = Ranks.of_group()
+    base = load_base(next(iter(trials.values())).model, "fp32").double()
+    failed = []
+
+    def allocate(_, args, kwargs):
+        if ranks.rank == 1 and kwargs["input_ids"].shape[0] > 2:
+            failed.append(kwargs["input_ids"].shape[0])
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    base.model.register_forward_pre_hook(allocate, with_kwargs=True)
+
+    def break_row(pack):
+        if "lora" in pack.names:
+            slot = pack._slot("lora")
+            first, second, third = slot.request.examples
+            wrong = replace(second, tokens=(10_000, *second.tokens[1:]))
+            slot.request = replace(slot.request, examples=(first, wrong, third))
+
+    some = {name: trials[name] for name in ("curlora", "lora")}
+    return *learn(pack_of(base, ranks), some, data, folder, break_row), len(failed)
+
+
 def whole_numbers(base):
     """Numbers of the base that this worker holds whole at the moment."""
     return sum(p.numel() for p in base.parameters())
@@ -143,7 +174,8 @@ WORK = {"replicated": _replicated, "parted": _parted}
 
 
 def _learn_every_way(rank, folder, trials, data, loaded):
-    results = {name: work(folder / name, trials, data) for name, work in WORK.items()}
+    ways = {**WORK, "failing": _failing}
+    results = {name: work(folder / name, trials, data) for name, work in ways.items()}
     changes = {"resources": POOL | {"workers": 2}, "training.deepspeed": ZERO_3}
     return results | {"member": served(folder / "member", loaded, data, changes, Ranks.of_group())}
 
@@ -182,6 +214,20 @@ def test_two_workers_report_and_save_what_one_does(alone, two_workers, way):
         assert_same(read_tensors(folder / wanted.relative_to(saved)), read_tensors(wanted))
         last = folder / name / str(len(expected[name]))
         assert read_state(last).matrix.rows[1:] == matrices[name]
+
+
+def test_what_fails_on_one_worker_fails_on_both_and_harms_no_other_trial(alone, two_workers):
+    (expected, matrices), saved = alone
+    results, folder = two_workers
+    assert [result["failing"][2] for result in results] == [0, pytest.approx(2, abs=1)]
+    for got, finished, _ in (result["failing"] for result in results):
+        assert finished["lora"].startswith("IndexError: ")
+        assert finished["curlora"] == matrices["curlora"]
+        for mine, theirs in zip(got["curlora"], expected["curlora"], strict=True):
+            assert mine.losses == pytest.approx(theirs.losses, rel=2e-6)
+            assert mine.metrics == theirs.metrics
+    wanted = Path("curlora") / str(len(expected["curlora"])) / "weights.safetensors"
+    assert_same(read_tensors(folder / "failing" / wanted), read_tensors(saved / wanted))
 
 
 def assert_same(found, wanted):
