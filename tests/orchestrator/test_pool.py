@@ -88,10 +88,6 @@ def test_a_sweep_in_a_pool_whose_member_is_killed_measures_what_a_sweep_in_turns
         if line["event"] == "stage_report"
     ]
     assert len(stages) == len(set(stages))  # nothing is told twice, though some was done twice
-    # Trials of the pool report in between one another, not one after the other.
-    order = [trial for trial, _, _ in stages]
-    assert order.index("t002") < len(order) - order[::-1].index("t001")
-    assert order.index("t001") < len(order) - order[::-1].index("t002")
     assert not wait_until_clean()
 
 
