@@ -13,6 +13,7 @@ from orchestrator.engine import PartedBase, zero3_config
 from orchestrator.experiment import TrainingSpec, load_experiment
 from orchestrator.mailbox import ENDINGS, Mailbox
 from orchestrator.packed_trials import PackedTrials
+from orchestrator.packing import trial_refuses
 from orchestrator.pool_member import Member, serve
 from orchestrator.ranks import ALONE, Ranks
 from orchestrator.training import BASE_TRIAL
@@ -234,6 +235,12 @@ def assert_same(found, wanted):
     assert found.keys() == wanted.keys()
     for place, tensor in wanted.items():
         torch.testing.assert_close(found[place], tensor, rtol=1e-8, atol=1e-8)
+
+
+def test_a_trial_is_packed_where_its_workers_are_those_of_a_member(loaded):
+    two = loaded.experiment.with_overrides({"resources": POOL | {"workers": 2}})
+    assert trial_refuses(two, loaded.tasks, workers=2) is None
+    assert "a member of the pool has 1" in str(trial_refuses(two, loaded.tasks))
 
 
 # ------------------------------------------------------------------------------- a whole member
