@@ -51,7 +51,7 @@ def fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
     """
     if resources.executor == "local":
         return Fit(1, "executor local: one trial at a time in one process")
-    if resources.executor == "pool" and resources.workers == 1:
+    if resources.executor == "pool":
         return _fit_of_pool(resources, cpus=cpus, gpus=gpus)
     need_cpus = resources.workers * resources.cpus_per_worker
     need_gpus = resources.workers * resources.gpus_per_worker
@@ -71,18 +71,19 @@ def fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
 
 def _fit_of_pool(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
     wanted, slots = pool_members(resources, cpus=cpus, gpus=gpus), resources.slots
-    need = f"{resources.cpus_per_worker} CPU"
-    held = cpus // resources.cpus_per_worker
+    workers, each = resources.workers, resources.cpus_per_worker
+    held = cpus // (workers * each)
+    need = f"{workers} worker(s) x {each} CPU = {workers * each} CPUs"
     have = f"{cpus:g} CPUs"
     if resources.gpus_per_worker:
-        need += f" and {resources.gpus_per_worker} GPU"
+        need += f" and {workers * resources.gpus_per_worker} GPUs"
         have += f" and {gpus:g} GPUs"
-        held = min(held, gpus // resources.gpus_per_worker)
-    fits = held >= wanted
+        held = min(held, gpus // (workers * resources.gpus_per_worker))
+    at_once = wanted * slots if held >= wanted else 0
     return Fit(
-        wanted * slots if fits else 0,
-        f"executor pool: {wanted} member(s) of {need} each with {slots} slots; the cluster has "
-        f"{have}: {wanted * slots if fits else 0} trial(s) at a time",
+        at_once,
+        f"each of {wanted} member(s) of the pool needs {need} and has {slots} slots; the cluster "
+        f"has {have}: {at_once} trial(s) at a time",
     )
 
 
@@ -101,8 +102,8 @@ def pool_members(resources: ResourceSpec, *, cpus: float, gpus: float) -> int:
     if resources.members is not None:
         return resources.members
     if resources.gpus_per_worker:
-        return max(1, int(gpus // resources.gpus_per_worker))
-    return max(1, int(cpus // resources.cpus_per_worker))
+        return max(1, int(gpus // (resources.workers * resources.gpus_per_worker)))
+    return max(1, int(cpus // (resources.workers * resources.cpus_per_worker)))
 
 
 def required_fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:

@@ -350,8 +350,12 @@ class Driver:
             return "train"
         experiment = self.trial_experiment(name)
         specs = {task: prepared.spec for task, prepared in self.data.tasks.items()}
-        refuses = base_refuses if name == BASE_TRIAL else trial_refuses
-        return "pool" if refuses(experiment, specs) is None else "train"
+        if name == BASE_TRIAL:
+            refused = base_refuses(experiment, specs)
+        else:
+            workers = self.experiment.resources.workers
+            refused = trial_refuses(experiment, specs, workers=workers)
+        return "pool" if refused is None else "train"
 
     def _row_0(self) -> list[float | None] | None:
         """What trials are compared with, by task; None until it is measured."""

@@ -229,7 +229,8 @@ def _alone(loaded: LoadedExperiment) -> dict[str, str]:
     found: dict[str, str] = {}
     for method in possible_methods(loaded.experiment):
         trial = loaded.experiment.model_copy(update={"method": method})
-        reason = trial_refuses(trial, loaded.tasks)
+        workers = loaded.experiment.resources.workers
+        reason = trial_refuses(trial, loaded.tasks, workers=workers)
         if reason is not None:
             found[method.name] = reason
     return found
@@ -503,6 +504,7 @@ def _warnings(plan: Plan, experiment: Experiment) -> list[str]:
 
         machine, light = plan.machine, plan.at_once * LIGHT_TRIAL_BYTES
         at_once = pool_members(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
+        at_once *= experiment.resources.workers
     on_gpu = experiment.resources.gpus_per_worker > 0
     if need is not None and memory is not None and not on_gpu and need * at_once + light > memory:
         total = need * at_once + light
