@@ -65,11 +65,12 @@ def experiment(folder: Path) -> tuple[Experiment, PreparedData]:
         "method": {"adapter": {"kind": "lora", "r": 8, "target_modules": TARGETS}},
         "training": {"batch_size": 4, "max_length": 64, "precision": "bf16"},
         "data": {"train_examples": 48, "validation_examples": 100, "rung_examples": 2},
+        "objectives": {"gain": "max"}, "champion": {"maximize": "gain", "subject_to": {}},
         "resources": {"executor": "local"}, "storage": str(folder),
     }  # fmt: skip
     path = folder / "bf16.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    loaded = load_experiment(path, data_root=ROOT / ".demo" / "data")
+    loaded = load_experiment(path)
     return loaded.experiment, prepare(loaded, load_tokenizer(loaded.experiment.model))
 
 
