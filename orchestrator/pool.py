@@ -92,7 +92,9 @@ class Pool:
         except Exception as error:  # noqa: BLE001 (trials must not wait for this member)
             lines = str(error).strip().splitlines()
             reason = lines[-1] if lines else repr(error)
-        mailbox.lose.remote(reason)
+        # After the end nobody asks, and a call would start another Ray if this one has been left.
+        if self.mailboxes:
+            mailbox.lose.remote(reason)
 
     def _trainer(self, number: int, mailbox: Any) -> Any:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -149,10 +151,10 @@ class Pool:
         import ray
 
         self.shut()
+        ending, self.mailboxes = self.mailboxes, []
         self._join_threads()
-        for mailbox in self.mailboxes:
+        for mailbox in ending:
             ray.kill(mailbox)
-        self.mailboxes = []
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def assign(self, trial: str) -> int:
