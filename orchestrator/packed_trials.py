@@ -38,7 +38,7 @@ from torch import Tensor
 import curlora
 from curlora.adapters import adapter_kind
 from curlora.curvature import adapted_layers, observe
-from curlora.packed import BARE, PACKED_KINDS, Moments, PackedModel
+from curlora.packed import BARE, Moments, PackedModel
 from curlora.retention import RETENTIONS
 from curlora.retention.protocol import Observation, Retention
 from curlora.retention.sizes import state_size
@@ -69,8 +69,9 @@ from orchestrator.encoding import Example, Tokens
 from orchestrator.engine import RETENTION_FILE, WEIGHTS_FILE, PartedBase
 from orchestrator.evaluation import score
 from orchestrator.experiment import Experiment, TrainingSpec
-from orchestrator.methods import MethodSpec, adapter_options, retention_options
+from orchestrator.methods import adapter_options, retention_options
 from orchestrator.optimisation import schedule_factor
+from orchestrator.packing import packing_refuses
 from orchestrator.ranks import ALONE, RankError, Ranks
 from orchestrator.scored_model import (
     ScoredModel,
@@ -84,31 +85,10 @@ from orchestrator.tasks import GenerationTask
 from orchestrator.trial_state import TrialState, fresh_state, read_state, write_state
 from orchestrator.writing import prompt_batches, write_batch
 
-PACKED_RETENTIONS = ("none", "ewc", "laplace", "replay")
-"""What may protect earlier tasks in a pack."""
 SAME_LENGTH = 0.6
 """Slots whose longest rows differ by no more than this factor are padded to the same length."""
 _OPTIMIZER_FILE = "optimizer-rank0.safetensors"
 _ENGINE_FILE = "engine.json"
-
-
-def packing_refuses(method: MethodSpec) -> str | None:
-    """Why a method cannot be trained in a pack.
-
-    Args:
-        method: The method.
-
-    Returns:
-        A sentence, or None where it can.
-    """
-    adapter, retention = method.adapter, method.retention.kind
-    if adapter.kind not in PACKED_KINDS:
-        return f"the adapter {adapter.kind!r} is not one of {', '.join(PACKED_KINDS)}"
-    if getattr(adapter, "dropout", 0.0):
-        return "dropout would depend on who else is in the pack"
-    if retention not in PACKED_RETENTIONS:
-        return f"the retention {retention!r} is not one of {', '.join(PACKED_RETENTIONS)}"
-    return None
 
 
 @dataclass(frozen=True)

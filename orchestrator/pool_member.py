@@ -217,6 +217,13 @@ class Member:
         if name == BASE_TRIAL:
             self._measure_base(experiment)
             return True
+        try:
+            return self._let_join(name, experiment)
+        except ValueError as error:  # of this trial's settings: the others go on
+            self._fail(name, str(error), traceback.format_exc())
+            return True
+
+    def _let_join(self, name: str, experiment: Experiment) -> bool:
         pack = self._pack_for(experiment)
         if pack is None or not pack.free:
             return False
@@ -238,14 +245,8 @@ class Member:
         if snapshot is not None:
             self._reports[name] = [r.as_document() for r in read_state(snapshot).reports]
         self._said.append((name, {"kind": "ready", "worker_pid": os.getpid()}))
-        try:
-            ended = pack.join(
-                name, experiment, task_sequence(experiment, self._data), hear, snapshot
-            )
-        except ValueError as error:
-            self._fail(name, str(error), traceback.format_exc())
-            return True
-        for end in ended:
+        sequence = task_sequence(experiment, self._data)
+        for end in pack.join(name, experiment, sequence, hear, snapshot):
             self._ended(end)
         return True
 

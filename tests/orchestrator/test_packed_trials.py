@@ -16,7 +16,8 @@ from orchestrator.continual_loop import Start, learn_sequence, run
 from orchestrator.engine import PlainEngine
 from orchestrator.experiment import load_experiment
 from orchestrator.methods import adapter_options, retention_options
-from orchestrator.packed_trials import PackedTrials, packing_refuses
+from orchestrator.packed_trials import PackedTrials
+from orchestrator.packing import PACKED_ADAPTERS, packing_refuses
 from orchestrator.trial_state import read_state, task_sequence
 
 TARGETS = ["q_proj", "v_proj"]
@@ -169,6 +170,7 @@ def test_what_cannot_be_packed_is_said(world):
             pack.join("t", experiment, task_sequence(experiment, data), lambda *_: None)
         assert pack.free == 1
     assert all(packing_refuses(e.method) is None for e in trials.values())
+    assert PACKED_ADAPTERS == curlora.packed.PACKED_KINDS
 
 
 # ------------------------------------------------------------------------------------- snapshots
