@@ -163,6 +163,7 @@ class Driver:
         self.capacity = Capacity()
         self.pool: Seats | None = None
         """Where trials that can be packed run; None: each has workers of its own."""
+        self._seats: dict[str, str] = {}
         self.scheduled = False
         """Whether a scheduler of Ray Tune may stop trials."""
         for line in journal.lines:
@@ -348,6 +349,11 @@ class Driver:
         """Where a trial runs: "pool" or "train" (workers of its own)."""
         if self.pool is None:
             return "train"
+        if name not in self._seats:
+            self._seats[name] = self._choose_seat(name)
+        return self._seats[name]
+
+    def _choose_seat(self, name: str) -> str:
         experiment = self.trial_experiment(name)
         specs = {task: prepared.spec for task, prepared in self.data.tasks.items()}
         if name == BASE_TRIAL:

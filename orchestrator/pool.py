@@ -49,6 +49,7 @@ class Pool:
         ]
         self._one = resources
         self._threads: list[threading.Thread] = []
+        self._ending: Sequence[threading.Thread] = ()
         self._starts = 0
         self._member_of: dict[str, int] = {}
 
@@ -97,15 +98,12 @@ class Pool:
             mailbox.lose.remote(reason)
 
     def _trainer(self, number: int, mailbox: Any) -> Any:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train import FailureConfig, RunConfig
+        from ray.train.torch import TorchTrainer
 
         from orchestrator.pool_member import member_worker
+        from orchestrator.training import worker_group
 
-        resources = self._one
-        per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
-        if resources.gpus_per_worker:
-            per_worker["GPU"] = resources.gpus_per_worker
         return TorchTrainer(
             member_worker,
             train_loop_config={
@@ -114,12 +112,7 @@ class Pool:
                 "shared": self._shared,
                 "mailbox": mailbox,
             },
-            scaling_config=ScalingConfig(
-                num_workers=resources.workers,
-                use_gpu=resources.gpus_per_worker > 0,
-                resources_per_worker=per_worker,
-            ),
-            torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+            **worker_group(self._one),
             run_config=RunConfig(
                 name=f"member-{number}-{self._starts}",
                 storage_path=str(self._folder),
@@ -138,8 +131,6 @@ class Pool:
         for mailbox in self.mailboxes:
             mailbox.close.remote()
         self._ending, self._threads = self._threads, []
-
-    _ending: Sequence[threading.Thread] = ()
 
     def _join_threads(self) -> None:
         for thread in self._ending:

@@ -34,7 +34,7 @@ from orchestrator.continual_loop import (
     measure_base,
     run,
 )
-from orchestrator.experiment import Experiment
+from orchestrator.experiment import Experiment, ResourceSpec
 from orchestrator.journal import without_nan
 from orchestrator.methods import CordaSettings, adapter_options, retention_options
 from orchestrator.tasks import GenerationTask
@@ -309,6 +309,31 @@ def _learn(
 # --- in the Ray Tune trial -----------------------------------------------------------------------
 
 
+def worker_group(resources: ResourceSpec) -> dict[str, Any]:
+    """What Ray Train is told of the workers of a trial, or of a member of the pool.
+
+    Args:
+        resources: Their number and what each has.
+
+    Returns:
+        `scaling_config` and `torch_config` of a `TorchTrainer`.
+    """
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchConfig
+
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        per_worker["GPU"] = resources.gpus_per_worker
+    return {
+        "scaling_config": ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=per_worker,
+        ),
+        "torch_config": TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+    }
+
+
 def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> None:
     """One trial: starts its Ray Train workers and passes their reports on to Ray Tune.
 
@@ -324,17 +349,13 @@ def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> N
         ControllerError,
         FailureConfig,
         RunConfig,
-        ScalingConfig,
         WorkerGroupError,
     )
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     experiment = Experiment.model_validate(config["experiment"])
     resources = experiment.resources
-    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        per_worker["GPU"] = resources.gpus_per_worker
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -343,12 +364,7 @@ def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> N
             "folder": config["folder"],
             "shared": shared,
         },
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker=per_worker,
-        ),
-        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        **worker_group(resources),
         run_config=RunConfig(
             name=config["trial"],
             storage_path=str(Path(config["folder"]) / "ray"),
