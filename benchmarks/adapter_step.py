@@ -20,7 +20,6 @@ import ctypes
 import gc
 import json
 import os
-import platform
 import random
 import re
 import statistics
@@ -28,8 +27,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +34,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from peft import LoraConfig, get_peft_model
+from results_page import ROOT, machine, write_section
+from results_page import table as markdown_table
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from curlora import CurloraConfig
 
-ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "adapter_step.json"
-PAGE = ROOT / "benchmarks" / "RESULTS.md"
 SECTION = "adapter step"
 MIB = 2**20
 TARGETS: dict[str, str | list[str]] = {
@@ -317,7 +314,11 @@ def measured(
         "targets": targets,
         "rank": rank,
         "rounds": rounds,
-        "machine": machine(shape),
+        "machine": {
+            **machine(("torch", "peft", "transformers")),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if shape.device == "cuda" else "cpu",
+        },
         "load_average": [round(load[0], 1), round(os.getloadavg()[0], 1)],
         "frozen_seconds": {
             "wall": statistics.median(walls),
@@ -332,22 +333,6 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": middle, "low": low, "high": high}
 
 
-def machine(shape: Shape) -> dict[str, Any]:
-    """On what is measured."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(encoding="utf-8") if info.is_file() else ""
-    names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpu": names[0] if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if shape.device == "cuda" else "cpu",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "peft", "transformers")},
-    }
-
-
 # --------------------------------------------------------------------------------- what is shown
 
 COLUMNS = ("", "step, wall", "step, core seconds", "kept for backward", "peak of a step")
@@ -358,7 +343,6 @@ def table(part: Mapping[str, Any]) -> str:
     seconds, frozen = part["frozen_seconds"], part["cases"][FROZEN]
     rows = [
         COLUMNS,
-        ["---"] * len(COLUMNS),
         (
             FROZEN,
             f"{seconds['wall'] * 1000:.0f} ms",
@@ -380,7 +364,6 @@ def table(part: Mapping[str, Any]) -> str:
             f"{line['kept_bytes'] / frozen['kept_bytes']:.3f}",
             "unknown" if peak is None else f"{peak / frozen['peak_bytes']:.3f}",
         ))  # fmt: skip
-    lines = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
     (before, after), on = part["load_average"], part["machine"]
     facts = (
         f"**Rank {part['rank']}, {part['targets']}**: {part['rounds']} rounds, {on['date']}, "
@@ -388,7 +371,7 @@ def table(part: Mapping[str, Any]) -> str:
         f"load average {before:g} at the start and {after:g} at the end; Python {on['python']}, "
         f"torch {on['torch']}, peft {on['peft']}, transformers {on['transformers']}."
     )
-    return f"{facts}\n\n{lines}"
+    return f"{facts}\n\n{markdown_table(rows)}"
 
 
 def section(parts: Sequence[Mapping[str, Any]]) -> str:
@@ -416,27 +399,6 @@ def section(parts: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(found)
 
 
-def write_section(page: Path, name: str, text: str) -> None:
-    """Replace what stands between a section's markers.
-
-    Args:
-        page: A Markdown file.
-        name: Of the section.
-        text: What it becomes.
-
-    Raises:
-        ValueError: The page does not have the two markers exactly once.
-    """
-    pattern = rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)"
-    old = page.read_text(encoding="utf-8")
-    new, count = re.subn(pattern, lambda m: f"{m[1]}\n{text}\n\n{m[2]}", old, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(
-            f"{page} must have one block <!-- {name} --> ... <!-- end {name} -->, found {count}."
-        )
-    page.write_text(new, encoding="utf-8")
-
-
 def keep(part: Mapping[str, Any]) -> None:
     """Put a table in the place of an earlier one of the same shape, targets and rank."""
     parts = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else []
@@ -448,7 +410,7 @@ def keep(part: Mapping[str, Any]) -> None:
     by_place = {place(one): one for one in [*parts, part]}
     ordered = [by_place[key] for key in sorted(by_place)]
     RECORD.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
-    write_section(PAGE, SECTION, section(ordered))
+    write_section(SECTION, section(ordered))
 
 
 def arguments() -> argparse.Namespace:

@@ -23,7 +23,6 @@ import gc
 import io
 import json
 import os
-import platform
 import re
 import statistics
 import tempfile
@@ -32,7 +31,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +39,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from pydantic import ValidationError
+from results_page import machine, table
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -443,19 +442,9 @@ def reason_of(error: ValueError) -> str:
 
 def described(sizes: Sizes) -> dict[str, Any]:
     """The machine and the settings, before anything is measured."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = re.findall(
-            r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE
-        )
-        cpu = names[0] if names else cpu
     return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
+        **machine(),
         "load_average": [round(value, 2) for value in os.getloadavg()],
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "peft", "transformers")},
         "base": SMALL if sizes.base is None else sizes.base.name,
         "targets": sizes.targets if isinstance(sizes.targets, str) else list(sizes.targets),
         "rank": sizes.rank,
@@ -541,12 +530,6 @@ def readable(count: float) -> str:
     return f"{count / 1024:.1f} KiB" if count < MIB else f"{count / MIB:.2f} MiB"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first column to the left."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def facts_of(record: Mapping[str, Any]) -> str:
     """On what a record was measured."""
     batch, length = record["batch"]
@@ -572,13 +555,13 @@ def blocks_of(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     for base, record in records.items():
         lines = record["methods"]
         if base != SMALL:
-            part = f"{facts_of(record)}\n\n{table(COLUMNS, [cells_of(line) for line in lines])}"
+            part = f"{facts_of(record)}\n\n{table([COLUMNS, *map(cells_of, lines)])}"
             blocks[f"{HEAD} elsewhere"] += f"\n\n### On {base}\n\n{part}"
             continue
         blocks[HEAD] = facts_of(record)
         for name in ("adapters", "retentions", "presets"):
             rows = [cells_of(line) for line in lines if line["table"] == name]
-            blocks[f"{HEAD} {name}"] = table(COLUMNS, rows)
+            blocks[f"{HEAD} {name}"] = table([COLUMNS, *rows])
     return {name: block.strip() for name, block in blocks.items()}
 
 
@@ -612,12 +595,12 @@ def known_blocks() -> dict[str, str]:
     ]
     return {
         "known adapters": table(
-            ["", "what it is", "base written", "on a quantised base"], adapters
+            [["", "what it is", "base written", "on a quantised base"], *adapters]
         ),
         "known pairs": table(
-            ["retention", "goes with", "the answer to the first that does not"], pairs
+            [["retention", "goes with", "the answer to the first that does not"], *pairs]
         ),
-        "known presets": table(["preset", "method", "settings from", "published rate"], presets),
+        "known presets": table([["preset", "method", "settings from", "published rate"], *presets]),
     }
 
 
@@ -663,7 +646,7 @@ def main() -> None:
     targets = given.targets[0] if given.targets == ["all-linear"] else tuple(given.targets)
     sizes = Sizes(given.base, targets, given.rank, given.steps)
     began = time.monotonic()
-    print(table(COLUMNS, []))
+    print(table([COLUMNS]))
     record = measured(sizes, given.only, tell=lambda line: print(line, flush=True))
     print(f"\n{facts_of(record)}\n- Took {time.monotonic() - began:.0f} s.")
     if given.write:

@@ -29,6 +29,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from results_page import ROOT, machine, write_section
 
 import curlora
 from orchestrator import engine, evaluation
@@ -42,9 +43,7 @@ from orchestrator.packed_trials import PackedTrials
 from orchestrator.scored_model import padded
 from orchestrator.trial_state import task_sequence
 
-ROOT = Path(__file__).parents[1]
 BASE = ROOT / ".demo" / "SmolLM2-135M-Instruct"
-PAGE = ROOT / "benchmarks" / "RESULTS.md"
 TASKS = ["opinion_strength", "movie_sentiment"]
 TARGETS = ["q_proj", "k_proj", "v_proj"]
 TRIALS = {
@@ -155,7 +154,7 @@ def solo(own: Experiment, data: PreparedData, *, longer: bool) -> list[float]:
 def packed(whole: Experiment, name: str, others: int, data: PreparedData) -> list[float]:
     """A trial in a pack with others that begin two ticks later: its margins at the end."""
     pack = PackedTrials(load_base(whole.model, "bf16"), TARGETS, capacity=8, batch_tokens=512)
-    margins, scored = Margins(), {"now": ""}
+    margins = Margins()
     own: list[list[float]] = []
 
     def join(label: str, one: Experiment) -> None:
@@ -169,7 +168,6 @@ def packed(whole: Experiment, name: str, others: int, data: PreparedData) -> lis
     plain = pack._scored_answer
 
     def answer(slot: Any, values: Any) -> Any:
-        scored["now"] = slot.name
         before = len(margins.found)
         result = plain(slot, values)
         if slot.name == "own":
@@ -231,12 +229,8 @@ def main() -> None:
                 print(json.dumps({"trial": kind, "with": label, **line}), flush=True)
     print("\n".join(rows))
     if given.write:
-        from adapter_step import write_section
-        from sweep_throughput import machine
-
         facts = machine()
         write_section(
-            PAGE,
             "packed bf16",
             f"`python benchmarks/packed_bf16.py --write`, {facts['date']}, {facts['cpu']}, torch "
             f"{facts['torch']}: two tasks of 48 examples, 100 scored each, SmolLM2-135M.\n\n"

@@ -12,6 +12,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from results_page import table
+
 from orchestrator.journal import read_journal
 from orchestrator.sweep_view import SweepView, TrialView, paired_interval
 
@@ -35,12 +37,6 @@ def interval(bounds: list[float] | None) -> str:
     return f"[{bounds[0]:+.3f}, {bounds[1]:+.3f}]" if bounds else "-"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def perplexity(trial: TrialView, *, first: bool = False) -> float:
     """Perplexity on the language-modelling probe after everything was learnt."""
     reports = [r for r in trial.reports if r.get("probes")]
@@ -59,7 +55,7 @@ def controls_table(view: SweepView) -> str:
         [name, *(number(score) for score in view.control_scores(key))]
         for key, name in CONTROLS.items()
     ]
-    return table(["control", *view.tasks], rows)
+    return table([["control", *view.tasks], *rows])
 
 
 def trials_table(view: SweepView) -> str:
@@ -76,11 +72,8 @@ def trials_table(view: SweepView) -> str:
             number(trial.measure("probe_drift"), signed=True),
             number(perplexity(trial), digits=2) if trial.reports else "-", trial.state,
         ])  # fmt: skip
-    return table(
-        ["trial", "adapter", "learning rate", "accuracy", "gain", "95 %", "forgetting",
-         "probe drift", "perplexity", "state"],
-        rows,
-    )  # fmt: skip
+    return table([["trial", "adapter", "learning rate", "accuracy", "gain", "95 %", "forgetting",
+         "probe drift", "perplexity", "state"], *rows])  # fmt: skip
 
 
 def repeats_of(view: SweepView, name: str) -> list[TrialView]:
@@ -112,11 +105,9 @@ def finalists_table(view: SweepView) -> str:
             spread(values["forgetting"], signed=True),
             spread([perplexity(t) for t in repeats], digits=2),
         ])  # fmt: skip
-    return table(
-        ["pick", "accuracy (each seed)", "gain", "over zero-shot, 95 %", "over head-only, 95 %",
-         "forgetting", "perplexity after"],
-        rows,
-    )  # fmt: skip
+    head = ["pick", "accuracy (each seed)", "gain", "over zero-shot, 95 %",
+            "over head-only, 95 %", "forgetting", "perplexity after"]  # fmt: skip
+    return table([head, *rows])
 
 
 def mean_examples(trials: list[TrialView]) -> dict[str, list[float]]:
@@ -151,7 +142,7 @@ def sequence_table(views: dict[str, SweepView]) -> str:
         rows.append([label, *(number(cell) for cell in cells)])
     after = [statistics.fmean(map(perplexity, trials)) for _, _, trials in columns]
     rows.append(["WikiText-2 perplexity after", *(number(p, digits=2) for p in after)])
-    return table(["mean of the fresh seeds", *(name for name, _, _ in columns)], rows)
+    return table([["mean of the fresh seeds", *(name for name, _, _ in columns)], *rows])
 
 
 def facts(view: SweepView) -> str:

@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import re
 import shutil
@@ -34,16 +33,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from results_page import ROOT, machine, table, write_section
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-ROOT = Path(__file__).parents[1]
 BASE = ROOT / ".demo" / "SmolLM2-135M-Instruct"
 RECORD = ROOT / "benchmarks" / "sweep_throughput.json"
-PAGE = ROOT / "benchmarks" / "RESULTS.md"
 TASKS = ("first", "second", "third")
 MEAN_TOKENS = 40
 SIZES = {"whole": (128, 64, 8), "quarter": (32, 16, 8)}
@@ -241,21 +239,6 @@ def measure_sweeps(size: str, ways: Sequence[str], rounds: int) -> list[dict[str
     ]  # fmt: skip
 
 
-def machine() -> dict[str, Any]:
-    """On what is measured."""
-    from importlib.metadata import version
-
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(encoding="utf-8") if info.is_file() else ""
-    names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpu": names[0] if names else platform.machine(),
-        "cores": os.cpu_count(),
-        **{name: version(name) for name in ("torch", "ray", "peft")},
-    }
-
-
 def measure_steady(kind: str, rows: int, threads: int, repeats: int) -> dict[str, Any]:
     """One line of `packed_step.py`: bf16, eight slots, rows of 48 tokens."""
     import packed_step
@@ -296,12 +279,6 @@ def page(record: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return "\n\n".join(found)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def _steady_table(lines: Sequence[Mapping[str, Any]]) -> str:
     rows = [[
         "adapter", "threads", "rows x tokens of a slot", "packed, tokens/s", "taking turns",
@@ -316,7 +293,7 @@ def _steady_table(lines: Sequence[Mapping[str, Any]]) -> str:
         ]
         for x in lines
     ]  # fmt: skip
-    return _table(rows)
+    return table(rows)
 
 
 def _sweeps_table(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -328,19 +305,17 @@ def _sweeps_table(lines: Sequence[Mapping[str, Any]]) -> str:
         over = f"{x['per_hour'] / max(rivals):.2f}" if rivals else "-"
         seconds = ", ".join(f"{value:.0f}" for value in x["seconds"])
         rows.append([x["size"], x["way"], str(x["trials"]), seconds, f"{x['per_hour']:.1f}", over])
-    return _table(rows)
+    return table(rows)
 
 
 def keep(part: str, lines: Sequence[Mapping[str, Any]]) -> None:
     """Put measured lines in the place of earlier ones of the same kind, and draw the page."""
-    from adapter_step import write_section
-
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
     names = ("size", "way") if part == "sweeps" else ("kind", "rows", "threads")
     kept = {tuple(x[n] for n in names): x for x in [*record.get(part, []), *lines]}
     record[part] = [kept[key] for key in sorted(kept, key=str)]
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    write_section(PAGE, "sweep throughput", page(record))
+    write_section("sweep throughput", page(record))
 
 
 def main() -> None:

@@ -13,13 +13,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from adapter_step import PAGE, write_section
+from results_page import ROOT, machine, table, write_section
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from orchestrator.base_model import load_tokenizer
@@ -36,7 +34,6 @@ from orchestrator.engine import _dealt, _Place
 from orchestrator.experiment import default_batch_tokens, load_experiment
 from orchestrator.scored_model import ScoredModel, bucketed, padded
 
-ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "experiments" / "demo.yaml"
 SECTION = "useful tokens"
 SEEDS = range(5)
@@ -159,18 +156,16 @@ def main() -> None:
     seen, wanted = logit_rows(
         data.tasks.values(), len(tokenizer), default_batch_tokens(on_gpu=False)
     )
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     text = (
-        f"`python benchmarks/useful_tokens.py --write`, {datetime.now(UTC).date().isoformat()}: "
+        f"`python benchmarks/useful_tokens.py --write`, {machine()['date']}: "
         "counted, so the same on every machine. *Useful* is the share of computed tokens that are "
         f"no padding, over {len(SEEDS)} seeds of the training order; the bar is 0.9. In one "
         f"training and one evaluation batch of each task the output layer saw {seen:,} positions, "
-        f"of which {wanted:,} were scored.\n\n{table}"
+        f"of which {wanted:,} were scored.\n\n{table([COLUMNS, *rows])}"
     )
     print(text)
     if given.write:
-        write_section(PAGE, SECTION, text)
+        write_section(SECTION, text)
 
 
 if __name__ == "__main__":
