@@ -303,9 +303,10 @@ class Driver:
         if len(self._running) >= self.capacity.trials:
             return WAIT
         name = self._next_that_fits()
-        if name is None and self._waiting and not self._running and self._pool_in_the_way:
+        if name is None and self._waiting and not self._running and self.pool is not None:
             # What waits needs what the members hold, and they have nothing to do.
-            self._pool_shut()
+            if self.pool.is_open:
+                self.pool.shut()
             name = self._next_that_fits()
         if name is None:
             later = self._waiting or (self._running and self._missing_repetitions())
@@ -368,14 +369,6 @@ class Driver:
         if self.trials[BASE_TRIAL].state != "COMPLETE":
             return None
         return [v if math.isfinite(v) else None for v in self._controls().reference_row]
-
-    @property
-    def _pool_in_the_way(self) -> bool:
-        return self.pool is not None and self.pool.is_open
-
-    def _pool_shut(self) -> None:
-        if self.pool is not None:
-            self.pool.shut()
 
     @property
     def given_up(self) -> bool:

@@ -17,6 +17,8 @@ from typing import Any
 LEASE_SECONDS = 60.0
 """A job whose trial has not asked for so long is dropped. Trials ask every half second; a driver
 that waits for a slow MLflow server can hold them up for much longer."""
+FRUITLESS_STARTS = 3
+"""A member that died so often before it took anything would do so again: loading takes a while."""
 ENDINGS = ("finished", "failed")
 """The kinds of messages after which a member says nothing more of a job."""
 
@@ -55,6 +57,7 @@ class Mailbox:
         self._leases: dict[str, _Lease] = {}
         self._dropped: list[str] = []
         self._incarnation: str | None = None
+        self._starts = 0
         self._closed = False
         self._gone: str | None = None
 
@@ -104,7 +107,7 @@ class Mailbox:
 
     def reopen(self) -> None:
         """Let another member serve this mailbox."""
-        self._closed, self._gone = False, None
+        self._closed, self._gone, self._starts = False, None, 0
 
     def lose(self, reason: str) -> None:
         """The member is gone for good.
@@ -115,6 +118,21 @@ class Mailbox:
         self._gone = reason
 
     # ------------------------------------------------------------------------------- the member
+
+    def begin(self) -> bool:
+        """The member's process has started and is about to load its base.
+
+        Returns:
+            Whether it should: no, once it has died too often before its first exchange.
+        """
+        if self._starts >= FRUITLESS_STARTS:
+            self.lose(
+                f"its process died {self._starts} times before it had loaded the base; the logs of "
+                "Ray's workers say of what (memory is the usual reason)"
+            )
+            return False
+        self._starts += 1
+        return True
 
     def exchange(
         self, incarnation: str, said: Sequence[tuple[str, Mapping[str, Any]]], free: int
@@ -129,6 +147,7 @@ class Mailbox:
         Returns:
             `join`, jobs to begin; `drop`, trials to forget; `close`, whether to end.
         """
+        self._starts = 0
         if incarnation != self._incarnation:
             if self._incarnation is not None:
                 self._take_back()

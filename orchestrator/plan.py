@@ -26,6 +26,7 @@ from orchestrator.base_facts import (
     base_facts,
     local_folder,
 )
+from orchestrator.cluster import fit, pool_members
 from orchestrator.experiment import (
     Experiment,
     LoadedExperiment,
@@ -168,8 +169,6 @@ def make_plan(
     Returns:
         The plan. Nothing was started and nothing written.
     """
-    from orchestrator.cluster import fit
-
     experiment = loaded.experiment
     tokenizer, tokens_from = _tokenizer(experiment.model)
     tasks, epochs = _task_facts(loaded, tokenizer)
@@ -205,7 +204,7 @@ def make_plan(
         flops_evaluation=cost.flops_evaluation,
         measured_flops=flops,
         trial_seconds=trial_seconds,
-        sweep_seconds=_sweep_seconds(trial_seconds, trials, at_once, experiment.resources.executor),
+        sweep_seconds=_sweep_seconds(trial_seconds, trials, at_once, experiment, machine),
         at_once=at_once,
         arithmetic=fitting.arithmetic,
         storage_bytes=storage_bytes(adapters, trials),
@@ -437,15 +436,21 @@ class _Cost:
         return Range(work / (flops * high) + first, work / (flops * low) + last)
 
 
-POOL_GAIN = 3.0
-"""What stepping together gains at most over taking turns in one process on CPU."""
+POOL_GAIN = 2.4
+"""What stepping together gains at most over taking turns in one process on CPU: the largest that
+`benchmarks/RESULTS.md` has, of batches of one row."""
 
 
-def _sweep_seconds(trial: Range | None, trials: int, at_once: int, executor: str) -> Range | None:
+def _sweep_seconds(
+    trial: Range | None, trials: int, at_once: int, experiment: Experiment, machine: Machine
+) -> Range | None:
     if trial is None or at_once == 0:
         return None
-    if executor == "pool":  # one process, however many step in it
-        return Range(trial.low * trials / POOL_GAIN, trial.high * trials)
+    if experiment.resources.executor == "pool":
+        # Those in one member share its passes; what is not packed takes a member's place.
+        members = pool_members(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
+        turns = math.ceil(trials / min(members, at_once))
+        return Range(trial.low * turns / POOL_GAIN, trial.high * turns)
     rounds = math.ceil(trials / at_once)
     return Range(trial.low * rounds, trial.high * rounds)
 
@@ -500,8 +505,6 @@ def _warnings(plan: Plan, experiment: Experiment) -> list[str]:
     at_once = max(1, plan.at_once) * experiment.resources.workers
     light = 0.0
     if plan.alone is not None:  # a pool: its members hold the base, its trials are light processes
-        from orchestrator.cluster import pool_members
-
         machine, light = plan.machine, plan.at_once * LIGHT_TRIAL_BYTES
         at_once = pool_members(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
         at_once *= experiment.resources.workers

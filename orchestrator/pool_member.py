@@ -61,6 +61,8 @@ def member_worker(config: dict[str, Any]) -> None:
     if experiment.resources.workers > 1:
         prepare_for_deepspeed(experiment)
         ranks = Ranks.of_group()
+    if not ranks.told(ray.get(mailbox.begin.remote()) if ranks.first else None):
+        return
     data: PreparedData = ray.get(config["shared"][0])
     incarnation = uuid.uuid4().hex
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar
+from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from orchestrator.batches import DataError, prepare
 from orchestrator.cluster import (
@@ -60,10 +60,6 @@ from orchestrator.provenance import (
     provenance_now,
 )
 from orchestrator.training import BASE_TRIAL, ProgressFile, run_locally
-
-if TYPE_CHECKING:
-    pass
-
 
 MLFLOW_PAUSE_SECONDS = 60.0
 """How long MLflow is left alone after it could not be reached."""

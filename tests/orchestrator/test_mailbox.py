@@ -109,3 +109,31 @@ def test_a_trial_of_the_pool_does_not_load_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_member_that_dies_again_and_again_before_it_takes_anything_is_given_up():
+    box = Mailbox()
+    box.ask({"trial": "t1"})
+
+    assert [box.begin() for _ in range(4)] == [True, True, True, False]
+
+    gone = box.poll("t1", 0)["gone"]
+    assert "died 3 times before it had loaded the base" in gone
+
+
+def test_starts_of_a_member_that_has_worked_in_between_are_not_counted():
+    box = Mailbox()
+    for number in range(5):
+        assert box.begin()
+        box.exchange(f"m{number}", [], 1)
+
+
+def test_an_opened_mailbox_counts_the_starts_anew():
+    box = Mailbox()
+    while box.begin():
+        pass
+
+    box.reopen()
+
+    assert box.begin()
+    assert box.poll("t1", 0)["gone"] is None
