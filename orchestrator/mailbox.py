@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEASE_SECONDS = 60.0
-"""A job whose trial has not asked for so long is dropped. Trials ask every half second; a driver
+"""A job whose trial has not asked for so long is dropped. Trials ask every second; a driver
 that waits for a slow MLflow server can hold them up for much longer."""
 FRUITLESS_STARTS = 3
 """A member that died so often before it took anything would do so again: loading takes a while."""
