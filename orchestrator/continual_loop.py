@@ -75,7 +75,7 @@ class StageReport:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     """Every metric of every task that was scored for this report."""
     per_example: dict[str, tuple[float, ...]] | None = None
-    """Score of each validation example of each task, at the end of the sequence."""
+    """Score of each validation example of what was just learnt; of all tasks after the last."""
     head_only: dict[str, dict[str, float]] | None = None
     """Of the untouched base: what a linear head on its hidden states scores, by classification
     task."""
@@ -294,7 +294,7 @@ def measure_base(sequence: TaskSequence) -> Learning:
             heads[task.name] = yield FitHeadOnly(task)
     matrix = AccuracyMatrix(tuple(t.name for t in sequence.tasks), (_row(scores),))
     report = replace(
-        _end_report(None, 0, scores, probes, keep_examples=True),
+        _end_report(None, 0, scores, probes, examples_of=list(scores)),
         head_only={name: scored.metrics for name, scored in heads.items()},
         head_only_per_example={name: scored.per_example for name, scored in heads.items()},
     )
@@ -362,7 +362,10 @@ def learn_sequence(
         while matrix.tasks_learnt < stage.index:  # learnt jointly: no row of its own
             matrix = matrix.with_row((NOT_MEASURED,) * len(sequence.tasks))
         matrix = matrix.with_row(_row(scores))
-        report = _end_report(stage, taken, scores, probes, keep_examples=matrix.complete)
+        learnt = [task.name for task in stage.tasks]
+        report = _end_report(
+            stage, taken, scores, probes, examples_of=list(scores) if matrix.complete else learnt
+        )
         yield Report(
             replace(report, loss=_mean(losses), tokens=tokens, seconds=clock.seconds()), matrix
         )
@@ -446,7 +449,7 @@ def _end_report(
     scores: Mapping[str, Score],
     probes: Mapping[str, Score],
     *,
-    keep_examples: bool,
+    examples_of: Sequence[str],
 ) -> StageReport:
     learnt = [scores[task.name].value for task in stage.tasks] if stage else []
     return StageReport(
@@ -459,11 +462,7 @@ def _end_report(
         row=_row(scores),
         probes={name: scored.metrics for name, scored in probes.items()},
         metrics={name: scored.metrics for name, scored in scores.items() if scored.metrics},
-        per_example=(
-            {name: one.per_example for name, one in scores.items() if one.per_example}
-            if keep_examples
-            else None
-        ),
+        per_example={n: scores[n].per_example for n in examples_of if scores[n].per_example},
     )
 
 

@@ -61,8 +61,29 @@ class TrialView:
     @property
     def per_example(self) -> dict[str, list[float]]:
         """By task, the final score of each validation example; empty when it did not end."""
+        if self.state != "COMPLETE":
+            return {}
         found = [r["per_example"] for r in self.reports if r.get("per_example") and r.get("row")]
         return {t: list(scores) for t, scores in found[-1].items() if scores} if found else {}
+
+    def learnt_per_example(self, tasks: Sequence[str]) -> dict[str, list[float]]:
+        """By task, the score of each of its validation examples right after it was learnt.
+
+        Args:
+            tasks: The task sequence.
+
+        Returns:
+            Without the tasks that were not learnt, and those of a journal that did not keep them.
+        """
+        found: dict[str, list[float]] = {}
+        for report in self.reports:
+            index, scores = int(report["task_index"]), report.get("per_example") or {}
+            if report.get("row") and 0 <= index < len(tasks):
+                # What is learnt jointly is learnt at the last task's place.
+                joint = report.get("task") not in tasks
+                own = tasks if joint else [tasks[index]]
+                found |= {t: list(scores[t]) for t in own if scores.get(t)}
+        return found
 
     @property
     def losses(self) -> list[tuple[int, float]]:

@@ -121,7 +121,7 @@ def test_reports_come_at_a_quarter_a_half_and_the_end_of_each_task():
     ends = [r for r, _ in reports if r.fraction == 1.0]
     assert [len(r.row) for r in ends] == [2, 2]
     assert all(set(r.probes) == {"p"} for r in ends)
-    assert ends[0].per_example is None
+    assert {k: len(v) for k, v in ends[0].per_example.items()} == {"a": 8}
     assert {k: len(v) for k, v in ends[1].per_example.items()} == {"a": 8, "b": 8}
 
 

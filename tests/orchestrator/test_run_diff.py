@@ -73,3 +73,31 @@ def test_sweeps_differ_in_what_was_asked_and_in_their_best(new_sweep):
     assert found["left"].endswith(f"/{left.champion}")
     empty = SweepView.of(new_sweep(trials=1, failing=[1]))
     assert not diff_sweeps(left, empty)["measures"]
+
+
+def test_the_scores_right_after_learning_are_those_of_the_report_that_ended_the_task():
+    lines = trial_lines("t001", ["a", "b"], [{"a": [1.0, 0.0]}, {"a": [0.0, 0.0], "b": [1.0]}])
+    view = SweepView.of(lines)
+
+    trial = view.trial("t001")
+
+    assert trial.learnt_per_example(["a", "b"]) == {"a": [1.0, 0.0], "b": [1.0]}
+    assert trial.per_example == {}, "it has not ended"
+
+
+def test_what_is_learnt_jointly_is_learnt_at_the_end():
+    lines = trial_lines("t001", ["all tasks"], [{"a": [1.0, 0.0], "b": [1.0]}], first=1)
+    assert SweepView.of(lines).trial("t001").learnt_per_example(["a", "b"]) == {
+        "a": [1.0, 0.0], "b": [1.0],
+    }  # fmt: skip
+
+
+def trial_lines(trial, tasks, per_example, first=0):
+    """The end-of-task reports of a trial that has not ended."""
+    return [
+        {"event": "stage_report", "trial": trial, "report": {
+            "task": task, "task_index": first + index, "row": [0.5, 0.5],
+            "per_example": per_example[index],
+        }}
+        for index, task in enumerate(tasks)
+    ]  # fmt: skip
