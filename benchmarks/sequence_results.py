@@ -1,24 +1,22 @@
-"""The tables of `docs/results.md`, from the journals of the two sweeps over the paper's sequence.
+"""The tables of `docs/results_sequence.md`, from the journals of the paper's sequence.
 
     .venv/bin/python benchmarks/sequence_results.py runs          # prints them
-    .venv/bin/python benchmarks/sequence_results.py runs --write  # puts them into docs/results.md
+    .venv/bin/python benchmarks/sequence_results.py runs --write  # writes the page
 
 `runs` is the storage folder that holds `curlora-sequence-words` and `curlora-sequence-heads`.
 """
 
 import math
-import re
 import statistics
 import sys
 from pathlib import Path
 
-from results_page import table
+from results_page import ROOT, table, write_section
 
 from orchestrator.journal import read_journal
 from orchestrator.sweep_view import SweepView, TrialView, paired_interval
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "results.md"
+PAGE = ROOT / "docs" / "results_sequence.md"
 SWEEPS = ("curlora-sequence-words", "curlora-sequence-heads")
 CONTROLS = {
     "zero_shot": "zero-shot", "majority": "majority", "chance": "chance", "head_only": "head-only",
@@ -177,15 +175,8 @@ def main() -> None:
         for name, text in blocks.items():
             print(f"\n## {name}\n\n{text}")
         return
-    page = PAGE.read_text(encoding="utf-8")
     for name, text in blocks.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        page, count = re.subn(
-            pattern, lambda m, t=text: f"{m[1]}{t}\n{m[2]}", page, flags=re.DOTALL
-        )
-        if count != 1:
-            raise SystemExit(f"{PAGE}: expected one block <!-- {name} --> ... <!-- end -->.")
-    PAGE.write_text(page, encoding="utf-8")
+        write_section(name, text, PAGE)
 
 
 if __name__ == "__main__":

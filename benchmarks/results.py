@@ -1,0 +1,549 @@
+"""The tables and figures of `docs/results.md`, from the journals of three sweeps.
+
+    .venv/bin/python benchmarks/results.py runs            # prints them
+    .venv/bin/python benchmarks/results.py runs --write    # puts them into docs/
+
+`runs` is the storage folder that holds `methods-small`, `curlora-settings` and `curlora-selection`,
+or those of them that have been run.
+
+*Learnt* is the mean over tasks of the score right after a task was learnt, *forgotten* the mean of
+that score minus the one at the end. Both, and every difference to a control, have the paired 95 %
+bootstrap interval over the same examples; of several seeds, each example counts with its mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from results_page import ROOT, table, write_section
+from sequence_results import controls_table, interval, number, perplexity
+
+from orchestrator.base_facts import base_facts
+from orchestrator.experiment import Experiment
+from orchestrator.journal import JOURNAL_NAME, read_journal
+from orchestrator.method_facts import method_facts
+from orchestrator.packing import packing_refuses
+from orchestrator.sweep_view import SweepView, TrialView, paired_interval
+
+PAGE = ROOT / "docs" / "results.md"
+FIGURES = ROOT / "docs" / "figures"
+COLOURS = {"curlora": "#0b6e99", "lora": "#c2410c", "tinylora": "#6b7280", "inverted": "#0b6e99",
+           "uniform": "#15803d", "energy": "#b45309"}  # fmt: skip
+RATE, KIND = "training.learning_rate", "method.adapter.kind"
+SELECTION, RANK = "method.adapter.selection", "method.adapter.r"
+ALPHA, TEMPERATURE = "method.adapter.alpha", "method.adapter.temperature"
+Difference = tuple[float, list[float] | None]
+"""A mean difference and its interval."""
+
+
+# ------------------------------------------------------------------------------ what was measured
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one setting came to, over one or several seeds."""
+
+    trials: tuple[TrialView, ...]
+    learnt: float
+    """Mean score right after learning."""
+    accuracy: float
+    """Mean score at the end."""
+    learnt_gain: Difference
+    """Learnt minus zero-shot."""
+    gain: Difference
+    over_heads: Difference
+    forgotten: Difference | None
+    """None where all tasks are learnt at once."""
+    perplexity: float
+    choice_probe: float
+    """Accuracy on the multiple-choice probe at the end; NaN without one."""
+
+    @property
+    def seconds(self) -> float:
+        """Mean seconds of a trial: its share of the passes that it was in."""
+        return statistics.fmean(trial.measure("cost_s") for trial in self.trials)
+
+
+def outcome(view: SweepView, trials: Sequence[TrialView]) -> Outcome:
+    """Take the mean of finished trials that differ in their seed only.
+
+    Args:
+        view: Their sweep.
+        trials: At least one.
+
+    Returns:
+        The outcome.
+    """
+    tasks = view.tasks
+    base = view.everything["base"]
+    heads: Mapping[str, Any] = next(
+        r["head_only_per_example"] for r in base.reports if r.get("head_only_per_example")
+    )
+    final = _mean([trial.per_example for trial in trials])
+    learnt = _mean([trial.learnt_per_example(tasks) for trial in trials])
+    joint = all(r["task"] not in tasks for r in trials[0].reports if r["task_index"] >= 0)
+    choices = [
+        values["accuracy"]
+        for trial in trials
+        for values in (_last_probes(trial) or {}).values()
+        if "accuracy" in values
+    ]
+    return Outcome(
+        tuple(trials), _score(learnt, tasks), _score(final, tasks),
+        _difference(learnt, base.per_example, tasks), _difference(final, base.per_example, tasks),
+        _difference(final, heads, tasks),
+        None if joint else _difference(learnt, final, tasks),
+        statistics.fmean(perplexity(trial) for trial in trials),
+        statistics.fmean(choices) if choices else math.nan,
+    )  # fmt: skip
+
+
+def _last_probes(trial: TrialView) -> dict[str, dict[str, float]] | None:
+    found = [r["probes"] for r in trial.reports if r.get("probes")]
+    return found[-1] if found else None
+
+
+def _mean(sides: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    return {
+        task: [statistics.fmean(scores) for scores in zip(*(s[task] for s in sides), strict=True)]
+        for task in sides[0]
+    }
+
+
+def _score(scores: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> float:
+    return statistics.fmean(statistics.fmean(scores[task]) for task in tasks)
+
+
+def _difference(
+    mine: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]], tasks: Sequence[str]
+) -> Difference:
+    return _score(mine, tasks) - _score(other, tasks), paired_interval(mine, other, tasks)
+
+
+def finished(view: SweepView) -> list[TrialView]:
+    """The searched trials that ended well."""
+    return [trial for trial in view.searched if trial.state == "COMPLETE"]
+
+
+def repeats_of(view: SweepView, name: str) -> list[TrialView]:
+    """The finished repetitions of a trial with fresh seeds."""
+    return [t for t in view.trials if t.of == name and t.state == "COMPLETE"]
+
+
+def told(difference: Difference | None) -> str:
+    """A difference with its interval, for a table."""
+    if difference is None:
+        return "-"
+    return f"{difference[0]:+.3f} {interval(difference[1])}"
+
+
+def facts(view: SweepView) -> str:
+    """What a sweep was run on and what it took."""
+    made = view.provenance
+    packages = made["packages"]
+    seconds = sum(t.measure("cost_s") for t in view.trials if t.state == "COMPLETE")
+    failed = [t.name for t in view.trials if t.state == "FAILED"]
+    repeated = len(view.trials) - len(view.searched)
+    return "\n".join([
+        f"- {len(view.searched)} trials and {repeated} repetitions with fresh seeds, "
+        f"{seconds / 3600:.1f} hours of one core; {len(failed)} failed because their loss was no "
+        "number any more." if failed else
+        f"- {len(view.searched)} trials and {repeated} repetitions with fresh seeds, "
+        f"{seconds / 3600:.1f} hours of one core; none failed.",
+        f"- Base {made['base']['sha256'][:12]}, code {made['code']['commit'][:12]}, torch "
+        f"{packages['torch']}, PEFT {packages['peft']}, Ray {packages['ray']}.",
+        f"- The untouched base: perplexity {perplexity(view.everything['base'], first=True):.2f} "
+        f"on WikiText-2{_choice_words(view)}.",
+    ])  # fmt: skip
+
+
+def _choice_words(view: SweepView) -> str:
+    for name, values in (_last_probes(view.everything["base"]) or {}).items():
+        if "accuracy" in values:
+            return f", {values['accuracy']:.3f} on {name}"
+    return ""
+
+
+# ------------------------------------------------------------------------------ methods
+
+
+def methods_parts(view: SweepView) -> dict[str, str]:
+    """Tables and figure of every method's pick on fresh seeds."""
+    found: list[tuple[str, TrialView, Outcome]] = []
+    for finalist in view.finalists:
+        pick = view.trial(str(finalist["trial"]))
+        repeats = repeats_of(view, pick.name)
+        if repeats:
+            name = str(pick.overrides["method.preset"])
+            found.append((name, pick, outcome(view, repeats)))
+    found.sort(key=lambda one: -one[2].accuracy)
+    head = ["method", "rate", "learnt", "learnt over zero-shot", "final", "each seed",
+            "final over zero-shot", "final over head-only", "forgotten", "perplexity", "ARC-easy",
+            ]  # fmt: skip
+    rows = [
+        [
+            name, f"{pick.overrides[RATE]:.2g}", number(one.learnt), told(one.learnt_gain),
+            number(one.accuracy), " ".join(number(t.measure("accuracy")) for t in one.trials),
+            told(one.gain), told(one.over_heads), told(one.forgotten),
+            number(one.perplexity, digits=1), number(one.choice_probe),
+        ]
+        for name, pick, one in found
+    ]  # fmt: skip
+    figure_of_methods(view, found)
+    searched = [
+        [
+            str(trial.overrides["method.preset"]), f"{trial.overrides[RATE]:.2g}",
+            *_searched_cells(view, trial),
+        ]
+        for trial in sorted(
+            view.searched, key=lambda t: (t.overrides["method.preset"], t.overrides[RATE])
+        )
+    ]  # fmt: skip
+    return {
+        "methods facts": facts(view),
+        "methods controls": controls_table(view),
+        "methods": table([head, *rows]),
+        "methods cost": _cost_table(view, found),
+        "methods searched": table([
+            ["method", "rate", "learnt", "final over zero-shot", "forgotten", "perplexity",
+             "state"], *searched,
+        ]),
+    }  # fmt: skip
+
+
+def _searched_cells(view: SweepView, trial: TrialView) -> list[str]:
+    if trial.state != "COMPLETE":
+        return ["-", "-", "-", "-", f"{trial.state}: {trial.reason.splitlines()[0]}"]
+    one = outcome(view, [trial])
+    return [number(one.learnt), told(one.gain), told(one.forgotten),
+            number(one.perplexity, digits=1), trial.state]  # fmt: skip
+
+
+def _cost_table(view: SweepView, found: Sequence[tuple[str, TrialView, Outcome]]) -> str:
+    whole = Experiment.model_validate(view.experiment)
+    rows: list[list[str]] = []
+    for name, pick, one in found:
+        own = whole.with_overrides(pick.overrides)
+        base = base_facts(own.model)
+        if base is None:
+            raise SystemExit(f"the base model {own.model.name!r} is not here; its sizes are told")
+        size = method_facts(own.model_copy(update={"search": None}), base)[0]
+        reason = packing_refuses(own.method)
+        rows.append([
+            name, size.adapter.kind, f"{size.adapter.trained:,}",
+            f"{size.carried / 2**20:.1f} MiB" if size.carried else "nothing",
+            f"{one.seconds / 60:.1f}", "workers of its own" if reason else "packed",
+        ])  # fmt: skip
+    head = ["method", "adapter", "parameters trained", "carried between tasks",
+            "minutes of one core", "ran"]  # fmt: skip
+    return table([head, *rows])
+
+
+# ------------------------------------------------------------------------------ settings
+
+
+def settings_parts(view: SweepView) -> dict[str, str]:
+    """Table and figures of CURLoRA's settings beside LoRA's."""
+    rows = [
+        [
+            str(t.overrides[KIND]), str(t.overrides.get(RANK, "")),
+            f"{t.overrides[ALPHA]:g}", f"{t.overrides.get(TEMPERATURE, math.nan):g}".replace(
+                "nan", "-"), f"{t.overrides[RATE]:.2g}", f"{step(t):.2g}",
+            *_searched_cells(view, t),
+        ]
+        for t in sorted(view.searched, key=_settings_order)
+    ]  # fmt: skip
+    head = ["adapter", "r", "alpha", "temperature", "rate", "alpha x rate", "learnt",
+            "final over zero-shot", "forgotten", "perplexity", "state"]  # fmt: skip
+    figure_of_settings(view)
+    return {
+        "settings facts": facts(view),
+        "settings controls": controls_table(view),
+        "settings picks": picks_table(view, lambda t: str(t.overrides[KIND])),
+        "settings": table([head, *rows]),
+    }
+
+
+def step(trial: TrialView) -> float:
+    """Alpha times learning rate: with AdamW, how far a step moves the adapted weights."""
+    return float(trial.overrides[ALPHA]) * float(trial.overrides[RATE])
+
+
+def _settings_order(trial: TrialView) -> tuple[Any, ...]:
+    got = trial.overrides
+    return got[KIND], got.get(RANK, 0), got.get(TEMPERATURE, 0.0), step(trial), got[RATE]
+
+
+def picks_table(view: SweepView, name: Callable[[TrialView], str]) -> str:
+    """The picks on fresh seeds, and the first two of them against each other."""
+    picks = [(view.trial(str(f["trial"])), f) for f in view.finalists]
+    found = [(pick, outcome(view, repeats_of(view, pick.name))) for pick, _ in picks]
+    found.sort(key=lambda one: name(one[0]))
+    head = ["pick", "settings", "learnt", "learnt over zero-shot", "final over zero-shot",
+            "final over head-only", "forgotten", "perplexity"]  # fmt: skip
+    rows = [
+        [
+            f"{name(pick)} ({pick.name})", _settings_words(pick), number(one.learnt),
+            told(one.learnt_gain), told(one.gain), told(one.over_heads), told(one.forgotten),
+            number(one.perplexity, digits=1),
+        ]
+        for pick, one in found
+    ]  # fmt: skip
+    text = table([head, *rows])
+    if len(found) >= 2:
+        (first, _), (second, _) = found[:2]
+        sides = [repeats_of(view, pick.name) for pick in (first, second)]
+        after = [_mean([t.learnt_per_example(view.tasks) for t in side]) for side in sides]
+        end = [_mean([t.per_example for t in side]) for side in sides]
+        text += (
+            f"\n\n{name(first)} minus {name(second)}, on the same examples: learnt "
+            f"{told(_difference(*after, view.tasks))}, final "
+            f"{told(_difference(*end, view.tasks))}."
+        )
+    return text
+
+
+def _settings_words(trial: TrialView) -> str:
+    names = {RANK: "r", ALPHA: "alpha", TEMPERATURE: "temperature", RATE: "rate"}
+    return ", ".join(
+        f"{word} {trial.overrides[path]:.2g}"
+        for path, word in names.items()
+        if trial.overrides.get(path) is not None
+    )
+
+
+# ------------------------------------------------------------------------------ selection
+
+
+def selection_parts(view: SweepView) -> dict[str, str]:
+    """Table and figure of CURLoRA's selection laws beside TinyLoRA."""
+    groups = selection_groups(view)
+    rows = [
+        [
+            law, f"{rate:.2g}", str(len(one.trials)), number(one.learnt), told(one.learnt_gain),
+            told(one.gain), told(one.forgotten), number(one.perplexity, digits=1),
+        ]
+        for (law, rate), one in groups.items()
+    ]  # fmt: skip
+    head = ["selection", "rate", "draws", "learnt", "learnt over zero-shot",
+            "final over zero-shot", "forgotten", "perplexity"]  # fmt: skip
+    best: dict[str, Outcome] = {}
+    for (law, _), one in groups.items():
+        if law not in best or one.gain[0] > best[law].gain[0]:
+            best[law] = one
+    lines = []
+    for law, own in best.items():
+        if law == "inverted":
+            continue
+        sides = [best["inverted"], own]
+        end = [_mean([t.per_example for t in one.trials]) for one in sides]
+        after = [_mean([t.learnt_per_example(view.tasks) for t in one.trials]) for one in sides]
+        lines.append([
+            f"inverted minus {law}", told(_difference(*after, view.tasks)),
+            told(_difference(*end, view.tasks)),
+            f"{sides[0].perplexity:.1f} and {sides[1].perplexity:.1f}",
+        ])  # fmt: skip
+    figure_of_selection(view, groups)
+    return {
+        "selection facts": facts(view),
+        "selection": table([head, *rows]),
+        "selection differences": table([
+            ["each law at its best rate", "learnt", "final", "perplexity of both"], *lines,
+        ]),
+    }  # fmt: skip
+
+
+def selection_groups(view: SweepView) -> dict[tuple[str, float], Outcome]:
+    """The mean over the draws of each law and rate; TinyLoRA has one."""
+    groups: dict[tuple[str, float], list[TrialView]] = {}
+    for trial in finished(view):
+        law = str(trial.overrides.get(SELECTION) or trial.overrides[KIND])
+        groups.setdefault((law, float(trial.overrides[RATE])), []).append(trial)
+    order = ("inverted", "uniform", "energy", "tinylora")
+    ranked = sorted(groups, key=lambda key: (order.index(key[0]), key[1]))
+    return {key: outcome(view, groups[key]) for key in ranked}
+
+
+# ------------------------------------------------------------------------------ figures
+
+
+def _panels(count: int, width: float) -> tuple[Any, Any]:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    # Text stays text, and the same journal gives the same file.
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "results", "font.size": 9,
+                         "axes.spines.top": False, "axes.spines.right": False})  # fmt: skip
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, count, figsize=(width, 3.6), layout="constrained")
+    return figure, (axes if count > 1 else [axes])
+
+
+def _save(figure: Any, name: str) -> None:
+    from matplotlib import pyplot
+
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _bars(difference: Difference) -> list[list[float]]:
+    value, bounds = difference
+    if bounds is None:
+        return [[0.0], [0.0]]
+    return [[max(0.0, value - bounds[0])], [max(0.0, bounds[1] - value)]]
+
+
+def figure_of_methods(view: SweepView, found: Sequence[tuple[str, TrialView, Outcome]]) -> None:
+    """Draw learning against forgetting, and learning against perplexity."""
+    figure, (left, right) = _panels(2, 9.5)
+    palette = ("#0b6e99", "#c2410c", "#15803d", "#7c3aed", "#b45309", "#be185d", "#0f766e",
+               "#4338ca", "#854d0e", "#64748b", "#dc2626", "#111827")  # fmt: skip
+    for index, (name, _, one) in enumerate(found):
+        colour = palette[index % len(palette)]
+        x = one.learnt_gain
+        places = [(right, one.perplexity, None)]
+        if one.forgotten is not None:
+            places.append((left, one.forgotten[0], _bars(one.forgotten)))
+        for axis, y, bars in places:
+            axis.errorbar(
+                x[0], y, xerr=_bars(x), yerr=bars, fmt="o", ms=4, lw=0.8, color=colour,
+                ecolor=colour, alpha=0.85, label=name,
+            )  # fmt: skip
+    before = perplexity(view.everything["base"], first=True)
+    right.axhline(before, color="#9ca3af", lw=0.8, ls="--")
+    right.set_yscale("log")
+    left.axhline(0, color="#9ca3af", lw=0.8, ls="--")
+    left.set(xlabel="learnt over zero-shot", ylabel="forgotten by the end")
+    right.set(xlabel="learnt over zero-shot", ylabel="perplexity at the end (dashed: untouched)")
+    handles = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+    _save(figure, "methods")
+
+
+def figure_of_settings(view: SweepView) -> None:
+    """Draw what each rank and temperature learns and forgets over alpha times learning rate."""
+    figure, axes = _panels(3, 10.5)
+    trials = finished(view)
+    curves: dict[tuple[int, float], list[tuple[float, Outcome]]] = {}
+    rivals: list[tuple[float, Outcome]] = []
+    for trial in trials:
+        one = outcome(view, [trial])
+        if trial.overrides[KIND] == "lora":
+            rivals.append((float(trial.overrides[RATE]), one))
+        else:
+            key = int(trial.overrides[RANK]), float(trial.overrides[TEMPERATURE])
+            curves.setdefault(key, []).append((step(trial), one))
+    shown: list[tuple[str, Callable[[Outcome], float]]] = [
+        ("learnt over zero-shot", lambda one: one.learnt_gain[0]),
+        ("forgotten by the end", lambda one: one.forgotten[0] if one.forgotten else math.nan),
+        ("perplexity at the end", lambda one: one.perplexity),
+    ]
+    tones = {16: "#0b6e99", 64: "#15803d"}
+    best = max(rivals, key=lambda pair: pair[1].learnt_gain[0])[1]
+    for axis, (label, read) in zip(axes, shown, strict=True):
+        for (rank, temperature), points in sorted(curves.items()):
+            points.sort(key=lambda pair: pair[0])
+            axis.plot(
+                [x for x, _ in points], [read(one) for _, one in points], marker="o", ms=3, lw=1,
+                color=tones.get(rank), ls="-" if temperature == 1.0 else ":",
+                label=f"CURLoRA, r = {rank}, temperature {temperature:g}",
+            )  # fmt: skip
+        axis.axhline(
+            read(best),
+            color=COLOURS["lora"],
+            lw=1,
+            ls="--",
+            label="LoRA at its best rate",
+        )
+        axis.set(xscale="log", xlabel="alpha x learning rate", ylabel=label)
+    bounds = best.learnt_gain[1]
+    if bounds is not None:
+        axes[0].axhspan(*bounds, color=COLOURS["lora"], alpha=0.1, lw=0)
+    axes[2].set_yscale("log")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, "settings")
+    figure, (axis,) = _panels(1, 6.5)
+    for (rank, temperature), points in sorted(curves.items()):
+        axis.scatter(
+            [one.perplexity for _, one in points], [one.learnt_gain[0] for _, one in points],
+            s=16, color=tones.get(rank), marker="o" if temperature == 1.0 else "^",
+            label=f"CURLoRA, r = {rank}, temperature {temperature:g}",
+        )  # fmt: skip
+    axis.scatter(
+        [one.perplexity for _, one in rivals], [one.learnt_gain[0] for _, one in rivals],
+        s=40, color=COLOURS["lora"], marker="x", label="LoRA, r = 16",
+    )  # fmt: skip
+    axis.axhline(0, color="#9ca3af", lw=0.8, ls="--")
+    axis.axvline(perplexity(view.everything["base"], first=True), color="#9ca3af", lw=0.8, ls="--")
+    axis.set(xscale="log", xlabel="perplexity at the end (dashed: the untouched base)",
+             ylabel="learnt over zero-shot")  # fmt: skip
+    axis.legend(frameon=False, fontsize=8)
+    _save(figure, "settings-tradeoff")
+
+
+def figure_of_selection(view: SweepView, groups: Mapping[tuple[str, float], Outcome]) -> None:
+    """Draw what each selection law learns and what it does to the model, over the rate."""
+    figure, axes = _panels(3, 10.5)
+    laws = dict.fromkeys(law for law, _ in groups)
+    shown: list[tuple[str, Callable[[Outcome], float]]] = [
+        ("learnt over zero-shot", lambda one: one.learnt_gain[0]),
+        ("forgotten by the end", lambda one: one.forgotten[0] if one.forgotten else math.nan),
+        ("perplexity at the end", lambda one: one.perplexity),
+    ]
+    for axis, (label, read) in zip(axes, shown, strict=True):
+        for law in laws:
+            rates = [rate for known, rate in groups if known == law]
+            middle = [read(groups[law, rate]) for rate in rates]
+            draws = [
+                [read(outcome(view, [trial])) for trial in groups[law, rate].trials]
+                for rate in rates
+            ]
+            axis.plot(rates, middle, marker="o", ms=3, lw=1, color=COLOURS[law], label=law)
+            axis.fill_between(
+                rates, [min(d) for d in draws], [max(d) for d in draws], color=COLOURS[law],
+                alpha=0.12, lw=0,
+            )  # fmt: skip
+        axis.set(xscale="log", xlabel="learning rate", ylabel=label)
+    axes[2].set_yscale("log")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    _save(figure, "selection")
+
+
+PARTS: dict[str, Callable[[SweepView], dict[str, str]]] = {
+    "methods-small": methods_parts,
+    "curlora-settings": settings_parts,
+    "curlora-selection": selection_parts,
+}
+
+
+def main() -> None:
+    """Print the tables, or put them into the page; the figures are drawn either way."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("storage", type=Path, help="the folder of the sweeps")
+    parser.add_argument("--write", action="store_true", help="write docs/results.md")
+    given = parser.parse_args()
+    blocks: dict[str, str] = {}
+    for name, parts in PARTS.items():
+        if (given.storage / name / JOURNAL_NAME).is_file():
+            blocks |= parts(SweepView.of(read_journal(given.storage / name)))
+    if not blocks:
+        raise SystemExit(f"{given.storage} has none of {', '.join(PARTS)}")
+    for name, text in blocks.items():
+        if given.write:
+            write_section(name, text, PAGE)
+        else:
+            print(f"\n## {name}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
