@@ -133,16 +133,33 @@ def one_step(solo: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def measure(
-    kind: str, dtype: torch.dtype, slots: int, rows: int, length: int, repeats: int, threads: int
+    base: nn.Module,
+    kind: str,
+    slots: int,
+    rows: int,
+    length: int,
+    repeats: int,
+    clock: Callable[[Callable[[], None]], float],
+    *,
+    naive: bool = True,
 ) -> dict[str, float]:
     """Measure one setting.
+
+    Args:
+        base: A frozen Llama; it is wrapped anew for every adapter.
+        kind: A key of `SETTINGS`.
+        slots: Adapters.
+        rows: Of each adapter in a tick.
+        length: Tokens of a row.
+        repeats: Rounds.
+        clock: Times some work.
+        naive: Measure the loop over the adapters as well (DoRA has none).
 
     Returns:
         Medians: seconds of a packed tick, of the K solo steps, of the same base with all rows
         bare, of a naive loop over the adapters (not for DoRA), and of the packed optimiser; and
         the ratio of turns to ticks, with its quartiles.
     """
-    base = smollm2(dtype)
     settings = SETTINGS[kind] | {"target_modules": TARGETS}
     pack = PackedModel(base, TARGETS, capacity=slots)
     for slot in range(slots):
@@ -152,7 +169,8 @@ def measure(
         torch.optim.AdamW(curlora.trainable_parameters(solo).values(), lr=1e-3, weight_decay=0.01)
         for solo in solos
     ]
-    tokens = torch.randint(0, 49152, (slots * rows, length + 1))
+    vocabulary, device = base.get_input_embeddings().weight.shape[0], next(base.parameters()).device
+    tokens = torch.randint(0, vocabulary, (slots * rows, length + 1), device=device)
     slot_of_row = [slot for slot in range(slots) for _ in range(rows)]
 
     def forward_backward(of_rows: list[int]) -> None:
@@ -185,9 +203,9 @@ def measure(
 
     ways = {
         "passes": lambda: forward_backward(slot_of_row), "step": step, "turns": turns, "bare": bare,
-        **({"loop": loop} if kind != "dora" else {}),
+        **({"loop": loop} if naive and kind != "dora" else {}),
     }  # fmt: skip
-    times = alternated(ways, repeats, threads)
+    times = alternated(ways, repeats, clock)
     times["tick"] = [a + b for a, b in zip(times["passes"], times["step"], strict=True)]
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = [turn / tick for tick, turn in zip(times["tick"], times["turns"], strict=True)]
@@ -196,12 +214,12 @@ def measure(
 
 
 def alternated(
-    ways: Mapping[str, Callable[[], None]], repeats: int, threads: int
+    ways: Mapping[str, Callable[[], None]],
+    repeats: int,
+    clock: Callable[[Callable[[], None]], float],
 ) -> dict[str, list[float]]:
     """Time some ways in turns; the first time, when everything is allocated, does not count."""
-    rounds = [
-        {name: seconds(work, threads) for name, work in ways.items()} for _ in range(repeats + 1)
-    ]
+    rounds = [{name: clock(work) for name, work in ways.items()} for _ in range(repeats + 1)]
     return {name: [found[name] for found in rounds[1:]] for name in ways}
 
 
@@ -227,13 +245,13 @@ def main() -> None:
             for rows in options.rows:
                 torch.manual_seed(0)
                 found = measure(
+                    smollm2(getattr(torch, dtype)),
                     kind,
-                    getattr(torch, dtype),
                     options.slots,
                     rows,
                     options.length,
                     options.repeats,
-                    options.threads,
+                    functools.partial(seconds, threads=options.threads),
                 )
                 gc.collect()
                 tokens = options.slots * rows * options.length

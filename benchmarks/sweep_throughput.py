@@ -22,6 +22,7 @@ the base and trains with the plain engine, M at a time with T threads.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -68,13 +69,14 @@ def texts(count: int, seed: str, length: int) -> list[dict[str, str]]:
     return rows
 
 
-def write_experiment(folder: Path, size: str, way: str) -> Path:
+def write_experiment(folder: Path, size: str, way: str, base: Path = BASE) -> Path:
     """Write data, task files and an experiment.
 
     Args:
         folder: Where to; made if missing.
         size: A key of `SIZES`.
         way: See the module.
+        base: The folder of the base model.
 
     Returns:
         The experiment file.
@@ -101,7 +103,7 @@ def write_experiment(folder: Path, size: str, way: str) -> Path:
         resources |= {"executor": "pool", "slots": 8 // members, "members": members}
     document = {
         "name": f"{size}-{way.replace(' ', '-')}",
-        "model": {"name": str(BASE)},
+        "model": {"name": str(base)},
         "tasks": list(TASKS),
         "method": {"adapter": {"kind": "curlora", "r": 16, "target_modules": "all-linear"}},
         "training": {"learning_rate": 1e-3, "batch_size": 4, "max_length": 96},
@@ -247,7 +249,9 @@ def measure_steady(kind: str, rows: int, threads: int, repeats: int) -> dict[str
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     slots, length = 8, 48
-    found = packed_step.measure(kind, torch.bfloat16, slots, rows, length, repeats, threads)
+    clock = functools.partial(packed_step.seconds, threads=threads)
+    base = packed_step.smollm2(torch.bfloat16)
+    found = packed_step.measure(base, kind, slots, rows, length, repeats, clock)
     tokens = slots * rows * length
     return {
         "kind": kind, "slots": slots, "rows": rows, "length": length, "threads": threads,
