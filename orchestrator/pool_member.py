@@ -199,9 +199,7 @@ class Member:
         Returns:
             What there is to say: trial and message.
         """
-        for job in list(self._waiting):
-            if self._begin(job):
-                self._waiting.remove(job)
+        self.begin()
         if self._pack is not None and self._pack.names:
             with self._memory.watched():
                 ended = self._pack.tick()
@@ -211,6 +209,12 @@ class Member:
                 self._tell_progress(name, self._pack.progress(name))
         said, self._said = self._said, []
         return said
+
+    def begin(self) -> None:
+        """Let every trial that waits begin, where there is room for it."""
+        for job in list(self._waiting):
+            if self._begin(job):
+                self._waiting.remove(job)
 
     def _begin(self, job: Mapping[str, Any]) -> bool:
         """Let a trial join; False while it has to wait for a pack of its own layers."""
