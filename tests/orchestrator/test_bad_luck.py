@@ -20,7 +20,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from orchestrator import cli, preflight, sweep
+from orchestrator import cli, cluster, preflight, sweep
 from orchestrator.journal import Journal, JournalError, read_journal
 from orchestrator.training import run_locally
 
@@ -518,6 +518,16 @@ def test_sigterm_does_what_ctrl_c_does(small, tmp_path):
     started = [line["trial"] for line in lines if line["event"] == "trial_started"]
     assert all(started.count(name) == 1 for name in finished)
     assert set(states(folder).values()) == {"COMPLETE"}
+
+
+def test_sigterm_interrupts_what_a_shell_has_started_in_the_background():
+    """Such a shell (`command &` without job control) has its commands ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), cluster.sigterm_as_interrupt():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.ray
