@@ -118,3 +118,31 @@ def quantisation_refuses_engine(quantization: str | None, stage: int | None) -> 
             "stage 0, 1 or 2"
         )
     return None
+
+
+_NOT_OVER_A_PARTED_BASE = {
+    "dora": "reads each whole weight in every pass",
+    "secura": "compares its change with each whole weight",
+    "tinylora": "decomposes each whole weight",
+    "corda": "moves a part of each whole weight into the adapter",
+    "osf": "decomposes each whole weight",
+}
+
+
+def parting_refuses(adapter_kind: str, stage: int | None) -> str | None:
+    """Why an adapter cannot be trained by DeepSpeed over a base that ZeRO stage 3 has parted.
+
+    Args:
+        adapter_kind: A kind of `curlora.adapters.ADAPTERS`.
+        stage: ZeRO stage of the DeepSpeed engine, None for the plain engine of one process.
+
+    Returns:
+        A sentence, or None where nothing is in the way.
+    """
+    reason = _NOT_OVER_A_PARTED_BASE.get(adapter_kind)
+    if reason is None or stage != 3:
+        return None
+    return (
+        f"the adapter {adapter_kind!r} {reason}, and ZeRO stage 3 has parted them; use stage 0, 1 "
+        "or 2"
+    )

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from orchestrator.base_facts import OPTIMISER_BYTES, RECORD_BYTES, BaseFacts
 from orchestrator.experiment import Experiment, possible_methods
 from orchestrator.methods import MethodSpec, adapter_options, retention_options
+from orchestrator.packing import packing_refuses
 
 GIB = 2**30
 Targets: TypeAlias = tuple[str, ...] | str
@@ -145,7 +146,11 @@ def _facts(
 def _refusals(method: MethodSpec, experiment: Experiment) -> Iterator[str]:
     """Why an adapter does not go with its retention, or with the base's form."""
     from curlora.retention import RETENTIONS
-    from curlora.targets import quantisation_refuses, quantisation_refuses_engine
+    from curlora.targets import (
+        parting_refuses,
+        quantisation_refuses,
+        quantisation_refuses_engine,
+    )
 
     kind = method.adapter.kind
     options = retention_options(method.retention, experiment.training.seed)
@@ -163,6 +168,11 @@ def _refusals(method: MethodSpec, experiment: Experiment) -> Iterator[str]:
     unfit = quantisation_refuses_engine(experiment.model.quantization, stage)
     if unfit:
         yield f"`model.quantization`: {unfit}"
+    parted = parting_refuses(kind, stage)
+    # A member of the pool reads the parts of the base by itself.
+    packed = experiment.resources.executor == "pool" and packing_refuses(method) is None
+    if parted and not packed:
+        yield f"`method.adapter`: {parted}"
 
 
 def method_problems(experiment: Experiment, base: BaseFacts | None) -> Iterator[str]:

@@ -156,6 +156,7 @@ class _WorkerTrial:
     ) -> None:
         import torch
 
+        from curlora.targets import parting_refuses
         from orchestrator.base_model import partitioned
         from orchestrator.engine import DeepSpeedEngine, zero3_config
 
@@ -165,7 +166,11 @@ class _WorkerTrial:
         self._state = read_state(checkpoint) if checkpoint else fresh_state(self._sequence)
         on_gpu = experiment.resources.gpus_per_worker > 0
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
-        with partitioned(zero3_config(experiment.training)):
+        zero3 = zero3_config(experiment.training)
+        refused = parting_refuses(experiment.method.adapter.kind, None if zero3 is None else 3)
+        if refused and name != BASE_TRIAL:  # a pool could not hold it, so it came here after all
+            raise ValueError(f"`method.adapter`: {refused}")
+        with partitioned(zero3):
             self._model = _adapted_model(name, experiment, data, device)
         self._engine = DeepSpeedEngine(
             self._model,

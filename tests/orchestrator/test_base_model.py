@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from curlora.attach import attach, load_adapter, save_adapter
-from curlora.targets import default_targets, quantisation_refuses_engine
+from curlora.targets import default_targets, parting_refuses, quantisation_refuses_engine
 from orchestrator.base_facts import base_facts, linear_shapes
 from orchestrator.base_model import load_base
 from orchestrator.experiment import ModelSpec
@@ -122,3 +122,10 @@ def test_an_engine_that_cannot_hold_a_quantised_base_is_named():
     assert quantisation_refuses_engine("torchao_int8", None) is None
     assert "stage 0, 1 or 2" in quantisation_refuses_engine("int8", 3)
     assert "executor: local" in quantisation_refuses_engine("torchao_int8", 0)
+
+
+def test_an_adapter_that_a_parted_base_cannot_have_is_named():
+    assert parting_refuses("curlora", 3) is None
+    assert parting_refuses("dora", 2) is None
+    assert parting_refuses("dora", None) is None
+    assert "stage 0, 1 or 2" in parting_refuses("dora", 3)

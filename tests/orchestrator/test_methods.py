@@ -6,11 +6,13 @@ from pydantic import ValidationError
 from curlora import ADAPTERS
 from curlora.retention import RETENTIONS
 from orchestrator.experiment import (
+    Experiment,
     ExperimentError,
     grid_points,
     load_experiment,
     possible_methods,
 )
+from orchestrator.method_facts import method_problems
 from orchestrator.methods import (
     ADAPTER_SETTINGS,
     PRESETS,
@@ -99,3 +101,23 @@ def test_a_head_only_preset_without_heads_is_refused(experiment_file):
     path = experiment_file(search={"space": space, "searcher": "grid", "trials": 2})
     with pytest.raises(ExperimentError, match="trains linear heads and nothing else"):
         load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("executor", "adapter", "refused"),
+    [
+        ("train", {"kind": "dora"}, True),
+        ("pool", {"kind": "dora"}, False),  # a member reads the parts by itself
+        ("pool", {"kind": "dora", "dropout": 0.1}, True),  # what is not packed runs as with `train`
+        ("train", {"kind": "curlora"}, False),
+        ("pool", {"kind": "tinylora"}, True),
+    ],
+)
+def test_an_adapter_that_a_parted_base_cannot_have_is_a_problem(executor, adapter, refused):
+    experiment = Experiment.model_validate({
+        "name": "parted", "model": {"name": "none"}, "tasks": ["a"], "method": {"adapter": adapter},
+        "training": {"learning_rate": 1e-3, "deepspeed": {"zero_optimization": {"stage": 3}}},
+        "resources": {"executor": executor},
+    })  # fmt: skip
+    found = [text for text in method_problems(experiment, None) if "has parted them" in text]
+    assert bool(found) == refused
