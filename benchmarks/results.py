@@ -150,12 +150,10 @@ def facts(view: SweepView) -> str:
     seconds = sum(t.measure("cost_s") for t in view.trials if t.state == "COMPLETE")
     failed = [t.name for t in view.trials if t.state == "FAILED"]
     repeated = len(view.trials) - len(view.searched)
+    lost = f"{len(failed)} failed, their loss having exploded" if failed else "none failed"
     return "\n".join([
         f"- {len(view.searched)} trials and {repeated} repetitions with fresh seeds, "
-        f"{seconds / 3600:.1f} hours of one core; {len(failed)} failed because their loss was no "
-        "number any more." if failed else
-        f"- {len(view.searched)} trials and {repeated} repetitions with fresh seeds, "
-        f"{seconds / 3600:.1f} hours of one core; none failed.",
+        f"{seconds / 3600:.1f} hours of one core; {lost}.",
         f"- Base {made['base']['sha256'][:12]}, code {made['code']['commit'][:12]}, torch "
         f"{packages['torch']}, PEFT {packages['peft']}, Ray {packages['ray']}.",
         f"- The untouched base: perplexity {perplexity(view.everything['base'], first=True):.2f} "
