@@ -480,11 +480,20 @@ def figure_of_settings(view: SweepView) -> None:
         [one.perplexity for _, one in rivals], [one.learnt_gain[0] for _, one in rivals],
         s=40, color=COLOURS["lora"], marker="x", label="LoRA, r = 16",
     )  # fmt: skip
+    before = perplexity(view.everything["base"], first=True)
     axis.axhline(0, color="#9ca3af", lw=0.8, ls="--")
-    axis.axvline(perplexity(view.everything["base"], first=True), color="#9ca3af", lw=0.8, ls="--")
-    axis.set(xscale="log", xlabel="perplexity at the end (dashed: the untouched base)",
-             ylabel="learnt over zero-shot")  # fmt: skip
-    axis.legend(frameon=False, fontsize=8)
+    axis.axvline(before, color="#9ca3af", lw=0.8, ls="--")
+    shown_up_to = 2 * before
+    every = [one for points in [*curves.values(), rivals] for _, one in points]
+    beyond = sum(one.perplexity > shown_up_to for one in every)
+    axis.set_xlim(0.97 * before, shown_up_to)
+    axis.set_ylim(bottom=-0.02)
+    axis.set(
+        xlabel=f"perplexity at the end (dashed: the untouched base; {beyond} of {len(every)} are "
+        "beyond)",
+        ylabel="learnt over zero-shot",
+    )
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
     _save(figure, "settings-tradeoff")
 
 
