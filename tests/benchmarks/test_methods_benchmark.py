@@ -1,5 +1,3 @@
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,12 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def methods():
-    spec = importlib.util.spec_from_file_location("methods", ROOT / "benchmarks" / "methods.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["methods"] = module
-    spec.loader.exec_module(module)
-    return module
+def methods(benchmark_module):
+    return benchmark_module("methods")
 
 
 @pytest.fixture(scope="session")
