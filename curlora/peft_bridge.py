@@ -7,7 +7,9 @@ adapters by structure and leaves integer buffers alone when it casts a layer.
 
 from typing import Any
 
+import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.layer import LoraLayer
@@ -39,6 +41,7 @@ __all__ = [
     "MissLayer",
     "OSFLayer",
     "TinyLoraLayer",
+    "cast_adapter_buffers",
     "check_adapters_to_merge",
     "gather_params_ctx",
     "get_pattern_key",
@@ -121,3 +124,19 @@ def keep_as_quantised(layer: Any) -> None:
             "which they cannot be read. Load the model again and attach the adapter before it is "
             "evaluated."
         )
+
+
+def cast_adapter_buffers(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Cast what adapters keep as named buffers, TinyLoRA's factors for one.
+
+    DeepSpeed casts parameters alone, and a product of two types fails.
+
+    Args:
+        model: With PEFT adapters.
+        dtype: A type of floating-point numbers.
+    """
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            for held in layer.children():
+                if isinstance(held, BufferDict):
+                    held.to(dtype)

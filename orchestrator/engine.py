@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import curlora
 from curlora.curvature import adapted_layers, observe
+from curlora.peft_bridge import cast_adapter_buffers
 from curlora.renewal import freeze_earlier, fresh_values, save_combined
 from curlora.retention.protocol import Observation, Retention
 from orchestrator.base_model import partitioned
@@ -481,6 +482,8 @@ class DeepSpeedEngine(_Engine):
         )  # fmt: skip
         if weights is not None:
             self._load_weights(weights)
+        if spec.precision == "bf16":
+            cast_adapter_buffers(model, torch.bfloat16)
         config = deepspeed_config(spec, place.world)
         self._stage = int(config["zero_optimization"]["stage"])
         own_optimizer = "optimizer" in config

@@ -284,6 +284,7 @@ CASES = {
     "zero-3": {"stage": 3, "kind": "curlora"},
     "zero-3-lora": {"stage": 3, "kind": "lora"},
     "zero-2-bf16": {"stage": 2, "kind": "curlora", "precision": "bf16"},
+    "bf16-buffers": {"stage": 0, "kind": "tinylora", "precision": "bf16"},
     "heads-1": {"stage": 1, "kind": "lora", "heads": True, "accumulation": 2},
     "heads-2": {"stage": 2, "kind": "curlora", "heads": True},
     "heads-3": {"stage": 3, "kind": "curlora", "heads": True},
@@ -341,6 +342,7 @@ def retention_of(case):
 def settings_of(kind):
     return {
         "secura": {"m": 6, "merge": "M1", "merge_every": 2, "alpha": None},
+        "tinylora": {"alpha": None},
         "full": {"r": None, "alpha": None, "target_modules": None},
     }.get(kind, {})
 
@@ -436,9 +438,11 @@ def _run_case(folder, base, case):
     one.begin_task(0, 6)
     second = [one.train_step(examples(seed=s, head=later), s) for s in range(2)]
     # A gradient of this size has no finite norm; clipped by it, the step would silently be zero.
-    too_large = fresh(alpha=1e30)
-    too_large.begin_task(0, 1)
-    overflow = too_large.train_step(examples(head=first), 0)
+    overflow = None
+    if settings_of(case["kind"]).get("alpha", 1.0) is not None:
+        too_large = fresh(alpha=1e30)
+        too_large.begin_task(0, 1)
+        overflow = too_large.train_step(examples(head=first), 0)
     return {
         "losses": losses, "rates": rates, "scores": scores, "resumed": resumed, "again": again,
         "second": second, "states": states.tolist(), "written": written, "overflow": overflow,
@@ -453,7 +457,9 @@ def two_workers(tmp_path_factory, tiny_base):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in CASES if n not in {"zero-2-bf16", "scheduler"}])
+@pytest.mark.parametrize(
+    "name", [n for n in CASES if n not in {"zero-2-bf16", "bf16-buffers", "scheduler"}]
+)
 def test_two_workers_give_the_losses_of_one_process(two_workers, tiny_base, name):
     heads = CASES[name].get("heads", False)
     first, later = ("a", "b") if heads else (None, None)
@@ -486,7 +492,7 @@ def test_a_task_goes_on_from_its_checkpoint_to_the_same_losses(two_workers, name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("name", [n for n in CASES if n != "bf16-buffers"])
 def test_a_gradient_without_a_finite_norm_is_told(two_workers, name):
     assert math.isnan(two_workers[name]["overflow"])
 
