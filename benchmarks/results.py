@@ -150,7 +150,7 @@ def facts(view: SweepView) -> str:
     seconds = sum(t.measure("cost_s") for t in view.trials if t.state == "COMPLETE")
     failed = [t.name for t in view.trials if t.state == "FAILED"]
     repeated = len(view.trials) - len(view.searched)
-    lost = f"{len(failed)} failed, their loss having exploded" if failed else "none failed"
+    lost = f"{len(failed)} failed, for the reasons in the table" if failed else "none failed"
     return "\n".join([
         f"- {len(view.searched)} trials and {repeated} repetitions with fresh seeds, "
         f"{seconds / 3600:.1f} hours of one core; {lost}.",
@@ -520,7 +520,9 @@ def figure_of_selection(view: SweepView, groups: Mapping[tuple[str, float], Outc
                 alpha=0.12, lw=0,
             )  # fmt: skip
         axis.set(xscale="log", xlabel="learning rate", ylabel=label)
-    axes[2].set_yscale("log")
+        rates = sorted({rate for _, rate in groups})
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axis.minorticks_off()
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     _save(figure, "selection")
