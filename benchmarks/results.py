@@ -22,7 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from results_page import ROOT, table, write_section
-from sequence_results import controls_table, interval, number, perplexity
+from sequence_results import (
+    controls_table,
+    interval,
+    mean_examples,
+    number,
+    perplexity,
+    repeats_of,
+)
 
 from orchestrator.base_facts import base_facts
 from orchestrator.experiment import Experiment
@@ -85,8 +92,8 @@ def outcome(view: SweepView, trials: Sequence[TrialView]) -> Outcome:
     heads: Mapping[str, Any] = next(
         r["head_only_per_example"] for r in base.reports if r.get("head_only_per_example")
     )
-    final = _mean([trial.per_example for trial in trials])
-    learnt = _mean([trial.learnt_per_example(tasks) for trial in trials])
+    final = mean_examples([trial.per_example for trial in trials])
+    learnt = mean_examples([trial.learnt_per_example(tasks) for trial in trials])
     joint = all(r["task"] not in tasks for r in trials[0].reports if r["task_index"] >= 0)
     choices = [
         values["accuracy"]
@@ -109,13 +116,6 @@ def _last_probes(trial: TrialView) -> dict[str, dict[str, float]] | None:
     return found[-1] if found else None
 
 
-def _mean(sides: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
-    return {
-        task: [statistics.fmean(scores) for scores in zip(*(s[task] for s in sides), strict=True)]
-        for task in sides[0]
-    }
-
-
 def _score(scores: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> float:
     return statistics.fmean(statistics.fmean(scores[task]) for task in tasks)
 
@@ -131,11 +131,6 @@ def finished(view: SweepView) -> list[TrialView]:
     return [trial for trial in view.searched if trial.state == "COMPLETE"]
 
 
-def repeats_of(view: SweepView, name: str) -> list[TrialView]:
-    """The finished repetitions of a trial with fresh seeds."""
-    return [t for t in view.trials if t.of == name and t.state == "COMPLETE"]
-
-
 def told(difference: Difference | None) -> str:
     """A difference with its interval, for a table."""
     if difference is None:
@@ -148,9 +143,11 @@ def facts(view: SweepView) -> str:
     made = view.provenance
     packages = made["packages"]
     seconds = sum(t.measure("cost_s") for t in view.trials if t.state == "COMPLETE")
-    failed = [t.name for t in view.trials if t.state == "FAILED"]
+    failed = [
+        f"{t.name} ({t.reason.partition(' (log')[0]})" for t in view.trials if t.state == "FAILED"
+    ]
     repeated = len(view.trials) - len(view.searched)
-    lost = f"{len(failed)} failed, for the reasons in the table" if failed else "none failed"
+    lost = f"{len(failed)} failed: {'; '.join(failed)}" if failed else "none failed"
     return "\n".join([
         f"- {len(view.searched)} trials and {repeated} repetitions with fresh seeds, "
         f"{seconds / 3600:.1f} hours of one core; {lost}.",
@@ -297,8 +294,8 @@ def picks_table(view: SweepView, name: Callable[[TrialView], str]) -> str:
     if len(found) >= 2:
         (first, _), (second, _) = found[:2]
         sides = [repeats_of(view, pick.name) for pick in (first, second)]
-        after = [_mean([t.learnt_per_example(view.tasks) for t in side]) for side in sides]
-        end = [_mean([t.per_example for t in side]) for side in sides]
+        after = [mean_examples([t.learnt_per_example(view.tasks) for t in side]) for side in sides]
+        end = [mean_examples([t.per_example for t in side]) for side in sides]
         text += (
             f"\n\n{name(first)} minus {name(second)}, on the same examples: learnt "
             f"{told(_difference(*after, view.tasks))}, final "
@@ -340,8 +337,10 @@ def selection_parts(view: SweepView) -> dict[str, str]:
         if law == "inverted":
             continue
         sides = [best["inverted"], own]
-        end = [_mean([t.per_example for t in one.trials]) for one in sides]
-        after = [_mean([t.learnt_per_example(view.tasks) for t in one.trials]) for one in sides]
+        end = [mean_examples([t.per_example for t in one.trials]) for one in sides]
+        after = [
+            mean_examples([t.learnt_per_example(view.tasks) for t in one.trials]) for one in sides
+        ]
         lines.append([
             f"inverted minus {law}", told(_difference(*after, view.tasks)),
             told(_difference(*end, view.tasks)),

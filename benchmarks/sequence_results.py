@@ -9,6 +9,7 @@
 import math
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from results_page import ROOT, table, write_section
@@ -92,7 +93,7 @@ def finalists_table(view: SweepView) -> str:
         name = str(finalist["trial"])
         repeats = repeats_of(view, name)
         values = {m: [t.measure(m) for t in repeats] for m in repeats[0].measures}
-        mean = mean_examples(repeats)
+        mean = mean_examples([trial.per_example for trial in repeats])
         base = view.everything["base"]
         heads = next(r["head_only_per_example"] for r in base.reports)
         rows.append([
@@ -108,9 +109,8 @@ def finalists_table(view: SweepView) -> str:
     return table([head, *rows])
 
 
-def mean_examples(trials: list[TrialView]) -> dict[str, list[float]]:
-    """Each example's mean score over some trials."""
-    sides = [trial.per_example for trial in trials]
+def mean_examples(sides: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    """Each example's mean score over some trials, of each its scores by task."""
     return {
         task: [statistics.fmean(scores) for scores in zip(*(s[task] for s in sides), strict=True)]
         for task in sides[0]

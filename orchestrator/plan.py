@@ -436,7 +436,7 @@ class _Cost:
         return Range(work / (flops * high) + first, work / (flops * low) + last)
 
 
-POOL_GAIN = 2.4
+POOL_GAIN = 2.32
 """What stepping together gains at most over taking turns in one process on CPU: the largest that
 `benchmarks/RESULTS.md` has, of batches of one row."""
 

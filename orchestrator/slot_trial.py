@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 POLL_SECONDS = 0.9
-"""How often a trial asks for news of its job, which renews its lease. Eight that ask more than
-twice as often take two hundredths of a two-core machine from the members."""
+"""How often a trial asks for news of its job, which renews its lease. At 0.4 s, eight
+trials and their mailbox were seen to take 7 of 180 core-seconds."""
 
 
 def slot_trial(

@@ -77,11 +77,10 @@ class TrialView:
         """
         found: dict[str, list[float]] = {}
         for report in self.reports:
-            index, scores = int(report["task_index"]), report.get("per_example") or {}
-            if report.get("row") and 0 <= index < len(tasks):
-                # What is learnt jointly is learnt at the last task's place.
-                joint = report.get("task") not in tasks
-                own = tasks if joint else [tasks[index]]
+            scores = report.get("per_example") or {}
+            if report.get("row") and report["task_index"] >= 0:
+                # A report that is of none of the tasks is of all, learnt jointly.
+                own = [report["task"]] if report["task"] in tasks else tasks
                 found |= {t: list(scores[t]) for t in own if scores.get(t)}
         return found
 
