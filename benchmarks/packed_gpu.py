@@ -78,14 +78,6 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def matrix_flops(device: str) -> float:
-    """What the device's own bf16 matrix products reach, in floating-point operations a second."""
-    size = 8192 if device == "cuda" else 512
-    left = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    clock = clock_of(device)
-    return 2 * size**3 / min(clock(lambda: left @ left) for _ in range(10))
-
-
 def neighbour(
     shape: str, device: str, kind: str, length: int, for_seconds: float, begin: Any, counts: Any
 ) -> None:
@@ -141,23 +133,19 @@ def sharing(
 def measure(given: argparse.Namespace, kind: str, length: int) -> list[dict[str, Any]]:
     """All counts of slots of one adapter and length."""
     base = base_of(given.shape, given.device)
-    # The output layer is the tied embedding; it works where a row is scored, once a row.
-    embeddings: Any = base.get_input_embeddings()
-    parameters = sum(p.numel() for p in base.parameters()) - embeddings.weight.numel()
-    peak = matrix_flops(given.device)
+    clock = clock_of(given.device)
+    peak, flops = packed_step.matrix_flops(given.device, clock), packed_step.frozen_flops(base)
     together = sharing(given.shape, given.device, kind, length, given.processes, given.seconds)
     lines: list[dict[str, Any]] = []
     for slots in given.slots:
-        found = packed_step.measure(
-            base, kind, slots, 1, length, given.repeats, clock_of(given.device), naive=False
-        )
+        found = packed_step.measure(base, kind, slots, 1, length, given.repeats, clock, naive=False)
         tokens = slots * length
         lines.append({
             "shape": given.shape, "kind": kind, "length": length, "slots": slots,
             "packed": tokens / found["tick"], "turns": tokens / found["turns"],
             "bare": tokens / found["bare"], "together": together, "processes": given.processes,
             "ratio": found["ratio"], "low": found["low"], "high": found["high"],
-            "mfu": 4 * parameters * tokens / found["tick"] / peak, "peak": peak,
+            "mfu": flops * tokens / found["tick"] / peak, "peak": peak,
         })  # fmt: skip
         print(json.dumps(lines[-1]), flush=True)
     return lines

@@ -85,6 +85,31 @@ def seconds(work: Callable[[], None], threads: int) -> float:
     return (time.process_time() - start) / threads
 
 
+def frozen_flops(base: nn.Module) -> int:
+    """Give the floating-point operations of a frozen base for one token, forward and backward.
+
+    Args:
+        base: The model, not wrapped yet.
+
+    Returns:
+        4 N, with N the weights of the linear layers inside the blocks: the output layer works where
+        a row is scored, once a row, and the embedding is looked up.
+    """
+    return 4 * sum(
+        layer.weight.numel()
+        for name, layer in base.named_modules()
+        if isinstance(layer, nn.Linear) and not name.endswith("lm_head")
+    )
+
+
+def matrix_flops(device: str, clock: Callable[[Callable[[], None]], float]) -> float:
+    """What bf16 matrix products alone reach, in floating-point operations a second of the clock."""
+    # Large enough for the device's peak; on a CPU of the base's order, where more does not gain.
+    size = 8192 if device == "cuda" else 1024
+    left = torch.randn(size, size, device=device).to(torch.bfloat16)
+    return 2 * size**3 / min(clock(lambda: left @ left) for _ in range(10))
+
+
 @contextmanager
 def looping(base: nn.Module, solos: Sequence[nn.Module], rows: int) -> Iterator[None]:
     """Meanwhile every adapted layer of a base adds each adapter's update to that adapter's rows."""

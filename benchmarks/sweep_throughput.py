@@ -251,6 +251,7 @@ def measure_steady(kind: str, rows: int, threads: int, repeats: int) -> dict[str
     slots, length = 8, 48
     clock = functools.partial(packed_step.seconds, threads=threads)
     base = packed_step.smollm2(torch.bfloat16)
+    peak, flops = packed_step.matrix_flops("cpu", clock), packed_step.frozen_flops(base)
     found = packed_step.measure(base, kind, slots, rows, length, repeats, clock)
     tokens = slots * rows * length
     return {
@@ -258,7 +259,8 @@ def measure_steady(kind: str, rows: int, threads: int, repeats: int) -> dict[str
         "repeats": repeats, "load": round(os.getloadavg()[0], 1),
         "packed": tokens / found["tick"], "turns": tokens / found["turns"],
         "loop": tokens / found["loop"], "bare": tokens / found["bare"],
-        "ratio": found["ratio"], "low": found["low"], "high": found["high"], **machine(),
+        "ratio": found["ratio"], "low": found["low"], "high": found["high"],
+        "peak": peak * threads, "flops": flops, **machine(),
     }  # fmt: skip
 
 
@@ -287,6 +289,7 @@ def _steady_table(lines: Sequence[Mapping[str, Any]]) -> str:
     rows = [[
         "adapter", "threads", "rows x tokens of a slot", "packed, tokens/s", "taking turns",
         "naive loop", "packed over turns (quartiles)", "ceiling: bare base over turns",
+        "utilisation by 4N",
     ]]  # fmt: skip
     rows += [
         [
@@ -294,6 +297,7 @@ def _steady_table(lines: Sequence[Mapping[str, Any]]) -> str:
             f"{x['turns']:.0f}", f"{x['loop']:.0f}",
             f"**{x['ratio']:.2f}** ({x['low']:.2f}-{x['high']:.2f})",
             f"{x['bare'] / x['turns']:.2f}",
+            f"{x['packed'] * x['flops'] / x['peak']:.2f} of {x['peak'] / 1e9:.0f} GFLOP/s",
         ]
         for x in lines
     ]  # fmt: skip
