@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# What measures on any machine and needs nothing named; whole sweeps and a GPU's numbers are asked for by hand.
+BENCHMARKS := useful_tokens packed_step adapter_step trial_start packed_bf16 methods
 
 .PHONY: demo test lint bench venv clean
 
@@ -19,7 +21,8 @@ lint: venv
 	$(BIN)/lint-imports
 
 bench: venv
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	$(BIN)/python benchmarks/sweep_throughput.py steady
 
 venv: $(INSTALLED)
 

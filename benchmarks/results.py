@@ -307,7 +307,7 @@ def picks_table(view: SweepView, name: Callable[[TrialView], str]) -> str:
 def _settings_words(trial: TrialView) -> str:
     names = {RANK: "r", ALPHA: "alpha", TEMPERATURE: "temperature", RATE: "rate"}
     return ", ".join(
-        f"{word} {trial.overrides[path]:.2g}"
+        f"{word} {trial.overrides[path]:g}"
         for path, word in names.items()
         if trial.overrides.get(path) is not None
     )

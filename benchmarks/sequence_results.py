@@ -151,9 +151,9 @@ def facts(view: SweepView) -> str:
     return "\n".join([
         f"- {len(view.searched)} trials and {len(view.trials) - len(view.searched)} repetitions; "
         f"{wall / 60:.0f} minutes, {seconds / 60:.0f} trial minutes.",
-        f"- Base {view.provenance['base']['sha256'][:12]}, code {view.provenance['code']['commit']}"
-        f", torch {packages['torch']}, DeepSpeed {packages['deepspeed']}, "
-        f"{view.provenance['platform']}.",
+        f"- Base {view.provenance['base']['sha256'][:12]}, code "
+        f"{view.provenance['code']['commit'][:12]}, torch {packages['torch']}, DeepSpeed "
+        f"{packages['deepspeed']}.",
         f"- Verdict: {view.reason}.",
     ])  # fmt: skip
 

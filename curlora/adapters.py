@@ -519,7 +519,7 @@ _KINDS = (
             "init": "truncated",
             "target_modules": None,
         },
-        "SECURA (Zhang 2025, arXiv 2502.18168): W + C A B R with the change held back.",
+        "SECURA (Zhang et al. 2025, arXiv 2502.18168): W + C A B R with the change held back.",
         make_config=_secura_config,
         count_trained=_secura_trained,
         count_frozen=_secura_frozen,

@@ -752,7 +752,9 @@ def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 Reference = Annotated[
     str,
-    typer.Argument(help="NAME@champion, SWEEP/TRIAL, or a model folder.", show_default=False),
+    typer.Argument(
+        help="NAME@champion, NAME/VERSION, SWEEP/TRIAL, or a model folder.", show_default=False
+    ),
 ]
 
 

@@ -71,7 +71,8 @@ class TrainingSpec(Spec):
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches per optimiser step."""
     max_length: int = Field(default=128, ge=8)
-    """Tokens per example; longer prompts lose their beginning, and are counted."""
+    """Tokens per example; in a longer prompt the longest columns lose their ends, and
+    it is counted."""
     precision: Literal["fp32", "bf16"] = "bf16"
     seed: int = Field(default=0, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"

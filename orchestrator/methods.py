@@ -473,7 +473,7 @@ PRESETS: dict[str, Preset] = {
         1e-3,
     ),
     "lalora": Preset(
-        "LaLoRA: LoRA with a diagonal Laplace penalty around where learning began",
+        "LaLoRA: LoRA with a diagonal Laplace penalty; as its paper has it, name `sources`",
         {"adapter": _LORA, "retention": {"kind": "laplace", "curvature": "diag"}},
         "Sliwa et al. 2025, arXiv 2512.17720, abstract and reviews; rank and lambda not found",
     ),
