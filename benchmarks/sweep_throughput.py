@@ -45,8 +45,10 @@ BASE = ROOT / ".demo" / "SmolLM2-135M-Instruct"
 RECORD = ROOT / "benchmarks" / "sweep_throughput.json"
 TASKS = ("first", "second", "third")
 MEAN_TOKENS = 40
-SIZES = {"whole": (128, 64, 8), "quarter": (32, 16, 8)}
-"""Training examples and scored examples of each task, and how many trials a sweep has."""
+SIZES = {"whole": (128, 64), "quarter": (32, 16)}
+"""Training examples and scored examples of each task."""
+SLOTS = 8
+"""Trials at a time in all members of the pool together, where a sweep has no more."""
 WAYS = ("pool 1x1", "pool 1x2", "pool 2x1", "tune 2x1", "tune 1x2", "train 2x1")
 NOUNS = ("house", "river", "garden", "winter", "letter", "market", "doctor", "window", "bridge",
          "kitchen", "teacher", "forest", "captain", "village", "machine", "engine")  # fmt: skip
@@ -69,7 +71,9 @@ def texts(count: int, seed: str, length: int) -> list[dict[str, str]]:
     return rows
 
 
-def write_experiment(folder: Path, size: str, way: str, base: Path = BASE) -> Path:
+def write_experiment(
+    folder: Path, size: str, way: str, base: Path = BASE, trials: int = SLOTS
+) -> Path:
     """Write data, task files and an experiment.
 
     Args:
@@ -77,13 +81,14 @@ def write_experiment(folder: Path, size: str, way: str, base: Path = BASE) -> Pa
         size: A key of `SIZES`.
         way: See the module.
         base: The folder of the base model.
+        trials: How many, each at a learning rate of its own.
 
     Returns:
         The experiment file.
     """
     import yaml
 
-    train, scored, trials = SIZES[size]
+    train, scored = SIZES[size]
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     for name in TASKS:
         data = folder / "data" / name
@@ -97,10 +102,14 @@ def write_experiment(folder: Path, size: str, way: str, base: Path = BASE) -> Pa
         }  # fmt: skip
         (folder / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
     executor, members, threads = parted(way)
-    rates = [1e-4 * 1.5**number for number in range(trials)]
+    rates = [1e-4 * 20 ** (number / trials) for number in range(trials)]
     resources: dict[str, Any] = {"cpus_per_worker": threads, "executor": "train"}
     if executor == "pool":
-        resources |= {"executor": "pool", "slots": 8 // members, "members": members}
+        resources |= {
+            "executor": "pool",
+            "slots": max(SLOTS, min(trials, SLOTS * members)) // members,
+            "members": members,
+        }
     document = {
         "name": f"{size}-{way.replace(' ', '-')}",
         "model": {"name": str(base)},
@@ -183,10 +192,10 @@ def tune_sweep(path: Path, at_once: int) -> None:
         raise RuntimeError(f"{found.num_errors} trials failed: {found.errors[0]}")
 
 
-def sweep_seconds(folder: Path, size: str, way: str) -> float:
+def sweep_seconds(folder: Path, size: str, way: str, trials: int) -> float:
     """Wall seconds of one whole sweep in a process of its own."""
     executor, members, _ = parted(way)
-    path = write_experiment(folder, size, way)
+    path = write_experiment(folder, size, way, trials=trials)
     shutil.rmtree(folder / "runs" / path.stem, ignore_errors=True)
     command = [str(Path(sys.executable).parent / "orchestrate"), "sweep", str(path)]
     if executor == "tune":
@@ -200,18 +209,20 @@ def sweep_seconds(folder: Path, size: str, way: str) -> float:
     return seconds
 
 
-def measure_sweeps(size: str, ways: Sequence[str], rounds: int) -> list[dict[str, Any]]:
+def measure_sweeps(
+    size: str, ways: Sequence[str], rounds: int, trials: int
+) -> list[dict[str, Any]]:
     """Trials per hour of each way, in turns.
 
     Args:
         size: A key of `SIZES`.
         ways: See the module.
         rounds: How often each way runs.
+        trials: Of each sweep.
 
     Returns:
         A line for each way.
     """
-    trials = SIZES[size][2]
     found: dict[str, list[float]] = {way: [] for way in ways}
     load: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -228,7 +239,7 @@ def measure_sweeps(size: str, ways: Sequence[str], rounds: int) -> list[dict[str
             )  # fmt: skip
         for _ in range(rounds):
             for way in ways:
-                found[way].append(sweep_seconds(folder, size, way))
+                found[way].append(sweep_seconds(folder, size, way, trials))
                 load[way] = os.getloadavg()[0]
                 print(f"{size}, {way}: {found[way][-1]:.0f} s", flush=True)
     return [
@@ -308,7 +319,9 @@ def _sweeps_table(lines: Sequence[Mapping[str, Any]]) -> str:
     rows = [["trial", "way", "trials", "seconds of the sweep", "trials per hour", "over best tune"]]
     for x in lines:
         rivals = [
-            y["per_hour"] for y in lines if y["size"] == x["size"] and y["way"].startswith("tune")
+            y["per_hour"]
+            for y in lines
+            if (y["size"], y["trials"]) == (x["size"], x["trials"]) and y["way"].startswith("tune")
         ]
         over = f"{x['per_hour'] / max(rivals):.2f}" if rivals else "-"
         seconds = ", ".join(f"{value:.0f}" for value in x["seconds"])
@@ -319,7 +332,7 @@ def _sweeps_table(lines: Sequence[Mapping[str, Any]]) -> str:
 def keep(part: str, lines: Sequence[Mapping[str, Any]]) -> None:
     """Put measured lines in the place of earlier ones of the same kind, and draw the page."""
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
-    names = ("size", "way") if part == "sweeps" else ("kind", "rows", "threads")
+    names = ("size", "trials", "way") if part == "sweeps" else ("kind", "rows", "threads")
     kept = {tuple(x[n] for n in names): x for x in [*record.get(part, []), *lines]}
     record[part] = [kept[key] for key in sorted(kept, key=str)]
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -336,6 +349,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--trials", type=int, default=SLOTS, help="of each sweep")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--write", action="store_true", help="keep the record and write the page")
@@ -344,7 +358,7 @@ def main() -> None:
         parted(way)
     if given.part == "sweeps":
         for size in given.sizes:
-            lines = measure_sweeps(size, given.ways, given.rounds)
+            lines = measure_sweeps(size, given.ways, given.rounds, given.trials)
             print(_sweeps_table(lines), flush=True)
             if given.write:
                 keep("sweeps", lines)
