@@ -46,6 +46,7 @@ from curlora.lean_passes import LeanPasses
 from curlora.packed_forward import (
     Blocks,
     CurSegment,
+    CurSelections,
     LowRankSegment,
     PackedLayer,
     Segment,
@@ -194,10 +195,10 @@ class PackedModel:
             )
         if slot in self._members:
             raise ValueError(f"Slot {slot} is taken. Call `leave({slot})` first.")
+        self._ticks.clear()  # first, as they hold on to what is about to be replaced
         member, scale, tensors = self._twin(kind, settings, seed) or self._new(kind, settings, seed)
         self._families[member.family].sit(slot, rank=member.rank, scale=scale)
         self._members[slot] = member
-        self._ticks.clear()
         if tensors:
             self.load_state(slot, tensors)
 
@@ -230,11 +231,22 @@ class PackedModel:
                 for indices in (_factors(layer).rows, _factors(layer).columns)
             )
             if selection not in self._selections:
-                for name, layer in tuned.items():
-                    f = _factors(layer)
-                    self.layers[name].selections.append(f.C, f.R, f.rows, f.columns)
-                self._selections.append(selection)
+                self._select(selection, tuned)
         return _Member(kind, complete, seed, rank, names, selection), scale, tensors
+
+    def _select(self, selection: bytes, tuned: Mapping[str, Any]) -> None:
+        """Add a selection to all layers, or, where memory does not suffice, to none."""
+        grown: list[CurSelections] = []
+        try:
+            for name, layer in tuned.items():
+                f = _factors(layer)
+                self.layers[name].selections.append(f.C, f.R, f.rows, f.columns)
+                grown.append(self.layers[name].selections)
+        except BaseException:
+            for selections in grown:
+                selections.pop()
+            raise
+        self._selections.append(selection)
 
     def bytes_of(self, kind: str, settings: Mapping[str, Any]) -> int:
         """Give how many bytes more the pack will hold once an adapter has joined.
@@ -268,9 +280,9 @@ class PackedModel:
         """
         self._check_idle()
         member = self._member(slot)
+        self._ticks.clear()
         self._families[member.family].leave(slot)
         del self._members[slot]
-        self._ticks.clear()
         used = {other.selection for other in self._members.values()}
         positions = [i for i, selection in enumerate(self._selections) if selection in used]
         if len(positions) < len(self._selections):

@@ -79,6 +79,13 @@ class CurSelections:
             stack[position, r:] = _filler(tensor[:1])
         self.ranks.append(r)
 
+    def pop(self) -> None:
+        """Drop the last selection without taking memory; the next uses what it held."""
+        assert self._stacks is not None
+        self.ranks.pop()
+        widest = max(self.ranks, default=0)
+        self._stacks = tuple(stack[:, :widest] for stack in self._stacks) if widest else None
+
     def _resize(self, like: Sequence[Tensor], count: int, rank: int) -> None:
         former = self._stacks
         self._stacks = tuple(tensor.new_zeros(count, rank, *tensor.shape[1:]) for tensor in like)

@@ -106,6 +106,27 @@ def pool_members(resources: ResourceSpec, *, cpus: float, gpus: float) -> int:
     return max(1, int(cpus // (resources.workers * resources.cpus_per_worker)))
 
 
+def worker_places(nodes: Sequence[Mapping[str, Any]], resources: ResourceSpec) -> int:
+    """How many workers the nodes of a cluster hold together; none is split over two.
+
+    Args:
+        nodes: As `ray.nodes()` gives them.
+        resources: Of the sweep.
+
+    Returns:
+        The number of places.
+    """
+    places = 0
+    for node in nodes:
+        if node.get("Alive"):
+            has = node["Resources"]
+            held = has.get("CPU", 0.0) // resources.cpus_per_worker
+            if resources.gpus_per_worker:
+                held = min(held, has.get("GPU", 0.0) // resources.gpus_per_worker)
+            places += int(held)
+    return places
+
+
 def required_fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
     """`fit`, refusing resources that hold no trial at all.
 

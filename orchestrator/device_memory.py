@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
 
 MARGIN = 1.25
 """What a pass was seen to need is kept free this many times: lengths differ."""
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -32,6 +33,8 @@ class DeviceMemory:
         self._on_gpu = self._device.type == "cuda"
         self.peak = 0
         """Most bytes that a watched piece of work took beyond what was held before it."""
+        self.seen = False
+        """Whether any has been watched."""
 
     def free(self) -> int:
         """Measure what can still be taken.
@@ -59,6 +62,10 @@ class DeviceMemory:
         """
         return size + MARGIN * self.peak <= self.free()
 
+    def forget(self) -> None:
+        """Forget what work took: what is done from now on is smaller."""
+        self.peak, self.seen = 0, False
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Meanwhile, see how much is taken at most; `peak` remembers the largest.
@@ -68,6 +75,7 @@ class DeviceMemory:
         """
         before = self._begin()
         yield
+        self.seen = True
         if before is not None:
             self.peak = max(self.peak, self._most() - before)
 
@@ -96,10 +104,25 @@ def _resident(name: str) -> int:
 
 
 def _left_in_group() -> int:
-    """Bytes left to this process's control group; a great many where it has no limit."""
+    """Bytes left to this process's control groups (version 2); a great many without a limit."""
     try:
-        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no control group, or "max"
+        own = _OWN_CGROUP.read_text(encoding="utf-8").strip().rpartition("::")[2]
+    except OSError:  # not Linux
         return 1 << 62
-    return max(0, limit - used)
+    # A limit of any group above counts; where only a part of the tree is mounted, its root's.
+    path = PurePosixPath(own)
+    groups = [_CGROUPS / str(part).strip("/") for part in (path, *path.parents)]
+    return min(map(_left_in, {*groups, _CGROUPS}))
+
+
+def _left_in(group: Path) -> int:
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):  # no such group, or its limit is "max"
+        return 1 << 62
+    # Files that were read stay in memory and count as used, but go when memory is wanted.
+    counts = dict(line.split() for line in lines)
+    cached = int(counts.get("active_file", 0)) + int(counts.get("inactive_file", 0))
+    return max(0, limit - used + cached)

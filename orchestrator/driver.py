@@ -360,8 +360,7 @@ class Driver:
         if name == BASE_TRIAL:
             refused = base_refuses(experiment, specs)
         else:
-            workers = self.experiment.resources.workers
-            refused = trial_refuses(experiment, specs, workers=workers)
+            refused = trial_refuses(experiment, specs, sweep=self.experiment)
         return "pool" if refused is None else "train"
 
     def _row_0(self) -> list[float | None] | None:
@@ -465,6 +464,12 @@ class Driver:
                     self._stage(trial, report, message["checkpoint_path"])
             case "failed":
                 self._failed(trial, str(message["reason"]), message)
+            case "lost":
+                # The trial is not to blame, and would be lost; left unfinished, it is run again.
+                raise SweepError(
+                    f"No member of the pool is left to run {name}: {message['reason']}. What is "
+                    "finished is kept; once that is mended, the same command goes on."
+                )
             case _:
                 pass
 
@@ -476,9 +481,14 @@ class Driver:
         trial.log = message.get("log")
         if trial.log is None:
             path = self.journal.folder / "trials" / trial.name / "log.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(f"attempt {trial.attempts}: {message.get('details', reason)}\n")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(f"attempt {trial.attempts}: {message.get('details', reason)}\n")
+            except OSError as error:
+                raise SweepError(
+                    no_room(self.journal.folder, f"the log of {trial.name}", str(error))
+                ) from None
             trial.log = str(path)
 
     def _stage(self, trial: Trial, document: Mapping[str, Any], checkpoint: str | None) -> None:
@@ -590,8 +600,17 @@ class Driver:
         ProgressFile(self.journal.folder, trial.name).remove()
         if state == "FAILED":
             self._failed_now.append(trial.name)
-        if complete:
-            shutil.rmtree(self.journal.folder / "ray" / trial.name, ignore_errors=True)
+        self._remove_checkpoint(trial)
+
+    def _remove_checkpoint(self, trial: Trial) -> None:
+        """What an ended trial would have gone on from is of no use any more."""
+        shutil.rmtree(self.journal.folder / "ray" / trial.name, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove what members of the pool have saved of trials that had ended meanwhile."""
+        for trial in self.trials.values():
+            if trial.state != "RUNNING":
+                self._remove_checkpoint(trial)
 
     def _measures(self, trial: Trial, base: Trial, final: StageReport) -> dict[str, float]:
         tasks = self.experiment.tasks

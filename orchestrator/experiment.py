@@ -599,7 +599,12 @@ def field_names() -> list[str]:
 
 
 _NOT_SEARCHABLE = ("search", "name", "storage", "tracking", "objectives", "champion", "finalists",
-                   "tasks", "probes", "model", "data", "head")  # fmt: skip
+                   "tasks", "probes", "model", "data", "head",
+                   "training.max_length")  # fmt: skip
+
+
+def _searchable(path: str) -> bool:
+    return not any(path == name or path.startswith(f"{name}.") for name in _NOT_SEARCHABLE)
 
 
 def check_space(experiment: Experiment) -> None:
@@ -620,7 +625,7 @@ def check_space(experiment: Experiment) -> None:
     paths = sorted(known_paths())
     for path in space:
         free_form = path.startswith("training.deepspeed.")
-        if path.split(".")[0] in _NOT_SEARCHABLE:
+        if not _searchable(path):
             raise ExperimentError(
                 f"search.space: {path}: trials of one sweep share this field, so that their scores "
                 "can be compared; it cannot be searched"
@@ -629,7 +634,7 @@ def check_space(experiment: Experiment) -> None:
             raise ExperimentError(f"search.space: {path}: unknown field.{suggestion(path, paths)}")
     for number, entry in enumerate(experiment.search.first, start=1):
         for path in entry:
-            if path.split(".")[0] in _NOT_SEARCHABLE or path not in paths:
+            if not _searchable(path) or path not in paths:
                 raise ExperimentError(
                     f"search.first: entry {number}: {path}: not a field that a trial can set."
                     f"{suggestion(path, paths)}"

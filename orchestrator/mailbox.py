@@ -5,6 +5,11 @@ read what is said of it; the member takes jobs and leaves messages; the driver s
 nobody wants any more. A job is a *lease*: it lives as long as its trial asks for news. Whatever the
 member said is kept until the trial has gone, so that neither a trial that asks late nor a member
 that starts anew loses a word. Nothing here knows of Ray, torch or methods.
+
+When a member dies, any of its jobs may be the reason, or none (a node was taken back). So its jobs
+are put to the *test*: it is given them again one by one, each once the one before has lived through
+a step, or after a second death without a report between, until it has reported something. A death
+is held against a job only if that was alone, or under such a second test.
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ LEASE_SECONDS = 60.0
 that waits for a slow MLflow server can hold them up for much longer."""
 FRUITLESS_STARTS = 3
 """A member that died so often before it took anything would do so again: loading takes a while."""
+STRICT_FROM = 2
+"""A job that was in the member at so many deaths since its last report is tested up to the next."""
 ENDINGS = ("finished", "failed")
 """The kinds of messages after which a member says nothing more of a job."""
 
@@ -33,11 +40,27 @@ class _Lease:
     taken: bool = False
     """Whether the member has it."""
     losses: int = 0
-    """How often the member died while it had it."""
+    """How many of the member's deaths since it reported something are held against it."""
+    suspicion: int = 0
+    """At how many deaths it was in the member, since it reported something."""
+    tested: bool = False
+    """Whether the member has it, and it has yet to show that it is not the reason."""
 
     @property
     def over(self) -> bool:
         return bool(self.messages) and self.messages[-1]["kind"] in ENDINGS
+
+    @property
+    def strict(self) -> bool:
+        """Whether its test lasts up to its next report. Before, all others have passed theirs."""
+        return self.suspicion >= STRICT_FROM
+
+    def hear(self, message: Mapping[str, Any]) -> None:
+        self.messages.append(dict(message))
+        if message["kind"] != "ready":
+            self.suspicion = self.losses = 0
+        if not self.strict:
+            self.tested = False
 
 
 class Mailbox:
@@ -49,7 +72,8 @@ class Mailbox:
         """Begin empty.
 
         Args:
-            max_failures: A job that was in the member at more of its deaths than this has failed.
+            max_failures: A job against which more of the member's deaths than this are held, with
+                no report between them, has failed.
             clock: Seconds.
         """
         self._max_failures = max_failures
@@ -58,6 +82,9 @@ class Mailbox:
         self._dropped: list[str] = []
         self._incarnation: str | None = None
         self._starts = 0
+        self._deaths = 0
+        """Of the member with jobs in it, one after the other without a report between."""
+        self._generation = 0
         self._closed = False
         self._gone: str | None = None
 
@@ -105,37 +132,54 @@ class Mailbox:
         """Let the member end, whatever it has."""
         self._closed = True
 
-    def reopen(self) -> None:
-        """Let another member serve this mailbox."""
+    def reopen(self, generation: int) -> None:
+        """Let another member serve this mailbox.
+
+        Args:
+            generation: Its number; any other that should still be there is told to end.
+        """
         self._closed, self._gone, self._starts = False, None, 0
+        self._generation = generation
 
     def lose(self, reason: str) -> None:
         """The member is gone for good.
 
         Args:
-            reason: In one line.
+            reason: In one line; the first that is given stands.
         """
-        self._gone = reason
+        self._gone = self._gone or reason
 
     # ------------------------------------------------------------------------------- the member
 
-    def begin(self) -> bool:
+    def begin(self, generation: int = 0) -> int | None:
         """The member's process has started and is about to load its base.
 
+        Args:
+            generation: The one that it was started in.
+
         Returns:
-            Whether it should: no, once it has died too often before its first exchange.
+            None if it should not, because another generation serves this mailbox or because it has
+            died too often before its first exchange; else how often in a row it died with jobs in
+            it and nothing reported in between. Memory is the usual reason, and smaller passes need
+            less.
         """
+        if generation != self._generation:
+            return None
         if self._starts >= FRUITLESS_STARTS:
             self.lose(
                 f"its process died {self._starts} times before it had loaded the base; the logs of "
                 "Ray's workers say of what (memory is the usual reason)"
             )
-            return False
+            return None
         self._starts += 1
-        return True
+        return self._deaths
 
     def exchange(
-        self, incarnation: str, said: Sequence[tuple[str, Mapping[str, Any]]], free: int
+        self,
+        incarnation: str,
+        said: Sequence[tuple[str, Mapping[str, Any]]],
+        free: int,
+        generation: int = 0,
     ) -> dict[str, Any]:
         """Hand over messages, and be told what to do.
 
@@ -143,10 +187,13 @@ class Mailbox:
             incarnation: Another one for each start of the member.
             said: Trial and message, in order.
             free: How many more jobs the member can take.
+            generation: The one that it was started in.
 
         Returns:
             `join`, jobs to begin; `drop`, trials to forget; `close`, whether to end.
         """
+        if generation != self._generation:  # it was closed, and needed long to ask
+            return {"join": [], "drop": [], "close": True}
         self._starts = 0
         if incarnation != self._incarnation:
             if self._incarnation is not None:
@@ -155,29 +202,41 @@ class Mailbox:
         for trial, message in said:
             lease = self._leases.get(trial)
             if lease is not None and lease.taken:
-                lease.messages.append(dict(message))
+                lease.hear(message)
+                if message["kind"] != "ready":
+                    self._deaths = 0
         now = self._clock()
         for trial, lease in list(self._leases.items()):
             if now - lease.renewed > LEASE_SECONDS:
                 self.release(trial)
         # What the member said before it was told to forget a job is of no use any more.
         drop, self._dropped = self._dropped, []
-        join: list[dict[str, Any]] = []
-        for lease in self._leases.values():
-            if len(join) >= free or self._closed:
-                break
-            if not lease.taken and not lease.over:
-                lease.taken = True
-                join.append(lease.job)
+        join = [] if self._closed else self._hand_out(free)
         return {"join": join, "drop": drop, "close": self._closed}
+
+    def _hand_out(self, free: int) -> list[dict[str, Any]]:
+        join: list[dict[str, Any]] = []
+        inside = [lease for lease in self._leases.values() if lease.taken and not lease.over]
+        for lease in self._leases.values():
+            if len(join) >= free or any(other.tested for other in inside):
+                break
+            if lease.taken or lease.over:
+                continue
+            lease.taken, lease.tested = True, lease.suspicion > 0
+            inside.append(lease)
+            join.append(lease.job)
+        return join
 
     def _take_back(self) -> None:
         """The member has started anew and has nothing; its jobs go on from their snapshots."""
         self._dropped = []
-        for lease in self._leases.values():
-            if not lease.taken or lease.over:
-                continue
-            lease.taken = False
+        lost = [lease for lease in self._leases.values() if lease.taken and not lease.over]
+        self._deaths += bool(lost)
+        blamed = [lease for lease in lost if len(lost) == 1 or (lease.tested and lease.strict)]
+        for lease in lost:
+            lease.taken = lease.tested = False
+            lease.suspicion += not blamed or lease in blamed
+        for lease in blamed:
             lease.losses += 1
             if lease.losses > self._max_failures:
                 reason = f"the member's process died {lease.losses} times while it held this trial"

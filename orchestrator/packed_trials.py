@@ -256,6 +256,11 @@ class PackedTrials:
         return self._scored
 
     @property
+    def pass_tokens(self) -> tuple[int, ...]:
+        """Padded tokens that passes may have: what was asked for, or what failures have left."""
+        return (self._learning.tokens, self._reading.tokens, self._writing.tokens)
+
+    @property
     def free(self) -> int:
         """How many more trials there is room for."""
         return len(self._free)
@@ -1023,8 +1028,8 @@ class BareBase:
     def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
         """The log-probability of every pick of every row."""
         found, failures = self._trials.log_probabilities(rows, [BARE] * len(rows))
-        if failures:
-            raise RuntimeError(f"The base cannot be measured: {failures[BARE].reason}.")
+        if failures:  # all workers know of it
+            raise ValueError(f"The base cannot be measured: {failures[BARE].reason}.")
         return found
 
     def hidden_states(self, rows: Sequence[Scored]) -> Tensor:

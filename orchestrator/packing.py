@@ -56,15 +56,33 @@ def base_refuses(experiment: Experiment, tasks: Mapping[str, TaskSpec]) -> str |
     return None
 
 
+def _differs(experiment: Experiment, sweep: Experiment) -> str | None:
+    """What a trial wants otherwise than the members of the pool have it."""
+    sides = [
+        {
+            "training.precision": one.training.precision,
+            "resources.workers": one.resources.workers,
+            "resources.cpus_per_worker": one.resources.cpus_per_worker,
+            "resources.gpus_per_worker": one.resources.gpus_per_worker,
+        }
+        for one in (experiment, sweep)
+    ]
+    for name, asked in sides[0].items():
+        if asked != sides[1][name]:
+            return f"its `{name}` is {asked}, and the pool's members have {sides[1][name]}"
+    return None
+
+
 def trial_refuses(
-    experiment: Experiment, tasks: Mapping[str, TaskSpec], workers: int = 1
+    experiment: Experiment, tasks: Mapping[str, TaskSpec], sweep: Experiment | None = None
 ) -> str | None:
     """Why a trial cannot be trained in a pack.
 
     Args:
         experiment: The trial's, overrides applied.
         tasks: Task files by name.
-        workers: How many each member of the pool has: `resources.workers` of the sweep.
+        sweep: The sweep's, whose base and resources the members of the pool have; None: the
+            trial's are the same.
 
     Returns:
         A sentence, or None where it can.
@@ -72,9 +90,7 @@ def trial_refuses(
     refused = base_refuses(experiment, tasks)
     if refused is None and experiment.training.accumulation != 1:
         refused = f"`training.accumulation` is {experiment.training.accumulation}, not 1"
-    if refused is None and experiment.resources.workers != workers:
-        asked = experiment.resources.workers
-        refused = f"it asks for {asked} workers, and a member of the pool has {workers}"
+    refused = refused or _differs(experiment, sweep or experiment)
     own = sorted(set(experiment.training.deepspeed) - {"zero_optimization"})
     if refused is None and own:
         refused = f"`training.deepspeed.{own[0]}` is DeepSpeed's, which a pack does not use"

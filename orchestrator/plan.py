@@ -228,8 +228,7 @@ def _alone(loaded: LoadedExperiment) -> dict[str, str]:
     found: dict[str, str] = {}
     for method in possible_methods(loaded.experiment):
         trial = loaded.experiment.model_copy(update={"method": method})
-        workers = loaded.experiment.resources.workers
-        reason = trial_refuses(trial, loaded.tasks, workers=workers)
+        reason = trial_refuses(trial, loaded.tasks)
         if reason is not None:
             found[method.name] = reason
     return found

@@ -18,9 +18,11 @@ from orchestrator.driver import Driver
 from orchestrator.experiment import ResourceSpec
 from orchestrator.mailbox import Mailbox
 
-MEMBER_RESTARTS = 10
-"""How often Ray Train starts a member anew. A trial that was in it at more deaths than its own
-`resources.max_failures` has failed before."""
+FOR_EVER = -1
+"""Ray Train starts a member anew whenever it dies: spot workers come and go. The mailbox says when
+to stop, by what it holds against trials and against a member that dies before it has loaded."""
+PLACEMENTS = 15
+"""How often Ray Train tries to place a member, two minutes each, while a lost node is replaced."""
 AHEAD = 1
 """Trials that wait for a slot of each member, so that a slot is refilled at once."""
 CLOSE_SECONDS = 60.0
@@ -52,6 +54,8 @@ class Pool:
         self._ending: Sequence[threading.Thread] = ()
         self._starts = 0
         self._member_of: dict[str, int] = {}
+        self._lost: set[int] = set()
+        """Members that have ended although their mailboxes had not been closed."""
 
     @property
     def is_open(self) -> bool:
@@ -61,7 +65,12 @@ class Pool:
     @property
     def places(self) -> int:
         """How many trials may be in it or wait for a slot."""
-        return len(self.mailboxes) * (self._one.slots + AHEAD)
+        return len(self._living()) * (self._one.slots + AHEAD)
+
+    def _living(self) -> list[int]:
+        """The members that can take trials; all, where none can, since trials ask one after all."""
+        every = range(len(self.mailboxes))
+        return [number for number in every if number not in self._lost] or list(every)
 
     @property
     def resources(self) -> Sequence[ResourceSpec]:
@@ -74,7 +83,8 @@ class Pool:
 
         self._join_threads()
         self._starts += 1
-        ray.get([mailbox.reopen.remote() for mailbox in self.mailboxes])
+        self._lost.clear()
+        ray.get([mailbox.reopen.remote(self._starts) for mailbox in self.mailboxes])
         self._driver.observer.note(
             f"starting {len(self.mailboxes)} member(s) of the pool, {self._one.slots} slots each"
         )
@@ -82,8 +92,8 @@ class Pool:
             thread = threading.Thread(
                 target=self._keep, args=(number, mailbox), name=f"member {number}", daemon=True
             )
-            thread.start()
             self._threads.append(thread)
+            thread.start()
 
     def _keep(self, number: int, mailbox: Any) -> None:
         """Run a member until its mailbox is closed; in a thread, since Ray Train blocks."""
@@ -94,7 +104,8 @@ class Pool:
             lines = str(error).strip().splitlines()
             reason = lines[-1] if lines else repr(error)
         # After the end nobody asks, and a call would start another Ray if this one has been left.
-        if self.mailboxes:
+        if self.mailboxes and threading.current_thread() in self._threads:
+            self._lost.add(number)
             mailbox.lose.remote(reason)
 
     def _trainer(self, number: int, mailbox: Any) -> Any:
@@ -111,13 +122,14 @@ class Pool:
                 "folder": str(self._driver.journal.folder),
                 "shared": self._shared,
                 "mailbox": mailbox,
+                "generation": self._starts,
             },
             **worker_group(self._one),
             run_config=RunConfig(
                 name=f"member-{number}-{self._starts}",
                 storage_path=str(self._folder),
                 failure_config=FailureConfig(
-                    max_failures=MEMBER_RESTARTS, controller_failure_limit=3
+                    max_failures=FOR_EVER, controller_failure_limit=PLACEMENTS
                 ),
             ),
         )
@@ -158,7 +170,7 @@ class Pool:
             The member's number.
         """
         loads = Counter(self._member_of.values())
-        chosen = min(range(len(self.mailboxes)), key=lambda number: (loads[number], number))
+        chosen = min(self._living(), key=lambda number: (loads[number], number))
         self._member_of[trial] = chosen
         return chosen
 

@@ -11,10 +11,10 @@ is said of it, so a member that starts anew goes on from there.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
-import traceback
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,12 +33,17 @@ from orchestrator.continual_loop import (
 from orchestrator.device_memory import DeviceMemory
 from orchestrator.engine import PartedBase, PlainEngine, zero3_config
 from orchestrator.experiment import Experiment, default_batch_tokens
-from orchestrator.packed_trials import BareBase, Ended, PackedTrials
+from orchestrator.packed_trials import BareBase, Ended, Failure, PackedTrials, attempt
 from orchestrator.ranks import ALONE, RankError, Ranks
 from orchestrator.scored_model import check_logits
 from orchestrator.tasks import GenerationTask
 from orchestrator.training import BASE_TRIAL, ProgressFile, prepare_for_deepspeed
-from orchestrator.trial_state import read_state, task_sequence
+from orchestrator.trial_state import (
+    found_checkpoint,
+    keep_checkpoint,
+    read_state,
+    task_sequence,
+)
 
 EXCHANGE_SECONDS = 0.1
 """How often a busy member looks into its mailbox."""
@@ -51,26 +56,29 @@ def member_worker(config: dict[str, Any]) -> None:
 
     Args:
         config: `experiment` (a document), `folder` (the sweep's), `shared` (a list holding the
-            reference of the `PreparedData`) and `mailbox` (an actor).
+            reference of the `PreparedData`), `mailbox` (an actor) and `generation` (a number).
     """
     import ray
 
-    mailbox = config["mailbox"]
+    mailbox, generation = config["mailbox"], config["generation"]
     experiment = Experiment.model_validate(config["experiment"])
     ranks = ALONE
     if experiment.resources.workers > 1:
         prepare_for_deepspeed(experiment)
         ranks = Ranks.of_group()
-    if not ranks.told(ray.get(mailbox.begin.remote()) if ranks.first else None):
+    deaths: int | None = ranks.told(
+        ray.get(mailbox.begin.remote(generation)) if ranks.first else None
+    )
+    if deaths is None:
         return
     data: PreparedData = ray.get(config["shared"][0])
     incarnation = uuid.uuid4().hex
 
     def exchange(said: list[tuple[str, dict[str, Any]]], free: int) -> Mapping[str, Any]:
-        return ray.get(mailbox.exchange.remote(incarnation, said, free))
+        return ray.get(mailbox.exchange.remote(incarnation, said, free, generation))
 
     try:
-        member = Member(experiment, data, Path(config["folder"]), ranks)
+        member = Member(experiment, data, Path(config["folder"]), ranks, halvings=deaths)
     except ModelError as error:
         # Nothing but the same would come of starting anew.
         ray.get(mailbox.lose.remote(str(error)))
@@ -124,7 +132,13 @@ class Member:
     """The base, the trials that step on it, and those that wait for their turn."""
 
     def __init__(
-        self, experiment: Experiment, data: PreparedData, folder: Path, ranks: Ranks = ALONE
+        self,
+        experiment: Experiment,
+        data: PreparedData,
+        folder: Path,
+        ranks: Ranks = ALONE,
+        *,
+        halvings: int = 0,
     ) -> None:
         """Load the base.
 
@@ -133,6 +147,7 @@ class Member:
             data: Every task and probe.
             folder: The sweep's folder, where trials are saved; all workers read it.
             ranks: The member's workers, each of which makes a `Member` and the same calls.
+            halvings: How often passes are to be half as large as the experiment says.
         """
         import torch
 
@@ -149,9 +164,10 @@ class Member:
         self._parted = PartedBase(self._base, zero3) if zero3 is not None else None
         writes = any(isinstance(task.spec, GenerationTask) for task in data.tasks.values())
         self._tokenizer = load_tokenizer(experiment.model) if writes else None
-        self._batch_tokens = experiment.data.batch_tokens or default_batch_tokens(
+        tokens = experiment.data.batch_tokens or default_batch_tokens(
             on_gpu=resources.gpus_per_worker > 0
         )
+        self._batch_tokens = max(1, tokens >> halvings)
         self._capacity = resources.slots
         self._memory = DeviceMemory(device)
         self._pack: PackedTrials | None = None
@@ -164,19 +180,21 @@ class Member:
     @property
     def names(self) -> list[str]:
         """The trials that have begun and those that wait."""
-        begun = self._pack.names if self._pack is not None else []
-        return [*begun, *(str(job["trial"]) for job in self._waiting)]
+        return [*self._begun, *(str(job["trial"]) for job in self._waiting)]
+
+    @property
+    def _begun(self) -> list[str]:
+        return self._pack.names if self._pack is not None else []
 
     @property
     def free(self) -> int:
         """How many more trials can begin."""
-        taken = len(self._pack.names) if self._pack is not None else 0
-        return max(0, self._capacity - taken - len(self._waiting))
+        return max(0, self._capacity - len(self.names))
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._waiting) or (self._pack is not None and bool(self._pack.names))
+        return bool(self.names)
 
     def take(self, job: dict[str, Any]) -> None:
         """Begin a trial as soon as it can be.
@@ -189,9 +207,15 @@ class Member:
     def drop(self, name: str) -> None:
         """Forget a trial, whatever it has learnt."""
         self._waiting = [job for job in self._waiting if job["trial"] != name]
-        self._said = [(trial, message) for trial, message in self._said if trial != name]
-        if self._pack is not None and name in self._pack.names:
+        self._forget(name)
+        if self._pack is not None and name in self._begun:
             self._pack.drop(name)
+
+    def _forget(self, name: str) -> None:
+        """Say nothing of a trial, and keep nothing of what it said."""
+        self._said = [(trial, message) for trial, message in self._said if trial != name]
+        self._reports.pop(name, None)
+        self._progress.pop(name, None)
 
     def work(self) -> list[tuple[str, dict[str, Any]]]:
         """Begin what can begin, and let every trial go on by one step.
@@ -201,8 +225,11 @@ class Member:
         """
         self.begin()
         if self._pack is not None and self._pack.names:
+            sizes = self._pack.pass_tokens
             with self._memory.watched():
                 ended = self._pack.tick()
+            if self._pack.pass_tokens != sizes:
+                self._memory.forget()  # what has just filled the memory is not tried again
             for end in ended:
                 self._ended(end)
             for name in self._pack.names:
@@ -223,26 +250,36 @@ class Member:
         if name == BASE_TRIAL:
             self._measure_base(experiment)
             return True
-        try:
-            return self._let_join(name, experiment)
-        except ValueError as error:  # of this trial's settings: the others go on
-            self._fail(name, str(error), traceback.format_exc())
-            return True
+        begun = attempt(functools.partial(self._let_join, name, experiment))
+        if isinstance(begun, bool):
+            return begun
+        if begun.memory and not self._ranks.alone:
+            raise RankError(f"worker {self._ranks.rank} is out of memory: {begun.reason}")
+        self._forget(name)
+        if begun.memory and self._begun:
+            return False  # until another has ended
+        # Of this trial's settings, layers or checkpoint: the others go on.
+        self._fail(name, _plain(begun), begun.details)
+        return True
 
     def _let_join(self, name: str, experiment: Experiment) -> bool:
         pack = self._pack_for(experiment)
         if pack is None or not pack.free:
             return False
-        need = pack.bytes_of(experiment)
-        if not all(self._ranks.parts(self._memory.holds(need))):
-            if pack.names:
+        need, shared = pack.bytes_of(experiment), bool(pack.names)
+        if shared and not self._memory.seen:
+            return False  # until the first has shown what a pass takes
+        # Beside others a pass must fit as it is; alone, passes are made to fit.
+        fits = self._memory.holds(need) if shared else need <= self._memory.free()
+        if not all(self._ranks.parts(fits)):
+            if shared:
                 return False  # until another has ended
             self._fail(name, *[self._no_room(need)] * 2)
             return True
         self._progress[name] = ProgressFile(self._folder, name)
         checkpoint = self._checkpoint(name)
-        saved = self._ranks.told((checkpoint / "trial.json").is_file())
-        snapshot = checkpoint if saved else None
+        found = found_checkpoint(checkpoint) if self._ranks.first else None
+        snapshot = checkpoint if self._ranks.told(found is not None) else None
 
         def hear(report: StageReport, matrix: AccuracyMatrix) -> None:
             self._hear(pack, name, report, matrix)
@@ -257,12 +294,9 @@ class Member:
         return True
 
     def _no_room(self, need: int) -> str:
-        sizes = [
-            f"{size / 2**30:.2f} GiB" for size in (need, self._memory.peak, self._memory.free())
-        ]
         return (
-            f"the trial needs {sizes[0]} beside the {sizes[1]} that a pass was seen to take, and "
-            f"{sizes[2]} are free on the member; lower its rank, or `data.batch_tokens`"
+            f"the trial alone needs {need / 2**30:.2f} GiB, and {self._memory.free() / 2**30:.2f} "
+            "GiB are free on the member; lower its rank"
         )
 
     def _pack_for(self, experiment: Experiment) -> PackedTrials | None:
@@ -299,24 +333,34 @@ class Member:
 
     def _measure_base(self, experiment: Experiment) -> None:
         """Row 0, on the bare base; trials wait meanwhile."""
+        work = functools.partial(self._read_base, experiment)
+        found: Failure | None
+        if self._ranks.alone:
+            found = attempt(work)
+        else:
+            try:
+                found = work()
+            except (ValueError, DivergedError) as error:  # what all workers raise alike
+                found = Failure.of(error)
+        if isinstance(found, Failure):
+            self._fail(BASE_TRIAL, _plain(found), found.details)
+            return
+        self._said.append((BASE_TRIAL, {"kind": "finished", "reports": [], "checkpoint_path": ""}))
+
+    def _read_base(self, experiment: Experiment) -> None:
         sequence = task_sequence(experiment, self._data)
         file = ProgressFile(self._folder, BASE_TRIAL)
         engine = self._bare_base(experiment)
-        try:
-            check_logits(engine.scored, self._base.config.get_text_config().vocab_size)
-            run(
-                measure_base(sequence),
-                engine,
-                sequence=sequence,
-                matrix=AccuracyMatrix.empty([task.name for task in sequence.tasks]),
-                start=None,
-                on_report=lambda report, _: self._say_stage(BASE_TRIAL, report, None),
-                on_progress=file.write if self._ranks.first else lambda _: None,
-            )
-        except (ValueError, DivergedError) as error:
-            self._fail(BASE_TRIAL, str(error), traceback.format_exc())
-            return
-        self._said.append((BASE_TRIAL, {"kind": "finished", "reports": [], "checkpoint_path": ""}))
+        check_logits(engine.scored, self._base.config.get_text_config().vocab_size)
+        run(
+            measure_base(sequence),
+            engine,
+            sequence=sequence,
+            matrix=AccuracyMatrix.empty([task.name for task in sequence.tasks]),
+            start=None,
+            on_report=lambda report, _: self._say_stage(BASE_TRIAL, report, None),
+            on_progress=file.write if self._ranks.first else lambda _: None,
+        )
 
     # ----------------------------------------------------------------------------- what is said
 
@@ -337,9 +381,7 @@ class Member:
         if self._ranks.first:
             fresh.mkdir(parents=True, exist_ok=True)
             pack.save(name, fresh)
-            # Renaming two folders is not one step: a crash between them repeats the last part.
-            shutil.rmtree(kept, ignore_errors=True)
-            fresh.replace(kept)
+            keep_checkpoint(fresh, kept)
         self._say_stage(name, report, kept)
 
     def _say_stage(self, name: str, report: StageReport, checkpoint: Path | None) -> None:
@@ -371,3 +413,8 @@ class Member:
 
     def _fail(self, name: str, reason: str, details: str) -> None:
         self._said.append((name, {"kind": "failed", "reason": reason, "details": details}))
+
+
+def _plain(failure: Failure) -> str:
+    """What went wrong; of a wrong value its kind says nothing."""
+    return failure.reason.removeprefix("ValueError: ")

@@ -45,9 +45,7 @@ def slot_trial(
         reasons.append(f"member {place}: {gone}")
     from ray import tune
 
-    tune.report(
-        {"kind": "failed", "reason": "no member of the pool is left; " + "; ".join(reasons)}
-    )
+    tune.report({"kind": "lost", "reason": "; ".join(reasons)})
 
 
 class _Follower:
@@ -68,30 +66,37 @@ class _Follower:
         Returns:
             None once the job has ended; why the member is gone, where it is.
         """
+        from ray.exceptions import ActorUnavailableError, RayActorError
+
+        while True:
+            try:
+                return self._listen(mailbox)
+            except ActorUnavailableError:  # a passing trouble: the job is still there
+                time.sleep(POLL_SECONDS)
+            except RayActorError as error:
+                return f"its mailbox has died: {error}"
+
+    def _listen(self, mailbox: Any) -> str | None:
         import ray
         from ray import tune
-        from ray.exceptions import RayActorError
 
         seen = 0
-        try:
-            ray.get(mailbox.ask.remote(self._job))
-            while True:
-                news: dict[str, Any] = ray.get(mailbox.poll.remote(self._trial, seen))
-                if not news["known"]:
-                    # The lease ran out while this process was held up: ask again.
-                    ray.get(mailbox.ask.remote(self._job))
-                    seen = 0
-                seen += len(news["messages"])
-                for message in news["messages"]:
-                    if self._is_new(message):
-                        tune.report({**message, **self._progress(message)})
-                    if message["kind"] in {"finished", "failed"}:
-                        return None
-                if news["gone"] is not None:
-                    return str(news["gone"])
-                time.sleep(POLL_SECONDS)
-        except RayActorError as error:
-            return f"its mailbox has died: {error}"
+        ray.get(mailbox.ask.remote(self._job))
+        while True:
+            news: dict[str, Any] = ray.get(mailbox.poll.remote(self._trial, seen))
+            if not news["known"]:
+                # The lease ran out while this process was held up: ask again.
+                ray.get(mailbox.ask.remote(self._job))
+                seen = 0
+            seen += len(news["messages"])
+            for message in news["messages"]:
+                if self._is_new(message):
+                    tune.report({**message, **self._progress(message)})
+                if message["kind"] in {"finished", "failed"}:
+                    return None
+            if news["gone"] is not None:
+                return str(news["gone"])
+            time.sleep(POLL_SECONDS)
 
     def _is_new(self, message: Mapping[str, Any]) -> bool:
         """Whether a stage is told for the first time: a resumed job repeats what it reported."""

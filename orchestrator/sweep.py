@@ -29,10 +29,10 @@ from orchestrator.cluster import (
     connected,
     fit,
     largest_resources,
-    pool_members,
     required_fit,
     sigterm_as_interrupt,
     wait_until_clean,
+    worker_places,
 )
 from orchestrator.content_cache import ContentCache
 from orchestrator.continual_loop import StageReport
@@ -149,6 +149,7 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
         SweepError: If it cannot be run; one message for the user.
         SweepInterruptedError: If the user stopped it; what is finished is kept.
     """
+    _check_scheduler(options.scheduler)
     experiment = loaded.experiment
     if options.kind == "run":
         experiment = experiment.model_copy(
@@ -171,6 +172,23 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
         JournalError, ClusterError, DataError, ModelError, PreflightError, ChangedSweepError,
     ) as error:  # fmt: skip
         raise SweepError(str(error)) from None
+
+
+def _check_scheduler(scheduler: Any) -> None:
+    """Refuse schedulers that pause trials, or change what they run on."""
+    if scheduler is None:
+        return
+    from ray.tune import schedulers
+
+    refused = (
+        schedulers.HyperBandScheduler, schedulers.PopulationBasedTraining,
+        schedulers.PopulationBasedTrainingReplay, schedulers.ResourceChangingScheduler,
+    )  # fmt: skip
+    if isinstance(scheduler, refused):
+        raise SweepError(
+            f"The scheduler {type(scheduler).__name__} pauses or changes running trials, which is "
+            "not supported. Give one that stops them, such as ASHAScheduler."
+        )
 
 
 def _open(
@@ -385,7 +403,7 @@ def _run_trials_on_ray(driver: Driver, options: SweepOptions, projection: _Proje
         driver.capacity = Capacity(cpus, gpus, limit or math.inf)
         driver.observer.note(fit(experiment.resources, cpus=cpus, gpus=gpus).arithmetic)
         driver.scheduled = options.scheduler is not None
-        _fit(driver, options, resources, projection)
+        _fit(driver, options, projection)
         left = wait_until_clean()
         if left:
             raise SweepError(f"The sweep left something on the cluster: {left}.")
@@ -394,7 +412,6 @@ def _run_trials_on_ray(driver: Driver, options: SweepOptions, projection: _Proje
 def _fit(
     driver: Driver,
     options: SweepOptions,
-    cluster: Mapping[str, float],
     projection: _Projection,
 ) -> None:
     import ray
@@ -425,7 +442,7 @@ def _fit(
         pool = driver.pool = Pool(
             driver,
             shared,
-            pool_members(resources, cpus=cluster.get("CPU", 0.0), gpus=cluster.get("GPU", 0.0)),
+            resources.members or max(1, worker_places(ray.nodes(), resources) // resources.workers),
         )
     mailboxes = pool.mailboxes if pool is not None else []
     trainable = tune.with_resources(
@@ -443,6 +460,8 @@ def _fit(
         ),
         run_config=tune.RunConfig(
             name="tune",
+            # The process of a trial in the pool is light, and what it asks for goes on without it.
+            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
             storage_path=str(driver.journal.folder / "ray"),
             callbacks=[TuneRecorder(own.kept(driver.hear), starting)],
             verbose=0,
@@ -461,6 +480,7 @@ def _fit(
             signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own behind
         if pool is not None:
             pool.close()
+            driver.tidy()
         shutil.rmtree(driver.journal.folder / "ray" / "tune", ignore_errors=True)
     if driver.given_up:
         return

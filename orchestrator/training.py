@@ -16,7 +16,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,9 @@ from orchestrator.methods import CordaSettings, adapter_options, retention_optio
 from orchestrator.tasks import GenerationTask
 from orchestrator.trial_state import (
     TrialState,
+    found_checkpoint,
     fresh_state,
+    keep_checkpoint,
     read_state,
     task_sequence,
     write_state,
@@ -76,10 +78,12 @@ class ProgressFile:
         if now - self._written < self.SECONDS:
             return
         self._written = now
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         half = self._path.with_suffix(".half")
-        half.write_text(json.dumps(without_nan(asdict(progress))), encoding="utf-8")
-        half.replace(self._path)
+        # Nothing depends on it: on a full disk it stays behind, and the trial says what is wrong.
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            half.write_text(json.dumps(without_nan(asdict(progress))), encoding="utf-8")
+            half.replace(self._path)
 
     def read(self) -> dict[str, Any] | None:
         """What was said last; None before the first word."""
@@ -470,7 +474,7 @@ class _LocalTrial:
             retention=None if name == BASE_TRIAL else _retention(experiment),
         )
         _check_logits(self._engine, self._model)
-        if checkpoint.is_dir():
+        if found_checkpoint(checkpoint) is not None:
             self._state = read_state(checkpoint)
             if name != BASE_TRIAL:
                 self._engine.load(checkpoint)
@@ -503,9 +507,7 @@ class _LocalTrial:
             if report.fraction == DONE:
                 self._engine.save_adapter(fresh / "adapter")
         write_state(fresh, self._state)
-        # Renaming two folders is not one step: a crash between them repeats the trial's last part.
-        shutil.rmtree(self._checkpoint, ignore_errors=True)
-        fresh.replace(self._checkpoint)
+        keep_checkpoint(fresh, self._checkpoint)
         self._tell(
             {
                 "kind": "stage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from orchestrator.continual_loop import DONE, StageReport, Start, TaskSequence
 from orchestrator.experiment import Experiment
 from orchestrator.journal import without_nan
 from orchestrator.methods import LaplaceRetention
+
+_STATE_FILE = "trial.json"
+"""Written last: a folder that has it is a whole checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,46 @@ def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
 def write_state(folder: Path, state: TrialState) -> None:
     """Write a trial's state beside its tensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "trial.json").write_text(json.dumps(state.as_document()), encoding="utf-8")
+    (folder / _STATE_FILE).write_text(json.dumps(state.as_document()), encoding="utf-8")
 
 
 def read_state(folder: Path) -> TrialState:
     """Read a trial's state."""
-    return TrialState.from_document(json.loads((folder / "trial.json").read_text("utf-8")))
+    return TrialState.from_document(json.loads((folder / _STATE_FILE).read_text("utf-8")))
+
+
+def keep_checkpoint(fresh: Path, kept: Path) -> None:
+    """Put a whole checkpoint in the place of the one before.
+
+    Args:
+        fresh: The new one, complete.
+        kept: Its place; at every moment it, or the former beside it, is a whole checkpoint.
+    """
+    former = _former(kept)
+    shutil.rmtree(former, ignore_errors=True)
+    if kept.is_dir():
+        kept.replace(former)
+    fresh.replace(kept)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def found_checkpoint(kept: Path) -> Path | None:
+    """Find a trial's last checkpoint.
+
+    Args:
+        kept: Its place. Where a crash left none there, the former is put back.
+
+    Returns:
+        `kept`, or None where the trial has none.
+    """
+    former = _former(kept)
+    if not kept.is_dir() and (former / _STATE_FILE).is_file():
+        former.replace(kept)
+    return kept if (kept / _STATE_FILE).is_file() else None
+
+
+def _former(kept: Path) -> Path:
+    return kept.with_name("checkpoint.old")
 
 
 def fresh_state(sequence: TaskSequence) -> TrialState:

@@ -106,6 +106,7 @@ def test_an_unknown_task_names_the_nearest(experiment_file):
         ({"training.learning_rate": {"log_uniform": [0, 1]}}, "above 0"),
         ({"training.learning_rate": {"uniform": [1, 0.5]}}, "below the upper"),
         ({"tasks": {"choice": [["mood"]]}}, "cannot be searched"),
+        ({"training.max_length": {"choice": [32, 64]}}, "cannot be searched"),
         ({"method.adapter.r": {"choice": [4, 0]}}, "an impossible combination"),
         (
             {

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from orchestrator.mailbox import LEASE_SECONDS, Mailbox
 
 
@@ -15,6 +17,9 @@ class Clock:
 
 def job(name):
     return {"trial": name, "experiment": {}}
+
+
+READY = {"kind": "ready"}
 
 
 def stage(number):
@@ -74,9 +79,12 @@ def test_a_member_that_starts_anew_is_given_its_jobs_again_but_not_those_that_en
         box.ask(job(name))
     box.exchange("m1", [], 2)
     box.exchange("m1", [("a", stage(1)), ("b", {"kind": "finished"})], 0)
-    assert [j["trial"] for j in box.exchange("m2", [], 3)["join"]] == ["a", "c"]
+    # One that was in it at the death comes first, and alone until it has lived through a step.
+    assert [j["trial"] for j in box.exchange("m2", [], 3)["join"]] == ["a"]
+    assert box.exchange("m2", [], 2)["join"] == []
+    assert [j["trial"] for j in box.exchange("m2", [("a", READY)], 2)["join"]] == ["c"]
     # What was said before is still there.
-    assert [m["report"] for m in box.poll("a", 0)["messages"]] == [1]
+    assert box.poll("a", 0)["messages"] == [stage(1), READY]
 
 
 def test_a_job_that_was_in_a_member_at_too_many_deaths_has_failed():
@@ -98,8 +106,12 @@ def test_a_closed_mailbox_hands_out_nothing_until_it_is_opened_again():
     assert box.exchange("m1", [], 1) == {"join": [], "drop": [], "close": True}
     box.lose("it was shut")
     assert box.poll("a", 0)["gone"] == "it was shut"
-    box.reopen()
-    assert box.exchange("m2", [], 1)["join"]
+    box.reopen(1)
+    # The former member, which has not heard of it, ends; the next one works.
+    assert box.begin() is None
+    assert box.exchange("m1", [("a", stage(1))], 1) == {"join": [], "drop": [], "close": True}
+    assert box.exchange("m2", [], 1, 1)["join"]
+    assert box.poll("a", 0)["messages"] == []
     assert box.poll("a", 0)["gone"] is None
 
 
@@ -115,7 +127,7 @@ def test_a_member_that_dies_again_and_again_before_it_takes_anything_is_given_up
     box = Mailbox()
     box.ask({"trial": "t1"})
 
-    assert [box.begin() for _ in range(4)] == [True, True, True, False]
+    assert [box.begin() for _ in range(4)] == [0, 0, 0, None]
 
     gone = box.poll("t1", 0)["gone"]
     assert "died 3 times before it had loaded the base" in gone
@@ -124,16 +136,88 @@ def test_a_member_that_dies_again_and_again_before_it_takes_anything_is_given_up
 def test_starts_of_a_member_that_has_worked_in_between_are_not_counted():
     box = Mailbox()
     for number in range(5):
-        assert box.begin()
+        assert box.begin() is not None
         box.exchange(f"m{number}", [], 1)
 
 
 def test_an_opened_mailbox_counts_the_starts_anew():
     box = Mailbox()
-    while box.begin():
+    while box.begin() is not None:
         pass
 
-    box.reopen()
+    box.reopen(1)
 
-    assert box.begin()
+    assert box.begin(1) == 0
     assert box.poll("t1", 0)["gone"] is None
+
+
+def test_the_first_reason_for_which_a_member_is_lost_stands():
+    box = Mailbox()
+    box.lose("the base cannot be read")
+    box.lose("it has ended")
+    assert box.poll("a", 0)["gone"] == "the base cannot be read"
+
+
+def test_a_member_that_died_at_work_is_told_so_until_something_is_reported():
+    box = Mailbox(max_failures=9)
+    box.ask(job("a"))
+    box.exchange("m1", [], 1)
+    box.exchange("m2", [], 1)
+    assert box.begin() == 1
+    box.exchange("m3", [], 1)
+    assert box.begin() == 2
+    box.exchange("m3", [("a", stage(1))], 0)
+    assert box.begin() == 0
+
+
+class Kills:
+    """A member of which each job says something at every step, until one of them kills it."""
+
+    def __init__(self, box, lives):
+        self.box, self.lives = box, lives
+        """Steps that a job lives through after it was joined, by trial; for ever where missing."""
+        self.deaths = 0
+
+    def run(self, trials, reports):
+        """Serve until all have ended; a job reports at every second step and ends at the last."""
+        for name in trials:
+            self.box.ask(job(name))
+        saved = dict.fromkeys(trials, 0)
+        while self.deaths < 50:
+            if self._live(saved, reports, f"m{self.deaths}"):
+                return
+            self.deaths += 1
+
+    def _live(self, saved, reports, incarnation):
+        inside, said = {}, []
+        while True:
+            todo = self.box.exchange(incarnation, said, 4 - len(inside))
+            if not inside and not todo["join"]:
+                return True
+            said = []
+            for one in todo["join"]:
+                inside[one["trial"]] = 0
+                said.append((one["trial"], READY))
+            for name in list(inside):
+                if inside[name] == self.lives.get(name):
+                    return False
+                inside[name] += 1
+                if inside[name] % 2 == 0:
+                    saved[name] += 1
+                    said.append((name, stage(saved[name])))
+                if saved[name] == reports:
+                    said.append((name, {"kind": "finished"}))
+                    del inside[name]
+
+
+@pytest.mark.parametrize("lives", [0, 1, 2, 3])
+@pytest.mark.parametrize("poison", [["b"], ["a", "c"], ["f"], list("bcdef")])
+def test_only_the_jobs_that_kill_a_member_fail(lives, poison):
+    box, trials = Mailbox(max_failures=1), list("abcdef")
+    member = Kills(box, dict.fromkeys(poison, lives))
+    member.run(trials, reports=5)
+    ends = {name: box.poll(name, 0)["messages"][-1]["kind"] for name in trials}
+    assert {name for name, kind in ends.items() if kind == "finished"} >= {*trials} - {*poison}
+    if lives < 2:  # else it reports something at each start, and may get to its end
+        assert [name for name, kind in ends.items() if kind == "failed"] == poison
+    assert member.deaths <= 4 * len(poison) + 2

@@ -237,10 +237,14 @@ def assert_same(found, wanted):
         torch.testing.assert_close(found[place], tensor, rtol=1e-8, atol=1e-8)
 
 
-def test_a_trial_is_packed_where_its_workers_are_those_of_a_member(loaded):
+def test_a_trial_is_packed_where_the_members_of_the_pool_are_as_it_wants_them(loaded):
     two = loaded.experiment.with_overrides({"resources": POOL | {"workers": 2}})
-    assert trial_refuses(two, loaded.tasks, workers=2) is None
-    assert "a member of the pool has 1" in str(trial_refuses(two, loaded.tasks))
+    assert trial_refuses(two, loaded.tasks) is None
+    refused = str(trial_refuses(two, loaded.tasks, sweep=loaded.experiment))
+    assert "`resources.workers` is 2, and the pool's members have 1" in refused
+    other = loaded.experiment.with_overrides({"training.precision": "bf16"})
+    refused = str(trial_refuses(other, loaded.tasks, sweep=loaded.experiment))
+    assert "`training.precision` is bf16, and the pool's members have fp32" in refused
 
 
 # ------------------------------------------------------------------------------- a whole member

@@ -3,9 +3,11 @@
 import os
 import signal
 
+import psutil
 import pytest
 
 from orchestrator.cluster import wait_until_clean
+from orchestrator.driver import SweepError
 from orchestrator.experiment import load_experiment
 from orchestrator.sweep import SweepOptions, run_sweep
 from tests.conftest import Recorder
@@ -27,7 +29,10 @@ DATA = {
 
 
 class Killer(Recorder):
-    """An observer that kills the member once, when a trial has reported its first task."""
+    """An observer that kills when a trial has reported its first task.
+
+    It kills the member, and a light process of Ray Tune's that waits for some other trial.
+    """
 
     def __init__(self, trial):
         super().__init__()
@@ -39,8 +44,11 @@ class Killer(Recorder):
         stage = line["event"] == "stage_report" and line["trial"] == self.trial
         if stage and line["report"]["row"] is not None and not self.killed:
             ready = [p["pid"] for name, p in self.steps if name == self.trial and "pid" in p]
-            os.kill(ready[0], signal.SIGKILL)
-            self.killed.append(ready[0])
+            own = psutil.Process().children(recursive=True)  # Ray's, which this process started
+            light = [p.pid for p in own if "ImplicitFunc" in " ".join(p.cmdline()[:1])]
+            self.killed = [ready[0], light[-1]]
+            for pid in self.killed:
+                os.kill(pid, signal.SIGKILL)
 
 
 def sweep(experiment_file, recorder, name, options=None, **fields):
@@ -88,6 +96,7 @@ def test_a_sweep_in_a_pool_whose_member_is_killed_measures_what_a_sweep_in_turns
         if line["event"] == "stage_report"
     ]
     assert len(stages) == len(set(stages))  # nothing is told twice, though some was done twice
+    assert not list((outcome.folder / "ray").glob("*/checkpoint*"))
     assert not wait_until_clean()
 
 
@@ -171,3 +180,18 @@ def _losses(outcome):
 
 def _mean(row):
     return sum(row) / len(row)
+
+
+@pytest.mark.parametrize("name", ["PopulationBasedTraining", "HyperBandScheduler"])
+def test_a_scheduler_that_pauses_trials_is_refused(experiment_file, name):
+    from ray.tune import schedulers
+
+    with pytest.raises(SweepError, match=f"{name} pauses"):
+        sweep(
+            experiment_file,
+            Recorder(),
+            "paused",
+            SweepOptions(scheduler=getattr(schedulers, name)(metric="gain", mode="max", **(
+                {"hyperparam_mutations": {"x": [1, 2]}} if name.startswith("Pop") else {}
+            ))),
+        )  # fmt: skip

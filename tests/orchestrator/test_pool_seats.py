@@ -4,7 +4,8 @@ import pytest
 
 from orchestrator.base_model import load_tokenizer
 from orchestrator.batches import prepare
-from orchestrator.driver import Capacity, Driver
+from orchestrator.cluster import worker_places
+from orchestrator.driver import Capacity, Driver, SweepError
 from orchestrator.experiment import ResourceSpec, load_experiment
 from orchestrator.journal import Journal
 from orchestrator.search import Wait
@@ -141,3 +142,23 @@ def test_both_run_side_by_side_where_there_is_room(driver):
     assert [job for job in made.pool.said if job.startswith("assign")] == [
         "assign base", "assign t003", "assign t004",
     ]  # fmt: skip
+
+
+def test_a_trial_that_no_member_is_left_for_is_no_failure(driver):
+    made = driver(["curlora"], 2)
+    names(made, 2)
+    with pytest.raises(SweepError, match="the base cannot be read"):
+        made.hear_trial("t001", {"kind": "lost", "reason": "member 0: the base cannot be read"})
+    assert made.trials["t001"].state == "RUNNING"  # it is run again when the sweep goes on
+    assert made.trials["t001"].failure is None
+
+
+def test_workers_are_counted_by_node():
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 3.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 5.0, "GPU": 4.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+        {"Alive": True, "Resources": {"memory": 1.0}},
+    ]
+    assert worker_places(nodes, ResourceSpec(cpus_per_worker=2)) == 3
+    assert worker_places(nodes, ResourceSpec(cpus_per_worker=1, gpus_per_worker=1)) == 5

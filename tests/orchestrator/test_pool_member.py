@@ -1,0 +1,243 @@
+"""A member of the pool lets in what fits, and what goes wrong with one trial harms no other."""
+
+import errno
+import shutil
+
+import pytest
+import torch
+
+from orchestrator.base_model import load_tokenizer
+from orchestrator.batches import prepare
+from orchestrator.engine import PlainEngine
+from orchestrator.experiment import load_experiment
+from orchestrator.packed_trials import PackedTrials
+from orchestrator.pool_member import Member
+from orchestrator.training import BASE_TRIAL, ProgressFile
+from orchestrator.trial_state import found_checkpoint, keep_checkpoint
+
+ENDINGS = {"finished", "failed"}
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_base, tiny_tasks, tmp_path_factory):
+    import yaml
+
+    path = tiny_tasks / "member.yaml"
+    document = {
+        "name": "member", "model": {"name": str(tiny_base)}, "tasks": ["mood", "being"],
+        "method": {"adapter": {"kind": "lora", "r": 2, "target_modules": ["q_proj", "v_proj"]}},
+        "training": {"learning_rate": 0.01, "max_length": 48, "precision": "fp32"},
+        "data": {"train_examples": 16, "validation_examples": 4, "rung_examples": 2},
+        "objectives": {"gain": "max"}, "champion": {"maximize": "gain", "subject_to": {}},
+        "resources": {"executor": "pool", "slots": 3},
+        "storage": str(tmp_path_factory.mktemp("member")),
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(document))
+    return load_experiment(path)
+
+
+@pytest.fixture(scope="module")
+def data(loaded):
+    return prepare(loaded, load_tokenizer(loaded.experiment.model))
+
+
+@pytest.fixture
+def member(loaded, data, tmp_path):
+    return Member(loaded.experiment, data, tmp_path)
+
+
+def job(loaded, name, **overrides):
+    experiment = loaded.experiment.with_overrides(overrides)
+    return {"trial": name, "experiment": experiment.model_dump(mode="json")}
+
+
+def serve(member, names, most=200):
+    """Let a member work until all have ended; what it said last of each, and the order."""
+    last = {}
+    for _ in range(most):
+        last |= {name: message for name, message in member.work() if message["kind"] in ENDINGS}
+        if set(last) == set(names):
+            return last
+    raise AssertionError(f"still at work: {member.names}")
+
+
+def kinds(last):
+    return {name: message["kind"] for name, message in last.items()}
+
+
+# ------------------------------------------------------------------------------- what fits
+
+
+def test_others_begin_once_the_first_has_shown_what_a_pass_takes(member, loaded):
+    for name in "abc":
+        member.take(job(loaded, name))
+    member.begin()
+    assert member._pack.names == ["a"]
+    member.work()
+    member.begin()
+    assert sorted(member._pack.names) == ["a", "b", "c"]
+
+
+def test_what_does_not_fit_beside_others_waits_and_is_never_refused(member, loaded, monkeypatch):
+    monkeypatch.setattr(member._memory, "free", lambda: 1 << 30)
+    for name in "abcde":
+        member.take(job(loaded, name))
+    member.work()
+    # From now on a pass seems to take nearly all there is: nobody joins anybody.
+    seen = []
+    monkeypatch.setattr(type(member._memory), "holds", lambda *_: False)
+    last = {}
+    while len(last) < 5:
+        last |= {n: m for n, m in member.work() if m["kind"] in ENDINGS}
+        seen.append(len(member._pack.names))
+    assert set(kinds(last).values()) == {"finished"}
+    assert max(seen) == 1
+
+
+def test_what_does_not_fit_alone_fails_in_words(member, loaded, monkeypatch):
+    monkeypatch.setattr(member._memory, "free", lambda: 10)
+    member.take(job(loaded, "a"))
+    last = serve(member, ["a"])
+    assert last["a"]["kind"] == "failed"
+    assert "GiB are free on the member; lower its rank" in last["a"]["reason"]
+
+
+def test_a_pass_that_had_to_be_halved_does_not_keep_others_out(member, loaded, monkeypatch):
+    fits = PackedTrials._passes
+    state = {"left": 1}
+
+    def passes(self, group, count):
+        if len(group) > 1 and state["left"]:
+            state["left"] -= 1
+            raise torch.OutOfMemoryError("full")
+        return fits(self, group, count)
+
+    monkeypatch.setattr(PackedTrials, "_passes", passes)
+    monkeypatch.setattr(member._memory, "free", lambda: 1 << 62)
+    for name in "abc":  # the first is a step ahead
+        member.take(job(loaded, name))
+    member.work()
+    for _ in range(20):
+        if state["left"]:
+            member._memory.peak = 1 << 60  # of a pass that was to be
+            member.work()
+    assert not state["left"]
+    assert member._memory.peak < 1 << 60
+    assert set(kinds(serve(member, "abc")).values()) == {"finished"}
+
+
+# ------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_trial_whose_checkpoint_is_damaged_fails_alone(member, loaded, data, tmp_path):
+    member.take(job(loaded, "a"))
+    while not (tmp_path / "ray" / "a" / "checkpoint").is_dir():
+        member.work()
+    (tmp_path / "ray" / "a" / "checkpoint" / "weights.safetensors").write_bytes(b"not tensors")
+    shutil.copytree(tmp_path / "ray" / "a", tmp_path / "ray" / "b")
+    (tmp_path / "ray" / "b" / "checkpoint" / "weights.safetensors").unlink()
+
+    other = Member(loaded.experiment, data, tmp_path)
+    for name in ("a", "b", "c"):
+        other.take(job(loaded, name))
+    last = serve(other, ["a", "b", "c"])
+    assert kinds(last) == {"a": "failed", "b": "failed", "c": "finished"}
+    assert last["a"]["details"]
+
+
+def test_memory_that_does_not_suffice_for_joining_is_waited_for(member, loaded, monkeypatch):
+    join = PackedTrials.join
+
+    def full_beside_others(self, name, *rest):
+        if name == "b" and self.names:
+            raise torch.OutOfMemoryError("full")
+        return join(self, name, *rest)
+
+    monkeypatch.setattr(PackedTrials, "join", full_beside_others)
+    for name in "ab":
+        member.take(job(loaded, name))
+    assert set(kinds(serve(member, "ab")).values()) == {"finished"}
+
+
+def test_memory_that_does_not_suffice_for_the_base_is_said_and_harms_no_trial(
+    member, loaded, monkeypatch
+):
+    def full(*_):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(PlainEngine, "log_probabilities", full)
+    for name in ("a", BASE_TRIAL):
+        member.take(job(loaded, name))
+    last = serve(member, ["a", BASE_TRIAL])
+    assert kinds(last) == {"a": "finished", BASE_TRIAL: "failed"}
+    assert "OutOfMemoryError" in last[BASE_TRIAL]["reason"]
+
+
+def test_layers_that_cannot_be_packed_are_said(member, loaded):
+    member.take(job(loaded, "a", **{"method.adapter.target_modules": ["embed_tokens"]}))
+    member.take(job(loaded, "b"))
+    last = serve(member, "ab")
+    assert kinds(last) == {"a": "failed", "b": "finished"}
+
+
+def test_progress_that_cannot_be_written_is_left_out(member, loaded, monkeypatch):
+    member.take(job(loaded, "a"))
+    member.begin()
+    path = member._progress["a"]._path
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_text", full)
+    member._progress["a"].write(member._pack.progress("a"))
+    assert ProgressFile.read(member._progress["a"]) is None
+
+
+def test_after_a_death_passes_are_half_as_large(loaded, data, tmp_path):
+    whole = Member(loaded.experiment, data, tmp_path)
+    assert Member(loaded.experiment, data, tmp_path, halvings=2)._batch_tokens == (
+        whole._batch_tokens // 4
+    )
+
+
+# ------------------------------------------------------------------------------- checkpoints
+
+
+def checkpoint(folder, text):
+    folder.mkdir()
+    (folder / "trial.json").write_text(text)
+    return folder
+
+
+def test_a_checkpoint_takes_the_place_of_the_one_before(tmp_path):
+    kept = tmp_path / "checkpoint"
+    for text in ("first", "second"):
+        keep_checkpoint(checkpoint(tmp_path / "checkpoint.new", text), kept)
+        assert (kept / "trial.json").read_text() == text
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_crash_while_it_is_replaced_leaves_a_whole_one(tmp_path, monkeypatch, call):
+    kept = tmp_path / "checkpoint"
+    keep_checkpoint(checkpoint(tmp_path / "checkpoint.new", "first"), kept)
+    fresh = checkpoint(tmp_path / "checkpoint.new", "second")
+    replace, calls = type(kept).replace, []
+
+    def crash(self, target):
+        calls.append(self)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(type(kept), "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        keep_checkpoint(fresh, kept)
+    monkeypatch.undo()
+    assert found_checkpoint(kept) == kept
+    assert (kept / "trial.json").read_text() == "first"
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert found_checkpoint(tmp_path / "checkpoint") is None
