@@ -138,7 +138,7 @@ def _context_problems(loaded: LoadedExperiment) -> Iterator[str]:
     limit = context_length(experiment.model)
     if limit is None:
         return
-    lengths = {"training.max_length": max(_lengths(experiment))}
+    lengths = {"training.max_length": experiment.training.max_length}
     if any(isinstance(task, LanguageModellingTask) for task in loaded.tasks.values()):
         lengths["data.probe_context"] = experiment.data.probe_context
     written = [t.max_new_tokens for t in loaded.tasks.values() if isinstance(t, GenerationTask)]
@@ -157,11 +157,6 @@ def _context_problems(loaded: LoadedExperiment) -> Iterator[str]:
                 f"{length} - {limit} = {length - limit} too many. Set it to at most {limit}; "
                 "longer texts are shortened, and counted."
             )
-
-
-def _lengths(experiment: Experiment) -> Iterator[int]:
-    for settings in reachable(experiment, ("training.max_length",)):
-        yield settings.training.max_length
 
 
 def _adapter_problems(experiment: Experiment, *, ask_hub: bool) -> Iterator[str]:

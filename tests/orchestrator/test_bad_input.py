@@ -225,12 +225,10 @@ def test_a_state_beyond_the_budget_is_refused_with_the_arithmetic(sweep):
     )
 
 
-def test_texts_longer_than_the_context_are_refused_with_the_arithmetic(sweep, search):
+def test_texts_longer_than_the_context_are_refused_with_the_arithmetic(sweep):
     training = {"batch_size": 8, "precision": "fp32"}
     sweep("`training.max_length` is 65 tokens, and the model reads at most 64: 65 - 64 = 1",
           training={**training, "max_length": 65})  # fmt: skip
-    space = {**search["space"], "training.max_length": {"choice": [32, 80]}}
-    sweep("`training.max_length` is 80", search={**search, "space": space})
     data = {"probe_tokens": 200, "probe_context": 100, "rung_examples": 8}
     sweep("`data.probe_context` is 100 tokens", "100 - 64 = 36 too many", data=data)
 
