@@ -108,6 +108,9 @@ DataRoot = Annotated[
     ),
 ]
 New = Annotated[bool, typer.Option("--new", help="Start anew instead of continuing.")]
+Retry = Annotated[
+    bool, typer.Option("--retry-failed", help="Run trials that failed again, from their start.")
+]
 
 _DEFAULT_STORAGE = Path("./runs")
 _Parameters = ParamSpec("_Parameters")
@@ -255,12 +258,14 @@ def _machine(loaded: LoadedExperiment, address: str | None) -> Any:
 def sweep(
     file: File,
     new: New = False,
+    retry_failed: Retry = False,
     address: Address = None,
     data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
     """Search the file's space, continuing what an earlier call began; name front and champion."""
-    _run("sweep", file, new=new, address=address, data_root=data_root, as_json=as_json)
+    options = {"new": new, "retry_failed": retry_failed, "address": address}
+    _run("sweep", file, options, data_root, as_json=as_json)
 
 
 @app.command()
@@ -268,21 +273,22 @@ def sweep(
 def run(
     file: File,
     new: New = False,
+    retry_failed: Retry = False,
     address: Address = None,
     data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
     """Run one trial with the file's own method."""
-    _run("run", file, new=new, address=address, data_root=data_root, as_json=as_json)
+    options = {"new": new, "retry_failed": retry_failed, "address": address}
+    _run("run", file, options, data_root, as_json=as_json)
 
 
 def _run(
     kind: Literal["sweep", "run"],
     file: Path,
-    *,
-    new: bool,
-    address: str | None,
+    chosen: Mapping[str, Any],
     data_root: Path | None,
+    *,
     as_json: bool,
 ) -> None:
     loaded = _load(file, data_root)
@@ -293,13 +299,13 @@ def _run(
         )
     from orchestrator.sweep import SweepInterruptedError, SweepOptions, run_sweep
 
-    options = SweepOptions(address=address, new=new, data_root=data_root, kind=kind)
+    options = SweepOptions(**chosen, data_root=data_root, kind=kind)
     shown = LiveDisplay(_console(stderr=True))
     try:
         with shown:
             outcome = run_sweep(loaded, options, shown)
     except (KeyboardInterrupt, SweepInterruptedError):
-        again = _command(kind, file, address=address, data_root=data_root, as_json=as_json)
+        again = _command(kind, file, address=options.address, data_root=data_root, as_json=as_json)
         _stop(
             _interrupted(shown.view, Path(loaded.experiment.storage).expanduser(), again),
             INTERRUPTED,
@@ -324,7 +330,7 @@ def _nothing_completed(view: SweepView) -> str:
     return (
         f"no trial was completed; {count} of {len(failed)} failed with: {reason.rstrip('.')}."
         + (f" Log: {log}." if log else "")
-        + " Mend the cause, then start over with `--new`."
+        + " Mend the cause, then give the same command with `--retry-failed`."
     )
 
 

@@ -172,10 +172,6 @@ class Driver:
         if self.experiment.search is not None:
             past = [PastTrial(t.name, t.overrides, t.state, t.measures) for t in self._searched()]
             self._proposer = Proposer(self.experiment.search, self.experiment.objectives, past)
-        base = self.trials.get(BASE_TRIAL)
-        if base is not None and base.state == "FAILED":
-            # Without row 0 no trial can be judged, so it is the one failure that is tried again.
-            base.state, base.failure, base.log = "RUNNING", None, None
         self._waiting = [t.name for t in self.trials.values() if t.state == "RUNNING"]
         self._failed_now: list[str] = []
         self._finish_whole_trials()
@@ -188,6 +184,9 @@ class Driver:
                 self.trials[line["trial"]] = Trial(
                     line["trial"], line["overrides"], of=line.get("of")
                 )
+            case "sweep_continued":
+                for name in line.get("retried", ()):
+                    self._start_over(self.trials[name])
             case "trial_started":
                 self.trials[line["trial"]].attempts = line["attempt"]
             case "stage_report":
@@ -205,12 +204,19 @@ class Driver:
             case _:
                 pass
 
+    def _start_over(self, trial: Trial) -> None:
+        """Forget what a failed trial reported; its checkpoint went when it failed."""
+        trial.state, trial.failure, trial.log = "RUNNING", None, None
+        trial.reports.clear()
+
     def _finish_whole_trials(self) -> None:
         """A driver that died between a trial's last report and its end: the end is now."""
         for name in list(self._waiting):
             trial = self.trials[name]
-            kept = name == BASE_TRIAL or self.adapter_folder(name).is_dir()
-            if trial.last_report(len(self.experiment.tasks)) is not None and kept:
+            if trial.last_report(len(self.experiment.tasks)) is None:
+                # An adapter without the report that belongs to it is of an earlier attempt.
+                shutil.rmtree(self.adapter_folder(name), ignore_errors=True)
+            elif name == BASE_TRIAL or self.adapter_folder(name).is_dir():
                 self._waiting.remove(name)
                 self.finish(name)
 

@@ -8,7 +8,8 @@ Every line holds `n` (its number), `time` (seconds since the epoch) and `event`,
 
 ========================  ==========================================================================
 `sweep_opened`            `sweep`, `experiment`, `tasks`, `yaml`, `origin`, `provenance`, `controls`
-`sweep_continued`         `trials` (how many there are to be), `code`
+`sweep_continued`         `trials` (how many there are to be), `code`, `retried` (failed trials
+                          that start over)
 `trial_proposed`          `trial`, `overrides`, `by` (the searcher)
 `trial_started`           `trial`, `attempt` (from 1; a continued sweep starts a trial again)
 `stage_report`            `trial`, `report`: a rung of a task, or its end

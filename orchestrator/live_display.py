@@ -260,6 +260,9 @@ def describe(line: Line, view: SweepView) -> str:
         case "sweep_opened":
             told = f"{view.kind} {view.name}: {count(view.total, 'trial')} over "
             told += ", ".join(view.tasks)
+        case "sweep_continued":
+            retried = line.get("retried") or []
+            told = f"running again what failed: {', '.join(retried)}" if retried else ""
         case "trial_proposed":
             told = f"{line['trial']} proposed: {_chosen(line.get('overrides', {}))}"
         case "trial_started":

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +79,8 @@ class SweepOptions:
     """Address of a running Ray cluster; None starts a local one."""
     new: bool = False
     """Start another sweep of the same name instead of continuing the last."""
+    retry_failed: bool = False
+    """Run trials that had failed once more, from their beginning."""
     data_root: Path | None = None
     scheduler: Any = None
     """A scheduler of `ray.tune` that may stop trials. After each task they report `gain` over the
@@ -203,7 +205,12 @@ def _open(
     if journal.lines:
         check_same(loaded, journal)
     projection = _Projection(loaded.experiment, storage, journal, observer)
-    if journal.lines and journal.lines[-1]["event"] in {"sweep_ended", "champion_registered"}:
+    retried = _retried(journal.lines, options)
+    if (
+        not retried
+        and journal.lines
+        and journal.lines[-1]["event"] in {"sweep_ended", "champion_registered"}
+    ):
         searched = [x for x in journal.lines if x["event"] == "trial_proposed" and not x.get("of")]
         proposed = len(searched) - 1  # the base is one of them
         wanted = _wanted(loaded.experiment)
@@ -211,7 +218,16 @@ def _open(
             observer.note("this sweep is finished; nothing is left to run")
             projection.finish()
             return
-    _run(loaded, journal, observer, options, projection)
+    _run(loaded, journal, observer, options, projection, retried)
+
+
+def _retried(lines: Sequence[Line], options: SweepOptions) -> list[str]:
+    """The failed trials that start over; the base always, as nothing is judged without row 0."""
+    from orchestrator.sweep_view import SweepView
+
+    trials = SweepView.of(lines).everything
+    failed = [name for name, trial in trials.items() if trial.state == "FAILED"]
+    return failed if options.retry_failed else [name for name in failed if name == BASE_TRIAL]
 
 
 def _grid_done(loaded: LoadedExperiment, proposed: int) -> bool:
@@ -229,6 +245,7 @@ def _run(
     observer: Observer,
     options: SweepOptions,
     projection: _Projection,
+    retried: Sequence[str],
 ) -> None:
     from orchestrator.base_model import UNKNOWN, base_sha256, load_tokenizer, tokenizer_sha256
     from orchestrator.model_registry import redacted, redacted_document
@@ -236,7 +253,7 @@ def _run(
     experiment = loaded.experiment
     observer.note("checking that nothing is in the way")
     ended = {line["trial"] for line in journal.lines if line["event"] == "trial_ended"}
-    missing = max(1, _wanted(experiment) - len(ended - {BASE_TRIAL}))
+    missing = max(1, _wanted(experiment) - len(ended - {BASE_TRIAL} - {*retried}))
     check(loaded, journal.folder.parent, trials=missing, address=options.address)
     for line in carried(loaded.experiment):
         observer.note(f"carried between tasks: {line}")
@@ -272,7 +289,12 @@ def _run(
     else:
         check_provenance(journal, provenance)
         observer.line(
-            journal.append("sweep_continued", trials=_wanted(experiment), code=provenance["code"])
+            journal.append(
+                "sweep_continued",
+                trials=_wanted(experiment),
+                code=provenance["code"],
+                retried=retried,
+            )
         )
     row_0 = _row_0_key(experiment, provenance)
 
@@ -346,8 +368,8 @@ def _give_up(driver: Driver, projection: _Projection) -> NoReturn:
     projection.catch_up()
     raise SweepError(
         f"{why} Log: {log}. Nothing more was begun. When the cause is mended, the same command "
-        f"goes on with what is left ({driver.unfinished + (base is not None)} to run), and the "
-        "same command with `--new` starts over."
+        f"goes on with what is left ({driver.unfinished + (base is not None)} to run), with "
+        "`--retry-failed` it also runs what has failed again, and with `--new` it starts over."
     )
 
 

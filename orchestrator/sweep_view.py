@@ -175,6 +175,10 @@ class SweepView:
                 self.origin, self.provenance = line.get("origin", ""), line.get("provenance", {})
                 self.task_files, self.yaml = line.get("tasks") or {}, line.get("yaml") or ""
                 self.opened = line.get("time")
+            case "sweep_continued":
+                for name in line.get("retried", ()):
+                    trial = self.trial(name)
+                    trial.state, trial.reason, trial.reports = "PROPOSED", "", []
             case "trial_proposed":
                 trial = self.trial(line["trial"])
                 trial.overrides, trial.by = line.get("overrides", {}), str(line.get("by", ""))

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from orchestrator import cli, cluster, preflight, sweep
 from orchestrator.journal import Journal, JournalError, read_journal
+from orchestrator.sweep_view import SweepView
 from orchestrator.training import run_locally
 
 pytestmark = pytest.mark.usefixtures("records")
@@ -79,6 +80,8 @@ def failing(monkeypatch):
 
     class Failing:
         reason = "the moon is in the wrong house"
+        at_the_end = ()
+        """Trials that fail after their last report."""
 
         @staticmethod
         def wanted(name):
@@ -88,6 +91,8 @@ def failing(monkeypatch):
             if self.wanted(name):
                 raise RuntimeError(f"something\n{self.reason}")
             run_locally(name, *rest)
+            if name in self.at_the_end:
+                raise RuntimeError(self.reason)
 
     failing = Failing()
     monkeypatch.setattr(sweep, "run_locally", failing.run)
@@ -144,6 +149,34 @@ def test_after_a_cure_the_remaining_trials_run(small, failing, tmp_path):
     assert list(states(folder).values()).count("COMPLETE") == 4
     started = [x["trial"] for x in read_journal(folder) if x["event"] == "trial_started"]
     assert len(started) == len(set(started)), "nothing ran twice"
+
+
+def test_what_has_failed_runs_again_when_it_is_asked_for(small, failing, tmp_path):
+    grid = {**GRID, "space": {"method.adapter.alpha": {"choice": [1.0, 2.0, 4.0]}}}
+    path, folder = small(search=grid), tmp_path / "runs" / "tiny"
+    failing.wanted, failing.at_the_end = (lambda name: name == "t003"), ("t002",)
+    assert call("sweep", path).exit_code == 0
+    assert states(folder) == {
+        "base": "COMPLETE", "t001": "COMPLETE", "t002": "FAILED", "t003": "FAILED",
+    }  # fmt: skip
+    assert "nothing is left to run" in call("sweep", path).stderr, "failures reopen nothing"
+
+    failing.at_the_end = ()
+    result = call("sweep", path, "--retry-failed")
+    assert result.exit_code == 0, result.output
+    assert "running again what failed: t002, t003" in result.stderr
+    lines = read_journal(folder)
+    assert states(folder) == {
+        "base": "COMPLETE", "t001": "COMPLETE", "t002": "COMPLETE", "t003": "FAILED",
+    }  # fmt: skip
+    again = [x["trial"] for x in lines if x["event"] == "trial_started" and x["attempt"] > 1]
+    assert again == ["t002", "t003"], "what was completed stays as it is"
+    trials = SweepView.of(lines).everything
+    whole, retried = (
+        [report["fraction"] for report in trials[name].reports] for name in ("t001", "t002")
+    )
+    assert retried == whole, "nothing of the failed attempt is left"
+    assert (folder / "trials" / "t002" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_few_trials_that_all_fail_end_the_sweep_with_their_reason(small, failing, tmp_path):
