@@ -177,7 +177,7 @@ def resident(given: argparse.Namespace) -> dict[str, Any]:
     Returns:
         How many there were, seconds of joining all and of two ticks, and bytes.
     """
-    from sweep_throughput import write_experiment
+    from sweep_throughput import Sweep, write_experiment
 
     from orchestrator.base_model import load_base, load_tokenizer
     from orchestrator.batches import prepare
@@ -188,7 +188,7 @@ def resident(given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_base(folder / "base", given.shape)
-        path = write_experiment(folder, "quarter", "pool 1x1", base=folder / "base")
+        path = write_experiment(folder, Sweep("quarter"), "pool 1x1", base=folder / "base")
         loaded = load_experiment(path)
         data = prepare(loaded, load_tokenizer(loaded.experiment.model))
         base = load_base(loaded.experiment.model, "bf16", torch.device(given.device))

@@ -5,8 +5,8 @@
     .venv/bin/python benchmarks/sweep_throughput.py sweeps --ways "pool 1x1" "tune 2x1"
 
 The trial: three tasks of 128 examples of 40 tokens on average, SmolLM2-135M, all linear layers,
-r = 16, bf16, batches of 4; 64 examples of each task are scored after each task. A quarter of it has
-32 examples a task and scores 16.
+r = 16, bf16 (or `--precision fp32`), batches of 4; 64 examples of each task are scored after each
+task. A quarter of it has 32 examples a task and scores 16.
 
 `steady` is what `packed_step.py` measures: one packed tick of K adapters, the same adapters taking
 turns in one process (`curlora.attach`, which is PEFT's own LoRA for LoRA, and torch's AdamW), and
@@ -35,7 +35,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from results_page import ROOT, machine, table, write_section
 
@@ -71,24 +71,32 @@ def texts(count: int, seed: str, length: int) -> list[dict[str, str]]:
     return rows
 
 
-def write_experiment(
-    folder: Path, size: str, way: str, base: Path = BASE, trials: int = SLOTS
-) -> Path:
+class Sweep(NamedTuple):
+    """What is run in every way."""
+
+    size: str = "whole"
+    """A key of `SIZES`."""
+    trials: int = SLOTS
+    """How many, each at a learning rate of its own."""
+    precision: str = "bf16"
+
+
+def write_experiment(folder: Path, sweep: Sweep, way: str, base: Path = BASE) -> Path:
     """Write data, task files and an experiment.
 
     Args:
         folder: Where to; made if missing.
-        size: A key of `SIZES`.
+        sweep: What is run.
         way: See the module.
         base: The folder of the base model.
-        trials: How many, each at a learning rate of its own.
 
     Returns:
         The experiment file.
     """
     import yaml
 
-    train, scored = SIZES[size]
+    train, scored = SIZES[sweep.size]
+    trials = sweep.trials
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     for name in TASKS:
         data = folder / "data" / name
@@ -111,11 +119,12 @@ def write_experiment(
             "members": members,
         }
     document = {
-        "name": f"{size}-{way.replace(' ', '-')}",
+        "name": "-".join([sweep.size, sweep.precision, *way.split()]),
         "model": {"name": str(base)},
         "tasks": list(TASKS),
         "method": {"adapter": {"kind": "curlora", "r": 16, "target_modules": "all-linear"}},
-        "training": {"learning_rate": 1e-3, "batch_size": 4, "max_length": 96},
+        "training": {"learning_rate": 1e-3, "batch_size": 4, "max_length": 96,
+                     "precision": sweep.precision},
         "data": {"rung_examples": 4},
         "objectives": {"gain": "max"},
         "champion": {"maximize": "gain", "subject_to": {}},
@@ -192,10 +201,10 @@ def tune_sweep(path: Path, at_once: int) -> None:
         raise RuntimeError(f"{found.num_errors} trials failed: {found.errors[0]}")
 
 
-def sweep_seconds(folder: Path, size: str, way: str, trials: int) -> float:
+def sweep_seconds(folder: Path, sweep: Sweep, way: str) -> float:
     """Wall seconds of one whole sweep in a process of its own."""
     executor, members, _ = parted(way)
-    path = write_experiment(folder, size, way, trials=trials)
+    path = write_experiment(folder, sweep, way)
     shutil.rmtree(folder / "runs" / path.stem, ignore_errors=True)
     command = [str(Path(sys.executable).parent / "orchestrate"), "sweep", str(path)]
     if executor == "tune":
@@ -209,16 +218,13 @@ def sweep_seconds(folder: Path, size: str, way: str, trials: int) -> float:
     return seconds
 
 
-def measure_sweeps(
-    size: str, ways: Sequence[str], rounds: int, trials: int
-) -> list[dict[str, Any]]:
+def measure_sweeps(sweep: Sweep, ways: Sequence[str], rounds: int) -> list[dict[str, Any]]:
     """Trials per hour of each way, in turns.
 
     Args:
-        size: A key of `SIZES`.
+        sweep: What is run.
         ways: See the module.
         rounds: How often each way runs.
-        trials: Of each sweep.
 
     Returns:
         A line for each way.
@@ -229,7 +235,7 @@ def measure_sweeps(
         folder = Path(name)
         for way in {w for w in ways if not w.startswith("tune")}:
             # The untouched base is measured once and remembered; here that is not of interest.
-            warm = write_experiment(folder, size, way)
+            warm = write_experiment(folder, sweep, way)
             text = re.sub(r"trials: \d+", "trials: 1", warm.read_text(encoding="utf-8"))
             text = re.sub(r"choice:\n(  +- .*\n)(  +- .*\n)+", r"choice:\n\1", text)
             warm.write_text(text.replace("name: ", "name: warm-", 1), encoding="utf-8")
@@ -239,14 +245,13 @@ def measure_sweeps(
             )  # fmt: skip
         for _ in range(rounds):
             for way in ways:
-                found[way].append(sweep_seconds(folder, size, way, trials))
+                found[way].append(sweep_seconds(folder, sweep, way))
                 load[way] = os.getloadavg()[0]
-                print(f"{size}, {way}: {found[way][-1]:.0f} s", flush=True)
+                print(f"{' '.join(map(str, sweep))}, {way}: {found[way][-1]:.0f} s", flush=True)
     return [
         {
-            "size": size, "way": way, "trials": trials, "seconds": seconds,
-            "per_hour": 3600 * trials / statistics.median(seconds), "load": round(load[way], 1),
-            **machine(),
+            **sweep._asdict(), "way": way, "seconds": seconds, "load": round(load[way], 1),
+            "per_hour": 3600 * sweep.trials / statistics.median(seconds), **machine(),
         }
         for way, seconds in found.items()
     ]  # fmt: skip
@@ -316,23 +321,27 @@ def _steady_table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _sweeps_table(lines: Sequence[Mapping[str, Any]]) -> str:
-    rows = [["trial", "way", "trials", "seconds of the sweep", "trials per hour", "over best tune"]]
+    rows = [[
+        "trial", "trials", "precision", "way", "seconds of the sweep", "trials per hour",
+        "over best tune",
+    ]]  # fmt: skip
     for x in lines:
+        what = [x[name] for name in Sweep._fields]
         rivals = [
             y["per_hour"]
             for y in lines
-            if (y["size"], y["trials"]) == (x["size"], x["trials"]) and y["way"].startswith("tune")
+            if [y[name] for name in Sweep._fields] == what and y["way"].startswith("tune")
         ]
         over = f"{x['per_hour'] / max(rivals):.2f}" if rivals else "-"
         seconds = ", ".join(f"{value:.0f}" for value in x["seconds"])
-        rows.append([x["size"], x["way"], str(x["trials"]), seconds, f"{x['per_hour']:.1f}", over])
+        rows.append([*map(str, what), x["way"], seconds, f"{x['per_hour']:.1f}", over])
     return table(rows)
 
 
 def keep(part: str, lines: Sequence[Mapping[str, Any]]) -> None:
     """Put measured lines in the place of earlier ones of the same kind, and draw the page."""
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
-    names = ("size", "trials", "way") if part == "sweeps" else ("kind", "rows", "threads")
+    names = (*Sweep._fields, "way") if part == "sweeps" else ("kind", "rows", "threads")
     kept = {tuple(x[n] for n in names): x for x in [*record.get(part, []), *lines]}
     record[part] = [kept[key] for key in sorted(kept, key=str)]
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -350,6 +359,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--trials", type=int, default=SLOTS, help="of each sweep")
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--write", action="store_true", help="keep the record and write the page")
@@ -358,7 +368,8 @@ def main() -> None:
         parted(way)
     if given.part == "sweeps":
         for size in given.sizes:
-            lines = measure_sweeps(size, given.ways, given.rounds, given.trials)
+            sweep = Sweep(size, given.trials, given.precision)
+            lines = measure_sweeps(sweep, given.ways, given.rounds)
             print(_sweeps_table(lines), flush=True)
             if given.write:
                 keep("sweeps", lines)

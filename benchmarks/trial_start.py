@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from results_page import machine, table, write_section
-from sweep_throughput import write_experiment
+from sweep_throughput import Sweep, write_experiment
 
 from orchestrator.base_model import load_tokenizer
 from orchestrator.batches import prepare
@@ -41,7 +41,7 @@ def measure() -> list[tuple[str, float, float]]:
     """What begins, its seconds, and the seconds of the step after it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        loaded = load_experiment(write_experiment(folder, "whole", "pool 1x1"))
+        loaded = load_experiment(write_experiment(folder, Sweep(), "pool 1x1"))
         data = prepare(loaded, load_tokenizer(loaded.experiment.model))
         member = Member(loaded.experiment, data, folder)
         found: list[tuple[str, float, float]] = []
