@@ -128,8 +128,6 @@ class Trial:
     interval: Interval | None = None
     failure: str | None = None
     log: str | None = None
-    adapter_at: Path | None = None
-    """Checkpoint folder that holds the adapter."""
 
     def last_report(self, tasks: int) -> StageReport | None:
         """The report after the last task, which makes a trial whole."""
