@@ -42,6 +42,9 @@ PAGE = ROOT / "docs" / "results.md"
 FIGURES = ROOT / "docs" / "figures"
 COLOURS = {"curlora": "#0b6e99", "lora": "#c2410c", "tinylora": "#6b7280", "inverted": "#0b6e99",
            "uniform": "#15803d", "energy": "#b45309"}  # fmt: skip
+TONES = ("#0b6e99", "#c2410c", "#15803d", "#7c3aed", "#ca8a04", "#be185d", "#0d9488", "#1e3a8a",
+         "#78350f", "#64748b", "#dc2626", "#111827")  # fmt: skip
+MARKS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "h", "*")
 RATE, KIND = "training.learning_rate", "method.adapter.kind"
 SELECTION, RANK = "method.adapter.selection", "method.adapter.r"
 ALPHA, TEMPERATURE = "method.adapter.alpha", "method.adapter.temperature"
@@ -69,7 +72,7 @@ class Outcome:
     """None where all tasks are learnt at once."""
     perplexity: float
     choice_probe: float
-    """Accuracy on the multiple-choice probe at the end; NaN without one."""
+    """Score on the multiple-choice probe at the end; NaN without one."""
 
     @property
     def seconds(self) -> float:
@@ -95,12 +98,7 @@ def outcome(view: SweepView, trials: Sequence[TrialView]) -> Outcome:
     final = mean_examples([trial.per_example for trial in trials])
     learnt = mean_examples([trial.learnt_per_example(tasks) for trial in trials])
     joint = all(r["task"] not in tasks for r in trials[0].reports if r["task_index"] >= 0)
-    choices = [
-        values["accuracy"]
-        for trial in trials
-        for values in (_last_probes(trial) or {}).values()
-        if "accuracy" in values
-    ]
+    choices = [score for trial in trials for score in _choice_scores(view, trial).values()]
     return Outcome(
         tuple(trials), _score(learnt, tasks), _score(final, tasks),
         _difference(learnt, base.per_example, tasks), _difference(final, base.per_example, tasks),
@@ -114,6 +112,16 @@ def outcome(view: SweepView, trials: Sequence[TrialView]) -> Outcome:
 def _last_probes(trial: TrialView) -> dict[str, dict[str, float]] | None:
     found = [r["probes"] for r in trial.reports if r.get("probes")]
     return found[-1] if found else None
+
+
+def _choice_scores(view: SweepView, trial: TrialView) -> dict[str, float]:
+    """The last score on each multiple-choice probe, by the metric of its task file."""
+    last = _last_probes(trial) or {}
+    return {
+        name: values[view.task_files[name]["metric"]]
+        for name, values in last.items()
+        if "perplexity" not in values
+    }
 
 
 def _score(scores: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> float:
@@ -150,7 +158,7 @@ def facts(view: SweepView) -> str:
     lost = f"{len(failed)} failed: {'; '.join(failed)}" if failed else "none failed"
     return "\n".join([
         f"- {len(view.searched)} trials and {repeated} repetitions with fresh seeds, "
-        f"{seconds / 3600:.1f} hours of one core; {lost}.",
+        f"{seconds / 3600:.1f} hours of one core; {lost}.".replace(" (more than 30)", ""),
         f"- Base {made['base']['sha256'][:12]}, code {made['code']['commit'][:12]}, torch "
         f"{packages['torch']}, PEFT {packages['peft']}, Ray {packages['ray']}.",
         f"- The untouched base: perplexity {perplexity(view.everything['base'], first=True):.2f} "
@@ -159,10 +167,8 @@ def facts(view: SweepView) -> str:
 
 
 def _choice_words(view: SweepView) -> str:
-    for name, values in (_last_probes(view.everything["base"]) or {}).items():
-        if "accuracy" in values:
-            return f", {values['accuracy']:.3f} on {name}"
-    return ""
+    scores = _choice_scores(view, view.everything["base"])
+    return "".join(f", {score:.3f} on {name}" for name, score in scores.items())
 
 
 # ------------------------------------------------------------------------------ methods
@@ -399,27 +405,41 @@ def _bars(difference: Difference) -> list[list[float]]:
 
 
 def figure_of_methods(view: SweepView, found: Sequence[tuple[str, TrialView, Outcome]]) -> None:
-    """Draw learning against forgetting, and learning against perplexity."""
-    figure, (left, right) = _panels(2, 9.5)
-    palette = ("#0b6e99", "#c2410c", "#15803d", "#7c3aed", "#b45309", "#be185d", "#0f766e",
-               "#4338ca", "#854d0e", "#64748b", "#dc2626", "#111827")  # fmt: skip
-    for index, (name, _, one) in enumerate(found):
-        colour = palette[index % len(palette)]
-        x = one.learnt_gain
-        places = [(right, one.perplexity, None)]
-        if one.forgotten is not None:
-            places.append((left, one.forgotten[0], _bars(one.forgotten)))
-        for axis, y, bars in places:
-            axis.errorbar(
-                x[0], y, xerr=_bars(x), yerr=bars, fmt="o", ms=4, lw=0.8, color=colour,
-                ecolor=colour, alpha=0.85, label=name,
-            )  # fmt: skip
+    """Draw learning against forgetting, and learning against perplexity.
+
+    Picks on fresh seeds have intervals; every setting of the search stands small beside them.
+    """
+    figure, (left, right) = _panels(2, 10.5)
     before = perplexity(view.everything["base"], first=True)
+    top = 40 * before
+    for index, (name, _, one) in enumerate(found):
+        style = {"fmt": MARKS[index % len(MARKS)], "color": TONES[index % len(TONES)]}
+        searched = [
+            outcome(view, [t]) for t in finished(view) if t.overrides["method.preset"] == name
+        ]
+        for each, drawn in [
+            *((x, {"ms": 3, "alpha": 0.5}) for x in searched),
+            (one, {"ms": 5, "alpha": 0.9, "label": name}),
+        ]:
+            x = each.learnt_gain
+            held = {**style, **drawn, "lw": 0.8, "xerr": _bars(x) if each is one else None}
+            if each.forgotten is not None:
+                y = _bars(each.forgotten) if each is one else None
+                left.errorbar(x[0], each.forgotten[0], yerr=y, **held)
+            right.errorbar(x[0], min(each.perplexity, top), **held)
+            if each is one and each.perplexity > top:
+                right.annotate(
+                    f"{each.perplexity:.0e}", (x[0], top), xytext=(0, 6), fontsize=7,
+                    textcoords="offset points", ha="center",
+                )  # fmt: skip
     right.axhline(before, color="#9ca3af", lw=0.8, ls="--")
     right.set_yscale("log")
     left.axhline(0, color="#9ca3af", lw=0.8, ls="--")
     left.set(xlabel="learnt over zero-shot", ylabel="forgotten by the end")
-    right.set(xlabel="learnt over zero-shot", ylabel="perplexity at the end (dashed: untouched)")
+    right.set(
+        xlabel="learnt over zero-shot",
+        ylabel=f"perplexity at the end (cut at {top:.0f})",
+    )
     handles = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
     _save(figure, "methods")
@@ -522,6 +542,7 @@ def figure_of_selection(view: SweepView, groups: Mapping[tuple[str, float], Outc
         rates = sorted({rate for _, rate in groups})
         axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axis.minorticks_off()
+    axes[2].set_yscale("log")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     _save(figure, "selection")

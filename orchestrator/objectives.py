@@ -281,11 +281,12 @@ def choose_champion(
         )
     winner = best_candidate(allowed, maximize=maximize, subject_to=subject_to)
     word = "largest" if NATURAL_DIRECTIONS[maximize] == "max" else "smallest"
-    among = f" among the {len(allowed)} that keep {limits}" if limits else ""
+    of_all = f" among the {len(allowed)} of {len(candidates)} that beat {reference}"
+    among = f"{of_all} and keep {limits}" if limits else of_all
     return Verdict(
         winner.name,
         f"{word} {maximize} ({winner.values[maximize]:+.3f}){among}; its gain of "
-        f"{winner.values['gain']:+.3f} over {reference} has a 95 % interval "
+        f"{winner.values['gain']:+.3f} has a 95 % interval "
         f"[{winner.gain_interval.low:+.3f}, {winner.gain_interval.high:+.3f}]{stands}",
     )
 

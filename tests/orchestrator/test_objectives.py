@@ -95,7 +95,10 @@ def test_the_largest_gain_that_keeps_the_limit_is_champion():
         subject_to={"probe_drift": 0.05},
     )
     assert verdict.champion == "b"
-    assert "largest gain (+0.200) among the 2 that keep probe_drift <= 0.05" in verdict.reason
+    told = (
+        "largest gain (+0.200) among the 2 of 3 that beat the untouched base and keep probe_drift"
+    )
+    assert f"{told} <= 0.05; its gain of" in verdict.reason
 
 
 def test_nobody_is_champion_when_no_interval_excludes_zero():
