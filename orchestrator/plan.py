@@ -350,10 +350,10 @@ def memory_parts(
         (10 * base.hidden + 4 * base.intermediate) * width + base.heads * length * (2 * width + 4)
     )
     context = max(length, experiment.data.probe_context)
-    batch_tokens = experiment.data.batch_tokens or default_batch_tokens(
-        on_gpu=resources.gpus_per_worker > 0
-    )
     packed = resources.executor == "pool"
+    batch_tokens = experiment.data.batch_tokens or default_batch_tokens(
+        on_gpu=resources.gpus_per_worker > 0, packed=packed
+    )
     slots = resources.slots if packed else 1
     # A pass of a pack takes the rows of several slots, as many as this bound allows.
     learning = (max(micro * length, batch_tokens) if packed else micro * length) * per_token

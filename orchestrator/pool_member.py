@@ -165,7 +165,7 @@ class Member:
         writes = any(isinstance(task.spec, GenerationTask) for task in data.tasks.values())
         self._tokenizer = load_tokenizer(experiment.model) if writes else None
         tokens = experiment.data.batch_tokens or default_batch_tokens(
-            on_gpu=resources.gpus_per_worker > 0
+            on_gpu=resources.gpus_per_worker > 0, packed=True
         )
         self._batch_tokens = max(1, tokens >> halvings)
         self._capacity = resources.slots
