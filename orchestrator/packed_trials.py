@@ -1,9 +1,11 @@
 """Many trials on one frozen base, stepped together: each learning generator is answered in turn.
 
 A *slot* holds one trial: its adapter in a pack (`curlora.packed`), its retention, its place in its
-own sequence. In every tick each slot that wants to learn takes one optimiser step, all of them in
-as few passes of the base as their lengths allow, and what others want to have scored shares
-forward passes. What a trial computes is what it would compute alone, up to rounding.
+own sequence. In a tick either each slot that wants to learn takes one optimiser step, all of them
+in as few passes of the base as their lengths allow, or all that the others want to have scored
+shares forward passes: what more slots want. Trials that are a few steps apart come together that
+way, and then have rows of the same length. What a trial computes is what it would compute alone,
+up to rounding.
 
 A failure stays with its slot: whatever a trial's own parts raise ends that trial, and the others go
 on. A pass that does not fit into memory is tried again in halves, by slots and then by rows, and
@@ -87,6 +89,8 @@ from orchestrator.writing import prompt_batches, write_batch
 
 SAME_LENGTH = 0.6
 """Slots whose longest rows differ by no more than this factor are padded to the same length."""
+PATIENCE = 8
+"""Ticks that a slot waits at most until others want to have something scored as well."""
 _OPTIMIZER_FILE = "optimizer-rank0.safetensors"
 _ENGINE_FILE = "engine.json"
 
@@ -249,6 +253,8 @@ class PackedTrials:
         self._ranks = ranks
         self._slots: dict[int, _Slot] = {}
         self._free = list(range(capacity))
+        self._waited = 0
+        """Ticks since the first of those that wait now has asked to have something scored."""
 
     @property
     def scored(self) -> ScoredModel:
@@ -390,7 +396,7 @@ class PackedTrials:
         self._end(slot, None)
 
     def tick(self) -> list[Ended]:
-        """Let every trial go on by one step, or by one round of scoring.
+        """Let the trials that want to learn go on by one step, or the others by one answer.
 
         Returns:
             The trials that ended.
@@ -401,16 +407,19 @@ class PackedTrials:
         learners = [s for s in self._slots.values() if isinstance(s.request, TrainStep)]
         readers = [s for s in self._slots.values() if not isinstance(s.request, TrainStep)]
         ended: list[Ended] = []
-        if learners:
+        waiting = len(readers) < len(learners) and self._waited < PATIENCE
+        if waiting or not readers:
+            self._waited += bool(readers)
             losses = self._learn(learners)
             for slot in filter(self._is_here, learners):
                 with _charged(slot):
                     ended += self._learnt(slot, losses[slot.number])
-        if readers:
-            values = self._read(readers)
-            for slot in filter(self._is_here, readers):
-                with _charged(slot):
-                    ended += self._scored_for(slot, values[slot.number])
+            return ended
+        self._waited = 0
+        values = self._read(readers)
+        for slot in filter(self._is_here, readers):
+            with _charged(slot):
+                ended += self._scored_for(slot, values[slot.number])
         return ended
 
     def _attempt(self, work: Callable[[], _Result]) -> _Result | Failure:

@@ -7,6 +7,7 @@ are light Ray Tune trials (`orchestrator.slot_trial`) that talk to a member thro
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 from collections import Counter
@@ -123,6 +124,7 @@ class Pool:
                 "shared": self._shared,
                 "mailbox": mailbox,
                 "generation": self._starts,
+                "expected": self._expected,
             },
             **worker_group(self._one),
             run_config=RunConfig(
@@ -133,6 +135,15 @@ class Pool:
                 ),
             ),
         )
+
+    @property
+    def _expected(self) -> int:
+        """How many trials each member is likely to be given at first."""
+        experiment = self._driver.experiment
+        trials = min(experiment.searched_trials, self._driver.unfinished)
+        limit = experiment.search.max_concurrent if experiment.search is not None else None
+        share = math.ceil(min(trials, limit or trials) / len(self.mailboxes))
+        return max(1, min(share, self._one.slots))
 
     @property
     def _folder(self) -> Path:

@@ -49,6 +49,10 @@ EXCHANGE_SECONDS = 0.1
 """How often a busy member looks into its mailbox."""
 IDLE_SECONDS = 0.05
 """How often an idle one does."""
+GATHER_SECONDS = 5.0
+"""How long a member without trials waits for one more before it begins with those that it has.
+Trials that begin together share their passes to the end, with rows of the same length; with eight
+that began three steps apart each took 1.18 times the CPU time."""
 
 
 def member_worker(config: dict[str, Any]) -> None:
@@ -56,7 +60,8 @@ def member_worker(config: dict[str, Any]) -> None:
 
     Args:
         config: `experiment` (a document), `folder` (the sweep's), `shared` (a list holding the
-            reference of the `PreparedData`), `mailbox` (an actor) and `generation` (a number).
+            reference of the `PreparedData`), `mailbox` (an actor), `generation` (a number) and
+            `expected` (how many trials it is likely to be given at first).
     """
     import ray
 
@@ -83,10 +88,10 @@ def member_worker(config: dict[str, Any]) -> None:
         # Nothing but the same would come of starting anew.
         ray.get(mailbox.lose.remote(str(error)))
         return
-    serve(member, exchange, ranks)
+    serve(member, exchange, ranks, expected=config["expected"])
 
 
-def serve(member: Member, exchange: Any, ranks: Ranks = ALONE) -> None:
+def serve(member: Member, exchange: Any, ranks: Ranks = ALONE, *, expected: int = 1) -> None:
     """Work until the mailbox is closed.
 
     Args:
@@ -94,12 +99,14 @@ def serve(member: Member, exchange: Any, ranks: Ranks = ALONE) -> None:
         exchange: Hands over what was said and how many slots are free; gives what to do. Only the
             first worker's is called.
         ranks: The member's workers.
+        expected: A member without trials waits for so many, as long as they come.
 
     Raises:
         RankError: The workers have not all come to the same point, so that nothing of what was
             said since the last exchange may count.
     """
     said: list[tuple[str, dict[str, Any]]] = []
+    gathering = _Gathering(expected)
     last = -EXCHANGE_SECONDS
     while True:
         if not ranks.alone:
@@ -107,7 +114,7 @@ def serve(member: Member, exchange: Any, ranks: Ranks = ALONE) -> None:
         now = time.monotonic()
         todo = None
         if ranks.first and (said or not member.busy or now - last >= EXCHANGE_SECONDS):
-            todo = exchange(said, member.free)
+            todo = gathering.through(exchange(said, member.free - gathering.held), member.busy)
         todo = ranks.told(todo)
         if todo is not None:
             last, said = now, []
@@ -120,6 +127,41 @@ def serve(member: Member, exchange: Any, ranks: Ranks = ALONE) -> None:
         said += member.work()
         if not member.busy and not said:
             time.sleep(IDLE_SECONDS)
+
+
+class _Gathering:
+    """Holds back the jobs of a member that has none, until as many have come as were expected."""
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._jobs: list[dict[str, Any]] = []
+        self._came = 0.0
+
+    @property
+    def held(self) -> int:
+        """How many jobs are held back."""
+        return len(self._jobs)
+
+    def through(self, todo: Mapping[str, Any], busy: bool) -> dict[str, Any]:
+        """Hold back what is to begin, or let go of all that was held.
+
+        Args:
+            todo: What the mailbox says: `join`, `drop` and `close`.
+            busy: Whether the member has trials.
+
+        Returns:
+            The same, with what is to begin now.
+        """
+        now = time.monotonic()
+        at_once = [job for job in todo["join"] if job["trial"] == BASE_TRIAL]
+        come = [job for job in todo["join"] if job["trial"] != BASE_TRIAL]
+        if come:
+            self._came = now
+        self._jobs = [job for job in self._jobs if job["trial"] not in todo["drop"]] + come
+        if not busy and self.held < self._expected and now - self._came < GATHER_SECONDS:
+            return {**todo, "join": at_once}
+        ready, self._jobs = self._jobs, []
+        return {**todo, "join": [*at_once, *ready]}
 
 
 def _check_agreement(states: list[Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 
 import curlora
 from curlora.retention import RETENTIONS
+from orchestrator import packed_trials
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.base_model import load_base, load_tokenizer
 from orchestrator.batches import prepare
@@ -152,6 +153,39 @@ def test_a_trial_that_diverges_fails_alone(world, solo):
     for name in ("curlora", "ewc"):
         expected = solo[name][0][-1]
         assert reports[name][-1].losses == pytest.approx(expected.losses, abs=1e-4)
+
+
+@pytest.mark.parametrize("patience", [0, 8])
+def test_trials_that_are_a_step_apart_come_together(world, monkeypatch, patience):
+    trials, data = world
+    monkeypatch.setattr(packed_trials, "PATIENCE", patience)
+    seen = []
+    learn, read = PackedTrials._learn, PackedTrials._read
+
+    def noted(work, does):
+        def do(pack, slots):
+            seen.append((work, len(slots)))
+            return does(pack, slots)
+
+        return do
+
+    monkeypatch.setattr(PackedTrials, "_learn", noted("learn", learn))
+    monkeypatch.setattr(PackedTrials, "_read", noted("read", read))
+    base = load_base(trials["ewc"].model, "fp32")
+    pack = PackedTrials(base, TARGETS, capacity=3, batch_tokens=512)
+    for name in ("curlora", "ewc", "dora"):
+        pack.join(name, trials[name], task_sequence(trials[name], data), lambda *_: None)
+        if name == "curlora":
+            assert pack.tick() == []  # one ahead of the two that follow
+    while pack.names:
+        pack.tick()
+    assert seen[0] == ("learn", 1)
+    apart = [(work, count) for work, count in seen[1:] if count != 3]
+    if patience:
+        assert apart == [("learn", 2)]  # the two, while the first waited to be scored with them
+    else:
+        assert ("read", 1) in apart
+        assert ("read", 2) in apart
 
 
 def test_what_cannot_be_packed_is_said(world):

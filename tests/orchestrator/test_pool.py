@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 
 import psutil
 import pytest
@@ -28,27 +30,26 @@ DATA = {
 }  # fmt: skip
 
 
-class Killer(Recorder):
-    """An observer that kills when a trial has reported its first task.
+class Killer(threading.Thread):
+    """Kills the member once a trial has been saved, and a light process of Ray Tune's with it.
 
-    It kills the member, and a light process of Ray Tune's that waits for some other trial.
+    It looks at the trial's snapshot: by the time a report has reached the driver, a trial as small
+    as these may have ended.
     """
 
-    def __init__(self, trial):
-        super().__init__()
-        self.trial = trial
-        self.killed = []
+    def __init__(self, snapshot):
+        super().__init__(daemon=True)
+        self.snapshot, self.killed = snapshot, []
 
-    def line(self, line):
-        super().line(line)
-        stage = line["event"] == "stage_report" and line["trial"] == self.trial
-        if stage and line["report"]["row"] is not None and not self.killed:
-            ready = [p["pid"] for name, p in self.steps if name == self.trial and "pid" in p]
-            own = psutil.Process().children(recursive=True)  # Ray's, which this process started
-            light = [p.pid for p in own if "ImplicitFunc" in " ".join(p.cmdline()[:1])]
-            self.killed = [ready[0], light[-1]]
-            for pid in self.killed:
-                os.kill(pid, signal.SIGKILL)
+    def run(self):
+        while not self.snapshot.exists():
+            time.sleep(0.002)
+        own = psutil.Process().children(recursive=True)  # Ray's, which this process started
+        titles = {process.pid: " ".join(process.cmdline()[:1]) for process in own}
+        for wanted in ("RayTrainWorker", "ImplicitFunc"):
+            self.killed.append([pid for pid, title in titles.items() if wanted in title][-1])
+        for pid in self.killed:
+            os.kill(pid, signal.SIGKILL)
 
 
 def sweep(experiment_file, recorder, name, options=None, **fields):
@@ -63,22 +64,26 @@ def ended(outcome):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_sweep_in_a_pool_whose_member_is_killed_measures_what_a_sweep_in_turns_measures(
-    experiment_file, recorder, ray_cluster
+    experiment_file, recorder, ray_cluster, tmp_path
 ):
     """Four trials of the grid are packed, three at a time; SECURA has workers of its own."""
     alone = {"executor": "local"}
     turns = ended(
         sweep(experiment_file, recorder, "turns", resources=alone, finalists={"fresh_seeds": 1})
     )
-    killer = Killer("t002")
+    killer = Killer(tmp_path / "runs" / "pooled" / "ray" / "t002" / "checkpoint")
+    killer.start()
+    listening = Recorder()
     outcome = sweep(
         experiment_file,
-        killer,
+        listening,
         "pooled",
         resources={"executor": "pool", "slots": 3, "members": 1},
         finalists={"fresh_seeds": 1},
     )
-    assert killer.killed
+    assert len(killer.killed) == 2
+    members = {seen["pid"] for name, seen in listening.steps if name == "t002" and "pid" in seen}
+    assert members - set(killer.killed)  # it was not too late
     pooled = ended(outcome)
     assert set(pooled) == set(turns)
     assert len(pooled) == 1 + 5 + 1

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from orchestrator import pool_member
 from orchestrator.base_model import load_tokenizer
 from orchestrator.batches import prepare
 from orchestrator.engine import PlainEngine
@@ -63,6 +64,65 @@ def serve(member, names, most=200):
 
 def kinds(last):
     return {name: message["kind"] for name, message in last.items()}
+
+
+# ------------------------------------------------------------------------------- who begins when
+
+
+class Taken:
+    """A member whose trials never end: which of them it was given, by turn."""
+
+    def __init__(self):
+        self.names, self.turns, self.free = [], [], 8
+
+    @property
+    def busy(self):
+        return bool(self.names)
+
+    def take(self, job):
+        self.names.append(job["trial"])
+
+    def drop(self, name):
+        self.names = [other for other in self.names if other != name]
+
+    def work(self):
+        self.turns.append(tuple(self.names))
+        if BASE_TRIAL in self.names:
+            self.names.remove(BASE_TRIAL)
+        return []
+
+
+def turns(todo, *, expected, monkeypatch, patience=1e9):
+    """What a member holds at each turn, if its mailbox says these things one after the other."""
+    monkeypatch.setattr(pool_member, "GATHER_SECONDS", patience)
+    monkeypatch.setattr(pool_member, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(pool_member, "EXCHANGE_SECONDS", 0.0)
+    member, said = Taken(), iter(todo)
+    nothing = {"join": [], "drop": [], "close": False}
+
+    def exchange(*_):
+        told = next(said, {"close": True})
+        told = {**told, "join": [{"trial": name} for name in told.get("join", "")]}
+        return nothing | told
+
+    pool_member.serve(member, exchange, expected=expected)
+    return member.turns
+
+
+def test_trials_begin_together_once_as_many_have_come_as_were_expected(monkeypatch):
+    come = [{"join": "a"}, {}, {"join": "b"}, {}, {"join": "c"}, {"join": "d"}]
+    at_once = [("a",), ("a",), ("a", "b"), ("a", "b"), ("a", "b", "c"), ("a", "b", "c", "d")]
+    assert turns(come, expected=1, monkeypatch=monkeypatch) == at_once
+    gathered = [(), (), (), (), ("a", "b", "c"), ("a", "b", "c", "d")]
+    assert turns(come, expected=3, monkeypatch=monkeypatch) == gathered
+    # What is expected may never come.
+    assert turns(come, expected=9, monkeypatch=monkeypatch, patience=0.0) == at_once
+
+
+def test_the_base_waits_for_no_trial_and_a_trial_that_is_dropped_never_begins(monkeypatch):
+    come = [{"join": ["a", BASE_TRIAL]}, {"drop": "a"}, {"join": "b"}, {"join": "c"}]
+    found = turns(come, expected=2, monkeypatch=monkeypatch)
+    assert found == [(BASE_TRIAL,), (), (), ("b", "c")]
 
 
 # ------------------------------------------------------------------------------- what fits
