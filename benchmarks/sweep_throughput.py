@@ -199,6 +199,9 @@ def tune_sweep(path: Path, at_once: int) -> None:
     shutil.rmtree(folder)
     if found.num_errors:
         raise RuntimeError(f"{found.num_errors} trials failed: {found.errors[0]}")
+    ended = sum("reports" in (result.metrics or {}) for result in found)
+    if ended != len(space):  # Tune returns quietly when it is interrupted
+        raise RuntimeError(f"{ended} of {len(space)} trials ended")
 
 
 def sweep_seconds(folder: Path, sweep: Sweep, way: str) -> float:
