@@ -3,6 +3,8 @@ import pytest
 from orchestrator.sweep_view import SweepView
 
 TASKS = ["a", "b"]
+PROBE = {"accuracy": 0.5, "accuracy_norm": 0.25}
+"""What a multiple-choice probe scores; its task file says by which it is judged."""
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +15,7 @@ def results(benchmark_module):
 def report(task, index, row, per_example, perplexity=20.0, **more):
     return {
         "task": task, "task_index": index, "row": row, "per_example": per_example, "fraction": 1.0,
-        "probes": {"prose": {"perplexity": perplexity}, "choice": {"accuracy": 0.25}}, **more,
+        "probes": {"prose": {"perplexity": perplexity}, "choice": PROBE}, **more,
     }  # fmt: skip
 
 
@@ -24,7 +26,12 @@ def view_of(*trials):
         head_only_per_example={"a": [1.0, 1.0], "b": [0.0, 0.0]},
     )  # fmt: skip
     lines = [
-        {"event": "sweep_opened", "sweep": "s", "experiment": {"tasks": TASKS}},
+        {
+            "event": "sweep_opened",
+            "sweep": "s",
+            "experiment": {"tasks": TASKS},
+            "tasks": {"choice": {"metric": "accuracy_norm"}},
+        },
         {"event": "stage_report", "trial": "base", "report": base},
         {"event": "trial_ended", "trial": "base", "state": "COMPLETE"},
     ]
