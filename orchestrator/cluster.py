@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,27 +274,44 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Meanwhile SIGTERM does what Ctrl-C does, whatever that is at the moment.
+def sigterm_as_interrupt() -> Iterator[Callable[[], None]]:
+    """Meanwhile SIGTERM does what Ctrl-C does, whatever that is at the moment, and neither is lost.
+
+    Python drops an exception that is raised while it runs a finaliser or the callback of a weak
+    reference, and either signal may arrive there. What runs for long in this process should
+    therefore ask now and then.
 
     Yields:
-        Nothing.
+        A function that raises `KeyboardInterrupt` if one of the signals has been seen.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    seen = False
+
+    def ask() -> None:
+        if seen:
+            raise KeyboardInterrupt
 
     def interrupt(*_: Any) -> None:
+        nonlocal seen
+        seen = True
+        raise KeyboardInterrupt
+
+    def terminate(*_: Any) -> None:
         # A shell starts what it puts in the background with SIGINT ignored.
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-            raise KeyboardInterrupt
+            interrupt()
         signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    if threading.current_thread() is not threading.main_thread():
+        yield ask
+        return
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield
+        yield ask
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

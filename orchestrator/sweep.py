@@ -167,8 +167,8 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
     from orchestrator.base_model import ModelError
 
     try:
-        with sigterm_as_interrupt(), Journal(folder) as journal:
-            _open(loaded, journal, observer, options, storage)
+        with sigterm_as_interrupt() as ask, Journal(folder) as journal:
+            _open(loaded, journal, observer, options, storage, ask)
             return SweepOutcome(folder, journal.lines)
     except (
         JournalError, ClusterError, DataError, ModelError, PreflightError, ChangedSweepError,
@@ -199,6 +199,7 @@ def _open(
     observer: Observer,
     options: SweepOptions,
     storage: Path,
+    raise_if_interrupted: Callable[[], None],
 ) -> None:
     for line in journal.lines:
         observer.line(line)
@@ -218,7 +219,7 @@ def _open(
             observer.note("this sweep is finished; nothing is left to run")
             projection.finish()
             return
-    _run(loaded, journal, observer, options, projection, retried)
+    _run(loaded, journal, observer, options, projection, retried, raise_if_interrupted)
 
 
 def _retried(lines: Sequence[Line], options: SweepOptions) -> list[str]:
@@ -246,6 +247,7 @@ def _run(
     options: SweepOptions,
     projection: _Projection,
     retried: Sequence[str],
+    raise_if_interrupted: Callable[[], None],
 ) -> None:
     from orchestrator.base_model import UNKNOWN, base_sha256, load_tokenizer, tokenizer_sha256
     from orchestrator.model_registry import redacted, redacted_document
@@ -309,7 +311,7 @@ def _run(
         driver.adopt_base(StageReport.from_document(measured))
     if driver.unfinished:
         if experiment.resources.executor == "local":
-            _run_trials_locally(driver, projection)
+            _run_trials_locally(driver, projection, raise_if_interrupted)
         else:
             _run_trials_on_ray(driver, options, projection)
     if driver.given_up and (driver.unfinished or driver.trials[BASE_TRIAL].state == "FAILED"):
@@ -373,22 +375,25 @@ def _give_up(driver: Driver, projection: _Projection) -> NoReturn:
     )
 
 
-def _run_trials_locally(driver: Driver, projection: _Projection) -> None:
+def _run_trials_locally(
+    driver: Driver, projection: _Projection, raise_if_interrupted: Callable[[], None]
+) -> None:
     number = 0
     while isinstance(job := driver.next_job(str(number)), dict):
         name = job["trial"]
         driver.observer.progress(name, {"phase": "starting"})
-        _run_one_locally(driver, name)
+        _run_one_locally(driver, name, raise_if_interrupted)
         driver.ended(str(number), error=False)
         projection.catch_up()
         number += 1
 
 
-def _run_one_locally(driver: Driver, name: str) -> None:
+def _run_one_locally(driver: Driver, name: str, raise_if_interrupted: Callable[[], None]) -> None:
     """Run a trial in this process; whatever fails in it, the sweep goes on."""
     own: list[BaseException] = []
 
     def tell(message: dict[str, Any]) -> None:
+        raise_if_interrupted()
         try:
             driver.hear_trial(name, message)
         except BaseException as error:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -561,6 +562,23 @@ def test_sigterm_interrupts_what_a_shell_has_started_in_the_background():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_python_drops_is_not_lost(number, monkeypatch):
+    """An exception that is raised in the callback of a weak reference goes nowhere."""
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: dropped.append(what.exc_type))
+    thing = Journal.__new__(Journal)
+    held = weakref.ref(thing, lambda _: signal.raise_signal(number))
+    with cluster.sigterm_as_interrupt() as raise_if_interrupted:
+        raise_if_interrupted()
+        del thing
+        assert held() is None
+        assert dropped == [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt):
+            raise_if_interrupted()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.ray
