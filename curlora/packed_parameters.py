@@ -16,6 +16,7 @@ References:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -104,7 +105,9 @@ class SeatedParameters:
             owned.pop()
         widest = max(self._ranks, default=0)
         if widest < self.rank or 2 * room_for(last, self._capacity) < self._rows:
-            self._resize(room_for(last, self._capacity), widest)
+            # Giving memory back takes some first; what cannot be had must not harm who stays.
+            with suppress(torch.OutOfMemoryError):
+                self._resize(room_for(last, self._capacity), widest)
 
     def bytes_of(self, rank: int) -> int:
         """Give how many bytes more will be held once another adapter sits.
@@ -211,7 +214,8 @@ class SeatedParameters:
         for seat in seats:
             self.steps[seat] += 1
         chosen = pick_seats(seats, self._device)
-        norms = torch.linalg.vector_norm(pick(self._matrices[GRADIENTS], chosen), dim=1)
+        # Of all seats: a copy of the chosen ones could be a large part of a device.
+        norms = pick(torch.linalg.vector_norm(self._matrices[GRADIENTS], dim=1), chosen)
         limits = self._column([max_norms[slot] for slot in slots])
         # The same small number as in `clip_grad_norm_`.
         clips = (limits / (norms[:, None] + 1e-6)).clamp(max=1.0)

@@ -230,6 +230,33 @@ def model_type(model: ModelSpec) -> str | None:
     return _read_config(folder).get("model_type")
 
 
+def base_dropout(model: ModelSpec) -> dict[str, float]:
+    """What of a base is dropped out while it learns, by its config.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Such as {"resid_pdrop": 0.1}: the rates above 0 of the config, those of heads that a
+        language model does not have left out; empty where the config is not on this machine.
+    """
+    if model.gguf is not None:
+        return {}
+    folder = local_folder(model)
+    if folder is None or not (folder / "config.json").is_file():
+        return {}
+    config = _read_config(folder)
+    config |= config.get("text_config") or {}
+    return {
+        name: float(value)
+        for name, value in config.items()
+        if "drop" in name
+        and not name.startswith(("summary", "classifier"))
+        and isinstance(value, int | float)
+        and value > 0
+    }
+
+
 def _gguf_family(path: Path) -> str:
     from gguf import GGUFReader
 

@@ -22,6 +22,10 @@ from typing import Any
 LEASE_SECONDS = 60.0
 """A job whose trial has not asked for so long is dropped. Trials ask every second; a driver
 that waits for a slow MLflow server can hold them up for much longer."""
+ABSENT_SECONDS = 90.0
+"""A member that has given no sign of life for so long is passed over where another one is there:
+its node may have been lost, and may not come back. It gives one every few seconds, and needs some
+tens to start anew."""
 FRUITLESS_STARTS = 3
 """A member that died so often before it took anything would do so again: loading takes a while."""
 STRICT_FROM = 2
@@ -87,6 +91,8 @@ class Mailbox:
         self._generation = 0
         self._closed = False
         self._gone: str | None = None
+        self._alive = clock()
+        """When the member last gave a sign of life, or was told to start."""
 
     # ------------------------------------------------------------------------------- trials
 
@@ -112,13 +118,22 @@ class Mailbox:
 
         Returns:
             `messages`, the further ones; `gone`, why nothing more will come from this member, or
-            None; `known`, whether the job is here at all.
+            None; `absent`, whether it has given no sign of life for long; `known`, whether the job
+            is here at all.
         """
+        told = {"gone": self._gone, "absent": self._absent()}
         lease = self._leases.get(trial)
         if lease is None:
-            return {"messages": [], "gone": self._gone, "known": False}
+            return {"messages": [], "known": False, **told}
         lease.renewed = self._clock()
-        return {"messages": lease.messages[seen:], "gone": self._gone, "known": True}
+        return {"messages": lease.messages[seen:], "known": True, **told}
+
+    def present(self) -> bool:
+        """Say whether the member takes jobs, or can be expected to do so soon."""
+        return not self._closed and self._gone is None and not self._absent()
+
+    def _absent(self) -> bool:
+        return not self._closed and self._clock() - self._alive > ABSENT_SECONDS
 
     # ------------------------------------------------------------------------------- the driver
 
@@ -139,7 +154,7 @@ class Mailbox:
             generation: Its number; any other that should still be there is told to end.
         """
         self._closed, self._gone, self._starts = False, None, 0
-        self._generation = generation
+        self._generation, self._alive = generation, self._clock()
 
     def lose(self, reason: str) -> None:
         """The member is gone for good.
@@ -172,7 +187,17 @@ class Mailbox:
             )
             return None
         self._starts += 1
+        self._alive = self._clock()
         return self._deaths
+
+    def beat(self, generation: int = 0) -> None:
+        """The member's process is there, however long a pass may take.
+
+        Args:
+            generation: The one that it was started in.
+        """
+        if generation == self._generation:
+            self._alive = self._clock()
 
     def exchange(
         self,
@@ -194,7 +219,7 @@ class Mailbox:
         """
         if generation != self._generation:  # it was closed, and needed long to ask
             return {"join": [], "drop": [], "close": True}
-        self._starts = 0
+        self._starts, self._alive = 0, self._clock()
         if incarnation != self._incarnation:
             if self._incarnation is not None:
                 self._take_back()

@@ -595,7 +595,9 @@ class PackedTrials:
         rate = slot.spec.learning_rate * schedule_factor(slot.spec, step, slot.steps)
         slot.rates.append(six_digits(rate))
         slot.meter.train((*slot.request.examples, *slot.request.replayed), step, loss)
-        slot.retention.after_step(self._pack.state(slot.number))
+        after_step = slot.retention.after_step
+        if getattr(after_step, "__func__", None) is not Retention.after_step:  # most do nothing
+            after_step(self._pack.state(slot.number))
 
     def _scored_for(self, slot: _Slot, values: list[list[float]] | Failure) -> list[Ended]:
         answer: Any = values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from orchestrator.base_facts import base_dropout
 from orchestrator.experiment import Experiment
 from orchestrator.methods import MethodSpec
 from orchestrator.tasks import ClassificationTask, TaskSpec
@@ -45,6 +46,9 @@ def base_refuses(experiment: Experiment, tasks: Mapping[str, TaskSpec]) -> str |
     """
     if experiment.model.quantization is not None:
         return f"the base is quantised ({experiment.model.quantization})"
+    if dropped := base_dropout(experiment.model):
+        name, rate = next(iter(dropped.items()))
+        return f"the base drops out what it computes ({name} {rate:g}), each trial by its own dice"
     headed = [
         name
         for name in experiment.tasks

@@ -34,9 +34,10 @@ from orchestrator.experiment import (
     default_batch_tokens,
     possible_methods,
     possible_values,
+    reachable,
 )
 from orchestrator.method_facts import AdapterFacts, MethodFacts, method_facts, storage_bytes
-from orchestrator.packing import trial_refuses
+from orchestrator.packing import packing_refuses, trial_refuses
 from orchestrator.preflight import Means, problems
 from orchestrator.tasks import GenerationTask
 
@@ -224,13 +225,28 @@ def make_plan(
 
 
 def _alone(loaded: LoadedExperiment) -> dict[str, str]:
-    """The methods that cannot be packed, and why."""
-    found: dict[str, str] = {}
-    for method in possible_methods(loaded.experiment):
-        trial = loaded.experiment.model_copy(update={"method": method})
+    """The methods, and the values of other searched fields, that cannot be packed, and why."""
+    experiment, found = loaded.experiment, dict[str, str]()
+    for method in possible_methods(experiment):
+        trial = experiment.model_copy(update={"method": method})
         reason = trial_refuses(trial, loaded.tasks)
         if reason is not None:
             found[method.name] = reason
+    for path in experiment.search.space if experiment.search is not None else ():
+        if path.startswith("method."):
+            continue
+        for trial in reachable(experiment, [path]):
+            reason = trial_refuses(trial, loaded.tasks, sweep=experiment)
+            if reason not in {None, packing_refuses(trial.method), *found.values()}:
+                found[f"trials with {path} {_value_at(trial, path)}"] = str(reason)
+    return found
+
+
+def _value_at(experiment: Experiment, path: str) -> Any:
+    """The value of a dotted path."""
+    found: Any = experiment.model_dump()
+    for name in path.split("."):
+        found = found[name]
     return found
 
 
@@ -435,7 +451,7 @@ class _Cost:
         return Range(work / (flops * high) + first, work / (flops * low) + last)
 
 
-POOL_GAIN = 2.32
+POOL_GAIN = 3.33
 """What stepping together gains at most over taking turns in one process on CPU: the largest that
 `benchmarks/RESULTS.md` has, of batches of one row."""
 

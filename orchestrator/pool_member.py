@@ -14,9 +14,11 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ from orchestrator.trial_state import (
     task_sequence,
 )
 
+BEAT_SECONDS = 5.0
+"""How often the member gives its mailbox a sign of life, whatever it does."""
 EXCHANGE_SECONDS = 0.1
 """How often a busy member looks into its mailbox."""
 IDLE_SECONDS = 0.05
@@ -64,6 +68,7 @@ def member_worker(config: dict[str, Any]) -> None:
             `expected` (how many trials it is likely to be given at first).
     """
     import ray
+    from ray.exceptions import ActorDiedError
 
     mailbox, generation = config["mailbox"], config["generation"]
     experiment = Experiment.model_validate(config["experiment"])
@@ -71,24 +76,53 @@ def member_worker(config: dict[str, Any]) -> None:
     if experiment.resources.workers > 1:
         prepare_for_deepspeed(experiment)
         ranks = Ranks.of_group()
-    deaths: int | None = ranks.told(
-        ray.get(mailbox.begin.remote(generation)) if ranks.first else None
-    )
+    deaths: int | None = None
+    if ranks.first:
+        with suppress(ActorDiedError):  # nobody is left to work for
+            deaths = ray.get(mailbox.begin.remote(generation))
+    deaths = ranks.told(deaths)
     if deaths is None:
         return
     data: PreparedData = ray.get(config["shared"][0])
     incarnation = uuid.uuid4().hex
 
     def exchange(said: list[tuple[str, dict[str, Any]]], free: int) -> Mapping[str, Any]:
-        return ray.get(mailbox.exchange.remote(incarnation, said, free, generation))
+        try:
+            return ray.get(mailbox.exchange.remote(incarnation, said, free, generation))
+        except ActorDiedError:
+            # Whoever waits finds out by asking it. Starting anew would not bring it back.
+            return {"join": [], "drop": [], "close": True}
 
+    with _beating(mailbox, generation) if ranks.first else nullcontext():
+        try:
+            member = Member(experiment, data, Path(config["folder"]), ranks, halvings=deaths)
+        except ModelError as error:
+            # Nothing but the same would come of starting anew.
+            ray.get(mailbox.lose.remote(str(error)))
+            return
+        serve(member, exchange, ranks, expected=config["expected"])
+
+
+@contextmanager
+def _beating(mailbox: Any, generation: int) -> Iterator[None]:
+    """Meanwhile, give the mailbox signs of life: loading and passes may take long."""
+    import ray
+    from ray.exceptions import RayActorError
+
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT_SECONDS):
+            with suppress(RayActorError):  # the exchange of messages meets it too, and decides
+                ray.get(mailbox.beat.remote(generation))
+
+    thread = threading.Thread(target=beat, name="beat", daemon=True)
+    thread.start()
     try:
-        member = Member(experiment, data, Path(config["folder"]), ranks, halvings=deaths)
-    except ModelError as error:
-        # Nothing but the same would come of starting anew.
-        ray.get(mailbox.lose.remote(str(error)))
-        return
-    serve(member, exchange, ranks, expected=config["expected"])
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def serve(member: Member, exchange: Any, ranks: Ranks = ALONE, *, expected: int = 1) -> None:
@@ -199,7 +233,7 @@ class Member:
         device: Any = "cpu"
         if resources.gpus_per_worker:
             device = torch.device("cuda", torch.cuda.current_device())
-        self._ranks = ranks
+        self._ranks, self._own = ranks, uuid.uuid4().hex[:8]
         zero3 = None if ranks.alone else zero3_config(experiment.training)
         with partitioned(zero3):
             self._base: Any = load_base(experiment.model, experiment.training.precision, device)
@@ -414,7 +448,8 @@ class Member:
     ) -> None:
         """Save a trial, then say what it reported."""
         kept = self._checkpoint(name)
-        fresh = kept.with_name("checkpoint.new")
+        # A member that was taken for lost may write, too, until it is told to forget the trial.
+        fresh = kept.with_name(f"checkpoint.{self._own}.new")
         if self._ranks.first:
             shutil.rmtree(fresh, ignore_errors=True)
         if matrix.complete and report.row is not None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from typing import Any
 
 POLL_SECONDS = 0.9
@@ -35,52 +36,62 @@ def slot_trial(
 
         trial_function(config, shared)
         return
-    follower = _Follower(config)
-    reasons: list[str] = []
-    for turn in range(len(mailboxes)):
-        place = (config["member"] + turn) % len(mailboxes)
-        gone = follower.follow(mailboxes[place])
-        if gone is None:
-            return
-        reasons.append(f"member {place}: {gone}")
-    from ray import tune
+    reason = _Follower(config, mailboxes).follow(config["member"])
+    if reason is not None:
+        from ray import tune
 
-    tune.report({"kind": "lost", "reason": "; ".join(reasons)})
+        tune.report({"kind": "lost", "reason": reason})
 
 
 class _Follower:
     """Reads a job's messages from mailboxes and reports each once."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], mailboxes: Sequence[Any]) -> None:
+        self._mailboxes = mailboxes
         self._trial = str(config["trial"])
         self._job = {"trial": self._trial, "experiment": config["experiment"]}
         self._row_0: Sequence[float | None] | None = config["row_0"]
         self._told: set[tuple[int, float]] = set()
 
-    def follow(self, mailbox: Any) -> str | None:
-        """Leave the job and report until it ends.
+    def follow(self, place: int) -> str | None:
+        """Leave the job with a member, or with another one where that is lost, until it ends.
 
         Args:
-            mailbox: Of a member.
+            place: Which mailbox to try first.
 
         Returns:
-            None once the job has ended; why the member is gone, where it is.
+            None once the job has ended; why no member is left, where none is.
         """
         from ray.exceptions import ActorUnavailableError, RayActorError
 
+        gone: dict[int, str] = {}
         while True:
             try:
-                return self._listen(mailbox)
+                found = self._listen(place, gone)
             except ActorUnavailableError:  # a passing trouble: the job is still there
                 time.sleep(POLL_SECONDS)
+                continue
             except RayActorError as error:
-                return f"its mailbox has died: {error}"
+                found = f"its mailbox has died: {error}"
+            if found is None:
+                return None
+            if isinstance(found, int):
+                place = found
+                continue
+            gone[place] = found
+            turns = range(1, len(self._mailboxes))
+            left = [(place + turn) % len(self._mailboxes) for turn in turns]
+            left = [number for number in left if number not in gone]
+            if not left:
+                return "; ".join(f"member {number}: {why}" for number, why in gone.items())
+            place = left[0]
 
-    def _listen(self, mailbox: Any) -> str | None:
+    def _listen(self, place: int, gone: Mapping[int, str]) -> str | int | None:
+        """Report until the job ends (None), its member is gone (why), or another is better."""
         import ray
         from ray import tune
 
-        seen = 0
+        mailbox, seen = self._mailboxes[place], 0
         ray.get(mailbox.ask.remote(self._job))
         while True:
             news: dict[str, Any] = ray.get(mailbox.poll.remote(self._trial, seen))
@@ -96,7 +107,25 @@ class _Follower:
                     return None
             if news["gone"] is not None:
                 return str(news["gone"])
+            if news["absent"]:
+                other = self._present({*gone, place})
+                if other is not None:
+                    # Should the member come back, it is told to forget the job.
+                    ray.get(mailbox.release.remote(self._trial))
+                    return other
             time.sleep(POLL_SECONDS)
+
+    def _present(self, without: Set[int]) -> int | None:
+        """A member that gives signs of life, other than some."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        for number, mailbox in enumerate(self._mailboxes):
+            if number not in without:
+                with suppress(RayActorError):  # it will be told as such once it is asked for a job
+                    if ray.get(mailbox.present.remote()):
+                        return number
+        return None
 
     def _is_new(self, message: Mapping[str, Any]) -> bool:
         """Whether a stage is told for the first time: a resumed job repeats what it reported."""

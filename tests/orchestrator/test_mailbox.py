@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+import types
 
 import pytest
 
-from orchestrator.mailbox import LEASE_SECONDS, Mailbox
+from orchestrator.mailbox import ABSENT_SECONDS, LEASE_SECONDS, Mailbox
+from orchestrator.slot_trial import slot_trial
 
 
 class Clock:
@@ -54,7 +56,7 @@ def test_a_released_job_is_dropped_by_the_member_and_what_it_still_says_is_lost(
     box.release("b")  # never begun: the member need not know of it
     todo = box.exchange("m1", [("a", stage(1))], 1)
     assert (todo["drop"], todo["join"]) == (["a"], [])
-    assert box.poll("a", 0) == {"messages": [], "gone": None, "known": False}
+    assert box.poll("a", 0) == {"messages": [], "gone": None, "absent": False, "known": False}
 
 
 def test_a_job_that_nobody_asks_for_is_dropped_and_one_that_is_asked_for_is_kept():
@@ -113,6 +115,150 @@ def test_a_closed_mailbox_hands_out_nothing_until_it_is_opened_again():
     assert box.exchange("m2", [], 1, 1)["join"]
     assert box.poll("a", 0)["messages"] == []
     assert box.poll("a", 0)["gone"] is None
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        lambda box: box.begin(),
+        lambda box: box.beat(),
+        lambda box: box.exchange("m1", [], 1),
+        lambda box: box.reopen(0),
+    ],
+)
+def test_a_member_without_signs_of_life_is_absent_until_it_gives_one(sign):
+    clock = Clock()
+    box = Mailbox(clock=clock)
+    clock.now = ABSENT_SECONDS
+    assert box.present()
+    assert not box.poll("a", 0)["absent"]
+    clock.now += 1
+    assert not box.present()
+    assert box.poll("a", 0)["absent"]
+    box.beat(7)  # of another generation
+    assert not box.present()
+    sign(box)
+    assert box.present()
+    assert not box.poll("a", 0)["absent"]
+
+
+def test_a_member_that_is_closed_or_lost_is_not_present_and_not_absent():
+    clock = Clock()
+    closed, lost = Mailbox(clock=clock), Mailbox(clock=clock)
+    closed.close()
+    lost.lose("gone")
+    assert not closed.present()
+    assert not lost.present()
+    clock.now = ABSENT_SECONDS + 1
+    assert not closed.poll("a", 0)["absent"]
+
+
+# --- a trial between several members --------------------------------------------------------------
+
+
+class Handle:
+    """A mailbox as an actor's handle: calls give what `ray.get` turns into their results."""
+
+    def __init__(self, box, broken=None):
+        self.box, self.broken = box, broken
+
+    def __getattr__(self, name):
+        def remote(*given):
+            if self.broken is not None:
+                return self.broken
+            return getattr(self.box, name)(*given)
+
+        return types.SimpleNamespace(remote=remote)
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Two mailboxes with one clock, which a waiting trial moves, and what the trial reported."""
+    import ray
+    from ray import tune
+
+    clock, told = Clock(), []
+
+    def get(value):
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(tune, "report", told.append)
+    return clock, [Handle(Mailbox(clock=clock)) for _ in range(2)], told
+
+
+def waiting(monkeypatch, clock, then):
+    """Whatever waits lets 10 s pass, in which `then` is done."""
+
+    def sleep(_):
+        clock.now += 10
+        then()
+
+    monkeypatch.setattr("orchestrator.slot_trial.time.sleep", sleep)
+
+
+TRIAL = {"trial": "a", "experiment": {}, "seat": "pool", "member": 0, "row_0": None}
+DONE = {"kind": "finished", "reports": []}
+
+
+def test_a_trial_of_a_lost_member_goes_on_in_another_from_what_was_reported(two, monkeypatch):
+    clock, handles, told = two
+    first, second = (handle.box for handle in handles)
+    step = stage({"task_index": 0, "fraction": 0.5, "row": None})
+
+    def then():
+        second.exchange("n1", [], 0)  # full for now, and alive
+        if clock.now == 10:
+            first.exchange("m1", [], 1)
+            first.exchange("m1", [("a", step)], 0)
+        if clock.now > ABSENT_SECONDS + 30:
+            # Resumed there, it repeats what it had reported.
+            second.exchange("n1", [], 1)
+            second.exchange("n1", [("a", step), ("a", DONE)], 1)
+
+    waiting(monkeypatch, clock, then)
+    slot_trial(TRIAL, handles)
+    assert [message["kind"] for message in told] == ["stage", "finished"]
+    assert clock.now > ABSENT_SECONDS
+    # The lost one comes back, and is not asked for what it had.
+    assert first.exchange("m1", [], 0)["drop"] == ["a"]
+    assert first.exchange("m2", [], 1)["join"] == []
+
+
+def test_a_trial_waits_for_its_member_where_no_other_is_alive(two, monkeypatch):
+    clock, handles, told = two
+
+    def then():
+        if clock.now > 3 * ABSENT_SECONDS:
+            handles[0].box.exchange("m1", [], 1)
+            handles[0].box.exchange("m1", [("a", DONE)], 1)
+
+    waiting(monkeypatch, clock, then)
+    slot_trial(TRIAL, handles)
+    assert [message["kind"] for message in told] == ["finished"]
+
+
+def test_a_mailbox_that_has_died_is_left_and_the_last_one_is_told(two, monkeypatch):
+    from ray.exceptions import ActorDiedError
+
+    clock, handles, told = two
+    handles[0].broken = ActorDiedError()
+
+    def then():
+        handles[1].box.exchange("n1", [], 1)
+        handles[1].box.exchange("n1", [("a", DONE)], 1)
+
+    waiting(monkeypatch, clock, then)
+    slot_trial(TRIAL, handles)
+    assert [message["kind"] for message in told] == ["finished"]
+    handles[1].broken = handles[0].broken
+    told.clear()
+    slot_trial(TRIAL, handles)
+    assert [message["kind"] for message in told] == ["lost"]
+    assert "member 0: its mailbox has died" in told[0]["reason"]
+    assert "member 1: its mailbox has died" in told[0]["reason"]
 
 
 def test_a_trial_of_the_pool_does_not_load_torch():

@@ -1,6 +1,7 @@
 import io
 import json
 import struct
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.console import Console
 from orchestrator import plan as planning
 from orchestrator.batches import DataError
 from orchestrator.experiment import Experiment, ModelSpec, load_experiment
+from orchestrator.packing import trial_refuses
 
 HIDDEN, LAYERS, VOCABULARY, INNER = 64, 2, 1000, 128
 EXPERIMENT = """\
@@ -119,6 +121,39 @@ def test_byte_tokenizer_keeps_a_prompts_tokens_when_more_follows():
     prompt = tokenizer("A sentence with an extraordinarily long word")["input_ids"]
     assert tokenizer("A sentence with an extraordinarily long word no")["input_ids"][:-1] == prompt
     assert len(tokenizer.decode(prompt)) == sum(prompt) == 44
+
+
+def test_what_cannot_be_packed_is_named_with_its_reason(loaded):
+    space = {
+        "method.adapter.kind": {"choice": ["curlora", "pissa"]},
+        "training.accumulation": {"choice": [1, 2]},
+        "training.batch_size": {"choice": [4, 8]},
+    }
+    search = loaded.experiment.search.model_dump(mode="json")
+    search["space"] |= space
+    pooled = with_changes(loaded, resources={"executor": "pool"}, search=search)
+    said = " ".join(text_of(made(pooled), width=400).split())
+    assert "Packed, many in one pass over one base: curlora." in said
+    alone = "Not packed, with workers of their own (as executor train): "
+    assert f"{alone}pissa: the adapter 'pissa' is not one of curlora, lora" in said
+    assert f"{alone}trials with training.accumulation 2: `training.accumulation` is 2" in said
+    assert "training.batch_size" not in said
+
+
+def test_a_base_with_dropout_is_not_packed(loaded):
+    """Rows of a pack go through the base together, and each trial would have dice of its own."""
+    config = Path(loaded.experiment.model.name) / "config.json"
+    written = json.loads(config.read_text())
+    for dropout, packed in (
+        ({"resid_pdrop": 0.1}, False),
+        ({"text_config": {"attention_dropout": 0.1}}, False),
+        ({"attention_dropout": 0.0, "summary_first_dropout": 0.1}, True),
+    ):
+        config.write_text(json.dumps(written | dropout))
+        refused = trial_refuses(loaded.experiment, loaded.tasks)
+        assert (refused is None) is packed, dropout
+        if not packed:
+            assert "the base drops out what it computes" in refused
 
 
 def test_sizes_come_from_the_header_alone(loaded):

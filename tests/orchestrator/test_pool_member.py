@@ -2,9 +2,13 @@
 
 import errno
 import shutil
+import threading
+import types
 
 import pytest
+import ray
 import torch
+from ray.exceptions import ActorDiedError
 
 from orchestrator import pool_member
 from orchestrator.base_model import load_tokenizer
@@ -117,6 +121,43 @@ def test_trials_begin_together_once_as_many_have_come_as_were_expected(monkeypat
     assert turns(come, expected=3, monkeypatch=monkeypatch) == gathered
     # What is expected may never come.
     assert turns(come, expected=9, monkeypatch=monkeypatch, patience=0.0) == at_once
+
+
+class Mailboxes:
+    """An actor's handle of which some calls find it dead; the others are counted."""
+
+    def __init__(self, dead):
+        self.dead, self.calls = dead, []
+
+    def __getattr__(self, name):
+        def remote(*_):
+            self.calls.append(name)
+            if name in self.dead:
+                return ActorDiedError()
+            return 0 if name == "begin" else {"join": [], "drop": [], "close": False}
+
+        return types.SimpleNamespace(remote=remote)
+
+
+@pytest.mark.parametrize("dead", [["begin"], ["exchange"], ["exchange", "beat"]])
+def test_a_member_whose_mailbox_has_died_ends(loaded, data, tmp_path, monkeypatch, dead):
+    """It must not be started anew: nobody would ever tell it anything again."""
+
+    def get(value):
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(pool_member, "BEAT_SECONDS", 0.0)
+    mailbox = Mailboxes(dead)
+    pool_member.member_worker({
+        "experiment": loaded.experiment.model_dump(mode="json"), "folder": str(tmp_path),
+        "shared": [data], "mailbox": mailbox, "generation": 0, "expected": 1,
+    })  # fmt: skip
+    assert mailbox.calls[0] == "begin"
+    assert ("beat" in mailbox.calls) == ("begin" not in dead)
+    assert {thread.name for thread in threading.enumerate()}.isdisjoint({"beat"})
 
 
 def test_the_base_waits_for_no_trial_and_a_trial_that_is_dropped_never_begins(monkeypatch):
