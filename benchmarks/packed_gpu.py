@@ -169,7 +169,7 @@ def write_base(folder: Path, shape: str) -> None:
 
 
 def resident(given: argparse.Namespace) -> dict[str, Any]:
-    """Let many trials into one pack, as the pool's members do, and let each learn a step.
+    """Let many trials into one member of the pool, and let each learn a step.
 
     Args:
         given: The command line.
@@ -179,11 +179,10 @@ def resident(given: argparse.Namespace) -> dict[str, Any]:
     """
     from sweep_throughput import Sweep, write_experiment
 
-    from orchestrator.base_model import load_base, load_tokenizer
+    from orchestrator.base_model import load_tokenizer
     from orchestrator.batches import prepare
     from orchestrator.experiment import load_experiment
-    from orchestrator.packed_trials import PackedTrials
-    from orchestrator.trial_state import task_sequence
+    from orchestrator.pool_member import Member
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -191,27 +190,35 @@ def resident(given: argparse.Namespace) -> dict[str, Any]:
         path = write_experiment(folder, Sweep("quarter"), "pool 1x1", base=folder / "base")
         loaded = load_experiment(path)
         data = prepare(loaded, load_tokenizer(loaded.experiment.model))
-        base = load_base(loaded.experiment.model, "bf16", torch.device(given.device))
-    pack = PackedTrials(base, "all-linear", capacity=given.resident, batch_tokens=16384)
-    clock = clock_of(given.device)
-    before = _held(given.device)
-
-    def join() -> None:
+        experiment = loaded.experiment.with_overrides(
+            {
+                "resources.slots": given.resident,
+                "resources.gpus_per_worker": int(given.device == "cuda"),
+                "training.batch_size": 1,
+            }
+        )
+        member = Member(experiment, data, folder)
+        clock = clock_of(given.device)
+        before = _held(given.device)
         for number in range(given.resident):
-            trial = loaded.experiment.with_overrides(
-                {"training.seed": number, "training.batch_size": 1}
-            )
-            pack.join(f"trial {number}", trial, task_sequence(trial, data), lambda *_: None)
+            trial = experiment.with_overrides({"training.seed": number})
+            job = {"trial": f"trial {number}", "experiment": trial.model_dump(mode="json")}
+            member.take(job)
 
-    def tick() -> None:
-        for end in pack.tick():
-            raise RuntimeError(f"{end.name}: {end.reason} {end.details}")
+        def join() -> None:
+            tick()  # the first trial shows what a pass takes; then the others are let in
+            member.begin()
 
-    joining = clock(join)
-    after = _held(given.device)
-    ticks = [clock(tick) for _ in range(3)]
+        def tick() -> None:
+            for name, message in member.work():
+                if message["kind"] == "failed":
+                    raise RuntimeError(f"{name}: {message['reason']} {message['details']}")
+
+        joining = clock(join)
+        after = _held(given.device)
+        ticks = [clock(tick) for _ in range(3)]
     return {
-        "shape": given.shape, "slots": len(pack.names), "join_seconds": joining,
+        "shape": given.shape, "slots": len(member.begun), "join_seconds": joining,
         "tick_seconds": statistics.median(ticks), "bytes": after - before,
     }  # fmt: skip
 

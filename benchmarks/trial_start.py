@@ -71,7 +71,7 @@ def main() -> None:
         f"`python benchmarks/trial_start.py --write`, {on['date']}, {on['cores']} cores of "
         f"{on['cpu']}, load average {os.getloadavg()[0]:.1f}; torch {on['torch']}. SmolLM2-135M, "
         "all linear layers, r = 16, bf16, one thread.\n\n"
-        + table([["what begins", "to begin", "the first step of all that are there then"], *rows])
+        + table([["what joins", "to join", "the next step of all in the member"], *rows])
     )
     print(text)
     if given.write:

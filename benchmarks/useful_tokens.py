@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/useful_tokens.py           # measures and prints
     .venv/bin/python benchmarks/useful_tokens.py --write   # and keeps it in RESULTS.md
 
-Tokens are counted in the batches that the engine forms: training batches of every worker, and
-evaluation batches. The bars: at least 0.9 of the tokens are no padding, and the output layer sees
-exactly the scored positions. Needs the demo's model and data (`make demo` fetches them).
+Tokens are counted in the batches that the engine forms, training batches of every worker and
+evaluation batches, and in the passes of a member of the pool with eight trials. The bars: at least
+0.9 of the tokens are no padding, and the output layer sees exactly the scored positions. Needs the
+demo's model and data (`make demo` fetches them).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -20,6 +22,7 @@ import torch
 from results_page import ROOT, machine, table, write_section
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from orchestrator import packed_trials
 from orchestrator.base_model import load_tokenizer
 from orchestrator.batches import (
     PreparedData,
@@ -31,8 +34,10 @@ from orchestrator.batches import (
 )
 from orchestrator.encoding import Question, Window
 from orchestrator.engine import _dealt, _Place
-from orchestrator.experiment import default_batch_tokens, load_experiment
+from orchestrator.experiment import LoadedExperiment, default_batch_tokens, load_experiment
+from orchestrator.packed_trials import PackedTrials
 from orchestrator.scored_model import ScoredModel, bucketed, padded
+from orchestrator.trial_state import task_sequence
 
 EXPERIMENT = ROOT / "experiments" / "demo.yaml"
 SECTION = "useful tokens"
@@ -40,6 +45,7 @@ SEEDS = range(5)
 COLUMNS = ("", "batches", "tokens", "with padding", "useful")
 Count = tuple[int, int, int]
 """Batches, tokens, tokens with padding."""
+Counts = tuple[Count, Count]
 
 
 def padding_of(batches: Iterable[tuple[Sequence[Scored], bool]]) -> Count:
@@ -116,7 +122,60 @@ def logit_rows(
     return sum(seen), wanted
 
 
-def lines_of(data: PreparedData, batch_size: int, learnt: Sequence[str]) -> list[list[str]]:
+def packed_passes(loaded: LoadedExperiment, data: PreparedData, seeds: int, apart: int) -> Counts:
+    """What eight trials compute in one pack, on a small model.
+
+    Args:
+        loaded: The experiment.
+        data: Its data.
+        seeds: How many different orders of the training examples they have.
+        apart: Ticks after which the next of them begins.
+
+    Returns:
+        Of the passes in which something is learnt, and of the others.
+
+    Raises:
+        RuntimeError: A trial has failed.
+    """
+    experiment, slots = loaded.experiment, 8
+    vocabulary = 1 + max(t for task in data.tasks.values() for e in task.train for t in e.tokens)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=max(vocabulary, 49152), hidden_size=16, intermediate_size=16,
+            num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
+        )
+    )  # fmt: skip
+    tokens = default_batch_tokens(on_gpu=False, packed=True)
+    pack = PackedTrials(model.eval().requires_grad_(False), ["q_proj"], capacity=slots,
+                        batch_tokens=tokens)  # fmt: skip
+    learning: list[tuple[Sequence[Scored], bool]] = []
+    reading: list[tuple[Sequence[Scored], bool]] = []
+
+    def counted(rows: Sequence[Scored], device: torch.device) -> Any:
+        (learning if torch.is_grad_enabled() else reading).append((rows, True))
+        return padded(rows, device)
+
+    packed_trials.padded = counted
+    method = {"method.adapter.kind": "curlora", "method.adapter.r": 4,
+              "method.adapter.target_modules": ["q_proj"]}  # fmt: skip
+    number = 0
+    while number < slots or pack.names:
+        for _ in range(slots if not apart else 1):
+            if number < slots:
+                trial = experiment.with_overrides({**method, "training.seed": number % seeds})
+                pack.join(f"t{number}", trial, task_sequence(trial, data), lambda *_: None)
+                number += 1
+        for _ in range(max(1, apart)):
+            for end in pack.tick() if pack.names else ():
+                if end.matrix is None:
+                    raise RuntimeError(f"{end.name}: {end.reason}")
+    packed_trials.padded = padded
+    return padding_of(learning), padding_of(reading)
+
+
+def lines_of(
+    loaded: LoadedExperiment, data: PreparedData, batch_size: int, learnt: Sequence[str]
+) -> list[list[str]]:
     """The table: training by workers and batch size, evaluation by device, then all of each."""
     found: list[list[str]] = []
 
@@ -140,6 +199,15 @@ def lines_of(data: PreparedData, batch_size: int, learnt: Sequence[str]) -> list
             for name, count in zip(data.tasks, counts, strict=True):
                 add(f"{kind}: {name}", [count])
         add(f"{kind}: all", counts)
+    for seeds, apart, how in (
+        (1, 0, "in step, in one order"),
+        (8, 0, "in step, each in its own order"),
+        (8, 3, "begun three ticks apart, each in its own order"),
+    ):
+        for what, count in zip(
+            ("training", "evaluation"), packed_passes(loaded, data, seeds, apart), strict=True
+        ):
+            add(f"{what} in a pack of eight, {how}", [count])
     return found
 
 
@@ -152,7 +220,7 @@ def main() -> None:
     tokenizer = load_tokenizer(loaded.experiment.model)
     data = prepare(loaded, tokenizer)
     learnt = list(loaded.experiment.tasks)
-    rows = lines_of(data, loaded.experiment.training.batch_size, learnt)
+    rows = lines_of(loaded, data, loaded.experiment.training.batch_size, learnt)
     seen, wanted = logit_rows(
         data.tasks.values(), len(tokenizer), default_batch_tokens(on_gpu=False)
     )

@@ -35,6 +35,8 @@ class DeviceMemory:
         """Most bytes that a watched piece of work took beyond what was held before it."""
         self.seen = False
         """Whether any has been watched."""
+        self.tokens = 0
+        """The largest pass of watched work, in padded tokens; 0: not known."""
 
     def free(self) -> int:
         """Measure what can still be taken.
@@ -51,20 +53,23 @@ class DeviceMemory:
             return int(free + held - torch.cuda.memory_allocated(self._device))
         return min(int(psutil.virtual_memory().available), _left_in_group())
 
-    def holds(self, size: int) -> bool:
+    def holds(self, size: int, tokens: int = 0) -> bool:
         """Say whether so many bytes fit beside what a pass needs.
 
         Args:
             size: Bytes that will stay.
+            tokens: Padded tokens that passes may have then. What larger ones than were seen need
+                is taken to grow with their tokens.
 
         Returns:
             Whether they fit.
         """
-        return size + MARGIN * self.peak <= self.free()
+        growth = max(1.0, tokens / self.tokens) if self.tokens else 1.0
+        return size + MARGIN * self.peak * growth <= self.free()
 
     def forget(self) -> None:
         """Forget what work took: what is done from now on is smaller."""
-        self.peak, self.seen = 0, False
+        self.peak, self.seen, self.tokens = 0, False, 0
 
     @contextmanager
     def watched(self) -> Iterator[None]:

@@ -256,10 +256,11 @@ class Member:
     @property
     def names(self) -> list[str]:
         """The trials that have begun and those that wait."""
-        return [*self._begun, *(str(job["trial"]) for job in self._waiting)]
+        return [*self.begun, *(str(job["trial"]) for job in self._waiting)]
 
     @property
-    def _begun(self) -> list[str]:
+    def begun(self) -> list[str]:
+        """The trials that are in the pack."""
         return self._pack.names if self._pack is not None else []
 
     @property
@@ -284,7 +285,7 @@ class Member:
         """Forget a trial, whatever it has learnt."""
         self._waiting = [job for job in self._waiting if job["trial"] != name]
         self._forget(name)
-        if self._pack is not None and name in self._begun:
+        if self._pack is not None and name in self.begun:
             self._pack.drop(name)
 
     def _forget(self, name: str) -> None:
@@ -304,6 +305,7 @@ class Member:
             sizes = self._pack.pass_tokens
             with self._memory.watched():
                 ended = self._pack.tick()
+            self._memory.tokens = max(self._memory.tokens, self._pack.largest)
             if self._pack.pass_tokens != sizes:
                 self._memory.forget()  # what has just filled the memory is not tried again
             for end in ended:
@@ -332,7 +334,7 @@ class Member:
         if begun.memory and not self._ranks.alone:
             raise RankError(f"worker {self._ranks.rank} is out of memory: {begun.reason}")
         self._forget(name)
-        if begun.memory and self._begun:
+        if begun.memory and self.begun:
             return False  # until another has ended
         # Of this trial's settings, layers or checkpoint: the others go on.
         self._fail(name, _plain(begun), begun.details)
@@ -346,7 +348,9 @@ class Member:
         if shared and not self._memory.seen:
             return False  # until the first has shown what a pass takes
         # Beside others a pass must fit as it is; alone, passes are made to fit.
-        fits = self._memory.holds(need) if shared else need <= self._memory.free()
+        sequence = task_sequence(experiment, self._data)
+        tokens = pack.tokens_with(experiment, sequence)
+        fits = self._memory.holds(need, tokens) if shared else need <= self._memory.free()
         if not all(self._ranks.parts(fits)):
             if shared:
                 return False  # until another has ended
@@ -364,7 +368,6 @@ class Member:
         if snapshot is not None:
             self._reports[name] = [r.as_document() for r in read_state(snapshot).reports]
         self._said.append((name, {"kind": "ready", "worker_pid": os.getpid()}))
-        sequence = task_sequence(experiment, self._data)
         for end in pack.join(name, experiment, sequence, hear, snapshot):
             self._ended(end)
         return True

@@ -181,8 +181,8 @@ class ScoredModel(nn.Module):
             comparison: What hidden states are compared with, where the retention does so.
 
         Returns:
-            Log-probabilities (N,), float32, in nats. In training mode a pair: these, and what the
-            retention adds to the loss, a scalar.
+            Log-probabilities (N,), in nats, float32 (float64 of a base in that). In training mode a
+            pair: these, and what the retention adds to the loss, a scalar.
         """
         backbone, _ = self._parts
         deep = comparison is not None
@@ -192,10 +192,10 @@ class ScoredModel(nn.Module):
         if targets is None:
             return picked.float()
         if isinstance(head, Mapping):
-            found = picked.new_zeros(len(targets), dtype=torch.float32)
+            found = _wide(picked.new_zeros(len(targets)))
             for name, places in head.items():
                 part = self._read(picked[places], targets[places], name)
-                found = found.index_put((places,), part)
+                found = found.index_put((places,), part.to(found.dtype))
         else:
             found = self._read(picked, targets, head)
         if not self.training:
@@ -241,10 +241,15 @@ class ScoredModel(nn.Module):
         )
 
     def _log_probabilities(self, head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = head(hidden).float() * self._scale
+        logits = _wide(head(hidden)) * self._scale
         if self._softcap is not None:
             logits = self._softcap * torch.tanh(logits / self._softcap)
         return -nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _at(states: Sequence[Tensor], places: Tensor) -> tuple[Tensor, ...]:
@@ -266,7 +271,7 @@ def check_logits(scored: ScoredModel, vocabulary: int) -> None:
     with torch.no_grad():
         own = scored.model(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
         expected = own.gather(-1, tokens[0, 1:, None])[:, 0]
-        got = scored.eval()(tokens, torch.arange(7, device=device), tokens[0, 1:])
+        got = scored.eval()(tokens, torch.arange(7, device=device), tokens[0, 1:]).float()
     if not torch.allclose(got, expected, atol=0.15, rtol=0.02):
         raise ModelError(
             f"{type(scored.model).__name__} transforms its logits in a way that is not supported: "

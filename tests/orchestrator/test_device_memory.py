@@ -29,6 +29,20 @@ def test_what_is_kept_must_leave_room_for_a_pass(monkeypatch):
     assert not memory.holds(int(1000 - 100 * MARGIN) + 1)
 
 
+def test_larger_passes_than_were_seen_are_expected_to_need_more(monkeypatch):
+    memory = DeviceMemory("cpu")
+    memory.peak = 100
+    monkeypatch.setattr(memory, "free", lambda: 1000)
+    fits = int(1000 - 3 * 100 * MARGIN)
+    assert memory.holds(fits + 1, tokens=1200)  # of which size the peak was is not known
+    memory.tokens = 400
+    assert memory.holds(fits, tokens=1200)
+    assert not memory.holds(fits + 1, tokens=1200)
+    assert memory.holds(int(1000 - 100 * MARGIN), tokens=80)  # smaller ones: as was seen
+    memory.forget()
+    assert memory.tokens == 0
+
+
 def test_what_a_pass_took_can_be_forgotten():
     memory = DeviceMemory("cpu")
     assert not memory.seen

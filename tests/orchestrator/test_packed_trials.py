@@ -1,7 +1,10 @@
 """Trials that share a base and their steps compute what each of them computes alone."""
 
+import functools
 import gc
+import itertools
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 
 import curlora
 from curlora.retention import RETENTIONS
-from orchestrator import packed_trials
+from orchestrator import continual_loop, packed_trials
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.base_model import load_base, load_tokenizer
 from orchestrator.batches import prepare
@@ -71,9 +74,9 @@ def world(tiny_base, tiny_tasks, tmp_path_factory):
     return trials, data
 
 
-def alone(experiment, data):
-    """What a trial reports in a process of its own."""
-    base = load_base(experiment.model, "fp32")
+def alone(experiment, data, base=None):
+    """What a trial reports in a process of its own, and its adapter at the end."""
+    base = load_base(experiment.model, "fp32") if base is None else base
     adapter, retention = experiment.method.adapter, experiment.method.retention
     model = curlora.attach(
         base, adapter.kind, adapter_options(adapter), seed=experiment.training.seed
@@ -142,6 +145,107 @@ def test_a_trial_in_a_pack_reports_what_it_reports_alone(world, solo, capacity, 
             found = dict(kept.named_parameters())[place]
             torch.testing.assert_close(found, parameter, rtol=0, atol=2e-4)
         base = kept.unload() if hasattr(kept, "unload") else kept
+
+
+def _norm(module, x):
+    return module.weight * x * torch.rsqrt(x.square().mean(-1, True) + module.variance_epsilon)
+
+
+def float64_base(world):
+    """A base that computes in float64 throughout: transformers' norms would be float32."""
+    base = load_base(next(iter(world[0].values())).model, "fp32").double()
+    base.set_attn_implementation("sdpa")  # the eager one has its softmax in float32
+    for module in base.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = functools.partial(_norm, module)
+    return base
+
+
+@pytest.fixture(scope="module")
+def exact(world):
+    """What each trial computes alone in float64, its losses not rounded for the records."""
+    trials, data = world
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(continual_loop, "six_digits", float)
+        return {n: alone(e, data, base=float64_base(world)) for n, e in trials.items()}
+
+
+def assert_same_to_1e_8(reports, adapter, expected, trained):
+    for mine, theirs in zip(reports, expected, strict=True):
+        assert mine.losses == pytest.approx(theirs.losses, rel=1e-8, abs=1e-8)
+        assert mine.row == pytest.approx(theirs.row)
+    assert adapter.keys() == trained.keys()
+    for place, tensor in trained.items():
+        torch.testing.assert_close(adapter[place], tensor, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_packed_equals_solo_in_float64_whoever_comes_and_goes(world, exact, seed, monkeypatch):
+    """Trials begin at any tick, into whatever slot; others begin, are dropped and replaced."""
+    monkeypatch.setattr(packed_trials, "six_digits", float)
+    trials, data = world
+    draw = random.Random(seed)
+    pack = PackedTrials(float64_base(world), TARGETS, capacity=6, batch_tokens=300)
+    waiting, reports, last = draw.sample(list(trials), len(trials)), {}, {}
+    guests = itertools.count()
+
+    def join(name, experiment, hear):
+        pack.join(name, experiment, task_sequence(experiment, data), hear)
+
+    def hear(name, report, matrix):
+        reports.setdefault(name, []).append(report)
+        if matrix.complete:
+            last[name] = numbers(pack, name)
+
+    def guests_come_and_go():
+        staying = [name for name in pack.names if name.startswith("guest")]
+        if staying and draw.random() < 0.15:
+            pack.drop(draw.choice(staying))
+        if pack.free > 1 and draw.random() < 0.2:
+            number = next(guests)
+            guest = draw.choice(list(trials.values())).with_overrides(
+                {"training.seed": 100 + number, "training.batch_size": draw.choice([1, 4, 7])}
+            )
+            join(f"guest {number}", guest, lambda *_: None)
+
+    while waiting or set(pack.names) & set(trials):
+        if waiting and pack.free and draw.random() < 0.3:
+            name = waiting.pop()
+            join(name, trials[name], functools.partial(hear, name))
+        guests_come_and_go()
+        assert all(end.matrix is not None for end in pack.tick())
+    assert next(guests) > 1
+    for name, (expected, trained) in exact.items():
+        assert_same_to_1e_8(reports[name], last[name], expected, trained)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_slots_are_cut_into_the_passes_that_compute_least(seed):
+    draw = random.Random(seed)
+    sizes = sorted(
+        ((draw.randint(1, 8), draw.randint(5, 60)) for _ in range(draw.randint(1, 8))),
+        key=lambda size: -size[1],
+    )
+    limit, each, world = draw.choice([100, 400, 10_000]), draw.choice([0, 20, 500]), 2
+
+    def share(rows):
+        return -(-rows // world)
+
+    def cost(cuts):
+        total = 0
+        for first, last in cuts:
+            tokens = share(sum(rows for rows, _ in sizes[first:last])) * sizes[first][1]
+            total += tokens + each if tokens <= limit or last - first == 1 else math.inf
+        return total
+
+    every = [
+        list(itertools.pairwise([0, *places, len(sizes)]))
+        for inner in range(len(sizes))
+        for places in itertools.combinations(range(1, len(sizes)), inner)
+    ]
+    found = packed_trials.cut_into_passes(sizes, share, limit, each)
+    assert [place for cut in found for place in range(*cut)] == list(range(len(sizes)))
+    assert cost(found) == min(map(cost, every))
 
 
 def test_a_trial_that_diverges_fails_alone(world, solo):

@@ -18,7 +18,7 @@ from orchestrator.experiment import load_experiment
 from orchestrator.packed_trials import PackedTrials
 from orchestrator.pool_member import Member
 from orchestrator.training import BASE_TRIAL, ProgressFile
-from orchestrator.trial_state import found_checkpoint, keep_checkpoint
+from orchestrator.trial_state import found_checkpoint, keep_checkpoint, task_sequence
 
 ENDINGS = {"finished", "failed"}
 
@@ -193,6 +193,27 @@ def test_what_does_not_fit_beside_others_waits_and_is_never_refused(member, load
         seen.append(len(member._pack.names))
     assert set(kinds(last).values()) == {"finished"}
     assert max(seen) == 1
+
+
+def test_trials_join_only_as_far_as_the_pass_of_all_of_them_fits(loaded, data, tmp_path):
+    """What one trial's step took is known; the rows of the others will come on top."""
+    member = Member(loaded.experiment, data, tmp_path)
+    for name in "abc":
+        member.take(job(loaded, name))
+    member.work()
+    memory, pack = member._memory, member._pack
+    of_one = memory.tokens
+    assert of_one == pack.largest > 0
+    longest = max(len(e.tokens) for task in data.tasks.values() for e in task.train)
+    assert pack.tokens_with(loaded.experiment, task_sequence(loaded.experiment, data)) == min(
+        2 * loaded.experiment.training.batch_size * longest, pack.pass_tokens[0]
+    )
+    # Room for the step of two trials and not of three, whatever their numbers take.
+    memory.peak = 1 << 40
+    batch = loaded.experiment.training.batch_size * longest
+    memory.free = lambda: int(1.25 * memory.peak * 2.5 * batch / of_one)
+    member.begin()
+    assert pack.names == ["a", "b"]
 
 
 def test_what_does_not_fit_alone_fails_in_words(member, loaded, monkeypatch):
