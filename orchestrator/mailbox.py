@@ -93,6 +93,8 @@ class Mailbox:
         self._gone: str | None = None
         self._alive = clock()
         """When the member last gave a sign of life, or was told to start."""
+        self._room = 0
+        """How many more jobs it can take for which nobody waits here."""
 
     # ------------------------------------------------------------------------------- trials
 
@@ -118,19 +120,25 @@ class Mailbox:
 
         Returns:
             `messages`, the further ones; `gone`, why nothing more will come from this member, or
-            None; `absent`, whether it has given no sign of life for long; `known`, whether the job
-            is here at all.
+            None; `absent`, whether it has given no sign of life for long; `waits`, whether the job
+            has yet to begin and might as well do so elsewhere; `known`, whether it is here at all.
         """
         told = {"gone": self._gone, "absent": self._absent()}
         lease = self._leases.get(trial)
         if lease is None:
-            return {"messages": [], "known": False, **told}
+            return {"messages": [], "known": False, "waits": False, **told}
         lease.renewed = self._clock()
-        return {"messages": lease.messages[seen:], "known": True, **told}
+        # One that may have killed the member is tested here.
+        waits = not lease.taken and not lease.over and lease.suspicion == 0
+        return {"messages": lease.messages[seen:], "known": True, "waits": waits, **told}
 
     def present(self) -> bool:
         """Say whether the member takes jobs, or can be expected to do so soon."""
         return not self._closed and self._gone is None and not self._absent()
+
+    def room(self) -> int:
+        """Say how many more jobs the member could begin now."""
+        return self._room if self.present() else 0
 
     def _absent(self) -> bool:
         return not self._closed and self._clock() - self._alive > ABSENT_SECONDS
@@ -154,7 +162,7 @@ class Mailbox:
             generation: Its number; any other that should still be there is told to end.
         """
         self._closed, self._gone, self._starts = False, None, 0
-        self._generation, self._alive = generation, self._clock()
+        self._generation, self._alive, self._room = generation, self._clock(), 0
 
     def lose(self, reason: str) -> None:
         """The member is gone for good.
@@ -187,7 +195,7 @@ class Mailbox:
             )
             return None
         self._starts += 1
-        self._alive = self._clock()
+        self._alive, self._room = self._clock(), 0
         return self._deaths
 
     def beat(self, generation: int = 0) -> None:
@@ -237,6 +245,8 @@ class Mailbox:
         # What the member said before it was told to forget a job is of no use any more.
         drop, self._dropped = self._dropped, []
         join = [] if self._closed else self._hand_out(free)
+        waiting = any(not lease.taken and not lease.over for lease in self._leases.values())
+        self._room = 0 if waiting else free - len(join)
         return {"join": join, "drop": drop, "close": self._closed}
 
     def _hand_out(self, free: int) -> list[dict[str, Any]]:

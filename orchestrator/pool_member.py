@@ -12,6 +12,7 @@ is said of it, so a member that starts anew goes on from there.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import shutil
 import threading
@@ -249,6 +250,8 @@ class Member:
         self._pack: PackedTrials | None = None
         self._targets: Any = None
         self._waiting: list[dict[str, Any]] = []
+        self._crowd = math.inf
+        """With so many trials in the pack another ran out of memory while it joined."""
         self._said: list[tuple[str, dict[str, Any]]] = []
         self._progress: dict[str, ProgressFile] = {}
         self._reports: dict[str, list[dict[str, Any]]] = {}
@@ -335,6 +338,7 @@ class Member:
             raise RankError(f"worker {self._ranks.rank} is out of memory: {begun.reason}")
         self._forget(name)
         if begun.memory and self.begun:
+            self._crowd = len(self.begun)
             return False  # until another has ended
         # Of this trial's settings, layers or checkpoint: the others go on.
         self._fail(name, _plain(begun), begun.details)
@@ -344,6 +348,9 @@ class Member:
         pack = self._pack_for(experiment)
         if pack is None or not pack.free:
             return False
+        if len(pack.names) >= self._crowd:
+            return False
+        self._crowd = math.inf
         need, shared = pack.bytes_of(experiment), bool(pack.names)
         if shared and not self._memory.seen:
             return False  # until the first has shown what a pass takes

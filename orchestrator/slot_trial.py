@@ -17,6 +17,10 @@ POLL_SECONDS = 0.9
 trials and their mailbox were seen to take 7 of 180 core-seconds."""
 
 
+PATIENT_POLLS = 10
+"""How often a trial that waits for a slot asks its own member before it looks at the others."""
+
+
 def slot_trial(
     config: dict[str, Any],
     mailboxes: Sequence[Any] = (),
@@ -91,7 +95,7 @@ class _Follower:
         import ray
         from ray import tune
 
-        mailbox, seen = self._mailboxes[place], 0
+        mailbox, seen, waited = self._mailboxes[place], 0, 0
         ray.get(mailbox.ask.remote(self._job))
         while True:
             news: dict[str, Any] = ray.get(mailbox.poll.remote(self._trial, seen))
@@ -107,23 +111,27 @@ class _Follower:
                     return None
             if news["gone"] is not None:
                 return str(news["gone"])
+            waited = waited + 1 if news["waits"] else 0
+            other = None
             if news["absent"]:
-                other = self._present({*gone, place})
-                if other is not None:
-                    # Should the member come back, it is told to forget the job.
-                    ray.get(mailbox.release.remote(self._trial))
-                    return other
+                other = self._first("present", {*gone, place})
+            elif waited > PATIENT_POLLS:
+                other = self._first("room", {*gone, place})
+            if other is not None:
+                # Should the member be only late, it is told to forget the job.
+                ray.get(mailbox.release.remote(self._trial))
+                return other
             time.sleep(POLL_SECONDS)
 
-    def _present(self, without: Set[int]) -> int | None:
-        """A member that gives signs of life, other than some."""
+    def _first(self, question: str, without: Set[int]) -> int | None:
+        """The first member, other than some, whose mailbox says yes to a question."""
         import ray
         from ray.exceptions import RayActorError
 
         for number, mailbox in enumerate(self._mailboxes):
             if number not in without:
                 with suppress(RayActorError):  # it will be told as such once it is asked for a job
-                    if ray.get(mailbox.present.remote()):
+                    if ray.get(getattr(mailbox, question).remote()):
                         return number
         return None
 

@@ -56,7 +56,9 @@ def test_a_released_job_is_dropped_by_the_member_and_what_it_still_says_is_lost(
     box.release("b")  # never begun: the member need not know of it
     todo = box.exchange("m1", [("a", stage(1))], 1)
     assert (todo["drop"], todo["join"]) == (["a"], [])
-    assert box.poll("a", 0) == {"messages": [], "gone": None, "absent": False, "known": False}
+    assert box.poll("a", 0) == {
+        "messages": [], "gone": None, "absent": False, "known": False, "waits": False,
+    }  # fmt: skip
 
 
 def test_a_job_that_nobody_asks_for_is_dropped_and_one_that_is_asked_for_is_kept():
@@ -238,6 +240,43 @@ def test_a_trial_waits_for_its_member_where_no_other_is_alive(two, monkeypatch):
     waiting(monkeypatch, clock, then)
     slot_trial(TRIAL, handles)
     assert [message["kind"] for message in told] == ["finished"]
+
+
+def test_a_trial_that_waits_goes_where_a_slot_is_free(two, monkeypatch):
+    clock, handles, told = two
+    full, free = (handle.box for handle in handles)
+    for name in ("x", "y"):
+        full.ask(job(name))
+    full.exchange("m1", [], 2)
+
+    def then():
+        full.exchange("m1", [], 0)
+        for name in ("x", "y"):
+            full.poll(name, 0)
+        if [j["trial"] for j in free.exchange("n1", [], 1)["join"]] == ["a"]:
+            free.exchange("n1", [("a", DONE)], 0)
+
+    waiting(monkeypatch, clock, then)
+    slot_trial(TRIAL, handles)
+    assert [message["kind"] for message in told] == ["finished"]
+    assert full.exchange("m1", [], 1)["join"] == []
+
+
+def test_room_is_what_nobody_waits_for():
+    box = Mailbox()
+    assert box.room() == 0  # nothing has been heard yet
+    for name in "ab":
+        box.ask(job(name))
+    assert box.poll("a", 0)["waits"]
+    box.exchange("m1", [], 1)
+    assert box.room() == 0  # b waits
+    assert (box.poll("a", 0)["waits"], box.poll("b", 0)["waits"]) == (False, True)
+    box.exchange("m1", [], 3)
+    assert box.room() == 2
+    box.exchange("m2", [], 4)  # it has died and comes back: both are suspects
+    assert not box.poll("b", 0)["waits"]
+    box.close()
+    assert box.room() == 0
 
 
 def test_a_mailbox_that_has_died_is_left_and_the_last_one_is_told(two, monkeypatch):

@@ -268,9 +268,10 @@ def test_a_trial_whose_checkpoint_is_damaged_fails_alone(member, loaded, data, t
 
 
 def test_memory_that_does_not_suffice_for_joining_is_waited_for(member, loaded, monkeypatch):
-    join = PackedTrials.join
+    join, tried = PackedTrials.join, []
 
     def full_beside_others(self, name, *rest):
+        tried.append(name)
         if name == "b" and self.names:
             raise torch.OutOfMemoryError("full")
         return join(self, name, *rest)
@@ -279,6 +280,7 @@ def test_memory_that_does_not_suffice_for_joining_is_waited_for(member, loaded, 
     for name in "ab":
         member.take(job(loaded, name))
     assert set(kinds(serve(member, "ab")).values()) == {"finished"}
+    assert tried == ["a", "b", "b"], "joining takes a while, and the other waits meanwhile"
 
 
 def test_memory_that_does_not_suffice_for_the_base_is_said_and_harms_no_trial(
