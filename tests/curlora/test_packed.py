@@ -6,6 +6,7 @@ replaced.
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -461,10 +462,28 @@ class _Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self.names: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.count += 1
+        self.names[function.overloadpacket.__name__] += 1
         return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("count", [2, 6])
+@pytest.mark.parametrize("same", [True, False])
+def test_slots_with_one_selection_multiply_by_its_factors_at_once(exact_base, count, same):
+    pack = PackedModel(exact_base(), TARGETS["llama"], capacity=count)
+    for slot in range(count):
+        settings = {"r": 4, "alpha": 1.0 + slot, "selection_seed": 0 if same else slot}
+        pack.join(slot, "curlora", settings, seed=slot)
+    with _Operations() as operations:
+        _backward(pack, [slot for slot in range(count) for _ in range(3)], _tokens(3 * count, 0))
+    # One forward and one backward, however many slots there are; but nothing asks for the gradient
+    # of what enters q and k of the first layer.
+    each = 2 * len(pack.layers) - 2
+    shared, batched = operations.names["addmm_"], operations.names["baddbmm_"]
+    assert (shared, batched) == ((each, 0) if same else (0, each))
 
 
 @pytest.mark.parametrize("kind", PACKED_KINDS)
