@@ -26,6 +26,8 @@ ABSENT_SECONDS = 90.0
 """A member that has given no sign of life for so long is passed over where another one is there:
 its node may have been lost, and may not come back. It gives one every few seconds, and needs some
 tens to start anew."""
+START_SECONDS = 600.0
+"""The same for a member that has yet to be placed and to start."""
 FRUITLESS_STARTS = 3
 """A member that died so often before it took anything would do so again: loading takes a while."""
 STRICT_FROM = 2
@@ -93,8 +95,10 @@ class Mailbox:
         self._gone: str | None = None
         self._alive = clock()
         """When the member last gave a sign of life, or was told to start."""
-        self._room = 0
-        """How many more jobs it can take for which nobody waits here."""
+        self._patience = START_SECONDS
+        """How long it may give none."""
+        self._room: int | None = None
+        """How many more jobs it can take for which nobody waits here; None while it starts."""
 
     # ------------------------------------------------------------------------------- trials
 
@@ -129,7 +133,8 @@ class Mailbox:
             return {"messages": [], "known": False, "waits": False, **told}
         lease.renewed = self._clock()
         # One that may have killed the member is tested here.
-        waits = not lease.taken and not lease.over and lease.suspicion == 0
+        serves = self._room is not None
+        waits = serves and not lease.taken and not lease.over and lease.suspicion == 0
         return {"messages": lease.messages[seen:], "known": True, "waits": waits, **told}
 
     def present(self) -> bool:
@@ -138,10 +143,13 @@ class Mailbox:
 
     def room(self) -> int:
         """Say how many more jobs the member could begin now."""
-        return self._room if self.present() else 0
+        return self._room or 0 if self.present() else 0
 
     def _absent(self) -> bool:
-        return not self._closed and self._clock() - self._alive > ABSENT_SECONDS
+        return not self._closed and self._clock() - self._alive > self._patience
+
+    def _sign(self) -> None:
+        self._alive, self._patience = self._clock(), ABSENT_SECONDS
 
     # ------------------------------------------------------------------------------- the driver
 
@@ -162,7 +170,8 @@ class Mailbox:
             generation: Its number; any other that should still be there is told to end.
         """
         self._closed, self._gone, self._starts = False, None, 0
-        self._generation, self._alive, self._room = generation, self._clock(), 0
+        self._generation, self._alive = generation, self._clock()
+        self._patience, self._room = START_SECONDS, None
 
     def lose(self, reason: str) -> None:
         """The member is gone for good.
@@ -195,7 +204,8 @@ class Mailbox:
             )
             return None
         self._starts += 1
-        self._alive, self._room = self._clock(), 0
+        self._sign()
+        self._room = None
         return self._deaths
 
     def beat(self, generation: int = 0) -> None:
@@ -205,7 +215,7 @@ class Mailbox:
             generation: The one that it was started in.
         """
         if generation == self._generation:
-            self._alive = self._clock()
+            self._sign()
 
     def exchange(
         self,
@@ -227,7 +237,8 @@ class Mailbox:
         """
         if generation != self._generation:  # it was closed, and needed long to ask
             return {"join": [], "drop": [], "close": True}
-        self._starts, self._alive = 0, self._clock()
+        self._starts = 0
+        self._sign()
         if incarnation != self._incarnation:
             if self._incarnation is not None:
                 self._take_back()

@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from orchestrator.mailbox import ABSENT_SECONDS, LEASE_SECONDS, Mailbox
+from orchestrator.mailbox import ABSENT_SECONDS, LEASE_SECONDS, START_SECONDS, Mailbox
 from orchestrator.slot_trial import slot_trial
 
 
@@ -125,12 +125,12 @@ def test_a_closed_mailbox_hands_out_nothing_until_it_is_opened_again():
         lambda box: box.begin(),
         lambda box: box.beat(),
         lambda box: box.exchange("m1", [], 1),
-        lambda box: box.reopen(0),
     ],
 )
 def test_a_member_without_signs_of_life_is_absent_until_it_gives_one(sign):
     clock = Clock()
     box = Mailbox(clock=clock)
+    sign(box)
     clock.now = ABSENT_SECONDS
     assert box.present()
     assert not box.poll("a", 0)["absent"]
@@ -144,6 +144,19 @@ def test_a_member_without_signs_of_life_is_absent_until_it_gives_one(sign):
     assert not box.poll("a", 0)["absent"]
 
 
+def test_a_member_may_take_longer_to_start():
+    clock = Clock()
+    box = Mailbox(clock=clock)
+    box.beat()
+    clock.now = ABSENT_SECONDS + 1
+    assert not box.present()
+    box.reopen(1)
+    clock.now += START_SECONDS
+    assert box.present()
+    clock.now += 1
+    assert not box.present()
+
+
 def test_a_member_that_is_closed_or_lost_is_not_present_and_not_absent():
     clock = Clock()
     closed, lost = Mailbox(clock=clock), Mailbox(clock=clock)
@@ -151,7 +164,7 @@ def test_a_member_that_is_closed_or_lost_is_not_present_and_not_absent():
     lost.lose("gone")
     assert not closed.present()
     assert not lost.present()
-    clock.now = ABSENT_SECONDS + 1
+    clock.now = START_SECONDS + 1
     assert not closed.poll("a", 0)["absent"]
 
 
@@ -233,7 +246,7 @@ def test_a_trial_waits_for_its_member_where_no_other_is_alive(two, monkeypatch):
     clock, handles, told = two
 
     def then():
-        if clock.now > 3 * ABSENT_SECONDS:
+        if clock.now > 2 * START_SECONDS:
             handles[0].box.exchange("m1", [], 1)
             handles[0].box.exchange("m1", [("a", DONE)], 1)
 
@@ -267,7 +280,7 @@ def test_room_is_what_nobody_waits_for():
     assert box.room() == 0  # nothing has been heard yet
     for name in "ab":
         box.ask(job(name))
-    assert box.poll("a", 0)["waits"]
+    assert not box.poll("a", 0)["waits"]  # for a slot: the member is about to start
     box.exchange("m1", [], 1)
     assert box.room() == 0  # b waits
     assert (box.poll("a", 0)["waits"], box.poll("b", 0)["waits"]) == (False, True)
