@@ -86,6 +86,16 @@ def evaluation_batches(
             yield [rows[index] for index in batch], True
 
 
+def small_model(vocabulary: int) -> LlamaForCausalLM:
+    """A Llama of one narrow layer, with a real output layer."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=1, num_key_value_heads=1,
+        )
+    )  # fmt: skip
+
+
 def logit_rows(
     tasks: Iterable[PreparedTask], vocabulary: int, batch_tokens: int
 ) -> tuple[int, int]:
@@ -99,12 +109,7 @@ def logit_rows(
     Returns:
         The two counts, from a small model with a real output layer.
     """
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-            num_attention_heads=1, num_key_value_heads=1,
-        )
-    )  # fmt: skip
+    model = small_model(vocabulary)
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(
         lambda _, inputs, __: seen.append(inputs[0].shape[0])
@@ -122,12 +127,15 @@ def logit_rows(
     return sum(seen), wanted
 
 
-def packed_passes(loaded: LoadedExperiment, data: PreparedData, seeds: int, apart: int) -> Counts:
+def packed_passes(
+    loaded: LoadedExperiment, data: PreparedData, vocabulary: int, seeds: int, apart: int
+) -> Counts:
     """What eight trials compute in one pack, on a small model.
 
     Args:
         loaded: The experiment.
         data: Its data.
+        vocabulary: Number of token ids.
         seeds: How many different orders of the training examples they have.
         apart: Ticks after which the next of them begins.
 
@@ -138,16 +146,9 @@ def packed_passes(loaded: LoadedExperiment, data: PreparedData, seeds: int, apar
         RuntimeError: A trial has failed.
     """
     experiment, slots = loaded.experiment, 8
-    vocabulary = 1 + max(t for task in data.tasks.values() for e in task.train for t in e.tokens)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=max(vocabulary, 49152), hidden_size=16, intermediate_size=16,
-            num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
-        )
-    )  # fmt: skip
+    base = small_model(vocabulary).eval().requires_grad_(False)
     tokens = default_batch_tokens(on_gpu=False, packed=True)
-    pack = PackedTrials(model.eval().requires_grad_(False), ["q_proj"], capacity=slots,
-                        batch_tokens=tokens)  # fmt: skip
+    pack = PackedTrials(base, ["q_proj"], capacity=slots, batch_tokens=tokens)
     learning: list[tuple[Sequence[Scored], bool]] = []
     reading: list[tuple[Sequence[Scored], bool]] = []
 
@@ -173,10 +174,9 @@ def packed_passes(loaded: LoadedExperiment, data: PreparedData, seeds: int, apar
     return padding_of(learning), padding_of(reading)
 
 
-def lines_of(
-    loaded: LoadedExperiment, data: PreparedData, batch_size: int, learnt: Sequence[str]
-) -> list[list[str]]:
+def lines_of(loaded: LoadedExperiment, data: PreparedData, vocabulary: int) -> list[list[str]]:
     """The table: training by workers and batch size, evaluation by device, then all of each."""
+    batch_size, learnt = loaded.experiment.training.batch_size, loaded.experiment.tasks
     found: list[list[str]] = []
 
     def add(name: str, counts: Sequence[Count]) -> None:
@@ -204,9 +204,8 @@ def lines_of(
         (8, 0, "in step, each in its own order"),
         (8, 3, "begun three ticks apart, each in its own order"),
     ):
-        for what, count in zip(
-            ("training", "evaluation"), packed_passes(loaded, data, seeds, apart), strict=True
-        ):
+        counted = packed_passes(loaded, data, vocabulary, seeds, apart)
+        for what, count in zip(("training", "evaluation"), counted, strict=True):
             add(f"{what} in a pack of eight, {how}", [count])
     return found
 
@@ -219,8 +218,7 @@ def main() -> None:
     loaded = load_experiment(EXPERIMENT, ROOT / ".demo" / "data")
     tokenizer = load_tokenizer(loaded.experiment.model)
     data = prepare(loaded, tokenizer)
-    learnt = list(loaded.experiment.tasks)
-    rows = lines_of(loaded, data, loaded.experiment.training.batch_size, learnt)
+    rows = lines_of(loaded, data, len(tokenizer))
     seen, wanted = logit_rows(
         data.tasks.values(), len(tokenizer), default_batch_tokens(on_gpu=False)
     )

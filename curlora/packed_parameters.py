@@ -159,8 +159,9 @@ class SeatedParameters:
         shapes, width = dict(self._shapes_of(rank)) if rank else {}, self._width(rank)
         # One matrix after the other, so that little is held twice; but all of them or none.
         held = sum(matrix.numel() for matrix in self._matrices.values())
-        missing = (len(_MATRICES) + 1) * rows * width - held
-        torch.empty(max(0, missing), dtype=self._dtype, device=self._device)
+        # The first new one stands beside all old ones, even where it is smaller.
+        missing = max(rows * width, (len(_MATRICES) + 1) * rows * width - held)
+        torch.empty(missing, dtype=self._dtype, device=self._device)
         self.rank, self._rows, self._shapes = rank, rows, shapes
         for name in _MATRICES:
             matrix = torch.zeros(rows, width, dtype=self._dtype, device=self._device)

@@ -167,8 +167,8 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
     from orchestrator.base_model import ModelError
 
     try:
-        with sigterm_as_interrupt() as ask, Journal(folder) as journal:
-            _open(loaded, journal, observer, options, storage, ask)
+        with sigterm_as_interrupt() as raise_if_interrupted, Journal(folder) as journal:
+            _open(loaded, journal, observer, options, storage, raise_if_interrupted)
             return SweepOutcome(folder, journal.lines)
     except (
         JournalError, ClusterError, DataError, ModelError, PreflightError, ChangedSweepError,

@@ -8,6 +8,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -277,6 +278,47 @@ def test_sharing_a_selection_changes_nothing_but_rounding(exact_base):
             pack.step(dict.fromkeys(range(len(MIXED)), 1e-2))
     for slot in range(len(MIXED)):
         _assert_close(packs[0].state(slot), packs[1].state(slot), 1e-10)
+
+
+@contextmanager
+def _full_device(monkeypatch):
+    """Meanwhile no memory can be had; gives how often it was asked for."""
+    asked = []
+
+    def refusing(make):
+        def full(*size, **options):
+            if not math.prod(size):
+                return make(*size, **options)
+            asked.append(size)
+            raise torch.OutOfMemoryError("full")
+
+        return full
+
+    with monkeypatch.context() as patched:
+        for name in ("empty", "zeros"):
+            patched.setattr(torch, name, refusing(getattr(torch, name)))
+        yield asked
+
+
+def test_memory_that_cannot_be_had_for_giving_back_memory_harms_nobody(exact_base, monkeypatch):
+    """A slot that leaves makes room by copying the others, and may do so on a full device."""
+    pack, twin = (_pack(exact_base()) for _ in range(2))
+    leaving = {3: 0, 5: 4, 7: 6}  # the widest of each family, and whose settings come next
+    with _full_device(monkeypatch) as asked:
+        for slot in leaving:
+            pack.leave(slot)
+    assert len(asked) == len(leaving)
+    for slot in leaving:
+        twin.leave(slot)
+    slots = list(range(len(MIXED)))
+    for each in (pack, twin):
+        for slot, like in leaving.items():
+            each.join(slot, *MIXED[like], seed=slot)
+        for step in range(2):
+            _backward(each, slots, _tokens(len(slots), step))
+            each.step(dict.fromkeys(slots, 1e-2))
+    for slot in slots:
+        _assert_close(pack.state(slot), twin.state(slot), 1e-12)
 
 
 def test_gradients_of_several_batches_add_up(exact_base):
