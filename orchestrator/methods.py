@@ -217,7 +217,9 @@ class EwcWeightRetention(_Curved):
     """EWC-LoRA (arXiv 2602.17559): a fresh adapter a task, penalised in weight space."""
 
     kind: Literal["ewc_weight"]
-    strength: float = Field(default=1.0e7, ge=0, allow_inf_nan=False)
+    strength: float = Field(default=1e7 / 128, ge=0, allow_inf_nan=False)
+    """Lambda; by default the published one for the Fisher of single examples: see
+    `curlora.retention.EWC_LORA_STRENGTH`."""
 
 
 class LaplaceRetention(_Curved):
@@ -483,7 +485,7 @@ PRESETS: dict[str, Preset] = {
             "adapter": {
                 "kind": "lora", "r": 10, "alpha": 10.0, "target_modules": ("k_proj", "v_proj"),
             },
-            "retention": {"kind": "ewc_weight", "strength": 1e7, "decay": 1.0},
+            "retention": {"kind": "ewc_weight", "strength": 1e7 / 128, "decay": 1.0},
         },
         "methods/ewclora.py of yaoyz96/low-rank-cl (arXiv 2602.17559), for ViT-B/16",
         5e-4,

@@ -19,10 +19,18 @@ from curlora.adapters import ADAPTERS, AdapterKind
 if TYPE_CHECKING:
     from curlora.retention.protocol import Retention
 
-__all__ = ["RETENTIONS", "RetentionKind", "Setting"]
+__all__ = ["EWC_LORA_STRENGTH", "RETENTIONS", "RetentionKind", "Setting"]
 
 LARGEST_FULL_RANK = 32
 """Beyond it the full curvature of one `U` has over a million entries, r^4."""
+EWC_LORA_STRENGTH = 1e7 / 128
+"""EWC-LoRA's lambda for a Fisher of single examples, 78,125.
+
+The released code (methods/ewclora.py of yaoyz96/low-rank-cl) has 1e7, for a Fisher that squares
+the mean gradient of a batch of 128: E[(mean of 128 g)^2] is E[g^2] / 128 where the gradients of
+examples are independent with mean zero. Ours squares each example's, so the same penalty needs a
+lambda that is 128 times smaller.
+"""
 
 
 @dataclass(frozen=True)
@@ -290,7 +298,9 @@ _KINDS = (
     RetentionKind(
         name="ewc_weight",
         settings={
-            "strength": Setting(1e7, "multiplies the penalty; the published value is 1e7"),
+            "strength": Setting(
+                EWC_LORA_STRENGTH, "multiplies the penalty; the published 1e7 over batches of 128"
+            ),
             "decay": _DECAY,
             "max_examples": _EXAMPLES,
         },

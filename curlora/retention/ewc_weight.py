@@ -10,7 +10,11 @@ References:
 Deviations from the paper:
     - The updates of earlier tasks are kept beside the base, not merged into it: the base stays what
       it was, and any task's model can be put together again.
-    - The gradients of single examples are squared, not those of batches.
+    - The gradients of single examples are squared, where the released code squares the mean of a
+      batch of 128: its Omega is 128 times smaller than ours (for independent gradients of mean
+      zero), so its lambda of 1e7 is 1e7 / 128 = 78,125 here, which is the default.
+    - The released code adds (B_1 + B_2) (A_1 + A_2) for two tasks' updates; here their products are
+      summed, as in the paper.
 """
 
 from collections.abc import Iterable, Mapping

@@ -11,7 +11,7 @@ import curlora
 from curlora import ADAPTERS
 from curlora.curvature import adapted_layers, observe
 from curlora.retention import RETENTIONS
-from curlora.retention.protocol import Observation, alone
+from curlora.retention.protocol import AdaptedLayer, Observation, alone
 from curlora.retention.sizes import state_size
 
 RANK = 2
@@ -570,6 +570,25 @@ def test_ewc_weight_weighs_the_current_update_by_the_squared_weight_gradients(st
     assert len(learner.retention.earlier) == 2
     last = learner.retention.earlier[1]
     assert all(torch.equal(last[name], p) for name, p in learner.params.items())
+
+
+def test_ewc_loras_default_is_its_published_penalty_for_a_fisher_of_single_examples():
+    # The released Fisher squares the mean gradient of a batch of 128. Examples here touch weights
+    # of their own, so their gradients are uncorrelated, as the derivation of the default wants.
+    params = {A: torch.ones(1, 3), B: torch.ones(128, 1)}
+    layer = AdaptedLayer(shape=(128, 3), scale=1.0, factors=(B, A))
+    retention = RETENTIONS["ewc_weight"].build({"max_examples": 128})
+    retention.bind({A.partition(".lora_A.")[0]: layer})
+    retention.begin_sequence(params, tasks=2)
+    outputs, inputs = torch.randn(128, generator=torch.Generator().manual_seed(0)), torch.ones(1, 3)
+    seen = [
+        Observation(weights={A.partition(".lora_A.")[0]: (inputs, (outputs * row)[None])})
+        for row in torch.eye(128)
+    ]
+    retention.end_task(params, 0, seen, alone, 128)
+    mean = sum(o[0].t() @ x for one in seen for x, o in one.weights.values()) / 128
+    theirs = 0.5 * 1e7 * (mean.square() * (params[B] @ params[A]).square()).sum()
+    torch.testing.assert_close(retention.penalty(params), theirs)
 
 
 def test_olora_counts_the_overlap_with_every_earlier_task():
