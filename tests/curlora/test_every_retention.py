@@ -586,7 +586,7 @@ def test_ewc_loras_default_is_its_published_penalty_for_a_fisher_of_single_examp
         for row in torch.eye(128)
     ]
     retention.end_task(params, 0, seen, alone, 128)
-    mean = sum(o[0].t() @ x for one in seen for x, o in one.weights.values()) / 128
+    mean = sum(dy.t() @ x for one in seen for x, dy in one.weights.values()) / 128
     theirs = 0.5 * 1e7 * (mean.square() * (params[B] @ params[A]).square()).sum()
     torch.testing.assert_close(retention.penalty(params), theirs)
 
