@@ -521,15 +521,57 @@ class DeepSpeedEngine(_Engine):
             self._set_schedule(self._fresh_schedule)
 
     def _rewrite(self, values: Mapping[str, Tensor]) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param
-
+        masters = self._separate_masters()
         with torch.no_grad():
             for name, value in values.items():
                 parameter = self.trainable[name]
                 if self._stage < 3:
                     parameter.copy_(value)
-                # Nothing happens where the parameter is its own master.
-                safe_set_full_fp32_param(parameter, value.float())
+                self._write_master(parameter, value.float(), masters)
+
+    def _separate_masters(self) -> dict[int, Tensor]:
+        """The fp32 copies that DeepSpeed keeps beside half-precision parameters without ZeRO.
+
+        They are known to the optimiser's wrapper alone: `safe_set_full_fp32_param` finds none, and
+        the next step would copy their old values over what was written into a parameter.
+
+        Returns:
+            By the parameter's `id`; a view where a group's masters lie in one flat tensor.
+        """
+        wrapper = self._engine.optimizer
+        halves: list[list[Tensor]] = getattr(wrapper, "fp16_groups", [])
+        found: dict[int, Tensor] = {}
+        for half, whole in zip(halves, getattr(wrapper, "fp32_groups", []), strict=False):
+            found |= {id(parameter): m for parameter, m in zip(half, whole, strict=True)}
+        for half, flat in zip(halves, getattr(wrapper, "fp32_groups_flat", []), strict=False):
+            sizes = [parameter.numel() for parameter in half]
+            views = flat.detach()[: sum(sizes)].split(sizes)
+            found |= {id(p): view.view_as(p) for p, view in zip(half, views, strict=True)}
+        return found
+
+    def _write_master(
+        self, parameter: nn.Parameter, value: Tensor, masters: Mapping[int, Tensor]
+    ) -> None:
+        """Write a trained tensor's fp32 master, wherever DeepSpeed keeps it.
+
+        Raises:
+            NotImplementedError: If it is nowhere to be found: what was written into the parameter
+                would be undone by the next step.
+        """
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        if self._engine.optimizer is self._optimizer:
+            return  # the parameter is its own master
+        if id(parameter) in masters:
+            masters[id(parameter)].copy_(value)
+        elif hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            raise NotImplementedError(
+                f"DeepSpeed's {type(self._engine.optimizer).__name__} keeps masters that cannot be "
+                "written, and this method gives trained tensors new values. Use another stage of "
+                "`training.deepspeed.zero_optimization`, or `precision: fp32`."
+            )
 
     def _after_observing(self) -> None:
         if self._stage == 3:

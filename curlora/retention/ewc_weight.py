@@ -93,6 +93,8 @@ class EwcWeight(Renewing):
         Returns:
             0-dim, at least 0.
         """
+        # Products in half precision would round the update before it is squared.
+        params = {n: p.to(torch.promote_types(p.dtype, torch.float32)) for n, p in params.items()}
         products = {
             A.partition(".lora_A.")[0]: params[B] @ params[A] for A, B in lora_pairs(params)
         }
