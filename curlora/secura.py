@@ -24,6 +24,15 @@ Merging (`after_step`): `M1` adds A B to M and sets B to zero; `M2` adds B to a 
 A B_L and B to zero. `C` and `R` never change, so what is merged stays a small matrix and the base
 itself is never written.
 
+Merged after every step (`merge_every` 1, as the author runs it), B is zero at every forward pass,
+in training and in scoring. Then DeltaW = 0, f = y and S is the same for all elements, so no norm
+ever acts on an output. It is a factor on B's gradient (1/2 with `released`, sigmoid(s / 2) with
+`bounded`), which AdamW divides out: `released`, `bounded` and `none` are then one method. The
+gradient of A, which is C' (dL/dW) R' B', is exactly zero, so A never trains and M gathers A_0 times
+the steps of B. That holds for the author's code too, without the out-bias named below. DeltaW has
+no scale of its own: it grows with the cube of the weights, and the rate has to be chosen for the
+base.
+
 References:
     Zhang (2025), "SECURA: Sigmoid-Enhanced CUR Decomposition with Uninterrupted Retention and
     Low-Rank Adaptation in Large Language Models". https://arxiv.org/abs/2502.18168, and its code,
@@ -41,11 +50,18 @@ Deviations from the author's code:
     - M1 writes W in bf16 there, which cannot be taken back; here M accumulates in the adapter. What
       is merged is DeltaW, not the part of it that `norm` lets through, in both: with a norm the
       output moves at a merge.
-    - M2 keeps A_L and B_L there but never reads them, so it forgets what it merged. Here it counts.
-    - The outputs to be decayed are drawn at random there, in every forward pass; here they are the
-      ones from which it draws most often, so that a pass can be repeated.
+    - M2 keeps A_L and B_L there but never reads them, so it forgets what it merged; and it adds the
+      current update to both outputs, y + d and y + 2 d, so that a layer gives (2 y + 3 d) / S. Here
+      what is merged counts, and y has no part of the current update.
+    - The outputs to be decayed are drawn at random there, in every forward pass, and by mistake: of
+      the rows sorted by norm only the norms are kept, and the positions drawn from them are taken
+      for outputs, so outputs 0, 1, 2, ... are hit most, whatever their norms. Here they are the
+      rows of largest norm, which is evidently meant, and a pass can be repeated.
+    - The share of S at most `edge` is a mean over all elements here; there, examples of a batch are
+      added up, which is the same for the batches of one example that the author trains with.
     - Columns and rows without energy are never chosen; there, 1 / 0 puts them first.
-    - The optional trained bias of the output is not built.
+    - The trained bias of the output is not built. The author's experiment switches it on and does
+      not merge it, so there f differs from y, and S-MagNorm acts, from the second step on.
 
 With `released` an example's output depends on which others are in the batch (by the share of S and
 by "all of L is zero"), it cannot be merged into a weight, and adapters cannot be packed.

@@ -463,7 +463,8 @@ PRESETS: dict[str, Preset] = {
         2.5e-4,
     ),
     "secura": Preset(
-        "SECURA: CABR core of widths 150 and 200, S-MagNorm as released, merged every step",
+        "SECURA without its out-bias: CABR core of widths 150 and 200, merged every step, so that "
+        "S-MagNorm never acts",
         {
             "adapter": {
                 "kind": "secura", "r": 150, "m": 200, "norm": "released", "s": 6.0, "merge": "M1",

@@ -170,6 +170,47 @@ def test_a_merge_without_a_norm_keeps_the_output_and_the_base(rule, adapted, bui
     assert all(torch.equal(kept[name], own[name]) for name in own)
 
 
+def trained(adapted, tokens, **settings):
+    """Losses of a few steps, B's first gradient, A's largest, and whether A stayed."""
+    model = adapted(**settings)
+    parameters = curlora.trainable_parameters(model)
+    first = {name: p for name, p in parameters.items() if "sec_A" in name}
+    start = {name: p.detach().clone() for name, p in first.items()}
+    optimiser = torch.optim.AdamW(parameters.values(), lr=0.01, eps=1e-20, weight_decay=0.0)
+    losses, of_B, of_A = [], None, 0.0
+    for step in range(1, 5):
+        loss = model(tokens, labels=tokens).loss
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        if of_B is None:
+            of_B = torch.cat([p.grad.flatten() for n, p in parameters.items() if "sec_B" in n])
+        of_A = max(of_A, *(float(p.grad.abs().max()) for p in first.values()))
+        optimiser.step()
+        curlora.after_step(model, step)
+    return losses, of_B, of_A, all(torch.equal(p, start[name]) for name, p in first.items())
+
+
+@pytest.mark.parametrize("rule", ["M1", "M2"])
+def test_merged_after_every_step_no_norm_acts_and_the_first_factor_stays(rule, adapted, tokens):
+    losses, of_B, of_A, still = trained(adapted, tokens, norm="none", merge=rule)
+    assert losses[-1] < losses[0] - 1e-3
+    assert of_A == 0.0
+    assert still
+    for norm, scale in {"released": 0.5, "bounded": 1 / (1 + math.exp(-3))}.items():
+        # The norm is a factor on B's gradient, and AdamW does not see that.
+        other, scaled, of_A, still = trained(adapted, tokens, norm=norm, merge=rule)
+        torch.testing.assert_close(scaled, scale * of_B)
+        assert other == pytest.approx(losses, rel=1e-6)
+        assert of_A == 0.0
+        assert still
+    # Merged every second step, the norm acts in between and A trains.
+    apart, _, of_A, still = trained(adapted, tokens, norm="released", merge=rule, merge_every=2)
+    assert apart[1] != pytest.approx(losses[1], rel=1e-3)
+    assert of_A > 0
+    assert not still
+
+
 def test_both_rules_accumulate_and_differ_only_in_which_factor_they_use(adapted):
     for rule in ("M1", "M2"):
         model = adapted(norm="none", merge=rule)
