@@ -46,7 +46,7 @@ from orchestrator.model_registry import (
     champion_record,
 )
 from orchestrator.model_use import ModelUseError
-from orchestrator.sources import DataError
+from orchestrator.sources import DataError, where_is
 from orchestrator.sweep_view import SweepView, TrialView
 from orchestrator.tasks import TaskFileError, suggestion
 
@@ -897,6 +897,13 @@ def _predict_file(folder: Path, task: str | None, source: Path, output: Path) ->
         ),
     )  # fmt: skip
     model_use.write_rows(output, rows, answers, model_use.added_columns(specs[name], asked))
+    unanswered = [row for row, question in zip(rows, asked, strict=True) if question is None]
+    if unanswered:
+        typer.echo(
+            f"orchestrate: {len(unanswered):,} of {len(rows):,} rows lack what the task asks for "
+            f"and got no answer; the first is {where_is(unanswered[0])}.",
+            err=True,
+        )
     return len(rows)
 
 

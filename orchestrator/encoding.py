@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from orchestrator.sources import DataError, Row
+from orchestrator.row_values import label_value
+from orchestrator.sources import DataError, Row, where_is
+from orchestrator.strict_json import cut
 from orchestrator.tasks import (
     ClassificationTask,
     GenerationTask,
@@ -108,13 +110,13 @@ def row_text(task: TaskSpec, row: Row) -> str:
     except KeyError as error:
         name = str(error.args[0])
         raise DataError(
-            f"Task {task.name!r}: the prompt names the column {name!r}, which a row does not have."
+            f"{where_is(row)}: the prompt of task {task.name!r} names {name!r}, which is not there."
             f"{suggestion(name, [str(k) for k in row])} Its columns: {sorted(row)}."
         ) from None
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise DataError(
-            f"Task {task.name!r}: the prompt {task.prompt!r} cannot be filled in from a row "
-            f"({error}); the row is {str(dict(row))[:200]}."
+            f"{where_is(row)}: the prompt {task.prompt!r} of task {task.name!r} cannot be filled "
+            f"in ({error}); the row is {cut(repr(dict(row)), 200)}."
         ) from None
 
 
@@ -165,8 +167,8 @@ def continuation_texts(task: PromptedTask, row: Row) -> list[str]:
         choices = _column(task, row, task.choices_column)
         if not isinstance(choices, list | tuple) or len(choices) < 2:
             raise DataError(
-                f"Task {task.name!r}: `{task.choices_column}` must hold at least two choices, "
-                f"got {choices!r}."
+                f"{where_is(row)}: `{task.choices_column}` of task {task.name!r} must hold at "
+                f"least two choices, got {cut(repr(choices))}."
             )
         texts = [task.continuation.format(choice=choice) for choice in choices]
     else:
@@ -189,12 +191,12 @@ def right_answer(task: ChoiceTask, row: Row, count: int) -> int:
         DataError: If the row's answer is not among the alternatives.
     """
     if isinstance(task, ClassificationTask):
-        value = str(_column(task, row, task.label_column))
+        value = label_value(task, _column(task, row, task.label_column))
         known = list(task.labels)
         if value not in task.labels:
             raise DataError(
-                f"Task {task.name!r}: the label {value!r} of a row is not among the task's "
-                f"`labels` {known}.{suggestion(value, known)}"
+                f"{where_is(row)}: the label {cut(value)!r} is not among the `labels` {known} of "
+                f"task {task.name!r}.{suggestion(value, known)}"
             )
         word = task.labels[value]
         if word is None:
@@ -202,20 +204,31 @@ def right_answer(task: ChoiceTask, row: Row, count: int) -> int:
         return task.words.index(word)
     value = _column(task, row, task.answer_column)
     names = row.get("answer_labels")
-    if names is not None and value in names:
-        return list(names).index(value)
-    if not str(value).isdigit() or not 0 <= int(value) < count:
+    if isinstance(names, list | tuple) and value in names:
+        index: int | None = list(names).index(value)
+    else:
+        index = _whole(value)
+    if index is None or not 0 <= index < count:
+        labels = f" and none of the `answer_labels` {names!r}" if names is not None else ""
         raise DataError(
-            f"Task {task.name!r}: the answer {value!r} of a row is not an index into its {count} "
-            "choices, counted from 0."
+            f"{where_is(row)}: the answer {cut(repr(value))} is no index into the {count} choices "
+            f"of task {task.name!r}, counted from 0{labels}."
         )
-    return int(value)
+    return index
+
+
+def _whole(value: object) -> int | None:
+    """A whole number that stands there as such, as text or as 1.0; None for anything else."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    text = str(value)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def _column(task: TaskSpec, row: Row, name: str) -> Any:
     if name not in row:
         raise DataError(
-            f"Task {task.name!r}: a row has no column {name!r}."
+            f"{where_is(row)}: has no column {name!r}, which task {task.name!r} needs."
             f"{suggestion(name, [str(k) for k in row])} Its columns: {sorted(row)}."
         )
     return row[name]

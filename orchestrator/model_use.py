@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import string
 import tempfile
 import time
 import warnings
@@ -31,7 +30,15 @@ from orchestrator.model_registry import (
     resolve,
     write_model_folder,
 )
-from orchestrator.sources import DataError, Row, canonical_row, read_split
+from orchestrator.row_values import RowReader, question_columns
+from orchestrator.sources import (
+    DataError,
+    PlacedRow,
+    Row,
+    canonical_row,
+    read_split,
+    where_is,
+)
 from orchestrator.sweep_documents import default_tracking_uri
 from orchestrator.sweep_view import SweepView
 from orchestrator.tasks import (
@@ -291,7 +298,9 @@ def check_files(source: Path, output: Path, *, force: bool) -> None:
         raise ModelUseError(f"`--output` {output}: there is no folder {output.parent}. Make it.")
 
 
-def read_rows(source: Path, name: str, task: TaskSpec) -> tuple[list[Row], list[dict[str, Any]]]:
+def read_rows(
+    source: Path, name: str, task: TaskSpec
+) -> tuple[list[Row], list[dict[str, Any] | None]]:
     """The rows of a file, as they stand there and as a task asks them.
 
     Args:
@@ -301,56 +310,58 @@ def read_rows(source: Path, name: str, task: TaskSpec) -> tuple[list[Row], list[
             data source gives them.
 
     Returns:
-        The rows as read, and what is asked, one for one.
+        The rows as read, and what is asked, one for one; None for a row that lacks something of
+        the question.
 
     Raises:
-        ModelUseError: If a row lacks a column, or has one that the answer would need.
+        ModelUseError: If no row has a column that is asked for, or one has a column that the
+            answer would need.
     """
     rows = read_split(DataSource(files=str(source)), "train") or []
-    wanted = prompt_columns(task)
-    asked: list[dict[str, Any]] = []
-    for number, row in enumerate(rows, start=1):
-        where = f"{source}: row {number}"
+    wanted = question_columns(task)
+    reader = RowReader(task)
+    asked: list[dict[str, Any] | None] = []
+    for row in rows:
+        where = where_is(row)
         taken = [c for c in row if c == PREDICTION or c.startswith(probability_column(""))]
         if taken:
             raise ModelUseError(
                 f"{where} has a column {taken[0]!r} already, and the answers are written under "
                 f"such names ({PREDICTION}, {probability_column('LABEL')}). Rename it."
             )
-        asked.append(_asked(row, wanted, name, task, where))
+        question = _question(row, wanted, task)
+        placed = row.with_values(question) if isinstance(row, PlacedRow) else question
+        asked.append(None if reader.missing(placed, answers=False) else question)
+    if rows and not any(asked):
+        question = _question(rows[0], wanted, task)
+        for column in wanted:
+            if question[column] is None and not any(column in row for row in rows):
+                raise ModelUseError(_no_column(rows[0], column, name))
     return rows, asked
 
 
-def prompt_columns(task: TaskSpec) -> list[str]:
-    """The columns that a task's question reads, in order."""
-    if isinstance(task, LanguageModellingTask):
-        return [task.text_column]
-    fields = [field for _, field, _, _ in string.Formatter().parse(task.prompt) if field]
-    wanted = [re.split(r"[.\[]", field)[0] for field in fields]
-    if isinstance(task, MultipleChoiceTask):
-        wanted.append(task.choices_column)
-    return list(dict.fromkeys(wanted))
-
-
-def _asked(
-    row: Row, wanted: Sequence[str], name: str, task: TaskSpec, where: str
-) -> dict[str, Any]:
-    absent = [column for column in wanted if column not in row]
-    mapped = {column: task.data.columns[column] for column in absent if column in task.data.columns}
-    with suppress(DataError):  # its own message, below, names the task and the nearest column
-        row = canonical_row(row, mapped, {c: v for c, v in task.data.constants.items()
-                                          if c in absent}, where=where)  # fmt: skip
-    absent = [column for column in wanted if column not in row]
-    if absent:
-        known = [str(column) for column in row]
-        raise ModelUseError(
-            f"{where} has no column {absent[0]!r}, which the task {name!r} reads."
-            f"{suggestion(absent[0], known)} Its columns: {', '.join(known)}."
-        )
-    found = {column: row[column] for column in wanted}
-    if isinstance(task, MultipleChoiceTask):
-        found[task.choices_column] = _choices(found[task.choices_column], where)
+def _question(row: Row, wanted: Sequence[str], task: TaskSpec) -> dict[str, Any]:
+    """The columns of a question, under the task's names or its source's; None for missing ones."""
+    found: dict[str, Any] = {}
+    for column in wanted:
+        if column in row:
+            found[column] = row[column]
+        else:
+            mapped = {column: task.data.columns[column]} if column in task.data.columns else {}
+            with suppress(DataError):  # what is not there under either name is missing
+                found[column] = canonical_row(row, mapped, task.data.constants).get(column)
+    found = {column: found.get(column) for column in wanted}
+    if isinstance(task, MultipleChoiceTask) and found[task.choices_column] is not None:
+        found[task.choices_column] = _choices(found[task.choices_column], where_is(row))
     return found
+
+
+def _no_column(row: Row, column: str, name: str) -> str:
+    known = [str(column) for column in row]
+    return (
+        f"{where_is(row)} has no column {column!r}, which the task {name!r} reads, nor has any "
+        f"other row.{suggestion(column, known)} Its columns: {', '.join(known)}."
+    )
 
 
 def _choices(value: Any, where: str) -> list[Any]:
@@ -370,7 +381,7 @@ def predict_rows(
     predictor: Predictor,
     name: str,
     task: TaskSpec,
-    asked: Sequence[Mapping[str, Any]],
+    asked: Sequence[Mapping[str, Any] | None],
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -380,7 +391,7 @@ def predict_rows(
         predictor: The model.
         name: The task's name.
         task: The task.
-        asked: The rows, as `read_rows` gives them.
+        asked: The rows, as `read_rows` gives them; None gets no answer.
         progress: If given, told how many rows are done, of how many.
 
     Yields:
@@ -389,8 +400,10 @@ def predict_rows(
     """
     for start in range(0, len(asked), BATCH_ROWS):
         part = asked[start : start + BATCH_ROWS]
-        for answer in predictor.predict(name, part):
-            yield _columns(answer, task)
+        questions = [row for row in part if row is not None]
+        answers = iter(predictor.predict(name, questions) if questions else ())
+        for row in part:
+            yield {PREDICTION: None} if row is None else _columns(next(answers), task)
         if progress is not None:
             progress(start + len(part), len(asked))
 
@@ -402,13 +415,13 @@ def _columns(answer: Prediction, task: TaskSpec) -> dict[str, Any]:
     return {PREDICTION: answer.label, **{column: round(value, 6) for column, value in named}}
 
 
-def added_columns(task: TaskSpec, asked: Sequence[Mapping[str, Any]]) -> list[str]:
+def added_columns(task: TaskSpec, asked: Sequence[Mapping[str, Any] | None]) -> list[str]:
     """The names of all columns that `predict_rows` adds."""
     labels: list[str] = []
     if isinstance(task, ClassificationTask):
         labels = task.label_values
     elif isinstance(task, MultipleChoiceTask):
-        most = max((len(row[task.choices_column]) for row in asked), default=0)
+        most = max((len(row[task.choices_column]) for row in asked if row), default=0)
         labels = [str(index) for index in range(most)]
     return [PREDICTION, *map(probability_column, labels)]
 

@@ -1,44 +1,47 @@
 """Rows of a task's source, a Hugging Face dataset or files, under the names that a task uses.
 
 Whatever is wrong with a source is said in one `DataError`: which file, which line or row, and how
-to mend it. Nothing is guessed: every value of a CSV or TSV file is the text that stands there.
+to mend it. Files lie as people have them: a file a split, shards, a folder a split, or all of that
+below `data/`, as the hub serves a dataset.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
-import json
 import os
 import re
 import socket
 import urllib.parse
 import urllib.request
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
+from orchestrator.row_files import (
+    SUFFIXES,
+    DataError,
+    PlacedRow,
+    Row,
+    listed,
+    one_line,
+    read_rows,
+    rows_of,
+    suffix_of,
+    table_errors,
+    where_is,
+)
 from orchestrator.tasks import DataSource, TaskSpec, suggestion
-
-Row: TypeAlias = Mapping[str, Any]
 
 SINGLE_FILE_SPLIT = "train"
 """The split that a source of one file is."""
-LONGEST_FIELD = 1 << 24
-"""Characters in one field of a CSV file; more means that a quote was never closed."""
+HUB_FOLDER = "data"
+"""Where a dataset of the hub keeps its files."""
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 _SLICED = re.compile(r"^(?P<name>[^\[\]]+)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?$")
-
-
-class DataError(ValueError):
-    """A dataset that is missing or wrong; the message says where and how to mend it."""
+_SHARD = re.compile(
+    r"^(?P<split>.+?)[-_.](?P<number>\d{1,9})(?:-of-(?P<of>\d{1,9}))?(?:-[0-9a-f]{8,})?$"
+)
 
 
 # --- one split -----------------------------------------------------------------------------------
@@ -52,10 +55,12 @@ def read_split(data: DataSource, split: str) -> list[Row] | None:
         split: The split's name as the task gives it; `name[a:b]` takes only those rows.
 
     Returns:
-        The rows with canonical column names; None when the source has no such split.
+        The rows with canonical column names; None when the source has no such split. What a row
+        lacks of a column that others have is None.
 
     Raises:
-        DataError: If the source is missing or a row cannot be read.
+        DataError: If the source is missing, a row cannot be read, or no row has a column that
+            `data.columns` names.
     """
     match = _SLICED.match(split)
     if match is None:
@@ -64,18 +69,21 @@ def read_split(data: DataSource, split: str) -> list[Row] | None:
         )
     name = data.split_names.get(match["name"], match["name"])
     first, last = (int(match[part]) if match[part] else None for part in ("start", "stop"))
-    if data.files is not None:
-        rows, where = _read_files(Path(data.files), name)
-        rows = None if rows is None else rows[first:last]
-    else:
-        rows, where = _read_hub(data, name, first, last), f"{data.hub}: {name}"
+    rows = (
+        _read_files(Path(data.files), name)
+        if data.files is not None
+        else _read_hub(data, name, first, last)
+    )
     if rows is None:
         return None
-    offset = first or 0
-    return [
-        canonical_row(row, data.columns, data.constants, where=f"{where}: row {number}")
-        for number, row in enumerate(rows, start=offset + 1)
-    ]
+    chosen = rows[first:last] if data.files is not None else rows
+    if not chosen:
+        has = f"; it has {len(rows)}" if data.files is not None else ""
+        raise DataError(f"{place(data, split)}: the split {split!r} takes no row{has}.")
+    for row in chosen:
+        row.update(data.constants)
+    _add_columns(chosen, data.columns)
+    return list(chosen)
 
 
 def source_sha256(data: DataSource) -> str | None:
@@ -91,12 +99,16 @@ def source_sha256(data: DataSource) -> str | None:
     if data.files is None:
         return None
     path = Path(data.files)
-    files = _data_files(path) if path.is_dir() else [path] if path.is_file() else []
+    if path.is_file():
+        files = {path.name: path}
+    else:
+        found = [file for files in split_files(path).values() for file in files]
+        files = {file.relative_to(path).as_posix(): file for file in found}
     if not files:
         return None
     digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+    for name, file in sorted(files.items()):
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape"))
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
@@ -113,15 +125,11 @@ def split_names(data: DataSource) -> list[str]:
         The names; `train` for a single file, none where there is nothing.
     """
     path = Path(str(data.files))
-    if path.is_file():
-        return [SINGLE_FILE_SPLIT]
-    if not path.is_dir():
-        return []
-    return sorted({file.name.removesuffix(_suffix(file)) for file in _data_files(path)})
+    return [SINGLE_FILE_SPLIT] if path.is_file() else sorted(split_files(path))
 
 
 def place(data: DataSource, split: str) -> str:
-    """Where a split's rows stand, for messages: a file, or a dataset with its split.
+    """Where a split's rows stand, for messages: a file, a folder, or a dataset with its split.
 
     Args:
         data: The source.
@@ -134,9 +142,8 @@ def place(data: DataSource, split: str) -> str:
     name = data.split_names.get(name, name)
     if data.files is None:
         return f"{data.hub} ({name})"
-    folder = Path(data.files)
-    files = _data_files(folder) if folder.is_dir() else []
-    return str(next((f for f in files if f.name.removesuffix(_suffix(f)) == name), folder))
+    files = _named(split_files(Path(data.files)), name) or []
+    return str(files[0] if len(files) == 1 else files[0].parent if files else data.files)
 
 
 def at_data_root(task: TaskSpec, data_root: Path | None) -> TaskSpec:
@@ -159,20 +166,25 @@ def at_data_root(task: TaskSpec, data_root: Path | None) -> TaskSpec:
     return task.model_copy(update={"data": data})
 
 
+# --- columns -------------------------------------------------------------------------------------
+
+
+class _AbsentError(LookupError):
+    """A path that leads nowhere in a row; the message says where it ends."""
+
+
 def canonical_row(
     row: Row,
     columns: Mapping[str, str | Sequence[str]],
     constants: Mapping[str, Any] | None = None,
-    *,
-    where: str = "a row",
-) -> dict[str, Any]:
-    """A row with canonical column names added; dots reach into nested columns.
+) -> Row:
+    """A row with canonical column names added.
 
     Args:
         row: The row as the source has it.
-        columns: Canonical name to the source's name, or to several whose values become one list.
+        columns: Canonical name to the source's path, or to several whose values become one list;
+            see `at_path`.
         constants: Columns with the same value in every row.
-        where: Names the row in messages.
 
     Returns:
         The row's own columns with the canonical ones.
@@ -180,81 +192,314 @@ def canonical_row(
     Raises:
         DataError: If the row lacks a column.
     """
-    renamed = {**row, **(constants or {})}
-    for canonical, paths in columns.items():
-        renamed[canonical] = (
-            _nested(row, paths, canonical, where)
+    whole = {**row, **(constants or {})}
+    found = row.with_values(whole) if isinstance(row, PlacedRow) else PlacedRow(whole, "", 0, "")
+    _add_columns([found], columns)
+    return found
+
+
+def _add_columns(rows: Sequence[PlacedRow], columns: Mapping[str, str | Sequence[str]]) -> None:
+    """Add canonical columns; what one row lacks is None in it, what all lack is an error."""
+    lacking: dict[str, str] = {}
+    found: set[str] = set()
+
+    def value(row: PlacedRow, path: str, canonical: str) -> Any:
+        try:
+            result = at_path(row, path)
+        except _AbsentError as error:
+            if path not in lacking:
+                lacking[path] = (
+                    f"{where_is(row)}: `data.columns` maps {canonical!r} to {path!r}, {error}"
+                )
+            return None
+        found.add(path)
+        return result
+
+    for row in rows:
+        added = {
+            canonical: value(row, paths, canonical)
             if isinstance(paths, str)
-            else [_nested(row, path, canonical, where) for path in paths]
-        )
-    return renamed
+            else [value(row, path, canonical) for path in paths]
+            for canonical, paths in columns.items()
+        }
+        row.update(added)
+    for path, message in lacking.items():
+        if path not in found:
+            raise DataError(message)
 
 
-def _nested(row: Row, path: str, canonical: str, where: str) -> Any:
+def at_path(row: Row, path: str) -> Any:
+    """The value at a path of a row.
+
+    Args:
+        row: The row.
+        path: Names and numbers with dots between them. A name is a key; in a list a number is a
+            place (from 0, from the end where it is negative), and a name is the role of a speaker
+            whose last turn is taken: `messages.assistant.content`, `conversations.-1.value`. A
+            column whose own name holds dots is found as well.
+
+    Returns:
+        The value; None where a part of the way is null, or the list has no such place or speaker.
+
+    Raises:
+        _AbsentError: If there is no such key, saying what is there instead.
+    """
     if path in row:  # a name of a flat file may hold dots of its own
         return row[path]
     value: Any = row
-    for part in path.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            known = [str(k) for k in (value if isinstance(value, Mapping) else row)]
-            raise DataError(
-                f"{where}: `data.columns` maps {canonical!r} to {path!r}, which is not there."
-                f"{suggestion(part, known)} Columns: {_listed(sorted(map(str, row)))}."
+    for number, part in enumerate(path.split(".")):
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            if part not in value:
+                raise _AbsentError(_absent(part, value, row, deep=number > 0))
+            value = value[part]
+        elif isinstance(value, list | tuple):
+            value = _turn(value, part)
+        else:
+            raise _AbsentError(
+                f"which is not there: {'.'.join(path.split('.')[:number])!r} holds "
+                f"{_shown(value)}, which has no parts."
             )
-        value = value[part]
     return value
 
 
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(repr(name if len(name) <= 40 else name[:37] + "...") for name in names[:most])
-    return (shown or "none") + (f" and {len(names) - most} more" if len(names) > most else "")
+def _absent(part: str, value: Mapping[str, Any], row: Row, *, deep: bool) -> str:
+    known = sorted(map(str, value))
+    return (
+        f"which is not there.{suggestion(part, known)} "
+        + (f"There it has: {listed(known)}. " if deep else "")
+        + f"Columns: {listed(sorted(map(str, row)))}."
+    )
+
+
+_ROLES = ("role", "from")
+"""What chat data call the speaker of a turn."""
+
+
+def _turn(turns: Sequence[Any], part: str) -> Any:
+    """An element of a list: by its place, or the last one that somebody says."""
+    if re.fullmatch(r"-?\d{1,9}", part):
+        place_ = int(part)
+        return turns[place_] if -len(turns) <= place_ < len(turns) else None
+    spoken = [turn for turn in turns if isinstance(turn, Mapping) and _speaker(turn) is not None]
+    if turns and not spoken:
+        raise _AbsentError(
+            f"and there is a list, in which {part!r} is nobody: its elements have no `role`. "
+            f"Write a number instead, from 0, or from the end as -1; it begins with "
+            f"{_shown(turns[0])}."
+        )
+    said = [turn for turn in spoken if _speaker(turn) == part]
+    return said[-1] if said else None
+
+
+def _speaker(turn: Mapping[str, Any]) -> str | None:
+    return next((str(turn[name]) for name in _ROLES if turn.get(name) is not None), None)
+
+
+def _shown(value: object) -> str:
+    return listed([str(value)])
+
+
+def paths_into(name: str, value: object) -> list[str]:
+    """Paths for `data.columns` to texts within a structured value, the likeliest first.
+
+    Args:
+        name: The column.
+        value: What it holds.
+
+    Returns:
+        At most four, such as `messages.user.content`; none where there is nothing within.
+    """
+    if isinstance(value, Mapping):
+        return [f"{name}.{key}" for key in value][:4]
+    if not isinstance(value, list | tuple) or not value:
+        return []
+    turns = [turn for turn in value if isinstance(turn, Mapping)]
+    speakers = list(dict.fromkeys(filter(None, map(_speaker, turns))))
+    if not speakers:
+        return paths_into(f"{name}.0", value[0]) or [f"{name}.0", f"{name}.-1"]
+    text = next((key for key in turns[-1] if key not in _ROLES), "content")
+    return [f"{name}.{who}.{text}" for who in speakers][:4]
 
 
 # --- files ---------------------------------------------------------------------------------------
 
 
-def _suffix(path: Path) -> str:
-    """The suffix that says the format, `.gz` included; empty for a file of another kind."""
-    name = path.name.lower()
-    return next((path.name[-len(s) :] for s in _SUFFIXES if name.endswith(s)), "")
+def split_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split in a folder, shards in their order.
+
+    A split is `train.csv`, shards (`train-00000-of-00002.parquet`, or `train-0.parquet` and
+    `train-1.parquet`), or all files of a folder `train/`; in the folder itself or in its `data/`.
+
+    Args:
+        folder: The folder, or a file, which is the split `train`.
+
+    Returns:
+        Files by the name of the split; none where there is no such folder.
+    """
+    if folder.is_file():
+        return {SINGLE_FILE_SPLIT: [folder]}
+    if not folder.is_dir():
+        return {}
+    found = _splits_in(folder)
+    if (folder / HUB_FOLDER).is_dir():
+        for name, files in _splits_in(folder / HUB_FOLDER).items():
+            found.setdefault(name, []).extend(files)
+    return found
+
+
+def _splits_in(folder: Path) -> dict[str, list[Path]]:
+    files = _data_files(folder)
+    stems = {file: file.name.removesuffix(suffix_of(file)) for file in files}
+    shards = _shards(stems)
+    found: dict[str, list[Path]] = {}
+    for file in sorted(files, key=lambda file: (shards.get(file, ("", 0))[1], file.name)):
+        found.setdefault(shards[file][0] if file in shards else stems[file], []).append(file)
+    for inner in sorted(folder.iterdir()):
+        if inner.is_dir() and inner.name != HUB_FOLDER and not inner.name.startswith((".", "_")):
+            within = _data_files(inner)
+            if within and _is_split(inner, within):
+                found.setdefault(inner.name, []).extend(sorted(within, key=_natural))
+    return found
+
+
+_SPLIT_WORDS = frozenset({"train", "validation", "valid", "val", "dev", "test", "eval"})
+
+
+def _is_split(folder: Path, files: Sequence[Path]) -> bool:
+    """Whether a folder holds one split, rather than a dataset of its own with several."""
+    stems = [file.name.removesuffix(suffix_of(file)) for file in files]
+    named = {match["split"] if (match := _SHARD.match(stem)) else stem for stem in stems}
+    return folder.name in _SPLIT_WORDS or not named & _SPLIT_WORDS
+
+
+def _shards(stems: Mapping[Path, str]) -> dict[Path, tuple[str, int]]:
+    """Files that are parts of a split, with the split's name and their numbers.
+
+    Numbers without "of" are taken for those of shards where they count from 0 or 1 without a gap
+    and no file has the split's own name: `report_2024.csv` is a split, not a shard.
+
+    Args:
+        stems: Files with their names, suffixes removed.
+
+    Returns:
+        For each file that is a shard, its split and its number.
+    """
+    matches = {file: match for file, stem in stems.items() if (match := _SHARD.match(stem))}
+    found = {f: (m["split"], int(m["number"])) for f, m in matches.items() if m["of"]}
+    counted: dict[str, list[Path]] = {}
+    for file, match in matches.items():
+        if not match["of"] and match["split"] not in stems.values():
+            counted.setdefault(match["split"], []).append(file)
+    for name, files in counted.items():
+        numbers = {file: int(matches[file]["number"]) for file in files}
+        first = min(numbers.values())
+        if first in (0, 1) and sorted(numbers.values()) == list(range(first, first + len(files))):
+            found |= {file: (name, number) for file, number in numbers.items()}
+    return found
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    return [(int(part or 0), text) for part, text in re.findall(r"(\d*)(\D*)", file.name)]
 
 
 def _data_files(folder: Path) -> list[Path]:
     return [
         path for path in sorted(folder.iterdir())
-        if path.is_file() and _suffix(path) and not path.name.startswith(".")
+        if suffix_of(path) and not path.name.startswith((".", "_")) and path.is_file()
     ]  # fmt: skip
 
 
-def _read_files(path: Path, split: str) -> tuple[list[Row] | None, str]:
-    """The rows of a split, and the file that they stand in."""
+def _read_files(path: Path, split: str) -> list[PlacedRow] | None:
     if path.is_file():
-        if not _suffix(path):
+        if not suffix_of(path):
             raise DataError(
                 f"{path}: not a kind of file that is read; its name must end in "
-                f"{', '.join(_SUFFIXES)}.{_other_kind(path)}"
+                f"{', '.join(SUFFIXES)}.{_other_kind(path)}"
             )
-        return (_read_file(path) if split == SINGLE_FILE_SPLIT else None), str(path)
+        return read_rows(path) if split == SINGLE_FILE_SPLIT else None
     if not path.is_dir():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(_not_there(path))
+    try:
+        splits = split_files(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    if not splits:
+        raise DataError(_no_data(path))
+    files = _named(splits, split)
+    if files is None:
+        return None
+    _check_parts(path, split, files)
+    return [row for file in files for row in read_rows(file)]
+
+
+def _named(splits: Mapping[str, list[Path]], name: str) -> list[Path] | None:
+    """The files of a split; also of one that is named as a single shard is."""
+    every = [file for split, files in splits.items() for file in files if file.parent.name != split]
+    exact = [file for file in every if file.name.removesuffix(suffix_of(file)) == name]
+    return splits.get(name) or exact or None
+
+
+def _not_there(path: Path) -> str:
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    pattern = (
+        f" A pattern is not needed: name the folder {path.parent}, and shards are put together."
+        if any(mark in path.name for mark in "*?[")
+        else ""
+    )
+    return (
+        f"No data folder or file {path}.{pattern or suggestion(path.name, beside)} `make demo` "
+        "fetches the demo data; for your own, change `data.files`, which is relative to the task "
+        "file."
+    )
+
+
+_LOOKED_AT = 500
+"""Folders in which data are looked for, for a message."""
+
+
+def _no_data(path: Path) -> str:
+    for number, (where, _, names) in enumerate(os.walk(path)):
+        if number >= _LOOKED_AT:
+            break
+        if any(suffix_of(Path(name)) for name in names if not name.startswith((".", "_"))):
+            inner = Path(where)
+            # The folder of one split is read through the folder that holds it.
+            named = inner if inner.parent == path else inner.parent
+            return (
+                f"{path}: holds no data itself, but {inner.relative_to(path)} does. Write `files: "
+                f"{named}`."
+            )
+    there = listed([file.name for file in path.iterdir()])
+    return (
+        f"{path}: holds no data. Put train, validation and test there as csv, tsv, jsonl or "
+        f"parquet (train.csv alone will do). It has: {there}."
+    )
+
+
+def _check_parts(path: Path, split: str, files: Sequence[Path]) -> None:
+    """Refuse a split that is there twice, or lacks one of its shards."""
+    names = [str(file.relative_to(path)) for file in files]
+    matches = [_SHARD.match(file.name.removesuffix(suffix_of(file))) for file in files]
+    wanted = {int(match["of"]) for match in matches if match and match["of"]}
+    alike = {(file.parent, suffix_of(file).lower()) for file in files}
+    in_folder = all(file.parent.name == split and file.parent != path for file in files)
+    numbers = [int(match["number"]) for match in matches if match]
+    whole = len(numbers) == len(files) == len(set(numbers)) or in_folder
+    if len(alike) > 1 or len(wanted) > 1 or (len(files) > 1 and not whole):
         raise DataError(
-            f"No data folder or file {path}.{suggestion(path.name, beside)} `make demo` fetches "
-            "the demo data; for your own, change `data.files`, which is relative to the task file."
+            f"{path}: the split {split!r} is there {len(files)} times ({', '.join(names[:6])}"
+            f"{', ...' if len(names) > 6 else ''}). Keep one of them."
         )
-    found = _data_files(path)
-    if not found:
-        there = _listed([file.name for file in path.iterdir()])
+    if wanted and wanted != {len(files)}:
+        (total,) = wanted
+        lacking = sorted(set(range(total)) - set(numbers))
         raise DataError(
-            f"{path}: holds no data. Put train, validation and test there as csv, tsv, jsonl or "
-            f"parquet (train.csv alone will do). It has: {there}."
+            f"{path}: the split {split!r} has {len(files)} of its {total} shards; number "
+            f"{lacking[0] if lacking else total} is missing. Fetch the rest, or name the one file "
+            "in `data.files` if it is all that you want."
         )
-    files = [file for file in found if file.name.removesuffix(_suffix(file)) == split]
-    if len(files) > 1:
-        raise DataError(
-            f"{path}: the split {split!r} is there {len(files)} times "
-            f"({', '.join(file.name for file in files)}). Keep one of them."
-        )
-    return (_read_file(files[0]), str(files[0])) if files else (None, str(path))
 
 
 def _other_kind(path: Path) -> str:
@@ -268,200 +513,12 @@ def _other_kind(path: Path) -> str:
     return cures.get(path.suffix.lower(), "")
 
 
-def _read_file(path: Path) -> list[Row]:
-    suffix = _suffix(path).lower()
-    try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: is empty. Remove it, or put rows into it.")
-        if suffix == ".parquet":
-            rows = _read_parquet(path)
-        else:
-            text = _decoded(path, _content(path))
-            plain = suffix.removesuffix(".gz")
-            rows = _parse_lines(path, text) if plain == ".jsonl" else _parse_table(
-                path, text, _DELIMITERS[plain]
-            )  # fmt: skip
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    if not rows:
-        raise DataError(f"{path}: has no rows. Remove it, or put rows into it.")
-    return rows
-
-
-def _content(path: Path) -> bytes:
-    if not path.name.lower().endswith(".gz"):
-        return path.read_bytes()
-    try:
-        with gzip.open(path) as file:
-            return file.read()
-    except EOFError:
-        raise DataError(f"{path}: ends in the middle; fetch or compress it again.") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: not sound gzip ({error}). Compress it again, or drop the .gz if it is plain."
-        ) from None
-
-
-_SIGNATURES = {
-    b"PK\x03\x04": "a zip archive or a spreadsheet; save the sheet as CSV",
-    b"\x1f\x8b": "gzip; let its name end in .gz",
-    b"PAR1": "parquet; let its name end in .parquet",
-    b"%PDF": "a PDF",
-}
-
-
-def _decoded(path: Path, content: bytes) -> str:
-    for signature, kind in _SIGNATURES.items():
-        if content.startswith(signature):
-            raise DataError(f"{path}: looks like {kind}.")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path}: {_not_utf8(path, 0, 'UTF-16')}")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # A byte-order mark is not counted by the decoder.
-        offset = error.start + 3 * content.startswith(b"\xef\xbb\xbf")
-        guess = "UTF-16" if _is_utf16(content) else "latin-1"
-        line = content.count(b"\n", 0, offset) + 1
-        raise DataError(f"{path}: line {line}: {_not_utf8(path, offset, guess)}") from None
-    if "\0" in text:
-        offset = content.index(0)
-        kind = "UTF-16 without a mark" if _is_utf16(content) else "a binary file"
-        raise DataError(
-            f"{path}: holds a NUL at byte {offset}, so it is {kind} rather than text. "
-            "Save it as UTF-8 text."
-        )
-    return text
-
-
-def _is_utf16(content: bytes) -> bool:
-    """Whether every other byte of the beginning is mostly zero, as in text of Latin letters."""
-    beginning = content[:200]
-    return any(4 * beginning[start::2].count(0) > len(beginning) for start in (0, 1))
-
-
-def _not_utf8(path: Path, offset: int, guess: str) -> str:
-    name = path.name
-    return (
-        f"not UTF-8 (byte {offset}); it is probably {guess}. Convert it, for example with "
-        f"`iconv -f {guess} -t UTF-8 {name} > new.{name}`."
-    )
-
-
-def _parse_lines(path: Path, text: str) -> list[Row]:
-    rows: list[Row] = []
-    # Only \n ends a line: other separators of lines may stand inside a JSON string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(
-                f"{path}: line {number}: not JSON ({error}); got {_cut(line)}. "
-                "Write one JSON object a line."
-            ) from None
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{path}: line {number}: a row is a JSON object such as "
-                f'{{"text": "...", "label": 1}}, got {_cut(line)}.'
-            )
-        rows.append(row)
-    return rows
-
-
-def _cut(line: str) -> str:
-    return repr(line if len(line) <= 60 else line[:57] + "...")
-
-
-def _parse_table(path: Path, text: str, delimiter: str) -> list[Row]:
-    # The module's limit is there to notice an unclosed quote; long articles pass the default.
-    before = csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    start = 1
-    rows: list[Row] = []
-    try:
-        header = next((fields for fields in reader if any(fields)), None)
-        if header is None:
-            raise DataError(f"{path}: has no header and no rows. Its first line names the columns.")
-        _check_header(path, header, delimiter)
-        start = reader.line_num + 1
-        for fields in reader:
-            if len(fields) != len(header) and fields:
-                raise DataError(
-                    f"{path}: line {start}: has {len(fields)} fields and the header {len(header)}. "
-                    'Put a field that holds the separator, a quote or a line break into "quotes".'
-                )
-            if fields:
-                rows.append(dict(zip(header, fields, strict=True)))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(
-            f"{path}: line {start}: not sound {'CSV' if delimiter == ',' else 'TSV'} ({error}). "
-            'A field that holds a quote is written "like ""this""".'
-        ) from None
-    finally:
-        csv.field_size_limit(before)
-    if not rows:
-        raise DataError(f"{path}: has a header and no rows.")
-    return rows
-
-
-def _check_header(path: Path, header: Sequence[str], delimiter: str) -> None:
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    if twice:
-        raise DataError(
-            f"{path}: line 1: the header names {_listed(twice)} more than once. Rename one of them."
-        )
-    other = next((d for d in (",", ";", "\t", "|") if d != delimiter and d in header[0]), None)
-    if len(header) == 1 and other is not None:
-        raise DataError(
-            f"{path}: line 1: the header is one column, {header[0]!r}. Its separator seems to be "
-            f"{other!r}; a .csv is separated by commas and a .tsv by tabs."
-        )
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    import datasets
-    import pyarrow.parquet
-    from datasets.table import InMemoryTable
-
-    try:
-        table = datasets.Dataset(InMemoryTable(pyarrow.parquet.read_table(path)))
-    except _dataset_errors() as error:
-        raise DataError(
-            f"{path}: not sound parquet ({_one_line(error)}). Write it again."
-        ) from None
-    return list(_rows_of(table))
-
-
-def _rows_of(table: Any) -> Iterator[Row]:
-    """The rows of a dataset; a column of class numbers comes with its names as `<column>_text`."""
-    import datasets
-
-    names: dict[str, Callable[[Any], str | None]] = {
-        f"{column}_text": _named(column, feature)
-        for column, feature in table.features.items()
-        if isinstance(feature, datasets.ClassLabel) and f"{column}_text" not in table.features
-    }
-    for row in table:
-        yield {**row, **{column: name(row) for column, name in names.items()}}
-
-
-def _named(column: str, feature: Any) -> Callable[[Any], str | None]:
-    def name(row: Row) -> str | None:
-        value = row[column]
-        return None if value is None or value < 0 else str(feature.int2str(value))
-
-    return name
-
-
 # --- the hub -------------------------------------------------------------------------------------
 
 
 def _read_hub(
     data: DataSource, split: str, first: int | None, last: int | None
-) -> list[Row] | None:
+) -> list[PlacedRow] | None:
     """Rows of a dataset on the hub. Only data are read: a dataset's own code is never run."""
     import datasets
 
@@ -475,13 +532,13 @@ def _read_hub(
             table: Any = datasets.load_dataset(
                 name, data.config, split=wanted, revision=data.revision
             )
-    except _dataset_errors() as error:
+            return list(rows_of(table, f"{name} ({split})", first=(first or 0) + 1))
+    except table_errors() as error:
         raise DataError(_hub_message(data, error)) from None
-    return list(_rows_of(table))
 
 
 def _hub_message(data: DataSource, error: BaseException) -> str:
-    text = _one_line(error)
+    text = one_line(error)
     cure = (
         "On a machine without the hub, give `--data-root DIR` with "
         "DIR/<name>/<split>.jsonl.gz, or copy the data and name them in `data.files`."
@@ -496,18 +553,6 @@ def _hub_message(data: DataSource, error: BaseException) -> str:
     elif "gated" in text or "authenticated" in text:
         cure += " For a gated set, log in with `hf auth login` and accept its terms."
     return f"The dataset {data.hub!r} cannot be loaded ({text}). {cure}"
-
-
-def _dataset_errors() -> tuple[type[Exception], ...]:
-    """What `datasets` and pyarrow raise for data that are missing or wrong."""
-    import datasets.exceptions
-
-    return (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 @contextmanager

@@ -11,13 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.encoding import prompt_columns, row_text
-from orchestrator.sources import DataError, Row, place
+from orchestrator.encoding import row_text
+from orchestrator.row_values import (
+    RowReader,
+    answer_column,
+    label_value,
+    likely_path,
+    question_columns,
+)
+from orchestrator.sources import DataError, Row, listed, place, split_names, where_is
 from orchestrator.tasks import (
     ClassificationTask,
-    GenerationTask,
     LanguageModellingTask,
-    MultipleChoiceTask,
     TaskSpec,
     suggestion,
 )
@@ -42,6 +47,8 @@ class Splits:
     """Rows whose label the task maps to null."""
     incomplete: int = 0
     """Rows left out for want of an answer or of a value that the prompt names."""
+    first_incomplete: str = ""
+    """Where the first of them stands, and what it lacks."""
 
 
 def split_rows(task: TaskSpec, read: Callable[[str], list[Row] | None]) -> Splits:
@@ -66,12 +73,14 @@ def split_rows(task: TaskSpec, read: Callable[[str], list[Row] | None]) -> Split
     found: dict[str, list[Row]] = {}
     origins: dict[str, str] = {}
     left_out = incomplete = 0
+    first_incomplete = ""
     for split, origin in task.splits.model_dump().items():
         rows = None if origin is None else read(origin)
         if origin is None or not rows:
             continue
         where = place(task.data, origin)
-        complete = _complete(task, rows, where, answers=split != "test")
+        complete, lacking = _complete(task, rows, where, answers=split != "test")
+        first_incomplete = first_incomplete or lacking
         if not complete:
             continue
         wanted = _wanted(task, complete, where)
@@ -97,7 +106,7 @@ def split_rows(task: TaskSpec, read: Callable[[str], list[Row] | None]) -> Split
         raise DataError(
             f"Task {task.name!r}: no validation split and nothing to cut one from; "
             f"`splits` names {task.splits.model_dump()}, found {sorted(found) or 'nothing'} in "
-            f"{task.data.files or task.data.hub}."
+            f"{task.data.files or task.data.hub}.{_splits_there(task)}"
         )
     held_out = {row_text(task, row) for row in (*validation, *(test or []))}
     kept = (
@@ -106,86 +115,77 @@ def split_rows(task: TaskSpec, read: Callable[[str], list[Row] | None]) -> Split
         else [row for row in train if row_text(task, row) not in held_out]
     )
     return Splits(
-        kept, validation, test or [], origins, len(train) - len(kept), left_out, incomplete
+        kept, validation, test or [], origins, len(train) - len(kept), left_out, incomplete,
+        first_incomplete,
+    )  # fmt: skip
+
+
+def _splits_there(task: TaskSpec) -> str:
+    """What a source of files has instead of the splits that are asked for."""
+    there = [] if task.data.files is None else split_names(task.data)
+    if not there:
+        return ""
+    return (
+        f" It has {listed(there)}; say which is which, for example `data.split_names: "
+        f"{{train: {there[0]}}}`."
     )
 
 
 # --- which rows count ----------------------------------------------------------------------------
 
 
-def answer_column(task: TaskSpec) -> str | None:
-    """The column that holds what a row should be answered with; None for running text."""
-    match task:
-        case ClassificationTask():
-            return task.label_column
-        case MultipleChoiceTask():
-            return task.answer_column
-        case GenerationTask():
-            return task.target_column
-        case _:
-            return None
-
-
-def question_columns(task: TaskSpec) -> list[str]:
-    """The columns that a row needs before it can be asked, each once."""
-    if isinstance(task, LanguageModellingTask):
-        return [task.text_column]
-    names = [field.split(".")[0].split("[")[0] for field in prompt_columns(task.prompt)]
-    if isinstance(task, MultipleChoiceTask):
-        names.append(task.choices_column)
-    return list(dict.fromkeys(names))
-
-
-def _complete(task: TaskSpec, rows: Sequence[Row], where: str, *, answers: bool) -> list[Row]:
-    """Rows with an answer (public test sets often carry -1 instead) and all that is asked."""
+def _complete(
+    task: TaskSpec, rows: Sequence[Row], where: str, *, answers: bool
+) -> tuple[list[Row], str]:
+    """Rows that can be asked and answered, and what the first of the others lacks, and where."""
     needed = question_columns(task)
     column = answer_column(task)
     required = [*needed, column] if column is not None and answers else needed
-    for number, row in enumerate(rows, start=1):
-        lacking = next((name for name in required if name not in row), None)
-        if lacking is not None:
-            raise DataError(_lacks(task, lacking, row, f"{where}: row {number}"))
-    complete = [
-        row for row in rows
-        if all(row[name] is not None for name in needed)
-        and (column is None or _answered(task, row.get(column)))
-    ]  # fmt: skip
+    for name in required:
+        if not any(name in row for row in rows):
+            raise DataError(_lacks(task, name, rows[0], where_is(rows[0])))
+    reader = RowReader(task)
+    complete: list[Row] = []
+    lacking = ""
+    for row in rows:
+        missing = reader.missing(row)
+        if missing is None:
+            complete.append(row)
+        elif not lacking:
+            lacking = f"{where_is(row)}, {missing}"
     if not complete and answers:
         raise DataError(
-            f"{where}: none of its {len(rows)} rows is complete: `{column or needed[0]}` is empty "
-            f"or -1, or a column of the prompt is null. A row needs {', '.join(required)}."
+            f"{where}: none of its {len(rows)} rows is complete; the first: {lacking}. A row needs "
+            f"{', '.join(required)}, none of them null, and an answer that is not empty or -1."
         )
-    return complete
+    return complete, lacking
 
 
 def _lacks(task: TaskSpec, name: str, row: Row, where: str) -> str:
     columns = sorted(map(str, row))
+    other = columns[0] if columns else "other"
+    path = likely_path(other, row.get(other), asks=name != answer_column(task)) or other
     return (
         f"{where}: has no column {name!r}, which task {task.name!r} needs."
         f"{suggestion(name, columns)} Its columns: {', '.join(map(repr, columns))}. Map one to it "
-        f"in `data.columns`, for example columns: {{{name}: {columns[0] if columns else 'other'}}}."
+        f"in `data.columns`, for example columns: {{{name}: {path}}}."
     )
-
-
-def _answered(task: TaskSpec, value: object) -> bool:
-    if isinstance(task, ClassificationTask) and str(value) in task.labels:
-        return True
-    return value is not None and (not isinstance(value, int | str) or value not in (-1, "-1", ""))
 
 
 def _wanted(task: TaskSpec, rows: list[Row], where: str) -> list[Row]:
     """Rows whose label stands for something; every label must be known."""
     if not isinstance(task, ClassificationTask):
         return rows
-    values = [str(row[task.label_column]) for row in rows]
+    values = [label_value(task, row[task.label_column]) for row in rows]
     unknown = Counter(value for value in values if value not in task.labels)
     if unknown:
         known = list(task.labels)
         shown = ", ".join(f"{value[:40]!r} ({count})" for value, count in unknown.most_common(5))
         more = f" and {len(unknown) - 5} others" if len(unknown) > 5 else ""
+        first = next(row for row, value in zip(rows, values, strict=True) if value in unknown)
         raise DataError(
             f"{where}: {unknown.total()} of {len(rows)} rows have a label that `labels` of task "
-            f"{task.name!r} does not list: {shown}{more}."
+            f"{task.name!r} does not list: {shown}{more}; the first is {where_is(first)}."
             f"{suggestion(next(iter(unknown)), known)} It lists {', '.join(map(repr, known))}. Add "
             "the missing ones; a label that stands for null leaves its rows out."
         )

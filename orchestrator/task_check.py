@@ -27,7 +27,8 @@ from orchestrator.encoding import (
     row_text,
 )
 from orchestrator.formatting import count, show
-from orchestrator.sources import Row, read_split, split_names
+from orchestrator.row_values import answer_column, label_value, question_columns
+from orchestrator.sources import PlacedRow, Row, read_split, split_names, where_is
 from orchestrator.splits import Splits, split_rows, text_digest
 from orchestrator.tasks import (
     ClassificationTask,
@@ -190,7 +191,8 @@ def _right(task: ClassificationTask | MultipleChoiceTask, row: Row) -> tuple[lis
 
 def _labels(task: TaskSpec, rows: Sequence[Row]) -> dict[str, int]:
     if isinstance(task, ClassificationTask):
-        counts = Counter(task.labels[str(row[task.label_column])] for row in rows)
+        values = (label_value(task, row[task.label_column]) for row in rows)
+        counts = Counter(task.labels[value] for value in values)
         return {word: counts[word] for word in task.words}
     if isinstance(task, MultipleChoiceTask):
         positions = Counter(_right(task, row)[1] for row in rows)
@@ -335,13 +337,47 @@ def _about_splits(task: TaskSpec, splits: Splits, facts: Mapping[str, SplitFacts
         if both:
             yield f"{count(both, 'row')} of validation also stand in test"
     if splits.incomplete:
-        yield f"{count(splits.incomplete, 'row')} without an answer or a text are left out"
+        yield (
+            f"{count(splits.incomplete, 'row')} without an answer or a text are left out; the "
+            f"first: {splits.first_incomplete}"
+        )
+    yield from _about_values(task, splits)
     if task.data.files is not None:
         used = {str(name).split("[")[0] for name in task.splits.model_dump().values() if name}
         used = {task.data.split_names.get(name, name) for name in used}
         unused = sorted(set(split_names(task.data)) - used)
         if unused:
             yield f"no split of the task names the data of {', '.join(map(repr, unused))}"
+
+
+_WORDS_FOR_NOTHING = frozenset({"nan", "none", "null", "<na>", "n/a", "nat", "#n/a"})
+
+
+def _about_values(task: TaskSpec, splits: Splits) -> Iterable[str]:
+    """Words that some programs write for what is missing, and quotes that may close too late."""
+    columns = [*question_columns(task), *filter(None, [answer_column(task)])]
+    words: dict[str, list[Row]] = {}
+    doubtful: list[PlacedRow] = []
+    for row in (*splits.train, *splits.validation, *splits.test):
+        if isinstance(row, PlacedRow) and row.until is not None:
+            doubtful.append(row)
+        for column in columns:
+            value = row.get(column)
+            if isinstance(value, str) and value.strip().casefold() in _WORDS_FOR_NOTHING:
+                words.setdefault(column, []).append(row)
+    for column, rows in words.items():
+        yield (
+            f"{count(len(rows), 'row')} have {str(rows[0][column]).strip()!r} for `{column}` "
+            f"({where_is(rows[0])}): if that stands for something missing, write nothing or null "
+            "there, as it is read as a word"
+        )
+    if doubtful:
+        first = doubtful[0]
+        yield (
+            f"{count(len(doubtful), 'row')} have several lines of which each could be a row of its "
+            f"own; the first goes from line {first.number} to line {first.until} of {first.file}: "
+            "look whether a quote is closed too late"
+        )
 
 
 def _about_prompt(task: PromptedTask, splits: Splits) -> Iterable[str]:

@@ -53,7 +53,7 @@ def test_a_question_is_prompt_and_continuations():
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"text": "a", "label": 7}, "the label '7' of a row is not among"),
+        ({"text": "a", "label": 7}, "the label '7' is not among"),
         ({"txt": "a", "label": 1}, "Did you mean 'txt'?"),
         ({"text": "a"}, "has no column 'label'"),
     ],

@@ -349,7 +349,7 @@ def test_files_that_will_not_do_are_refused_before_a_model_is_loaded(runs, tmp_p
     assert out.read_text() == "kept"
     out.unlink()
     wrong = write_table(tmp_path / "wrong.csv", [{"txt": "good"}])
-    refused(predict(runs, wrong, out), "row 1 has no column 'text'", "Did you mean 'txt'?")
+    refused(predict(runs, wrong, out), "line 2 has no column 'text'", "Did you mean 'txt'?")
     taken = write_table(tmp_path / "taken.csv", [{"text": "good", "prediction": "mine"}])
     refused(predict(runs, taken, out), "column 'prediction' already", "Rename it")
     (tmp_path / "empty.csv").touch()

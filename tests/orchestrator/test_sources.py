@@ -129,7 +129,7 @@ def test_a_missing_column_names_the_row_and_the_nearest(tmp_path):
     with pytest.raises(s.DataError) as caught:
         s.read_split(files(tmp_path, columns={"text": "sentence"}), "train")
     message = str(caught.value)
-    assert "train.csv: row 1:" in message
+    assert "train.csv: line 2:" in message
     assert "Did you mean 'sentnce'?" in message
 
 
@@ -169,7 +169,7 @@ def test_a_data_root_has_canonical_names(tmp_path):
         ("train.csv", b'text,label\n"a\nb",1\nc,2,3\n', "line 4: has 3 fields and the header 2"),
         ("train.csv", b'text,label\na,1\n"b,1\nc,2\n', "line 3: not sound CSV"),
         ("train.csv", b'text,label\n"a" b,1\n', "line 2: not sound CSV"),
-        ("train.tsv", b'text\tlabel\n"a" b\t1\n', "line 2: not sound TSV"),
+        ("train.tsv", b'text\tlabel\n"a" b\t1\nc\n', "line 2: not sound TSV"),
         ("train.csv", b"text,label,text\na,1,b\n", "names 'text' more than once"),
         ("train.csv", b"text;label\na;1\n", "separator seems to be ';'"),
         ("train.csv", b"text,label\na\0b,1\n", "a NUL at byte 12"),

@@ -99,13 +99,17 @@ def test_unknown_labels_are_counted_and_the_nearest_named():
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"txt": "a", "label": "0"}, "row 3: has no column 'text'.*Did you mean 'txt'"),
-        ({"text": "a", "lable": "0"}, "row 3: has no column 'label'.*Did you mean 'lable'"),
+        ({"txt": "a", "label": "0"}, "has no column 'text'.*Did you mean 'txt'"),
+        ({"text": "a", "lable": "0"}, "has no column 'label'.*Did you mean 'lable'"),
     ],
 )
-def test_a_row_without_a_column_is_named(row, expected):
+def test_a_column_that_no_row_has_is_named(row, expected):
     with pytest.raises(DataError, match=expected):
-        split_rows(task(), {"train": [*rows(0, 2), row]}.get)
+        split_rows(task(), {"train": [row] * 3}.get)
+    # What one row lacks and others have is missing there, as null would be.
+    splits = split_rows(task(), {"train": [*rows(0, 20), row]}.get)
+    assert splits.incomplete == 1
+    assert "is missing" in splits.first_incomplete
 
 
 def test_a_train_split_without_any_answer_is_refused():

@@ -248,9 +248,9 @@ def test_mistakes_are_one_message(run, tmp_path, three, words, expected):
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
-        ("{text.x}", "cannot be filled in from a row"),
-        ("{text[9999]}", "cannot be filled in from a row"),
-        ("{text:d}", "cannot be filled in from a row"),
+        ("{text.x}", "cannot reach 'text.x'"),
+        ("{text[9999]}", "line 1, `text[9999]` is missing"),
+        ("{text:d}", "cannot be filled in ("),
         ("{}", "prompt: cannot fill in {}"),
         ("{0}", "prompt: cannot fill in {0}"),
         ("{txt}", "Did you mean 'text'?"),
