@@ -20,7 +20,7 @@ from orchestrator.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.batches import PreparedData
 from orchestrator.continual_loop import DONE, StageReport
 from orchestrator.controls import Controls, bounds
-from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec
+from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec, refusal
 from orchestrator.journal import Journal, Line
 from orchestrator.objectives import (
     NEEDS_ORDER,
@@ -169,10 +169,16 @@ class Driver:
         self._proposer: Proposer | None = None
         if self.experiment.search is not None:
             past = [PastTrial(t.name, t.overrides, t.state, t.measures) for t in self._searched()]
-            self._proposer = Proposer(self.experiment.search, self.experiment.objectives, past)
+            self._proposer = Proposer(
+                self.experiment.search,
+                self.experiment.objectives,
+                past,
+                refuses=lambda overrides: refusal(self.experiment, overrides),
+            )
         self._waiting = [t.name for t in self.trials.values() if t.state == "RUNNING"]
         self._failed_now: list[str] = []
         self._finish_whole_trials()
+        self._end_impossible_trials()
 
     # -- reading the journal ----------------------------------------------------------------------
 
@@ -218,6 +224,16 @@ class Driver:
                 self._waiting.remove(name)
                 self.finish(name)
 
+    def _end_impossible_trials(self) -> None:
+        """Fail what an older version proposed though it cannot be; the sweep goes on without it."""
+        for name in list(self._waiting):
+            trial = self.trials[name]
+            reason = refusal(self.experiment, trial.overrides)
+            if reason is not None:
+                self._waiting.remove(name)
+                self._end(trial, "FAILED", f"its settings are impossible together: {reason}")
+                self._failed_now.remove(name)  # it says nothing of the other trials
+
     def adopt_base(self, report: StageReport) -> None:
         """Take row 0 from an earlier measurement of the same base on the same data.
 
@@ -242,15 +258,20 @@ class Driver:
         return [t for t in self.trials.values() if t.name != BASE_TRIAL and t.of is None]
 
     @property
+    def _total(self) -> int:
+        """How many trials the search is to have."""
+        return self._proposer.total if self._proposer is not None else 1
+
+    @property
     def _search_over(self) -> bool:
         searched = self._searched()
-        total = self.experiment.searched_trials
+        total = self._total
         return len(searched) >= total and all(t.state != "RUNNING" for t in searched)
 
     @property
     def unfinished(self) -> int:
         """Trials (the base included) that have yet to be run; at most, while the search goes on."""
-        total = self.experiment.searched_trials
+        total = self._total
         missing = int(BASE_TRIAL not in self.trials) + max(0, total - len(self._searched()))
         return len(self._waiting) + missing + self._missing_repetitions()
 
@@ -434,6 +455,7 @@ class Driver:
         return None
 
     def _propose(self, name: str, overrides: dict[str, Any], by: str, of: str | None = None) -> str:
+        self.experiment.with_overrides(overrides)  # what cannot be must not be recorded
         self.trials[name] = Trial(name, overrides, of=of)
         extra = {} if of is None else {"of": of}
         self.record("trial_proposed", trial=name, overrides=overrides, by=by, **extra)

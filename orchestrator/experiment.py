@@ -5,11 +5,16 @@ Reading it needs neither torch nor ray, so that a mistake is answered in a fract
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
+import random
+import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -32,6 +37,12 @@ from orchestrator.tasks import (
 )
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+LARGEST_SEED = 2**32 - 1
+"""NumPy's generators take no larger seed, and torch's none above 2^64: a trial's seed is multiplied
+with its steps and workers."""
+DEFAULT_TRIALS = 8
+LARGEST_GRID = 10_000
+"""Points of a grid, each of which is tried when the file is read."""
 
 
 class ExperimentError(ValueError):
@@ -74,7 +85,7 @@ class TrainingSpec(Spec):
     """Tokens per example; in a longer prompt the longest columns lose their ends, and
     it is counted."""
     precision: Literal["fp32", "bf16"] = "bf16"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Of the learning rate within a task."""
     warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
@@ -147,11 +158,26 @@ def default_batch_tokens(*, on_gpu: bool, packed: bool = False) -> int:
     return 2048 if packed else 512
 
 
+_NUMBER_AS_TEXT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+def _number_if_written_so(value: Any) -> Any:
+    """YAML reads 3e-4 as text; in a field it is a number, and so it is in a list of choices."""
+    if isinstance(value, str) and _NUMBER_AS_TEXT.fullmatch(value):
+        return float(value)
+    return value
+
+
 class Choice(Spec):
     """One of a list."""
 
     choice: tuple[Any, ...] = Field(min_length=1)
     when: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("choice")
+    @classmethod
+    def _numbers(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(map(_number_if_written_so, value))
 
 
 class Uniform(Spec):
@@ -209,14 +235,50 @@ class SearchSpec(Spec):
     space: dict[str, Domain]
     """Dotted path into this file to a domain; `when` names the values it depends on."""
     searcher: Literal["tpe", "random", "grid"] = "tpe"
-    trials: int = Field(default=8, ge=1)
-    seed: int = Field(default=0, ge=0)
+    trials: int | None = Field(default=None, ge=1)
+    """Null: 8, or every point of a grid. A grid that is cut is spread over all of its values."""
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     startup_trials: int | None = Field(default=None, ge=1)
     """Random trials before TPE models anything; null: a third of `trials`, from 3 to 10."""
     first: tuple[dict[str, Any], ...] = ()
     """Overrides of the first trials; what an entry leaves open is proposed by the searcher."""
     max_concurrent: int | None = Field(default=None, ge=1)
     """Upper limit on trials at a time; null: as many as the cluster holds."""
+
+    @field_validator("first")
+    @classmethod
+    def _numbers(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        return tuple(
+            {path: _number_if_written_so(one) for path, one in entry.items()} for entry in value
+        )
+
+    @cached_property
+    def points(self) -> list[dict[str, Any]]:
+        """Every point of a grid, in the order of the file; none for another searcher."""
+        found = assignments(self.space, _edge_values) if self.searcher == "grid" else iter(())
+        return list(islice(found, LARGEST_GRID + 1))
+
+    @property
+    def count(self) -> int:
+        """How many trials there will be in all."""
+        if self.searcher != "grid":
+            return self.trials or DEFAULT_TRIALS
+        return min(self.trials or len(self.points), len(self.points))
+
+    @property
+    def left_out(self) -> str | None:
+        """What of the file will not be tried as `trials` is smaller, in words; None: nothing."""
+        if self.count < len(self.points):
+            return (
+                f"The grid has {len(self.points)} points, and {self.count} will run "
+                "(`search.trials`), spread over all of its values"
+            )
+        if self.count < len(self.first):
+            return (
+                f"`search.first` has {len(self.first)} entries, and {self.count} trials will run "
+                "(`search.trials`)"
+            )
+        return None
 
     @field_validator("space", mode="before")
     @classmethod
@@ -254,6 +316,11 @@ class SearchSpec(Spec):
         if self.first and self.searcher == "grid":
             raise ValueError("`first` has no place in a grid, which is walked in order")
         list(ordered_space(self.space))
+        if self.searcher == "grid" and len(self.points) > LARGEST_GRID:
+            raise ValueError(
+                f"a grid of more than {LARGEST_GRID} points is not walked; list fewer values, or "
+                "use `searcher: random` or `tpe`, which draw from the same lists"
+            )
         return self
 
 
@@ -495,10 +562,6 @@ class Experiment(Spec):
                 f"`finalists.per` must be a path of `search.space` with a `choice`, got {per!r}."
                 f"{suggestion(per, choices)} There are: {', '.join(choices) or 'none'}"
             )
-        if "training.seed" in self.search.space and self.finalists.fresh_seeds:
-            raise ValueError(
-                "`finalists.fresh_seeds` needs `training.seed` for itself; take it out of the space"
-            )
 
     def _check_shares(self) -> None:
         shares = self.resources.workers * self.training.accumulation
@@ -526,8 +589,7 @@ class Experiment(Spec):
         """Trials of the search; one where nothing is searched."""
         if self.search is None:
             return 1
-        points = len(grid_points(self.search.space)) if self.search.searcher == "grid" else None
-        return self.search.trials if points is None else min(self.search.trials, points)
+        return self.search.count
 
     @property
     def repeated_trials(self) -> int:
@@ -562,19 +624,34 @@ class Experiment(Spec):
             _change_kind(
                 method, "retention", overrides.get("method.retention.kind"), RETENTION_SETTINGS
             )
-        for path, value in overrides.items():
-            *parents, last = path.split(".")
-            place = document
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[last] = value
+        shown = ", ".join(f"{path}={value!r}" for path, value in overrides.items())
+        # The whole before its parts, in whatever order they were written.
+        for path in sorted(overrides, key=lambda path: path.count(".")):
+            if not _set_at(document, path, copy.deepcopy(overrides[path])):
+                raise ExperimentError(
+                    f"overrides ({shown}): {path}: what stands above it has no fields of its own"
+                )
         try:
             return Experiment.model_validate(document)
         except ValidationError as error:
-            shown = ", ".join(f"{path}={value!r}" for path, value in overrides.items())
             raise ExperimentError(
                 render_validation_error(error, f"overrides ({shown})", field_names(), _KINDS)
             ) from None
+
+
+def _set_at(document: dict[str, Any], path: str, value: Any) -> bool:
+    """Set a dotted field, making what is missing or null above it; False where that is a value."""
+    *parents, last = path.split(".")
+    place = document
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        below: object = place[parent]
+        if not isinstance(below, dict):
+            return False
+        place = cast("dict[str, Any]", below)
+    place[last] = value
+    return True
 
 
 def _change_kind(
@@ -616,64 +693,365 @@ def field_names() -> list[str]:
 
 
 _NOT_SEARCHABLE = ("search", "name", "storage", "tracking", "objectives", "champion", "finalists",
-                   "tasks", "probes", "model", "data", "head",
-                   "training.max_length")  # fmt: skip
-
-
-def _searchable(path: str) -> bool:
-    return not any(path == name or path.startswith(f"{name}.") for name in _NOT_SEARCHABLE)
+                   "tasks", "probes", "model", "data", "head", "published",
+                   "training.max_length", "resources.executor", "resources.slots",
+                   "resources.members", "resources.max_failures",
+                   "resources.retention_gib")  # fmt: skip
+"""What all trials of a sweep have in common."""
+DRAWS = 128
+"""Trials drawn from a space when a file is read, of which at most half may be impossible."""
+_TRIES = 64
+"""Trials drawn for one value, of which one has to be possible."""
+_TRIED_VALUES = 64
+"""Whole numbers of a range that are tried."""
+_HOSTS = 5_000
+"""Combinations of conditions that are looked at."""
+_EXACT = 2**53
+"""Whole numbers up to here are exact as floating-point numbers, which samplers draw."""
 
 
 def check_space(experiment: Experiment) -> None:
-    """Refuse a space that can propose an impossible trial.
+    """Refuse a space that can propose an impossible trial, or one that was not asked for.
 
-    Every value at the edge of a domain is tried in a whole experiment, with every combination of
-    the choices that conditions depend on.
+    Every value at the edge of a domain, and many between, is tried in whole experiments; every
+    point of a grid is. What is left are relations between searched fields, which hold for most of
+    the trials drawn here; a searcher asks again where one does not.
 
     Args:
         experiment: An experiment that was read already.
 
     Raises:
-        ExperimentError: If a path is unknown or a combination is impossible.
+        ExperimentError: If a path is unknown, or a value or a combination is impossible.
     """
-    if experiment.search is None:
+    search = experiment.search
+    if search is None:
         return
-    space = experiment.search.space
+    _check_paths(search)
+    for path, domain in simple_domains(search.space):
+        _check_domain(path, domain)
+    _check_conditions(search.space)
+    for number, entry in enumerate(search.first, start=1):
+        _check_entry(search, f"search.first: entry {number}", entry)
+    _check_seeds(experiment, search)
+    _check_values(experiment, search.space)
+    if search.searcher == "grid":
+        for point in search.points:
+            _try_point(experiment, point)
+        return
+    _check_draws(experiment, search.space, {}, "search.space")
+    for number, entry in enumerate(search.first, start=1):
+        _check_draws(experiment, search.space, entry, f"search.first: entry {number}")
+
+
+def _check_paths(search: SearchSpec) -> None:
     paths = sorted(known_paths())
-    for path in space:
-        free_form = path.startswith("training.deepspeed.")
-        if not _searchable(path):
+    places = [("search.space", path) for path in search.space]
+    places += [
+        (f"search.first: entry {number}", path)
+        for number, entry in enumerate(search.first, start=1)
+        for path in entry
+    ]
+    for place, path in places:
+        if any(f"{name}.".startswith(f"{path}.") for name in _NOT_SEARCHABLE) or any(
+            path.startswith(f"{name}.") for name in _NOT_SEARCHABLE
+        ):
             raise ExperimentError(
-                f"search.space: {path}: trials of one sweep share this field, so that their scores "
-                "can be compared; it cannot be searched"
+                f"{place}: {path}: trials of one sweep share this field, or one in it, so that "
+                "their scores can be compared; it cannot be searched"
             )
-        if path not in paths and not free_form:
-            raise ExperimentError(f"search.space: {path}: unknown field.{suggestion(path, paths)}")
-    for number, entry in enumerate(experiment.search.first, start=1):
-        for path in entry:
-            if not _searchable(path) or path not in paths:
+        if path not in paths and not path.startswith("training.deepspeed."):
+            raise ExperimentError(f"{place}: {path}: unknown field.{suggestion(path, paths)}")
+
+
+def _check_domain(path: str, domain: SimpleDomain) -> None:
+    """Refuse values that cannot be recorded or drawn, and values that come twice."""
+    bounds = domain_bounds(domain)
+    if isinstance(domain, Choice):
+        seen: list[str] = []
+        for value in domain.choice:
+            key = value_key(value, f"search.space: {path}")
+            if key in seen:
                 raise ExperimentError(
-                    f"search.first: entry {number}: {path}: not a field that a trial can set."
-                    f"{suggestion(path, paths)}"
+                    f"search.space: {path}: `choice` lists {value!r} twice; list it once. Trials "
+                    "are repeated with fresh seeds by `finalists.fresh_seeds`, or by searching "
+                    "`training.seed`"
                 )
-    for overrides in _possible_overrides(experiment.search):
-        try:
-            experiment.with_overrides(overrides)
-        except ExperimentError as error:
+            seen.append(key)
+    elif bounds is not None:
+        low, high = bounds
+        wide = isinstance(domain, IntUniform) and max(-low, high) > _EXACT
+        ratio = high / low if isinstance(domain, LogUniform) else 2.0
+        if wide or not math.isfinite(high - low) or not math.isfinite(ratio) or ratio < 1 + 1e-9:
             raise ExperimentError(
-                f"search.space: an impossible combination: {error}. "
+                f"search.space: {path}: no numbers can be drawn between {low!r} and {high!r}: the "
+                "bounds are too far apart, too close, or beyond 2^53"
+            )
+
+
+def value_key(value: Any, place: str = "a value") -> str:
+    """A text that is the same for equal values, whether 4 or 4.0, a tuple or a list.
+
+    Args:
+        value: A value of a space, or of an entry of `first`.
+        place: Where it stands, for the message.
+
+    Returns:
+        JSON.
+
+    Raises:
+        ExperimentError: If the journal, which is JSON, could not hold it.
+    """
+    try:
+        return json.dumps(_plain(value), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ExperimentError(
+            f"{place}: {value!r} cannot be recorded. Values are texts, finite numbers, true, "
+            "false, null, and lists and mappings of these; quote what YAML would read as a date"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _EXACT:
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in cast("list[Any]", value)]
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in cast("Mapping[str, Any]", value).items()}
+    return value
+
+
+def contains(domain: SimpleDomain, value: Any) -> bool:
+    """Whether a domain can give a value."""
+    bounds = domain_bounds(domain)
+    if isinstance(domain, Choice) or bounds is None:
+        wanted = value_key(value)
+        return any(value_key(one) == wanted for one in cast("Choice", domain).choice)
+    if not is_number(value) or (isinstance(domain, IntUniform) and value != int(value)):
+        return False
+    return bounds[0] <= value <= bounds[1]
+
+
+def _check_conditions(space: Mapping[str, Domain]) -> None:
+    """Refuse conditions that never hold, and two of one path that hold at a time."""
+    hosts = _hosts(space)
+    for path in space:
+        domains = [domain for where, domain in simple_domains(space) if where == path]
+        held = [sum(active(domain, host) for domain in domains) for host in hosts]
+        double = next((h for h, number in zip(hosts, held, strict=True) if number > 1), None)
+        if double is not None:
+            raise ExperimentError(
+                f"search.space: {path}: several of its domains hold at a time, for example under "
+                f"{_shown(double)}. Give them a `when` that excludes one another"
+            )
+        for domain in domains:
+            if len(hosts) < _HOSTS and not any(active(domain, host) for host in hosts):
+                raise ExperimentError(
+                    f"search.space: {path}: `when` {domain.when!r} never holds in this space; mend "
+                    "it, or take the domain out"
+                )
+
+
+def _hosts(space: Mapping[str, Domain]) -> list[dict[str, Any]]:
+    """The combinations of what conditions depend on; the first `_HOSTS` of them."""
+    wanted: dict[str, list[Any]] = {}
+    for _, domain in simple_domains(space):
+        for parent, value in domain.when.items():
+            wanted.setdefault(parent, []).extend(_wanted(value))
+    parents = {path: domain for path, domain in space.items() if path in wanted}
+
+    def values(path: str, domain: SimpleDomain) -> list[Any]:
+        named = [value for value in wanted[path] if contains(domain, value)]
+        return list({value_key(v): v for v in (*_edge_values(domain), *named)}.values())
+
+    listed = {
+        path: Alternatives(
+            alternatives=tuple(
+                Choice(choice=tuple(values(path, part)), when=part.when)
+                for _, part in simple_domains({path: domain})
+            )
+        )
+        for path, domain in parents.items()
+    }
+    return list(islice(assignments(listed, _edge_values), _HOSTS))
+
+
+def _check_entry(search: SearchSpec, place: str, entry: Mapping[str, Any]) -> None:
+    """Refuse an entry of `first` that lies outside the space, or that would be lost."""
+    for path, value in entry.items():
+        value_key(value, f"{place}: {path}")
+        if path not in search.space:
+            continue
+        domains = [domain for where, domain in simple_domains(search.space) if where == path]
+        held = [domain for domain in domains if active(domain, entry)]
+        if not held:
+            parents = sorted({parent for domain in domains for parent in domain.when})
+            raise ExperimentError(
+                f"{place}: {path}: it has a place only under conditions on {', '.join(parents)}, "
+                "which the entry does not fulfil; set these in it too, or take the field out"
+            )
+        if not any(contains(domain, value) for domain in held):
+            allowed = " or ".join(_written(domain) for domain in held)
+            raise ExperimentError(
+                f"{place}: {path}: {value!r} lies outside the space, {allowed}. Widen the space, "
+                "or take a value from it"
+            )
+
+
+def _written(domain: SimpleDomain) -> str:
+    """A domain as it stands in a file, without its condition."""
+    kind = next(name for name, model in _DOMAINS.items() if isinstance(domain, model))
+    return f"{{{kind}: {list(getattr(domain, kind))}}}"
+
+
+def _shown(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} = {value!r}" for path, value in point.items())
+
+
+def _check_seeds(experiment: Experiment, search: SearchSpec) -> None:
+    """Refuse fresh seeds that would not be fresh, or that nothing takes."""
+    fresh, own = experiment.finalists.fresh_seeds, experiment.training.seed
+    if fresh and "training.seed" in search.space:
+        raise ExperimentError(
+            "`finalists.fresh_seeds` needs `training.seed` for itself; take it out of "
+            "`search.space`, or set `fresh_seeds: 0`"
+        )
+    # A seed of `first` had a part in the choice, and is passed over.
+    if fresh and own + fresh + len(search.first) > LARGEST_SEED:
+        raise ExperimentError(
+            f"`training.seed` {own} and {fresh} `finalists.fresh_seeds` after it go beyond the "
+            f"largest seed, {LARGEST_SEED}; begin with a smaller one"
+        )
+
+
+def _check_values(experiment: Experiment, space: Mapping[str, Domain]) -> None:
+    """Refuse a value that is impossible whatever the other fields are."""
+    hosts = _hosts(space)
+    for path, domain in simple_domains(space):
+        own = [host for host in hosts if active(domain, host)]
+        for value in _tried_values(domain) if own else ():
+            key = value_key(value)
+            with_it = [host for host in own if path not in host or value_key(host[path]) == key]
+            error = _never_possible(experiment, space, with_it or own, {path: value})
+            if error is None:
+                continue
+            cure = (
                 "If a setting belongs to one choice only, give it a `when`, for example "
                 "when: {method.adapter.kind: curlora}"
-            ) from None
+                if isinstance(domain, Choice)
+                else f"{value!r} lies within {_written(domain)}. List the values that are possible "
+                "as a `choice`; whole numbers between two bounds are an `int_uniform`"
+            )
+            raise ExperimentError(f"search.space: an impossible combination: {error}. {cure}")
 
 
-def _possible_overrides(search: SearchSpec) -> Iterator[dict[str, Any]]:
-    """The corners of the space, and those of each entry of `first`."""
-    yield from _corners(search.space)
-    for entry in search.first:
-        apart = {path: value for path, value in entry.items() if path not in search.space}
-        for corner in _corners(narrowed(search.space, entry)):
-            yield {**corner, **apart}
+def _never_possible(
+    experiment: Experiment,
+    space: Mapping[str, Domain],
+    hosts: Sequence[Mapping[str, Any]],
+    fixed: Mapping[str, Any],
+) -> str | None:
+    """Why no trial is possible in which some fields have these values; None where one is."""
+    dice = random.Random(0)
+    first: str | None = None
+    for number in range(_TRIES):
+        # Strides reach conditions of every kind before any comes twice.
+        host = hosts[number * 7919 % len(hosts)]
+        error = refusal(experiment, draw(space, dice, {**host, **fixed}))
+        if error is None:
+            return None
+        first = first or error
+    return first
+
+
+def _tried_values(domain: SimpleDomain) -> list[Any]:
+    """The edges of a domain, and values between them."""
+    match domain:
+        case Choice():
+            return list(domain.choice)
+        case IntUniform():
+            low, high = domain.int_uniform
+            close = range(low, min(high + 1, low + _TRIED_VALUES // 2))
+            spread = range(low, high + 1, max(1, (high - low) // (_TRIED_VALUES // 2)))
+            return sorted({*close, *spread, high})
+        case Uniform():
+            low, high = domain.uniform
+            return [low, high, *(low + share * (high - low) for share in _BETWEEN)]
+        case LogUniform():
+            low, high = domain.log_uniform
+            return [low, high, *(low * (high / low) ** share for share in _BETWEEN)]
+
+
+_BETWEEN = (math.sqrt(2) - 1, math.sqrt(3) - 1)
+"""Shares of a range at which no whole number lies by design."""
+
+
+def _try_point(experiment: Experiment, point: Mapping[str, Any]) -> None:
+    error = refusal(experiment, point)
+    if error is not None:
+        raise ExperimentError(
+            f"search.space: an impossible combination: {error}. Every point of a grid is tried; "
+            "give a domain a `when` that leaves this one out"
+        )
+
+
+def _check_draws(
+    experiment: Experiment, space: Mapping[str, Domain], fixed: Mapping[str, Any], place: str
+) -> None:
+    """Refuse a space of which most is impossible: a searcher would ask in vain."""
+    dice = random.Random(1)
+    apart = {path: value for path, value in fixed.items() if path not in space}
+    drawn = [{**draw(space, dice, fixed), **apart} for _ in range(DRAWS)]
+    errors = [error for point in drawn if (error := refusal(experiment, point)) is not None]
+    if 2 * len(errors) > DRAWS:
+        share = "every trial" if len(errors) == DRAWS else f"{len(errors)} of {DRAWS} trials"
+        raise ExperimentError(
+            f"{place}: {share} drawn from the space would be an impossible combination, for "
+            f"example: {errors[0]}. List the values that are possible as a `choice`, or give a "
+            "field a `when`"
+        )
+
+
+def refusal(experiment: Experiment, overrides: Mapping[str, Any]) -> str | None:
+    """Why a trial with these overrides cannot be; None where it can."""
+    try:
+        experiment.with_overrides(overrides)
+    except ExperimentError as error:
+        return str(error)
+    return None
+
+
+def draw(
+    space: Mapping[str, Domain], dice: random.Random, fixed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One assignment of the space at random.
+
+    Args:
+        space: The search space.
+        dice: Where random numbers come from.
+        fixed: Values that are not drawn; one whose condition does not hold is left out.
+
+    Returns:
+        Dotted path to value.
+    """
+    chosen: dict[str, Any] = {}
+    for path, domain in ordered_space(space):
+        if path in chosen or not active(domain, chosen):
+            continue
+        chosen[path] = fixed[path] if path in fixed else _drawn(domain, dice)
+    return chosen
+
+
+def _drawn(domain: SimpleDomain, dice: random.Random) -> Any:
+    match domain:
+        case Choice():
+            return dice.choice(domain.choice)
+        case IntUniform():
+            return dice.randint(*domain.int_uniform)
+        case Uniform():
+            return dice.uniform(*domain.uniform)
+        case LogUniform():
+            low, high = domain.log_uniform
+            return min(high, max(low, low * (high / low) ** dice.random()))
 
 
 def possible_methods(experiment: Experiment) -> list[MethodSpec]:
@@ -716,13 +1094,21 @@ def reachable(experiment: Experiment, paths: Sequence[str]) -> Iterator[Experime
         parents = [parent for domain in domains for parent in domain.when]
         wanted += [parent for parent in dict.fromkeys(parents) if parent not in wanted]
     space = {path: domain for path, domain in search.space.items() if path in wanted}
-    for overrides in grid_points(space):
-        yield experiment.with_overrides(overrides)
+    yield from _possible(experiment, grid_points(space))
     for entry in search.first:
-        fixed = narrowed(space, entry)
         rest = {path: entry[path] for path in paths if path in entry and path not in space}
-        for overrides in grid_points(fixed):
-            yield experiment.with_overrides({**overrides, **rest})
+        points = grid_points(narrowed(space, entry))
+        yield from _possible(experiment, ({**point, **rest} for point in points))
+
+
+def _possible(experiment: Experiment, points: Iterable[Mapping[str, Any]]) -> Iterator[Experiment]:
+    """The experiment under those overrides that do not contradict one another."""
+    for overrides in points:
+        try:
+            possible = experiment.with_overrides(overrides)
+        except ExperimentError:
+            continue  # whoever proposes trials passes over it too
+        yield possible
 
 
 def narrowed(space: Mapping[str, Domain], entry: Mapping[str, Any]) -> dict[str, Domain]:
@@ -758,47 +1144,36 @@ def _wanted(value: Any) -> list[Any]:
     return list(cast("list[Any]", value)) if isinstance(value, list | tuple) else [value]
 
 
-def _corners(space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
-    """Whole assignments that reach every edge value under every combination of parents."""
-    parents = {parent for _, domain in simple_domains(space) for parent in domain.when}
+def assignments(
+    space: Mapping[str, Domain], values: Callable[[SimpleDomain], Sequence[Any]]
+) -> Iterator[dict[str, Any]]:
+    """Every assignment of some values of each domain, conditions respected, in the file's order.
+
+    Args:
+        space: The search space.
+        values: Gives the values of a domain.
+
+    Yields:
+        Dotted path to value; the last path of the space varies first.
+    """
     order = list(ordered_space(space))
 
-    def combinations(
-        rest: list[tuple[str, SimpleDomain]], chosen: dict[str, Any]
-    ) -> Iterator[dict[str, Any]]:
-        if not rest:
-            yield dict(chosen)
-            return
-        (path, domain), *later = rest
-        if not active(domain, chosen):
-            yield from combinations(later, chosen)
-            return
-        values = _edge_values(domain)
-        for value in values if path in parents else values[:1]:
-            yield from combinations(later, {**chosen, path: value})
+    def below(number: int, chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        while number < len(order):
+            path, domain = order[number]
+            number += 1
+            if path not in chosen and active(domain, chosen):
+                for value in values(domain):
+                    yield from below(number, {**chosen, path: value})
+                return
+        yield chosen
 
-    for first in combinations(order, {}):
-        yield first
-        for path, domain in order:
-            if path in first and path not in parents and active(domain, first):
-                for value in _edge_values(domain)[1:]:
-                    yield {**first, path: value}
+    yield from below(0, {})
 
 
 def grid_points(space: Mapping[str, Domain]) -> list[dict[str, Any]]:
     """Every assignment of a space of choices, conditions respected, in a fixed order."""
-    points: list[dict[str, Any]] = [{}]
-    for path, domain in ordered_space(space):
-        points = [
-            extended
-            for point in points
-            for extended in (
-                [{**point, path: value} for value in _edge_values(domain)]
-                if active(domain, point)
-                else [point]
-            )
-        ]
-    return points
+    return list(assignments(space, _edge_values))
 
 
 class LoadedExperiment(BaseModel):
@@ -935,4 +1310,6 @@ def fingerprint(document: Any) -> str:
 
 def is_number(value: object) -> bool:
     """Whether a value is a finite number (booleans are not)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) or math.isfinite(value)

@@ -111,6 +111,8 @@ class Plan:
     trials: int
     """Repetitions of finalists included."""
     repeated_trials: int
+    left_out: str | None
+    """What of the search will not be tried because `trials` is smaller, in words."""
     tasks: list[TaskFacts]
     tokens_from: str
     """Where the token counts come from: "tokenizer", or the estimate in words."""
@@ -191,6 +193,7 @@ def make_plan(
         kind=kind,
         trials=trials,
         repeated_trials=repeated,
+        left_out=experiment.search.left_out if experiment.search and kind == "sweep" else None,
         tasks=tasks,
         tokens_from=tokens_from,
         epochs=epochs,
@@ -563,7 +566,10 @@ def render(plan: Plan) -> RenderableType:
     if plan.repeated_trials:
         many += f" ({plan.repeated_trials} of them repeat finalists with fresh seeds)"
     head = f"{plan.kind.capitalize()} {plan.name}: {many}, and the untouched base once"
-    parts: list[RenderableType] = [Text(head, style="bold"), Text(), _task_table(plan), Text()]
+    parts: list[RenderableType] = [Text(head, style="bold")]
+    if plan.left_out is not None:
+        parts.append(Text(f"{plan.left_out}.", style="yellow"))
+    parts += [Text(), _task_table(plan), Text()]
     tokens = (
         f"Tokens of one trial: {plan.train_tokens:,} to learn from ({_epochs(plan.epochs)}), "
         f"{plan.evaluation_tokens:,} to score (each task at 1/4 and 1/2 of it; all tasks after "

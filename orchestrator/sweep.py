@@ -215,7 +215,7 @@ def _open(
         searched = [x for x in journal.lines if x["event"] == "trial_proposed" and not x.get("of")]
         proposed = len(searched) - 1  # the base is one of them
         wanted = _wanted(loaded.experiment)
-        if loaded.experiment.search is None or proposed >= wanted or _grid_done(loaded, proposed):
+        if loaded.experiment.search is None or proposed >= wanted:
             observer.note("this sweep is finished; nothing is left to run")
             projection.finish()
             return
@@ -229,15 +229,6 @@ def _retried(lines: Sequence[Line], options: SweepOptions) -> list[str]:
     trials = SweepView.of(lines).everything
     failed = [name for name, trial in trials.items() if trial.state == "FAILED"]
     return failed if options.retry_failed else [name for name in failed if name == BASE_TRIAL]
-
-
-def _grid_done(loaded: LoadedExperiment, proposed: int) -> bool:
-    from orchestrator.experiment import grid_points
-
-    search = loaded.experiment.search
-    if search is None or search.searcher != "grid":
-        return False
-    return proposed >= len(grid_points(search.space))
 
 
 def _run(
@@ -257,6 +248,8 @@ def _run(
     ended = {line["trial"] for line in journal.lines if line["event"] == "trial_ended"}
     missing = max(1, _wanted(experiment) - len(ended - {BASE_TRIAL} - {*retried}))
     check(loaded, journal.folder.parent, trials=missing, address=options.address)
+    if experiment.search is not None and experiment.search.left_out is not None:
+        observer.note(experiment.search.left_out)
     for line in carried(loaded.experiment):
         observer.note(f"carried between tasks: {line}")
     observer.note("reading the base model's weights and tokenizer")
@@ -338,7 +331,7 @@ def _row_0_key(experiment: Experiment, provenance: Mapping[str, Any]) -> dict[st
 
 def _wanted(experiment: Experiment) -> int:
     """How many trials there are to be, the base not counted."""
-    return experiment.search.trials if experiment.search is not None else 1
+    return experiment.searched_trials
 
 
 def _give_up(driver: Driver, projection: _Projection) -> NoReturn:

@@ -238,7 +238,7 @@ class SweepView:
         repeated = len(self.trials) - searched
         parsed = _experiment(self.experiment)
         if self.ended or parsed is None:
-            return max(int(search["trials"]) if parsed is None else 0, searched) + repeated
+            return max(int(search.get("trials") or 0) if parsed is None else 0, searched) + repeated
         return max(parsed.searched_trials, searched) + max(parsed.repeated_trials, repeated)
 
     @property

@@ -31,7 +31,7 @@ Head = Literal["label_words", "linear"]
 class Spec(BaseModel):
     """A part of a user's file: frozen, and every unknown key is refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSource(Spec):

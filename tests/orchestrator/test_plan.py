@@ -94,6 +94,16 @@ def test_grid_has_as_many_trials_as_points(loaded):
     assert made(loaded, kind="run").trials == 1
 
 
+def test_a_cut_grid_is_said(loaded):
+    assert "points" not in text_of(made(loaded))
+    search = loaded.experiment.search.model_dump(mode="json") | {"trials": 3}
+    plan = made(with_changes(loaded, search=search))
+    assert plan.trials == 3
+    said = " ".join(text_of(plan).split())
+    assert "The grid has 4 points, and 3 will run (`search.trials`), spread over all" in said
+    assert made(with_changes(loaded, search=search), kind="run").left_out is None
+
+
 def test_training_tokens_are_those_of_all_tasks_times_epochs(loaded):
     plan = made(loaded)
     colour, shade, prose = plan.tasks
