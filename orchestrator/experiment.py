@@ -28,6 +28,7 @@ from orchestrator.tasks import (
     Head,
     LanguageModellingTask,
     Spec,
+    TaskFileError,
     TaskSpec,
     find_task_file,
     load_task,
@@ -1219,8 +1220,8 @@ def load_experiment(path: Path, data_root: Path | None = None) -> LoadedExperime
         raise ExperimentError(f"{path}: {error}") from None
     folders = [path.parent / "tasks", path.parent, Path("experiments/tasks")]
     tasks = {
-        name: at_data_root(load_task(find_task_file(name, folders)), data_root)
-        for name in (*experiment.tasks, *experiment.probes)
+        name: at_data_root(task, data_root)
+        for name, task in _load_tasks((*experiment.tasks, *experiment.probes), folders).items()
     }
     tasks = {
         name: _with_head(experiment, task, learnt=name in experiment.tasks, path=path)
@@ -1231,6 +1232,21 @@ def load_experiment(path: Path, data_root: Path | None = None) -> LoadedExperime
     return LoadedExperiment(
         experiment=experiment, tasks=tasks, text=path.read_text(encoding="utf-8"), origin=str(path)
     )
+
+
+def _load_tasks(names: Sequence[str], folders: list[Path]) -> dict[str, TaskSpec]:
+    """The task files of some names, each of which must call its task otherwise."""
+    files = {name: find_task_file(name, folders) for name in names}
+    tasks = {name: load_task(file) for name, file in files.items()}
+    by_name: dict[str, Path] = {}
+    for name, task in tasks.items():
+        if task.name in by_name:
+            raise TaskFileError(
+                f"{files[name]}: name: {task.name!r} is also the name in {by_name[task.name]}. "
+                "Scores, heads and controls are kept by it; give one of them another"
+            )
+        by_name[task.name] = files[name]
+    return tasks
 
 
 def _resolve_model(experiment: Experiment, path: Path) -> Experiment:

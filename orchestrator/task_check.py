@@ -38,6 +38,7 @@ from orchestrator.tasks import (
     TaskFileError,
     TaskSpec,
     load_task,
+    task_files,
 )
 
 FEW_VALIDATION_ROWS = 50
@@ -499,7 +500,7 @@ def list_tasks(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]
     found: dict[str, dict[str, Any]] = {}
     wrong: list[str] = []
     for folder in folders:
-        for path in sorted(folder.glob("*.yaml")):
+        for path in task_files(folder):
             if path.stem in found:
                 continue
             try:

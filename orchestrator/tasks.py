@@ -8,10 +8,12 @@ the CURLoRA paper (Fawi 2024), and generation is scored on the text that the mod
 
 from __future__ import annotations
 
+import datetime
+import functools
 import string
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -22,6 +24,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+if TYPE_CHECKING:
+    import yaml
 
 TaskMetric = Literal["accuracy", "accuracy_norm"]
 GenerationMetric = Literal["exact_match", "bleu", "rouge_l"]
@@ -259,12 +264,15 @@ def _check_format(template: str, field: str, origin: str, only: str | None = Non
         )
 
 
+_SUFFIXES = (".yaml", ".yml")
+
+
 def find_task_file(name: str, folders: list[Path]) -> Path:
     """The file of a task that is named, or given as a path.
 
     Args:
         name: A task's name, or a path ending in `.yaml` or `.yml`.
-        folders: Where to look for `<name>.yaml`, first hit wins.
+        folders: Where to look for `<name>.yaml`, or else `<name>.yml`; first hit wins.
 
     Returns:
         The path of an existing file.
@@ -275,16 +283,23 @@ def find_task_file(name: str, folders: list[Path]) -> Path:
     if name.endswith((".yaml", ".yml")):
         candidates = [Path(name), *(folder / name for folder in folders)]
     else:
-        candidates = [folder / f"{name}.yaml" for folder in folders]
+        candidates = [folder / f"{name}{suffix}" for folder in folders for suffix in _SUFFIXES]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    others = [path.with_suffix(suffix) for path in candidates for suffix in _SUFFIXES]
+    beside = next((path for path in others if path.is_file()), None)
+    known = sorted({path.stem for folder in folders for path in task_files(folder)})
     places = ", ".join(str(folder) for folder in folders)
+    hint = suggestion(name, known) if beside is None else f" There is {beside}; did you mean it?"
     raise TaskFileError(
-        f"No task file for {name!r} in {places}.{suggestion(name, known)} "
-        f"Known tasks: {', '.join(known) or 'none'}."
+        f"No task file for {name!r} in {places}.{hint} Known tasks: {', '.join(known) or 'none'}."
     )
+
+
+def task_files(folder: Path) -> list[Path]:
+    """The YAML files of a folder, in the order of their names."""
+    return sorted(path for path in folder.glob("*") if path.suffix in _SUFFIXES)
 
 
 def load_task(path: Path) -> TaskSpec:
@@ -318,7 +333,8 @@ def read_yaml(path: Path, error_type: type[ValueError]) -> object:
         The parsed document.
 
     Raises:
-        error_type: If the file is missing, is not UTF-8, or is not YAML.
+        error_type: If the file is missing, is not UTF-8, is not YAML, or has a key twice in one
+            mapping.
     """
     import yaml
 
@@ -329,9 +345,53 @@ def read_yaml(path: Path, error_type: type[ValueError]) -> object:
     except (OSError, UnicodeDecodeError) as error:
         raise error_type(f"{path}: cannot be read ({error}).") from None
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        # A SafeLoader, which makes plain values only.
+        return yaml.load(text, Loader=_strict_loader())
+    except _RepeatedKeyError as error:
+        raise error_type(f"{path}: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # A date of month 13 is a ValueError, and brackets may be nested without end.
         raise error_type(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
+
+
+class _RepeatedKeyError(ValueError):
+    """A key stands twice in one mapping."""
+
+
+@functools.cache
+def _strict_loader() -> type[yaml.SafeLoader]:
+    """PyYAML's safe loader, which would keep the last of two equal keys, refusing them."""
+    import yaml
+
+    class StrictLoader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            lines: dict[Any, int] = {}
+            for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if key_node.tag == "tag:yaml.org,2002:merge":
+                    continue
+                key: Any = self.construct_object(key_node, deep=True)
+                if not isinstance(key, Hashable):
+                    continue  # refused below, with its place
+                line = key_node.start_mark.line + 1
+                if key in lines:
+                    raise _RepeatedKeyError(_repeated(key, lines[key], line))
+                lines[key] = line
+            return super().construct_mapping(node, deep=deep)
+
+    return StrictLoader
+
+
+def _repeated(key: object, first: int, second: int) -> str:
+    where = f"in line {first}" if first == second else f"in lines {first} and {second}"
+    cure = (
+        " Several domains of one field are a list under it, each with a `when` of its own."
+        if "." in str(key)
+        else ""
+    )
+    return (
+        f"the key {key!r} stands twice in one mapping, {where}, and one of the values would be "
+        f"lost. Keep one, or write both under it.{cure}"
+    )
 
 
 def suggestion(name: str, known: list[str]) -> str:
@@ -351,6 +411,16 @@ def task_field_names() -> list[str]:
     for model in (ClassificationTask, MultipleChoiceTask, GenerationTask, LanguageModellingTask):
         names |= set(model.model_fields)
     return sorted(names | set(DataSource.model_fields) | set(SplitOrigins.model_fields))
+
+
+def _quotes(value: object) -> str:
+    """How a value that YAML took for something else becomes a text."""
+    if isinstance(value, bool):
+        return (
+            f" (YAML reads an unquoted yes, no, on, off, true or false as {value}; write it in "
+            "quotes)"
+        )
+    return " (write it in quotes)" if isinstance(value, int | float | datetime.date) else ""
 
 
 def render_validation_error(
@@ -380,6 +450,8 @@ def render_validation_error(
             tag, tags = str(found.get("tag")), str(found.get("expected_tags"))
             listed = [one.strip(" '") for one in tags.split(",")]
             text = f"unknown kind {tag!r}.{suggestion(tag, listed)} Kinds: {', '.join(listed)}"
+        if problem["type"] == "string_type":
+            text += _quotes(problem["input"])
         got = "" if problem["type"] == "missing" else f"; got {problem['input']!r}"
         if len(got) > 120:
             got = got[:117] + "..."
