@@ -40,6 +40,8 @@ from typing import Any, TypeAlias, cast
 Line: TypeAlias = dict[str, Any]
 
 JOURNAL_NAME = "journal.jsonl"
+LOOKS_SECONDS = 10.0
+"""How long processes that only look at a journal may be in the way of one that will write it."""
 
 
 class JournalError(RuntimeError):
@@ -105,6 +107,31 @@ def _whole_lines(path: Path, content: bytes) -> Iterator[Line]:
         yield line
 
 
+def _lock(file: FileIO) -> bool:
+    """Lock a journal for writing, unless another process writes it.
+
+    Args:
+        file: The journal.
+
+    Returns:
+        Whether it is locked.
+    """
+    deadline = time.monotonic() + LOOKS_SECONDS
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        try:
+            # Whoever only looks (`is_being_written`) shares its lock, and for a moment.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(file, fcntl.LOCK_UN)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+
+
 class Journal:
     """An open journal: append-only, one writer at a time."""
 
@@ -146,9 +173,7 @@ class Journal:
                     f"Cannot write the journal {self.path}: {error.strerror or error}. Set "
                     "`storage` to a folder that you can write to."
                 ) from None
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(file):
                 file.close()
                 raise JournalError(
                     f"Another process is running the sweep in {self.folder}. Wait for it, stop "

@@ -1,7 +1,10 @@
+import fcntl
 import json
 import multiprocessing
 import os
 import signal
+import threading
+import time
 
 import pytest
 
@@ -66,6 +69,27 @@ def test_a_second_writer_is_refused(tmp_path):
     with Journal(tmp_path), pytest.raises(JournalError, match="Another process is running"):
         Journal(tmp_path)
     Journal(tmp_path).close()
+
+
+def test_whoever_only_looks_is_no_second_writer(tmp_path):
+    """`report`, `ui` and `runs` lock a journal for a moment to see whether it is being written."""
+    journal = tmp_path / "journal.jsonl"
+    journal.touch()
+    with journal.open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        unlock = threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN))
+        unlock.start()
+        with Journal(tmp_path) as opened:
+            assert opened.append("sweep_opened")["n"] == 0
+        unlock.join()
+
+
+def test_a_second_writer_is_refused_at_once(tmp_path):
+    with Journal(tmp_path):
+        began = time.monotonic()
+        with pytest.raises(JournalError, match="Another process is running"):
+            Journal(tmp_path)
+        assert time.monotonic() - began < 5
 
 
 def _write_and_die(folder):
