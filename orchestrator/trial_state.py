@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,9 @@ from orchestrator.methods import LaplaceRetention
 
 _STATE_FILE = "trial.json"
 """Written last: a folder that has it is a whole checkpoint."""
+_FORMER = ".old"
+_TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
+"""What a folder that is to be renamed gets where another one stands in its new place."""
 
 
 @dataclass(frozen=True)
@@ -96,35 +102,56 @@ def read_state(folder: Path) -> TrialState:
 def keep_checkpoint(fresh: Path, kept: Path) -> None:
     """Put a whole checkpoint in the place of the one before.
 
+    Two processes may do so at a time: a member that was taken for lost goes on for a while beside
+    the one that has its trials now. Either's checkpoint is one to go on from.
+
     Args:
         fresh: The new one, complete.
-        kept: Its place; at every moment it, or the former beside it, is a whole checkpoint.
+        kept: Its place; at every moment it, or a former one beside it, is a whole checkpoint.
+
+    Raises:
+        OSError: If the disk refuses it.
     """
-    former = _former(kept)
-    shutil.rmtree(former, ignore_errors=True)
-    if kept.is_dir():
-        kept.replace(former)
-    fresh.replace(kept)
-    shutil.rmtree(former, ignore_errors=True)
+    former = kept.with_name(f"{kept.name}.{uuid.uuid4().hex[:8]}{_FORMER}")
+    placed = False
+    while not placed:
+        with suppress(FileNotFoundError):  # it is the first, or another process has just moved it
+            kept.replace(former)
+        try:
+            fresh.replace(kept)
+            placed = True
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def found_checkpoint(kept: Path) -> Path | None:
     """Find a trial's last checkpoint.
 
     Args:
-        kept: Its place. Where a crash left none there, the former is put back.
+        kept: Its place. Where a crash left none there, a former one is put back.
 
     Returns:
         `kept`, or None where the trial has none.
+
+    Raises:
+        OSError: If the disk refuses to put it back.
     """
-    former = _former(kept)
-    if not kept.is_dir() and (former / _STATE_FILE).is_file():
-        former.replace(kept)
-    return kept if (kept / _STATE_FILE).is_file() else None
+    if not kept.is_dir():
+        former = [path for path in kept.parent.glob(f"{kept.name}*{_FORMER}") if _is_whole(path)]
+        latest = max(former, key=lambda path: (path / _STATE_FILE).stat().st_mtime, default=None)
+        try:
+            if latest is not None:
+                latest.replace(kept)
+        except OSError as error:  # another process may have put one there, or be about to
+            if error.errno not in {*_TAKEN, errno.ENOENT}:
+                raise
+    return kept if _is_whole(kept) else None
 
 
-def _former(kept: Path) -> Path:
-    return kept.with_name("checkpoint.old")
+def _is_whole(folder: Path) -> bool:
+    return (folder / _STATE_FILE).is_file()
 
 
 def fresh_state(sequence: TaskSequence) -> TrialState:

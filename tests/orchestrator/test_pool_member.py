@@ -363,5 +363,40 @@ def test_a_crash_while_it_is_replaced_leaves_a_whole_one(tmp_path, monkeypatch, 
     assert (kept / "trial.json").read_text() == "first"
 
 
+def put_checkpoints(folder, name, count):
+    for number in range(count):
+        fresh = checkpoint(folder / f"checkpoint.{name}.new", f"{name}{number}")
+        keep_checkpoint(fresh, folder / "checkpoint")
+
+
+@pytest.mark.parametrize("step", range(2))
+def test_two_processes_may_put_theirs_in_one_place(tmp_path, monkeypatch, step):
+    """One is overtaken by the other, whole, before its first or second renaming."""
+    kept = tmp_path / "checkpoint"
+    put_checkpoints(tmp_path, "first", 1)
+    fresh = checkpoint(tmp_path / "checkpoint.new", "second")
+    replace, calls = type(kept).replace, []
+
+    def overtaken(self, target):
+        calls.append(self)
+        if len(calls) == 1 + step:
+            monkeypatch.setattr(type(kept), "replace", replace)
+            put_checkpoints(tmp_path, "other", 1)
+        return replace(self, target)
+
+    monkeypatch.setattr(type(kept), "replace", overtaken)
+    keep_checkpoint(fresh, kept)
+    assert (kept / "trial.json").read_text() == "second"
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_checkpoint_that_was_left_beside_its_place_is_found(tmp_path):
+    """As an earlier version named it, too."""
+    checkpoint(tmp_path / "checkpoint.old", "whole")
+    (tmp_path / "checkpoint.5e8a41d0.old").mkdir()  # not whole
+    assert found_checkpoint(tmp_path / "checkpoint") == tmp_path / "checkpoint"
+    assert (tmp_path / "checkpoint" / "trial.json").read_text() == "whole"
+
+
 def test_no_checkpoint_is_none(tmp_path):
     assert found_checkpoint(tmp_path / "checkpoint") is None
