@@ -2,7 +2,8 @@
 
 One `Mailbox` belongs to each member, as an actor without a CPU of its own. Trials leave a job and
 read what is said of it; the member takes jobs and leaves messages; the driver says which jobs
-nobody wants any more. A job is a *lease*: it lives as long as its trial asks for news. Whatever the
+nobody wants any more. A job is a *lease*: it lives as long as its trial's process does, which
+renews it also while the trial itself waits for the driver. Whatever the
 member said is kept until the trial has gone, so that neither a trial that asks late nor a member
 that starts anew loses a word. Nothing here knows of Ray, torch or methods.
 
@@ -20,8 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEASE_SECONDS = 60.0
-"""A job whose trial has not asked for so long is dropped. Trials ask every second; a driver
-that waits for a slow MLflow server can hold them up for much longer."""
+"""A job whose trial's process has not been heard of for so long is dropped."""
+RENEW_SECONDS = 10.0
+"""How often it is heard of, whatever the trial itself does: a report waits for the driver, and that
+may wait for minutes for a slow MLflow server."""
 ABSENT_SECONDS = 90.0
 """A member that has given no sign of life for so long is passed over where another one is there:
 its node may have been lost, and may not come back. It gives one every few seconds, and needs some
@@ -136,6 +139,15 @@ class Mailbox:
         serves = self._room is not None
         waits = serves and not lease.taken and not lease.over and lease.suspicion == 0
         return {"messages": lease.messages[seen:], "known": True, "waits": waits, **told}
+
+    def renew(self, trial: str) -> None:
+        """The trial's process is there, whatever it waits for.
+
+        Args:
+            trial: Of which job; one that is not here is passed over.
+        """
+        if trial in self._leases:
+            self._leases[trial].renewed = self._clock()
 
     def present(self) -> bool:
         """Say whether the member takes jobs, or can be expected to do so soon."""

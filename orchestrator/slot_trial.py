@@ -7,14 +7,17 @@ it wherever it reports; the member of the pool does not wait for their verdict.
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from orchestrator.mailbox import RENEW_SECONDS
+
 POLL_SECONDS = 0.9
-"""How often a trial asks for news of its job, which renews its lease. At 0.4 s, eight
-trials and their mailbox were seen to take 7 of 180 core-seconds."""
+"""How often a trial asks for news of its job. At 0.4 s, eight trials and their mailbox were seen to
+take 7 of 180 core-seconds."""
 
 
 PATIENT_POLLS = 10
@@ -56,6 +59,8 @@ class _Follower:
         self._job = {"trial": self._trial, "experiment": config["experiment"]}
         self._row_0: Sequence[float | None] | None = config["row_0"]
         self._told: set[tuple[int, float]] = set()
+        self._place = 0
+        """Which mailbox has the job."""
 
     def follow(self, place: int) -> str | None:
         """Leave the job with a member, or with another one where that is lost, until it ends.
@@ -66,10 +71,35 @@ class _Follower:
         Returns:
             None once the job has ended; why no member is left, where none is.
         """
+        with self._renewed():
+            return self._follow(place)
+
+    @contextmanager
+    def _renewed(self) -> Iterator[None]:
+        """Meanwhile the lease is renewed, also while a report waits for the driver."""
+        from ray.exceptions import RayError
+
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(RENEW_SECONDS):
+                with suppress(RayError):  # the trial's own calls say what is wrong
+                    self._mailboxes[self._place].renew.remote(self._trial)
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _follow(self, place: int) -> str | None:
         from ray.exceptions import ActorUnavailableError, RayActorError
 
         gone: dict[int, str] = {}
         while True:
+            self._place = place
             try:
                 found = self._listen(place, gone)
             except ActorUnavailableError:  # a passing trouble: the job is still there

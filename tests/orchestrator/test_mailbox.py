@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import types
 
 import pytest
@@ -240,6 +241,42 @@ def test_a_trial_of_a_lost_member_goes_on_in_another_from_what_was_reported(two,
     # The lost one comes back, and is not asked for what it had.
     assert first.exchange("m1", [], 0)["drop"] == ["a"]
     assert first.exchange("m2", [], 1)["join"] == []
+
+
+def test_a_report_that_waits_for_the_driver_keeps_its_lease_and_what_was_said_meanwhile(
+    two, monkeypatch
+):
+    """A slow MLflow server holds the driver up, which holds up every trial that reports."""
+    from ray import tune
+
+    clock, handles, told = two
+    box = handles[0].box
+    step = stage({"task_index": 0, "fraction": 0.5, "row": None})
+    monkeypatch.setattr("orchestrator.slot_trial.RENEW_SECONDS", 0.01)
+    pause = threading.Event()
+
+    def report(message):
+        told.append(message)
+        if message is told[0]:
+            box.exchange("m1", [("a", DONE)], 0)  # the member goes on meanwhile, and is done
+            for _ in range(5):
+                clock.now += LEASE_SECONDS - 1
+                for _ in range(500):
+                    if box._leases["a"].renewed == clock.now:
+                        break
+                    pause.wait(0.01)
+                assert box.exchange("m1", [], 1) == {"join": [], "drop": [], "close": False}
+
+    def then():
+        if not told:
+            box.exchange("m1", [], 1)
+            box.exchange("m1", [("a", step)], 0)
+
+    monkeypatch.setattr(tune, "report", report)
+    waiting(monkeypatch, clock, then)
+    slot_trial(TRIAL, handles)
+    assert [message["kind"] for message in told] == ["stage", "finished"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "lease"]
 
 
 def test_a_trial_waits_for_its_member_where_no_other_is_alive(two, monkeypatch):
