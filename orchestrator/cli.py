@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator import display, model_use, sweep_documents
+from orchestrator import display, machine, model_use, sweep_documents
 from orchestrator.cluster import ClusterError
 from orchestrator.experiment import ExperimentError, LoadedExperiment, load_experiment
 from orchestrator.formatting import show
@@ -232,8 +232,8 @@ def plan(
 
 
 def _machine(loaded: LoadedExperiment, address: str | None) -> Any:
-    from orchestrator import doctor
     from orchestrator.plan import Machine
+    from orchestrator.preflight import free_disk
 
     storage = Path(loaded.experiment.storage).expanduser()
     if address is not None:
@@ -244,12 +244,12 @@ def _machine(loaded: LoadedExperiment, address: str | None) -> Any:
         return Machine(cpus, gpus, memory=None, disk=None, here=False)
     import torch
 
-    memory = doctor.memory()
+    here = machine.memory()
     return Machine(
-        cpus=doctor.usable_cores(),
+        cpus=machine.usable_cores(),
         gpus=torch.cuda.device_count(),
-        memory=memory[1] if memory else None,
-        disk=doctor.free_disk(storage),
+        memory=here[1] if here else None,
+        disk=free_disk(storage),
     )
 
 
@@ -316,6 +316,8 @@ def _run(
     )
     if as_json:
         _print_json(sweep_documents.outcome_document(outcome.lines, outcome.folder))
+    if outcome.complaint:
+        _stop(outcome.complaint, FAILED)
     view = SweepView.of(outcome.lines)
     if not any(trial.state == "COMPLETE" for trial in view.trials):
         _stop(_nothing_completed(view), FAILED)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,17 @@ from typing import Any
 import psutil
 
 from orchestrator.experiment import Experiment, ResourceSpec, possible_values
+from orchestrator.foreign_settings import (
+    RAY_ADDRESS,
+    RAY_GCS_PORT,
+    changed,
+    ray_folder,
+    spare_loopback,
+    temporary_holds_sockets,
+    token_without_home,
+    without_redirects,
+)
+from orchestrator.machine import usable_cores
 
 HEAD_SHARE = 0.001
 """Of the head node's own resource that a trial's (idle) driver function holds: it runs there."""
@@ -25,6 +38,10 @@ class ClusterError(RuntimeError):
     """The cluster cannot run what was asked; the message holds the arithmetic."""
 
 
+_LOCAL = "127.0.0.1"
+_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+_TOO_SLOW = ("timed out", "timeout", "did not start", "failed to start", "in time")
+"""Words in what Ray says when its processes were too slow for it."""
 LEAVE_SECONDS = 5.0
 """How long a process of a local Ray may take to end once Ray has been shut down."""
 
@@ -166,43 +183,39 @@ def largest_resources(experiment: Experiment) -> ResourceSpec:
     )
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: those of its affinity, within its control group's quota."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control group, or no quota ("max")
-        return cores
-
-
 def process_environment() -> dict[str, str]:
-    """Settings of Ray that our processes rely on; what the user has set wins."""
+    """Settings of Ray for our processes, as the user has set them where that changes no result."""
+    needed = {
+        # The workers of trials and members are written for this version of Ray Train.
+        "RAY_TRAIN_V2_ENABLED": "1",
+        # Our journal is the record; Ray's CSV, JSON and TensorBoard files would repeat it.
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        # The gain is known after whole tasks only, and the base has none.
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        # A report is told to the driver when it is made.
+        "TUNE_RESULT_BUFFER_LENGTH": "1",
+    }
     defaults = {
         # Results are polled this often; two seconds would stall trials that report often.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-        # Our journal is the record; Ray's CSV, JSON and TensorBoard files would repeat it.
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         # Tune's own snapshots are not used to resume: the journal is.
         "TUNE_GLOBAL_CHECKPOINT_S": "3600",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        # The gain is known after whole tasks only, and the base has none.
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
         "RAY_DEDUP_LOGS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return {key: os.environ.get(key, value) for key, value in defaults.items()}
+    return {key: os.environ.get(key, value) for key, value in defaults.items()} | needed
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Mapping[str, float]]:
     """Start a local Ray, or join a running cluster; give its resources; leave nothing behind.
+
+    What the environment says of other clusters is not followed, save for the address "auto".
 
     Args:
         address: Address of a running cluster ("auto", host:port, ray://...); None starts a local
@@ -220,57 +233,240 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
     os.environ.update(environment)
     # Tune warns about result files that we do not want; errors still come through.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    if address is None:
-        # A local Ray asks its clients for a token of their own accord; that needs no warning.
-        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield _resources()
+        return
+    with changed(without_redirects(address)):
+        started = _started_local(environment) if address is None else _joined(address, environment)
+        with started as gcs_address, changed({RAY_ADDRESS: gcs_address}):
+            yield _resources()
+
+
+def _resources() -> dict[str, float]:
+    import ray
+
+    return {str(name): float(amount) for name, amount in ray.cluster_resources().items()}
+
+
+@contextmanager
+def _started_local(environment: Mapping[str, str]) -> Iterator[str]:
+    """A Ray of our own, on loopback; all of its processes end with it.
+
+    Args:
+        environment: For every process of trials.
+
+    Yields:
+        Its address.
+
+    Raises:
+        ClusterError: If it cannot be started.
+    """
+    import ray
+
+    # A local Ray asks its clients for a token of their own accord; that needs no warning.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    spare_loopback()
+    # Known beforehand, so that Ray's own helpers ask this Ray when another runs on the machine.
+    port = _free_port()
+    options, settings = _of_our_own(port, environment)
+    before = set(psutil.Process().children())
+    try:
+        with token_without_home(), changed(settings):
+            try:
+                _init(options)
+            except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
+                raise ClusterError(_not_started(error)) from None
+            yield str(options["runtime_env"]["env_vars"][RAY_ADDRESS])
+    finally:
+        # A worker process can outlive its cluster (seen once in some sixty trials), and a cluster
+        # that could not be started leaves the processes that could.
+        with _uninterrupted():
+            ours = with_descendants(_made_by_ray(before))
+            ray.shutdown()
+            end(ours)
+
+
+def _of_our_own(
+    port: int, environment: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """How a Ray of our own is started.
+
+    Args:
+        port: Where it is to answer.
+        environment: For every process of trials.
+
+    Returns:
+        What `ray.init` is told, and what Ray's own programs have in their environment.
+
+    Raises:
+        ClusterError: If there is no folder for it.
+    """
+    try:
+        folder = ray_folder().path
+    except OSError as error:
+        raise ClusterError(no_ray_folder(error)) from None
+    settings: dict[str, str | None] = {
+        RAY_GCS_PORT: str(port),
         # This machine is not taken away on notice; the watcher is one more process per trial.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    already = ray.is_initialized()
-    if not already:
-        runtime_env: dict[str, Any] = {"env_vars": environment}
-        options: dict[str, Any] = {
-            "log_to_driver": False,
-            "configure_logging": False,
-            "runtime_env": runtime_env,
-        }
-        if address is None:
-            options |= {
-                "num_cpus": usable_cores(),
-                "include_dashboard": True,  # Ray's own cleaner of placement groups asks it
-                "dashboard_host": "127.0.0.1",
-                "_node_ip_address": "127.0.0.1",
-            }
-        else:
-            runtime_env["py_modules"] = [str(path) for path in package_folders()]
-            options["address"] = address
-        on_sigterm = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(**options)
-        except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
-            # For one when an overloaded machine is slow to start its processes.
-            why = " ".join(str(error).split())[:300].rstrip(".")
-            if address is None:
-                raise ClusterError(
-                    f"Ray could not be started on this machine: {why}. Give the same command again "
-                    "when the machine is less busy; `orchestrate doctor` says what is missing."
-                ) from None
-            raise ClusterError(
-                f"No Ray cluster could be reached at {address}: {why}. Start one with `ray up "
-                "cluster.yaml` or `ray start --head`, or leave `--address` out."
-            ) from None
+        _WATCHER: os.environ.get(_WATCHER, "0"),
+    }
+    of_trials = {**environment, RAY_ADDRESS: f"{_LOCAL}:{port}"}
+    if not temporary_holds_sockets():
+        # Ray's own programs make sockets there; what trials keep there may be large.
+        settings["TMPDIR"] = str(folder.parent)
+        of_trials["TMPDIR"] = tempfile.gettempdir()
+    options = {
+        "address": "local",
+        "num_cpus": usable_cores(),
+        "include_dashboard": True,  # Ray's own cleaner of placement groups asks it
+        "dashboard_host": _LOCAL,
+        "_node_ip_address": _LOCAL,
+        "_temp_dir": str(folder),
+        "runtime_env": {"env_vars": of_trials},
+        "_skip_env_hook": True,
+    }
+    return options, settings
+
+
+@contextmanager
+def _joined(address: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """A driver of a running cluster.
+
+    Args:
+        address: The cluster's.
+        environment: For every process of trials.
+
+    Yields:
+        The address that its own processes know.
+
+    Raises:
+        ClusterError: If nobody answers there.
+    """
+    import ray
+
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"{address} is the address of a dashboard, which takes jobs (`ray job submit`). For "
+            "`--address` give that of the cluster itself, HOST:6379 as `ray start` prints it, or "
+            "`auto` on one of its nodes."
+        )
+    packages = [str(path) for path in package_folders()]
+    options: dict[str, Any] = {
+        "address": address,
+        "runtime_env": {"env_vars": environment, "py_modules": packages},
+    }
+    try:
+        _init(options)
+    except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
+        named = os.environ.get(RAY_ADDRESS) if address == "auto" else None
+        place = address if named is None else f"{address} ({RAY_ADDRESS}={named})"
+        raise ClusterError(
+            f"No Ray cluster could be reached at {place}: {_said(error)}. Start one with `ray up "
+            "cluster.yaml` or `ray start --head`, or leave `--address` out."
+        ) from None
+    try:
+        yield ray.get_runtime_context().gcs_address
+    finally:
+        with _uninterrupted():
+            ray.shutdown()
+
+
+def _init(options: dict[str, Any]) -> None:
+    """Call `ray.init`, quietly, and leave SIGTERM as it was."""
+    import ray
+
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(log_to_driver=False, configure_logging=False, **options)
+    finally:
         if threading.current_thread() is threading.main_thread():
             # Ray ends its driver at once on SIGTERM; ours has things to leave in order.
             signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield {str(name): float(amount) for name, amount in ray.cluster_resources().items()}
-    finally:
-        if not already:
-            # A worker process can outlive its cluster (seen once in some sixty trials); on this
-            # machine every one of them descends from us.
-            with _uninterrupted():
-                ours = psutil.Process().children(recursive=True) if address is None else []
-                ray.shutdown()
-                _end(ours)
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
+
+
+def _not_started(error: BaseException) -> str:
+    why = _said(error)
+    slow = any(word in why.lower() for word in _TOO_SLOW)
+    cure = "Give the same command again when the machine is less busy; " if slow else ""
+    return (
+        f"Ray could not be started on this machine: {why}. {cure}`orchestrate doctor` says what is "
+        "missing."
+    )
+
+
+def no_ray_folder(error: OSError) -> str:
+    """What is wrong where no folder can hold the sockets of a Ray of our own.
+
+    Args:
+        error: Of `ray_folder`.
+
+    Returns:
+        One message, with the cure.
+    """
+    return (
+        f"Ray finds no folder for its sockets: {error}. Set RAY_TMPDIR to a folder with a short "
+        "path that you can write to, for example /tmp."
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_LOCAL, 0))
+        return int(probe.getsockname()[1])
+
+
+def _made_by_ray(before: Set[psutil.Process]) -> list[psutil.Process]:
+    """Our child processes that Ray has started: the roots of everything that belongs to it.
+
+    Args:
+        before: Our child processes before Ray was started.
+
+    Returns:
+        Those since then that run one of Ray's own programs.
+    """
+    import ray
+
+    programs = str(Path(ray.__file__).parent)
+    made: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child not in before and any(programs in word for word in child.cmdline()):
+                made.append(child)
+    return made
+
+
+def with_descendants(roots: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Some processes and all that descend from them, as they are now.
+
+    Args:
+        roots: Some of which may have ended.
+
+    Returns:
+        Each once.
+    """
+    found: dict[psutil.Process, None] = {}
+    for root in roots:
+        found[root] = None
+        with suppress(psutil.NoSuchProcess):
+            found.update(dict.fromkeys(root.children(recursive=True)))
+    return list(found)
+
+
+def end(processes: Sequence[psutil.Process]) -> None:
+    """Give processes a few seconds to end by themselves, then end those that do not.
+
+    Args:
+        processes: Exactly those that are to end.
+    """
+    _, left = psutil.wait_procs(processes, timeout=LEAVE_SECONDS)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=LEAVE_SECONDS)
 
 
 @contextmanager
@@ -329,31 +525,35 @@ def _uninterrupted() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end(processes: Sequence[psutil.Process]) -> None:
-    """Give Ray's processes a few seconds to end by themselves, then end those that do not."""
-    ray_made = [process for process in processes if _is_rays(process)]
-    _, left = psutil.wait_procs(ray_made, timeout=LEAVE_SECONDS)
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=LEAVE_SECONDS)
-
-
-def _is_rays(process: psutil.Process) -> bool:
-    try:
-        return any("ray" in Path(word).name or "/ray/" in word for word in process.cmdline()[:3])
-    except psutil.Error:
-        return False
-
-
 def package_folders() -> list[Path]:
     """The two packages, for shipping to the nodes of a cluster."""
     here = Path(__file__).resolve().parent
     return [here, here.parent / "curlora"]
 
 
+def check_driver(address: str | None) -> None:
+    """Refuse a cluster to which this process is only a client.
+
+    Args:
+        address: As it was given; None: whatever Ray this process is connected to, if any.
+
+    Raises:
+        ClusterError: If the address is one of Ray Client's, or was when Ray was connected.
+    """
+    from ray.util.client import ray as client
+
+    if not (address or "").startswith("ray://") and not client.is_connected():
+        return
+    raise ClusterError(
+        "A sweep cannot be driven through Ray Client (`ray://`): Ray Tune would move its driver to "
+        "the cluster, away from its journal and its storage. Give the command on a node of the "
+        "cluster, with `--address auto`: `ray attach cluster.yaml` opens a shell on the head, and "
+        "`ray job submit` runs a command there."
+    )
+
+
 def check_storage(folder: Path) -> None:
-    """Prove that every node of the cluster can write to the sweep's storage.
+    """Prove that every other node of the cluster can write to the sweep's storage.
 
     Args:
         folder: The sweep's folder.
@@ -365,8 +565,9 @@ def check_storage(folder: Path) -> None:
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
+    own = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != own]
+    if not nodes:
         return
 
     @ray.remote(num_cpus=0, max_retries=0)
@@ -407,25 +608,40 @@ _SERVICES = ("_AutoscalingCoordinatorActor",)
 class Leftovers:
     """What a sweep left on the cluster."""
 
-    actors: tuple[str, ...]
-    placement_groups: tuple[str, ...]
+    actors: tuple[str, ...] = ()
+    placement_groups: tuple[str, ...] = ()
+    unknown: str = ""
+    """Why it could not be asked; empty where it was."""
 
     def __bool__(self) -> bool:
-        """Whether anything is left."""
+        """Whether anything is known to be left."""
         return bool(self.actors or self.placement_groups)
+
+    def __str__(self) -> str:
+        """What is left, in words."""
+        named = {"actor": self.actors, "placement group": self.placement_groups}
+        return ", ".join(f"{kind} {one}" for kind, many in named.items() for one in many)
 
 
 def alive() -> Leftovers:
-    """Actors and placement groups of this driver's job that are alive now."""
+    """Actors and placement groups of this driver's job that are alive now, as the dashboard says.
+
+    Returns:
+        What there is. A cluster that was started without a dashboard cannot be asked.
+    """
     import ray
     from ray.util.state import list_actors, list_placement_groups
+    from ray.util.state.exception import RayStateApiException
 
     context = ray.get_runtime_context()
     job = context.get_job_id()
     # The address is named because other Ray clusters may run on this machine.
     where: dict[str, Any] = {"address": context.gcs_address, "limit": 1000}
-    actors: list[Any] = list_actors(filters=[("job_id", "=", job)], **where)
-    groups: list[Any] = list_placement_groups(filters=[("creator_job_id", "=", job)], **where)
+    try:
+        actors: list[Any] = list_actors(filters=[("job_id", "=", job)], **where)
+        groups: list[Any] = list_placement_groups(filters=[("creator_job_id", "=", job)], **where)
+    except (RayStateApiException, ValueError, RuntimeError, OSError) as error:
+        return Leftovers(unknown=f"{_said(error)} (Ray's dashboard answers such questions)")
     return Leftovers(
         tuple(
             f"{actor.class_name} {actor.actor_id[:8]}"

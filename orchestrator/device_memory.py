@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import psutil
 
+from orchestrator.machine import memory
+
 MARGIN = 1.25
 """What a pass was seen to need is kept free this many times: lengths differ."""
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_CGROUP = Path("/proc/self/cgroup")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -51,7 +51,8 @@ class DeviceMemory:
             free, _ = torch.cuda.mem_get_info(self._device)
             held = torch.cuda.memory_reserved(self._device)
             return int(free + held - torch.cuda.memory_allocated(self._device))
-        return min(int(psutil.virtual_memory().available), _left_in_group())
+        found = memory()
+        return found[1] if found is not None else int(psutil.virtual_memory().available)
 
     def holds(self, size: int, tokens: int = 0) -> bool:
         """Say whether so many bytes fit beside what a pass needs.
@@ -106,28 +107,3 @@ class DeviceMemory:
 def _resident(name: str) -> int:
     found = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
-
-
-def _left_in_group() -> int:
-    """Bytes left to this process's control groups (version 2); a great many without a limit."""
-    try:
-        own = _OWN_CGROUP.read_text(encoding="utf-8").strip().rpartition("::")[2]
-    except OSError:  # not Linux
-        return 1 << 62
-    # A limit of any group above counts; where only a part of the tree is mounted, its root's.
-    path = PurePosixPath(own)
-    groups = [_CGROUPS / str(part).strip("/") for part in (path, *path.parents)]
-    return min(map(_left_in, {*groups, _CGROUPS}))
-
-
-def _left_in(group: Path) -> int:
-    try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):  # no such group, or its limit is "max"
-        return 1 << 62
-    # Files that were read stay in memory and count as used, but go when memory is wanted.
-    counts = dict(line.split() for line in lines)
-    cached = int(counts.get("active_file", 0)) + int(counts.get("inactive_file", 0))
-    return max(0, limit - used + cached)

@@ -21,8 +21,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cluster import usable_cores
+from orchestrator.cluster import no_ray_folder
 from orchestrator.communication_op import BUILD_SECONDS, forgotten_lock, op_folder
+from orchestrator.foreign_settings import ray_folder, set_aside
+from orchestrator.machine import memory, shared_memory, usable_cores
 from orchestrator.preflight import existing_folder, free_disk, probe_storage
 
 Status = Literal["PASS", "WARN", "FAIL"]
@@ -32,10 +34,13 @@ MINIMUM_PYTHON = (3, 11)
 BUILD_CODE = "from orchestrator.engine import build_communication_op as b; b()"
 """Builds the op in a process of its own: DeepSpeed prints while it is imported and compiles."""
 
+MIB = 2**20
 GIB = 2**30
 ENOUGH_MEMORY = 4 * GIB
 ENOUGH_DISK = 10 * GIB
 ENOUGH_SHARED_MEMORY = 2 * GIB
+WORKER_SHARED_MEMORY = 66 * MIB
+"""Two buffers of 32 MiB and two of 1 MiB, which DeepSpeed's communication op makes on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,9 @@ def examine(storage: Path, *, build: bool = False) -> list[Check]:
         check_cores,
         check_memory,
         check_shared_memory,
+        check_ray_folder,
+        check_environment,
+        check_caches,
         lambda: check_writable(storage),
         lambda: check_disk(storage),
     ]
@@ -312,39 +320,6 @@ def check_cores() -> Check:
     return Check("Cores", "PASS", f"{cores}")
 
 
-def memory() -> tuple[int, int] | None:
-    """Total and available memory in bytes, None where Linux does not tell.
-
-    Returns:
-        The machine's, or the control group's where that is less.
-    """
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    kilobytes = {name: int(rest.split()[0]) for name, rest in (x.split(":", 1) for x in lines)}
-    total, available = kilobytes["MemTotal"] * 1024, kilobytes["MemAvailable"] * 1024
-    for limit_file, used_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        limit, used = _read_count(limit_file), _read_count(used_file)
-        if limit is not None and limit < total:
-            return limit, min(available, max(0, limit - (used or 0)))
-    return total, available
-
-
-def _read_count(path: str) -> int | None:
-    try:
-        text = Path(path).read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
 def check_memory() -> Check:
     """Memory that is free now."""
     found = memory()
@@ -364,21 +339,80 @@ def check_memory() -> Check:
 
 
 def check_shared_memory() -> Check:
-    """Ray's object store lives in /dev/shm."""
-    folder = Path("/dev/shm")
-    if not folder.is_dir():
-        return Check("/dev/shm", "WARN", "missing", "Ray will keep its objects on disk, slowly.")
-    free = shutil.disk_usage(folder).free
+    """Ray's object store and the exchange between DeepSpeed's workers live in /dev/shm."""
+    name = "/dev/shm"
+    free = shared_memory()
+    if free is None:
+        return Check(name, "WARN", "missing", "Ray will keep its objects on disk, slowly.")
     text = f"{free / GIB:.1f} GiB free"
-    if free < ENOUGH_SHARED_MEMORY:
+    cure = "In a container, raise it (`docker run --shm-size=4g`)"
+    if free < WORKER_SHARED_MEMORY:
         return Check(
-            "/dev/shm",
+            name,
             "WARN",
-            text,
-            "In a container, raise it (`docker run --shm-size=4g`); else Ray keeps its objects on "
-            "disk, slowly.",
+            f"{free / MIB:.0f} MiB free",
+            f"A worker of the executor `train` on the CPU takes up to "
+            f"{WORKER_SHARED_MEMORY // MIB} MiB of it and may die without. {cure}.",
         )
-    return Check("/dev/shm", "PASS", text)
+    if free < ENOUGH_SHARED_MEMORY:
+        return Check(name, "WARN", text, f"{cure}; else Ray keeps its objects on disk, slowly.")
+    return Check(name, "PASS", text)
+
+
+def check_ray_folder() -> Check:
+    """Where a Ray of our own keeps its sockets and logs."""
+    name = "Ray's folder"
+    try:
+        folder = ray_folder()
+    except OSError as error:
+        return Check(name, "FAIL", "none is usable", no_ray_folder(error))
+    if folder.refused:
+        return Check(
+            name,
+            "WARN",
+            f"{folder.path}: {folder.refused}",
+            "Nothing needs to be done, if there is room for Ray's logs. To choose another, set "
+            "RAY_TMPDIR to a folder with a short path.",
+        )
+    return Check(name, "PASS", str(folder.path))
+
+
+def check_environment() -> Check:
+    """Settings of other programs that a sweep on this machine does not follow."""
+    name = "Environment"
+    found = set_aside()
+    if not found:
+        return Check(name, "PASS", "nothing that leads to another Ray")
+    return Check(
+        name,
+        "PASS",
+        f"{', '.join(found)}: not followed by a sweep on this machine; `--address` joins a cluster",
+    )
+
+
+def check_caches() -> Check:
+    """Whether models and data of the hub can be kept in its cache."""
+    name = "Hub cache"
+    folder = hub_cache()
+    existing = existing_folder(folder)
+    if os.access(existing, os.W_OK | os.X_OK):
+        return Check(name, "PASS", str(folder))
+    return Check(
+        name,
+        "WARN",
+        f"{folder} cannot be written",
+        "Models and data of the hub cannot be downloaded; those in folders need no cache. Set "
+        "HF_HOME to a folder that you can write to.",
+    )
+
+
+def hub_cache() -> Path:
+    """Where the hub's client keeps what it has downloaded, as it finds it itself."""
+    home = os.environ.get("HF_HOME")
+    if not home:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        home = str(Path(cache) / "huggingface")
+    return Path(os.path.expandvars(home)).expanduser()
 
 
 def check_writable(storage: Path) -> Check:

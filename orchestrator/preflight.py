@@ -25,9 +25,17 @@ from orchestrator.base_facts import (
     local_folder,
     model_type,
 )
-from orchestrator.cluster import ClusterError, largest_resources, required_fit, usable_cores
+from orchestrator.cluster import (
+    ClusterError,
+    check_driver,
+    largest_resources,
+    no_ray_folder,
+    required_fit,
+)
 from orchestrator.communication_op import forgotten_lock
 from orchestrator.experiment import Experiment, LoadedExperiment, ModelSpec, reachable
+from orchestrator.foreign_settings import ray_folder
+from orchestrator.machine import usable_cores
 from orchestrator.method_facts import (
     Targets,
     is_target,
@@ -85,6 +93,11 @@ def check(loaded: LoadedExperiment, storage: Path, *, trials: int, address: str 
     cpus, gpus = (None, None) if address is not None else own_devices(loaded.experiment)
     means = Means(cpus, gpus, free_disk(storage))
     found = problems(loaded, storage, means, trials=trials, ask_hub=True)
+    if address is not None:
+        try:
+            check_driver(address)
+        except ClusterError as error:
+            found.append(str(error))
     if len(found) == 1:
         raise PreflightError(found[0])
     if found:
@@ -289,6 +302,11 @@ def _resource_problems(experiment: Experiment, means: Means) -> Iterator[str]:
     if means.cpus is None or means.gpus is None:
         return
     wanted = largest_resources(experiment)
+    if wanted.executor != "local":
+        try:
+            ray_folder()
+        except OSError as error:
+            yield no_ray_folder(error)
     lock = forgotten_lock() if wanted.executor != "local" else None
     if lock is not None:
         yield (

@@ -25,6 +25,7 @@ from orchestrator.batches import DataError, prepare
 from orchestrator.cluster import (
     HEAD_SHARE,
     ClusterError,
+    check_driver,
     check_storage,
     connected,
     fit,
@@ -44,6 +45,7 @@ from orchestrator.driver import (
     SweepInterruptedError,
 )
 from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec
+from orchestrator.foreign_settings import set_aside
 from orchestrator.journal import (
     JOURNAL_NAME,
     Journal,
@@ -95,6 +97,8 @@ class SweepOutcome:
 
     folder: Path
     lines: list[Line]
+    complaint: str = ""
+    """What is to be mended although the sweep is finished; empty where nothing is."""
 
 
 def _own_workers(resources: ResourceSpec) -> ResourceSpec:
@@ -168,8 +172,8 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
 
     try:
         with sigterm_as_interrupt() as raise_if_interrupted, Journal(folder) as journal:
-            _open(loaded, journal, observer, options, storage, raise_if_interrupted)
-            return SweepOutcome(folder, journal.lines)
+            complaint = _open(loaded, journal, observer, options, storage, raise_if_interrupted)
+            return SweepOutcome(folder, journal.lines, complaint)
     except (
         JournalError, ClusterError, DataError, ModelError, PreflightError, ChangedSweepError,
     ) as error:  # fmt: skip
@@ -200,7 +204,7 @@ def _open(
     options: SweepOptions,
     storage: Path,
     raise_if_interrupted: Callable[[], None],
-) -> None:
+) -> str:
     for line in journal.lines:
         observer.line(line)
     if journal.lines:
@@ -218,8 +222,8 @@ def _open(
         if loaded.experiment.search is None or proposed >= wanted:
             observer.note("this sweep is finished; nothing is left to run")
             projection.finish()
-            return
-    _run(loaded, journal, observer, options, projection, retried, raise_if_interrupted)
+            return ""
+    return _run(loaded, journal, observer, options, projection, retried, raise_if_interrupted)
 
 
 def _retried(lines: Sequence[Line], options: SweepOptions) -> list[str]:
@@ -239,7 +243,7 @@ def _run(
     projection: _Projection,
     retried: Sequence[str],
     raise_if_interrupted: Callable[[], None],
-) -> None:
+) -> str:
     from orchestrator.base_model import UNKNOWN, base_sha256, load_tokenizer, tokenizer_sha256
     from orchestrator.model_registry import redacted, redacted_document
 
@@ -302,16 +306,18 @@ def _run(
     if measured is not None and BASE_TRIAL not in driver.trials:
         observer.note("the untouched base was measured on this data before")
         driver.adopt_base(StageReport.from_document(measured))
+    complaint = ""
     if driver.unfinished:
         if experiment.resources.executor == "local":
             _run_trials_locally(driver, projection, raise_if_interrupted)
         else:
-            _run_trials_on_ray(driver, options, projection)
+            complaint = _run_trials_on_ray(driver, options, projection)
     if driver.given_up and (driver.unfinished or driver.trials[BASE_TRIAL].state == "FAILED"):
         _give_up(driver, projection)
     driver.conclude()
     observer.note("writing what remains to MLflow")
     projection.finish()
+    return complaint
 
 
 def _row_0_key(experiment: Experiment, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -410,23 +416,41 @@ def _run_one_locally(driver: Driver, name: str, raise_if_interrupted: Callable[[
         )
 
 
-def _run_trials_on_ray(driver: Driver, options: SweepOptions, projection: _Projection) -> None:
-    experiment = driver.experiment
-    driver.observer.note(
-        "starting Ray on this machine" if options.address is None else "joining the Ray cluster"
-    )
+def _run_trials_on_ray(driver: Driver, options: SweepOptions, projection: _Projection) -> str:
+    """Run what is missing on Ray.
+
+    Args:
+        driver: The sweep.
+        options: How it is run.
+        projection: Its MLflow.
+
+    Returns:
+        What the sweep left on the cluster, as a complaint; empty where nothing.
+    """
+    experiment, note = driver.experiment, driver.observer.note
+    note("starting Ray on this machine" if options.address is None else "joining the Ray cluster")
+    if options.address is None and (others := set_aside()):
+        note(f"not followed without `--address`: {', '.join(others)}")
     with connected(options.address) as resources:
+        check_driver(options.address)
         check_storage(driver.journal.folder)
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         required_fit(largest_resources(experiment), cpus=cpus, gpus=gpus)
         limit = experiment.search.max_concurrent if experiment.search is not None else None
         driver.capacity = Capacity(cpus, gpus, limit or math.inf)
-        driver.observer.note(fit(experiment.resources, cpus=cpus, gpus=gpus).arithmetic)
+        note(fit(experiment.resources, cpus=cpus, gpus=gpus).arithmetic)
         driver.scheduled = options.scheduler is not None
         _fit(driver, options, projection)
         left = wait_until_clean()
-        if left:
-            raise SweepError(f"The sweep left something on the cluster: {left}.")
+    if left.unknown:
+        note(f"whether anything is left on the cluster could not be asked: {left.unknown}")
+    if not left:
+        return ""
+    return (
+        f"The sweep is finished and its verdict is recorded, but it left something on the cluster: "
+        f"{left}. It goes when this command's connection does, unless Ray was told to keep it; "
+        "`ray list actors` and `ray list placement-groups` show what is there."
+    )
 
 
 def _fit(

@@ -53,42 +53,6 @@ def test_what_a_pass_took_can_be_forgotten():
     assert (memory.seen, memory.peak) == (False, 0)
 
 
-def group(folder, limit, used, cached):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "memory.max").write_text(f"{limit}\n")
-    (folder / "memory.current").write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(
-        f"anon {used - cached}\nfile {cached}\nactive_file {cached // 4}\n"
-        f"inactive_file {cached - cached // 4}\n"
-    )
-
-
-@pytest.fixture
-def groups(tmp_path, monkeypatch):
-    """An empty tree of control groups, in which this process is in /pod/worker."""
-    from orchestrator import device_memory
-
-    own = tmp_path / "cgroup"
-    own.write_text("0::/pod/worker\n")
-    monkeypatch.setattr(device_memory, "_OWN_CGROUP", own)
-    monkeypatch.setattr(device_memory, "_CGROUPS", tmp_path / "groups")
-    return tmp_path / "groups"
-
-
-def test_files_that_were_read_leave_their_memory_free(groups):
-    group(groups / "pod" / "worker", 100 * MIB, 90 * MIB, 80 * MIB)
-    assert DeviceMemory("cpu").free() == 90 * MIB
-
-
-def test_the_narrowest_control_group_counts(groups):
-    group(groups / "pod" / "worker", "max", 40 * MIB, 0)
-    group(groups / "pod", 100 * MIB, 70 * MIB, 0)
-    group(groups, 200 * MIB, 100 * MIB, 0)
-    assert DeviceMemory("cpu").free() == 30 * MIB
-    (groups / "pod" / "memory.max").write_text("max\n")
-    assert DeviceMemory("cpu").free() == 100 * MIB
-
-
 def test_free_memory_is_some_of_this_machines():
     import psutil
 

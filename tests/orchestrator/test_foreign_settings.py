@@ -1,0 +1,319 @@
+"""What login scripts and other tools leave in the environment leads a sweep nowhere else."""
+
+import contextlib
+import os
+import stat
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator import cluster, doctor, foreign_settings, preflight
+from orchestrator.experiment import ResourceSpec, load_experiment
+from orchestrator.foreign_settings import (
+    LOOPBACK,
+    RAY_REDIRECTS,
+    changed,
+    own_mlflow,
+    ray_folder,
+    spare_loopback,
+    temporary_holds_sockets,
+    token_without_home,
+    without_redirects,
+)
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    """None of the variables is set, and what a test sets is gone after it."""
+    for name in (*RAY_REDIRECTS, "RAY_TMPDIR", "TMPDIR", "no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def temporary(monkeypatch):
+    """Makes `TMPDIR` another folder; `temporary(folder)`."""
+
+    def choose(folder):
+        monkeypatch.setenv("TMPDIR", str(folder))
+        monkeypatch.setattr(foreign_settings.tempfile, "tempdir", str(folder))
+
+    return choose
+
+
+def long_folder(tmp_path):
+    folder = Path(f"/tmp/{'long' * 25}-{os.getpid()}")
+    assert len(str(folder)) > 90
+    return folder
+
+
+# --- which Ray -----------------------------------------------------------------------------------
+
+
+def test_no_setting_of_another_ray_stands_while_ours_is_started(monkeypatch):
+    for name in RAY_REDIRECTS:
+        monkeypatch.setenv(name, "theirs")
+    with changed(without_redirects(None)):
+        assert not [name for name in RAY_REDIRECTS if name in os.environ]
+    assert all(os.environ[name] == "theirs" for name in RAY_REDIRECTS)
+
+
+@pytest.mark.parametrize(
+    ("address", "named", "stays"),
+    [
+        ("auto", "10.0.0.1:6379", True),
+        ("auto", "http://10.0.0.1:8265", False),
+        ("10.0.0.2:6379", "10.0.0.1:6379", False),
+    ],
+)
+def test_an_address_that_is_given_wins_over_the_environments(monkeypatch, address, named, stays):
+    monkeypatch.setenv("RAY_ADDRESS", named)
+    monkeypatch.setenv("RAY_NAMESPACE", "of the cluster")
+    with changed(without_redirects(address)):
+        assert ("RAY_ADDRESS" in os.environ) == stays
+        assert os.environ["RAY_NAMESPACE"] == "of the cluster"
+
+
+def test_a_ray_of_our_own_is_asked_for_by_name_and_told_to_all_of_its_processes(temporary):
+    temporary("/tmp")
+    options, settings = cluster._of_our_own(7001, {"TOKENIZERS_PARALLELISM": "false"})
+    assert options["address"] == "local"
+    assert settings["RAY_GCS_SERVER_PORT"] == "7001"
+    assert options["runtime_env"]["env_vars"] == {
+        "TOKENIZERS_PARALLELISM": "false", "RAY_ADDRESS": "127.0.0.1:7001",
+    }  # fmt: skip
+    assert options["_temp_dir"] == "/tmp/ray"
+
+
+@pytest.mark.ray
+def test_what_asks_for_the_running_ray_finds_ours(ray_cluster, monkeypatch):
+    """Ray's cleaner of placement groups does so, and removes those of whom it does not find."""
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    ours = ray.get_runtime_context().gcs_address
+    asked = ray.remote(num_cpus=0)(canonicalize_bootstrap_address_or_die)
+    assert ray.get(asked.remote(None)) == ours
+    assert canonicalize_bootstrap_address_or_die(None) == ours
+
+
+def test_settings_that_results_rest_on_are_not_the_users_to_change(monkeypatch):
+    needed = {
+        "RAY_TRAIN_V2_ENABLED": "1", "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_RESULT_BUFFER_LENGTH": "1",
+    }  # fmt: skip
+    for name in needed:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")
+    found = cluster.process_environment()
+    assert {name: found[name] for name in needed} == needed
+    assert found["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "900"
+
+
+def test_the_address_of_a_dashboard_is_told_as_such():
+    with (
+        pytest.raises(cluster.ClusterError, match=r"dashboard.*HOST:6379"),
+        cluster.connected("http://127.0.0.1:8265"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("said", "busy"),
+    [
+        ("The current node timed out during startup", True),
+        ("AF_UNIX path length cannot exceed 107 bytes", False),
+        ("When connecting to an existing cluster, num_cpus must not be provided", False),
+    ],
+)
+def test_a_busy_machine_is_blamed_only_where_ray_was_too_slow(said, busy):
+    text = cluster._not_started(RuntimeError(said))
+    assert said in text
+    assert ("less busy" in text) == busy
+
+
+# --- where it keeps its sockets ------------------------------------------------------------------
+
+
+def test_a_long_folder_for_temporary_files_is_not_used_for_sockets(tmp_path, temporary):
+    folder = long_folder(tmp_path)
+    temporary(folder)
+    found = ray_folder()
+    assert found.path.parts[:2] == ("/", "tmp")
+    assert str(folder) in found.refused
+    assert "at most 107" in found.refused
+    assert not temporary_holds_sockets()
+    options, settings = cluster._of_our_own(1, {})
+    assert settings["TMPDIR"] == str(found.path.parent)
+    # What trials keep there may be large, and stays where the user has room for it.
+    assert options["runtime_env"]["env_vars"]["TMPDIR"] == str(folder)
+    check = doctor.check_ray_folder()
+    assert (check.status, "107" in check.found, "RAY_TMPDIR" in check.mend) == ("WARN", True, True)
+
+
+def test_a_folder_of_rays_own_wins_over_that_for_temporary_files(tmp_path, temporary, monkeypatch):
+    temporary(long_folder(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    assert ray_folder() == foreign_settings.RayFolder(Path("/tmp/ray"))
+
+
+def test_without_any_folder_preflight_and_doctor_say_so(monkeypatch, experiment_file):
+    monkeypatch.setattr(foreign_settings, "_unusable", lambda folder: "cannot be written")
+    check = doctor.check_ray_folder()
+    assert (check.status, "RAY_TMPDIR" in check.mend) == ("FAIL", True)
+    loaded = load_experiment(experiment_file(resources={"executor": "train"}))
+    means = preflight.Means(cpus=8, gpus=0, room=None)
+    found = list(preflight._resource_problems(loaded.experiment, means))
+    assert any("Ray finds no folder for its sockets: /tmp/ray cannot" in text for text in found)
+
+
+def test_choosing_a_folder_makes_none(temporary):
+    folder = Path(f"/tmp/short-{os.getpid()}")
+    folder.mkdir()
+    try:
+        temporary(folder)
+        assert ray_folder().path == folder / "ray"
+        assert not list(folder.iterdir())
+    finally:
+        folder.rmdir()
+
+
+# --- a token without a home ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_token(monkeypatch):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_where_the_home_folder_keeps_nothing_ray_gets_a_token_of_its_own(monkeypatch, no_token):
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    with token_without_home():
+        file = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+        assert len(file.read_text()) == 64
+        assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+    assert not file.exists()
+
+
+def test_where_it_can_be_kept_the_token_is_rays_own(monkeypatch, no_token, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with token_without_home():
+        assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+
+
+# --- proxies and MLflow --------------------------------------------------------------------------
+
+
+def test_this_machine_is_never_asked_through_a_proxy(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "intranet")
+    spare_loopback()
+    assert all(urllib.request.proxy_bypass(host) for host in (*LOOPBACK[:2], "intranet"))
+    assert not urllib.request.proxy_bypass("huggingface.co")
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
+    once = os.environ["no_proxy"]
+    spare_loopback()
+    assert os.environ["no_proxy"] == once
+
+
+def test_a_server_of_ours_has_the_stores_that_it_is_given():
+    reach = {"MLFLOW_TRACKING_TOKEN": "t", "MLFLOW_S3_ENDPOINT_URL": "http://minio", "PATH": "/bin"}
+    lead = {
+        "MLFLOW_TRACKING_URI": "http://theirs", "MLFLOW_REGISTRY_STORE_URI": "sqlite:///theirs.db",
+        "MLFLOW_STATIC_PREFIX": "/mlflow", "MLFLOW_HOST": "0.0.0.0", "MLFLOW_ACTIVE_MODEL_ID": "m",
+        "MLFLOW_ARTIFACTS_ONLY": "true", "_MLFLOW_SERVER_FILE_STORE": "x", "MLFLOW_RUN_ID": "r",
+    }  # fmt: skip
+    assert own_mlflow(reach | lead) == reach
+
+
+# --- what is left of a Ray ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting():
+    """Starts processes that wait, with words in their commands and a child each, if wanted."""
+    started = []
+
+    def start(*words, child=False):
+        code = "import subprocess, sys, time\n"
+        if child:
+            code += "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        code += "print(1, flush=True); time.sleep(600)"
+        process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        started.append((process, cluster.with_descendants([psutil.Process(process.pid)])))
+        return started[-1][1]
+
+    yield start
+    for process, family in started:
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def ended(family):
+    return not psutil.wait_procs(family, timeout=10)[1]
+
+
+def running(family):
+    return all(one.status() == psutil.STATUS_SLEEPING for one in family)
+
+
+@pytest.fixture
+def rays_programs():
+    import ray
+
+    return str(Path(ray.__file__).parent)
+
+
+def test_only_what_ray_has_started_is_ended(monkeypatch, waiting, rays_programs):
+    monkeypatch.setattr(cluster, "LEAVE_SECONDS", 0.2)
+    earlier = waiting(f"{rays_programs}/a_ray_of_somebody_else.py")
+    before = set(psutil.Process().children())
+    array = waiting("array_worker.py", child=True)
+    venv = waiting("/home/me/ray/venv/bin/python")
+    raylet = waiting(f"{rays_programs}/core/src/ray/raylet", child=True)
+    assert len(array) == len(raylet) == 2
+    cluster.end(cluster.with_descendants(cluster._made_by_ray(before)))
+    assert ended(raylet)
+    assert running([*earlier, *array, *venv])
+
+
+def test_a_ray_that_does_not_start_leaves_no_process(monkeypatch, waiting, rays_programs):
+    import ray
+
+    started = []
+
+    def init(**options):
+        started.extend(waiting(f"{rays_programs}/dashboard/dashboard.py", child=True))
+        raise RuntimeError("Failed to start the dashboard")
+
+    monkeypatch.setattr(cluster, "LEAVE_SECONDS", 0.2)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with (
+        pytest.raises(cluster.ClusterError, match="Failed to start the dashboard"),
+        cluster.connected(None),
+    ):
+        pass
+    assert len(started) == 2
+    assert ended(started)
+
+
+def test_resources_of_a_sweep_need_no_ray_when_it_runs_in_this_process(
+    experiment_file, monkeypatch
+):
+    monkeypatch.setattr(foreign_settings, "_unusable", lambda folder: "cannot be written")
+    loaded = load_experiment(experiment_file(resources=ResourceSpec(executor="local").model_dump()))
+    means = preflight.Means(cpus=8, gpus=0, room=None)
+    assert not list(preflight._resource_problems(loaded.experiment, means))
