@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.foreign_settings import own_mlflow
 from orchestrator.journal import Line, is_being_written
 from orchestrator.report import PAGE, REPORT_FOLDER, write_report
 from orchestrator.sweep_view import SweepView
@@ -103,7 +104,7 @@ def mlflow_pages(uri: str, port: int, storage: Path) -> Iterator[str]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
-    environment = os.environ | {
+    environment = own_mlflow(os.environ) | {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for judges of chats; five more processes
     }

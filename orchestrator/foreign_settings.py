@@ -197,15 +197,18 @@ def _hosts(lists: Iterator[str]) -> Sequence[str]:
 # --- MLflow --------------------------------------------------------------------------------------
 
 _MLFLOW_KEPT = (
+    # How a server or a store is reached.
     "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
     "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_INSECURE_TLS",
     "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH",
     "MLFLOW_HTTP_", "MLFLOW_S3_", "MLFLOW_GCS_", "MLFLOW_BOTO_", "MLFLOW_MYSQL_",
-    "MLFLOW_KERBEROS_",
-    "MLFLOW_SQLALCHEMYSTORE_", "MLFLOW_ARTIFACT_UPLOAD_", "MLFLOW_MULTIPART_",
+    "MLFLOW_KERBEROS_", "MLFLOW_SQLALCHEMYSTORE_", "MLFLOW_ARTIFACT_UPLOAD_", "MLFLOW_MULTIPART_",
     "MLFLOW_ENABLE_MULTIPART_", "MLFLOW_ENABLE_PROXY_MULTIPART_",
+    # What MLflow does besides.
+    "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "MLFLOW_UV_AUTO_DETECT",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "MLFLOW_LOGGING_LEVEL",
 )  # fmt: skip
-"""How the beginning of a variable reads that says how to reach a server or a store, not which."""
+"""The beginnings of variables that say how MLflow works, not what and where it records."""
 
 
 def own_mlflow(environment: Mapping[str, str]) -> dict[str, str]:

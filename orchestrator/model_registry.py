@@ -33,6 +33,7 @@ from urllib.request import getproxies, proxy_bypass
 from pydantic import ValidationError
 
 from orchestrator.experiment import Experiment, ExperimentError
+from orchestrator.foreign_settings import changed, mlflow_redirects, spare_loopback
 from orchestrator.journal import JOURNAL_NAME, Line
 from orchestrator.tasks import (
     ClassificationTask,
@@ -127,6 +128,8 @@ def redacted_document(value: Any) -> Any:
 def mlflow_errors(uri: str, sweep_folder: Path | None = None) -> Iterator[None]:
     """Turn whatever MLflow, its database or the network raises into one `TrackingError`.
 
+    Meanwhile the environment names no other store, run or model that MLflow would record into.
+
     Args:
         uri: Where MLflow records; shown without credentials.
         sweep_folder: The sweep whose journal is safe whatever happens here, if there is one.
@@ -138,7 +141,8 @@ def mlflow_errors(uri: str, sweep_folder: Path | None = None) -> Iterator[None]:
         TrackingError: If the body failed on MLflow.
     """
     try:
-        yield
+        with changed(mlflow_redirects()):
+            yield
     except _failures() as error:
         safe = (
             f" Nothing is lost: {sweep_folder / JOURNAL_NAME} holds everything, and the same "
@@ -190,6 +194,7 @@ def connect(uri: str) -> MlflowClient:
             "and servers only. Leave it out (SQLite in `storage`), or write sqlite:///FILE or "
             "http://HOST:PORT."
         )
+    spare_loopback()
     for name, value in {**_QUIET, **_HTTP_BOUNDS}.items():
         os.environ.setdefault(name, value)
     # Not left to the user: MLflow prints the address of every run that ends, credentials included.

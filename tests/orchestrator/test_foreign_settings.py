@@ -229,6 +229,7 @@ def test_a_server_of_ours_has_the_stores_that_it_is_given():
         "MLFLOW_TRACKING_URI": "http://theirs", "MLFLOW_REGISTRY_STORE_URI": "sqlite:///theirs.db",
         "MLFLOW_STATIC_PREFIX": "/mlflow", "MLFLOW_HOST": "0.0.0.0", "MLFLOW_ACTIVE_MODEL_ID": "m",
         "MLFLOW_ARTIFACTS_ONLY": "true", "_MLFLOW_SERVER_FILE_STORE": "x", "MLFLOW_RUN_ID": "r",
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
     }  # fmt: skip
     assert own_mlflow(reach | lead) == reach
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -248,6 +249,25 @@ def test_artifacts_hold_the_matrix_and_what_made_it(sweep_folder: Path) -> None:
     assert parent_files["experiment.yaml"] == "name: demo\n"
     assert json.loads(parent_files["provenance.json"])["code"]["commit"] == "abc"
     assert (sweep_folder.parent / "mlartifacts" / "demo").is_dir()
+
+
+def test_what_another_tool_has_set_leads_no_run_and_no_model_elsewhere(
+    sweep_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = {
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "MLFLOW_REGISTRY_URI": "http://127.0.0.1:1",
+        "MLFLOW_EXPERIMENT_ID": "77", "MLFLOW_EXPERIMENT_NAME": "theirs", "MLFLOW_RUN_ID": "f" * 32,
+        "MLFLOW_ACTIVE_MODEL_ID": "m-123",
+        "MLFLOW_WORKSPACE": "team",
+    }  # fmt: skip
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    project(sweep_folder, whole_story())
+    assert {name: os.environ[name] for name in theirs} == theirs, "theirs again, when we are done"
+    for name in theirs:
+        monkeypatch.delenv(name)
+    assert set(runs_of(sweep_folder)) == {"sweep", "base", "t001", "t002", "t003"}
+    assert [str(model.status) for model in models_of(sweep_folder)] == ["READY"]
 
 
 def test_replaying_the_whole_journal_changes_nothing(sweep_folder: Path) -> None:
