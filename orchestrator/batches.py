@@ -33,7 +33,7 @@ from orchestrator.experiment import (
     fingerprint,
     possible_methods,
 )
-from orchestrator.sources import DataError, Row, read_split, source_sha256
+from orchestrator.sources import DataError, Row, naming_file, read_split, source_sha256
 from orchestrator.splits import Splits, split_rows, text_digest
 from orchestrator.tasks import (
     ClassificationTask,
@@ -130,9 +130,13 @@ def prepare(
             continue
         if note is not None:
             note(f"tokenising {name}")
-        tasks[name] = prepare_task(spec, tokenizer, loaded.experiment.data, **manner)
+        with naming_file(loaded.task_files.get(name)):
+            tasks[name] = prepare_task(spec, tokenizer, loaded.experiment.data, **manner)
         if cache is not None and key is not None:
             cache.write("task", key, task_as_document(tasks[name]))
+    for name in loaded.experiment.tasks:
+        if note is not None and "head_only" in tasks[name].facts:
+            note(f"{name}: the control head-only {tasks[name].facts['head_only']}")
     return PreparedData(
         tasks=tasks,
         hashes={name: _fingerprint_task(task) for name, task in tasks.items()},
@@ -255,17 +259,25 @@ def prepare_task(
     }
     if isinstance(spec, LanguageModellingTask):
         return _prepare_text(spec, splits, tokenizer, limits, max_length, rows, facts)
-    train_rows = _first_by_hash(spec, splits.train, rows)
-    validation_rows = _first_by_hash(spec, splits.validation, limits.validation_examples)
-    test_rows = _first_by_hash(spec, splits.test, limits.test_examples)
+    train_rows = _in_hash_order(spec, splits.train, rows)
+    validation_rows = _in_hash_order(spec, splits.validation, limits.validation_examples)
+    test_rows = _in_hash_order(spec, splits.test, limits.test_examples)
     facts |= {"rows_left_out": splits.left_out, "rows_incomplete": splits.incomplete}
 
     def encode(rows: Sequence[Row]) -> list[Question | Writing]:
         if isinstance(spec, GenerationTask):
             return [encode_writing(spec, row, tokenizer, max_length) for row in rows]
-        return [encode_question(spec, row, tokenizer, max_length) for row in rows]
+        asked = [encode_question(spec, row, tokenizer, max_length) for row in rows]
+        return [question for question in asked if question.is_answerable]
 
     train, validation, test = encode(train_rows), encode(validation_rows), encode(test_rows)
+    given = len(train_rows) + len(validation_rows) + len(test_rows)
+    facts["rows_alike"] = given - len(train) - len(validation) - len(test)
+    if not validation or (train_rows and not train):
+        raise DataError(
+            f"Task {spec.name!r}: in each row the right choice reads like another one, as text or "
+            "to this tokenizer, so nothing is asked. Write the choices apart."
+        )
     everything = [*train, *validation]
     longest = [_longest(item) for item in everything]
     facts |= {
@@ -285,6 +297,8 @@ def prepare_task(
         labels = tuple(spec.label_values)
         # The majority class is learnt from train where there is one: a fair rival may not peek.
         counts = Counter(q.answer for q in train or validation if isinstance(q, Question))
+        if train and len(counts) == 1:
+            facts["head_only"] = _one_label(spec, labels[next(iter(counts))], len(train))
         majority = max(counts, key=lambda answer: (counts[answer], -answer))
         facts |= {
             "majority": sum(q.answer == majority for q in questions) / len(questions),
@@ -302,6 +316,29 @@ def prepare_task(
         labels=labels,
         facts=facts,
     )
+
+
+def _one_label(spec: ClassificationTask, label: str, count: int) -> str:
+    """Why there will be no head-only control, in words.
+
+    Args:
+        spec: The task.
+        label: The only label.
+        count: Training rows.
+
+    Returns:
+        The words.
+
+    Raises:
+        DataError: If what the task learns would be compared with that control.
+    """
+    if spec.head == "linear":
+        raise DataError(
+            f"Task {spec.name!r}: the {count} training rows that are used all have the label "
+            f"{label!r}. A linear head is compared with one on the frozen base (head-only), which "
+            "cannot be fitted to one label. Bring rows of another, or raise `data.train_examples`."
+        )
+    return f"cannot be fitted: the {count} training rows that are used all have the label {label!r}"
 
 
 def _longest(item: Question | Writing) -> int:
@@ -359,10 +396,10 @@ def _enough(rows: int | None, max_length: int) -> int | None:
     return None if rows is None else rows * max_length
 
 
-def _first_by_hash(task: TaskSpec, rows: Sequence[Row], limit: int | None) -> list[Row]:
-    """The first rows in an order fixed by their text: the same ones whatever the file's order."""
-    if limit is None or limit >= len(rows):
-        return list(rows)
+def _in_hash_order(task: TaskSpec, rows: Sequence[Row], limit: int | None) -> list[Row]:
+    """Rows in an order fixed by their text, the first of them where there is a limit."""
+    # The order of a file, sorted by label for example, shall decide neither which rows are learnt
+    # nor which are looked at first at a rung or by a control.
     return sorted(rows, key=lambda row: text_digest(row_text(task, row), "sample"))[:limit]
 
 

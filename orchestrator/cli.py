@@ -414,12 +414,14 @@ def tasks_check(
     """Show a task's prompts, splits, labels and what looks wrong, before anything is trained."""
     _check_data_root(data_root)
     from orchestrator import task_check
-    from orchestrator.sources import at_data_root
+    from orchestrator.sources import at_data_root, naming_file
     from orchestrator.tasks import find_task_file, load_task
 
-    spec = at_data_root(load_task(find_task_file(task, list(_TASK_FOLDERS))), data_root)
+    file = find_task_file(task, list(_TASK_FOLDERS))
+    spec = at_data_root(load_task(file), data_root)
     tokenizer, max_length = _tokenizer(model, data_root)
-    checked = task_check.check_task(spec, tokenizer, max_length)
+    with naming_file(file):
+        checked = task_check.check_task(spec, tokenizer, max_length)
     if as_json:
         _print_json(task_check.as_document(checked))
     else:

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
 """Raised when what is computed from the same key changes."""
 
 

@@ -1,11 +1,14 @@
 """From a row to token ids: rendered prompts, chat templates, and what is shortened to fit.
 
 Prompt and continuation are tokenised together and cut where the prompt ends, so that the
-continuation's tokens are those that the model would see in running text.
+continuation's tokens are those that the model would see in running text. Continuations that could
+not be told apart, or not told from their prompt, are never passed on: what a task file can mend is
+refused, and what lies in single rows of choices is put right (`encode_question`).
 """
 
 from __future__ import annotations
 
+import itertools
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +63,11 @@ class Question:
     """The task whose linear head answers; None: the model's own output layer."""
     shortened: bool = False
     """Whether the prompt did not fit."""
+
+    @property
+    def is_answerable(self) -> bool:
+        """Whether no other continuation reads like the right one."""
+        return self.continuations.count(self.continuations[self.answer]) == 1
 
 
 @dataclass(frozen=True)
@@ -240,6 +248,11 @@ def _column(task: TaskSpec, row: Row, name: str) -> Any:
 def encode_question(task: ChoiceTask, row: Row, tokenizer: Any, max_length: int) -> Question:
     """A row of a classification or multiple-choice task as token ids.
 
+    No continuation of the result begins another: of two such, the shorter would be the likelier
+    whatever the model knows. Label words like that are refused. In a row of choices like that each
+    choice is closed by the end of the text, which then is learnt and scored with it. Where the
+    tokenizer joins the end of the prompt to a choice, the choices begin with what is joined.
+
     Args:
         task: The task.
         row: One row with canonical column names.
@@ -247,10 +260,12 @@ def encode_question(task: ChoiceTask, row: Row, tokenizer: Any, max_length: int)
         max_length: Tokens of prompt and longest continuation together.
 
     Returns:
-        The question; see `fitted_prompt` for prompts that do not fit.
+        The question; see `fitted_prompt` for prompts that do not fit. Equal choices stay equal:
+        see `Question.is_answerable`.
 
     Raises:
-        DataError: If the row's answer is not among its alternatives, or these do not fit.
+        DataError: If the row's answer is not among its alternatives, if these do not fit, or if
+            label words begin one another or are joined to the prompt.
     """
     texts = continuation_texts(task, row)
     answer = right_answer(task, row, len(texts))
@@ -261,18 +276,18 @@ def encode_question(task: ChoiceTask, row: Row, tokenizer: Any, max_length: int)
             prompt, tuple((i,) for i in labels), tuple(1 for _ in labels), answer,
             head=task.name, shortened=not whole,
         )  # fmt: skip
-    tails = _tails(task, row, tokenizer, texts)
+    tails, joined = _told_apart(task, row, tokenizer, texts)
     room = max_length - max(len(tail) for tail in tails)
     if room < 1:
         raise DataError(
             f"Task {task.name!r}: a continuation takes {max_length - room} tokens, which leaves no "
             f"room for a prompt in `training.max_length` {max_length}. Raise it."
         )
-    shown, prompt, whole = fitted_prompt(task, row, tokenizer, room)
+    shown, prompt, whole = fitted_prompt(task, row, tokenizer, room + joined)
     if not whole:
-        tails = _tails(task, shown, tokenizer, texts)
+        tails, joined = _told_apart(task, shown, tokenizer, texts)
     return Question(
-        prompt=prompt[-room:],
+        prompt=prompt[: len(prompt) - joined][-room:],
         continuations=tuple(tails),
         lengths=tuple(len(text.strip().encode()) for text in texts),
         answer=answer,
@@ -280,18 +295,148 @@ def encode_question(task: ChoiceTask, row: Row, tokenizer: Any, max_length: int)
     )
 
 
-def _tails(task: PromptedTask, row: Row, tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
-    """The tokens that each text adds to a row's prompt."""
+def _told_apart(
+    task: ChoiceTask, row: Row, tokenizer: Any, texts: Sequence[str]
+) -> tuple[list[Tokens], int]:
+    """The tokens of each text, none the beginning of another; see `_tails`."""
+    tails, joined = _tails(task, row, tokenizer, texts)
+    if is_estimate(tokenizer):
+        return tails, joined
+    if isinstance(task, ClassificationTask):
+        begun = _begins_another(tails)
+        if begun is not None:
+            raise DataError(_not_told_apart(task, texts, tails, begun))
+        return tails, joined
+    # Choices that are equal are one choice here: what becomes of such a row is decided elsewhere.
+    different = list(dict.fromkeys(tails))
+    begun = _begins_another(different)
+    if begun is None:
+        return tails, joined
+    end = tokenizer.eos_token_id
+    if end is None:
+        shorter, longer = (texts[tails.index(different[index])] for index in begun)
+        raise DataError(
+            f"Task {task.name!r}: the choice {shorter!r} of a row is how {longer!r} begins, so an "
+            "end of the text must be scored with them, and the model's tokenizer has none "
+            "(`eos_token`). Give it one, or leave such rows out."
+        )
+    return [(*tail, int(end)) for tail in tails], joined
+
+
+def _begins_another(tails: Sequence[Tokens]) -> tuple[int, int] | None:
+    """Indices of a text and of one that begins with it (or equals it); None where there is none."""
+    # In order, whatever begins with a text follows it at once.
+    order = sorted(range(len(tails)), key=lambda index: tails[index])
+    for one, next_one in itertools.pairwise(order):
+        if tails[next_one][: len(tails[one])] == tails[one]:
+            return one, next_one
+    return None
+
+
+def _not_told_apart(
+    task: ClassificationTask, texts: Sequence[str], tails: Sequence[Tokens], begun: tuple[int, int]
+) -> str:
+    shorter, longer = (texts[index] for index in begun)
+    how = (
+        f"the label words {shorter!r} and {longer!r} are the same tokens to this tokenizer, so the "
+        "second could never be the answer"
+        if tails[begun[0]] == tails[begun[1]]
+        else f"the label word {shorter!r} is how {longer!r} begins, so the longer one can never be "
+        "likelier and could never be the answer"
+    )
+    return (
+        f"Task {task.name!r}: {how}. Change `labels` so that no label word begins another, or let "
+        "a linear head answer (`head: linear`)."
+    )
+
+
+def words_that_begin_others(task: ClassificationTask) -> list[tuple[str, str]]:
+    """Pairs of label words of which the first is how the second begins, as letters.
+
+    Args:
+        task: The task.
+
+    Returns:
+        The pairs. Whether they begin alike as tokens, which is what counts, a tokenizer says.
+    """
+    order = sorted(task.words)
+    return [(one, other) for one, other in itertools.pairwise(order) if other.startswith(one)]
+
+
+def is_estimate(tokenizer: Any) -> bool:
+    """Whether a tokenizer only stands in for the model's, so that its tokens say nothing exact."""
+    return bool(getattr(tokenizer, "is_estimate", False))
+
+
+def _tails(
+    task: PromptedTask, row: Row, tokenizer: Any, texts: Sequence[str]
+) -> tuple[list[Tokens], int]:
+    """The tokens that each text adds to a row's prompt.
+
+    Args:
+        task: The task.
+        row: The row.
+        tokenizer: A Hugging Face tokenizer.
+        texts: What may follow the prompt.
+
+    Returns:
+        The tokens of each, and how many tokens at the prompt's end they begin with because the
+        tokenizer writes the two together otherwise than the prompt alone (mostly 0).
+
+    Raises:
+        DataError: If a text adds nothing, or is joined to a prompt where the task file, or nothing,
+            can put that right.
+    """
     text = rendered_prompt(task, row, tokenizer)
     prompt = _encode(task, tokenizer, text)
-    tails = [_encode(task, tokenizer, text + tail)[len(prompt) :] for tail in texts]
-    for tail, words in zip(tails, texts, strict=True):
-        if not tail:
+    wholes = [_encode(task, tokenizer, text + tail) for tail in texts]
+    for whole, words in zip(wholes, texts, strict=True):
+        if whole == prompt[: len(whole)]:
             raise DataError(
                 f"Task {task.name!r}: the continuation {words!r} adds no token to its prompt. "
                 "Give it at least one word of its own."
             )
-    return tails
+    shared = [_shared(prompt, whole) for whole in wholes]
+    kept = min(shared)
+    if kept < len(prompt) and not is_estimate(tokenizer):
+        joined = [t for t, length in zip(texts, shared, strict=True) if length < len(prompt)]
+        if kept == 0 or not _may_be_joined(task):
+            raise DataError(_joined(task, text, joined))
+    return [whole[kept:] for whole in wholes], len(prompt) - kept
+
+
+def _shared(one: Tokens, other: Tokens) -> int:
+    """How many tokens two texts have in common at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _may_be_joined(task: PromptedTask) -> bool:
+    """Whether what follows a prompt may begin with the prompt's last tokens."""
+    # What the task file can mend is to be mended there: whoever asks an exported model sends the
+    # prompt as text, and the model would never have seen a text that goes on from those tokens.
+    if isinstance(task, GenerationTask):
+        return False  # the prompt alone must be how the learnt text begins
+    if task.template == "chat":
+        return True
+    return isinstance(task, MultipleChoiceTask) and not task.prompt.endswith((" ", "\t"))
+
+
+def _joined(task: PromptedTask, text: str, joined: Sequence[str]) -> str:
+    shown = " and ".join(repr(words[:40]) for words in joined[:2])
+    cure = (
+        "End `prompt` without a space and begin what follows it with one"
+        if text[-1:].isspace()
+        else "End `prompt` in a fixed word or mark, such as 'Answer:', and begin what follows it "
+        "with a space"
+    )
+    if task.template == "chat":
+        cure = "Use `template: raw`, with a prompt that ends in a fixed word or mark"
+    return (
+        f"Task {task.name!r}: the tokenizer joins the end of the prompt, {text[-12:]!r}, to the "
+        f"beginning of {shown}, so the prompt's tokens are not those that the answer follows in "
+        f"running text. {cure}."
+    )
 
 
 def encode_writing(task: GenerationTask, row: Row, tokenizer: Any, max_length: int) -> Writing:
@@ -308,17 +453,17 @@ def encode_writing(task: GenerationTask, row: Row, tokenizer: Any, max_length: i
         The prompt and its reference.
 
     Raises:
-        DataError: If the row has no reference.
+        DataError: If the row has no reference, or the tokenizer joins it to the prompt.
     """
     texts = continuation_texts(task, row)
     ending = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
-    target = (*_tails(task, row, tokenizer, texts)[0], *ending)
+    target = (*_tails(task, row, tokenizer, texts)[0][0], *ending)
     longest = max_length - max(1, max_length // SHORTEST_PROMPT)
     shown, prompt, whole = fitted_prompt(
         task, row, tokenizer, max_length - min(len(target), longest)
     )
     if not whole:
-        target = (*_tails(task, shown, tokenizer, texts)[0], *ending)
+        target = (*_tails(task, shown, tokenizer, texts)[0][0], *ending)
     reference = str(_column(task, row, task.target_column)).strip()
     return Writing(
         prompt, target[:longest], reference, shortened=not whole or len(target) > longest

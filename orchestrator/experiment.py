@@ -1187,6 +1187,8 @@ class LoadedExperiment(BaseModel):
     """The YAML as the user wrote it."""
     origin: str
     """The file's path."""
+    task_files: dict[str, str] = {}
+    """The file of each task, by the name used in the experiment."""
 
 
 def load_experiment(path: Path, data_root: Path | None = None) -> LoadedExperiment:
@@ -1219,10 +1221,9 @@ def load_experiment(path: Path, data_root: Path | None = None) -> LoadedExperime
     except ExperimentError as error:
         raise ExperimentError(f"{path}: {error}") from None
     folders = [path.parent / "tasks", path.parent, Path("experiments/tasks")]
-    tasks = {
-        name: at_data_root(task, data_root)
-        for name, task in _load_tasks((*experiment.tasks, *experiment.probes), folders).items()
-    }
+    names = (*experiment.tasks, *experiment.probes)
+    files = {name: find_task_file(name, folders) for name in names}
+    tasks = {n: at_data_root(task, data_root) for n, task in _load_tasks(files).items()}
     tasks = {
         name: _with_head(experiment, task, learnt=name in experiment.tasks, path=path)
         for name, task in tasks.items()
@@ -1230,13 +1231,16 @@ def load_experiment(path: Path, data_root: Path | None = None) -> LoadedExperime
     _check_measured(experiment, tasks, path)
     _check_heads(experiment, tasks, path)
     return LoadedExperiment(
-        experiment=experiment, tasks=tasks, text=path.read_text(encoding="utf-8"), origin=str(path)
+        experiment=experiment,
+        tasks=tasks,
+        text=path.read_text(encoding="utf-8"),
+        origin=str(path),
+        task_files={name: str(file) for name, file in files.items()},
     )
 
 
-def _load_tasks(names: Sequence[str], folders: list[Path]) -> dict[str, TaskSpec]:
-    """The task files of some names, each of which must call its task otherwise."""
-    files = {name: find_task_file(name, folders) for name in names}
+def _load_tasks(files: Mapping[str, Path]) -> dict[str, TaskSpec]:
+    """The tasks of some files, each of which must call its task otherwise."""
     tasks = {name: load_task(file) for name, file in files.items()}
     by_name: dict[str, Path] = {}
     for name, task in tasks.items():

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from orchestrator.batches import PreparedTask, Scored
-from orchestrator.encoding import Question
+from orchestrator.encoding import Example, Question
 from orchestrator.evaluation import Score
 
 PENALTY = 1.0
 """Of half the squared weights, beside the sum of the examples' losses."""
 MOST_EXAMPLES = 4096
-"""Training examples used at most; more of them hardly change a linear head."""
+"""Training examples used at most, each label of the task among them; more of them hardly change a
+linear head."""
 
 
 def head_only(task: PreparedTask, hidden_states: Callable[[Sequence[Scored]], Any]) -> Score:
@@ -32,9 +33,13 @@ def head_only(task: PreparedTask, hidden_states: Callable[[Sequence[Scored]], An
         hidden_states: Gives the last hidden state of each row, float32 (rows, hidden).
 
     Returns:
-        The score; NaN, with no examples, when the training split has only one label.
+        The score; NaN, with no examples, when the training split has only one label (which is said
+        when the data are prepared).
+
+    Raises:
+        FloatingPointError: If a hidden state is not finite.
     """
-    examples = [example for example in task.train if example.label is not None][:MOST_EXAMPLES]
+    examples = _chosen([example for example in task.train if example.label is not None])
     labels = [int(example.label or 0) for example in examples]
     if len(set(labels)) < 2:
         return Score(float("nan"))
@@ -42,6 +47,11 @@ def head_only(task: PreparedTask, hidden_states: Callable[[Sequence[Scored]], An
     prompts = [example.tokens[: example.scored_from] for example in examples]
     prompts += [question.prompt for question in questions]
     features = hidden_states([Scored(p, ((len(p) - 1, 0),)) for p in prompts]).double()
+    if not bool(torch.isfinite(features).all()):
+        raise FloatingPointError(
+            f"The base's hidden states on the task {task.name!r} are not finite, so no head can be "
+            "fitted to them. Try `training.precision: fp32`, or another base."
+        )
     seen, unseen = features[: len(examples)], features[len(examples) :]
     weight, bias, mean, scale = fit(seen, torch.tensor(labels), len(task.labels))
     guesses = (((unseen - mean) / scale) @ weight.T + bias).argmax(dim=1).tolist()
@@ -50,6 +60,17 @@ def head_only(task: PreparedTask, hidden_states: Callable[[Sequence[Scored]], An
     )
     accuracy = sum(right) / len(right)
     return Score(accuracy, {"accuracy": accuracy, "examples": float(len(examples))}, right)
+
+
+def _chosen(examples: Sequence[Example]) -> list[Example]:
+    """The first examples, whose order is by hash, and the first of each label that is rarer."""
+    first, rest = list(examples[:MOST_EXAMPLES]), examples[MOST_EXAMPLES:]
+    seen = {example.label for example in first}
+    for example in rest:
+        if example.label not in seen:
+            seen.add(example.label)
+            first.append(example)
+    return first
 
 
 def fit(

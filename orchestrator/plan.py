@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from orchestrator.base_facts import (
     local_folder,
 )
 from orchestrator.cluster import fit, pool_members
+from orchestrator.encoding import is_estimate, words_that_begin_others
 from orchestrator.experiment import (
     Experiment,
     LoadedExperiment,
@@ -39,7 +41,7 @@ from orchestrator.experiment import (
 from orchestrator.method_facts import AdapterFacts, MethodFacts, method_facts, storage_bytes
 from orchestrator.packing import packing_refuses, trial_refuses
 from orchestrator.preflight import Means, problems
-from orchestrator.tasks import GenerationTask
+from orchestrator.tasks import ClassificationTask, GenerationTask
 
 if TYPE_CHECKING:
     from orchestrator.batches import PreparedTask
@@ -174,7 +176,7 @@ def make_plan(
     """
     experiment = loaded.experiment
     tokenizer, tokens_from = _tokenizer(experiment.model)
-    tasks, epochs = _task_facts(loaded, tokenizer)
+    tasks, controls, epochs = _task_facts(loaded, tokenizer)
     base = base_facts(experiment.model)
     examples = sum(task.train_examples for task in tasks)
     mean = sum(task.train_tokens for task in tasks) / max(1, examples)
@@ -224,6 +226,7 @@ def make_plan(
         warnings=[],
     )
     plan.warnings.extend(_warnings(plan, experiment))
+    plan.warnings.extend(_task_warnings(loaded, controls, exact=not is_estimate(tokenizer)))
     return plan
 
 
@@ -264,21 +267,31 @@ def _limited(experiment: Experiment, at_once: int, trials: int) -> int:
 class ByteTokenizer:
     """Stands in for a tokenizer that is not here: pieces of words of at most six characters.
 
-    A token id is the piece's number of bytes, which is all that a plan needs.
+    A token id tells the piece from others, and its number of bytes.
     """
 
     bos_token_id = None
     eos_token_id = None
+    chat_template = "a message on each line"
+    is_estimate = True
 
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
         """Cut a text into pieces; `add_special_tokens` is there because tokenizers take it."""
         del add_special_tokens
-        pieces = re.findall(r"\s?\S{1,6}|\s", text)
-        return {"input_ids": [len(piece.encode()) for piece in pieces]}
+        pieces = [piece.encode() for piece in re.findall(r"\s?\S{1,6}|\s", text)]
+        return {"input_ids": [len(piece) + 32 * zlib.crc32(piece) for piece in pieces]}
 
     def decode(self, tokens: Sequence[int]) -> str:
         """A text of as many bytes as the tokens stand for."""
-        return "x" * sum(tokens)
+        return "x" * sum(token % 32 for token in tokens)
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        """The messages with about as many marks as chat templates have."""
+        del tokenize
+        said = "".join(f"<{m['role']}>\n{m['content']}\n" for m in messages)
+        return said + "<assistant>\n" * add_generation_prompt
 
 
 def _tokenizer(model: ModelSpec) -> tuple[Any, str]:
@@ -296,7 +309,9 @@ def _tokenizer(model: ModelSpec) -> tuple[Any, str]:
         return ByteTokenizer(), missing
 
 
-def _task_facts(loaded: LoadedExperiment, tokenizer: Any) -> tuple[list[TaskFacts], int]:
+def _task_facts(
+    loaded: LoadedExperiment, tokenizer: Any
+) -> tuple[list[TaskFacts], dict[str, dict[str, Any]], int]:
     from orchestrator.batches import prepare
 
     epochs = int(_largest(loaded.experiment, "training.epochs", loaded.experiment.training.epochs))
@@ -305,7 +320,7 @@ def _task_facts(loaded: LoadedExperiment, tokenizer: Any) -> tuple[list[TaskFact
         _facts_of(name, prepared.tasks[name], loaded.experiment, epochs)
         for name in (*loaded.experiment.tasks, *loaded.experiment.probes)
     ]
-    return facts, epochs
+    return facts, prepared.controls, epochs
 
 
 def _facts_of(name: str, task: PreparedTask, experiment: Experiment, epochs: int) -> TaskFacts:
@@ -535,6 +550,26 @@ def _warnings(plan: Plan, experiment: Experiment) -> list[str]:
             " or `training.max_length`, or raise `resources.cpus_per_worker` so that fewer trials "
             "run at a time."
         )
+    return found
+
+
+def _task_warnings(
+    loaded: LoadedExperiment, controls: Mapping[str, Mapping[str, Any]], *, exact: bool
+) -> list[str]:
+    """Controls that there will not be, and label words that only a tokenizer can tell apart."""
+    found = [
+        f"Task {name!r}: the control head-only {controls[name]['head_only']}."
+        for name in loaded.experiment.tasks
+        if "head_only" in controls[name]
+    ]
+    for name, task in loaded.tasks.items():
+        if exact or not isinstance(task, ClassificationTask) or task.head == "linear":
+            continue
+        found += [
+            f"Task {name!r}: the label word {word!r} is how {other!r} begins. If it is so to the "
+            "model's tokenizer, which is not on this machine, a sweep is refused: change `labels`."
+            for word, other in words_that_begin_others(task)
+        ]
     return found
 
 

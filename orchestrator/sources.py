@@ -44,6 +44,24 @@ _SHARD = re.compile(
 )
 
 
+@contextmanager
+def naming_file(file: Path | str | None) -> Iterator[None]:
+    """Within it, what is wrong with a task's data names the task's file.
+
+    Args:
+        file: The task file; None when it is not known.
+
+    Raises:
+        DataError: What was raised within it, with the file's name before it.
+    """
+    try:
+        yield
+    except DataError as error:
+        if file is None or str(file) in str(error):
+            raise
+        raise DataError(f"{file}: {error}") from None
+
+
 # --- one split -----------------------------------------------------------------------------------
 
 

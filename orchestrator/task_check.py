@@ -22,9 +22,13 @@ from rich.text import Text
 from orchestrator.encoding import (
     PromptedTask,
     continuation_texts,
+    encode_prompt,
+    encode_question,
+    encode_writing,
     rendered_prompt,
     right_answer,
     row_text,
+    words_that_begin_others,
 )
 from orchestrator.formatting import count, show
 from orchestrator.row_values import answer_column, label_value, question_columns
@@ -47,6 +51,10 @@ IMBALANCED = 0.9
 """Share of the commonest label from which on a constant guess is hard to beat."""
 ROWS_TOKENISED = 1000
 """Rows of a split whose tokens are counted, chosen by hash."""
+ROWS_ENCODED = 100
+"""Rows of a split that are encoded as for a sweep, with every continuation."""
+ANY_LENGTH = 1 << 30
+"""Tokens that no row has."""
 LABELS_SHOWN = 12
 _SPLITS = ("train", "validation", "test")
 
@@ -307,6 +315,8 @@ def _warnings(
             yield from _about_words(task, tokenizer)
     if isinstance(task, GenerationTask):
         yield from _about_references(task, splits, tokenizer)
+    if tokenizer is not None:
+        yield from _about_tokens(task, splits, tokenizer)
     tokens = [part.tokens for part in facts.values() if part.tokens is not None]
     over = sum(lengths.over_limit or 0 for lengths in tokens)
     looked_at = sum(lengths.rows for lengths in tokens)
@@ -427,6 +437,41 @@ def _about_labels(facts: Mapping[str, SplitFacts]) -> Iterable[str]:
             )
 
 
+def _about_tokens(task: PromptedTask, splits: Splits, tokenizer: Any) -> Iterable[str]:
+    """What only tokens show; what a sweep would refuse is refused."""
+    rows = [
+        row for name in _SPLITS for row in _first_by_hash(task, getattr(splits, name), ROWS_ENCODED)
+    ]
+    if isinstance(task, GenerationTask):
+        for row in rows:
+            encode_writing(task, row, tokenizer, ANY_LENGTH)
+        return
+    questions = [encode_question(task, row, tokenizer, ANY_LENGTH) for row in rows]
+    if not isinstance(task, MultipleChoiceTask):
+        return
+    of = f"of {len(rows)} rows looked at"
+    end = tokenizer.eos_token_id
+    closed = sum(all(tail[-1] == end for tail in q.continuations) for q in questions)
+    if closed:
+        yield (
+            f"{closed} {of} have a choice that is how another one begins: each choice of such a "
+            "row is learnt and scored with an end of the text"
+        )
+    alike = sum(not question.is_answerable for question in questions)
+    if alike:
+        yield (
+            f"{alike} {of} have a choice that reads like the right one, as text or to this "
+            "tokenizer: such rows are left out"
+        )
+    prompts = [encode_prompt(task, row, tokenizer, ANY_LENGTH) for row in rows]
+    joined = sum(len(q.prompt) < len(p) for q, p in zip(questions, prompts, strict=True))
+    if joined:
+        yield (
+            f"in {joined} {of} the tokenizer joins the end of the prompt to a choice: the choices "
+            "of such a row begin with what is joined"
+        )
+
+
 def _about_words(task: ClassificationTask, tokenizer: Any) -> Iterable[str]:
     words = [word.lstrip() for word in task.words] if task.template == "chat" else task.words
     if tokenizer is None:
@@ -434,6 +479,11 @@ def _about_words(task: ClassificationTask, tokenizer: Any) -> Iterable[str]:
         same = _sharing(first)
         if same:
             yield f"label words begin with the same word: {same}"
+        for word, other in words_that_begin_others(task):
+            yield (
+                f"the label word {word!r} is how {other!r} begins: if it is so in tokens too, the "
+                "task is refused, as the longer one could never be the answer; --model tells"
+            )
         return
     tokens = {word: list(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in words}
     same = _sharing({word: ids[:1] for word, ids in tokens.items()})

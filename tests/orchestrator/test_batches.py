@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ class Words:
 
     def decode(self, tokens):
         return " ".join("x" * token for token in tokens)
+
+
+class DifferentWords(Words):
+    """The same with different token ids for different words."""
+
+    def __call__(self, text, add_special_tokens=True):
+        return {"input_ids": [zlib.crc32(word.encode()) for word in text.split()]}
 
 
 def task(**fields):
@@ -188,12 +196,30 @@ def test_null_labels_leave_rows_out_and_equal_words_are_one_label():
 def test_limits_choose_the_same_rows_whatever_their_order(tiny_tasks):
     spec = load_task(find_task_file("mood", [tiny_tasks / "tasks"]))
     limits = DataLimits(train_examples=10, validation_examples=5)
-    prepared = b.prepare_task(spec, Words(), limits, max_length=64, learnt=True)
+    prepared = b.prepare_task(spec, DifferentWords(), limits, max_length=64, learnt=True)
     assert (len(prepared.train), len(prepared.validation)) == (10, 5)
-    found = b.split_rows(spec, lambda name: b.read_split(spec.data, name))
-    reverse = b.Splits(found.train[::-1], found.validation, found.test, {}, 0, 0)
-    chosen = b._first_by_hash(spec, reverse.train, 10)
-    assert chosen == b._first_by_hash(spec, found.train, 10)
+    whole = b.prepare_task(spec, DifferentWords(), DataLimits(), max_length=64, learnt=True)
+    assert whole.train[:10] == prepared.train
+    assert whole.validation[:5] == prepared.validation
+
+
+def test_without_limits_the_order_of_a_file_changes_nothing(tiny_tasks, monkeypatch):
+    """A validation file sorted by label would give the rungs one label only."""
+    spec = load_task(find_task_file("mood", [tiny_tasks / "tasks"]))
+    limits = DataLimits(validation_examples=None, test_examples=None)
+    read = b.read_split
+    prepared = []
+    for order in (False, True):
+        monkeypatch.setattr(
+            b, "read_split",
+            lambda data, name, order=order: sorted(
+                read(data, name), key=lambda row: (row["label"], row["text"]), reverse=order
+            ),
+        )  # fmt: skip
+        prepared.append(b.prepare_task(spec, DifferentWords(), limits, max_length=64, learnt=True))
+    first, second = prepared
+    assert (first.train, first.validation) == (second.train, second.validation)
+    assert {question.answer for question in first.validation[:8]} == {0, 1}
 
 
 def test_a_source_is_read_like_train_and_refused_without_it(tiny_tasks):
@@ -202,9 +228,9 @@ def test_a_source_is_read_like_train_and_refused_without_it(tiny_tasks):
     with pytest.raises(b.DataError, match="has no training rows, and a method reads them"):
         b.prepare_task(spec, Words(), limits, max_length=8, learnt=False, source=True)
     mood = load_task(tiny_tasks / "tasks" / "mood.yaml")
-    read = b.prepare_task(mood, Words(), limits, max_length=32, learnt=False, source=True)
+    read = b.prepare_task(mood, DifferentWords(), limits, max_length=32, learnt=False, source=True)
     assert len(read.train) == 3
-    assert not b.prepare_task(mood, Words(), limits, max_length=32, learnt=False).train
+    assert not b.prepare_task(mood, DifferentWords(), limits, max_length=32, learnt=False).train
 
 
 def test_the_majority_is_that_of_train():

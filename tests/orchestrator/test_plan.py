@@ -130,7 +130,7 @@ def test_byte_tokenizer_keeps_a_prompts_tokens_when_more_follows():
     tokenizer = planning.ByteTokenizer()
     prompt = tokenizer("A sentence with an extraordinarily long word")["input_ids"]
     assert tokenizer("A sentence with an extraordinarily long word no")["input_ids"][:-1] == prompt
-    assert len(tokenizer.decode(prompt)) == sum(prompt) == 44
+    assert len(tokenizer.decode(prompt)) == 44
 
 
 def test_what_cannot_be_packed_is_named_with_its_reason(loaded):

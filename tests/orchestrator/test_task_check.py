@@ -13,6 +13,8 @@ from orchestrator.tasks import TaskFileError, load_task, parse_task
 class Letters:
     """A tokenizer whose tokens are characters."""
 
+    bos_token_id = eos_token_id = None
+
     def __call__(self, texts, add_special_tokens=True):
         if isinstance(texts, str):
             return {"input_ids": [ord(letter) for letter in texts]}

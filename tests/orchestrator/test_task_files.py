@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 from pathlib import Path
 
 import datasets
@@ -36,15 +37,16 @@ HUB_TASKS = [name for name, task in TASKS.items() if task.data.hub is not None]
 
 
 class Words:
-    """A tokenizer of words; token ids are their lengths."""
+    """A tokenizer of words."""
 
-    bos_token_id = eos_token_id = None
+    bos_token_id, eos_token_id = None, 0
 
     def __call__(self, text, add_special_tokens=True):
-        return {"input_ids": [len(word) for word in text.split()]}
+        words = [word.encode() for word in text.split()]
+        return {"input_ids": [100 * zlib.crc32(word) + min(len(word), 99) for word in words]}
 
     def decode(self, tokens):
-        return " ".join("x" * token for token in tokens)
+        return " ".join("x" * (token % 100) for token in tokens)
 
 
 # --- the hub's columns ---------------------------------------------------------------------------
