@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster import HEAD_RESOURCE
 from orchestrator.driver import Driver
 from orchestrator.experiment import ResourceSpec
 from orchestrator.mailbox import Mailbox
@@ -45,7 +46,7 @@ class Pool:
 
         self._driver, self._shared = driver, shared
         resources = driver.experiment.resources
-        head = {"node:__internal_head__": 0.0001}
+        head = {HEAD_RESOURCE: 0.0001}
         actor: Any = ray.remote(num_cpus=0, resources=head)(Mailbox)
         self.mailboxes: list[Any] = [
             actor.remote(max_failures=resources.max_failures) for _ in range(members)

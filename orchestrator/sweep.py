@@ -23,13 +23,17 @@ from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from orchestrator.batches import DataError, prepare
 from orchestrator.cluster import (
+    HEAD_RESOURCE,
     HEAD_SHARE,
     ClusterError,
+    Leftovers,
     check_driver,
     check_storage,
     connected,
     fit,
+    head_fit,
     largest_resources,
+    pool_members,
     required_fit,
     sigterm_as_interrupt,
     wait_until_clean,
@@ -436,21 +440,46 @@ def _run_trials_on_ray(driver: Driver, options: SweepOptions, projection: _Proje
         check_storage(driver.journal.folder)
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         required_fit(largest_resources(experiment), cpus=cpus, gpus=gpus)
-        limit = experiment.search.max_concurrent if experiment.search is not None else None
-        driver.capacity = Capacity(cpus, gpus, limit or math.inf)
-        note(fit(experiment.resources, cpus=cpus, gpus=gpus).arithmetic)
+        driver.capacity = Capacity(cpus, gpus, _at_once(experiment, cpus, gpus, note))
         driver.scheduled = options.scheduler is not None
         _fit(driver, options, projection)
         left = wait_until_clean()
+    return _complaint(left, note)
+
+
+def _complaint(left: Leftovers, note: Callable[[str], None]) -> str:
+    """What is to be said of a cluster at the end, where anything is."""
     if left.unknown:
         note(f"whether anything is left on the cluster could not be asked: {left.unknown}")
     if not left:
         return ""
     return (
         f"The sweep is finished and its verdict is recorded, but it left something on the cluster: "
-        f"{left}. It goes when this command's connection does, unless Ray was told to keep it; "
+        f"{left}. It goes with this command's connection, unless Ray was told to keep it; "
         "`ray list actors` and `ray list placement-groups` show what is there."
     )
+
+
+def _at_once(
+    experiment: Experiment, cpus: float, gpus: float, note: Callable[[str], None]
+) -> float:
+    """How many trials may run at a time; what bounds them is told."""
+    import ray
+
+    resources = experiment.resources
+    members = pool_members(resources, cpus=cpus, gpus=gpus)
+    there, on_head = (
+        fit(resources, cpus=cpus, gpus=gpus), head_fit(resources, ray.nodes(), members=members),
+    )  # fmt: skip
+    note(there.arithmetic)
+    wanted = min(there.at_once, experiment.searched_trials + 1)
+    asked = experiment.search.max_concurrent if experiment.search is not None else None
+    if on_head.at_once < min(wanted, asked or math.inf):
+        note(
+            f"{on_head.arithmetic}. A head node with more memory holds more, and fewer trials with "
+            "more workers each (`resources.workers`) need less there"
+        )
+    return min(asked or math.inf, on_head.at_once)
 
 
 def _fit(
@@ -491,7 +520,7 @@ def _fit(
     mailboxes = pool.mailboxes if pool is not None else []
     trainable = tune.with_resources(
         tune.with_parameters(slot_trial, mailboxes=mailboxes, shared=shared),
-        {"node:__internal_head__": HEAD_SHARE},
+        {HEAD_RESOURCE: HEAD_SHARE},
     )
     tuner = tune.Tuner(
         trainable,

@@ -1,0 +1,179 @@
+"""What a cluster holds, and what is said of one that cannot be used or was not left clean."""
+
+import types
+
+import pytest
+
+from orchestrator import cluster, sweep
+from orchestrator.cluster import (
+    HEAD_RESOURCE,
+    MEMBER_BYTES,
+    TRAIN_BYTES,
+    TRIAL_BYTES,
+    ClusterError,
+    Leftovers,
+)
+from orchestrator.experiment import ResourceSpec
+from orchestrator.journal import read_journal
+
+GIB = 2**30
+
+
+def nodes(head_memory, *others):
+    head = {"CPU": 0.0, HEAD_RESOURCE: 1.0, "memory": head_memory}
+    return [
+        {"Alive": True, "Resources": head},
+        *({"Alive": True, "Resources": {"CPU": 8.0, "memory": one}} for one in others),
+    ]
+
+
+# --- the head node -------------------------------------------------------------------------------
+
+
+def test_the_heads_memory_bounds_the_trials_of_a_pool():
+    resources = ResourceSpec(slots=32)
+    fixed = 8 * MEMBER_BYTES
+    memory = float(fixed + 40 * TRIAL_BYTES + TRIAL_BYTES // 2)
+    found = cluster.head_fit(resources, nodes(memory, 64 * GIB, 64 * GIB), members=8)
+    assert found.at_once == 40, "the memory of other nodes holds no trial's own process"
+    assert f"{memory / GIB:.1f} GiB for processes" in found.arithmetic
+    assert "8 member(s)" in found.arithmetic
+    assert "40 trial(s) at a time" in found.arithmetic
+
+
+def test_a_trial_with_workers_of_its_own_needs_more_on_the_head():
+    resources = ResourceSpec(executor="train")
+    found = cluster.head_fit(resources, nodes(10.0 * GIB), members=1)
+    assert found.at_once == 10 * GIB // TRAIN_BYTES
+
+
+def test_a_small_head_holds_one_trial_and_an_unknown_one_any():
+    resources = ResourceSpec()
+    assert cluster.head_fit(resources, nodes(1.0), members=8).at_once == 1
+    lost = [{"Alive": False, "Resources": nodes(GIB)[0]["Resources"]}]
+    assert cluster.head_fit(resources, lost, members=1).at_once > 10**6
+
+
+@pytest.mark.parametrize(("trials", "told"), [(40, True), (2, False)])
+def test_a_bound_is_told_where_it_bounds(monkeypatch, experiment_file, trials, told):
+    import ray
+
+    from orchestrator.experiment import load_experiment
+
+    fixed = MEMBER_BYTES
+    monkeypatch.setattr(ray, "nodes", lambda: nodes(float(fixed + 4 * TRIAL_BYTES), 64 * GIB))
+    search = {
+        "space": {"training.learning_rate": {"log_uniform": [0.001, 0.01]}}, "trials": trials,
+    }  # fmt: skip
+    resources = {"members": 1, "slots": 16}
+    loaded = load_experiment(experiment_file("head", search=search, resources=resources))
+    notes = []
+    assert sweep._at_once(loaded.experiment, 8.0, 0.0, notes.append) == 4
+    assert any("4 trial(s) at a time. A head node with more" in note for note in notes) == told
+
+
+# --- who drives, and where storage is -----------------------------------------------------------
+
+
+def test_a_cluster_is_not_driven_through_its_client():
+    with pytest.raises(ClusterError, match=r"Ray Client.*ray job submit"):
+        cluster.check_driver("ray://head:10001")
+    cluster.check_driver("10.0.0.1:6379")
+    cluster.check_driver(None)
+
+
+@pytest.mark.ray
+def test_a_single_node_that_is_not_ours_must_reach_the_storage(ray_cluster, tmp_path, monkeypatch):
+    import ray
+
+    elsewhere = types.SimpleNamespace(get_node_id=lambda: "f" * 56)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: elsewhere)
+    cluster.check_storage(tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(ray, "get", lambda *_, **__: None)  # written to another disk
+    with pytest.raises(ClusterError, match=r"is not seen here.*must be a shared folder"):
+        cluster.check_storage(tmp_path / "other")
+
+
+# --- what is left --------------------------------------------------------------------------------
+
+
+def state_api(monkeypatch, answer):
+    """A cluster whose dashboard answers every question alike, or raises."""
+    import ray
+
+    def ask(**_):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    context = types.SimpleNamespace(gcs_address="127.0.0.1:1", get_job_id=lambda: "01000000")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr("ray.util.state.list_actors", ask)
+    monkeypatch.setattr("ray.util.state.list_placement_groups", lambda **_: [])
+
+
+def test_a_cluster_without_a_dashboard_is_no_dirty_one(monkeypatch):
+    from ray.util.state.exception import ServerUnavailable
+
+    for error in (
+        ServerUnavailable("no dashboard"), ConnectionError("refused"),
+        ValueError("Couldn't obtain the API server address from GCS."),
+    ):  # fmt: skip
+        state_api(monkeypatch, error)
+        left = cluster.wait_until_clean()
+        assert not left
+        assert str(error).rstrip(".") in left.unknown
+
+
+def test_what_is_left_is_named(monkeypatch):
+    actor = types.SimpleNamespace(class_name="Mailbox", actor_id="0123456789", state="ALIVE")
+    dead = types.SimpleNamespace(class_name="Mailbox", actor_id="9876543210", state="DEAD")
+    state_api(monkeypatch, [actor, dead])
+    left = cluster.wait_until_clean(0.0)
+    assert left == Leftovers(("Mailbox 01234567",))
+    assert str(left) == "actor Mailbox 01234567"
+
+
+@pytest.fixture
+def leaving(monkeypatch):
+    """Sweeps of Ray run in this process, and leave what `leaving.left` says on their cluster."""
+    leaving = types.SimpleNamespace(left=Leftovers())
+
+    def run(driver, options, projection):
+        sweep._run_trials_locally(driver, projection, lambda: None)
+        return sweep._complaint(leaving.left, driver.observer.note)
+
+    monkeypatch.setattr(sweep, "_run_trials_on_ray", run)
+    return leaving
+
+
+def test_the_verdict_comes_before_a_complaint(experiment_file, records, leaving, tmp_path):
+    from typer.testing import CliRunner
+
+    from orchestrator import cli
+
+    leaving.left = Leftovers(("Mailbox 01234567",), ("89abcdef",))
+    path = experiment_file(
+        tasks=["mood"], probes=[], resources={"executor": "train"}, objectives={"gain": "max"},
+        champion={"maximize": "gain", "subject_to": {}},
+        data={"train_examples": 16, "validation_examples": 8, "rung_examples": 4},
+    )  # fmt: skip
+    done = CliRunner().invoke(cli.app, ["run", str(path)])
+    assert done.exit_code == cli.FAILED
+    assert "t001 after mood" in done.stdout
+    assert "Traceback" not in done.stderr
+    complaint = done.stderr[done.stderr.index("orchestrate: ") :]
+    assert (
+        "its verdict is recorded, but it left something on the cluster: actor Mailbox" in complaint
+    )
+    assert "placement group 89abcdef" in complaint
+    assert read_journal(tmp_path / "runs" / "tiny-run")[-1]["event"] in {
+        "sweep_ended", "champion_registered",
+    }  # fmt: skip
+
+
+def test_a_cluster_that_could_not_be_asked_is_told_of():
+    notes = []
+    assert not sweep._complaint(Leftovers(unknown="no dashboard"), notes.append)
+    assert notes == ["whether anything is left on the cluster could not be asked: no dashboard"]
