@@ -70,9 +70,9 @@ def prepare(folder: Path, lines: Sequence[Line], uri: str) -> SweepPages:
     # The driver of a running sweep writes to MLflow itself.
     if not is_being_written(folder):
         file = write_report(lines, folder)
-        projection.catch_up(lines)
+        projection.catch_up(lines, running=False)
         report = projection.attach(file.parent)
-    runs = projection.share_view(str(lines[0]["sweep"]), columns(view))
+    runs = projection.share_view(lines, columns(view))
     return SweepPages(folder.name, runs, report, file if file.is_file() else None)
 
 
@@ -102,9 +102,11 @@ def mlflow_pages(uri: str, port: int, storage: Path) -> Iterator[str]:
     _check_port(port)
     # Asked to end by a signal, Python would leave the server behind.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     environment = own_mlflow(os.environ) | {
+        # Not on the command line, which every user of the machine can read.
+        "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for judges of chats; five more processes
     }

@@ -27,7 +27,12 @@ from rich.text import Text
 
 from orchestrator import display, machine, model_use, sweep_documents
 from orchestrator.cluster import ClusterError
-from orchestrator.experiment import ExperimentError, LoadedExperiment, load_experiment
+from orchestrator.experiment import (
+    ExperimentError,
+    LoadedExperiment,
+    load_experiment,
+    not_a_folder,
+)
 from orchestrator.formatting import show
 from orchestrator.journal import (
     JOURNAL_NAME,
@@ -41,7 +46,6 @@ from orchestrator.live_display import LiveDisplay
 from orchestrator.model_registry import (
     MODEL_FILE,
     AdapterFolderError,
-    TrackingError,
     UnknownModelError,
     champion_record,
 )
@@ -49,6 +53,7 @@ from orchestrator.model_use import ModelUseError
 from orchestrator.sources import DataError, where_is
 from orchestrator.sweep_view import SweepView, TrialView
 from orchestrator.tasks import TaskFileError, suggestion
+from orchestrator.tracking_address import TrackingError, is_database, recorded_uri
 
 if TYPE_CHECKING:
     pass
@@ -91,9 +96,27 @@ app.add_typer(tasks_app, name="tasks")
 
 File = Annotated[Path, typer.Argument(help="The experiment file (YAML).", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
-Storage = Annotated[Path, typer.Option(help="The folder that sweeps are kept in.")]
+
+
+def _folder(storage: str | Path) -> Path:
+    """The storage folder of an option; an address is refused as in an experiment file."""
+    wrong = not_a_folder(str(storage))
+    if wrong is not None:
+        raise typer.BadParameter(wrong)
+    return Path(storage)
+
+
+Storage = Annotated[
+    Path,
+    typer.Option(help="The folder that sweeps are kept in.", parser=_folder, metavar="DIR"),
+]
 TrackingUri = Annotated[
-    str | None, typer.Option(help="Where MLflow records; by default SQLite in the storage folder.")
+    str | None,
+    typer.Option(
+        help="Where MLflow records; by default SQLite in the storage folder. An address with a "
+        "password is better given in the environment, which other users cannot read.",
+        envvar="ORCHESTRATOR_TRACKING_URI",
+    ),
 ]
 Address = Annotated[
     str | None,
@@ -633,8 +656,7 @@ def runs_show(
 
 def _uri_of(lines: list[Line], storage: Path, tracking_uri: str | None) -> str:
     """Where MLflow records a sweep: as given, as its experiment says, or in storage."""
-    own = (SweepView.of(lines).experiment.get("tracking") or {}).get("uri")
-    return tracking_uri or own or sweep_documents.default_tracking_uri(storage)
+    return recorded_uri(SweepView.of(lines).experiment, storage, tracking_uri)
 
 
 @app.command()
@@ -668,7 +690,7 @@ def report(
 
     try:
         projection = Projection(_uri_of(lines, storage, tracking_uri), folder)
-        projection.catch_up(lines)
+        projection.catch_up(lines, running=False)
         # Only what `report` itself writes goes there: another folder may hold other files.
         own = page if output is None else write_report(lines, folder)
         projection.attach(own.parent)
@@ -694,7 +716,6 @@ def ui(
     if not journals:
         raise UsageError(f"No sweeps in {storage}. Start one with `orchestrate sweep FILE`.")
     from orchestrator import browser
-    from orchestrator.model_registry import is_database
 
     uris = {f: _uri_of(lines, storage, tracking_uri) for f, lines in journals.items()}
     # One server shows one database; the sweep that was begun last decides which.
@@ -737,7 +758,7 @@ def champion_show(
     as_json: Json = False,
 ) -> None:
     """Show which trial is champion, why, and what it was made from."""
-    record = champion_record(name, model_use.registry_uri(name, storage, tracking_uri))
+    record = champion_record(name, model_use.registry_uri(name, storage, tracking_uri), storage)
     if as_json:
         _print_json(record)
         return

@@ -26,6 +26,8 @@ from orchestrator.communication_op import BUILD_SECONDS, forgotten_lock, op_fold
 from orchestrator.foreign_settings import ray_folder, set_aside
 from orchestrator.machine import memory, shared_memory, usable_cores
 from orchestrator.preflight import existing_folder, free_disk, probe_storage
+from orchestrator.tracking_address import tracking_uri
+from orchestrator.tracking_database import network_file_system
 
 Status = Literal["PASS", "WARN", "FAIL"]
 
@@ -81,6 +83,7 @@ def examine(storage: Path, *, build: bool = False) -> list[Check]:
         check_caches,
         lambda: check_writable(storage),
         lambda: check_disk(storage),
+        lambda: check_database(storage),
     ]
     return [check() for check in checks]
 
@@ -429,6 +432,21 @@ def check_writable(storage: Path) -> Check:
         )
     note = "" if existing == storage.absolute() else ", which is to be made"
     return Check("Storage", "PASS", f"{storage}{note}")
+
+
+def check_database(storage: Path) -> Check:
+    """Whether MLflow's database in the storage folder lies on a disk that SQLite can trust."""
+    kind = network_file_system(tracking_uri(None, storage))
+    if kind is not None:
+        return Check(
+            "Database",
+            "WARN",
+            f"{storage} is on a network file system ({kind}), and SQLite relies on locks that "
+            "such ones keep badly",
+            "Name a file on a local disk by `tracking: {uri: sqlite:////home/YOU/mlflow.db}`, or a "
+            "server.",
+        )
+    return Check("Database", "PASS", "MLflow's database would be on a disk of this machine")
 
 
 def check_disk(storage: Path) -> Check:

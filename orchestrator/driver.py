@@ -345,7 +345,7 @@ class Driver:
         self.record("trial_started", trial=name, attempt=trial.attempts)
         job: dict[str, Any] = {
             "trial": name,
-            "experiment": experiment.model_dump(mode="json"),
+            "experiment": experiment.for_workers(),
             "folder": str(self.journal.folder),
             "seat": self.seat(name),
         }

@@ -486,6 +486,19 @@ class TrackingSpec(Spec):
     uri: str | None = None
 
 
+def not_a_folder(storage: str) -> str | None:
+    """Why a storage is not the path of a folder; None when it may be one."""
+    scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", storage)
+    if scheme is None:
+        return None if storage.strip() else "`storage` is empty; write the path of a folder"
+    cure = (
+        "write its path, without `file://`"
+        if scheme[1].lower() == "file"
+        else "write the path of a folder, for example one where the bucket is mounted"
+    )
+    return f"`storage` is {storage!r}, an address, and sweeps are kept in a folder; {cure}"
+
+
 class Experiment(Spec):
     """One YAML file: a model, a task sequence, a method, and what to search."""
 
@@ -509,6 +522,14 @@ class Experiment(Spec):
     tracking: TrackingSpec = TrackingSpec()
     published: tuple[PublishedValue, ...] = ()
     """What a paper claims of this experiment; shown, never computed with."""
+
+    @field_validator("storage")
+    @classmethod
+    def _is_folder(cls, storage: str) -> str:
+        wrong = not_a_folder(storage)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return storage
 
     @model_validator(mode="after")
     def _combinations(self) -> Experiment:
@@ -599,6 +620,15 @@ class Experiment(Spec):
         domain = self.search.space.get(per) if self.search is not None and per else None
         groups = len(domain.choice) if isinstance(domain, Choice) else 1
         return self.finalists.fresh_seeds * groups
+
+    def for_workers(self) -> dict[str, Any]:
+        """The document that travels to other processes and machines.
+
+        Returns:
+            All of it but `tracking`: only the driver speaks to MLflow, and its address may hold a
+            password that Ray would write into its own files.
+        """
+        return self.model_dump(mode="json", exclude={"tracking"})
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Experiment:
         """This experiment with dotted fields replaced, checked again.

@@ -25,7 +25,6 @@ NaN and infinity are written as null: JSON has neither.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -36,6 +35,8 @@ from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, cast
+
+from orchestrator.file_lock import LockingUnsupportedError, try_lock, unlock
 
 Line: TypeAlias = dict[str, Any]
 
@@ -79,14 +80,12 @@ def read_journal(folder: Path) -> list[Line]:
 
 def is_being_written(folder: Path) -> bool:
     """Whether a process holds the sweep's journal open for writing at this moment."""
+    path = folder / JOURNAL_NAME
     try:
-        with (folder / JOURNAL_NAME).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
+        with path.open("rb") as file:
+            return not try_lock(file, path, shared=True)
+    except (FileNotFoundError, LockingUnsupportedError):
+        return False  # where nothing can be locked, no sweep is run
 
 
 def _whole_lines(path: Path, content: bytes) -> Iterator[Line]:
@@ -107,29 +106,24 @@ def _whole_lines(path: Path, content: bytes) -> Iterator[Line]:
         yield line
 
 
-def _lock(file: FileIO) -> bool:
+def _lock(file: FileIO, path: Path) -> bool:
     """Lock a journal for writing, unless another process writes it.
 
     Args:
         file: The journal.
+        path: Its path.
 
     Returns:
         Whether it is locked.
     """
     deadline = time.monotonic() + LOOKS_SECONDS
-    while True:
-        with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        try:
-            # Whoever only looks (`is_being_written`) shares its lock, and for a moment.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+    while not try_lock(file, path):
+        # Whoever only looks (`is_being_written`) shares its lock, and for a moment.
+        if not try_lock(file, path, shared=True) or time.monotonic() > deadline:
             return False
-        fcntl.flock(file, fcntl.LOCK_UN)
-        if time.monotonic() > deadline:
-            return False
+        unlock(file)
         time.sleep(0.01)
+    return True
 
 
 class Journal:
@@ -173,12 +167,19 @@ class Journal:
                     f"Cannot write the journal {self.path}: {error.strerror or error}. Set "
                     "`storage` to a folder that you can write to."
                 ) from None
-            if not _lock(file):
+            try:
+                free = _lock(file, self.path)
+            except OSError as error:
+                file.close()
+                raise JournalError(
+                    f"Cannot lock the journal {self.path}: {error.strerror or error}."
+                ) from None
+            if not free:
                 file.close()
                 raise JournalError(
                     f"Another process is running the sweep in {self.folder}. Wait for it, stop "
                     "it, or start another sweep with --new."
-                ) from None
+                )
             # Another process may have removed its empty journal just before we locked it.
             if self.path.is_file() and self.path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file

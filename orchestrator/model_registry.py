@@ -20,8 +20,9 @@ import shutil
 import socket
 import string
 import tempfile
+import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -42,13 +43,24 @@ from orchestrator.tasks import (
     MultipleChoiceTask,
     TaskFileError,
     parse_task,
+    suggestion,
 )
+from orchestrator.tracking_address import (
+    TrackingError,
+    database_file,
+    is_database,
+    local_path,
+    place_in,
+    redacted,
+    redacted_document,
+)
+from orchestrator.tracking_database import check_place, prepare, storage_identity
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient, entities
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
     from mlflow.models import ModelSignature
 
 _AskedTask: TypeAlias = ClassificationTask | MultipleChoiceTask | GenerationTask
@@ -87,12 +99,9 @@ _LOGGERS = {
     "urllib3": logging.ERROR,
 }
 _CONNECT_SECONDS = 10
+_NAMES_SHOWN = 20
 _DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """Where the package's name is not the module's."""
-
-
-class TrackingError(RuntimeError):
-    """MLflow cannot be reached or refused; the message says which, where, and what is safe."""
 
 
 class UnknownModelError(ValueError):
@@ -103,25 +112,9 @@ class AdapterFolderError(ValueError):
     """A folder that holds no adapter in safetensors."""
 
 
+_FOR_PEOPLE = (TrackingError, UnknownModelError, AdapterFolderError)
+
 # --- the door to MLflow -------------------------------------------------------------------------
-
-
-def redacted(text: str) -> str:
-    """The same text with user names, passwords and tokens inside addresses replaced by `***`."""
-    text = re.sub(r"(?<=://)(?:[^\s/]*|[^\s/@:]+:[^\s@]*)@", "***@", text)
-    return re.sub(r"(?i)([?&][a-z_]*(?:password|passwd|pwd|token|key|secret)=)[^&\s'\"]+",
-                  r"\1***", text)  # fmt: skip
-
-
-def redacted_document(value: Any) -> Any:
-    """A JSON-like document with `redacted` applied to every string in it."""
-    if isinstance(value, str):
-        return redacted(value)
-    if isinstance(value, Mapping):
-        return {key: redacted_document(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [redacted_document(item) for item in value]
-    return value
 
 
 @contextmanager
@@ -138,48 +131,78 @@ def mlflow_errors(uri: str, sweep_folder: Path | None = None) -> Iterator[None]:
         Nothing.
 
     Raises:
-        TrackingError: If the body failed on MLflow.
+        TrackingError: Whatever the body raised, unless its message is for people already.
+        KeyboardInterrupt: If that was what the body was stopped by, whatever became of it.
     """
+    safe = (
+        f" Nothing is lost: {sweep_folder / JOURNAL_NAME} holds everything, and the same command "
+        "catches MLflow up when that is mended."
+        if sweep_folder is not None
+        else ""
+    )
     try:
         with changed(mlflow_redirects()):
             yield
-    except _failures() as error:
-        safe = (
-            f" Nothing is lost: {sweep_folder / JOURNAL_NAME} holds everything, and the same "
-            "command catches MLflow up when it is back."
-            if sweep_folder is not None
-            else ""
-        )
+    except _FOR_PEOPLE as error:
+        # One that came through here before has said it already.
+        if not isinstance(error, TrackingError) or not safe or JOURNAL_NAME in str(error):
+            raise
+        raise TrackingError(f"{error}{safe}") from None
+    except Exception as error:  # noqa: BLE001 (stores raise what they like; no sweep ends by it)
+        if any(isinstance(link, KeyboardInterrupt) for link in _chain(error)):
+            # In the middle of a statement SQLAlchemy makes an error of its own of it.
+            raise KeyboardInterrupt from None
         raise TrackingError(
-            f"MLflow at {redacted(uri)} cannot be used: {_what_happened(error)}. Check "
-            f"`tracking.uri` and that the server runs.{safe}"
+            f"MLflow at {redacted(uri)} cannot be used: {_what_happened(error)}. "
+            f"{_advice(uri)}{safe}"
         ) from None
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    # Asked for only when something was raised, so that nothing is imported in vain.
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return MlflowException, SQLAlchemyError, OSError
+def _advice(uri: str) -> str:
+    file = database_file(uri)
+    if file is not None:
+        return (
+            f"Check that {file} can be read and written and that its disk has room, or name "
+            "another place by `tracking.uri`."
+        )
+    what = "database answers" if is_database(uri) else "server runs"
+    return f"Check `tracking.uri` and that the {what}."
 
 
 def _what_happened(error: Exception) -> str:
     """The innermost operating-system error ("connection refused"), else the error itself."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
     shown: BaseException = getattr(error, "orig", None) or error
+    for link in _chain(error):
+        shown = link if isinstance(link, OSError) else shown
+    text = redacted(" ".join(str(shown).split())).rstrip(".")
+    text = f"{text[:400]}..." if len(text) > 400 else text
+    if isinstance(error, MlflowException | SQLAlchemyError | OSError):
+        return text or type(shown).__name__
+    # Nobody wrote this one for the user: its kind and place say more than its words.
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(last.filename).name}, line {last.lineno}"
+    return (
+        f"{type(shown).__name__}: {text} ({place})" if text else f"{type(shown).__name__} ({place})"
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it was raised from, or while handling."""
     link: BaseException | None = error
     while link is not None:
-        shown = link if isinstance(link, OSError) else shown
+        yield link
         link = link.__cause__ or link.__context__
-    text = redacted(" ".join(str(shown).split())).rstrip(".")
-    return f"{text[:400]}..." if len(text) > 400 else text or type(shown).__name__
 
 
-def connect(uri: str) -> MlflowClient:
+def connect(uri: str, *, say: Callable[[str], None] | None = None) -> MlflowClient:
     """A quiet client that answers within half a minute when nobody is there.
 
     Args:
         uri: A database (`sqlite:///...`, `postgresql://...`) or a server (`http://...`).
+        say: Told what of a database had to be mended.
 
     Returns:
         A client for runs and registry; no global state of MLflow is touched.
@@ -207,7 +230,13 @@ def connect(uri: str) -> MlflowClient:
 
     for name, level in _LOGGERS.items():
         logging.getLogger(name).setLevel(level)
-    if is_database(uri):
+    if database_file(uri) is not None:
+        # A connection that is kept open goes on writing into a file that was replaced.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+        mended = prepare(uri)
+        if mended is not None and say is not None:
+            say(mended)
+    elif is_database(uri):
         _try_database(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -228,18 +257,17 @@ def check_reachable(uri: str) -> None:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             # MLflow's own attempts at an address that swallows packets take half a minute.
             socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
+        file = database_file(uri)
+        if file is not None and not file.exists():
+            check_place(uri, file)  # looking makes no database
+            return
         client = connect(uri)
         if not is_database(uri):
             client.search_experiments(max_results=1)
 
 
-def is_database(uri: str) -> bool:
-    """Whether MLflow's records are a database that we open ourselves, without a server."""
-    return uri.partition("://")[0].partition("+")[0] in {"sqlite", "postgresql", "mysql", "mssql"}
-
-
 def _try_database(uri: str) -> None:
-    """Open and close the database once: MLflow itself would retry for minutes."""
+    """Open and close a database once: MLflow itself would retry for minutes."""
     import sqlalchemy
 
     timeout = {} if uri.startswith(("sqlite", "mssql")) else {"connect_timeout": _CONNECT_SECONDS}
@@ -521,7 +549,7 @@ class AdapterModel:
     def predict(
         self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Choose a label by the task's own metric, or write a text, for every row.
+        """Choose a label, or write a text, for every row.
 
         Args:
             model_input: The columns that the task's prompt reads.
@@ -553,15 +581,14 @@ class AdapterModel:
             rows = [{**row, task.choices_column: list(row[task.choices_column])} for row in rows]
         answers: list[dict[str, Any]] = []
         for prediction in self._predictor.predict(str(name), rows):
-            chances = prediction.by_position
+            chances = prediction.probabilities
             labels = (
-                task.label_values if isinstance(task, ClassificationTask)
-                else map(str, range(len(chances)))
-            )  # fmt: skip
+                map(str, range(len(chances))) if isinstance(task, MultipleChoiceTask) else chances
+            )
             answers.append({
                 "label": prediction.label,
-                **({"probability": prediction.probability} if chances else {}),
-                **dict(zip(map(probability_column, labels), chances, strict=True)),
+                **({"probability": chances[prediction.label]} if chances else {}),
+                **dict(zip(map(probability_column, labels), chances.values(), strict=True)),
             })  # fmt: skip
         return pd.DataFrame(answers, index=model_input.index)
 
@@ -586,31 +613,143 @@ class Registration:
     """What was done, in sentences for people."""
 
 
-def find_runs(client: MlflowClient, experiment_id: str, sweep: str) -> dict[str | None, list[Run]]:
-    """The runs of one sweep by trial (None for the sweep's own run), found by their tags."""
-    runs: dict[str | None, list[Run]] = {}
+def _every(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """What a search finds on all its pages; it is given the token of the page."""
     token: str | None = None
     while True:
-        page = client.search_runs(
-            [experiment_id], f"tags.`{TAG}sweep` = '{sweep}'", max_results=1000, page_token=token
-        )
-        for run in page:
-            runs.setdefault(run.data.tags.get(f"{TAG}trial"), []).append(run)
+        page = search(token)
+        yield from page
         token = page.token
         if not token:
-            return runs
+            return
 
 
-def register_champion(uri: str, *, sweep_folder: Path, lines: Sequence[Line]) -> Registration:
+def find_runs(client: MlflowClient, experiment_id: str, sweep: str) -> dict[str | None, list[Run]]:
+    """The runs of one sweep by trial (None for the sweep's own run), found by their tags.
+
+    Args:
+        client: From `connect`.
+        experiment_id: MLflow's experiment.
+        sweep: From `sweep_id`.
+
+    Returns:
+        At least one run of each trial that has any; those that were deleted come last.
+    """
+    from mlflow.entities import ViewType
+
+    wanted = f"tags.`{TAG}sweep` = '{sweep}'"
+    runs: dict[str | None, list[Run]] = {}
+    for run in _every(
+        lambda token: client.search_runs(
+            [experiment_id], wanted, ViewType.ALL, max_results=1000, page_token=token
+        )
+    ):
+        runs.setdefault(run.data.tags.get(f"{TAG}trial"), []).append(run)
+    return {trial: sorted(found, key=is_deleted) for trial, found in runs.items()}
+
+
+def is_deleted(run: Run) -> bool:
+    """Whether somebody deleted a run; MLflow then keeps it and takes nothing more for it."""
+    return run.info.lifecycle_stage != "active"
+
+
+# --- names in an MLflow that others use, too ----------------------------------------------------
+
+_STORAGE, _NAME = f"{TAG}storage", f"{TAG}name"
+"""Tags of experiments and registered models: whose they are, and the sweep's name there."""
+
+
+def own_tags(identity: str, name: str) -> dict[str, str]:
+    """The tags by which an experiment or a registered model is found again, whatever its name.
+
+    Args:
+        identity: From `storage_identity`.
+        name: The sweep's name.
+
+    Returns:
+        Tags and their values.
+    """
+    return {_STORAGE: identity, _NAME: name}
+
+
+def find_experiment(
+    client: MlflowClient, name: str, identity: str, sweep: str
+) -> tuple[entities.Experiment | None, str]:
+    """The experiment of the sweeps of one name in one storage folder.
+
+    Args:
+        client: From `connect`.
+        name: The sweep's name.
+        identity: From `storage_identity`.
+        sweep: From `sweep_id`.
+
+    Returns:
+        The experiment, under whatever name somebody gave it since, or None; and the name that a new
+        one may have: the sweep's, unless another storage folder has an experiment of that name.
+    """
+    from mlflow.entities import ViewType
+
+    tagged = f"tags.`{_STORAGE}` = '{identity}' AND tags.`{_NAME}` = '{name}'"
+    own = client.search_experiments(ViewType.ALL, filter_string=tagged)
+    if own:
+        return min(own, key=lambda found: found.lifecycle_stage != "active"), name
+    found = client.get_experiment_by_name(name)
+    if found is None or _STORAGE not in found.tags:
+        return found, name
+    if client.search_runs([found.experiment_id], f"tags.`{TAG}sweep` = '{sweep}'", max_results=1):
+        return found, name
+    return None, _own_name(name, identity)
+
+
+def _own_name(name: str, identity: str) -> str:
+    return f"{name}-{identity[:6]}"
+
+
+def find_model(
+    client: MlflowClient, name: str, identity: str
+) -> tuple[RegisteredModel | None, str]:
+    """The registered model of the sweeps of one name in one storage folder.
+
+    Args:
+        client: From `connect`.
+        name: The sweep's name.
+        identity: From `storage_identity`; empty: whoever's it is.
+
+    Returns:
+        The model or None, and its name there.
+    """
+    found = _model_named(client, name)
+    if not identity or found is None or found.tags.get(_STORAGE, identity) == identity:
+        return found, name
+    own = _own_name(name, identity)
+    return _model_named(client, own), own
+
+
+def _model_named(client: MlflowClient, name: str) -> RegisteredModel | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def register_champion(
+    uri: str, *, sweep_folder: Path, lines: Sequence[Line], just_decided: bool = False
+) -> Registration:
     """Register the champion's model under the sweep's name and give it the alias `champion`.
 
     The same champion always gets the same version. The alias is never taken from the champion of
-    a sweep of the same name that was decided later, and stays where it is without a champion.
+    a sweep of the same name that was decided later, nor from a version that somebody else gave it
+    to, and stays where it is without a champion.
 
     Args:
         uri: Where MLflow records; the sweep must have been projected before.
         sweep_folder: The sweep's folder.
         lines: The sweep's journal, with its verdict.
+        just_decided: The verdict is of this moment, so that it is the latest whatever clocks say.
 
     Returns:
         The version, and what was done.
@@ -618,11 +757,11 @@ def register_champion(uri: str, *, sweep_folder: Path, lines: Sequence[Line]) ->
     Raises:
         TrackingError: If MLflow cannot be used, or does not hold the champion's run.
     """
-    name = str(lines[0]["sweep"])
-    verdict = _last(lines, "sweep_ended")
+    verdict, sweep = _last(lines, "sweep_ended"), str(lines[0]["sweep"])
     with mlflow_errors(uri, sweep_folder):
-        client = connect(uri)
-        alias = _aliased(client, name)
+        client, identity = connect(uri), storage_identity(uri, sweep_folder.parent, make=True)
+        model, name = find_model(client, sweep, identity)
+        alias = _aliased(client, model)
         if verdict is None or verdict["champion"] is None:
             why = verdict["reason"] if verdict else "the sweep has not ended"
             kept = (
@@ -633,36 +772,74 @@ def register_champion(uri: str, *, sweep_folder: Path, lines: Sequence[Line]) ->
             )
             return Registration(name, None, f"No champion was registered: {why}.{kept}")
         trial = str(verdict["champion"])
-        experiment = client.get_experiment_by_name(name)
-        runs = find_runs(client, experiment.experiment_id, sweep_id(lines)) if experiment else {}
-        if trial not in runs or None not in runs:
+        run, parent = _champion_runs(client, lines, trial, identity, uri, sweep_folder)
+        model = _owned_model(client, name, model, own_tags(identity, sweep))
+        version = _known_version(client, name, sweep_id(lines), trial)
+        if version is None:
+            version = _new_version(client, name, run, parent,
+                                   sweep_folder=sweep_folder, lines=lines, trial=trial)  # fmt: skip
+        else:
+            version = _decided_again(client, version, verdict)
+        text = _move_alias(client, model, version, alias, latest=just_decided)
+        return Registration(name, str(version.version), text)
+
+
+def _owned_model(
+    client: MlflowClient, name: str, model: RegisteredModel | None, tags: dict[str, str]
+) -> RegisteredModel:
+    """The registered model, made when missing, with the tags that say whose it is."""
+    if model is None:
+        client.create_registered_model(name, tags, "Champions of the sweep of this name.")
+    for key, value in tags.items():
+        if model is not None and key not in model.tags:
+            client.set_registered_model_tag(name, key, value)
+    return client.get_registered_model(name)
+
+
+def _champion_runs(
+    client: MlflowClient, lines: Sequence[Line], trial: str, identity: str, uri: str, folder: Path
+) -> tuple[Run, Run]:
+    """The runs of a champion and of its sweep; an error when they are missing or were deleted."""
+    experiment, _ = find_experiment(client, str(lines[0]["sweep"]), identity, sweep_id(lines))
+    runs = find_runs(client, experiment.experiment_id, sweep_id(lines)) if experiment else {}
+    if trial not in runs or None not in runs:
+        raise TrackingError(
+            f"MLflow at {redacted(uri)} does not hold the run of the champion {trial!r} of "
+            f"{folder}. Bring it up to date from the journal first."
+        )
+    for run in (runs[trial][0], runs[None][0]):
+        if is_deleted(run):
             raise TrackingError(
-                f"MLflow at {redacted(uri)} does not hold the run of the champion {trial!r} of "
-                f"{sweep_folder}. Bring it up to date from the journal first."
+                f"The MLflow run {run.info.run_name!r} of {folder} was deleted, and its champion "
+                "cannot be registered without it. Bring it back (`mlflow runs restore --run-id "
+                f"{run.info.run_id}`), then give the same command."
             )
-        version = _version_of(client, name, runs[trial][0], runs[None][0],
-                              sweep_folder=sweep_folder, lines=lines, trial=trial)  # fmt: skip
-        return Registration(name, str(version.version), _move_alias(client, name, version, alias))
+    return runs[trial][0], runs[None][0]
 
 
-def _aliased(client: MlflowClient, name: str) -> ModelVersion | None:
-    known = client.search_registered_models(f"name = '{name}'")
-    version = known[0].aliases.get(CHAMPION_ALIAS) if known else None
-    return client.get_model_version(name, str(version)) if version else None
+def _aliased(client: MlflowClient, model: RegisteredModel | None) -> ModelVersion | None:
+    version = model.aliases.get(CHAMPION_ALIAS) if model is not None else None
+    return client.get_model_version(model.name, str(version)) if model and version else None
 
 
-def _version_of(
+def _known_version(client: MlflowClient, name: str, sweep: str, trial: str) -> ModelVersion | None:
+    wanted = f"name = '{name}' AND tags.`{TAG}sweep` = '{sweep}' AND tags.`{TAG}trial` = '{trial}'"
+    return next(iter(client.search_model_versions(wanted)), None)
+
+
+def _decided_again(client: MlflowClient, version: ModelVersion, verdict: Line) -> ModelVersion:
+    """A champion may come back after another trial of its sweep was champion for a while."""
+    for key, value in _verdict_tags(verdict).items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, str(version.version), key, value)
+    return client.get_model_version(version.name, str(version.version))
+
+
+def _new_version(
     client: MlflowClient, name: str, run: Run, parent: Run, *,
     sweep_folder: Path, lines: Sequence[Line], trial: str,
 ) -> ModelVersion:  # fmt: skip
-    """The version that holds a trial's model, made when missing."""
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name, description="Champions of the sweep of this name.")
-    identity = sweep_id(lines)
-    for version in client.search_model_versions(f"name = '{name}'"):
-        tags = version.tags
-        if (tags.get(f"{TAG}sweep"), tags.get(f"{TAG}trial")) == (identity, trial):
-            return version
+    """A version that holds a trial's model."""
     ended = _last(lines, "trial_ended", trial)
     if ended is None or not ended["adapter"]:
         raise TrackingError(f"The journal of {sweep_folder} names no adapter of {trial!r}.")
@@ -706,8 +883,7 @@ def _version_tags(lines: Sequence[Line], trial: str, sweep_folder: Path) -> dict
         f"{TAG}sweep": sweep_id(lines),
         f"{TAG}trial": trial,
         f"{TAG}folder": str(sweep_folder.resolve()),
-        f"{TAG}reason": verdict.get("reason", ""),
-        f"{TAG}decided": str(verdict.get("time", 0.0)),
+        **_verdict_tags(verdict),
         f"{TAG}base_name": str(details["base"].get("name") or details["base"].get("gguf")),
         f"{TAG}base_sha256": str(details["base"].get("sha256")),
         f"{TAG}code_version": str(details["code"].get("version")),
@@ -715,47 +891,107 @@ def _version_tags(lines: Sequence[Line], trial: str, sweep_folder: Path) -> dict
     }
 
 
+def _verdict_tags(verdict: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        f"{TAG}reason": verdict.get("reason", ""),
+        f"{TAG}decided": str(verdict.get("time", 0.0)),
+        _DECIDED_N: str(verdict.get("n", 0)),
+    }
+
+
+_DECIDED_N = f"{TAG}decided_n"
+"""Tag of a version: the line of its verdict, by which verdicts of one sweep follow each other."""
+_ALIASED = f"{TAG}alias_version"
+"""Tag of a registered model: the version that we gave the alias to. Another version has it from
+somebody else."""
+
+
 def _move_alias(
-    client: MlflowClient, name: str, version: ModelVersion, alias: ModelVersion | None
+    client: MlflowClient,
+    model: RegisteredModel,
+    version: ModelVersion,
+    alias: ModelVersion | None,
+    *,
+    latest: bool,
 ) -> str:
-    trial = version.tags[f"{TAG}trial"]
-    this = f"{trial} is version {version.version} of the model {name!r}"
-    if alias is not None and alias.version == version.version:
+    """Give a version the alias, if it is due; say in a sentence what became of it."""
+    this = f"{version.tags[f'{TAG}trial']} is version {version.version} of the model {model.name!r}"
+    number, ours = str(version.version), model.tags.get(_ALIASED)
+    if alias is not None and str(alias.version) == number:
+        if ours != number:
+            client.set_registered_model_tag(model.name, _ALIASED, number)
         return f"{this} and has the alias `{CHAMPION_ALIAS}`."
-    decided = [float(v.tags.get(f"{TAG}decided", 0.0)) for v in (version, alias) if v is not None]
-    if len(decided) > 1 and decided[1] > decided[0] and alias is not None:
-        return (
-            f"{this}. The alias `{CHAMPION_ALIAS}` stays with version {alias.version}, which "
-            "was chosen later."
-        )
-    client.set_registered_model_alias(name, CHAMPION_ALIAS, version.version)
+    why = _alias_stays(version, alias, ours, latest=latest)
+    if why is not None:
+        return f"{this}. {why}"
+    client.set_registered_model_alias(model.name, CHAMPION_ALIAS, number)
+    client.set_registered_model_tag(model.name, _ALIASED, number)
     before = f" instead of version {alias.version}" if alias is not None else ""
     return f"{this} and got the alias `{CHAMPION_ALIAS}`{before}."
+
+
+def _alias_stays(
+    version: ModelVersion, alias: ModelVersion | None, ours: str | None, *, latest: bool
+) -> str | None:
+    """Why a version does not get the alias; None if it does."""
+    by_hand = (
+        "Give it to this one in MLflow's pages, or with "
+        f"`MlflowClient().set_registered_model_alias({version.name!r}, {CHAMPION_ALIAS!r}, "
+        f"{version.version})`."
+    )
+    if alias is None:
+        if ours != str(version.version):
+            return None
+        return f"Somebody took the alias `{CHAMPION_ALIAS}` from it. {by_hand}"
+    if ours is not None and str(alias.version) != ours:
+        return (
+            f"The alias `{CHAMPION_ALIAS}` stays with version {alias.version}, which somebody gave "
+            f"it to. {by_hand}"
+        )
+    if not latest and _verdict_order(alias, version) > _verdict_order(version, alias):
+        return (
+            f"The alias `{CHAMPION_ALIAS}` stays with version {alias.version}, which was chosen "
+            "later."
+        )
+    return None
+
+
+def _verdict_order(version: ModelVersion, other: ModelVersion) -> float:
+    """Larger for the later of two verdicts: by their lines in one sweep, by the clock otherwise."""
+    same = version.tags.get(f"{TAG}sweep") == other.tags.get(f"{TAG}sweep")
+    both = _DECIDED_N in version.tags and _DECIDED_N in other.tags
+    return float(version.tags.get(_DECIDED_N if same and both else f"{TAG}decided", 0.0))
 
 
 # --- finding it again ---------------------------------------------------------------------------
 
 
-def resolve(reference: str, uri: str, *, cache: Path | None = None) -> Path:
+def resolve(reference: str, uri: str, storage: Path, *, cache: Path | None = None) -> Path:
     """The local folder of a registered model, downloaded when it is not on this machine.
 
     Args:
         reference: `NAME@ALIAS` or `NAME/VERSION`.
         uri: Where MLflow records.
+        storage: The storage folder; it may have moved since the model was registered.
         cache: Where downloads are kept; null: `curlora-orchestrator` in the user's cache folder.
 
     Returns:
         A folder as `write_model_folder` writes it; not to be changed.
+
+    Raises:
+        TrackingError: If MLflow cannot be used, or what it names is not there.
     """
-    import mlflow.artifacts
     from mlflow.models import Model
 
     with mlflow_errors(uri):
         client = connect(uri)
-        version = _find_version(client, reference)
+        version = _find_version(client, reference, storage_identity(uri, storage))
         location = client.get_model_version_download_uri(version.name, version.version)
-        if location.startswith(("/", "file:")):
-            root = Path(mlflow.artifacts.download_artifacts(artifact_uri=location))
+        there, here = local_path(location), place_in(storage, location)
+        if there is not None:
+            root = here if here is not None and here.is_dir() else there
+            if not root.is_dir():
+                raise TrackingError(_gone(reference, root, storage, version))
         else:
             # A location holds one model for ever, so its name stands for the content.
             key = hashlib.sha256(location.encode()).hexdigest()[:16]
@@ -763,6 +999,15 @@ def resolve(reference: str, uri: str, *, cache: Path | None = None) -> Path:
             root = _downloaded(location, place, uri)
         data = Model.load(str(root)).flavors["python_function"]["data"]
     return root / data
+
+
+def _gone(reference: str, root: Path, storage: Path, version: ModelVersion) -> str:
+    folder = Path(version.tags.get(f"{TAG}folder", "SWEEP")).name
+    return (
+        f"The files of {reference} are gone: there is no {root}. If its storage folder was moved, "
+        f"name the new place with `--storage` (now {storage}); the trial's own adapter may still "
+        f"be there as {folder}/{version.tags.get(f'{TAG}trial', 'TRIAL')}."
+    )
 
 
 def _cache_folder() -> Path:
@@ -785,38 +1030,50 @@ def _downloaded(location: str, place: Path, uri: str) -> Path:
     return place
 
 
-def _find_version(client: MlflowClient, reference: str) -> ModelVersion:
+def _find_version(client: MlflowClient, reference: str, identity: str) -> ModelVersion:
     match = re.fullmatch(r"(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))", reference)
     if match is None:
         raise UnknownModelError(
             f"A registered model is written NAME@ALIAS or NAME/VERSION, got {reference!r}. "
             f"For example {reference.partition('@')[0].partition('/')[0]}@{CHAMPION_ALIAS}."
         )
-    name = match["name"]
-    models = client.search_registered_models()
-    model = next((known for known in models if known.name == name), None)
+    model, name = find_model(client, match["name"], identity)
     if model is None:
-        names = ", ".join(sorted(known.name for known in models)) or "none"
-        raise UnknownModelError(f"No registered model {name!r}. Registered models: {names}.")
+        raise UnknownModelError(_unknown_model(client, name))
     aliases = {alias: str(number) for alias, number in model.aliases.items()}
-    numbers = {v.version: v for v in client.search_model_versions(f"name = '{name}'")}
     number = match["version"] or aliases.get(match["alias"])
-    if number is None or str(number) not in {str(known) for known in numbers}:
+    versions = _every(
+        lambda token: client.search_model_versions(f"name = '{model.name}'", page_token=token)
+    )
+    known = {str(version.version): version for version in versions}
+    if number is None or number not in known:
         named = ", ".join(f"{a} (version {n})" for a, n in sorted(aliases.items())) or "none"
-        known = ", ".join(sorted((str(n) for n in numbers), key=int)) or "none"
+        numbers = ", ".join(sorted(known, key=int)) or "none"
         raise UnknownModelError(
-            f"The model {name!r} has no {reference.removeprefix(name)!r}. "
-            f"Aliases: {named}. Versions: {known}."
+            f"The model {name!r} has no {reference.removeprefix(match['name'])!r}. "
+            f"Aliases: {named}. Versions: {numbers}."
         )
-    return client.get_model_version(name, str(number))
+    return client.get_model_version(model.name, number)
 
 
-def champion_record(name: str, uri: str) -> dict[str, Any]:
+def _unknown_model(client: MlflowClient, name: str) -> str:
+    names = sorted(
+        model.name
+        for model in _every(lambda token: client.search_registered_models(page_token=token))
+    )
+    shown = ", ".join(names[:_NAMES_SHOWN]) or "none"
+    more = f" and {len(names) - _NAMES_SHOWN} others" if len(names) > _NAMES_SHOWN else ""
+    near = suggestion(name, names)
+    return f"No registered model {name!r}.{near} Registered models: {shown}{more}."
+
+
+def champion_record(name: str, uri: str, storage: Path) -> dict[str, Any]:
     """What made the champion of a sweep.
 
     Args:
         name: The sweep's name, which is the registered model's.
         uri: Where MLflow records.
+        storage: The storage folder.
 
     Returns:
         `model`, `version`, `registered` (seconds since the epoch), `run`, `sweep`, `trial`,
@@ -825,10 +1082,11 @@ def champion_record(name: str, uri: str) -> dict[str, Any]:
     """
     with mlflow_errors(uri):
         client = connect(uri)
-        version = _find_version(client, f"{name}@{CHAMPION_ALIAS}")
+        identity = storage_identity(uri, storage)
+        version = _find_version(client, f"{name}@{CHAMPION_ALIAS}", identity)
     tags = {key.removeprefix(TAG): value for key, value in version.tags.items()}
     record: dict[str, Any] = {
-        "model": name,
+        "model": version.name,
         "version": str(version.version),
         "registered": version.creation_timestamp / 1000,
         "run": version.run_id,

@@ -39,7 +39,6 @@ from orchestrator.sources import (
     read_split,
     where_is,
 )
-from orchestrator.sweep_documents import default_tracking_uri
 from orchestrator.sweep_view import SweepView
 from orchestrator.tasks import (
     ClassificationTask,
@@ -50,6 +49,7 @@ from orchestrator.tasks import (
     parse_task,
     suggestion,
 )
+from orchestrator.tracking_address import DATABASE_NAME, recorded_uri
 
 if TYPE_CHECKING:
     from orchestrator.inference import Prediction, Predictor
@@ -131,7 +131,7 @@ def model_folder(reference: str, storage: Path, tracking_uri: str | None) -> Ite
             f"SWEEP/TRIAL for a trial in {storage}, or the path of a model folder."
         )
     name = re.split("[@/]", reference, maxsplit=1)[0]
-    yield resolve(reference, registry_uri(name, storage, tracking_uri))
+    yield resolve(reference, registry_uri(name, storage, tracking_uri), storage)
 
 
 def _trial_folder(sweep: Path, trial: str, target: Path) -> Path:
@@ -171,18 +171,15 @@ def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:
     Raises:
         ModelUseError: If there is no registry.
     """
-    if tracking_uri is not None:
-        return tracking_uri
     lines = read_journal(storage / name) if "/" not in name else []
-    own = (SweepView.of(lines).experiment.get("tracking") or {}).get("uri")
-    if own:
-        return str(own)
-    if not (storage / "mlflow.db").is_file():
+    experiment = SweepView.of(lines).experiment
+    own = tracking_uri or (experiment.get("tracking") or {}).get("uri")
+    if not own and not (storage / DATABASE_NAME).is_file():
         raise ModelUseError(
             f"No model registry in {storage}. Give the folder of the sweep with `--storage`, or "
             "MLflow's address with `--tracking-uri`."
         )
-    return default_tracking_uri(storage)
+    return recorded_uri(experiment, storage, tracking_uri)
 
 
 def asked_tasks(folder: Path) -> dict[str, TaskSpec]:
@@ -409,9 +406,9 @@ def predict_rows(
 
 
 def _columns(answer: Prediction, task: TaskSpec) -> dict[str, Any]:
-    chances = answer.by_position
-    labels = task.label_values if isinstance(task, ClassificationTask) else range(len(chances))
-    named = zip((probability_column(str(label)) for label in labels), chances, strict=True)
+    chances = answer.probabilities
+    labels = map(str, range(len(chances))) if isinstance(task, MultipleChoiceTask) else chances
+    named = zip(map(probability_column, labels), chances.values(), strict=True)
     return {PREDICTION: answer.label, **{column: round(value, 6) for column, value in named}}
 
 

@@ -120,7 +120,7 @@ class Pool:
         return TorchTrainer(
             member_worker,
             train_loop_config={
-                "experiment": self._driver.experiment.model_dump(mode="json"),
+                "experiment": self._driver.experiment.for_workers(),
                 "folder": str(self._driver.journal.folder),
                 "shared": self._shared,
                 "mailbox": mailbox,

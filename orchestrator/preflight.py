@@ -44,8 +44,10 @@ from orchestrator.method_facts import (
     storage_bytes,
     targets_of,
 )
-from orchestrator.model_registry import TrackingError, check_reachable
+from orchestrator.model_registry import check_reachable
 from orchestrator.tasks import GenerationTask, LanguageModellingTask, suggestion
+from orchestrator.tracking_address import TrackingError, tracking_uri
+from orchestrator.tracking_database import network_file_system
 
 MIB = 2**20
 
@@ -64,18 +66,32 @@ class Means:
     """Free bytes where sweeps are kept."""
 
 
-def carried(experiment: Experiment) -> list[str]:
-    """What the retentions of a file carry between tasks, with the arithmetic, before it is there.
+def cautions(experiment: Experiment, storage: Path) -> list[str]:
+    """What is worth knowing before a sweep begins, although nothing is in its way.
 
     Args:
         experiment: An experiment that `check` let pass.
+        storage: The folder that sweeps are kept in.
 
     Returns:
-        One line for each size; none where the base's sizes are not known on this machine.
+        A line for each size that the retentions carry between tasks, with the arithmetic (none
+        where the base's sizes are not known on this machine), and one where MLflow's database would
+        lie on a network file system.
     """
     base = base_facts(experiment.model)
     facts = method_facts(experiment, base) if base else []
-    return list(dict.fromkeys(m.arithmetic for m in facts if m.retention != "none"))
+    carried = dict.fromkeys(m.arithmetic for m in facts if m.retention != "none")
+    kind = network_file_system(tracking_uri(experiment.tracking.uri, storage))
+    return [f"carried between tasks: {line}" for line in carried] + (
+        [
+            f"MLflow's database would lie on a network file system ({kind}), on which SQLite can "
+            "be damaged when two machines open it. The journals are safe there, and make it anew. "
+            "To be without that risk, name a local file (`tracking: {uri: "
+            "sqlite:////home/YOU/mlflow.db}`) or a server"
+        ]
+        if kind is not None
+        else []
+    )
 
 
 def check(loaded: LoadedExperiment, storage: Path, *, trials: int, address: str | None) -> None:

@@ -58,12 +58,18 @@ from orchestrator.journal import (
     read_journal,
     without_nan,
 )
-from orchestrator.preflight import PreflightError, carried, check
+from orchestrator.preflight import PreflightError, cautions, check
 from orchestrator.provenance import (
     ChangedSweepError,
     check_provenance,
     check_same,
     provenance_now,
+)
+from orchestrator.tracking_address import (
+    TrackingError,
+    redacted,
+    redacted_document,
+    tracking_uri,
 )
 from orchestrator.training import BASE_TRIAL, ProgressFile, run_locally
 
@@ -209,6 +215,7 @@ def _open(
     storage: Path,
     raise_if_interrupted: Callable[[], None],
 ) -> str:
+    """Run what is missing; give what is to be mended although the sweep is finished."""
     for line in journal.lines:
         observer.line(line)
     if journal.lines:
@@ -225,9 +232,16 @@ def _open(
         wanted = _wanted(loaded.experiment)
         if loaded.experiment.search is None or proposed >= wanted:
             observer.note("this sweep is finished; nothing is left to run")
-            projection.finish()
-            return ""
-    return _run(loaded, journal, observer, options, projection, retried, raise_if_interrupted)
+            return projection.finish(just_decided=False)
+    try:
+        complaint = _run(
+            loaded, journal, observer, options, projection, retried, raise_if_interrupted
+        )
+    except BaseException:
+        projection.rest()
+        raise
+    observer.note("writing what remains to MLflow")
+    return " ".join(filter(None, (complaint, projection.finish(just_decided=True))))
 
 
 def _retried(lines: Sequence[Line], options: SweepOptions) -> list[str]:
@@ -249,7 +263,6 @@ def _run(
     raise_if_interrupted: Callable[[], None],
 ) -> str:
     from orchestrator.base_model import UNKNOWN, base_sha256, load_tokenizer, tokenizer_sha256
-    from orchestrator.model_registry import redacted, redacted_document
 
     experiment = loaded.experiment
     observer.note("checking that nothing is in the way")
@@ -258,8 +271,8 @@ def _run(
     check(loaded, journal.folder.parent, trials=missing, address=options.address)
     if experiment.search is not None and experiment.search.left_out is not None:
         observer.note(experiment.search.left_out)
-    for line in carried(loaded.experiment):
-        observer.note(f"carried between tasks: {line}")
+    for caution in cautions(experiment, journal.folder.parent):
+        observer.note(caution)
     observer.note("reading the base model's weights and tokenizer")
     base_hash = base_sha256(experiment.model)
     cache = ContentCache(journal.folder.parent / "cache")
@@ -319,8 +332,6 @@ def _run(
     if driver.given_up and (driver.unfinished or driver.trials[BASE_TRIAL].state == "FAILED"):
         _give_up(driver, projection)
     driver.conclude()
-    observer.note("writing what remains to MLflow")
-    projection.finish()
     return complaint
 
 
@@ -613,25 +624,25 @@ class _Projection:
     def __init__(
         self, experiment: Experiment, storage: Path, journal: Journal, observer: Observer
     ) -> None:
-        from orchestrator.tracking import Projection, tracking_uri
+        from orchestrator.tracking import Projection
 
-        self._uri = tracking_uri(experiment, storage)
+        self._uri = tracking_uri(experiment.tracking.uri, storage)
         self._journal = journal
         self._observer = observer
         self._mlflow: Projection | None = None
-        self._make = lambda: Projection(self._uri, journal.folder)
+        self._make = lambda: Projection(
+            self._uri, journal.folder, say=lambda text: observer.note(f"MLflow: {text}")
+        )
         self._again_at = -math.inf
 
-    def catch_up(self) -> None:
+    def catch_up(self, *, running: bool = True) -> None:
         """Write what MLflow lacks; say so and go on when it cannot be reached."""
-        from orchestrator.tracking import TrackingError
-
         if time.monotonic() < self._again_at:
             return
         try:
             if self._mlflow is None:
                 self._mlflow = self._make()
-            self._mlflow.catch_up(self._journal.lines)
+            self._mlflow.catch_up(self._journal.lines, running=running)
         except TrackingError as error:
             if self._again_at < 0:
                 self._observer.note(f"MLflow lags behind: {error}")
@@ -640,26 +651,29 @@ class _Projection:
         else:
             self._again_at = -math.inf
 
-    def finish(self) -> None:
-        """Write everything, register the champion; refuse to end silently without it.
+    def rest(self) -> None:
+        """Let MLflow show that nothing runs any more, if it was told before that something does."""
+        if self._mlflow is not None:
+            self.catch_up(running=False)
 
-        Raises:
-            SweepError: If MLflow cannot be reached.
+    def finish(self, *, just_decided: bool) -> str:
+        """Write everything, and register the champion.
+
+        Args:
+            just_decided: Whether the verdict is of this moment.
+
+        Returns:
+            Why MLflow lacks something, in words for people; empty when it has everything.
         """
-        from orchestrator.model_registry import register_champion
-        from orchestrator.tracking import Projection, TrackingError
-
+        lines = self._journal.lines
         try:
             if self._mlflow is None:
-                self._mlflow = Projection(self._uri, self._journal.folder)
-            self._mlflow.catch_up(self._journal.lines)
-            ends = [line for line in self._journal.lines if line["event"] == "sweep_ended"]
+                self._mlflow = self._make()
+            self._mlflow.catch_up(lines, running=False)
+            ends = [line for line in lines if line["event"] == "sweep_ended"]
             champion = ends[-1]["champion"] if ends else None
-            last = self._journal.lines[-1]["event"]
-            if champion is not None and last == "sweep_ended":
-                registered = register_champion(
-                    self._uri, sweep_folder=self._journal.folder, lines=self._journal.lines
-                )
+            if champion is not None and lines[-1]["event"] == "sweep_ended":
+                registered = self._mlflow.register(lines, just_decided=just_decided)
                 line = self._journal.append(
                     "champion_registered",
                     trial=champion,
@@ -667,13 +681,15 @@ class _Projection:
                     version=registered.version,
                 )
                 self._observer.line(line)
-                self._mlflow.catch_up(self._journal.lines)
+                self._observer.note(registered.text)
+                self._mlflow.catch_up(lines, running=False)
             self._attach_report()
         except TrackingError as error:
-            raise SweepError(
+            return (
                 f"All trials are finished and kept in {self._journal.folder}, and MLflow lags "
                 f"behind. {error}"
-            ) from None
+            )
+        return ""
 
     def _attach_report(self) -> None:
         """Write the sweep's page and put it beside its run; a full disk costs no sweep."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.journal import Line
-from orchestrator.model_registry import redacted
 from orchestrator.objectives import NATURAL_DIRECTIONS
 from orchestrator.sweep_view import BASE, SweepView, TrialView
+from orchestrator.tracking_address import redacted, tracking_uri
 
 
 def trial_document(view: SweepView, trial: TrialView, folder: Path) -> dict[str, Any]:
@@ -96,7 +96,9 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         "runner_up_interval": view.runner_up_interval,
         "registered": {"model": view.model, "version": view.version} if view.model else None,
         "scores_are": "validation scores by which the trials were chosen",
-        "tracking_uri": tracking_uri(view, folder),
+        "tracking_uri": redacted(
+            tracking_uri((view.experiment.get("tracking") or {}).get("uri"), folder.parent)
+        ),
         "commands": next_commands(view, folder),
     }
 
@@ -163,7 +165,7 @@ def next_commands(view: SweepView, folder: Path) -> dict[str, list[str]]:
     use: list[list[str]] = []
     reference = None
     if view.model is not None:
-        reference = f"{view.model}@champion"
+        reference = f"{view.name}@champion"
         use.append([program(), "predict", reference, "--task", view.tasks[0], *where, "A TEXT"])
     elif best is not None and best.adapter:
         reference = f"{folder.name}/{best.name}"
@@ -174,17 +176,6 @@ def next_commands(view: SweepView, folder: Path) -> dict[str, list[str]]:
     if use:
         commands["use"] = [shlex.join(words) for words in use]
     return commands
-
-
-def tracking_uri(view: SweepView, folder: Path) -> str:
-    """Where MLflow recorded the sweep, without credentials."""
-    uri = (view.experiment.get("tracking") or {}).get("uri")
-    return redacted(uri) if uri else default_tracking_uri(folder.parent)
-
-
-def default_tracking_uri(storage: Path) -> str:
-    """Where MLflow records when an experiment does not say."""
-    return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
 
 
 def short_path(path: Path) -> str:

@@ -17,34 +17,44 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.experiment import Experiment, is_number
+from orchestrator.experiment import is_number
 from orchestrator.journal import Line
 from orchestrator.model_registry import (
     TAG,
     AdapterFolderError,
-    TrackingError,
+    Registration,
     connect,
     effective_experiment,
+    find_experiment,
     find_runs,
-    is_database,
+    is_deleted,
     log_trial_model,
     milliseconds,
     mlflow_errors,
-    redacted,
-    redacted_document,
+    own_tags,
+    register_champion,
     sweep_id,
 )
+from orchestrator.tracking_address import (
+    TrackingError,
+    artifacts_address,
+    is_database,
+    is_own_database,
+    redacted,
+    redacted_document,
+)
+from orchestrator.tracking_database import relocate, storage_identity
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["Projection", "TrackingError", "tracking_uri"]
+__all__ = ["Projection", "TrackingError"]
 
 # MLflow's own limits (mlflow.utils.validation).
 _PARAMETER_CHARACTERS = 6000
@@ -55,6 +65,9 @@ _BATCH_METRICS = 800
 
 _MARK = f"{TAG}journal_n"
 _MODEL = f"{TAG}model"
+_VERSION = f"{TAG}model_version"
+_REGISTERED = f"{TAG}registered_n"
+"""The line by which the champion in the registry was registered."""
 _DESCRIPTION = "mlflow.note.content"
 _DESCRIBED = "The report of this sweep: "
 _VIEW = "orchestrator"
@@ -62,22 +75,11 @@ _VIEW = "orchestrator"
 _STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED", "STOPPED": "KILLED"}
 _TRIAL_STARTS = "trial_started"
 _REOPENING = {"trial_proposed", _TRIAL_STARTS, "stage_report", "trial_ended"}
+_OF_TRIALS = {"method", "training", "resources"}
+"""What a search may vary: the parameters of trials, and not of the sweep's own run."""
 _REPORT_METRICS = ("loss", "tokens", "seconds")
 _STEP_METRICS = {"losses": "step_loss", "learning_rates": "learning_rate"}
 """Series of a report, one value a step, and the metric that each becomes."""
-
-
-def tracking_uri(experiment: Experiment, storage: Path) -> str:
-    """Where MLflow records an experiment.
-
-    Args:
-        experiment: The experiment.
-        storage: Its storage folder.
-
-    Returns:
-        `tracking.uri`, or SQLite in the storage folder.
-    """
-    return experiment.tracking.uri or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class _Picture:
     tags: dict[str, str]
     parameters: dict[str, str] = field(default_factory=dict)
     points: list[_Point] = field(default_factory=list)
+    """What MLflow is not known to have."""
     artifacts: dict[str, str] = field(default_factory=dict)
     status: str = "RUNNING"
     end: int | None = None
@@ -146,6 +149,10 @@ class _Sweep:
         self.trials: dict[str, _Trial] = {}
         self.base_row: list[float | None] | None = None
         self.document: Mapping[str, Any] = opening["experiment"]
+        self.registered: Line | None = None
+        """The line that says that the champion of the last verdict was registered."""
+        self.touched: set[str | None] = {None}
+        """The runs (None: the sweep's own) whose pictures have changed since they were written."""
         self.parent = _Picture(
             name=folder.name,
             start=milliseconds(opening),
@@ -155,7 +162,9 @@ class _Sweep:
                 f"{TAG}folder": str(folder),
                 f"{TAG}origin": str(opening.get("origin", "")),
             },
-            parameters=_parameters(redacted_document(self.document)),
+            parameters=_parameters(
+                redacted_document({k: v for k, v in self.document.items() if k not in _OF_TRIALS})
+            ),
         )
 
     def add(self, line: Line) -> None:
@@ -165,7 +174,9 @@ class _Sweep:
             line: The next line.
         """
         event = line["event"]
+        self.touched.add(line.get("trial"))
         if event in _REOPENING:
+            self.touched.add(None)
             self.parent.reopen()
         match event:
             case "sweep_opened":
@@ -188,20 +199,35 @@ class _Sweep:
                 self._trial_ended(line)
             case "sweep_ended":
                 self._ended(line)
+            case "sweep_stopped":
+                self.touched.add(None)
+                self.parent.close(line, "FAILED")
             case "champion_registered":
-                version = {f"{TAG}model_version": f"{line['model']}/{line['version']}"}
-                self.parent.tags |= version
-                self._picture(line).tags |= version
+                self.registered = line
             case _:
                 pass
 
-    def pictures(self) -> dict[str | None, _Picture]:
-        """Every run that there should be, the sweep's own (None) first."""
-        for trial in self.trials.values():
-            if trial.picture is not None and trial.ended is not None:
-                self._draw_matrix(trial, trial.picture)
-        begun = {t.name: t.picture for t in self.trials.values() if t.picture is not None}
-        return {None: self.parent, **begun}
+    def pictures(self, wanted: Collection[str | None]) -> dict[str | None, _Picture]:
+        """Some of the runs that there should be, the sweep's own (None) first.
+
+        Args:
+            wanted: Which; the work done is for these alone.
+
+        Returns:
+            The pictures of those that have begun, by name.
+        """
+        pictures: dict[str | None, _Picture] = {None: self.parent} if None in wanted else {}
+        for name in sorted(name for name in wanted if name is not None):
+            trial = self.trials.get(name)
+            if trial is not None and trial.picture is not None:
+                if trial.ended is not None:
+                    self._draw_matrix(trial, trial.picture)
+                pictures[name] = trial.picture
+        return pictures
+
+    def everything(self) -> set[str | None]:
+        """The name of every trial that was proposed, and None."""
+        return {None, *self.trials}
 
     def _opened(self, line: Line) -> None:
         self.document = line["experiment"]
@@ -290,6 +316,7 @@ class _Sweep:
 
     def _ended(self, line: Line) -> None:
         champion = line["champion"]
+        self.registered = None
         ended = {name: t for name, t in self.trials.items() if t.ended is not None}
         for name, trial in ended.items():
             if trial.picture is not None:
@@ -297,6 +324,7 @@ class _Sweep:
                     f"{TAG}on_front": _yes(name in line["front"]),
                     f"{TAG}champion": _yes(name == champion),
                 }
+        self.touched |= {None, *ended}
         self.parent.tags |= {
             f"{TAG}champion": champion or "none",
             f"{TAG}reason": line["reason"],
@@ -304,7 +332,9 @@ class _Sweep:
         }
         chosen = ended[champion].ended if champion in ended else None
         if chosen is not None:
-            self.parent.measure(line, _final_measures(chosen), 0)
+            # Under names of their own: the sweep's run is no rival of the trials.
+            measures = {f"champion/{k}": v for k, v in _final_measures(chosen).items()}
+            self.parent.measure(line, measures, 0)
         finished = any(
             t.ended is not None and t.ended["state"] == "COMPLETE" for t in ended.values()
         )
@@ -357,6 +387,10 @@ def _folder_digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _silent(_: str) -> None:
+    """Nobody is told."""
+
+
 @dataclass
 class _Held:
     """What MLflow holds of one run, as far as we know."""
@@ -366,28 +400,35 @@ class _Held:
     parameters: set[str]
     status: str
     end: int | None
-    points: int
-    """How many of the picture's points are there for certain."""
+    mark: int = -1
+    """Points of this line of the journal, and of those before it, are there for certain."""
+    deleted: bool = False
+    """Somebody deleted it, and it stays so."""
 
 
 class Projection:
     """One sweep in MLflow."""
 
-    def __init__(self, uri: str, sweep_folder: Path) -> None:
+    def __init__(
+        self, uri: str, sweep_folder: Path, *, say: Callable[[str], None] | None = None
+    ) -> None:
         """Prepare; MLflow is not spoken to before the first `catch_up` or `check`.
 
         Args:
             uri: Where MLflow records, from `tracking_uri`.
             sweep_folder: The sweep's folder. Without a server, artifacts go to `mlartifacts`
                 beside it.
+            say: Told what had to be mended, and what was left alone.
         """
         self._uri = uri
         self._folder = sweep_folder.resolve()
+        self._say = say or _silent
         self._sweep: _Sweep | None = None
         self._folded = 0
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self._held: dict[str | None, _Held] | None = None
+        self._registration: tuple[str, Registration] | None = None
         self._refused: set[str] = set()
         """Trials whose adapter could not be read; another projection tries again."""
 
@@ -400,36 +441,61 @@ class Projection:
         with mlflow_errors(self._uri, self._folder):
             self._connected().search_experiments(max_results=1)
 
-    def catch_up(self, lines: Sequence[Line]) -> None:
-        """Write whatever MLflow lacks of a sweep.
+    def catch_up(self, lines: Sequence[Line], *, running: bool = True) -> None:
+        """Write whatever MLflow lacks of a sweep; what has not changed costs nothing.
 
         Args:
             lines: The whole journal; what was written before is not written again.
+            running: Whether a driver runs the sweep. Where none does, what had begun and not ended
+                is shown as KILLED, since the last line, until a driver goes on with it.
 
         Raises:
             TrackingError: If MLflow cannot be used; the next call tries again.
         """
         if not lines:
             return
+        done = False
+        try:
+            with mlflow_errors(self._uri, self._folder):
+                self._write(self._fold(lines), lines, running=running)
+            done = True
+        finally:
+            if not done:
+                # A request may have arrived although its answer did not: look again next time.
+                self._held = self._client = self._sweep = None
+
+    def _fold(self, lines: Sequence[Line]) -> _Sweep:
         if lines[0]["event"] != "sweep_opened":
             raise TrackingError(
                 f"The journal of {self._folder} should begin with `sweep_opened`, "
                 f"got {lines[0]['event']!r}."
             )
         if self._sweep is None:
-            self._sweep = _Sweep(lines[0], sweep_id(lines), self._folder)
+            self._sweep, self._folded = _Sweep(lines[0], sweep_id(lines), self._folder), 0
         for line in lines[self._folded :]:
             self._sweep.add(line)
             self._folded += 1
-        done = False
-        try:
-            with mlflow_errors(self._uri, self._folder):
-                self._write(self._sweep, lines)
-            done = True
-        finally:
-            if not done:
-                # A request may have arrived although its answer did not: look again next time.
-                self._held = None
+        return self._sweep
+
+    def register(self, lines: Sequence[Line], *, just_decided: bool) -> Registration:
+        """Register the champion of the last verdict, see `register_champion`.
+
+        Args:
+            lines: The whole journal, caught up with.
+            just_decided: Whether the verdict is of this moment.
+
+        Returns:
+            What was registered.
+
+        Raises:
+            TrackingError: If MLflow cannot be used.
+        """
+        registration = register_champion(
+            self._uri, sweep_folder=self._folder, lines=lines, just_decided=just_decided
+        )
+        champion = next(x["champion"] for x in reversed(lines) if x["event"] == "sweep_ended")
+        self._registration = (champion, registration)
+        return registration
 
     def attach(self, folder: Path) -> str:
         """Put a folder (a report) among the artifacts of the sweep's run, unless it is there.
@@ -447,6 +513,12 @@ class Projection:
             TrackingError: If MLflow cannot be used; the next call tries again.
         """
         held = self._own_run()
+        if held.deleted:
+            raise TrackingError(
+                f"The MLflow run of {self._folder.name} was deleted, so that there is nothing to "
+                "add to. It can be brought back: `mlflow runs restore --run-id "
+                f"{held.run.info.run_id}`."
+            )
         run = f"#/experiments/{self._experiment_id}/runs/{held.run.info.run_id}"
         page = f"{run}/artifacts/{folder.name}/index.html"
         key, digest = f"{TAG}sha256.{folder.name}", _folder_digest(folder)
@@ -462,11 +534,11 @@ class Projection:
             self._tag(client, held, tags)
         return page
 
-    def share_view(self, sweep: str, columns: Sequence[str]) -> str:
+    def share_view(self, lines: Sequence[Line], columns: Sequence[str]) -> str:
         """Keep a view of a sweep's runs in MLflow, with columns chosen and sorted by gain.
 
         Args:
-            sweep: Its name, which is its experiment's; made when missing.
+            lines: Its journal; its experiment is made when missing.
             columns: `metrics.NAME`, `params.NAME` or `tags.NAME`, in their order.
 
         Returns:
@@ -484,7 +556,7 @@ class Projection:
         }  # fmt: skip
         with mlflow_errors(self._uri, self._folder):
             client = self._connected()
-            experiment = self._experiment(client, sweep)
+            experiment = self._experiment(client, str(lines[0]["sweep"]), sweep_id(lines))
             client.set_experiment_tag(
                 experiment, f"mlflow.sharedViewState.{_VIEW}", json.dumps(view)
             )
@@ -508,63 +580,85 @@ class Projection:
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
-            if self._uri.startswith("sqlite"):
+            if is_own_database(self._uri, self._folder.parent):
                 self._folder.parent.mkdir(parents=True, exist_ok=True)
-            self._client = connect(self._uri)
+            self._client = connect(self._uri, say=self._say)
+            if relocate(self._uri, self._folder.parent):
+                self._say(
+                    f"MLflow's artifacts were recorded at another place and are now looked for in "
+                    f"{self._folder.parent}"
+                )
         return self._client
 
-    def _write(self, sweep: _Sweep, lines: Sequence[Line]) -> None:
-        client, pictures = self._connected(), sweep.pictures()
+    def _write(self, sweep: _Sweep, lines: Sequence[Line], *, running: bool) -> None:
+        client = self._connected()
         if self._held is None:
-            self._experiment_id = self._experiment(client, str(lines[0]["sweep"]))
-            self._held = self._find(client, sweep, pictures)
+            self._experiment_id = self._experiment(client, str(lines[0]["sweep"]), sweep.identity)
+            self._held = self._find(client, sweep)
+            sweep.touched |= sweep.everything()
+        elif not running:
+            sweep.touched |= {name for name, held in self._held.items() if held.end is None}
         held = self._held
-        for trial, picture in pictures.items():
+        rested = None if running else milliseconds(lines[-1])
+        for trial, picture in sweep.pictures(sweep.touched).items():
             if trial is not None:
                 picture.tags["mlflow.parentRunId"] = held[None].run.info.run_id
             if trial not in held:
                 held[trial] = self._create(client, picture)
+            if held[trial].deleted:
+                continue
             self._write_run(client, held[trial], picture)
             ended = sweep.trials[trial].ended if trial is not None else None
             if ended is not None:
                 self._write_model(client, held[trial], ended, lines)
-            self._write_status(client, held[trial], picture)
+            self._write_status(client, held[trial], picture, rested)
+        if sweep.registered is not None:
+            self._write_registration(client, held, sweep.registered, lines)
         # Last of all: everything before this line is there.
         self._tag(client, held[None], {_MARK: str(lines[-1]["n"])})
+        sweep.touched.clear()
 
-    def _experiment(self, client: MlflowClient, name: str) -> str:
-        found = client.get_experiment_by_name(name)
+    def _experiment(self, client: MlflowClient, name: str, sweep: str) -> str:
+        identity = storage_identity(self._uri, self._folder.parent, make=True)
+        found, free = find_experiment(client, name, identity, sweep)
+        tags = own_tags(identity, name)
         if found is None:
+            if free != name:
+                self._say(
+                    f"MLflow has an experiment {name!r} of another storage folder; this one's is "
+                    f"named {free!r}"
+                )
             # A server chooses its own place; a bare database would choose the working folder.
-            place = self._folder.parent / "mlartifacts" / name
-            return client.create_experiment(
-                name, artifact_location=place.as_uri() if is_database(self._uri) else None
-            )
+            place = artifacts_address(self._folder.parent, free) if is_database(self._uri) else None
+            return client.create_experiment(free, artifact_location=place, tags=tags)
         if found.lifecycle_stage != "active":
             raise TrackingError(
-                f"The MLflow experiment {name!r} at {redacted(self._uri)} was deleted. Bring it "
-                f"back (`mlflow experiments restore -x {found.experiment_id}`), or remove it for "
-                "good (`mlflow gc`)."
+                f"The MLflow experiment {found.name!r} at {redacted(self._uri)} was deleted. Bring "
+                f"it back (`mlflow experiments restore -x {found.experiment_id}`), or remove it "
+                "for good (`mlflow gc`)."
             )
+        for key, value in tags.items():
+            if key not in found.tags:
+                client.set_experiment_tag(found.experiment_id, key, value)
         return found.experiment_id
 
-    def _find(
-        self, client: MlflowClient, sweep: _Sweep, pictures: Mapping[str | None, _Picture]
-    ) -> dict[str | None, _Held]:
+    def _find(self, client: MlflowClient, sweep: _Sweep) -> dict[str | None, _Held]:
         """The runs that are there; the sweep's own is made when missing."""
         found = {
             trial: _only_one(client, runs)
             for trial, runs in find_runs(client, self._experiment_id, sweep.identity).items()
         }
         mark = int(found[None].data.tags.get(_MARK, -1)) if None in found else -1
-        held: dict[str | None, _Held] = {}
-        for trial, run in found.items():
-            if trial in pictures:
-                sure = sum(point.n <= mark for point in pictures[trial].points)
-                held[trial] = _Held(run, dict(run.data.tags), set(run.data.params),
-                                    run.info.status, run.info.end_time, sure)  # fmt: skip
+        held = {
+            trial: _Held(run, dict(run.data.tags), set(run.data.params), run.info.status,
+                         run.info.end_time, mark, is_deleted(run))
+            for trial, run in found.items()
+        }  # fmt: skip
         if None not in held:
             held[None] = self._create(client, sweep.parent)
+        deleted = sorted(str(name or "the sweep itself") for name, h in held.items() if h.deleted)
+        if deleted:
+            self._say(f"deleted in MLflow, and left so: {', '.join(deleted)}")
         return held
 
     def _create(self, client: MlflowClient, picture: _Picture) -> _Held:
@@ -572,7 +666,7 @@ class Projection:
         run = client.create_run(
             self._experiment_id, start_time=picture.start, tags=tags, run_name=picture.name
         )
-        return _Held(run, tags, set(), "RUNNING", None, 0)
+        return _Held(run, tags, set(), "RUNNING", None)
 
     def _write_run(self, client: MlflowClient, held: _Held, picture: _Picture) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -583,7 +677,8 @@ class Projection:
         missing = {k: v for k, v in picture.parameters.items() if k not in held.parameters}
         metrics = [
             Metric(point.key, point.value, point.time, point.step)
-            for point in picture.points[held.points :]
+            for point in picture.points
+            if point.n > held.mark
         ]
         parameters = [Param(key, value) for key, value in missing.items()]
         new_tags = [RunTag(key, value) for key, value in tags.items()]
@@ -601,7 +696,7 @@ class Projection:
             )
         held.tags |= tags
         held.parameters |= set(missing)
-        held.points = len(picture.points)
+        picture.points.clear()
         digests: dict[str, str] = {}
         for name, text in picture.artifacts.items():
             key, digest = f"{TAG}sha256.{name}", _digest(text)
@@ -631,22 +726,45 @@ class Projection:
             self._tag(client, held, {_MODEL: model})
 
     @staticmethod
-    def _write_status(client: MlflowClient, held: _Held, picture: _Picture) -> None:
-        if (held.status, held.end) == (picture.status, picture.end):
+    def _write_status(
+        client: MlflowClient, held: _Held, picture: _Picture, rested: int | None
+    ) -> None:
+        """Let a run be over or go on; over since `rested` (milliseconds) where no driver runs."""
+        status, end = picture.status, picture.end
+        if end is None and rested is not None:
+            status, end = "KILLED", rested
+        if (held.status, held.end) == (status, end):
             return
-        if picture.end is None:
+        if end is None:
             if held.status != "RUNNING":
                 client.update_run(held.run.info.run_id, status="RUNNING")
         else:
-            client.set_terminated(held.run.info.run_id, picture.status, picture.end)
-        held.status, held.end = picture.status, picture.end
+            client.set_terminated(held.run.info.run_id, status, end)
+        held.status, held.end = status, end
+
+    def _write_registration(
+        self, client: MlflowClient, held: dict[str | None, _Held], line: Line, lines: Sequence[Line]
+    ) -> None:
+        """Say which version the champion is; make it again where the registry was lost."""
+        own, champion = held[None], held.get(line["trial"])
+        if own.tags.get(_REGISTERED) == str(line["n"]) or own.deleted:
+            return
+        # Without its model (a journal on another machine) there is nothing to register.
+        if champion is None or champion.deleted or _MODEL not in champion.tags:
+            return
+        known = self._registration
+        if known is None or known[0] != line["trial"]:
+            known = (line["trial"], self.register(lines, just_decided=False))
+        version = {_VERSION: f"{known[1].model}/{known[1].version}"}
+        self._tag(client, champion, version)
+        self._tag(client, own, {**version, _REGISTERED: str(line["n"])})
 
     @staticmethod
     def _tag(client: MlflowClient, held: _Held, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
         new = {key: value for key, value in tags.items() if held.tags.get(key) != value}
-        if new:
+        if new and not held.deleted:
             client.log_batch(
                 held.run.info.run_id, tags=[RunTag(key, value) for key, value in new.items()]
             )
@@ -667,8 +785,12 @@ def _only_one(client: MlflowClient, runs: Sequence[Run]) -> Run:
         The run to go on with.
     """
     kept, *surplus = sorted(
-        runs, key=lambda run: (-len(run.data.metrics), -len(run.data.tags), run.info.run_id)
-    )
+        runs,
+        key=lambda run: (
+            is_deleted(run), -len(run.data.metrics), -len(run.data.tags), run.info.run_id
+        ),
+    )  # fmt: skip
     for run in surplus:
-        client.delete_run(run.info.run_id)
+        if not is_deleted(run):
+            client.delete_run(run.info.run_id)
     return kept

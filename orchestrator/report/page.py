@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.formatting import count, show, show_duration, show_interval, show_setting
-from orchestrator.model_registry import redacted, redacted_document
 from orchestrator.objectives import NATURAL_DIRECTIONS
 from orchestrator.report import results
 from orchestrator.report.assets import SCRIPT, STYLE
@@ -27,6 +26,7 @@ from orchestrator.sweep_view import (
     flat,
     number,
 )
+from orchestrator.tracking_address import redacted, redacted_document
 
 
 def render_page(view: SweepView, figures: Figures, folder: Path) -> str:

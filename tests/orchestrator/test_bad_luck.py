@@ -273,7 +273,7 @@ def test_records_that_cannot_be_reached_in_the_middle_catch_up_later(
         run_locally(name, *rest)
 
     monkeypatch.setattr(sweep, "run_locally", vanish)
-    text = one_message(call("sweep", path), cli.MISTAKE)
+    text = one_message(call("sweep", path), cli.FAILED)
     folder = tmp_path / "runs" / "tiny"
     assert f"All trials are finished and kept in {folder}" in text
     assert "the same command catches MLflow up" in text
@@ -292,12 +292,12 @@ def test_records_that_cannot_be_reached_in_the_middle_catch_up_later(
 
 
 def test_a_server_that_is_down_is_asked_once_a_minute_and_told_of_once(small, monkeypatch):
-    from orchestrator.model_registry import TrackingError
     from orchestrator.tracking import Projection
+    from orchestrator.tracking_address import TrackingError
 
     asked = []
 
-    def down(self, lines):
+    def down(self, lines, *, running):
         asked.append(len(lines))
         raise TrackingError("MLflow at http://there cannot be used: gone.")
 

@@ -137,7 +137,7 @@ def sweeps(monkeypatch, project):
         folder, lines = write_sweep(Path(loaded.experiment.storage))
         for line in lines:
             observer.line(line)
-        return SimpleNamespace(folder=folder, lines=lines)
+        return SimpleNamespace(folder=folder, lines=lines, complaint="")
 
     fake = SimpleNamespace(
         SweepOptions=options, run_sweep=run_sweep, SweepInterruptedError=InterruptedSweepError,
@@ -274,7 +274,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_continue(sweeps, stop):
 def test_sweep_in_which_no_trial_was_completed_fails(sweeps):
     def fail(loaded, options, observer):
         folder, lines = write_sweep(Path("runs"), state="FAILED")
-        return SimpleNamespace(folder=folder, lines=lines)
+        return SimpleNamespace(folder=folder, lines=lines, complaint="")
 
     sweeps.run = fail
     result = call("sweep", "demo.yaml")
@@ -420,7 +420,9 @@ def test_champion_is_shown(project, monkeypatch):
     record = {"model": "demo", "version": "3", "trial": "t002", "registered": 1.7e9,
               "measures": {"gain": 0.2}, "reason": "largest gain [+0.1, +0.3]"}  # fmt: skip
     asked = []
-    monkeypatch.setattr(cli, "champion_record", lambda name, uri: asked.append(uri) or record)
+    monkeypatch.setattr(
+        cli, "champion_record", lambda name, uri, storage: asked.append(uri) or record
+    )
     (project / "runs").mkdir()
     (project / "runs" / "mlflow.db").touch()
     result = call("champion", "show", "demo")
@@ -481,7 +483,7 @@ def predictor(monkeypatch, project):
     (folder / "model.json").write_text(json.dumps({"tasks": TASKS}))
     (project / "runs").mkdir()
     (project / "runs" / "mlflow.db").touch()
-    monkeypatch.setattr(model_use, "resolve", lambda reference, uri: folder)
+    monkeypatch.setattr(model_use, "resolve", lambda reference, uri, storage: folder)
     return asked
 
 

@@ -15,7 +15,7 @@ from orchestrator.communication_op import BUILD_SECONDS, OP_NAME, op_folder
 def test_every_check_answers_and_says_how_to_mend(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     checks = doctor.examine(tmp_path / "runs")
-    assert len({check.name for check in checks}) == len(checks) == 16
+    assert len({check.name for check in checks}) == len(checks) == 17
     assert all(check.mend for check in checks if check.status != "PASS")
     assert not any(check.mend for check in checks if check.status == "PASS")
     assert not (tmp_path / "runs").exists()

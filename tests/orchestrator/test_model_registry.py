@@ -26,12 +26,12 @@ from orchestrator.model_registry import (
     UnknownModelError,
     champion_record,
     connect,
-    redacted,
     register_champion,
     resolve,
     write_model_folder,
 )
 from orchestrator.tracking import Projection
+from orchestrator.tracking_address import redacted
 
 LABELS = {"0": " bad", "1": " good"}
 
@@ -126,8 +126,7 @@ def address(storage: Path) -> str:
 @dataclass
 class Prediction:
     label: str
-    by_position: tuple[float, ...]
-    probability: float
+    probabilities: dict[str, float]
 
 
 class FakePredictor:
@@ -142,7 +141,7 @@ class FakePredictor:
 
     def predict(self, task: str, rows: list[Mapping[str, Any]]) -> list[Prediction]:
         type(self).asked = [*self.asked, (task, rows)]
-        return [Prediction("0", (0.75, 0.25), 0.75) for _ in rows]
+        return [Prediction("0", {"0": 0.75, "1": 0.25}) for _ in rows]
 
 
 @pytest.fixture
@@ -194,7 +193,7 @@ def test_champion_is_one_version_with_an_alias_and_its_origin(storage: Path) -> 
     again = register_champion(uri, sweep_folder=folder, lines=journal_lines())
     assert (first.model, first.version) == ("demo", again.version)
     assert "has the alias `champion`" in again.text
-    record = champion_record("demo", uri)
+    record = champion_record("demo", uri, storage)
     assert record["trial"] == "t001"
     assert record["base"]["sha256"] == "b" * 64
     assert record["data"] == {"movies": "d" * 64}
@@ -215,16 +214,19 @@ def _artifact_of(uri: str, link: str) -> str:
 
 
 def test_registered_model_is_found_by_alias_and_version(storage: Path) -> None:
-    by_alias = resolve("demo@champion", address(storage))
+    by_alias = resolve("demo@champion", address(storage), storage)
     assert json.loads((by_alias / "model.json").read_text())["trial"] == "t001"
     assert (by_alias / "adapter" / "adapter_model.safetensors").is_file()
-    assert resolve("demo/1", address(storage)) == by_alias
+    assert resolve("demo/1", address(storage), storage) == by_alias
 
 
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("dmeo@champion", r"No registered model 'dmeo'\. Registered models: demo\."),
+        (
+            "dmeo@champion",
+            r"No registered model 'dmeo'\. Did you mean 'demo'\? Registered models: demo\.",
+        ),
         ("demo@best", r"no '@best'\. Aliases: champion \(version 1\)\. Versions: 1"),
         ("demo/99", r"no '/99'\. Aliases: champion"),
         ("demo", r"NAME@ALIAS or NAME/VERSION, got 'demo'\. For example demo@champion"),
@@ -232,7 +234,7 @@ def test_registered_model_is_found_by_alias_and_version(storage: Path) -> None:
 )
 def test_unknown_reference_names_what_there_is(storage: Path, reference: str, message: str) -> None:
     with pytest.raises(UnknownModelError, match=message):
-        resolve(reference, address(storage))
+        resolve(reference, address(storage), storage)
 
 
 def test_no_champion_leaves_the_alias_of_an_earlier_sweep(storage: Path) -> None:
@@ -241,7 +243,7 @@ def test_no_champion_leaves_the_alias_of_an_earlier_sweep(storage: Path) -> None
     assert outcome.version is None
     assert "no method beats the untouched base" in outcome.text
     assert "still names version 1, of an earlier sweep; it was not moved" in outcome.text
-    assert champion_record("demo", address(storage))["version"] == "1"
+    assert champion_record("demo", address(storage), storage)["version"] == "1"
 
 
 def test_no_champion_and_no_model_sets_nothing(fresh_storage: Path) -> None:
@@ -252,7 +254,7 @@ def test_no_champion_and_no_model_sets_nothing(fresh_storage: Path) -> None:
     assert outcome.version is None
     assert "alias" not in outcome.text
     with pytest.raises(UnknownModelError, match="Registered models: none"):
-        champion_record("demo", uri)
+        champion_record("demo", uri, fresh_storage)
 
 
 def test_alias_follows_the_later_verdict_and_never_goes_back(fresh_storage: Path) -> None:
@@ -271,7 +273,7 @@ def test_alias_follows_the_later_verdict_and_never_goes_back(fresh_storage: Path
     )
     assert earlier.version == "1"
     assert "stays with version 2, which was chosen later" in earlier.text
-    assert champion_record("demo", address(fresh_storage))["folder"] == str(
+    assert champion_record("demo", address(fresh_storage), fresh_storage)["folder"] == str(
         fresh_storage / "demo-2"
     )
 
@@ -282,7 +284,7 @@ def test_champion_needs_its_run(storage: Path) -> None:
         register_champion(address(storage), sweep_folder=storage / "demo-3", lines=lines)
 
 
-class _KilledError(Exception):
+class _KilledError(BaseException):
     """Stands for SIGKILL: nothing between the call and the test handles it."""
 
 
@@ -325,7 +327,7 @@ def test_mlflow_loads_the_model_and_asks_the_predictor(
     import mlflow.pyfunc
     import pandas as pd
 
-    folder = resolve("demo@champion", address(storage))
+    folder = resolve("demo@champion", address(storage), storage)
     model = mlflow.pyfunc.load_model(str(folder.parents[1]))
     frame = pd.DataFrame({"text": ["fine", "dull"], "unused": [1, 2]}, index=[4, 9])
     answer = model.predict(frame)
@@ -363,7 +365,7 @@ def test_a_real_champion_answers_through_mlflow(tiny_base: Path, fresh_storage: 
     lines[0]["experiment"]["model"]["name"] = str(tiny_base)
     Projection(address(fresh_storage), fresh_storage / "demo").catch_up(lines)
     register_champion(address(fresh_storage), sweep_folder=fresh_storage / "demo", lines=lines)
-    root = resolve("demo@champion", address(fresh_storage)).parents[1]
+    root = resolve("demo@champion", address(fresh_storage), fresh_storage).parents[1]
     model = mlflow.pyfunc.load_model(str(root))
     answer = model.predict(pd.DataFrame({"text": ["a good film", "a bad book"]}))
     assert set(answer["label"]) <= {"0", "1"}
@@ -377,7 +379,7 @@ def test_a_real_champion_answers_through_mlflow(tiny_base: Path, fresh_storage: 
 def test_logged_model_states_its_needs_and_its_columns(storage: Path) -> None:
     from mlflow.models import Model
 
-    root = resolve("demo@champion", address(storage)).parents[1]
+    root = resolve("demo@champion", address(storage), storage).parents[1]
     flavor = Model.load(str(root)).flavors["python_function"]
     assert flavor["loader_module"] == "orchestrator.model_registry"
     assert "python_model" not in flavor
@@ -440,11 +442,11 @@ def test_a_server_holds_the_model_and_nobody_prints_its_credentials(
     lines = journal_lines()
     Projection(server, tmp_path / "demo").catch_up(lines)
     register_champion(server, sweep_folder=tmp_path / "demo", lines=lines)
-    folder = resolve("demo@champion", server, cache=tmp_path / "cache")
+    folder = resolve("demo@champion", server, tmp_path, cache=tmp_path / "cache")
     assert folder.is_relative_to(tmp_path / "cache")
     assert json.loads((folder / "model.json").read_text())["trial"] == "t001"
-    assert resolve("demo/1", server, cache=tmp_path / "cache") == folder
-    assert champion_record("demo", server)["trial"] == "t001"
+    assert resolve("demo/1", server, tmp_path, cache=tmp_path / "cache") == folder
+    assert champion_record("demo", server, tmp_path)["trial"] == "t001"
     assert not (tmp_path / "mlartifacts").exists()
     output = capfd.readouterr()
     assert output.out + output.err == ""

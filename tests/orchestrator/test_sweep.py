@@ -153,13 +153,13 @@ def test_a_quantised_base_is_trained_on_and_loaded_again_quantised(
 def test_the_report_is_attached_to_the_sweeps_run(experiment_file, recorder):
     from mlflow import MlflowClient
 
-    from orchestrator.tracking import tracking_uri
+    from orchestrator.tracking_address import tracking_uri
 
     path = experiment_file(resources=LOCAL)
     outcome = run(path, recorder, kind="run")
     page = outcome.folder / "report" / "index.html"
     assert "<html" in page.read_text(encoding="utf-8")
-    uri = tracking_uri(load_experiment(path).experiment, outcome.folder.parent)
+    uri = tracking_uri(load_experiment(path).experiment.tracking.uri, outcome.folder.parent)
     client = MlflowClient(tracking_uri=uri)
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     [parent] = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]

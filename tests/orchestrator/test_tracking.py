@@ -16,7 +16,8 @@ import pytest
 
 from orchestrator.experiment import Experiment
 from orchestrator.journal import Line
-from orchestrator.tracking import Projection, TrackingError, tracking_uri
+from orchestrator.tracking import Projection, TrackingError
+from orchestrator.tracking_address import tracking_uri
 
 START = 1_700_000_000.0
 TASKS = ["movies", "topics"]
@@ -210,8 +211,10 @@ def test_journal_becomes_one_run_with_a_nested_run_per_trial(sweep_folder: Path)
     assert trial.data.tags["orchestrator.model_version"] == "demo/1"
     assert parent.data.tags["orchestrator.champion"] == "t001"
     assert parent.data.metrics == {
-        "gain": 0.375, "forgetting": 0.125, "gain_low": 0.25, "gain_high": 0.5
+        "champion/gain": 0.375, "champion/forgetting": 0.125, "champion/gain_low": 0.25,
+        "champion/gain_high": 0.5,
     }  # fmt: skip
+    assert not [p for p in parent.data.params if p.startswith(("method.", "training."))]
     assert "probe_accuracy_kept" not in trial.data.metrics
 
 
@@ -298,7 +301,7 @@ def test_a_stop_after_any_line_loses_and_doubles_nothing(
     assert len(models_of(sweep_folder)) == 1
 
 
-class _KilledError(Exception):
+class _KilledError(BaseException):
     """Stands for SIGKILL: nothing between the call and the test handles it."""
 
 
@@ -431,7 +434,7 @@ def test_nothing_is_attached_before_there_is_a_run(sweep_folder: Path) -> None:
 def test_view_of_the_runs_names_its_columns(sweep_folder: Path) -> None:
     projection = Projection(uri_of(sweep_folder), sweep_folder)
     projection.catch_up(whole_story())
-    place = projection.share_view("demo", ["metrics.gain", "params.method.adapter.kind"])
+    place = projection.share_view(whole_story(), ["metrics.gain", "params.method.adapter.kind"])
     experiment = client_of(sweep_folder).get_experiment_by_name("demo")
     path, _, key = place.partition("?viewStateShareKey=")
     assert path == f"#/experiments/{experiment.experiment_id}/runs"
@@ -504,10 +507,8 @@ def test_credentials_never_reach_mlflow(sweep_folder: Path) -> None:
 
 
 def test_default_address_is_sqlite_in_storage(tmp_path: Path) -> None:
-    experiment = Experiment.model_validate(experiment_document())
-    assert tracking_uri(experiment, tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
-    named = Experiment.model_validate(experiment_document(tracking={"uri": "http://host:5000"}))
-    assert tracking_uri(named, tmp_path) == "http://host:5000"
+    assert tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert tracking_uri("http://host:5000", tmp_path) == "http://host:5000"
 
 
 def closed_port() -> int:

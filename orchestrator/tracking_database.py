@@ -1,0 +1,403 @@
+"""MLflow's SQLite database: made whole or not at all, mended where a making was cut short, moved.
+
+MLflow makes its schema by dozens of migrations that SQLite does not undo when they are killed half
+way, and nothing keeps two processes from making it at once. So it is made here, in a file of its
+own under a lock, and renamed into place when it is whole. What holds records is never thrown away.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import time
+import uuid
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.file_lock import locked
+from orchestrator.tracking_address import (
+    TrackingError,
+    artifacts_address,
+    database_address,
+    database_file,
+    is_database,
+    is_own_database,
+    local_path,
+    place_in,
+    redacted,
+)
+
+if TYPE_CHECKING:
+    import sqlalchemy
+
+SETTLED_SECONDS = 5.0
+"""What was changed within this time may be in the making, by a program without our lock."""
+_SETTLING_SECONDS = 120.0
+_BESIDE = ("-journal", "-wal", "-shm")
+"""What SQLite keeps beside a database; of no use to another one of the same name."""
+_RECORDS = ("runs", "registered_models", "logged_models", "trace_info", "datasets")
+"""Tables that are empty until somebody has recorded something."""
+
+
+def prepare(address: str) -> str | None:
+    """See to it that an SQLite database is there, whole, and of this MLflow's schema.
+
+    Args:
+        address: Where MLflow records; anything but an SQLite file is left alone.
+
+    Returns:
+        What was mended, in a sentence for people; None when nothing had to be.
+
+    Raises:
+        TrackingError: If it cannot be used, and holds what cannot be made anew.
+    """
+    file = database_file(address)
+    if file is None or _is_current(file):
+        return None
+    check_place(address, file)
+    with locked(file.with_name(f"{file.name}.lock")):
+        _settle(file)
+        if _is_current(file):
+            return None
+        return _make_or_mend(file)
+
+
+def check_place(address: str, file: Path) -> None:
+    """Refuse a place where no database can be made.
+
+    Args:
+        address: Where MLflow is to record, for the message.
+        file: The database of that address.
+
+    Raises:
+        TrackingError: If its folder is not there, or cannot be written.
+    """
+    if not file.parent.is_dir():
+        why = f"there is no folder {file.parent}. Make it"
+    elif not os.access(file.parent, os.W_OK):
+        why = f"the folder {file.parent} cannot be written. Let it be"
+    else:
+        return
+    raise TrackingError(
+        f"`tracking.uri` is {redacted(address)}: unable to open database file, since {why}, or "
+        "name another place."
+    )
+
+
+def _is_current(file: Path) -> bool:
+    """Whether the database has the schema of the MLflow that is installed."""
+    return _revision(file) == _newest_revision()
+
+
+def _revision(file: Path) -> str | None:
+    """The revision of a database's schema; None when it has none, or cannot be read."""
+    if not file.is_file() or not file.stat().st_size:
+        return None
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as opened,
+    ):
+        found = opened.execute("SELECT version_num FROM alembic_version").fetchall()
+        return str(found[0][0]) if len(found) == 1 else None
+    return None
+
+
+@functools.cache
+def _newest_revision() -> str:
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return _get_latest_schema_revision()
+
+
+def _settle(file: Path) -> None:
+    """Wait for a program that is making the database without our lock."""
+    until = time.monotonic() + _SETTLING_SECONDS
+    while time.monotonic() < until and file.is_file() and file.stat().st_size:
+        if time.time() - file.stat().st_mtime > SETTLED_SECONDS or _is_current(file):
+            return
+        time.sleep(SETTLED_SECONDS / 20)
+
+
+def _make_or_mend(file: Path) -> str | None:
+    if not file.is_file() or not file.stat().st_size:
+        _make(file)
+        return None
+    if not _holds_records(file):
+        aside = _set_aside(file, "incomplete")
+        _make(file)
+        return (
+            f"the database {file} had been left half made, without a record in it; it was set "
+            f"aside as {aside.name} and made anew"
+        )
+    kept = _upgrade(file)
+    return (
+        f"the database {file} was brought to the schema of the installed MLflow; the one before "
+        f"is kept as {kept.name}"
+    )
+
+
+def _holds_records(file: Path) -> bool:
+    """Whether anybody has recorded anything in a database."""
+    # Opened for writing: SQLite undoes what a killed program had not committed.
+    try:
+        with closing(sqlite3.connect(file)) as opened:
+            tables = {row[0] for row in opened.execute("SELECT name FROM sqlite_master")}
+            return any(
+                opened.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None
+                for table in _RECORDS
+                if table in tables
+            )
+    except sqlite3.Error as error:
+        raise TrackingError(_damaged(file, str(error))) from None
+
+
+def _damaged(file: Path, reason: str) -> str:
+    return (
+        f"MLflow's database {file} cannot be used: {reason.rstrip('.')}. Bring it back from a "
+        f"copy, or move it away (`mv`, with whatever is beside it that begins with {file.name}-): "
+        "the same command then makes it anew from the journal; what others recorded there would "
+        "be in the moved file only."
+    )
+
+
+def _make(file: Path) -> None:
+    """Make an empty database with MLflow's schema."""
+    from mlflow.store.db.utils import _initialize_tables
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with tempfile.TemporaryDirectory(prefix="orchestrator-mlflow-") as scratch:
+        made = Path(scratch).resolve() / file.name
+        _initialize_tables(_hasty_engine(made))
+        # Makes the experiment that every database has, whose place would be the working folder.
+        SqlAlchemyStore(database_address(made), artifacts_address(file.parent)).engine.dispose()
+        _put(made, file)
+
+
+def _hasty_engine(file: Path) -> sqlalchemy.Engine:
+    """An engine that does not wait for the disk: of a thousand writes only the last one counts."""
+    import sqlalchemy
+    from sqlalchemy import event
+
+    engine = sqlalchemy.create_engine(database_address(file), poolclass=sqlalchemy.pool.NullPool)
+
+    @event.listens_for(engine, "connect")
+    def _(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    return engine
+
+
+def _put(made: Path, file: Path) -> None:
+    """Copy a whole database to its place, which has it whole or not at all."""
+    # What a killed process left of this name is written over: the lock is ours.
+    half = file.with_name(f"{file.name}.new")
+    shutil.copyfile(made, half)
+    with half.open("rb+") as written:
+        os.fsync(written.fileno())
+    _remove_beside(file)
+    half.replace(file)
+
+
+def _set_aside(file: Path, why: str) -> Path:
+    aside = _free_name(file, why)
+    file.rename(aside)
+    for ending in _BESIDE:
+        with suppress(FileNotFoundError):
+            file.with_name(file.name + ending).rename(aside.with_name(aside.name + ending))
+    return aside
+
+
+def _free_name(file: Path, why: str) -> Path:
+    number = 1
+    while (name := file.with_name(f"{file.name}.{why}-{number}")).exists():
+        number += 1
+    return name
+
+
+def _remove_beside(file: Path) -> None:
+    for ending in _BESIDE:
+        file.with_name(file.name + ending).unlink(missing_ok=True)
+
+
+def _upgrade(file: Path) -> Path:
+    """Bring a database with records to the newest schema, on a copy; give where the old one is."""
+    from mlflow.store.db.utils import _upgrade_db
+
+    if not _is_known(_revision(file)):
+        raise TrackingError(
+            f"MLflow's database {file} has the schema {_revision(file)!r}, which the installed "
+            "MLflow does not know: a newer one wrote it. Install that, or name another database "
+            "by `tracking.uri`."
+        )
+    with tempfile.TemporaryDirectory(prefix="orchestrator-mlflow-") as scratch:
+        copy = Path(scratch).resolve() / file.name
+        with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(copy)) as new:
+            old.backup(new)
+        try:
+            _upgrade_db(_hasty_engine(copy))
+        except Exception as error:  # noqa: BLE001 (migrations raise whatever their writers chose)
+            raise TrackingError(
+                _damaged(file, f"its schema cannot be brought up to date ({_first_line(error)})")
+            ) from None
+        kept = _free_name(file, "before-upgrade")
+        shutil.copy2(file, kept)
+        _put(copy, file)
+    return kept
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _is_known(revision: str | None) -> bool:
+    """Whether the installed MLflow can go on from a revision; also from none at all."""
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config
+
+    scripts = ScriptDirectory.from_config(_get_alembic_config(""))
+    return revision is None or revision in {script.revision for script in scripts.walk_revisions()}
+
+
+# --- file systems that SQLite must not be trusted to ---------------------------------------------
+
+_NETWORK = {
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "ceph", "glusterfs", "beegfs", "afs",
+    "9p", "ocfs2", "gfs2", "pvfs2", "orangefs", "fuse.sshfs", "fuse.s3fs", "fuse.rclone",
+    "fuse.gcsfuse", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.mount-s3", "fuse.blobfuse",
+    "fuse.blobfuse2", "fuse.davfs",
+}  # fmt: skip
+"""Kinds of file systems that several machines share, as Linux names them."""
+
+
+def network_file_system(address: str, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """What kind of network file system a database lies on.
+
+    SQLite relies on locks between processes that such file systems keep badly or not at all.
+
+    Args:
+        address: Where MLflow records.
+        mounts: The kernel's list of what is mounted where.
+
+    Returns:
+        The kind, such as `nfs4`; None for a local disk, for no SQLite file, and where it is not
+        known.
+    """
+    file, found = database_file(address), ("", "")
+    if file is None or not mounts.is_file():
+        return None
+    folder = str(file.parent.resolve())
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        left, _, right = line.partition(" - ")
+        # Spaces and the like are written as octal numbers.
+        place = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), left.split()[4])
+        inside = folder == place or folder.startswith(f"{place.rstrip('/')}/")
+        # Of two on one place the later one is seen.
+        if inside and len(place) >= len(found[0]):
+            found = (place, right.split()[0])
+    return found[1] if found[1] in _NETWORK else None
+
+
+# --- storage folders in one database -------------------------------------------------------------
+
+_IDENTITY_FILE = "storage.json"
+
+
+def storage_identity(address: str, storage: Path, *, make: bool = False) -> str:
+    """What tells the sweeps of a storage folder from those of others in the same MLflow.
+
+    Args:
+        address: Where MLflow records.
+        storage: The storage folder.
+        make: Choose one where there is none yet.
+
+    Returns:
+        A word that stays when the folder moves; `own` in the storage folder's own database, and
+        empty where there is none.
+    """
+    place = storage / _IDENTITY_FILE
+    if is_own_database(address, storage):
+        return "own"
+    if not place.is_file():
+        if not make:
+            return ""
+        half = storage / f".{_IDENTITY_FILE}-{os.getpid()}"
+        half.write_text(json.dumps({"storage": uuid.uuid4().hex}) + "\n", encoding="utf-8")
+        try:
+            with suppress(FileExistsError):  # another sweep was faster, and its choice stands
+                place.hardlink_to(half)
+        finally:
+            half.unlink()
+    return str(json.loads(place.read_text(encoding="utf-8"))["storage"])
+
+
+# --- a storage folder that has moved -------------------------------------------------------------
+
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Where a database says where artifacts are: table and column."""
+
+
+def relocate(address: str, storage: Path) -> bool:
+    """Let a database point at the artifacts in a storage folder that has been moved or copied.
+
+    Artifacts are recorded by absolute addresses. Those of experiments whose folder came along are
+    rewritten, all at once, if the database is the storage folder's own, or if nothing is left where
+    they were.
+
+    Args:
+        address: Where MLflow records; a server keeps artifacts itself and is left alone.
+        storage: The storage folder.
+
+    Returns:
+        Whether anything had to be rewritten.
+    """
+    if not is_database(address):
+        return False
+    import sqlalchemy
+    from sqlalchemy import text
+
+    own, storage = is_own_database(address, storage), storage.resolve()
+    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as opened:
+        found = opened.execute(text("SELECT artifact_location FROM experiments")).scalars().all()
+    moved = {str(old): new for old in found if (new := _moved(str(old), storage, own=own))}
+    if not moved:
+        return False
+    with engine.begin() as opened:
+        for table, column in _ADDRESSES:
+            rows = opened.execute(text(f"SELECT DISTINCT {column} FROM {table}")).scalars().all()
+            changes = [(str(row), new) for row in rows if row and (new := _rewritten(row, moved))]
+            for before, after in changes:
+                opened.execute(
+                    text(f"UPDATE {table} SET {column} = :after WHERE {column} = :before"),
+                    {"before": before, "after": after},
+                )
+    return True
+
+
+def _moved(location: str, storage: Path, *, own: bool) -> str | None:
+    """The address in the storage folder of what an experiment has recorded elsewhere."""
+    path, here = local_path(location), place_in(storage, location)
+    if path is None or here is None or path == here:
+        return None
+    # In a database elsewhere other storage folders have experiments, too.
+    came_along = (here.exists() or not path.exists()) if own else here.exists() > path.exists()
+    return here.as_uri() if came_along else None
+
+
+def _rewritten(address: str, moved: dict[str, str]) -> str | None:
+    for before, after in moved.items():
+        if address == before or address.startswith(f"{before}/"):
+            return after + address[len(before) :]
+    return None
