@@ -417,9 +417,10 @@ class LowRankSegment:
         if self._magnitude:
             norm = _direction_norms(layer, A, B, self._scale)
             M = pick(self._stack(layer, "M", VALUES), self._seats)
-            factor = (M / norm).to(own.dtype)
-            kept = (*kept, cut.clone(), factor, norm)
-            cut.mul_(factor)
+            # Only the factor's distance from 1 is rounded: near 1 half precision is coarse.
+            change = (M / norm - 1).to(own.dtype)
+            kept = (*kept, cut.clone(), change, norm)
+            cut.addcmul_(cut, change)
         put_back(y, blocks.rows, own)
         return kept
 
@@ -429,7 +430,8 @@ class LowRankSegment:
             return G
         rescaled = G.clone()  # the incoming gradient may be shared with a residual branch
         own = pick(rescaled, self._blocks.rows)
-        self._blocks.cut(own).mul_(kept[4])
+        cut = self._blocks.cut(own)
+        cut.addcmul_(cut, kept[4])
         put_back(rescaled, self._blocks.rows, own)
         return rescaled
 

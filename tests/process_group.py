@@ -1,4 +1,4 @@
-"""Runs a piece of work in two CPU workers of one process group, as Ray Train would start them."""
+"""Runs a piece of work in CPU workers of one process group, as Ray Train would start them."""
 
 import os
 import sys
@@ -10,11 +10,16 @@ import torch
 
 def in_two_workers(work, folder, *arguments, timeout=480):
     """What `work(rank, folder, *arguments)` gave in each of two workers, in their order."""
+    return in_workers(2, work, folder, *arguments, timeout=timeout)
+
+
+def in_workers(number, work, folder, *arguments, timeout=480):
+    """What `work(rank, folder, *arguments)` gave in each of some workers, in their order."""
     context = torch.multiprocessing.get_context("spawn")
     queue = context.Queue()
     workers = [
-        context.Process(target=_run, args=(rank, work, str(folder), arguments, queue))
-        for rank in range(2)
+        context.Process(target=_run, args=(rank, number, work, str(folder), arguments, queue))
+        for rank in range(number)
     ]
     for worker in workers:
         worker.start()
@@ -32,13 +37,15 @@ def in_two_workers(work, folder, *arguments, timeout=480):
     return [results[rank] for rank in range(len(workers))]
 
 
-def _run(rank, work, folder, arguments, queue):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
+def _run(rank, number, work, folder, arguments, queue):
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(number), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu"
+    )
     # DeepSpeed looks for ninja on the path; ours is beside the interpreter.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=number
     )
     try:
         queue.put((rank, None, work(rank, Path(folder), *arguments)))

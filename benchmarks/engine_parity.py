@@ -1,0 +1,97 @@
+"""Every method through every engine: how far each ends from the plain engine in fp32.
+
+    .venv/bin/python benchmarks/engine_parity.py            # a quarter of an hour
+    .venv/bin/python benchmarks/engine_parity.py --write    # writes engine_parity.md beside it
+
+All pairs of adapter and retention that are not refused, on a tiny random Llama: DeepSpeed at ZeRO 0
+to 3 with two CPU workers, in fp32 (the largest relative difference of any loss or probe) and in
+bf16 (the root mean square of differences over three seeds, as a multiple of the plain engine's own
+in bf16). `tests/orchestrator/test_engine_parity.py` holds the short form to 1e-5 and 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from results_page import ROOT, machine
+
+sys.path.insert(0, str(ROOT))
+
+from tests.engine_parity import Case, World, cases, distances, mean_square
+from tests.process_group import in_workers
+from tests.tiny import write_base, write_tasks
+
+STAGES = (0, 1, 2, 3)
+SEEDS = (0, 1, 2)
+
+
+def parted(rank: int, folder: Path, base: str, tasks: str) -> dict[tuple[Case, int], Any]:
+    """What DeepSpeed gives for every case and stage, or why it refuses."""
+    world, found = World(base, tasks, folder), {}
+    for case in cases():
+        for stage in STAGES:
+            try:
+                fp32 = world.learn(case, "fp32", stage=stage)
+                bf16 = [world.learn(case, "bf16", seed=seed, stage=stage) for seed in SEEDS]
+            except (ValueError, NotImplementedError) as error:
+                found[case, stage] = str(error)
+                continue
+            found[case, stage] = fp32, bf16
+        if rank == 0:
+            print(f"{case}", file=sys.stderr, flush=True)
+    return found
+
+
+def lines(base: Path, tasks: Path, folder: Path) -> list[str]:
+    """The table, a line for each pair."""
+    (found, _) = in_workers(2, parted, folder, str(base), str(tasks), timeout=7200)
+    world, table = World(base, tasks, folder), []
+    for case in cases():
+        exact = [world.learn(case, "fp32", seed=seed) for seed in SEEDS]
+        own = mean_square(
+            distances([world.learn(case, "bf16", seed=seed) for seed in SEEDS], exact)
+        )
+        cells = [str(case), f"{own:.1e}"]
+        for stage in STAGES:
+            got = found[case, stage]
+            if isinstance(got, str):
+                cells += ["refused", "refused"]
+                continue
+            fp32, bf16 = got
+            cells += [
+                f"{distances(fp32, exact[0]).max():.1e}",
+                f"{mean_square(distances(bf16, exact)) / own:.2f}",
+            ]
+        table.append(f"| {' | '.join(cells)} |")
+    return table
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--write", action="store_true", help="also into engine_parity.md")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        for name in ("base", "tasks", "run"):
+            (root / name).mkdir()
+        table = lines(write_base(root / "base"), write_tasks(root / "tasks"), root / "run")
+    facts = ", ".join(f"{name} {value}" for name, value in machine().items())
+    heads = ["method", "plain bf16", *(f"ZeRO {s} {p}" for s in STAGES for p in ("fp32", "bf16"))]
+    page = "\n".join([
+        "# Every method through every engine", "",
+        "Written by `benchmarks/engine_parity.py`, which says what the numbers are.", "",
+        f"Measured with two workers on: {facts}.", "",
+        f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *table, "",
+    ])  # fmt: skip
+    print(page)
+    if arguments.write:
+        (ROOT / "benchmarks/engine_parity.md").write_text(page)
+
+
+if __name__ == "__main__":
+    main()
