@@ -981,7 +981,8 @@ def resolve(reference: str, uri: str, storage: Path, *, cache: Path | None = Non
     Raises:
         TrackingError: If MLflow cannot be used, or what it names is not there.
     """
-    from mlflow.models import Model
+    import yaml
+    from mlflow.models.model import MLMODEL_FILE_NAME
 
     with mlflow_errors(uri):
         client = connect(uri)
@@ -997,7 +998,9 @@ def resolve(reference: str, uri: str, storage: Path, *, cache: Path | None = Non
             key = hashlib.sha256(location.encode()).hexdigest()[:16]
             place = (cache or _cache_folder()) / f"{version.name}-{key}"
             root = _downloaded(location, place, uri)
-        data = Model.load(str(root)).flavors["python_function"]["data"]
+        # `Model.load` takes a path for an address, in which `#` and `%` mean something else.
+        described = yaml.safe_load((root / MLMODEL_FILE_NAME).read_text(encoding="utf-8"))
+        data = described["flavors"]["python_function"]["data"]
     return root / data
 
 

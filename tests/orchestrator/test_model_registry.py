@@ -278,6 +278,86 @@ def test_alias_follows_the_later_verdict_and_never_goes_back(fresh_storage: Path
     )
 
 
+def sweep_of_two(storage: Path, folder: str = "demo") -> Path:
+    for trial in ("t001", "t002"):
+        write_adapter(storage / folder / "trials" / trial / "adapter")
+    return storage / folder
+
+
+def with_verdict(lines: list[Line], champion: str, seconds_later: float) -> list[Line]:
+    """The same sweep with one verdict more, by a clock that has moved."""
+    last = lines[-1]
+    verdict = {"n": last["n"] + 1, "time": last["time"] + seconds_later, "event": "sweep_ended",
+               "front": [champion], "champion": champion, "reason": "largest gain"}  # fmt: skip
+    return [*lines, verdict]
+
+
+def test_the_alias_follows_the_last_verdict_when_the_clock_steps_back(fresh_storage: Path) -> None:
+    uri, folder = address(fresh_storage), sweep_of_two(fresh_storage)
+    lines = journal_lines()
+    for champion in ("t001", "t002", "t001"):  # and a champion may come back
+        if champion != lines[-1]["champion"]:
+            lines = with_verdict(lines, champion, seconds_later=-3600.0)
+        Projection(uri, folder).catch_up(lines)
+        outcome = register_champion(uri, sweep_folder=folder, lines=lines)
+        assert outcome.version == {"t001": "1", "t002": "2"}[champion]
+        assert champion_record("demo", uri, fresh_storage)["trial"] == champion
+
+
+def test_a_verdict_of_this_moment_is_the_latest_whatever_the_clock_says(
+    fresh_storage: Path,
+) -> None:
+    uri = address(fresh_storage)
+    for name, start in (("demo", 1_800_000_000.0), ("demo-2", 1_700_000_000.0)):
+        folder, lines = sweep_of_two(fresh_storage, name), journal_lines(start=start)
+        Projection(uri, folder).catch_up(lines)
+        register_champion(uri, sweep_folder=folder, lines=lines, just_decided=True)
+    assert champion_record("demo", uri, fresh_storage)["version"] == "2"
+
+
+def test_an_alias_that_somebody_moved_or_took_away_is_left_alone(fresh_storage: Path) -> None:
+    uri, folder = address(fresh_storage), sweep_of_two(fresh_storage)
+    lines = journal_lines()
+    Projection(uri, folder).catch_up(lines)
+    register_champion(uri, sweep_folder=folder, lines=lines)
+    later = with_verdict(lines, "t002", 60.0)
+    register_champion(uri, sweep_folder=folder, lines=later)
+    client = connect(uri)
+    client.set_registered_model_alias("demo", "champion", "1")
+    last = with_verdict(later, "t002", 60.0)
+    outcome = register_champion(uri, sweep_folder=folder, lines=last, just_decided=True)
+    assert outcome.version == "2"
+    assert "stays with version 1, which somebody gave it to" in outcome.text
+    assert "set_registered_model_alias('demo', 'champion', 2)" in outcome.text
+    assert champion_record("demo", uri, fresh_storage)["version"] == "1"
+    client.delete_registered_model_alias("demo", "champion")
+    outcome = register_champion(uri, sweep_folder=folder, lines=last)
+    assert "Somebody took the alias `champion` from it" in outcome.text
+    with pytest.raises(UnknownModelError, match=r"no '@champion'. Aliases: none"):
+        champion_record("demo", uri, fresh_storage)
+
+
+def test_a_deleted_run_of_the_champion_says_how_to_bring_it_back(fresh_storage: Path) -> None:
+    uri, folder = address(fresh_storage), sweep_of_two(fresh_storage)
+    Projection(uri, folder).catch_up(journal_lines())
+    client = connect(uri)
+    experiment = client.get_experiment_by_name("demo").experiment_id
+    run = client.search_runs([experiment], "tags.`orchestrator.trial` = 't001'")[0].info.run_id
+    client.delete_run(run)
+    with pytest.raises(TrackingError, match=f"was deleted.*mlflow runs restore --run-id {run}"):
+        register_champion(uri, sweep_folder=folder, lines=journal_lines())
+
+
+def test_a_model_is_found_among_hundreds(fresh_storage: Path) -> None:
+    client = connect(address(fresh_storage))
+    for number in range(120):
+        client.create_registered_model(f"m{number:03d}")
+    with pytest.raises(UnknownModelError, match=r"model 'm119' has no '@champion'. Aliases: none"):
+        resolve("m119@champion", address(fresh_storage), fresh_storage)
+    with pytest.raises(UnknownModelError, match=r"Did you mean 'm119'\? .*m019 and 100 others"):
+        resolve("m1199@champion", address(fresh_storage), fresh_storage)
+
+
 def test_champion_needs_its_run(storage: Path) -> None:
     lines = journal_lines(start=1_900_000_000.0)
     with pytest.raises(TrackingError, match="Bring it up to date from the journal first"):

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from orchestrator.experiment import Experiment
 from orchestrator.journal import Line
+from orchestrator.model_registry import champion_record, resolve
 from orchestrator.tracking import Projection, TrackingError
 from orchestrator.tracking_address import tracking_uri
 
@@ -605,3 +607,276 @@ def test_a_fresh_database_is_made_without_a_word(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", check, str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout + result.stderr == ""
+
+
+# --- whatever goes wrong -------------------------------------------------------------------------
+
+
+class ClientError(Exception):
+    """As stores of artifacts raise them: neither an OSError nor MLflow's own."""
+
+
+def _error_of_migrations() -> Exception:
+    from alembic.util.exc import CommandError
+
+    return CommandError("Can't locate revision identified by 'd0e1f2a3b4c5'")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ClientError("An error occurred (SlowDown): reduce your request rate"),
+         r"ClientError: An error occurred \(SlowDown\): reduce your request rate \(\w+\.py, line"),
+        (_error_of_migrations(), "CommandError: Can't locate revision"),
+        (KeyError("x"), r"KeyError: 'x' \("),
+        (ZeroDivisionError(), r"ZeroDivisionError \("),
+    ],
+)  # fmt: skip
+def test_any_error_is_one_message_with_its_kind_and_what_is_safe(
+    error: Exception, said: str, sweep_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(MlflowClient, "log_text", refuse)
+    with pytest.raises(TrackingError, match=rf"{said}.*holds everything.*the same command"):
+        project(sweep_folder, whole_story())
+
+
+def test_ctrl_c_stays_ctrl_c_whatever_a_library_makes_of_it(
+    sweep_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from sqlalchemy.exc import PendingRollbackError
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise PendingRollbackError("Can't reconnect until invalid transaction is rolled back.")
+
+    monkeypatch.setattr(MlflowClient, "log_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        project(sweep_folder, whole_story())
+
+
+def test_a_lost_database_is_made_anew_with_its_champion(
+    sweep_folder: Path, empty_database: Path
+) -> None:
+    project(sweep_folder, whole_story())
+    (sweep_folder.parent / "mlflow.db").unlink()
+    shutil.copyfile(empty_database, sweep_folder.parent / "mlflow.db")
+    project(sweep_folder, whole_story())
+    storage = sweep_folder.parent
+    assert (resolve("demo@champion", uri_of(sweep_folder), storage) / "model.json").is_file()
+    assert set(runs_of(sweep_folder)) == {"sweep", "base", "t001", "t002", "t003"}
+
+
+# --- nobody runs it any more ---------------------------------------------------------------------
+
+
+def statuses(sweep_folder: Path) -> dict[str, tuple[str, Any]]:
+    return {n: (run.info.status, run.info.end_time) for n, run in runs_of(sweep_folder).items()}
+
+
+def test_what_nobody_runs_is_killed_until_somebody_goes_on(sweep_folder: Path) -> None:
+    story = Story()
+    story.base()
+    story.begin("t001")
+    story.begin("t002")
+    story.end("t002", "FAILED", reason="the loss became NaN")
+    projection = Projection(uri_of(sweep_folder), sweep_folder)
+    projection.catch_up(story.lines)
+    assert statuses(sweep_folder)["t001"] == ("RUNNING", None)
+    projection.catch_up(story.lines, running=False)
+    last = round((START + len(story.lines) - 1) * 1000)
+    for name, status in (("sweep", "KILLED"), ("t001", "KILLED"), ("t002", "FAILED")):
+        assert statuses(sweep_folder)[name] == (status, last), name
+    story.begin("t001", attempt=2)
+    project(sweep_folder, story.lines)
+    assert statuses(sweep_folder)["sweep"][0] == statuses(sweep_folder)["t001"][0] == "RUNNING"
+    story.learn("t001")
+    story.end("t001")
+    project(sweep_folder, story.lines)
+    assert statuses(sweep_folder)["t001"] == ("FINISHED", round(story.lines[-1]["time"] * 1000))
+
+
+def test_a_sweep_that_was_given_up_has_failed(sweep_folder: Path) -> None:
+    story = Story()
+    story.say("sweep_stopped", reason="all trials have failed", trials=["t001"])
+    project(sweep_folder, story.lines)
+    assert statuses(sweep_folder)["sweep"][0] == "FAILED"
+
+
+# --- what people did in MLflow -------------------------------------------------------------------
+
+
+def test_what_somebody_deleted_stays_deleted(sweep_folder: Path) -> None:
+    project(sweep_folder, whole_story()[:-3])
+    client, runs = client_of(sweep_folder), runs_of(sweep_folder)
+    for name in ("t001", "t003"):
+        client.delete_run(runs[name].info.run_id)
+    said: list[str] = []
+    Projection(uri_of(sweep_folder), sweep_folder, say=said.append).catch_up(whole_story())
+    assert set(runs_of(sweep_folder)) == {"sweep", "base", "t002"}
+    assert not models_of(sweep_folder)
+    assert said == ["deleted in MLflow, and left so: t001, t003"]
+
+
+def test_a_sweep_whose_own_run_was_deleted_says_how_to_bring_it_back(sweep_folder: Path) -> None:
+    project(sweep_folder, whole_story()[:-1])
+    own = runs_of(sweep_folder)["sweep"].info.run_id
+    client_of(sweep_folder).delete_run(own)
+    projection = Projection(uri_of(sweep_folder), sweep_folder)
+    projection.catch_up(whole_story())
+    assert set(runs_of(sweep_folder)) == {"base", "t001", "t002", "t003"}
+    with pytest.raises(TrackingError, match=f"was deleted.*mlflow runs restore --run-id {own}"):
+        projection.attach(report_folder(sweep_folder))
+
+
+def test_a_renamed_experiment_is_found_again(sweep_folder: Path) -> None:
+    project(sweep_folder, whole_story()[:-4])
+    client = client_of(sweep_folder)
+    experiment = client.get_experiment_by_name("demo").experiment_id
+    client.rename_experiment(experiment, "a better name")
+    project(sweep_folder, whole_story())
+    assert client.get_experiment_by_name("demo") is None
+    assert len(client.search_runs([experiment])) == 5
+    assert (resolve("demo@champion", uri_of(sweep_folder), sweep_folder.parent)).is_dir()
+
+
+def test_sweeps_of_one_name_in_two_storages_keep_to_themselves(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    uri, said = f"sqlite:///{tmp_path}/mlflow.db", []
+    for name, later in (("one", 0), ("two", 1000)):
+        folder = tmp_path / name / "demo"
+        write_adapter(folder / "trials" / "t001" / "adapter")
+        lines = [{**line, "time": line["time"] + later} for line in whole_story()]
+        Projection(uri, folder, say=said.append).catch_up(lines)
+    found = {name: resolve("demo@champion", uri, tmp_path / name) for name in ("one", "two")}
+    for name, folder in found.items():
+        assert folder.is_relative_to(tmp_path / name / "mlartifacts")
+    assert champion_record("demo", uri, tmp_path / "one")["model"] == "demo"
+    other = champion_record("demo", uri, tmp_path / "two")["model"]
+    assert other.startswith("demo-")
+    assert said == [
+        f"MLflow has an experiment 'demo' of another storage folder; this one's is named {other!r}"
+    ]
+
+
+# --- storage folders that move -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_moved_or_copied_storage_folder_goes_on_working(
+    how: str, tmp_path: Path, empty_database: Path
+) -> None:
+    from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
+
+    old, new = tmp_path / "old place?" / "runs", tmp_path / "new #%20\n'place'"
+    write_adapter(old / "demo" / "trials" / "t001" / "adapter")
+    shutil.copyfile(empty_database, old / "mlflow.db")
+    Projection(tracking_uri(None, old), old / "demo").catch_up(whole_story()[:-2])
+    if how == "moved":
+        old.rename(new)
+    else:
+        shutil.copytree(old, new)
+    _artifact_repos_cache.clear()  # as in the process of another command
+    uri, said = tracking_uri(None, new), []
+    projection = Projection(uri, new / "demo", say=said.append)
+    projection.catch_up(whole_story())
+    projection.attach(report_folder(new / "demo"))
+    assert said == [
+        f"MLflow's artifacts were recorded at another place and are now looked for in {new}"
+    ]
+    assert resolve("demo@champion", uri, new).is_relative_to(new)
+    assert old.exists() == (how == "copied")
+    assert not list(old.rglob("report")) if how == "copied" else True
+    new.rename(tmp_path / "again")  # what only reads, rewrites nothing
+    again = tmp_path / "again"
+    folder = resolve("demo@champion", tracking_uri(None, again), again)
+    assert folder.is_relative_to(again)
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_storage_folder_moves_away_from_under_a_database_elsewhere(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
+
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    uri, old, new = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "old", tmp_path / "new"
+    write_adapter(old / "demo" / "trials" / "t001" / "adapter")
+    Projection(uri, old / "demo").catch_up(whole_story()[:-2])
+    old.rename(new)
+    _artifact_repos_cache.clear()
+    Projection(uri, new / "demo").catch_up(whole_story())
+    assert resolve("demo@champion", uri, new).is_relative_to(new)
+    assert not old.exists()
+    new.rename(tmp_path / "gone")
+    with pytest.raises(TrackingError, match=r"files of demo@champion are gone.*--storage"):
+        resolve("demo@champion", uri, tmp_path / "elsewhere")
+
+
+# --- growth --------------------------------------------------------------------------------------
+
+
+class _Client:
+    """Takes everything and keeps nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+    def search_experiments(self, *args: Any, **kwargs: Any) -> list[Any]:
+        return []
+
+    def create_experiment(self, *args: Any, **kwargs: Any) -> str:
+        return "1"
+
+    def search_runs(self, *args: Any, **kwargs: Any) -> Any:
+        return _Page()
+
+    def create_run(self, *args: Any, **kwargs: Any) -> Any:
+        return SimpleNamespace(info=SimpleNamespace(run_id="r"))
+
+
+class _Page(list[Any]):
+    token = None
+
+
+def calls_of_a_report(trials: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many Python functions are called to project one more report, after so many trials."""
+    monkeypatch.setattr(Projection, "_connected", lambda self: _Client())
+    story = Story()
+    story.base()
+    for number in range(trials):
+        story.begin(f"t{number:04d}")
+        story.end(f"t{number:04d}", "FAILED")
+    story.begin("last")
+    projection = Projection("http://nowhere", folder / "demo")
+    projection.catch_up(story.lines)
+    story.report("last", 0, 0.5, None)
+    calls = 0
+
+    def count(frame: Any, event: str, arg: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        projection.catch_up(story.lines)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_the_cost_of_a_report_does_not_grow_with_the_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, many = (calls_of_a_report(trials, tmp_path, monkeypatch) for trials in (250, 2000))
+    assert 50 < few < 2000
+    assert many == few
