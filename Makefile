@@ -11,8 +11,9 @@ demo: venv
 	$(BIN)/python -m orchestrator.demo_assets
 	$(BIN)/orchestrate sweep experiments/demo.yaml
 
+# Two processes; all tests that need Ray are in one of them and share its cluster.
 test: venv
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: venv
 	$(BIN)/ruff format --check .

@@ -20,6 +20,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def pytest_collection_modifyitems(items):
+    """Where tests run in several processes: those with Ray in one, others a file at a time.
+
+    The longest begin first, so that no process waits for the other at the end.
+    """
+    for item in items:
+        together = "ray" if "ray_cluster" in item.fixturenames else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(together))
+    items.sort(key=lambda item: "ray_cluster" not in item.fixturenames)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seeds():
     """Every test begins with the same random numbers."""
