@@ -20,7 +20,7 @@ from typing import Protocol, TypeAlias
 
 from orchestrator.batches import Scored, pick_owners, scored_rows
 from orchestrator.encoding import Item, Question, Tokens, Window, Writing
-from orchestrator.tasks import GenerationTask, TaskSpec
+from orchestrator.tasks import GenerationTask, TaskMetric, TaskSpec
 
 LogProbabilities: TypeAlias = Callable[[Sequence[Scored]], list[list[float]]]
 """Gives, for each row, the log-probability of each of its picks."""
@@ -103,13 +103,8 @@ def score(items: Sequence[Item], task: TaskSpec, answers: Answers) -> Score:
         return score_written(written, [item.reference for item in writings], task)
     questions = [item for item in items if isinstance(item, Question)]
     likelihoods = question_log_likelihoods(questions, answers.log_probabilities)
-    plain = [
-        float(_best(values) == q.answer) for q, values in zip(questions, likelihoods, strict=True)
-    ]
-    normalised = [
-        float(_best([v / max(n, 1) for v, n in zip(values, q.lengths, strict=True)]) == q.answer)
-        for q, values in zip(questions, likelihoods, strict=True)
-    ]
+    plain = _right(questions, likelihoods, "accuracy")
+    normalised = _right(questions, likelihoods, "accuracy_norm")
     metrics = {
         "accuracy": sum(plain) / len(plain),
         "accuracy_norm": sum(normalised) / len(normalised),
@@ -173,7 +168,39 @@ def final_number(text: str) -> Decimal | None:
     return Decimal(found[-1].replace(",", "")) if found else None
 
 
-def _best(values: Sequence[float]) -> int:
+def answer_scores(
+    question: Question, likelihoods: Sequence[float], metric: TaskMetric
+) -> list[float]:
+    """What decides between the continuations of a question; the largest is the answer.
+
+    Args:
+        question: The question.
+        likelihoods: The log-likelihood of each continuation, in nats.
+        metric: `accuracy` takes them as they are. `accuracy_norm` divides each by the bytes of its
+            continuation, and multiplies by the mean number of bytes: what each would have if it
+            were as long as all of them are on average.
+
+    Returns:
+        One number per continuation, in nats.
+    """
+    if metric == "accuracy":
+        return list(likelihoods)
+    sizes = [max(size, 1) for size in question.lengths]
+    mean = sum(sizes) / len(sizes)
+    return [value / size * mean for value, size in zip(likelihoods, sizes, strict=True)]
+
+
+def _right(
+    questions: Sequence[Question], likelihoods: Sequence[Sequence[float]], metric: TaskMetric
+) -> list[float]:
+    """1 for each question whose answer is the right one, else 0."""
+    return [
+        float(best(answer_scores(question, values, metric)) == question.answer)
+        for question, values in zip(questions, likelihoods, strict=True)
+    ]
+
+
+def best(values: Sequence[float]) -> int:
     """The index of the largest value, the first of equals."""
     return max(range(len(values)), key=lambda index: values[index])
 

@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.base_model import ModelError, load_base, load_tokenizer
 from orchestrator.encoding import encode_prompt, encode_question, with_any_answer
 from orchestrator.engine import PlainEngine
-from orchestrator.evaluation import question_log_likelihoods
+from orchestrator.evaluation import answer_scores, best, question_log_likelihoods
 from orchestrator.experiment import ModelSpec, TrainingSpec
 from orchestrator.scored_model import HEADS_FILE, LinearHeads
 from orchestrator.tasks import (
@@ -40,9 +40,18 @@ class Prediction:
     """What the model says about one row."""
 
     label: str
-    """The likeliest label value or choice, or the text that was written."""
+    """The label value or choice that the task's metric takes for the answer, or the text that was
+    written."""
     probabilities: dict[str, float]
-    """Of each label value or choice; they sum to 1. Empty for written text."""
+    """Of each label value or choice, largest for `label`; they sum to 1 where all read differently.
+    Empty for written text."""
+    by_position: tuple[float, ...] = ()
+    """The same in the order of the labels or choices; choices that read alike stand here apart."""
+
+    @property
+    def probability(self) -> float | None:
+        """That of the answer; None for written text."""
+        return max(self.by_position, default=None)
 
 
 class Predictor:
@@ -114,7 +123,10 @@ class Predictor:
         return [n for n, s in self._specs.items() if not isinstance(s, LanguageModellingTask)]
 
     def predict(self, task: str, rows: Sequence[Mapping[str, Any]]) -> list[Prediction]:
-        """Answer a task's question about some rows.
+        """Answer a task's question about some rows, by the metric that the task is scored by.
+
+        With `accuracy_norm` the answer is the choice of the largest log-likelihood per byte, and
+        probabilities are those that follow from it, see `answer_scores`.
 
         Args:
             task: One of `tasks`.
@@ -124,7 +136,8 @@ class Predictor:
             One prediction per row.
 
         Raises:
-            PredictionError: If the task is not known, or needs a head that is not there.
+            PredictionError: If the task is not known, needs a head that is not there, or gets
+                answers that are no numbers.
         """
         spec = self._specs.get(task)
         if spec is None or isinstance(spec, LanguageModellingTask):
@@ -144,20 +157,28 @@ class Predictor:
             for row in rows
         ]
         likelihoods = question_log_likelihoods(questions, self._engine.log_probabilities)
+        if not all(math.isfinite(value) for values in likelihoods for value in values):
+            raise PredictionError(
+                f"What this model computes for the task {task!r} is not finite, so it answers "
+                "nothing. Its weights are damaged or have diverged."
+            )
         return [
-            _prediction(spec, row, values) for row, values in zip(rows, likelihoods, strict=True)
+            _prediction(spec, row, answer_scores(question, values, spec.metric))
+            for row, question, values in zip(rows, questions, likelihoods, strict=True)
         ]
 
 
 def _prediction(
-    spec: ClassificationTask | MultipleChoiceTask, row: Mapping[str, Any], values: Sequence[float]
+    spec: ClassificationTask | MultipleChoiceTask, row: Mapping[str, Any], scores: Sequence[float]
 ) -> Prediction:
     if isinstance(spec, ClassificationTask):
         names = spec.label_values
     else:
         names = [str(choice) for choice in row[spec.choices_column]]
-    largest = max(values)
-    weights = [math.exp(value - largest) for value in values]
-    total = sum(weights)
-    probabilities = {name: w / total for name, w in zip(names, weights, strict=True)}
-    return Prediction(names[values.index(largest)], probabilities)
+    largest = max(scores)
+    weights = [math.exp(score - largest) for score in scores]
+    by_position = tuple(weight / sum(weights) for weight in weights)
+    probabilities = dict.fromkeys(names, 0.0)
+    for name, probability in zip(names, by_position, strict=True):
+        probabilities[name] = max(probabilities[name], probability)
+    return Prediction(names[best(scores)], probabilities, by_position)

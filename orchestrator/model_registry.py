@@ -549,7 +549,7 @@ class AdapterModel:
     def predict(
         self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Choose a label, or write a text, for every row.
+        """Choose a label by the task's own metric, or write a text, for every row.
 
         Args:
             model_input: The columns that the task's prompt reads.
@@ -581,14 +581,15 @@ class AdapterModel:
             rows = [{**row, task.choices_column: list(row[task.choices_column])} for row in rows]
         answers: list[dict[str, Any]] = []
         for prediction in self._predictor.predict(str(name), rows):
-            chances = prediction.probabilities
+            chances = prediction.by_position
             labels = (
-                map(str, range(len(chances))) if isinstance(task, MultipleChoiceTask) else chances
-            )
+                task.label_values if isinstance(task, ClassificationTask)
+                else map(str, range(len(chances)))
+            )  # fmt: skip
             answers.append({
                 "label": prediction.label,
-                **({"probability": chances[prediction.label]} if chances else {}),
-                **dict(zip(map(probability_column, labels), chances.values(), strict=True)),
+                **({"probability": prediction.probability} if chances else {}),
+                **dict(zip(map(probability_column, labels), chances, strict=True)),
             })  # fmt: skip
         return pd.DataFrame(answers, index=model_input.index)
 

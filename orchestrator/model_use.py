@@ -406,9 +406,9 @@ def predict_rows(
 
 
 def _columns(answer: Prediction, task: TaskSpec) -> dict[str, Any]:
-    chances = answer.probabilities
-    labels = map(str, range(len(chances))) if isinstance(task, MultipleChoiceTask) else chances
-    named = zip(map(probability_column, labels), chances.values(), strict=True)
+    chances = answer.by_position
+    labels = task.label_values if isinstance(task, ClassificationTask) else range(len(chances))
+    named = zip((probability_column(str(label)) for label in labels), chances, strict=True)
     return {PREDICTION: answer.label, **{column: round(value, 6) for column, value in named}}
 
 

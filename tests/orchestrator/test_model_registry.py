@@ -126,7 +126,8 @@ def address(storage: Path) -> str:
 @dataclass
 class Prediction:
     label: str
-    probabilities: dict[str, float]
+    by_position: tuple[float, ...]
+    probability: float
 
 
 class FakePredictor:
@@ -141,7 +142,7 @@ class FakePredictor:
 
     def predict(self, task: str, rows: list[Mapping[str, Any]]) -> list[Prediction]:
         type(self).asked = [*self.asked, (task, rows)]
-        return [Prediction("0", {"0": 0.75, "1": 0.25}) for _ in rows]
+        return [Prediction("0", (0.75, 0.25), 0.75) for _ in rows]
 
 
 @pytest.fixture

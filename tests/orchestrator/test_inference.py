@@ -1,0 +1,130 @@
+"""Predictions answer as the score was taken."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator import inference
+from orchestrator.encoding import encode_question
+from orchestrator.evaluation import score
+from orchestrator.inference import PredictionError, Predictor
+from orchestrator.model_registry import AdapterModel
+from orchestrator.model_use import predict_rows
+from orchestrator.tasks import parse_task
+
+
+class Letters:
+    """A tokenizer of letters."""
+
+    bos_token_id, eos_token_id = None, 0
+
+    def __call__(self, text, add_special_tokens=True):
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
+class Answers:
+    """Log-probabilities that depend on the token alone."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def log_probabilities(self, rows):
+        return [[self.table.get(token, -0.5) for _, token in row.picks] for row in rows]
+
+
+def quiz(metric):
+    return parse_task(
+        {"name": "quiz", "kind": "multiple_choice", "data": {"files": "."}, "prompt": "{text}",
+         "metric": metric},
+        "quiz.yaml",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def predictor(monkeypatch):
+    """Makes a predictor without a model, for tasks and a table of log-probabilities."""
+    monkeypatch.setattr(inference, "PlainEngine", lambda *_, **__: None)
+
+    def make(table, *tasks):
+        made = Predictor(None, Letters(), {task.name: task for task in tasks}, 64)
+        made._engine = Answers(table)
+        return made
+
+    return make
+
+
+ROW = {"text": "which?", "choices": ["c", "ab", "zzzzzz"], "answer": 0}
+TABLE = {ord("c"): -1.0, ord("a"): -0.9, ord("b"): -0.6, ord("z"): -0.3, ord(" "): 0.0}
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "scores"),
+    [
+        ("accuracy", "c", (-1.0, -1.5, -1.8)),
+        # Per byte -1, -0.75 and -0.3, times 3, the choices' mean length.
+        ("accuracy_norm", "zzzzzz", (-3.0, -2.25, -0.9)),
+    ],
+)
+def test_the_answer_is_that_of_the_tasks_own_metric(
+    predictor, metric, label, scores, tmp_path, monkeypatch
+):
+    made = predictor(TABLE, quiz(metric))
+    [found] = made.predict("quiz", [ROW])
+    expected = [math.exp(value) / sum(map(math.exp, scores)) for value in scores]
+    assert found.label == label
+    assert found.by_position == pytest.approx(expected)
+    assert found.probability == found.probabilities[label] == max(found.by_position)
+
+    [columns] = predict_rows(made, "quiz", quiz(metric), [ROW])
+    assert columns["prediction"] == label
+
+    # A model that was logged: its folder holds the task as it was, metric included.
+    document = {"tasks": {"quiz": quiz(metric).model_dump(mode="json")}}
+    (tmp_path / "model.json").write_text(json.dumps(document))
+    monkeypatch.setattr(Predictor, "from_folder", lambda *_, **__: made)
+    import pandas as pd
+
+    answer = AdapterModel(tmp_path).predict(pd.DataFrame([ROW])).iloc[0]
+    assert answer["label"] == label
+    assert answer["probability"] == pytest.approx(max(expected))
+    assert [answer[f"probability_{i}"] for i in range(3)] == pytest.approx(expected)
+
+
+def test_choices_that_read_alike_keep_their_places(predictor):
+    [found] = predictor(TABLE, quiz("accuracy")).predict(
+        "quiz", [ROW | {"choices": ["c", "c", "ab"]}]
+    )
+    assert len(found.by_position) == 3
+    assert found.by_position[0] == found.by_position[1] > found.by_position[2]
+    [columns] = predict_rows(
+        predictor(TABLE, quiz("accuracy")), "quiz", quiz("accuracy"),
+        [ROW | {"choices": ["c", "c", "ab"]}],
+    )  # fmt: skip
+    assert columns["probability_2"] == pytest.approx(found.by_position[2], abs=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.lists(st.floats(-9, 0), min_size=5, max_size=5),
+    texts=st.lists(st.text("abcde", min_size=1, max_size=4), min_size=2, max_size=4, unique=True),
+    metric=st.sampled_from(["accuracy", "accuracy_norm"]),
+)
+def test_a_right_prediction_is_a_scored_one(values, texts, metric):
+    table = dict(zip(map(ord, "abcde"), values, strict=True))
+    task = quiz(metric)
+    made = Predictor.__new__(Predictor)
+    made.tokenizer, made._specs, made._max_length, made._heads = Letters(), {"quiz": task}, 64, None
+    made._engine = Answers(table)
+    rows = [{"text": "?", "choices": texts, "answer": i} for i in range(len(texts))]
+    questions = [encode_question(task, row, made.tokenizer, 64) for row in rows]
+    right = score(questions, task, made._engine).per_example
+    said = [answer.label for answer in made.predict("quiz", rows)]
+    assert [float(label == texts[i]) for i, label in enumerate(said)] == list(right)
+
+
+def test_what_is_not_finite_is_no_answer(predictor):
+    with pytest.raises(PredictionError, match="not finite"):
+        predictor({ord("c"): math.nan}, quiz("accuracy")).predict("quiz", [ROW])
