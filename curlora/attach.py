@@ -46,6 +46,7 @@ from curlora.peft_bridge import (
     include_all_linear_layers,
     preprocess_corda,
 )
+from curlora.permissions import open_to_others
 
 MARKER = "adapter.json"
 _PEFT_CONFIG = "adapter_config.json"
@@ -149,6 +150,7 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
         export_lora(model, folder)
     elif stored != "nothing":
         cast(PreTrainedModel, model).save_pretrained(str(folder))
+        open_to_others(folder)
     marker = {"kind": record.kind, "stored": stored, "settings": record.settings}
     (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
     return folder

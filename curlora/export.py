@@ -15,20 +15,19 @@ osf             [U S, -U0 S0]                      [V; V0]
 =============== ================================== ===============================
 """
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from curlora.adapters import Attached
 from curlora.curlora import CurloraLayer
 from curlora.peft_bridge import BaseTunerLayer, LoraLayer, MissLayer, OSFLayer, TinyLoraLayer
+from curlora.permissions import write_tensors
 from curlora.secura import SecuraLayer
 
 ATTACHED = "_curlora_attached"
@@ -40,8 +39,10 @@ Factors = tuple[Tensor, Tensor]
 def export_lora(model: nn.Module, folder: str | Path, *, adapter_name: str | None = None) -> Path:
     """Write an adapter as a plain LoRA adapter that computes the same on the untouched base.
 
-    The export may be larger than the adapter: k (d_in + d_out) numbers a layer, in float32. Modules
-    trained in full (`modules_to_save`) are written with it.
+    The export may be larger than the adapter: k (d_in + d_out) numbers a layer, in float32. Every
+    layer has the rank k of the largest, filled up with zeros, and `lora_alpha` is k: the scale
+    lora_alpha / k is 1 for every layer, also to what does not read `rank_pattern` or
+    `alpha_pattern`. Modules trained in full (`modules_to_save`) are written with it.
 
     Args:
         model: A PEFT model, merged or not.
@@ -67,17 +68,17 @@ def export_lora(model: nn.Module, folder: str | Path, *, adapter_name: str | Non
         raise ValueError(f"There is no adapter {name!r}. Adapters here: {list(model.peft_config)}.")
     config = model.peft_config[name]
     layers = _adapted_layers(model, name)
-    factors = _with_what_was_taken(model, config, _factors_of(layers, name))
+    factors = _of_one_rank(_with_what_was_taken(model, config, _factors_of(layers, name)))
     tensors = _trained_in_full(model, name, layers)
     for module_name, (B, A) in factors.items():
         tensors[f"base_model.model.{module_name}.lora_A.weight"] = A
         tensors[f"base_model.model.{module_name}.lora_B.weight"] = B
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "adapter_model.safetensors", tensors)
     transposed = any(isinstance(layer.get_base_layer(), Conv1D) for layer in layers.values())
-    ranks = {module_name: A.shape[0] for module_name, (_, A) in factors.items()}
-    _lora_config(config, ranks, fan_in_fan_out=transposed).save_pretrained(str(folder))
+    rank = max(A.shape[0] for _, A in factors.values())
+    _lora_config(config, rank, fan_in_fan_out=transposed).save_pretrained(str(folder))
     return folder
 
 
@@ -219,17 +220,25 @@ def _trained_in_full(
     }
 
 
-def _lora_config(config: PeftConfig, ranks: dict[str, int], *, fan_in_fan_out: bool) -> LoraConfig:
-    usual = Counter(ranks.values()).most_common(1)[0][0]
-    others = {name: rank for name, rank in ranks.items() if rank != usual}
+def _of_one_rank(factors: dict[str, Factors]) -> dict[str, Factors]:
+    """Fill factors up with zeros, which change no product, to the rank of the largest."""
+    rank = max(A.shape[0] for _, A in factors.values())
+    return {
+        name: (
+            nn.functional.pad(B, (0, rank - B.shape[1])),
+            nn.functional.pad(A, (0, 0, 0, rank - A.shape[0])),
+        )
+        for name, (B, A) in factors.items()
+    }
+
+
+def _lora_config(config: PeftConfig, rank: int, *, fan_in_fan_out: bool) -> LoraConfig:
     kept = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
     options: dict[str, Any] = {name: getattr(config, name, None) for name in kept}
     # LoRA scales by lora_alpha / r. Equal everywhere, they leave the scale to B.
     return LoraConfig(
-        r=usual,
-        lora_alpha=usual,
-        rank_pattern=others,
-        alpha_pattern=dict(others),
+        r=rank,
+        lora_alpha=rank,
         **options,
         modules_to_save=getattr(config, "modules_to_save", None),
         fan_in_fan_out=fan_in_fan_out,

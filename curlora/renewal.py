@@ -17,12 +17,12 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from curlora.attach import MARKER
 from curlora.curlora import CurloraLayer
 from curlora.export import ATTACHED
+from curlora.permissions import write_tensors
 
 _OWN = "default"
 _EARLIER = "earlier_{}"
@@ -135,7 +135,7 @@ def save_combined(model: nn.Module, folder: str | Path) -> Path:
         inference_mode=True,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "adapter_model.safetensors", tensors)
     config.save_pretrained(str(folder))
     _write_marker(model, folder, "lora", "lora", {"r": rank, "alpha": float(rank)})
     return folder
@@ -162,7 +162,7 @@ def _save_summed_cores(model: PeftModel, names: Sequence[str], folder: Path) -> 
             [key] = [k for k in tensors if k.startswith(f"{place}.cur_U")]
             tensors[key] = total.to(tensors[key].dtype).cpu()
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "adapter_model.safetensors", tensors)
     config = copy.deepcopy(model.peft_config[_OWN])
     config.inference_mode = True
     config.save_pretrained(str(folder))

@@ -88,11 +88,12 @@ def load_tensors(into: Mapping[str, Tensor], path: Path) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, whole or not at all."""
-    from safetensors.torch import save_file
+    from curlora import permissions
 
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".half")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, half)
+    own = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    permissions.write_tensors(half, own)
     half.replace(path)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +62,13 @@ class ContentCache:
         """
         path = self._path(kind, key)
         body = _text({"key": _versioned(key), "value": value})
-        half: Path | None = None
+        half = path.with_name(f".half-{uuid.uuid4().hex}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".half-")
-            half = Path(name)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(f"{_sha256(body)}\n{body}")
+            half.write_text(f"{_sha256(body)}\n{body}", encoding="utf-8")
             half.replace(path)
         except OSError:
-            if half is not None:
+            with suppress(OSError):
                 half.unlink(missing_ok=True)
             return False
         return True

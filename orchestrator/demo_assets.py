@@ -189,6 +189,8 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from curlora.permissions import open_to_others
+
     where, name = str(gguf.parent), gguf.name
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
     read = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
@@ -203,6 +205,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     model.generation_config = read.generation_config
     try:
         model.to(torch.bfloat16).save_pretrained(folder)
+        open_to_others(folder)
     except SafetensorError as error:  # such as a full disk
         raise DemoAssetsError(f"Cannot write the converted model: {error}.") from error
     tokenizer.save_pretrained(folder)

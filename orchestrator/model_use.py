@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -215,10 +216,13 @@ def export(folder: Path, form: str, to: Path) -> list[str]:
     if form == "lora":
         _export_lora(folder, to)
     else:
+        from curlora.permissions import open_to_others
+
         predictor = load_folder(folder)
         model = predictor.model
         whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
         whole.save_pretrained(to)
+        open_to_others(to)
         predictor.tokenizer.save_pretrained(to)
     if labels:
         shutil.copyfile(heads, to / HEADS_FILE)
@@ -438,10 +442,10 @@ def write_rows(
         new_columns: The names of the added columns, for the header of a CSV file.
     """
     names = list(dict.fromkeys([*(name for row in rows for name in row), *new_columns]))
-    descriptor, name = tempfile.mkstemp(dir=output.absolute().parent, prefix=f".{output.name}-")
-    half = Path(name)
+    # As open as any new file, which one of `tempfile` is not.
+    half = output.absolute().with_name(f".{output.name}-{uuid.uuid4().hex}")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+        with half.open("x", encoding="utf-8", newline="") as file:
             whole = ({**row, **more} for row, more in zip(rows, added, strict=True))
             if output.suffix.lower() == ".csv":
                 _write_csv(file, whole, names)
@@ -449,10 +453,6 @@ def write_rows(
                 _write_lines(file, whole)
             file.flush()
             os.fsync(file.fileno())
-        # A temporary file is its owner's alone; the result is as open as any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        half.chmod(0o666 & ~mask)
         half.replace(output)
     finally:
         half.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from curlora import CurloraConfig, export_lora
+from curlora import CurloraConfig, export_lora, save_adapter
 
 TARGETS = ["q_proj", "k_proj", "v_proj"]
 
@@ -52,7 +53,28 @@ def test_the_export_computes_the_same(family, settings, adapted, build_base, tok
     assert isinstance(exported.peft_config["default"], LoraConfig)
     assert_exact(exported(tokens).logits, expected)
     assert (expected - build_base(family)(tokens).logits).abs().max() > 1e-3 * expected.abs().max()
-    assert not any("cur_" in name for name in load_file(folder / "adapter_model.safetensors"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert not any("cur_" in name for name in tensors)
+    # Right also to what knows one rank and one scale, and ignores both patterns.
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert not config["rank_pattern"]
+    assert not config["alpha_pattern"]
+    assert config["lora_alpha"] == config["r"]
+    ranks = {t.shape[0] if ".lora_A." in name else t.shape[1] for name, t in tensors.items()}
+    assert ranks == {config["r"]}
+
+
+def test_what_is_written_is_as_open_as_any_new_file(adapted, tmp_path):
+    model = adapted()
+    for mask, mode in ((0o022, 0o644), (0o027, 0o640)):
+        before = os.umask(mask)
+        try:
+            folder = export_lora(model, tmp_path / f"export-{mask}")
+            kept = save_adapter(model, tmp_path / f"adapter-{mask}")
+        finally:
+            os.umask(before)
+        for path in (*folder.iterdir(), *kept.iterdir()):
+            assert stat.S_IMODE(path.stat().st_mode) == mode, path
 
 
 def test_a_merged_adapter_exports_alike(adapted, build_base, tokens, tmp_path):
