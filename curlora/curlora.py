@@ -43,17 +43,21 @@ from curlora.peft_bridge import (
     gather_params_ctx,
     get_pattern_key,
     get_quantization_kwargs,
+    in_out_features,
     keep_as_quantised,
     peft_type,
     register_method,
     resolve_quantization_backend,
 )
-from curlora.targets import DEFAULT_TARGETS
+from curlora.targets import known_targets
 from curlora.weight_facts import kept_facts
 
 FormChoice = Literal["auto", "explicit", "output_reuse", "input_side", "fused"]
 
-TARGETS_BY_FAMILY = {family: list(names) for family, names in DEFAULT_TARGETS.items()}
+TARGETS_BY_FAMILY: dict[str, Any] = {
+    family: names if isinstance(names, str) else list(names)
+    for family, names in known_targets().items()
+}
 _AUTHOR_EPS = 1e-3
 
 
@@ -309,9 +313,13 @@ class CurLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self._disable_adapters = False
         self._unmerged_weight: Tensor | None = None
+        self._shared_weight: nn.Parameter | None = None
+        self.shares_weight = False
+        """Whether another module of the model holds the same parameter: a tied output layer."""
         self._just_loaded: tuple[list[str], bool] = ([], False)
         layer = self.get_base_layer()
         keep_as_quantised(layer)
+        self.in_features, self.out_features = in_out_features(layer)
         self.quantization_backend = resolve_quantization_backend(layer, **quantisation)
         self.is_transposed = isinstance(layer, Conv1D)
         linear = isinstance(layer, nn.Linear | Conv1D) or (
@@ -550,11 +558,14 @@ class CurLayer(nn.Module, BaseTunerLayer):
         deltas = [self._dense_delta(name) for name in (*self.merged_adapters, *names)]
         merged = (original.to(deltas[0].dtype) + sum(deltas)).to(original.dtype)
         if safe_merge and not torch.isfinite(merged).all():
-            raise ValueError(
-                f"Merging {names} into `{self.module_name}` gives values that are not finite. The "
-                "adapter has diverged, or its update exceeds the range of the base's dtype."
+            held = zip((*self.merged_adapters, *names), deltas, strict=True)
+            broken = [name for name, delta in held if not torch.isfinite(delta).all()] or names
+            raise ValueError(  # begins with PEFT's own sentence
+                f"NaNs detected in the merged weights. The adapter {', '.join(broken)} seems to be "
+                f"broken: with it `{self.module_name}` would not be finite. It has diverged, or "
+                "its update exceeds the range of the base's dtype."
             )
-        self.set_base_weight(merged)
+        self._write(merged)
         self._unmerged_weight = original
         self.merged_adapters.extend(names)
 
@@ -563,10 +574,23 @@ class CurLayer(nn.Module, BaseTunerLayer):
         if self._unmerged_weight is None:
             warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        now = self.get_base_weight()
-        self.set_base_weight(self._unmerged_weight.to(device=now.device, dtype=now.dtype))
+        if self._shared_weight is not None:
+            self.get_base_layer().weight = self._shared_weight
+            self._shared_weight = None
+        else:
+            now = self.get_base_weight()
+            self.set_base_weight(self._unmerged_weight.to(device=now.device, dtype=now.dtype))
         self._unmerged_weight = None
         self.merged_adapters.clear()
+
+    def _write(self, weight: Tensor) -> None:
+        """Give the base another weight; where others hold the same parameter, one of its own."""
+        if not self.shares_weight or self._shared_weight is not None:
+            self.set_base_weight(weight)
+            return
+        layer = cast(nn.Linear, self.get_base_layer())
+        self._shared_weight = layer.weight
+        layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
 
 
 class CurloraLayer(CurLayer):
@@ -772,8 +796,12 @@ class CurloraModel(BaseTuner):
             target.update_layer(adapter_name, config, **settings)
             return
         layer = CurloraLayer(target, module_name=current_key, **get_quantization_kwargs(self))
+        layer.shares_weight = holds_shared_weight(self.model, layer.get_base_layer())
         layer.update_layer(adapter_name, config, **settings)
         self._replace_module(parent, target_name, layer, target)
+
+    def _check_merge_allowed(self) -> None:
+        """Nothing to warn of: a layer whose weight is tied gets one of its own when it merges."""
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:  # noqa: ARG002
@@ -788,6 +816,25 @@ class CurloraModel(BaseTuner):
                 "Call `set_adapter` and run the rows of each adapter apart."
             )
         yield
+
+
+def holds_shared_weight(model: nn.Module, layer: nn.Module) -> bool:
+    """Say whether another module holds a layer's weight too, as an embedding does a tied head's.
+
+    Args:
+        model: The whole model.
+        layer: One of its layers.
+
+    Returns:
+        Whether writing into the weight would change another module.
+    """
+    weight = getattr(layer, "weight", None)
+    return isinstance(weight, nn.Parameter) and any(
+        parameter is weight
+        for module in model.modules()
+        if module is not layer
+        for parameter in module._parameters.values()
+    )
 
 
 def _by_pattern(patterns: dict[str, Any], module_name: str, default: Any) -> Any:

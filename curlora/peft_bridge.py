@@ -21,6 +21,7 @@ from peft.tuners.tuners_utils import (
     BaseTunerLayer,
     check_adapters_to_merge,
 )
+from peft.tuners.tuners_utils import _get_in_out_features as in_out_features
 from peft.tuners.tuners_utils import (
     _maybe_include_all_linear_layers as include_all_linear_layers,
 )
@@ -30,10 +31,14 @@ from peft.utils import (
     register_peft_method,
     resolve_quantization_backend,
 )
+from peft.utils.constants import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LORA_TARGETS,
+)
 from peft.utils.integrations import gather_params_ctx
 from peft.utils.other import get_pattern_key
 
 __all__ = [
+    "LORA_TARGETS",
     "BaseTuner",
     "BaseTunerLayer",
     "CordaConfig",
@@ -46,6 +51,7 @@ __all__ = [
     "gather_params_ctx",
     "get_pattern_key",
     "get_quantization_kwargs",
+    "in_out_features",
     "include_all_linear_layers",
     "keep_as_quantised",
     "peft_type",

@@ -81,7 +81,7 @@ from torch import Tensor, nn
 from curlora import cur_forward
 from curlora.adapters import adapter_kind, secura_width
 from curlora.cur import Selection, energy_shares
-from curlora.curlora import TARGETS_BY_FAMILY, CurLayer, LayerSettings
+from curlora.curlora import TARGETS_BY_FAMILY, CurLayer, LayerSettings, holds_shared_weight
 from curlora.peft_bridge import (
     BaseTuner,
     gather_params_ctx,
@@ -494,8 +494,12 @@ class SecuraModel(BaseTuner):
             target.update_layer(adapter_name, config)
             return
         layer = SecuraLayer(target, module_name=current_key, **get_quantization_kwargs(self))
+        layer.shares_weight = holds_shared_weight(self.model, layer.get_base_layer())
         layer.update_layer(adapter_name, config)
         self._replace_module(parent, target_name, layer, target)
+
+    def _check_merge_allowed(self) -> None:
+        """Nothing to warn of: a layer whose weight is tied gets one of its own when it merges."""
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:  # noqa: ARG002

@@ -1,6 +1,6 @@
 """Which layers a family's adapters go on by default, and which adapters a quantised base excludes.
 
-Plain tables: this module imports neither torch nor PEFT, so that a file can be judged without them.
+Plain tables, and PEFT's own where they end.
 """
 
 import difflib
@@ -32,27 +32,46 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
 """Endings of module names by the `model_type` of a model's config."""
 
 
-def default_targets(model_type: str) -> list[str]:
+def known_targets() -> dict[str, tuple[str, ...] | str]:
+    """The default layers of every family for which any are known.
+
+    Returns:
+        By `model_type`: endings of module names as in `DEFAULT_TARGETS`, and for families that are
+        not in it what PEFT adapts there with LoRA, which may be a regular expression.
+    """
+    from curlora.peft_bridge import LORA_TARGETS
+
+    theirs = {
+        family: names if isinstance(names, str) else tuple(names)
+        for family, names in LORA_TARGETS.items()
+    }
+    return theirs | DEFAULT_TARGETS
+
+
+def default_targets(model_type: str) -> list[str] | str:
     """The layers that are adapted where none are named: those of queries, keys and values.
 
     Args:
         model_type: `model_type` of the model's config, such as "llama" or "gpt2".
 
     Returns:
-        Endings of module names.
+        Endings of module names, or a regular expression; for families that are not in
+        `DEFAULT_TARGETS` those that PEFT adapts with LoRA.
 
     Raises:
-        ValueError: If the family is not known here.
+        ValueError: If the family is known neither here nor to PEFT.
     """
-    if model_type not in DEFAULT_TARGETS:
-        known = ", ".join(sorted(DEFAULT_TARGETS))
-        close = difflib.get_close_matches(model_type, DEFAULT_TARGETS, n=1)
+    families = known_targets()
+    if model_type not in families:
+        known = ", ".join(sorted(families))
+        close = difflib.get_close_matches(model_type, families, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
             f"`target_modules` is not set, and no default is known for models of the type "
             f"{model_type!r}.{hint} Name the layers, or use one of: {known}."
         )
-    return list(DEFAULT_TARGETS[model_type])
+    found = families[model_type]
+    return found if isinstance(found, str) else list(found)
 
 
 # --- quantised bases -----------------------------------------------------------------------------

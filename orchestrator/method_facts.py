@@ -59,11 +59,13 @@ def targets_of(adapter: Any, family: str | None) -> Targets | None:
         Endings of module names, "all-linear", or None for an adapter without targets, or where the
         family's default is not known.
     """
-    from curlora.targets import DEFAULT_TARGETS
+    from curlora.targets import known_targets
 
     if "target_modules" not in type(adapter).model_fields:
         return None
-    return adapter.target_modules or DEFAULT_TARGETS.get(str(family))
+    default = known_targets().get(str(family))
+    # A regular expression says nothing of sizes; a string stands for every linear layer here.
+    return adapter.target_modules or (None if isinstance(default, str) else default)
 
 
 def is_target(name: str, targets: Targets) -> bool:

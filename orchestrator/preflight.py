@@ -50,6 +50,8 @@ from orchestrator.tracking_address import TrackingError, tracking_uri
 from orchestrator.tracking_database import network_file_system
 
 MIB = 2**20
+OUTPUT_LAYER = "output layer"
+"""What stands for the class of the layer that gives the logits."""
 
 
 class PreflightError(ValueError):
@@ -250,6 +252,12 @@ def _unmatched(part: Targets, shapes: dict[str, tuple[int, int]], others: dict[s
     names = sorted({name.rsplit(".", 1)[-1] for name in shapes})
     listed = f"Its linear layers: {', '.join(names)}."
     other = next((kind for name, kind in others.items() if is_target(name, part)), None)
+    if other == OUTPUT_LAYER:
+        return (
+            f"`method.adapter.target_modules`: {target!r} is the model's output layer, which is "
+            "not adapted here: its weight is often that of the input embedding as well, and "
+            f"probabilities are read from it at scored places alone. {listed}"
+        )
     if other is not None:
         return (
             f"`method.adapter.target_modules`: {target!r} is a {other}, and only linear layers "
@@ -294,7 +302,9 @@ def _architecture(
     linear: dict[str, tuple[int, int]] = {}
     others: dict[str, str] = {}
     for name, module in built.named_modules():
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not last:
+        if module is last:
+            others[name] = OUTPUT_LAYER
+        elif isinstance(module, torch.nn.Linear | Conv1D):
             d_out, d_in = module.weight.shape
             linear[name] = (int(d_out), int(d_in))
         elif name:

@@ -182,6 +182,7 @@ def test_a_target_that_matches_nothing_names_the_layers_that_there_are(sweep):
     sweep("'q_porj' matches no layer", "Did you mean 'q_proj'?", "down_proj, gate_proj",
           method=targets("q_porj", "v_proj"))  # fmt: skip
     sweep("'mlp' is a LlamaMLP, and only linear layers", method=targets("mlp"))
+    sweep("'lm_head' is the model's output layer, which is not adapted", method=targets("lm_head"))
 
 
 def test_targets_in_the_search_space_are_checked_as_well(sweep, search):
