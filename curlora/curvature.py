@@ -47,6 +47,8 @@ _PARAMETER = re.compile(
 )
 EXAMPLES = "examples"
 """The name under which sums carry how many examples they are over."""
+SCORED = "scored"
+"""The name under which a sum of gradients carries how many scored tokens it is over."""
 
 Sums = dict[str, Tensor]
 
@@ -71,6 +73,29 @@ def sum_squares(params: Params, observed: Iterable[Observation]) -> Sums:
         for name in params:
             sums[f"diagonal.{name}"] += _seen(observation.gradients, name).square()
     return _with_count(sums, count)
+
+
+def sum_gradients(params: Params, observed: Iterable[Observation]) -> Sums:
+    """Sum the gradients of single examples' log-probabilities.
+
+    Args:
+        params: The parameters; they give the shapes, also where there is no example.
+        observed: Observations with `gradients`, or with `linear`.
+
+    Returns:
+        `gradient.<parameter>` in its shape, and under `SCORED` how many tokens were scored.
+    """
+    sums = {f"gradient.{name}": torch.zeros_like(statistic(p)) for name, p in params.items()}
+    scored = 0
+    for observation in observed:
+        scored += observation.scored
+        for name in params:
+            if observation.linear:
+                h, g = _seen(observation.linear, name)
+                sums[f"gradient.{name}"] += g.t() @ h
+            else:
+                sums[f"gradient.{name}"] += _seen(observation.gradients, name)
+    return sums | {SCORED: torch.tensor(float(scored))}
 
 
 def sum_outer_products(params: Params, observed: Iterable[Observation]) -> Sums:

@@ -72,6 +72,8 @@ class StageReport:
     """Lowest loss on held-out examples within this task so far, where learning may stop early."""
     held_out_waited: int = 0
     """Looks at them in a row that were not lower."""
+    strength: float | None = None
+    """What multiplied the retention's penalty in this task, given or found; None without one."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     """Every metric of every task that was scored for this report."""
     per_example: dict[str, tuple[float, ...]] | None = None
@@ -129,6 +131,8 @@ class BeginTask:
     index: int
     """Counted from 0."""
     steps: int
+    examples: tuple[Example, ...] = ()
+    """What will be learnt; some retentions look at a few before the first step."""
 
 
 @dataclass(frozen=True)
@@ -331,7 +335,7 @@ def learn_sequence(
         batches = sequence.batches(stage)
         rungs = rung_steps(len(batches))
         if start.step == 0:
-            yield BeginTask(stage.name, stage.index, len(batches))
+            yield BeginTask(stage.name, stage.index, len(batches), sequence.examples(stage))
         stopper = _Stopper(sequence.early_stopping, len(batches), start)
         losses: list[float] = []
         taken = start.step
@@ -353,10 +357,12 @@ def learn_sequence(
                         fraction=rungs[taken], score=value, loss=_mean(losses), tokens=tokens,
                         seconds=clock.seconds(), held_out_best=stopper.best,
                         held_out_waited=stopper.waited, metrics=metrics,
+                        strength=retention.strength,
                     ),
                     matrix,
                 )  # fmt: skip
                 losses = []
+        strength = retention.strength
         yield EndTask(stage.index, sequence.examples(stage))
         scores, probes = yield from _evaluate_all(sequence, learnt=stage.index + 1)
         while matrix.tasks_learnt < stage.index:  # learnt jointly: no row of its own
@@ -367,8 +373,12 @@ def learn_sequence(
             stage, taken, scores, probes, examples_of=list(scores) if matrix.complete else learnt
         )
         yield Report(
-            replace(report, loss=_mean(losses), tokens=tokens, seconds=clock.seconds()), matrix
-        )
+            replace(
+                report, loss=_mean(losses), tokens=tokens, seconds=clock.seconds(),
+                strength=strength,
+            ),
+            matrix,
+        )  # fmt: skip
         start = Start()
     return matrix
 
@@ -472,8 +482,11 @@ class Engine(Answers, Protocol):
     def begin_sequence(self, tasks: int, sources: Sequence[Sequence[Example]]) -> None:
         """Let the retention make room for `tasks` tasks and read its source sets."""
 
-    def begin_task(self, index: int, steps: int) -> None:
-        """Start task `index` of `steps` steps with fresh optimiser state and schedule."""
+    def begin_task(self, index: int, steps: int, examples: Sequence[Example] = ()) -> None:
+        """Start task `index` of `steps` steps with fresh optimiser state and schedule.
+
+        `examples` are those that will be learnt, for a retention that looks at a few.
+        """
 
     def train_step(
         self, examples: Sequence[Example], step: int, replayed: Sequence[Example] = ()
@@ -559,7 +572,7 @@ def run(
             answer = None
             match request:
                 case BeginTask():
-                    engine.begin_task(request.index, request.steps)
+                    engine.begin_task(request.index, request.steps, request.examples)
                     meter.begin(request.name, request.index, request.steps)
                 case TrainStep():
                     answer = engine.train_step(request.examples, request.step, request.replayed)

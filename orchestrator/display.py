@@ -391,8 +391,10 @@ def _matrix_table(matrix: AccuracyMatrix) -> Table:
 
 
 def _report_table(trial: TrialView) -> Table:
+    # Only some retentions multiply a penalty by a number, which may have been found by itself.
+    held = ["strength"] if any(r.get("strength") is not None for r in trial.reports) else []
     made = table(
-        "Reports", "task", "step", "share", "score", "loss", "tokens", "seconds", "probes",
+        "Reports", "task", "step", "share", "score", "loss", "tokens", "seconds", *held, "probes",
         left={"task", "probes"},
     )  # fmt: skip
     for report in trial.reports:
@@ -410,10 +412,15 @@ def _report_table(trial: TrialView) -> Table:
                 show(report.get("loss")),
                 str(report.get("tokens", "-")),
                 show(report.get("seconds"), digits=1),
+                *(_strength(report.get(name)) for name in held),
                 probes or "-",
             ],
         )
     return made
+
+
+def _strength(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def render_sweeps(rows: Sequence[Mapping[str, Any]], *, now: float) -> RenderableType:

@@ -16,7 +16,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from orchestrator.checkpoints import (
 from orchestrator.communication_op import keep_in_environment
 from orchestrator.encoding import Example, Tokens
 from orchestrator.experiment import TrainingSpec, default_batch_tokens
-from orchestrator.optimisation import adamw, schedule_factor, seed_step, set_rates
+from orchestrator.optimisation import adamw, reach, schedule_factor, seed_step, set_rates
 from orchestrator.scored_model import (
     HEADS_FILE,
     Comparison,
@@ -161,35 +161,43 @@ class _Engine:
 
     def begin_sequence(self, tasks: int, sources: Sequence[Sequence[Example]]) -> None:
         """Let the retention make room for a sequence and read its source sets."""
-        observed = [self._observe(examples, f"source {i}") for i, examples in enumerate(sources)]
+        most = self.retention.max_examples
+        observed = [self._observe(found, f"source {i}", most) for i, found in enumerate(sources)]
         self.retention.begin_sequence(
             self._adapter_values(), tasks=tasks, observed=observed, total=self._total
         )
 
-    def begin_task(self, index: int, steps: int) -> None:
+    def begin_task(self, index: int, steps: int, examples: Sequence[Example] = ()) -> None:
         """Start a task with fresh optimiser state, and a fresh adapter where the retention asks."""
         self._steps = steps
         if self.retention.renews_adapter and index > 0:
             freeze_earlier(self._model, self.retention.earlier)
             self._rewrite(fresh_values(self._model, self._spec.seed * 1_000_003 + index))
         self._fresh_optimizer()
-        self.retention.begin_task(self._adapter_values(), index)
+        looked_at = self._observe(examples, f"beginning {index}", self.retention.looks_at)
+        self.retention.begin_task(
+            self._adapter_values(),
+            index,
+            observed=looked_at,
+            total=self._total,
+            reach=reach(self._spec, steps),
+        )
 
     def end_task(self, index: int, examples: Sequence[Example]) -> None:
         """Let the retention take in what was learnt: curvature, buffers."""
         self.retention.end_task(
             self._adapter_values(),
             index,
-            self._observe(examples, f"task {index}"),
+            self._observe(examples, f"task {index}", self.retention.max_examples),
             self._total,
             len(examples),
         )
 
-    def _observe(self, examples: Sequence[Example], name: str) -> Iterator[Observation]:
+    def _observe(self, examples: Sequence[Example], name: str, most: int) -> Iterator[Observation]:
         """This worker's share of the examples that the retention looks at, as it asks for them."""
-        if not self.retention.observes:
+        count = min(most, len(examples))
+        if not self.retention.observes or not count:
             return
-        count = min(self.retention.max_examples, len(examples))
         chosen = random.Random(f"{self._spec.seed}/{name}").sample(list(examples), count)
         mine = chosen[self._place.rank :: self._place.world]
         # A ZeRO-3 forward is a collective, so nobody may run one example fewer than the others.
@@ -208,7 +216,7 @@ class _Engine:
         for number, observation in enumerate(found):
             self._after_observing()
             if number < len(mine):
-                yield observation
+                yield replace(observation, scored=len(scored_example(mine[number]).picks))
 
     def _after_observing(self) -> None:
         """Tidy up after gradients that were not taken by the engine's own backward pass."""

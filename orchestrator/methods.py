@@ -199,15 +199,22 @@ class NoRetention(Spec):
 
 
 class _Curved(Spec):
-    strength: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Lambda: the penalty is lambda / 2 times the quadratic form."""
     decay: float = Field(default=1.0, ge=0, le=1)
     """Gamma: what earlier curvature is multiplied with when a task's is added; 1 is a sum."""
     max_examples: int = Field(default=256, ge=1)
     """Training examples of a task (or rows of a source set) whose gradients are taken."""
 
 
-class EwcRetention(_Curved):
+class _Pulled(_Curved):
+    strength: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = "auto"
+    """Lambda: the penalty is lambda / 2 times the quadratic form; `auto`: found as each task
+    begins, from its gradient and the curvature of what was learnt."""
+    pull: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """With `strength: auto`: the norm of the penalty's gradient over that of the loss's, at the
+    furthest that the task can go."""
+
+
+class EwcRetention(_Pulled):
     """Online EWC over the adapter's parameters (Kirkpatrick et al. 2017; Schwarz et al. 2018)."""
 
     kind: Literal["ewc"]
@@ -222,7 +229,7 @@ class EwcWeightRetention(_Curved):
     `curlora.retention.EWC_LORA_STRENGTH`."""
 
 
-class LaplaceRetention(_Curved):
+class LaplaceRetention(_Pulled):
     """LaLoRA (Sliwa et al. 2025, arXiv 2512.17720): a quadratic penalty in the curvature metric."""
 
     kind: Literal["laplace"]
@@ -266,7 +273,7 @@ class IloraRetention(_Buffered):
     ema: float = Field(default=0.25, ge=0, le=1)
     """Largest share of itself that the slow adapter keeps at a step."""
     strength: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Weight of the hidden states' distance."""
+    """Weight of the hidden states' distance; 0 leaves replay alone."""
 
 
 class OloraRetention(Spec):
@@ -497,7 +504,8 @@ PRESETS: dict[str, Preset] = {
         "buffer of 1,000 as in which47/LLMCL",
     ),
     "i-lora": Preset(
-        "I-LoRA: fast and slow LoRA, hidden states of replayed examples kept near the slow one's",
+        "I-LoRA without its dropout of 0.1 and 500 warm-up steps: fast and slow LoRA, hidden "
+        "states of replayed examples kept near the slow one's",
         {
             "adapter": {
                 "kind": "lora", "r": 8, "alpha": 32.0, "target_modules": (*_QKV, "o_proj"),
@@ -508,7 +516,8 @@ PRESETS: dict[str, Preset] = {
         1e-5,
     ),
     "o-lora": Preset(
-        "O-LoRA: a fresh LoRA a task, kept orthogonal to the frozen ones of earlier tasks",
+        "O-LoRA without its dropout of 0.1: a fresh LoRA a task, kept orthogonal to the frozen "
+        "ones of earlier tasks",
         {
             "adapter": {
                 "kind": "lora", "r": 8, "alpha": 32.0, "target_modules": ("q_proj", "v_proj"),

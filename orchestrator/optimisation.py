@@ -36,6 +36,19 @@ def schedule_factor(spec: TrainingSpec, step: int, steps: int) -> float:
             return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
+def reach(spec: TrainingSpec, steps: int) -> float:
+    """The sum of a task's learning rates: about the furthest that AdamW can move a parameter.
+
+    Args:
+        spec: Learning rate, schedule and warm-up. A schedule of DeepSpeed's own is not known here.
+        steps: Optimiser steps of the task.
+
+    Returns:
+        A sum above 0.
+    """
+    return spec.learning_rate * sum(schedule_factor(spec, step, steps) for step in range(steps))
+
+
 def adamw(trainable: Mapping[str, nn.Parameter], spec: TrainingSpec) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with the spec's settings.
 

@@ -72,7 +72,7 @@ from orchestrator.engine import RETENTION_FILE, WEIGHTS_FILE, PartedBase
 from orchestrator.evaluation import score
 from orchestrator.experiment import Experiment, TrainingSpec
 from orchestrator.methods import adapter_options, retention_options
-from orchestrator.optimisation import schedule_factor
+from orchestrator.optimisation import reach, schedule_factor
 from orchestrator.packing import packing_refuses
 from orchestrator.ranks import ALONE, RankError, Ranks
 from orchestrator.scored_model import (
@@ -653,17 +653,28 @@ class PackedTrials:
         """Do what a request asks that needs no pass of the pack; whether that was all."""
         match slot.request:
             case BeginSequence(tasks=tasks, sources=sources):
-                observed = [self._observe(slot, s, f"source {i}") for i, s in enumerate(sources)]
+                most = slot.retention.max_examples
+                observed = [
+                    self._observe(slot, s, f"source {i}", most) for i, s in enumerate(sources)
+                ]
                 slot.retention.begin_sequence(
                     self._pack.state(slot.number), tasks=tasks, observed=observed, total=self._total
                 )
-            case BeginTask(name=name, index=index, steps=steps):
+            case BeginTask(name=name, index=index, steps=steps, examples=examples):
                 slot.steps = steps
                 slot.meter.begin(name, index, steps)
                 self._pack.begin(slot.number)
-                slot.retention.begin_task(self._pack.state(slot.number), index)
+                looked_at = slot.retention.looks_at
+                slot.retention.begin_task(
+                    self._pack.state(slot.number),
+                    index,
+                    observed=self._observe(slot, examples, f"beginning {index}", looked_at),
+                    total=self._total,
+                    reach=reach(slot.spec, steps),
+                )
             case EndTask(index=index, examples=examples):
-                observed_now = self._observe(slot, examples, f"task {index}")
+                most = slot.retention.max_examples
+                observed_now = self._observe(slot, examples, f"task {index}", most)
                 slot.retention.end_task(
                     self._pack.state(slot.number), index, observed_now, self._total, len(examples)
                 )
@@ -839,12 +850,12 @@ class PackedTrials:
             self._pack.add_gradients(slot.number, dict(zip(state, found, strict=True)))
 
     def _observe(
-        self, slot: _Slot, examples: Sequence[Example], name: str
+        self, slot: _Slot, examples: Sequence[Example], name: str, most: int
     ) -> Iterator[Observation]:
         """The derivatives that a retention asks for, of its trial's adapter alone; a share each."""
-        if not slot.retention.observes:
+        count = min(most, len(examples))
+        if not slot.retention.observes or not count:
             return
-        count = min(slot.retention.max_examples, len(examples))
         chosen = random.Random(f"{slot.spec.seed}/{name}").sample(list(examples), count)
         mine = chosen[self._ranks.rank :: self._ranks.world]
         # Where the base is parted, nobody may run one example fewer than the others.
@@ -854,7 +865,7 @@ class PackedTrials:
             derivatives = self._gradients
         for number, observation in enumerate(derivatives(slot, [*mine, *padding])):
             if number < len(mine):
-                yield observation
+                yield replace(observation, scored=len(scored_example(mine[number]).picks))
 
     def _derivatives(self, slot: _Slot, examples: Sequence[Example]) -> Iterator[Observation]:
         """Whatever derivatives, of a model of the slot's own."""

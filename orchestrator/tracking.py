@@ -77,7 +77,7 @@ _TRIAL_STARTS = "trial_started"
 _REOPENING = {"trial_proposed", _TRIAL_STARTS, "stage_report", "trial_ended"}
 _OF_TRIALS = {"method", "training", "resources"}
 """What a search may vary: the parameters of trials, and not of the sweep's own run."""
-_REPORT_METRICS = ("loss", "tokens", "seconds")
+_REPORT_METRICS = ("loss", "tokens", "seconds", "strength")
 _STEP_METRICS = {"losses": "step_loss", "learning_rates": "learning_rate"}
 """Series of a report, one value a step, and the metric that each becomes."""
 

@@ -47,6 +47,8 @@ class Setting:
     """Largest number allowed."""
     choices: tuple[str, ...] = ()
     """The words allowed, for a setting that is a word."""
+    words: tuple[str, ...] = ()
+    """The words allowed beside numbers, for a setting that is a number otherwise."""
 
     def check(self, name: str, value: Any) -> None:
         """Refuse a value outside the range.
@@ -68,7 +70,7 @@ class Setting:
             allowed = (True, False) if self.default is not None else (None, True, False)
             if not any(value is word for word in allowed):
                 raise ValueError(f"`{name}` must be true or false, got {value!r}.")
-        else:
+        elif not (isinstance(value, str) and value in self.words):
             self._check_number(name, value)
 
     def _check_number(self, name: str, value: Any) -> None:
@@ -76,8 +78,9 @@ class Setting:
         number = isinstance(value, int) if whole else isinstance(value, int | float)
         if isinstance(value, bool) or not number or not self.low <= value <= self.high:
             below = "" if self.high == math.inf else f" and at most {self.high:g}"
+            words = "".join(f"{word!r} or " for word in self.words)
             raise ValueError(
-                f"`{name}` must be a {'whole ' if whole else ''}number of at least "
+                f"`{name}` must be {words}a {'whole ' if whole else ''}number of at least "
                 f"{self.low:g}{below}, got {value!r}."
             )
         if not math.isfinite(value):
@@ -121,7 +124,8 @@ class RetentionKind:
         values |= settings or {}
         for name, setting in self.settings.items():
             setting.check(name, values[name])
-            if isinstance(setting.default, float):
+            number = isinstance(setting.default, float) or setting.words
+            if number and not isinstance(values[name], str):
                 values[name] = float(values[name])  # YAML reads 10 as a whole number
         return values
 
@@ -268,9 +272,16 @@ def _strength(default: float, meaning: str) -> Setting:
 _DECAY = Setting(1.0, "what earlier curvature is multiplied by at the end of a task", high=1.0)
 _EXAMPLES = Setting(256, "examples from which curvature is estimated, per task or set", low=1)
 _LAMBDA = Setting(
+    "auto",
+    "multiplies the penalty; `auto`: found as each task begins, so that `pull` holds. 1 is the "
+    "posterior's own weight where the loss is the mean negative log-probability of an example and "
+    "tasks are of equal size, and has been too weak to be seen",
+    words=("auto",),
+)
+_PULL = Setting(
     1.0,
-    "multiplies the penalty; 1 is the posterior's own weight where the loss is the mean negative "
-    "log-probability of an example and tasks are of equal size",
+    "with `strength: auto`, the norm of the penalty's gradient over that of the loss's at the "
+    "furthest that a task can go",
 )
 _RESERVOIR = {
     "share": Setting(1.0, "replayed rows for each row of the batch"),
@@ -287,7 +298,12 @@ _KINDS = (
     ),
     RetentionKind(
         name="ewc",
-        settings={"strength": _LAMBDA, "decay": _DECAY, "max_examples": _EXAMPLES},
+        settings={
+            "strength": _LAMBDA,
+            "pull": _PULL,
+            "decay": _DECAY,
+            "max_examples": _EXAMPLES,
+        },
         summary=(
             "Online EWC over the adapter's parameters: a quadratic pull to the last task's end, "
             "weighted by the diagonal Fisher (Kirkpatrick et al. 2017; Schwarz et al. 2018)."
@@ -320,6 +336,7 @@ _KINDS = (
                 choices=("diag", "kfac", "tri_kfac", "full"),
             ),
             "strength": _LAMBDA,
+            "pull": _PULL,
             "decay": _DECAY,
             "prior_precision": Setting(0.0, "added to every parameter's curvature"),
             "source": Setting(

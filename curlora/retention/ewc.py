@@ -12,6 +12,7 @@ References:
 
 Deviations from the papers:
     - `decay` is 1 by default: earlier tasks count in full.
+    - `strength` is found as each task begins, by default: see `curlora.retention.pull`.
     - The Fisher is the empirical one, at the examples' own labels.
 """
 
@@ -21,17 +22,11 @@ import torch
 from torch import Tensor
 
 from curlora.curvature import averaged, diagonal_form, sum_squares
-from curlora.retention.protocol import (
-    Observation,
-    Params,
-    Retention,
-    Total,
-    no_penalty,
-    statistic,
-)
+from curlora.retention.protocol import Observation, Params, Total, no_penalty, statistic
+from curlora.retention.pull import Pulling, Strength
 
 
-class Ewc(Retention):
+class Ewc(Pulling):
     """Pulls every parameter to where the last task left it, the harder the more it mattered."""
 
     kind = "ewc"
@@ -39,21 +34,24 @@ class Ewc(Retention):
     source = "tasks"
     _prefixes = ("anchor.", "diagonal.")
 
-    def __init__(self, strength: float, decay: float, max_examples: int) -> None:
+    def __init__(self, strength: Strength, pull: float, decay: float, max_examples: int) -> None:
         """Start with nothing seen.
 
         Args:
-            strength: Multiplies the penalty, at least 0.
+            strength: Multiplies the penalty, at least 0; or `auto`.
+            pull: With `auto`: see `curlora.retention.pull`.
             decay: What the earlier Fisher is multiplied by after each task, in [0, 1].
             max_examples: Examples from which each task's Fisher is estimated.
         """
-        super().__init__({"strength": strength, "decay": decay})
-        self.max_examples = max_examples
+        super().__init__(strength, pull, max_examples, {"decay": decay})
 
     def _make_room(self, params: Params, tasks: int) -> None:  # noqa: ARG002
         for name, parameter in params.items():
             self._state[f"anchor.{name}"] = statistic(parameter).clone()
             self._state[f"diagonal.{name}"] = torch.zeros_like(statistic(parameter))
+
+    def _holds(self) -> bool:
+        return any(bool(part.any()) for part in self._under("diagonal.").values())
 
     @staticmethod
     def penalty_of(state: Mapping[str, Tensor], params: Params) -> Tensor:

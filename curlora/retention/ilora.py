@@ -9,9 +9,15 @@ References:
     Ren et al. (2024), "Analyzing and Reducing Catastrophic Forgetting in Parameter Efficient
     Tuning". https://arxiv.org/abs/2402.18865
 
-Deviations from the published code:
-    - The reservoir takes in each training example once, when its task ends; the code also adds
-      replayed rows again.
+At strength 0 the hidden states are not compared, and what is left is replay.
+
+Deviations from the published code (method/ILORA.py of which47/LLMCL):
+    - The slow adapter follows the formula above. In the code it never moves: its update looks for
+      the fast adapter's names among the slow one's and finds none, so hidden states are held near
+      those of the start, where B is zero: near the base's. With the published `ema` of 0.25 three
+      quarters of the fast weights are taken over at every step here, a lag of a third of a step.
+    - The reservoir takes in each training example once, when its task ends; the code adds rows as
+      they are seen, so rows of the task that is being learnt are replayed as well.
     - Padding is left out of the mean.
 """
 
@@ -49,8 +55,8 @@ class Ilora(Replay):
 
     @property
     def shadow(self) -> dict[str, Tensor] | None:
-        """The slow parameters, in float32 or better."""
-        return self._under("shadow.") or None
+        """The slow parameters, in float32 or better; None where their strength is 0."""
+        return (self._under("shadow.") or None) if float(self._state["strength"]) > 0 else None
 
     def hidden_loss(self, fast: Sequence[Tensor], slow: Sequence[Tensor]) -> Tensor:
         """Give strength x mean over layers of MSE(fast, max(fast, slow)).

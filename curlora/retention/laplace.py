@@ -31,6 +31,8 @@ Deviations from the papers:
     - LaLoRA's own notation and number of examples are not public in full; the form above is what
       its abstract and reviews describe.
     - `online`, `prior_precision` and curvature `full` (for CURLoRA's U) are ours.
+    - The paper's lambda was not found. `strength` is found as each task begins, by default: see
+      `curlora.retention.pull`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,12 +57,12 @@ from curlora.retention.protocol import (
     Derivative,
     Observation,
     Params,
-    Retention,
     Total,
     alone,
     no_penalty,
     statistic,
 )
+from curlora.retention.pull import Pulling, Strength
 
 Curvature = Literal["diag", "kfac", "tri_kfac", "full"]
 
@@ -72,7 +74,7 @@ _OBSERVED: dict[str, Derivative] = {
 }
 
 
-class Laplace(Retention):
+class Laplace(Pulling):
     """Pulls the parameters back along the directions that what was learnt depends on."""
 
     kind = "laplace"
@@ -80,7 +82,8 @@ class Laplace(Retention):
     def __init__(
         self,
         curvature: Curvature,
-        strength: float,
+        strength: Strength,
+        pull: float,
         decay: float,
         prior_precision: float,
         source: Literal["tasks", "texts"],
@@ -91,7 +94,8 @@ class Laplace(Retention):
 
         Args:
             curvature: The approximation of the Fisher.
-            strength: Multiplies the penalty, at least 0.
+            strength: Multiplies the penalty, at least 0; or `auto`.
+            pull: With `auto`: see `curlora.retention.pull`.
             decay: What the earlier curvature is multiplied by after each task, in [0, 1].
             prior_precision: Added to the curvature of every parameter, at least 0.
             source: What curvature is measured on.
@@ -106,11 +110,11 @@ class Laplace(Retention):
                 "With `source: tasks` and `online: false` no curvature is ever measured. Leave "
                 "`online` out, or set `source: texts`."
             )
-        super().__init__({"strength": strength, "decay": decay, "prior_precision": prior_precision})
+        settings = {"decay": decay, "prior_precision": prior_precision}
+        super().__init__(strength, pull, max_examples, settings)
         self.curvature: Curvature = curvature
         self.source = source
         self.online = source == "tasks" if online is None else online
-        self.max_examples = max_examples
         self.observes = frozenset({_OBSERVED[curvature]})
         parts = {
             "diag": ("diagonal.",),
@@ -119,6 +123,7 @@ class Laplace(Retention):
             "full": ("full.",),
         }[curvature]
         self._prefixes = ("anchor.", *parts)
+        self._parts = parts
 
     def _make_room(self, params: Params, tasks: int) -> None:  # noqa: ARG002
         for name, parameter in params.items():
@@ -127,6 +132,10 @@ class Laplace(Retention):
         self._state |= {key: value for key, value in empty.items() if self._owns(key)}
         if self.curvature in {"kfac", "tri_kfac"}:
             self._state["taken"] = torch.tensor(0.0, dtype=torch.float64)
+
+    def _holds(self) -> bool:
+        curved = (t for name, t in self._state.items() if name.startswith(self._parts))
+        return bool(self._state["prior_precision"] > 0) or any(bool(t.any()) for t in curved)
 
     def begin_sequence(
         self,

@@ -10,7 +10,8 @@ References:
 
 Deviations from the paper:
     - The overlap is a sum of absolute values, as in the published code; the paper's Eq. squares it.
-    - The second term, off by default, is the norm of all parameters together.
+    - The second term, off by default, is the norm of all parameters together, where the code adds
+      up the norm of each.
 """
 
 from collections.abc import Mapping

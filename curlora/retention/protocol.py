@@ -8,7 +8,7 @@ needs.
     retention.bind(adapted_layers(model, params))          # once an adapter is attached
     retention.begin_sequence(params, tasks=3)              # once, before the first task
     for task in range(3):
-        retention.begin_task(params, task)
+        retention.begin_task(params, task, observed=look, reach=sum(learning_rates))
         for step in range(steps):
             rows = retention.rows(len(batch), task, step)  # replayed rows to add
             loss = task_loss + retention.penalty(params)
@@ -55,6 +55,8 @@ class Observation:
     weights: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """For each adapted layer: its input x (tokens, d_in) and d log p / d y of its output (tokens,
     d_out); empty if not asked for."""
+    scored: int = 1
+    """How many tokens the log-probability is a sum over, where the loss is a mean over tokens."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +164,37 @@ class Retention:
             )
         self._make_room(params, tasks)
 
-    def begin_task(self, params: Params, task: int) -> None:
-        """Note that a task begins.
+    @property
+    def looks_at(self) -> int:
+        """How many of the task's training examples `begin_task` reads, over all workers."""
+        return 0
+
+    def begin_task(
+        self,
+        params: Params,
+        task: int,
+        *,
+        observed: Iterable[Observation] = (),
+        total: Total = alone,
+        reach: float = 0.0,
+    ) -> None:
+        """Note that a task begins. Not called when a run is resumed within it.
 
         Args:
             params: The adapter as the task finds it: fresh where `renews_adapter`.
             task: Which, counted from 0.
+            observed: This worker's share of `looks_at` of the task's training examples, computed
+                as it is read.
+            total: Sums statistics over workers.
+            reach: The sum of the learning rates of the task's steps: about the furthest that AdamW
+                can move a parameter.
         """
+
+    @property
+    def strength(self) -> float | None:
+        """What multiplies the penalty now, given or found; None for kinds without one."""
+        found = self._state.get("strength")
+        return None if found is None else float(found)
 
     def rows(self, current: int, task: int, step: int) -> list[tuple[int, int]]:  # noqa: ARG002
         """Give the examples of earlier tasks to add to a batch.

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,7 +108,8 @@ class Learner:
         if self.retention.renews_adapter:
             self.frozen = self.retention.earlier
             renew(self.params, seed=task)
-        self.retention.begin_task(self.params, task)
+        look = self.observed(self.tasks[task][: self.retention.looks_at])
+        self.retention.begin_task(self.params, task, observed=look, reach=0.01 * STEPS)
 
     def step(self, task, step):
         first = step * BATCH % EXAMPLES
@@ -191,6 +193,8 @@ def learnt(start):
             learner = start(case)
             learner.begin()
             kept[named(case)] = learner.learn(until=1)
+            if learner.retention.looks_at:
+                learner.begin_task(1)  # only then is it known how strong the penalty is
         return kept[named(case)]
 
     return make
@@ -454,7 +458,9 @@ def test_kronecker_curvature_of_tasks_that_agree_adds_up_exactly(curvature):
     params, now = lora_params(0), lora_params(1)
 
     def after(tasks):
-        retention = RETENTIONS["laplace"].build({"curvature": curvature, "decay": 0.5})
+        retention = RETENTIONS["laplace"].build(
+            {"curvature": curvature, "decay": 0.5, "strength": 1.0}
+        )
         retention.begin_sequence(params, tasks=2)
         for task in range(tasks):
             retention.end_task(params, task, iter(observed), alone, 3)
@@ -464,13 +470,99 @@ def test_kronecker_curvature_of_tasks_that_agree_adds_up_exactly(curvature):
     exactly(after(2), 1.5 * after(1))
 
 
+PULLING = [case for case in CASES if case[1] in {"ewc", "laplace"}]
+
+
+@pytest.mark.parametrize("case", PULLING, ids=named)
+def test_a_found_strength_pulls_with_the_stated_share_of_the_losss_gradient(case, start):
+    adapter, kind, settings = case
+    learner = start((adapter, kind, settings | {"pull": 0.7}))
+    learner.begin()
+    learner.learn(until=1)
+    learner.begin_task(1)
+    look = learner.tasks[1][: learner.retention.looks_at]
+    assert len(look) == 3
+    params = learner.params
+    # The library's own engines give the scored tokens; here the loss is a mean over examples.
+    loss = -sum(learner.log_probability(example) for example in look) / len(look)
+    g = torch.autograd.grad(loss, list(params.values()))
+    reach = 0.01 * STEPS
+    furthest = {
+        name: (p - reach * slope.sign()).detach().requires_grad_()
+        for (name, p), slope in zip(params.items(), g, strict=True)
+    }
+    q = torch.autograd.grad(learner.retention.penalty(furthest), list(furthest.values()))
+    norms = [torch.cat([t.flatten() for t in part]).norm() for part in (q, g)]
+    torch.testing.assert_close(norms[0], 0.7 * norms[1], rtol=1e-5, atol=0)
+    assert learner.retention.strength > 0
+    assert learner.retention.strength == float(learner.retention.state_dict()["strength"])
+
+
+def test_a_found_strength_has_no_scale_of_its_own():
+    """By hand for a diagonal, over two workers, and with gradients ten thousand times smaller."""
+    params = lora_params(0)
+    ahead = [replace(o, scored=2) for o in gradients_only(params, 7, 3)]
+
+    def found(scale, total=alone):
+        retention = RETENTIONS["ewc"].build({"pull": 0.5})
+        retention.begin_sequence(params, tasks=2)
+        assert retention.looks_at == 0
+        retention.begin_task(params, 0, reach=0.2)
+        assert retention.strength == 0
+        seen = gradients_only(params, 2, 4)
+        seen = [Observation({n: scale * t for n, t in one.gradients.items()}) for one in seen]
+        retention.end_task(params, 0, iter(seen), alone, 4)
+        assert retention.looks_at == 32
+        retention.begin_task(params, 1, observed=iter(ahead), total=total, reach=0.2)
+        return retention.strength
+
+    seen = gradients_only(params, 2, 4)
+    fisher = torch.cat([(sum(o.gradients[n] ** 2 for o in seen) / 4).flatten() for n in params])
+    g = torch.cat([(sum(o.gradients[n] for o in ahead) / 6).flatten() for n in params])
+    expected = float(0.5 * g.norm() / (0.2 * fisher.norm()))
+    assert found(1.0) == pytest.approx(expected, rel=1e-9)
+    assert found(1e-4) == pytest.approx(1e8 * expected, rel=1e-9)
+    twice = found(1.0, total=lambda sums: {name: 2 * t for name, t in sums.items()})
+    assert twice == pytest.approx(expected, rel=1e-9)
+
+
+def test_where_there_is_nothing_to_hold_or_to_learn_the_strength_is_zero_and_nothing_is_read():
+    params = lora_params(0)
+
+    def unread():
+        raise AssertionError("the task was looked at")
+        yield
+
+    nothing = [Observation({n: torch.zeros_like(p) for n, p in params.items()})]
+    for settings in ({}, {"pull": 0.0}, {"strength": 3.0}):
+        retention = RETENTIONS["laplace"].build(settings)
+        retention.begin_sequence(params, tasks=2)
+        retention.begin_task(params, 0, observed=unread(), reach=0.1)
+        curved = nothing if settings == {} else gradients_only(params, 2, 4)
+        retention.end_task(params, 0, iter(curved), alone, 4)
+        assert retention.looks_at == 0
+        retention.begin_task(params, 1, observed=unread(), reach=0.1)
+        assert retention.strength == settings.get("strength", 0.0)
+    retention = RETENTIONS["laplace"].build({"prior_precision": 2.0})
+    retention.begin_sequence(params, tasks=1)
+    assert retention.looks_at == 32
+    retention.begin_task(params, 0, observed=iter(nothing), reach=0.1)
+    assert retention.strength == 0  # no gradient, so nowhere to go
+    for look, reach in (((), 0.1), (gradients_only(params, 1, 1), 0.0)):
+        with pytest.raises(ValueError, match="a task begins with a look at its training examples"):
+            retention.begin_task(params, 0, observed=iter(look), reach=reach)
+    broken = [Observation({n: torch.full_like(p, torch.nan) for n, p in params.items()})]
+    with pytest.raises(ValueError, match="The strength of retention 'laplace' cannot be found"):
+        retention.begin_task(params, 0, observed=iter(broken), reach=0.1)
+
+
 def test_the_coupling_of_both_factors_is_felt():
     """Along a step that moves both, and only there."""
     observed = [factors_of(torch.Generator().manual_seed(0), tokens=1)]
     anchor = lora_params(0)
     penalties = {}
     for curvature in ("kfac", "tri_kfac"):
-        retention = RETENTIONS["laplace"].build({"curvature": curvature})
+        retention = RETENTIONS["laplace"].build({"curvature": curvature, "strength": 1.0})
         retention.begin_sequence(anchor, tasks=2)
         retention.end_task(anchor, 0, iter(observed), alone, 1)
         step = lora_params(3)
@@ -498,7 +590,8 @@ def signed_root(penalty, observed, step, name):
 
 @pytest.mark.parametrize("curvature", ["diag", "kfac", "tri_kfac"])
 def test_loras_first_factor_is_free_at_the_start_unless_a_prior_holds_it(start, curvature):
-    case = ("lora", "laplace", {"curvature": curvature, "source": "texts", "max_examples": 2})
+    settings = {"curvature": curvature, "source": "texts", "max_examples": 2, "strength": 1.0}
+    case = ("lora", "laplace", settings)
 
     def penalties(settings, after_task):
         learner = start((*case[:2], case[2] | settings))
@@ -698,6 +791,19 @@ def test_the_slow_adapter_follows_and_guides_only_where_it_is_larger():
         RETENTIONS["ewc"].build().hidden_loss(fast, slow)
 
 
+def test_without_strength_ilora_is_replay_alone(start):
+    losses = {}
+    for kind, settings in (
+        ("ilora", {"strength": 0.0}),
+        ("replay", {}),
+        ("ilora", {"strength": 50.0}),
+    ):
+        learner = start(("lora", kind, {"capacity": 5, **settings}))
+        learner.begin()
+        losses[(kind, *settings.values())] = learner.learn(until=2).losses
+    assert losses[("ilora", 0.0)] == losses[("replay",)] != losses[("ilora", 50.0)]
+
+
 def test_a_state_given_away_stays_what_it_was():
     retention = RETENTIONS["ilora"].build()
     params = lora_params(0)
@@ -717,7 +823,8 @@ def test_a_state_given_away_stays_what_it_was():
         ("ewc", {"strength": -1.0}, "at least 0, got -1.0"),
         ("ewc", {"strength": float("nan")}, "got nan"),
         ("ewc", {"strength": float("inf")}, "must be finite"),
-        ("ewc", {"strength": True}, "must be a number"),
+        ("ewc", {"strength": True}, "must be 'auto' or a number"),
+        ("ewc", {"strength": "autp"}, "must be 'auto' or a number"),
         ("ewc", {"decay": 1.5}, "at most 1"),
         ("ewc", {"max_examples": 0}, "whole number of at least 1"),
         ("replay", {"capacity": 2.5}, "whole number"),

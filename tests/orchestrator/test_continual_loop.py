@@ -65,7 +65,7 @@ class FakeEngine:
     def begin_sequence(self, tasks, sources):
         self.sequences.append((tasks, sources))
 
-    def begin_task(self, index, steps):
+    def begin_task(self, index, steps, examples=()):
         self.begun.append(steps)
 
     def end_task(self, index, examples):

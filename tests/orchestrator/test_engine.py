@@ -304,14 +304,14 @@ CASES = {
 
 CONTINUAL = {
     "ewc-zero-2": {"stage": 2, "kind": "lora", "retention": {"kind": "ewc", "strength": 50.0}},
-    "ewc-zero-3": {"stage": 3, "kind": "lora", "retention": {"kind": "ewc", "strength": 50.0}},
+    "ewc-zero-3": {"stage": 3, "kind": "lora", "retention": {"kind": "ewc"}},
     "laplace-zero-3": {
         "stage": 3, "kind": "curlora",
         "retention": {"kind": "laplace", "curvature": "full", "strength": 50.0},
     },
     "kfac-zero-1": {
         "stage": 1, "kind": "lora",
-        "retention": {"kind": "laplace", "curvature": "tri_kfac", "strength": 50.0},
+        "retention": {"kind": "laplace", "curvature": "tri_kfac", "pull": 3.0},
     },
     "replay-zero-3": {"stage": 3, "kind": "curlora", "retention": {"kind": "replay"}},
     "ilora-zero-2": {"stage": 2, "kind": "lora", "retention": {"kind": "ilora", "strength": 5.0}},
@@ -354,7 +354,7 @@ def continue_learning(engine, begin=(0, 0), save=None):
     losses = []
     for task in range(begin[0], 3):
         if (task, 0) >= begin:
-            engine.begin_task(task, 2)
+            engine.begin_task(task, 2, TASKS[task])
         for step in range(begin[1] if task == begin[0] else 0, 2):
             rows = engine.retention.rows(3, task, step)
             replayed = [TASKS[t][place] for t, place in rows]

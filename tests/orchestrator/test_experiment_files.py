@@ -228,7 +228,10 @@ def test_each_method_is_searched_as_often_with_its_own_learning_rates(name):
     assert len({len(own) for own in rates.values()}) == 1
     for preset, own in rates.items():
         published = PRESETS[preset].learning_rate if preset else None
-        if published is not None and name != "lalora_llama3":  # its CURLoRA is nobody's setting
+        # LaLoRA's file has a CURLoRA of nobody's setting, and SECURA's rate is one for merges into
+        # weights of 16 bits, which lose most of a small step: the file says so.
+        other = {("lalora_llama3", "curlora"), ("sequence_16", "secura")}
+        if published is not None and (name, preset) not in other:
             assert published in own
     # The best of each preset is repeated with fresh seeds.
     assert experiment.finalists.per == "method.preset"

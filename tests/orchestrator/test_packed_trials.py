@@ -31,7 +31,7 @@ def method(kind, retention="none", r=4, **adapter):
     return {
         "method.adapter": {"kind": kind, "r": r, "target_modules": TARGETS, **adapter},
         "method.retention": {"kind": retention} | (
-            {"strength": 20.0, "max_examples": 8} if retention in {"ewc", "laplace"} else {}
+            {"max_examples": 8} if retention in {"ewc", "laplace"} else {}
         ),
     }  # fmt: skip
 
