@@ -103,6 +103,15 @@ def base_facts(model: ModelSpec) -> BaseFacts | None:
     return _folder_facts(folder) if folder is not None else None
 
 
+def vocabulary(model: ModelSpec) -> int | None:
+    """The rows of a base's embedding, None when they cannot be read here."""
+    try:
+        facts = base_facts(model)
+    except BaseFilesError:
+        return None  # said by whoever needs the files themselves
+    return facts.vocabulary if facts is not None else None
+
+
 def _folder_facts(folder: Path) -> BaseFacts | None:
     shapes = _folder_shapes(folder)
     if not shapes or not (folder / "config.json").is_file():

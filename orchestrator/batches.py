@@ -25,7 +25,9 @@ from orchestrator.encoding import (
     encode_windows,
     encode_writing,
     example_of,
+    refuse_unknown_ids,
     row_text,
+    token_ids,
 )
 from orchestrator.experiment import (
     DataLimits,
@@ -100,6 +102,7 @@ def prepare(
     note: Callable[[str], None] | None = None,
     cache: ContentCache | None = None,
     tokenizer_sha256: str | None = None,
+    vocabulary: int | None = None,
 ) -> PreparedData:
     """Read, split, limit and tokenise every task and probe of an experiment.
 
@@ -109,9 +112,13 @@ def prepare(
         note: Told what is being done.
         cache: Where tasks are kept that were prepared before from the same files in the same way.
         tokenizer_sha256: What tells the tokenizer from others; None: nothing is kept.
+        vocabulary: Rows of the base's embedding; None where they are not known.
 
     Returns:
         The data for the workers.
+
+    Raises:
+        DataError: If a task's data are missing or wrong, or have tokens that the base lacks.
     """
     tasks: dict[str, PreparedTask] = {}
     sources = {name for m in possible_methods(loaded.experiment) for name in m.sources}
@@ -134,6 +141,10 @@ def prepare(
             tasks[name] = prepare_task(spec, tokenizer, loaded.experiment.data, **manner)
         if cache is not None and key is not None:
             cache.write("task", key, task_as_document(tasks[name]))
+    for name, task in tasks.items():
+        ids = (i for item in (*task.train, *task.validation, *task.test) for i in token_ids(item))
+        with naming_file(loaded.task_files.get(name)):
+            refuse_unknown_ids(task.name, ids, tokenizer, vocabulary)
     for name in loaded.experiment.tasks:
         if note is not None and "head_only" in tasks[name].facts:
             note(f"{name}: the control head-only {tasks[name].facts['head_only']}")

@@ -442,27 +442,34 @@ def tasks_check(
 
     file = find_task_file(task, list(_TASK_FOLDERS))
     spec = at_data_root(load_task(file), data_root)
-    tokenizer, max_length = _tokenizer(model, data_root)
+    tokenizer, max_length, vocabulary = _tokenizer(model, data_root)
     with naming_file(file):
-        checked = task_check.check_task(spec, tokenizer, max_length)
+        checked = task_check.check_task(spec, tokenizer, max_length, vocabulary=vocabulary)
     if as_json:
         _print_json(task_check.as_document(checked))
     else:
         _console().print(task_check.render(checked), crop=False)
 
 
-def _tokenizer(model: str | None, data_root: Path | None) -> tuple[Any, int | None]:
-    """The tokenizer of an experiment file or of a model, and the tokens an example may have."""
+def _tokenizer(model: str | None, data_root: Path | None) -> tuple[Any, int | None, int | None]:
+    """The tokenizer of an experiment file or of a model, and the limits of what it writes.
+
+    Returns:
+        The tokenizer, the tokens an example may have, and the tokens that the base has; all None
+        where no model is named, the last where the base cannot be read.
+    """
     if model is None:
-        return None, None
+        return None, None, None
+    from orchestrator.base_facts import vocabulary
     from orchestrator.base_model import load_tokenizer
     from orchestrator.experiment import ModelSpec, TrainingSpec
 
     if model.endswith((".yaml", ".yml")):
         experiment = load_experiment(Path(model), data_root).experiment
-        return load_tokenizer(experiment.model), experiment.training.max_length
+        spec, max_length = experiment.model, experiment.training.max_length
+        return load_tokenizer(spec), max_length, vocabulary(spec)
     spec = ModelSpec(gguf=model) if model.endswith(".gguf") else ModelSpec(name=model)
-    return load_tokenizer(spec), TrainingSpec().max_length
+    return load_tokenizer(spec), TrainingSpec().max_length, vocabulary(spec)
 
 
 # --- looking at sweeps ---------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -121,11 +121,6 @@ def row_text(task: TaskSpec, row: Row) -> str:
             f"{where_is(row)}: the prompt of task {task.name!r} names {name!r}, which is not there."
             f"{suggestion(name, [str(k) for k in row])} Its columns: {sorted(row)}."
         ) from None
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{where_is(row)}: the prompt {task.prompt!r} of task {task.name!r} cannot be filled "
-            f"in ({error}); the row is {cut(repr(dict(row)), 200)}."
-        ) from None
 
 
 def rendered_prompt(task: PromptedTask, row: Row, tokenizer: Any) -> str:
@@ -140,7 +135,8 @@ def rendered_prompt(task: PromptedTask, row: Row, tokenizer: Any) -> str:
         The text.
 
     Raises:
-        DataError: If a column is missing, or the tokenizer has no chat template.
+        DataError: If a column is missing, or the tokenizer has no chat template, or one that will
+            not have the messages.
     """
     text = row_text(task, row)
     if task.template == "raw":
@@ -151,9 +147,39 @@ def rendered_prompt(task: PromptedTask, row: Row, tokenizer: Any) -> str:
             "tokenizer has none. Use an instruction-tuned model, or `template: raw`."
         )
     messages = [{"role": "user", "content": text}]
-    if task.system is not None:
-        messages.insert(0, {"role": "system", "content": task.system})
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    if task.system is None:
+        return _chat(task, messages, tokenizer)
+    rendered = _chat(task, [{"role": "system", "content": task.system}, *messages], tokenizer)
+    if task.system.strip() not in rendered and rendered == _chat(task, messages, tokenizer):
+        raise DataError(_REFUSED.format(name=task.name, how="leaves it out without a word"))
+    return rendered
+
+
+_REFUSED = (
+    "Task {name!r}: it has a `system` message, and the chat template of the model's tokenizer "
+    "{how}. Take `system` out of the task file and write it into the prompt, or use a model whose "
+    "template has one."
+)
+
+
+def _chat(task: PromptedTask, messages: list[dict[str, str]], tokenizer: Any) -> str:
+    """The messages in the tokenizer's chat template, which is a program of its author."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
+    except (TemplateError, ValueError, TypeError, KeyError, IndexError, ArithmeticError) as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        if messages[0]["role"] == "system":
+            _chat(task, messages[1:], tokenizer)  # if it fails too, the system message is not why
+            how = f"refuses it ({said})"
+            raise DataError(_REFUSED.format(name=task.name, how=how)) from None
+        raise DataError(
+            f"Task {task.name!r}: the chat template of the model's tokenizer fails on a prompt "
+            f"({said}). Use a model with another template, or `template: raw`."
+        ) from None
 
 
 def continuation_texts(task: PromptedTask, row: Row) -> list[str]:
@@ -363,6 +389,47 @@ def words_that_begin_others(task: ClassificationTask) -> list[tuple[str, str]]:
     return [(one, other) for one, other in itertools.pairwise(order) if other.startswith(one)]
 
 
+def refuse_unknown_ids(
+    name: str, ids: Iterable[int], tokenizer: Any, vocabulary: int | None
+) -> None:
+    """Refuse token ids for which a base has no embedding.
+
+    Args:
+        name: The task's name.
+        ids: Token ids.
+        tokenizer: The tokenizer that gave them.
+        vocabulary: Rows of the base's embedding; None where they are not known.
+
+    Raises:
+        DataError: If an id is not below `vocabulary`.
+    """
+    largest = max(ids, default=0)
+    if vocabulary is None or largest < vocabulary or is_estimate(tokenizer):
+        return
+    raise DataError(
+        f"Task {name!r}: the tokenizer writes {tokenizer.decode([largest])!r} as token {largest}, "
+        f"and the base model's embedding has {vocabulary} rows, 0 to {vocabulary - 1}. Tokens were "
+        "added to the tokenizer and not to the model: use the tokenizer that belongs to this base, "
+        f"or save the base again after `model.resize_token_embeddings({largest + 1})` or more."
+    )
+
+
+def token_ids(item: Item | Example) -> Iterator[int]:
+    """Every token id that a model is given for an item, or asked for."""
+    match item:
+        case Question():
+            yield from item.prompt
+            if item.head is None:
+                yield from itertools.chain(*item.continuations)
+        case Writing():
+            yield from item.prompt
+            yield from item.target
+        case Example():
+            yield from item.tokens[: -1 if item.head is not None else None]
+        case Window():
+            yield from item.tokens
+
+
 def is_estimate(tokenizer: Any) -> bool:
     """Whether a tokenizer only stands in for the model's, so that its tokens say nothing exact."""
     return bool(getattr(tokenizer, "is_estimate", False))
@@ -515,9 +582,7 @@ def _shortened(task: PromptedTask, row: Row, tokenizer: Any, excess: int) -> Row
     """The row with `excess` tokens taken off the ends of the longest columns of its prompt."""
     texts = {
         name: list(tokenizer(str(row[name]), add_special_tokens=False)["input_ids"])
-        for name in dict.fromkeys(
-            field.split(".")[0].split("[")[0] for field in prompt_columns(task.prompt)
-        )  # in the prompt's order: a set's order differs from process to process
+        for name in dict.fromkeys(prompt_columns(task.prompt))  # in order, the same in each process
         if isinstance(row.get(name), str)
     }
     kept = {name: len(tokens) for name, tokens in texts.items()}

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.base_model import ModelError, load_base, load_tokenizer
-from orchestrator.encoding import encode_prompt, encode_question, with_any_answer
+from orchestrator.encoding import (
+    encode_prompt,
+    encode_question,
+    refuse_unknown_ids,
+    token_ids,
+    with_any_answer,
+)
 from orchestrator.engine import PlainEngine
 from orchestrator.evaluation import answer_scores, best, question_log_likelihoods
 from orchestrator.experiment import ModelSpec, TrainingSpec
@@ -79,6 +85,8 @@ class Predictor:
         self._specs = dict(tasks)
         self._max_length = max_length
         self._heads = heads
+        embedding = model.get_input_embeddings() if model is not None else None
+        self._vocabulary: int | None = getattr(embedding, "num_embeddings", None)
         self._engine = PlainEngine(model, TrainingSpec(), heads=heads, tokenizer=tokenizer)
 
     @classmethod
@@ -147,6 +155,7 @@ class Predictor:
             )
         if isinstance(spec, GenerationTask):
             prompts = [encode_prompt(spec, row, self.tokenizer, self._max_length) for row in rows]
+            self._refuse_unknown_ids(task, (i for prompt in prompts for i in prompt))
             return [Prediction(text, {}) for text in self._engine.write(prompts, spec)]
         if isinstance(spec, ClassificationTask) and spec.head == "linear" and not self._heads:
             raise PredictionError(
@@ -156,6 +165,7 @@ class Predictor:
             encode_question(spec, with_any_answer(spec, row), self.tokenizer, self._max_length)
             for row in rows
         ]
+        self._refuse_unknown_ids(task, (i for asked in questions for i in token_ids(asked)))
         likelihoods = question_log_likelihoods(questions, self._engine.log_probabilities)
         if not all(math.isfinite(value) for values in likelihoods for value in values):
             raise PredictionError(
@@ -166,6 +176,9 @@ class Predictor:
             _prediction(spec, row, answer_scores(question, values, spec.metric))
             for row, question, values in zip(rows, questions, likelihoods, strict=True)
         ]
+
+    def _refuse_unknown_ids(self, task: str, ids: Iterable[int]) -> None:
+        refuse_unknown_ids(task, ids, self.tokenizer, self._vocabulary)
 
 
 def _prediction(

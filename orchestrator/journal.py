@@ -32,7 +32,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from io import FileIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, TypeAlias, cast
 
@@ -47,6 +47,28 @@ LOOKS_SECONDS = 10.0
 
 class JournalError(RuntimeError):
     """A journal that cannot be used; the message says why and what to do."""
+
+
+def path_within(folder: Path, named: str) -> Path:
+    """The place of a folder that a journal names.
+
+    Args:
+        folder: The sweep's folder.
+        named: What the journal says, relative to it.
+
+    Returns:
+        The path.
+
+    Raises:
+        JournalError: If it leads out of the folder: the journal may be anybody's.
+    """
+    if PurePath(named).is_absolute() or ".." in PurePath(named).parts:
+        raise JournalError(
+            f"The journal of {folder} names the path {named[:200]!r}, which does not lie in the "
+            "sweep's folder. No sweep writes that, so it is not used. Take the sweep from where it "
+            "was made."
+        )
+    return folder / named
 
 
 def without_nan(value: Any) -> Any:

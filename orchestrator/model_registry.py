@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import socket
-import string
 import tempfile
 import traceback
 import warnings
@@ -33,9 +32,10 @@ from urllib.request import getproxies, proxy_bypass
 
 from pydantic import ValidationError
 
+from orchestrator.encoding import prompt_columns
 from orchestrator.experiment import Experiment, ExperimentError
 from orchestrator.foreign_settings import changed, mlflow_redirects, spare_loopback
-from orchestrator.journal import JOURNAL_NAME, Line
+from orchestrator.journal import JOURNAL_NAME, Line, path_within
 from orchestrator.tasks import (
     ClassificationTask,
     GenerationTask,
@@ -483,8 +483,7 @@ def _asked_tasks(document: Mapping[str, Any]) -> dict[str, _AskedTask]:
 
 def _columns(task: _AskedTask) -> dict[str, Any]:
     """The columns that a task's prompt reads, with an example of each."""
-    fields = [name for _, name, _, _ in string.Formatter().parse(task.prompt) if name]
-    columns: dict[str, Any] = {re.split(r"[.\[]", field)[0]: "An example." for field in fields}
+    columns: dict[str, Any] = dict.fromkeys(prompt_columns(task.prompt), "An example.")
     if isinstance(task, MultipleChoiceTask):
         columns[task.choices_column] = ["one", "another"]
     return columns
@@ -844,9 +843,8 @@ def _new_version(
     ended = _last(lines, "trial_ended", trial)
     if ended is None or not ended["adapter"]:
         raise TrackingError(f"The journal of {sweep_folder} names no adapter of {trial!r}.")
-    model_id = log_trial_model(
-        client, run, adapter_folder=sweep_folder / ended["adapter"], lines=lines, trial=trial
-    )
+    adapter = path_within(sweep_folder, ended["adapter"])
+    model_id = log_trial_model(client, run, adapter_folder=adapter, lines=lines, trial=trial)
     yaml_uri = f"runs:/{parent.info.run_id}/experiment.yaml"
     return client.create_model_version(
         name,

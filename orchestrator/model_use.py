@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from orchestrator.journal import JOURNAL_NAME, read_journal
+from orchestrator.journal import JOURNAL_NAME, path_within, read_journal
 from orchestrator.model_registry import (
     ADAPTER_FOLDER,
     ADAPTER_MARKER,
@@ -149,13 +149,12 @@ def _trial_folder(sweep: Path, trial: str, target: Path) -> Path:
         raise ModelUseError(
             f"Trial {trial!r} of {sweep.name!r} has no adapter: its state is {found.state.lower()}."
         )
-    if not (sweep / found.adapter).is_dir():
+    adapter = path_within(sweep, found.adapter)
+    if not adapter.is_dir():
         raise ModelUseError(
-            f"The adapter of '{sweep.name}/{trial}' is gone: there is no {sweep / found.adapter}."
+            f"The adapter of '{sweep.name}/{trial}' is gone: there is no {adapter}."
         )
-    return write_model_folder(
-        target, adapter_folder=sweep / found.adapter, lines=lines, trial=trial
-    )
+    return write_model_folder(target, adapter_folder=adapter, lines=lines, trial=trial)
 
 
 def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:

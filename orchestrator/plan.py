@@ -26,6 +26,7 @@ from orchestrator.base_facts import (
     BaseFacts,
     base_facts,
     local_folder,
+    vocabulary,
 )
 from orchestrator.cluster import fit, pool_members
 from orchestrator.encoding import is_estimate, words_that_begin_others
@@ -315,7 +316,7 @@ def _task_facts(
     from orchestrator.batches import prepare
 
     epochs = int(_largest(loaded.experiment, "training.epochs", loaded.experiment.training.epochs))
-    prepared = prepare(loaded, tokenizer)
+    prepared = prepare(loaded, tokenizer, vocabulary=vocabulary(loaded.experiment.model))
     facts = [
         _facts_of(name, prepared.tasks[name], loaded.experiment, epochs)
         for name in (*loaded.experiment.tasks, *loaded.experiment.probes)

@@ -11,11 +11,9 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
-import re
 import string
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
 from orchestrator.row_files import DataError, Row, where_is
 from orchestrator.sources import paths_into
@@ -51,21 +49,16 @@ def answer_column(task: TaskSpec) -> str | None:
 
 
 def question_fields(task: TaskSpec) -> list[str]:
-    """What a prompt fills in, as it writes it (`text`, `meta[title]`), each once."""
+    """The columns that a prompt fills in, each once."""
     if isinstance(task, LanguageModellingTask):
         return [task.text_column]
     names = [name for _, name, _, _ in string.Formatter().parse(task.prompt) if name]
     return list(dict.fromkeys(names))
 
 
-def column_of(field: str) -> str:
-    """The column that a format field such as `meta[title]` reaches into."""
-    return re.split(r"[.\[]", field, maxsplit=1)[0]
-
-
 def question_columns(task: TaskSpec) -> list[str]:
     """The columns that a row needs before it can be asked, each once."""
-    names = [column_of(field) for field in question_fields(task)]
+    names = question_fields(task)
     if isinstance(task, MultipleChoiceTask):
         names.append(task.choices_column)
     return list(dict.fromkeys(names))
@@ -82,9 +75,7 @@ class RowReader:
         """
         self._task = task
         self._fields = question_fields(task)
-        self._nested = any(mark in field for field in self._fields for mark in ".[")
         self._answer = answer_column(task)
-        self._formatter = string.Formatter()
 
     def missing(self, row: Row, *, answers: bool = True) -> str | None:
         """What a row lacks to be asked and answered.
@@ -101,7 +92,7 @@ class RowReader:
         """
         said = False
         for field in self._fields:
-            value = self._value(row, field) if self._nested else row.get(field)
+            value = row.get(field)
             if value is None:
                 return f"`{field}` is missing"
             if type(value) is str:
@@ -118,21 +109,6 @@ class RowReader:
         if self._answer is None or not answers:
             return None
         return self._missing_answer(row, self._answer)
-
-    def _value(self, row: Row, field: str) -> Any:
-        """The value of a format field that reaches into a column."""
-        try:
-            return self._formatter.get_field(field, (), row)[0]
-        except (KeyError, IndexError):
-            return None
-        except (TypeError, AttributeError, ValueError) as error:
-            column = column_of(field)
-            if row.get(column) is None:
-                return None
-            raise DataError(
-                f"{where_is(row)}: the prompt of task {self._task.name!r} cannot reach {field!r} "
-                f"({error}).{_cure(column, row[column], self._task, asks=True)}"
-            ) from None
 
     def _missing_choice(self, row: Row, column: str) -> str | None:
         choices = row.get(column)
@@ -190,7 +166,7 @@ def check_text(value: object, field: str, row: Row, task: TaskSpec, *, asks: boo
         return
     kind = "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
     kind = "an object" if isinstance(value, dict) else kind
-    column = column_of(field)
+    column = field if field in row else field.split(".", maxsplit=1)[0]
     raise DataError(
         f"{where_is(row)}: `{field}`, which task {task.name!r} reads as text, holds {kind}: "
         f"{cut(repr(value))}.{_cure(column, row.get(column), task, asks=asks)}"

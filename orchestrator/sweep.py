@@ -262,6 +262,7 @@ def _run(
     retried: Sequence[str],
     raise_if_interrupted: Callable[[], None],
 ) -> str:
+    from orchestrator.base_facts import vocabulary
     from orchestrator.base_model import UNKNOWN, base_sha256, load_tokenizer, tokenizer_sha256
 
     experiment = loaded.experiment
@@ -282,6 +283,7 @@ def _run(
         note=observer.note,
         cache=cache,
         tokenizer_sha256=tokenizer_sha256(experiment.model, base_hash),
+        vocabulary=vocabulary(experiment.model),
     )
     provenance = {
         "base": {**experiment.model.model_dump(), "sha256": base_hash},

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.journal import Line
+from orchestrator.journal import Line, path_within
 from orchestrator.objectives import NATURAL_DIRECTIONS
 from orchestrator.sweep_view import BASE, SweepView, TrialView
 from orchestrator.tracking_address import redacted, tracking_uri
@@ -29,7 +29,7 @@ def trial_document(view: SweepView, trial: TrialView, folder: Path) -> dict[str,
         A JSON-like document; NaN may occur and is for the writer to turn into null.
     """
     matrix = view.matrix(trial)
-    adapter = folder / trial.adapter if trial.adapter else None
+    adapter = path_within(folder, trial.adapter) if trial.adapter else None
     return {
         "trial": trial.name,
         "state": trial.state,

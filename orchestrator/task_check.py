@@ -6,6 +6,7 @@ constant guess would score, and whatever looks wrong.
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections import Counter
@@ -25,6 +26,7 @@ from orchestrator.encoding import (
     encode_prompt,
     encode_question,
     encode_writing,
+    refuse_unknown_ids,
     rendered_prompt,
     right_answer,
     row_text,
@@ -124,7 +126,12 @@ class TaskCheck:
 
 
 def check_task(
-    task: TaskSpec, tokenizer: Any = None, max_length: int | None = None, *, samples: int = 3
+    task: TaskSpec,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    *,
+    samples: int = 3,
+    vocabulary: int | None = None,
 ) -> TaskCheck:
     """Read a task's data and say what they are and what looks wrong.
 
@@ -133,6 +140,7 @@ def check_task(
         tokenizer: A Hugging Face tokenizer; without one, nothing is said about tokens.
         max_length: Tokens that a trial gives to one example.
         samples: Rows to render.
+        vocabulary: Rows of the base's embedding; None where they are not known.
 
     Returns:
         The facts.
@@ -149,7 +157,7 @@ def check_task(
             duplicates=len(part) - len({row_text(task, row) for row in part}),
             labels=_labels(task, part),
             characters=_characters(task, part),
-            tokens=_tokens(task, part, tokenizer, max_length),
+            tokens=_tokens(task, part, tokenizer, max_length, vocabulary),
         )
         for name, part in rows.items()
     }
@@ -240,7 +248,11 @@ def _first_by_hash(task: TaskSpec, rows: Sequence[Row], limit: int) -> list[Row]
 
 
 def _tokens(
-    task: TaskSpec, rows: Sequence[Row], tokenizer: Any, max_length: int | None
+    task: TaskSpec,
+    rows: Sequence[Row],
+    tokenizer: Any,
+    max_length: int | None,
+    vocabulary: int | None,
 ) -> Lengths | None:
     if not rows or tokenizer is None:
         return None
@@ -254,7 +266,9 @@ def _tokens(
             for row in chosen
         ]
         special = task.template == "raw"  # a chat template writes the special tokens itself
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=special)["input_ids"]]
+    tokens = tokenizer(texts, add_special_tokens=special)["input_ids"]
+    refuse_unknown_ids(task.name, itertools.chain(*tokens), tokenizer, vocabulary)
+    lengths = [len(ids) for ids in tokens]
     windows = isinstance(task, LanguageModellingTask)  # text is cut into windows, nothing is lost
     over = None if windows or max_length is None else sum(n > max_length for n in lengths)
     return Lengths(len(chosen), statistics.median(lengths), max(lengths), over)

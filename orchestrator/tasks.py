@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import re
 import string
 from collections.abc import Collection, Hashable
 from pathlib import Path
@@ -243,12 +244,13 @@ def parse_task(document: object, origin: str) -> TaskSpec:
 
 def _check_format(template: str, field: str, origin: str, only: str | None = None) -> None:
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        fields = [field for field in string.Formatter().parse(template) if field[1] is not None]
     except ValueError as error:
         raise TaskFileError(
             f"{origin}: {field}: not a format string ({error}); got {template!r}. "
             "Write a literal brace as {{ or }}."
         ) from None
+    names = [str(name) for _, name, _, _ in fields]
     if not names:
         raise TaskFileError(
             f"{origin}: {field}: names no column, so every example would look the same; "
@@ -261,6 +263,27 @@ def _check_format(template: str, field: str, origin: str, only: str | None = Non
         raise TaskFileError(
             f"{origin}: {field}: cannot fill in {{{wrong[0]}}}; got {template!r}. {cure}; write a "
             "literal brace as {{ or }}."
+        )
+    for _, name, form, conversion in fields:
+        _check_plain(str(name), form or "", conversion or "", f"{origin}: {field}")
+
+
+def _check_plain(name: str, form: str, conversion: str, where: str) -> None:
+    """Refuse all but a name."""
+    # A task may come from anybody, with a model or a journal: a width allocates without bound, and
+    # attributes lead anywhere.
+    if form or conversion:
+        shown = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+        raise TaskFileError(
+            f"{where}: {{{shown[:60]}}} asks for a format, and values are filled in as they are: "
+            f"write {{{name[:60]}}}. What should look otherwise is written so in the data."
+        )
+    if "." in name or "[" in name:
+        parts = [part.strip("'\"") for part in re.split(r"[.\[\]]+", name) if part]
+        raise TaskFileError(
+            f"{where}: {{{name[:60]}}} reaches into a column. Name the part in `data.columns`, for "
+            f"example columns: {{{parts[-1][:40]}: {'.'.join(parts)[:60]}}}, and write "
+            f"{{{parts[-1][:40]}}}."
         )
 
 

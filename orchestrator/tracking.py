@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.experiment import is_number
-from orchestrator.journal import Line
+from orchestrator.journal import Line, path_within
 from orchestrator.model_registry import (
     TAG,
     AdapterFolderError,
@@ -710,7 +710,7 @@ class Projection:
     ) -> None:
         if ended["state"] != "COMPLETE" or not ended.get("adapter") or _MODEL in held.tags:
             return
-        folder = self._folder / ended["adapter"]
+        folder = path_within(self._folder, ended["adapter"])
         # Without the folder (a journal on another machine) the run simply has no model yet.
         if ended["trial"] in self._refused or not folder.is_dir():
             return

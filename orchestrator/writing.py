@@ -83,8 +83,14 @@ def write_batch(
     if tokenizer is None:
         raise ValueError("Writing needs the model's tokenizer; give the engine one.")
     length = max(len(prompt) for prompt in prompts)
-    padding = tokenizer.pad_token_id
-    padding = padding if padding is not None else (tokenizer.eos_token_id or 0)
+    # A padding token is often added to a tokenizer alone; masked, it would still be looked up.
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    fitting = (
+        token
+        for token in (tokenizer.pad_token_id, tokenizer.eos_token_id)
+        if token is not None and (rows is None or token < rows)
+    )
+    padding = next(fitting, 0)
     input_ids = torch.full((len(prompts), length), int(padding), dtype=torch.long)
     mask = torch.zeros_like(input_ids)
     for index, prompt in enumerate(prompts):

@@ -429,12 +429,18 @@ def _heat(score: float, *, learnt: bool) -> Markup:
     return element("td", element("b", show(score)) if learnt else show(score), class_=shade)
 
 
+def _log(trial: TrialView, folder: Path) -> Path:
+    """Where a trial's log is, or was when the sweep's folder was elsewhere."""
+    path = log_path(trial, folder)
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
+
+
 def failed(view: SweepView, folder: Path) -> Markup | None:
     """Trials that failed or were stopped, and why."""
     rows = []
     for trial in view.trials:
         if trial.state in {"FAILED", "STOPPED"}:
-            log = log_path(trial, folder).relative_to(folder) if trial.state == "FAILED" else "-"
+            log = _log(trial, folder) if trial.state == "FAILED" else "-"
             reason = trial.reason or "no reason was recorded"
             rows.append(
                 (trial.state, [trial.name, trial.state.lower(), reason, element("code", log)])

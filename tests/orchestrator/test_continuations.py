@@ -290,3 +290,59 @@ def test_an_encoding_that_changes_takes_a_new_format_of_the_cache(tokenizer):
         for item in asked
     ]  # fmt: skip
     assert (content_cache.FORMAT, fingerprint(texts)) == (3, "d8e5afee2170b539")
+
+
+@pytest.fixture
+def grown_tokenizer(tiny_base, tmp_path):
+    """A base whose tokenizer was given a token that the embedding lacks, and a padding token."""
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    shutil.copytree(tiny_base, tmp_path / "grown")
+    grown = AutoTokenizer.from_pretrained(tmp_path / "grown")
+    grown.add_tokens(["<sep>"])
+    grown.add_special_tokens({"pad_token": "<fill>"})
+    grown.save_pretrained(tmp_path / "grown")
+    return tmp_path / "grown"
+
+
+def test_tokens_that_the_base_lacks_are_said_before_a_trial(
+    grown_tokenizer, experiment_file, tiny_tasks, recorder, tmp_path
+):
+    text = (tiny_tasks / "tasks" / "mood.yaml").read_text()
+    file = tmp_path / "mood.yaml"
+    file.write_text(
+        text.replace("'text : ", "'text <sep> ").replace("../data", str(tiny_tasks / "data"))
+    )
+    path = experiment_file(
+        tasks=[str(file)], probes=[], objectives={"gain": "max"}, champion={"subject_to": {}},
+        model={"name": str(grown_tokenizer)}, resources={"executor": "local"},
+    )  # fmt: skip
+    said = [
+        CliRunner().invoke(app, list(map(str, words)))
+        for words in (["tasks", "check", file, "--model", path], ["plan", path])
+    ]
+    with pytest.raises(SweepError) as caught:
+        run_sweep(load_experiment(path), SweepOptions(), recorder)
+    assert not recorder.lines
+    for words in (*(result.stderr for result in said), str(caught.value)):
+        assert "the tokenizer writes '<sep>' as token" in words
+        assert str(file) in words
+
+
+def test_a_padding_token_that_the_base_lacks_is_not_used(grown_tokenizer):
+    """Masked places are looked up in the embedding as well."""
+    import torch
+
+    from orchestrator.base_model import load_base, load_tokenizer
+    from orchestrator.experiment import ModelSpec
+    from orchestrator.writing import write_batch
+
+    spec = ModelSpec(name=str(grown_tokenizer))
+    model, grown = load_base(spec, "fp32"), load_tokenizer(spec)
+    assert grown.pad_token_id >= model.get_input_embeddings().num_embeddings
+    writes = task("generation", max_new_tokens=2, stop=[])
+    [short, _] = write_batch(model, grown, [(5,), (5, 6, 7)], writes, torch.device("cpu"))
+    [alone] = write_batch(model, grown, [(5,)], writes, torch.device("cpu"))
+    assert short == alone

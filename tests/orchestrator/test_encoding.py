@@ -8,7 +8,9 @@ from orchestrator.encoding import (
     encode_writing,
     example_of,
     fitted_prompt,
+    refuse_unknown_ids,
     rendered_prompt,
+    token_ids,
 )
 from orchestrator.sources import DataError
 from orchestrator.tasks import TaskFileError, parse_task
@@ -142,3 +144,61 @@ def test_wrong_generation_tasks_are_refused(fields, expected):
     with pytest.raises(TaskFileError) as caught:
         task("generation", **fields)
     assert expected in str(caught.value)
+
+
+# --- chat templates that will not have it --------------------------------------------------------
+
+
+class Templated(Letters):
+    """A tokenizer with a chat template as models bring them."""
+
+    def __init__(self, template):
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        self.chat_template, self._render = template, render_jinja_template
+
+    def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):
+        [text], _ = self._render(
+            [messages], chat_template=self.chat_template,
+            add_generation_prompt=add_generation_prompt,
+        )  # fmt: skip
+        return text
+
+
+TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+         + TURNS, r"refuses it \(no system here\).*Take `system` out"),
+        (TURNS.replace("messages %}", "messages if m.role == 'user' %}"),
+         r"leaves it out without a word.*Take `system` out"),
+        ("{{ raise_exception('never') }}", r"fails on a prompt \(never\).*`template: raw`"),
+        ("{{ messages[0].content.nothing.more }}", "fails on a prompt"),
+        ("{% for", "fails on a prompt"),
+    ],
+)  # fmt: skip
+def test_a_chat_template_that_will_not_have_the_messages_is_said(template, told):
+    with pytest.raises(DataError, match=told) as caught:
+        rendered_prompt(task(template="chat", system="be kind"), ROW, Templated(template))
+    assert "Task 't'" in str(caught.value)
+
+
+def test_a_chat_template_that_trims_the_system_message_has_it():
+    template = TURNS.replace("m.content", "m.content | trim")
+    chat = task(template="chat", system=" be kind ")
+    assert "<system>be kind<user>" in rendered_prompt(chat, ROW, Templated(template))
+
+
+# --- tokens that a base does not have ------------------------------------------------------------
+
+
+def test_tokens_beyond_the_embedding_are_refused():
+    question = encode_question(task(), ROW, Letters(), 100)
+    largest = max(token_ids(question))
+    refuse_unknown_ids("t", token_ids(question), Letters(), largest + 1)
+    refuse_unknown_ids("t", token_ids(question), Letters(), None)
+    with pytest.raises(DataError, match=f"'|' as token {largest}.*has {largest} rows"):
+        refuse_unknown_ids("t", token_ids(question), Letters(), largest)

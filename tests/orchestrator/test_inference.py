@@ -11,8 +11,12 @@ from orchestrator import inference
 from orchestrator.encoding import encode_question
 from orchestrator.evaluation import score
 from orchestrator.inference import PredictionError, Predictor
+from orchestrator.journal import JournalError
 from orchestrator.model_registry import AdapterModel
-from orchestrator.model_use import predict_rows
+from orchestrator.model_use import model_folder, predict_rows
+from orchestrator.sources import DataError
+from orchestrator.sweep_documents import trial_document
+from orchestrator.sweep_view import SweepView
 from orchestrator.tasks import parse_task
 
 
@@ -23,6 +27,9 @@ class Letters:
 
     def __call__(self, text, add_special_tokens=True):
         return {"input_ids": [ord(letter) for letter in text]}
+
+    def decode(self, tokens):
+        return "".join(map(chr, tokens))
 
 
 class Answers:
@@ -117,12 +124,37 @@ def test_a_right_prediction_is_a_scored_one(values, texts, metric):
     task = quiz(metric)
     made = Predictor.__new__(Predictor)
     made.tokenizer, made._specs, made._max_length, made._heads = Letters(), {"quiz": task}, 64, None
-    made._engine = Answers(table)
+    made._engine, made._vocabulary = Answers(table), None
     rows = [{"text": "?", "choices": texts, "answer": i} for i in range(len(texts))]
     questions = [encode_question(task, row, made.tokenizer, 64) for row in rows]
     right = score(questions, task, made._engine).per_example
     said = [answer.label for answer in made.predict("quiz", rows)]
     assert [float(label == texts[i]) for i, label in enumerate(said)] == list(right)
+
+
+def test_a_row_with_a_token_that_the_base_lacks_is_refused(predictor):
+    made = predictor(TABLE, quiz("accuracy"))
+    made._vocabulary = ord("z")
+    with pytest.raises(DataError, match="'z' as token 122"):
+        made.predict("quiz", [ROW])
+
+
+@pytest.mark.parametrize("named", ["/etc", "../other/adapter", "trials/../../other"])
+def test_a_journal_that_points_elsewhere_is_not_followed(new_story, tmp_path, named):
+    story = new_story()
+    story.start("t001")
+    story.end("t001", "COMPLETE", 0.1, adapter=named)
+    (tmp_path / "foreign").mkdir()
+    lines = "".join(json.dumps(line) + "\n" for line in story.lines)
+    (tmp_path / "foreign" / "journal.jsonl").write_text(lines)
+    with (
+        pytest.raises(JournalError, match="does not lie in the sweep's folder"),
+        model_folder("foreign/t001", tmp_path, None),
+    ):
+        pass
+    view = SweepView.of(story.lines)
+    with pytest.raises(JournalError, match="does not lie in the sweep's folder"):
+        trial_document(view, view.everything["t001"], tmp_path / "foreign")
 
 
 def test_what_is_not_finite_is_no_answer(predictor):

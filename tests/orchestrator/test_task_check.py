@@ -250,9 +250,13 @@ def test_mistakes_are_one_message(run, tmp_path, three, words, expected):
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
-        ("{text.x}", "cannot reach 'text.x'"),
-        ("{text[9999]}", "line 1, `text[9999]` is missing"),
-        ("{text:d}", "cannot be filled in ("),
+        ("{text.x}", "{text.x} reaches into a column. Name the part in `data.columns`"),
+        ("{text[0][x]}", "columns: {x: text.0.x}, and write {x}"),
+        ("{text.__class__.__mro__}", "reaches into a column"),
+        ("{text:d}", "{text:d} asks for a format"),
+        ("{text:>9999999999}", "write {text}"),
+        ("{text:{text}}", "{text:{text}} asks for a format"),
+        ("{text!r}", "{text!r} asks for a format"),
         ("{}", "prompt: cannot fill in {}"),
         ("{0}", "prompt: cannot fill in {0}"),
         ("{txt}", "Did you mean 'text'?"),
@@ -271,11 +275,26 @@ def test_prompts_that_cannot_be_filled_in_are_one_message(run, tmp_path, three, 
     [
         {"kind": "multiple_choice", "continuation": " {choise}"},
         {"kind": "generation", "target": "{target} {other}"},
+        {"kind": "multiple_choice", "continuation": " {choice.x}"},
     ],
 )
 def test_a_continuation_is_filled_in_from_its_own_name_only(fields):
     document = {"name": "t", "data": {"files": "x"}, "prompt": "{text}", **fields}
     with pytest.raises(TaskFileError, match="cannot fill in"):
+        parse_task(document, "t.yaml")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "multiple_choice", "continuation": " {choice:>9999999999}"},
+        {"kind": "generation", "target": "{target} {target:>9999999999}"},
+        {"kind": "generation", "target": "{target} {target!a}"},
+    ],
+)
+def test_a_continuation_is_filled_in_as_it_is(fields):
+    document = {"name": "t", "data": {"files": "x"}, "prompt": "{text}", **fields}
+    with pytest.raises(TaskFileError, match="asks for a format"):
         parse_task(document, "t.yaml")
 
 
