@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.experiment import ModelSpec
+from orchestrator.foreign_settings import hub_hindered
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -201,11 +202,13 @@ def _loading(spec: ModelSpec) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        text = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).split())[:300].rstrip(".")
+        of_hub = spec.gguf is None and not Path(str(spec.name)).exists()
+        cause = f"{hub_hindered()} " if of_hub and hub_hindered() else ""
         raise ModelError(
-            f"The model {name!r} cannot be loaded: {text}. `model.name` is a Hugging Face name or "
-            "a folder with config.json, safetensors weights and a tokenizer; `make demo` fetches "
-            "the demo's."
+            f"The model {name!r} cannot be loaded: {text}. {cause}`model.name` is a Hugging "
+            "Face name or a folder with config.json, safetensors weights and a tokenizer; `make "
+            "demo` fetches the demo's."
         ) from None
 
 

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from orchestrator.cluster import no_ray_folder
 from orchestrator.communication_op import BUILD_SECONDS, forgotten_lock, op_folder
-from orchestrator.foreign_settings import ray_folder, set_aside
+from orchestrator.foreign_settings import hub_cache, hub_hindered, ray_folder, set_aside
 from orchestrator.machine import memory, shared_memory, usable_cores
 from orchestrator.preflight import existing_folder, free_disk, probe_storage
 from orchestrator.tracking_address import tracking_uri
@@ -80,7 +80,7 @@ def examine(storage: Path, *, build: bool = False) -> list[Check]:
         check_shared_memory,
         check_ray_folder,
         check_environment,
-        check_caches,
+        check_hub,
         lambda: check_writable(storage),
         lambda: check_disk(storage),
         lambda: check_database(storage),
@@ -393,29 +393,18 @@ def check_environment() -> Check:
     )
 
 
-def check_caches() -> Check:
-    """Whether models and data of the hub can be kept in its cache."""
-    name = "Hub cache"
-    folder = hub_cache()
-    existing = existing_folder(folder)
-    if os.access(existing, os.W_OK | os.X_OK):
-        return Check(name, "PASS", str(folder))
+def check_hub() -> Check:
+    """Whether models and data of the hub can be asked for and kept."""
+    hindered = hub_hindered()
+    if not hindered:
+        return Check("Hub", "PASS", f"kept in {hub_cache()}")
     return Check(
-        name,
+        "Hub",
         "WARN",
-        f"{folder} cannot be written",
-        "Models and data of the hub cannot be downloaded; those in folders need no cache. Set "
-        "HF_HOME to a folder that you can write to.",
+        hindered,
+        "Models and data of the hub that are not on this machine cannot be had; those in folders "
+        "need no hub.",
     )
-
-
-def hub_cache() -> Path:
-    """Where the hub's client keeps what it has downloaded, as it finds it itself."""
-    home = os.environ.get("HF_HOME")
-    if not home:
-        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        home = str(Path(cache) / "huggingface")
-    return Path(os.path.expandvars(home)).expanduser()
 
 
 def check_writable(storage: Path) -> Check:

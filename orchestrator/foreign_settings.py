@@ -136,10 +136,13 @@ def _unusable(folder: Path) -> str | None:
     if not folder.is_absolute():
         return "is not an absolute path"
     # Ray makes the folder itself, so that other users of the machine can share it.
+    return None if _can_hold(folder) else "cannot be written"
+
+
+def _can_hold(folder: Path) -> bool:
+    """Whether something can be written in a folder, which may have yet to be made."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return "cannot be written"
-    return None
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
 def temporary_holds_sockets() -> bool:
@@ -169,12 +172,49 @@ def _can_keep(file: Path) -> bool:
     if file.is_file():
         return os.access(file, os.R_OK)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent):
-            return True
+        file.parent.mkdir(parents=True, exist_ok=True)  # as Ray is about to
     except OSError:
         return False
+    return _can_hold(file.parent)
 
+
+# --- the hub -------------------------------------------------------------------------------------
+
+
+def hub_cache() -> Path:
+    """Where the hub's client keeps what it has downloaded, as it finds it itself."""
+    home = os.environ.get("HF_HOME")
+    if not home:
+        home = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    return Path(os.path.expandvars(home)).expanduser()
+
+
+def hub_hindered() -> str:
+    """What in the environment keeps models and data of the hub from this machine.
+
+    Returns:
+        Sentences with their cures; empty where nothing does.
+    """
+    found: list[str] = []
+    offline = [name for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+               if os.environ.get(name, "").upper() in _YES]  # fmt: skip
+    if offline:
+        found.append(f"{', '.join(offline)} says that the hub is not to be asked; unset it.")
+    places = {"HF_HOME": hub_cache()} | {
+        name: Path(os.environ[name]).expanduser()
+        for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE")
+        if os.environ.get(name)
+    }
+    for name, folder in places.items():
+        if not _can_hold(folder.absolute()):
+            found.append(
+                f"The cache {folder} cannot be written; set {name} to a folder that you can write "
+                "to."
+            )
+    return " ".join(found)
+
+
+_YES = {"1", "ON", "YES", "TRUE"}
 
 # --- proxies -------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from orchestrator.foreign_settings import hub_hindered
 from orchestrator.row_files import (
     SUFFIXES,
     DataError,
@@ -570,6 +571,8 @@ def _hub_message(data: DataSource, error: BaseException) -> str:
         cure = "Put one of those into `data.config`."
     elif "gated" in text or "authenticated" in text:
         cure += " For a gated set, log in with `hf auth login` and accept its terms."
+    if hindered := hub_hindered():
+        cure = f"{hindered} {cure}"
     return f"The dataset {data.hub!r} cannot be loaded ({text}). {cure}"
 
 
@@ -579,7 +582,7 @@ def _cache_only_without_hub(name: str) -> Iterator[None]:
     from datasets import config
     from huggingface_hub import constants
 
-    if Path(name).exists() or _hub_is_known(constants.ENDPOINT):
+    if Path(name).exists() or constants.HF_HUB_OFFLINE or _hub_is_known(constants.ENDPOINT):
         yield
         return
     places: tuple[Any, ...] = (config, constants)
@@ -594,7 +597,7 @@ def _cache_only_without_hub(name: str) -> Iterator[None]:
 
 
 def _hub_is_known(endpoint: str) -> bool:
-    if urllib.request.getproxies() or os.environ.get("HF_HUB_OFFLINE"):
+    if urllib.request.getproxies():
         return True  # a proxy knows names that this machine does not
     try:
         socket.getaddrinfo(urllib.parse.urlsplit(endpoint).hostname, None)

@@ -17,6 +17,7 @@ from orchestrator.foreign_settings import (
     LOOPBACK,
     RAY_REDIRECTS,
     changed,
+    hub_hindered,
     own_mlflow,
     ray_folder,
     spare_loopback,
@@ -193,7 +194,7 @@ def no_token(monkeypatch):
 
 
 def test_where_the_home_folder_keeps_nothing_ray_gets_a_token_of_its_own(monkeypatch, no_token):
-    monkeypatch.setenv("HOME", "/proc/nobody")
+    monkeypatch.setenv("HOME", "/dev/null/nobody")
     with token_without_home():
         file = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
         assert len(file.read_text()) == 64
@@ -232,6 +233,57 @@ def test_a_server_of_ours_has_the_stores_that_it_is_given():
         "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
     }  # fmt: skip
     assert own_mlflow(reach | lead) == reach
+
+
+# --- the hub -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Sets the hub's variables, and no others; `hub(NAME=value)`."""
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE",
+             "HF_DATASETS_CACHE")  # fmt: skip
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+
+    def choose(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, ""),
+        ({"HF_HUB_OFFLINE": "0"}, ""),
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE says that the hub is not to be asked"),
+        ({"HF_HOME": "/dev/null/hf"}, "/dev/null/hf cannot be written; set HF_HOME to"),
+        (
+            {"HF_DATASETS_CACHE": "/dev/null/x"},
+            "/dev/null/x cannot be written; set HF_DATASETS_CACHE to",
+        ),
+    ],
+)
+def test_what_hinders_the_hub_is_told_with_its_cure(hub, values, told):
+    hub(**values)
+    found = hub_hindered()
+    assert told in found
+    assert bool(found) == bool(told)
+    check = doctor.check_hub()
+    assert (check.status, told in check.found) == ("WARN" if told else "PASS", True)
+
+
+def test_a_model_of_the_hub_that_cannot_be_had_is_told_with_the_cause(hub):
+    from orchestrator.base_model import ModelError, load_tokenizer
+    from orchestrator.experiment import ModelSpec
+
+    hub(HF_HUB_OFFLINE="1")
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE says that the hub is not to be asked"):
+        load_tokenizer(ModelSpec(name="nobody/has-this-model"))
 
 
 # --- what is left of a Ray ----------------------------------------------------------------------
