@@ -23,7 +23,13 @@ from rich.text import Text
 
 from orchestrator.cluster import no_ray_folder
 from orchestrator.communication_op import BUILD_SECONDS, forgotten_lock, op_folder
-from orchestrator.foreign_settings import hub_cache, hub_hindered, ray_folder, set_aside
+from orchestrator.foreign_settings import (
+    hidden_gpus,
+    hub_cache,
+    hub_hindered,
+    ray_folder,
+    set_aside,
+)
 from orchestrator.machine import memory, shared_memory, usable_cores
 from orchestrator.preflight import existing_folder, free_disk, probe_storage
 from orchestrator.tracking_address import tracking_uri
@@ -36,13 +42,10 @@ MINIMUM_PYTHON = (3, 11)
 BUILD_CODE = "from orchestrator.engine import build_communication_op as b; b()"
 """Builds the op in a process of its own: DeepSpeed prints while it is imported and compiles."""
 
-MIB = 2**20
 GIB = 2**30
 ENOUGH_MEMORY = 4 * GIB
 ENOUGH_DISK = 10 * GIB
 ENOUGH_SHARED_MEMORY = 2 * GIB
-WORKER_SHARED_MEMORY = 66 * MIB
-"""Two buffers of 32 MiB and two of 1 MiB, which DeepSpeed's communication op makes on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,13 @@ def check_torch() -> Check:
             for i in range(torch.cuda.device_count())
         )
         return Check("torch", "PASS", f"{torch.__version__}, CUDA {torch.version.cuda}: {names}")
+    if torch.version.cuda is not None and (hidden := hidden_gpus()):
+        return Check(
+            "torch",
+            "WARN",
+            f"{torch.__version__}, no GPU is seen: {hidden}",
+            "Unset it to train on a GPU; trials run on the CPU now.",
+        )
     if torch.version.cuda is not None or shutil.which("nvidia-smi") is None:
         why = "no GPU is seen" if torch.version.cuda is not None else "CPU build, no GPU driver"
         return Check("torch", "PASS", f"{torch.__version__}, {why}: trials run on the CPU")
@@ -342,23 +352,20 @@ def check_memory() -> Check:
 
 
 def check_shared_memory() -> Check:
-    """Ray's object store and the exchange between DeepSpeed's workers live in /dev/shm."""
+    """Ray's object store lives in /dev/shm."""
     name = "/dev/shm"
     free = shared_memory()
     if free is None:
         return Check(name, "WARN", "missing", "Ray will keep its objects on disk, slowly.")
     text = f"{free / GIB:.1f} GiB free"
-    cure = "In a container, raise it (`docker run --shm-size=4g`)"
-    if free < WORKER_SHARED_MEMORY:
+    if free < ENOUGH_SHARED_MEMORY:
         return Check(
             name,
             "WARN",
-            f"{free / MIB:.0f} MiB free",
-            f"A worker of the executor `train` on the CPU takes up to "
-            f"{WORKER_SHARED_MEMORY // MIB} MiB of it and may die without. {cure}.",
+            text,
+            "In a container, raise it (`docker run --shm-size=4g`); else Ray keeps its objects on "
+            "disk, slowly.",
         )
-    if free < ENOUGH_SHARED_MEMORY:
-        return Check(name, "WARN", text, f"{cure}; else Ray keeps its objects on disk, slowly.")
     return Check(name, "PASS", text)
 
 

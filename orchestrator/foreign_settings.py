@@ -178,6 +178,19 @@ def _can_keep(file: Path) -> bool:
     return _can_hold(file.parent)
 
 
+# --- GPUs ----------------------------------------------------------------------------------------
+
+
+def hidden_gpus() -> str:
+    """Which variable says that this process sees only some GPUs, or none; empty where none does."""
+    names = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+    return ", ".join(
+        f"{name} is {os.environ[name]!r}"
+        for name in names
+        if os.environ.get(name, "all") not in {"all", "void"}
+    )
+
+
 # --- the hub -------------------------------------------------------------------------------------
 
 

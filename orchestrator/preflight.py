@@ -34,7 +34,7 @@ from orchestrator.cluster import (
 )
 from orchestrator.communication_op import forgotten_lock
 from orchestrator.experiment import Experiment, LoadedExperiment, ModelSpec, reachable
-from orchestrator.foreign_settings import ray_folder
+from orchestrator.foreign_settings import hidden_gpus, ray_folder
 from orchestrator.machine import usable_cores
 from orchestrator.method_facts import (
     Targets,
@@ -342,12 +342,18 @@ def _resource_problems(experiment: Experiment, means: Means) -> Iterator[str]:
     if wanted.executor == "local" and wanted.gpus_per_worker > means.gpus:
         yield (
             f"`resources.gpus_per_worker` is {wanted.gpus_per_worker}, and this machine has "
-            f"{means.gpus:g} GPUs. Set it to 0, or run where there is one."
+            f"{means.gpus:g} GPUs. Set it to 0, or run where there is one.{_hidden()}"
         )
     try:
         required_fit(wanted, cpus=means.cpus, gpus=means.gpus)
     except ClusterError as error:
-        yield str(error)
+        yield f"{error}{_hidden() if wanted.gpus_per_worker else ''}"
+
+
+def _hidden() -> str:
+    """Whether the environment keeps GPUs from this process, as a sentence."""
+    hidden = hidden_gpus()
+    return f" ({hidden}, which may hide GPUs.)" if hidden else ""
 
 
 def existing_folder(storage: Path) -> Path:

@@ -109,6 +109,9 @@ def prepare_for_deepspeed(experiment: Experiment) -> None:
     if experiment.resources.gpus_per_worker == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"
         keep_in_environment()
+    # Of another launcher (MPI, DeepSpeed's own): workers of as many would then exchange through
+    # /dev/shm, 66 MiB each, and die where a container has 64.
+    os.environ.pop("LOCAL_SIZE", None)
     # DeepSpeed looks for ninja on the path; ours is beside the interpreter. Another version of it
     # would compile again what `orchestrate doctor --build` has compiled.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -235,6 +235,50 @@ def test_a_server_of_ours_has_the_stores_that_it_is_given():
     assert own_mlflow(reach | lead) == reach
 
 
+# --- GPUs and launchers --------------------------------------------------------------------------
+
+
+def test_gpus_that_a_variable_hides_are_told_of(monkeypatch, experiment_file):
+    monkeypatch.delenv("NVIDIA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
+    means = preflight.Means(cpus=8, gpus=0, room=None)
+    for executor in ("local", "train"):
+        resources = {"executor": executor, "gpus_per_worker": 1}
+        loaded = load_experiment(experiment_file(f"gpu-{executor}", resources=resources))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        found = " ".join(preflight._resource_problems(loaded.experiment, means))
+        assert "0 GPUs" in found
+        assert "CUDA_VISIBLE_DEVICES is ''" in found
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        found = " ".join(preflight._resource_problems(loaded.experiment, means))
+        assert "0 GPUs" in found
+        assert "VISIBLE" not in found
+
+
+def test_a_cuda_build_that_is_shown_no_gpu_is_told_why(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    check = doctor.check_torch()
+    assert (check.status, "CUDA_VISIBLE_DEVICES is '-1'" in check.found) == ("WARN", True)
+
+
+def test_the_variables_of_another_launcher_choose_no_way_of_exchange(monkeypatch):
+    from orchestrator.experiment import Experiment
+    from orchestrator.training import prepare_for_deepspeed
+
+    for name in ("LOCAL_SIZE", "DS_ACCELERATOR", "PATH"):
+        monkeypatch.setenv(name, os.environ.get(name, "2"))
+    document = {
+        "name": "x", "model": {"name": "x"}, "tasks": ["a"], "probes": ["p"],
+        "method": {"adapter": {"kind": "lora", "r": 4}},
+    }  # fmt: skip
+    prepare_for_deepspeed(Experiment.model_validate(document))
+    assert "LOCAL_SIZE" not in os.environ
+
+
 # --- the hub -------------------------------------------------------------------------------------
 
 
