@@ -119,14 +119,7 @@ class Pool:
 
         return TorchTrainer(
             member_worker,
-            train_loop_config={
-                "experiment": self._driver.experiment.for_workers(),
-                "folder": str(self._driver.journal.folder),
-                "shared": self._shared,
-                "mailbox": mailbox,
-                "generation": self._starts,
-                "expected": self._expected,
-            },
+            train_loop_config=self._member(mailbox),
             **worker_group(self._one),
             run_config=RunConfig(
                 name=f"member-{number}-{self._starts}",
@@ -136,6 +129,17 @@ class Pool:
                 ),
             ),
         )
+
+    def _member(self, mailbox: Any) -> dict[str, Any]:
+        """What a member is told, which Ray writes into its own files, too."""
+        return {
+            "experiment": self._driver.experiment.for_workers(),
+            "folder": str(self._driver.journal.folder),
+            "shared": self._shared,
+            "mailbox": mailbox,
+            "generation": self._starts,
+            "expected": self._expected,
+        }
 
     @property
     def _expected(self) -> int:

@@ -303,8 +303,26 @@ def test_a_server_that_is_down_is_asked_once_a_minute_and_told_of_once(small, mo
 
     monkeypatch.setattr(Projection, "catch_up", down)
     result = call("sweep", small())
+    assert result.exit_code == cli.FAILED
+    assert "t006" in result.stdout, "the outcome is shown all the same"
     assert result.stderr.count("lags behind") == 2, "once on the way and once at the end"
     assert len(asked) == 2
+
+
+def test_ctrl_c_leaves_no_run_that_seems_to_be_running(small, records, monkeypatch):
+    def stopped(name, *rest):
+        if name == "t002":
+            raise KeyboardInterrupt
+        run_locally(name, *rest)
+
+    monkeypatch.setattr(sweep, "run_locally", stopped)
+    one_message(call("sweep", small()), cli.INTERRUPTED)
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{records}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    found = {run.info.run_name: run.info.status for run in runs}
+    assert found == {"tiny": "KILLED", "base": "FINISHED", "t001": "FINISHED", "t002": "KILLED"}
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 
+import psutil
 import pytest
 
 from orchestrator import browser
@@ -53,7 +54,8 @@ def test_server_that_does_not_start_says_why(tmp_path):
 
 @pytest.mark.slow
 def test_pages_answer_on_loopback_only_and_end_with_their_children(tmp_path, new_sweep):
-    with Journal(tmp_path / "runs" / "made-up") as journal:
+    home = tmp_path / "what? #%20 'ü'"
+    with Journal(home / "runs" / "made-up") as journal:
         for line in new_sweep(trials=1, tasks=1):
             fields = {k: v for k, v in line.items() if k not in {"n", "time", "event"}}
             if "adapter" in fields:
@@ -62,7 +64,7 @@ def test_pages_answer_on_loopback_only_and_end_with_their_children(tmp_path, new
     port = free_port()
     command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "ui", "--port"]
     running = subprocess.Popen(
-        [*command, str(port)], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        [*command, str(port)], cwd=home, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": os.getcwd()},  # noqa: PTH109
     )  # fmt: skip
     try:
@@ -77,6 +79,9 @@ def test_pages_answer_on_loopback_only_and_end_with_their_children(tmp_path, new
         assert "file://" in said
         with urllib.request.urlopen(f"{address}/health") as answer:
             assert answer.status == 200
+        started = psutil.Process(running.pid).children(recursive=True)
+        assert started
+        assert not [p for p in started if "mlflow.db" in " ".join(p.cmdline())]
         for other in addresses_of_this_machine():
             with pytest.raises(OSError), socket.create_connection((other, port), timeout=2):  # noqa: PT011
                 pass

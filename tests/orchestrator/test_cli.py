@@ -431,6 +431,18 @@ def test_champion_is_shown(project, monkeypatch):
     assert json.loads(call("champion", "show", "demo", "--json").stdout) == record
     call("champion", "show", "demo", "--tracking-uri", "http://there")
     assert asked[-1] == "http://there"
+    monkeypatch.setenv("ORCHESTRATOR_TRACKING_URI", "http://elsewhere")
+    call("champion", "show", "demo")
+    assert asked[-1] == "http://elsewhere"
+
+
+@pytest.mark.parametrize("words", [("runs", "list"), ("report", "demo"), ("ui",), ("doctor",)])
+def test_a_storage_that_is_an_address_is_refused(project, words):
+    result = call(*words, "--storage", "s3://bucket/runs")
+    assert result.exit_code == cli.MISTAKE
+    said = " ".join(result.stderr.replace("│", " ").split())
+    assert "'s3://bucket/runs', an address" in said
+    assert not (project / "s3:").exists()
 
 
 def test_champion_without_a_registry_is_refused_and_makes_none(project):

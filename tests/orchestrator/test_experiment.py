@@ -39,6 +39,24 @@ def test_a_whole_file_is_read(experiment_file, search):
     assert Path(loaded.tasks["mood"].data.files).is_absolute()
 
 
+@pytest.mark.parametrize(
+    ("storage", "cure"),
+    [
+        ("s3://bucket/runs", "where the bucket is mounted"), ("GS://bucket", "path of a folder"),
+        ("file:///home/ada/runs", "without `file://`"), ("  ", "`storage` is empty"),
+    ],
+)  # fmt: skip
+def test_a_storage_that_is_no_folder_is_refused(experiment_file, storage, cure):
+    message = refusal(experiment_file(storage=storage))
+    assert "storage" in message
+    assert cure in message
+
+
+@pytest.mark.parametrize("storage", ["./s3:/bucket", "a:b/runs", "what? #%20", "new\nline", "/ü"])
+def test_a_storage_may_have_any_name(experiment_file, storage):
+    assert load_experiment(experiment_file(storage=storage)).experiment.storage == storage
+
+
 def test_unknown_field_is_named_in_the_error(experiment_file):
     path = edited(experiment_file(), lambda d: d["training"].update(learning_rat=0.1))
     message = refusal(path)

@@ -6,8 +6,9 @@ from orchestrator.base_model import load_tokenizer
 from orchestrator.batches import prepare
 from orchestrator.cluster import worker_places
 from orchestrator.driver import Capacity, Driver, SweepError
-from orchestrator.experiment import ResourceSpec, load_experiment
+from orchestrator.experiment import Experiment, ResourceSpec, load_experiment
 from orchestrator.journal import Journal
+from orchestrator.pool import Pool
 from orchestrator.search import Wait
 from tests.conftest import Recorder
 
@@ -42,7 +43,7 @@ class Places:
 def driver(experiment_file, tmp_path):
     """A driver over a grid of methods, whose base is running in the pool."""
 
-    def make(kinds, trials, cpus=2.0):
+    def make(kinds, trials, cpus=2.0, **fields):
         space = {
             "method.adapter.kind": {"choice": kinds},
             "training.learning_rate": {"choice": [0.001 * (n + 1) for n in range(trials)]},
@@ -51,6 +52,7 @@ def driver(experiment_file, tmp_path):
             search={"space": space, "searcher": "grid", "trials": trials * len(kinds)},
             data={"train_examples": 8, "validation_examples": 4, "probe_tokens": 64,
                   "probe_context": 32},
+            **fields,
         )  # fmt: skip
         loaded = load_experiment(path)
         data = prepare(loaded, load_tokenizer(loaded.experiment.model))
@@ -72,6 +74,17 @@ def end(driver, name):
     driver.hear_trial(name, {"kind": "failed", "reason": "of no interest here"})
     tune_id = next(i for i, n in driver._by_tune_id.items() if n == name)
     driver.ended(tune_id, error=False)
+
+
+def test_neither_trials_nor_members_are_told_where_mlflow_is(driver):
+    made = driver(["lora"], 1, tracking={"uri": "postgresql://ada:sesame@db/mlflow"})
+    job = made.next_job("1")
+    pool = object.__new__(Pool)
+    pool._driver, pool._one, pool._shared, pool._starts = made, ResourceSpec(), [], 1
+    pool.mailboxes = [None]
+    for told in (job, pool._member(None)):
+        assert "sesame" not in repr(told)
+        assert Experiment.model_validate(told["experiment"]).tracking.uri is None
 
 
 def test_a_full_pool_lets_nothing_more_be_proposed_than_one_trial(driver):
