@@ -302,10 +302,10 @@ def measure(case: Case, sizes: Sizes, frozen: FrozenBase, frozen_bytes: int) -> 
 
     def between_tasks() -> None:
         engine.end_task(0, examples)
-        engine.begin_task(1, sizes.steps)
+        engine.begin_task(1, sizes.steps, examples)
 
     engine.begin_sequence(2, [])
-    engine.begin_task(0, sizes.steps)
+    engine.begin_task(0, sizes.steps, examples)
     step(0, 0)
     step(0, 1)
     between = seconds(between_tasks)

@@ -1,7 +1,10 @@
+import json
 import math
 
 import pytest
+import torch
 
+from curlora.retention import RETENTIONS
 from curlora.retention.protocol import Retention
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.batches import PreparedTask
@@ -123,6 +126,32 @@ def test_reports_come_at_a_quarter_a_half_and_the_end_of_each_task():
     assert all(set(r.probes) == {"p"} for r in ends)
     assert {k: len(v) for k, v in ends[0].per_example.items()} == {"a": 8}
     assert {k: len(v) for k, v in ends[1].per_example.items()} == {"a": 8, "b": 8}
+
+
+def test_every_report_tells_the_strength_that_held_while_its_task_was_learnt():
+    retention = RETENTIONS["ewc"].build()
+    engine = FakeEngine()
+    engine.begin_sequence = lambda *_: None
+    found = iter([0.0, 12.5])
+
+    def begin_task(index, steps, examples=()):
+        assert len(examples) == 16  # all that will be learnt
+        state = retention.state_dict() | {"strength": torch.tensor(next(found))}
+        retention.load_state_dict(state)
+
+    engine.begin_task = begin_task
+    engine.end_task = lambda *_: retention.load_state_dict(
+        retention.state_dict() | {"strength": torch.tensor(99.0)}
+    )
+    _, reports, _ = learn(engine, sequence(), retention=retention)
+    assert [r.strength for r, _ in reports] == [0.0] * 3 + [12.5] * 3
+    again = StageReport.from_document(json.loads(json.dumps(reports[-1][0].as_document())))
+    assert again.strength == 12.5
+    older = reports[-1][0].as_document()
+    del older["strength"]  # as journals before had it
+    assert StageReport.from_document(older).strength is None
+    _, reports, _ = learn(FakeEngine(), sequence())
+    assert {r.strength for r, _ in reports} == {None}
 
 
 def test_tokens_and_losses_are_counted_since_the_last_report():

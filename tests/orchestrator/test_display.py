@@ -133,6 +133,16 @@ def test_one_trial_is_shown_whole(with_champion):
     assert "per_example" not in document["reports"][0]
 
 
+def test_a_trial_shows_the_strengths_that_its_penalty_had(with_champion):
+    view = SweepView.of(with_champion)
+    trial = view.trial("t003")
+    assert "strength" not in text_of(display.render_trial(view, trial, FOLDER))
+    trial.reports[-1]["strength"] = 1234.5
+    text = text_of(display.render_trial(view, trial, FOLDER))
+    assert "strength" in text
+    assert "1.23e+03" in text
+
+
 def test_commands_name_a_storage_that_is_not_the_default(with_champion):
     text = outcome(with_champion, folder=Path("/elsewhere/runs/demo"))
     assert "orchestrate runs show demo --storage /elsewhere/runs" in text

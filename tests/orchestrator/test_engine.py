@@ -17,7 +17,7 @@ from orchestrator.batches import Scored
 from orchestrator.encoding import Example
 from orchestrator.engine import PlainEngine
 from orchestrator.experiment import ModelSpec, TrainingSpec
-from orchestrator.optimisation import schedule_factor
+from orchestrator.optimisation import reach, schedule_factor
 from orchestrator.scored_model import (
     LinearHeads,
     ScoredModel,
@@ -234,6 +234,9 @@ def test_schedules():
     cosine = curve(schedule="cosine")
     assert cosine == sorted(cosine, reverse=True)
     assert cosine[4] == 0.5
+    # What AdamW can go in a task: the sum of its learning rates.
+    linear = TrainingSpec(learning_rate=0.01, schedule="linear")
+    assert reach(linear, 8) == pytest.approx(0.01 * 4.5)
 
 
 def test_an_unknown_transformation_of_logits_is_refused(tiny_base):
