@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.content_cache import ContentCache
@@ -36,7 +36,7 @@ from orchestrator.experiment import (
     possible_methods,
 )
 from orchestrator.sources import DataError, Row, naming_file, read_split, source_sha256
-from orchestrator.splits import Splits, split_rows, text_digest
+from orchestrator.splits import Splits, held_by_others, row_marks, split_rows, text_digest
 from orchestrator.tasks import (
     ClassificationTask,
     GenerationTask,
@@ -121,6 +121,7 @@ def prepare(
         DataError: If a task's data are missing or wrong, or have tokens that the base lacks.
     """
     tasks: dict[str, PreparedTask] = {}
+    held = held_by_others(loaded.tasks, read_split)
     sources = {name for m in possible_methods(loaded.experiment) for name in m.sources}
     for name, spec in loaded.tasks.items():
         manner: dict[str, Any] = {
@@ -128,6 +129,8 @@ def prepare(
             "learnt": name in loaded.experiment.tasks,
             "source": name in sources,
         }
+        if name in held:
+            manner["held"] = held[name]
         key = _cache_key(spec, loaded.experiment.data, manner, tokenizer_sha256) if cache else None
         kept = cache.read("task", key) if cache is not None and key is not None else None
         if kept is not None:
@@ -145,14 +148,25 @@ def prepare(
         ids = (i for item in (*task.train, *task.validation, *task.test) for i in token_ids(item))
         with naming_file(loaded.task_files.get(name)):
             refuse_unknown_ids(task.name, ids, tokenizer, vocabulary)
-    for name in loaded.experiment.tasks:
-        if note is not None and "head_only" in tasks[name].facts:
-            note(f"{name}: the control head-only {tasks[name].facts['head_only']}")
+        if note is not None:
+            for text in _to_be_said(task, learnt=name in loaded.experiment.tasks):
+                note(f"{name}: {text}")
     return PreparedData(
         tasks=tasks,
         hashes={name: _fingerprint_task(task) for name, task in tasks.items()},
         controls={name: task.facts for name, task in tasks.items()},
     )
+
+
+def _to_be_said(task: PreparedTask, *, learnt: bool) -> Iterator[str]:
+    """What is missing of a task though it can be learnt."""
+    if task.facts.get("held_by_others"):
+        yield (
+            f"{task.facts['held_by_others']} rows of train are held out by another task over the "
+            "same source, and are not learnt"
+        )
+    if learnt and "head_only" in task.facts:
+        yield f"the control head-only {task.facts['head_only']}"
 
 
 def _cache_key(
@@ -163,6 +177,8 @@ def _cache_key(
     if rows is None or tokenizer_sha256 is None:
         return None
     places = {"hub", "config", "revision", "files", "local_name"}
+    if "held" in manner:
+        manner = manner | {"held": fingerprint(sorted(manner["held"]))}
     return {
         "task": spec.model_dump(mode="json", exclude={"data": places}),
         "rows": rows,
@@ -230,6 +246,7 @@ def prepare_task(
     max_length: int,
     learnt: bool,
     source: bool = False,
+    held: frozenset[str] = frozenset(),
 ) -> PreparedTask:
     """One task as token ids.
 
@@ -240,6 +257,7 @@ def prepare_task(
         max_length: Tokens per example or window.
         learnt: Whether the task is learnt (it then needs training rows) or only measured.
         source: Whether a method reads training rows of it without learning it.
+        held: Marks of rows that other tasks over the same source hold out, see `held_by_others`.
 
     Returns:
         The prepared task.
@@ -247,17 +265,9 @@ def prepare_task(
     Raises:
         DataError: If a learnt task has no training rows.
     """
-    splits = split_rows(spec, lambda name: read_split(spec.data, name))
-    if learnt and not splits.train:
-        raise DataError(
-            f"Task {spec.name!r} has no training rows, so it cannot be learnt; "
-            "name it under `probes` instead of `tasks`."
-        )
-    if source and not splits.train:
-        raise DataError(
-            f"Probe {spec.name!r} has no training rows, and a method reads them (`sources` or "
-            "`source`); what a probe is measured on takes no part in learning. Name another probe."
-        )
+    splits, removed = _own_rows(spec, held)
+    if not splits.train:
+        _refuse_nothing_to_learn(spec, removed, learnt=learnt, source=source)
     rows = limits.train_examples if learnt else limits.source_examples if source else 0
     facts: dict[str, Any] = {
         "rows": {
@@ -268,6 +278,8 @@ def prepare_task(
         "origins": splits.origins,
         "overlaps_removed": splits.overlaps_removed,
     }
+    if held:
+        facts["held_by_others"] = removed
     if isinstance(spec, LanguageModellingTask):
         return _prepare_text(spec, splits, tokenizer, limits, max_length, rows, facts)
     train_rows = _in_hash_order(spec, splits.train, rows)
@@ -300,33 +312,70 @@ def prepare_task(
         "train_tokens": sum(len(example_of(item).tokens) for item in train),
         "validation_tokens": sum(_tokens_to_score(spec, item) for item in validation),
     }
-    labels: tuple[str, ...] = ()
-    questions = [item for item in validation if isinstance(item, Question)]
-    if questions:
-        facts["chance"] = sum(1 / len(q.continuations) for q in questions) / len(questions)
-    if isinstance(spec, ClassificationTask):
-        labels = tuple(spec.label_values)
-        # The majority class is learnt from train where there is one: a fair rival may not peek.
-        counts = Counter(q.answer for q in train or validation if isinstance(q, Question))
-        if train and len(counts) == 1:
-            facts["head_only"] = _one_label(spec, labels[next(iter(counts))], len(train))
-        majority = max(counts, key=lambda answer: (counts[answer], -answer))
-        facts |= {
-            "majority": sum(q.answer == majority for q in questions) / len(questions),
-            "majority_label": labels[majority],
-            "label_counts": {
-                labels[a]: n for a, n in sorted(Counter(q.answer for q in questions).items())
-            },
-        }
+    facts |= _answer_facts(spec, train, validation)
     return PreparedTask(
         name=spec.name,
         spec=spec,
         train=tuple(example_of(item) for item in train),
         validation=tuple(validation),
         test=tuple(test),
-        labels=labels,
+        labels=tuple(spec.label_values) if isinstance(spec, ClassificationTask) else (),
         facts=facts,
     )
+
+
+def _own_rows(spec: TaskSpec, held: frozenset[str]) -> tuple[Splits, int]:
+    """A task's splits without what others hold out, and how many rows of train that is."""
+    splits = split_rows(spec, lambda name: read_split(spec.data, name))
+    if not held:
+        return splits, 0
+    kept = [row for row in splits.train if held.isdisjoint(row_marks(spec, row))]
+    return replace(splits, train=kept), len(splits.train) - len(kept)
+
+
+def _refuse_nothing_to_learn(spec: TaskSpec, removed: int, *, learnt: bool, source: bool) -> None:
+    if learnt and removed:
+        raise DataError(
+            f"Task {spec.name!r}: other tasks over the same source hold out all of its {removed} "
+            "training rows. Give each of them the same `splits`."
+        )
+    if learnt:
+        raise DataError(
+            f"Task {spec.name!r} has no training rows, so it cannot be learnt; "
+            "name it under `probes` instead of `tasks`."
+        )
+    if source:
+        raise DataError(
+            f"Probe {spec.name!r} has no training rows, and a method reads them (`sources` or "
+            "`source`); what a probe is measured on takes no part in learning. Name another probe."
+        )
+
+
+def _answer_facts(
+    spec: TaskSpec, train: Sequence[Question | Writing], validation: Sequence[Question | Writing]
+) -> dict[str, Any]:
+    """What guesses score, and which labels there are."""
+    questions = [item for item in validation if isinstance(item, Question)]
+    if not questions:
+        return {}
+    facts: dict[str, Any] = {
+        "chance": sum(1 / len(q.continuations) for q in questions) / len(questions)
+    }
+    if not isinstance(spec, ClassificationTask):
+        return facts
+    labels = spec.label_values
+    # The majority class is learnt from train where there is one: a fair rival may not peek.
+    counts = Counter(q.answer for q in train or validation if isinstance(q, Question))
+    if train and len(counts) == 1:
+        facts["head_only"] = _one_label(spec, labels[next(iter(counts))], len(train))
+    majority = max(counts, key=lambda answer: (counts[answer], -answer))
+    return facts | {
+        "majority": sum(q.answer == majority for q in questions) / len(questions),
+        "majority_label": labels[majority],
+        "label_counts": {
+            labels[a]: n for a, n in sorted(Counter(q.answer for q in questions).items())
+        },
+    }
 
 
 def _one_label(spec: ClassificationTask, label: str, count: int) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.encoding import row_text
+from orchestrator.row_files import PlacedRow
 from orchestrator.row_values import (
     RowReader,
     answer_column,
@@ -19,9 +20,18 @@ from orchestrator.row_values import (
     likely_path,
     question_columns,
 )
-from orchestrator.sources import DataError, Row, listed, place, split_names, where_is
+from orchestrator.sources import (
+    DataError,
+    Row,
+    listed,
+    place,
+    source_sha256,
+    split_names,
+    where_is,
+)
 from orchestrator.tasks import (
     ClassificationTask,
+    DataSource,
     LanguageModellingTask,
     TaskSpec,
     suggestion,
@@ -220,3 +230,64 @@ def _hashed_tenth(task: TaskSpec, rows: Sequence[Row], purpose: str) -> list[boo
         inside = sorted(digests)[: max(1, len(rows) // DERIVED_SHARE)]
     chosen = set(inside[:DERIVED_ROWS])
     return [digest in chosen for digest in digests]
+
+
+# --- several tasks over one source ---------------------------------------------------------------
+
+
+def held_by_others(
+    tasks: Mapping[str, TaskSpec], read: Callable[[DataSource, str], list[Row] | None]
+) -> dict[str, frozenset[str]]:
+    """What other tasks of an experiment hold out of the same source.
+
+    Derived splits are chosen by what a prompt says, so two prompts over one source choose
+    different rows, and what one task learns may be what another is measured on.
+
+    Args:
+        tasks: The tasks and probes, by name.
+        read: Gives the rows of a split of a source, or None.
+
+    Returns:
+        For each task that shares its source with another, the marks (see `row_marks`) of the rows
+        of validation and test of the others. Tasks with a source of their own are not read.
+    """
+    by_source: dict[str, list[str]] = {}
+    for name, task in tasks.items():
+        by_source.setdefault(_source(task.data), []).append(name)
+    found: dict[str, frozenset[str]] = {}
+    for names in by_source.values():
+        if len(names) < 2:
+            continue
+        held: dict[str, set[str]] = {}
+        for name in names:
+            task = tasks[name]
+            splits = split_rows(task, lambda split, data=task.data: read(data, split))
+            held[name] = {
+                mark for row in (*splits.validation, *splits.test) for mark in row_marks(task, row)
+            }
+        for name in names:
+            others = (marks for other, marks in held.items() if other != name)
+            found[name] = frozenset[str]().union(*others)
+    return found
+
+
+def row_marks(task: TaskSpec, row: Row) -> tuple[str, ...]:
+    """What tells a row from others under any task: what it says, and where it stands.
+
+    Args:
+        task: The task.
+        row: One row with canonical column names.
+
+    Returns:
+        A digest of the values that are asked, whatever prompt and names of columns they have, and
+        the row's place where it is known.
+    """
+    values = sorted(str(row.get(column)) for column in question_columns(task))
+    said = hashlib.sha1("\0".join(values).encode("utf-8", "surrogatepass")).hexdigest()
+    placed = isinstance(row, PlacedRow) and row.file
+    return (said, where_is(row)) if placed else (said,)
+
+
+def _source(data: DataSource) -> str:
+    """Equal for sources that hold the same rows: copies of files as well."""
+    return source_sha256(data) or f"{data.hub}/{data.config}/{data.revision}/{data.files}"

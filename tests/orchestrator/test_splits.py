@@ -1,8 +1,14 @@
+import json
+import shutil
+
 import pytest
 
-from orchestrator.sources import DataError
-from orchestrator.splits import split_rows
-from orchestrator.tasks import parse_task
+from orchestrator.batches import prepare_task
+from orchestrator.experiment import DataLimits
+from orchestrator.plan import ByteTokenizer
+from orchestrator.sources import DataError, read_split
+from orchestrator.splits import held_by_others, row_marks, split_rows
+from orchestrator.tasks import DataSource, parse_task
 
 
 def task(**fields):
@@ -115,3 +121,69 @@ def test_a_column_that_no_row_has_is_named(row, expected):
 def test_a_train_split_without_any_answer_is_refused():
     with pytest.raises(DataError, match="none of its 4 rows is complete"):
         split_rows(task(), {"train": rows(0, 4, "")}.get)
+
+
+# --- several tasks over one source ---------------------------------------------------------------
+
+
+def twins(folder, **other):
+    """Two tasks that ask of the same rows in other words, as an experiment has them."""
+    rows = [{"text": f"text {i}", "more": f"more {i}", "label": str(i % 2)} for i in range(200)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = {"labels": {"0": " bad", "1": " good"}, "data": {"files": str(folder / "rows.jsonl")}}
+    first = {"name": "first", "kind": "classification", "prompt": "{text} is"} | words
+    second = {**first, "name": "second", "prompt": "Is {text} good?", **other}
+    return {task["name"]: parse_task(task, "twins.yaml") for task in (first, second)}
+
+
+@pytest.mark.parametrize(
+    ("other", "copied"),
+    [
+        ({}, False),
+        ({}, True),
+        # Neither the prompt's columns nor their names are the same, but the rows are.
+        ({"prompt": "{more}"}, False),
+        ({"prompt": "{said}", "columns": {"said": "text"}}, True),
+    ],
+)
+def test_what_one_task_is_measured_on_no_other_learns(tmp_path, other, copied):
+    columns = other.get("columns", {})
+    tasks = twins(tmp_path, **{k: v for k, v in other.items() if k != "columns"})
+    if copied:
+        (tmp_path / "copy").mkdir()
+        shutil.copy(tmp_path / "rows.jsonl", tmp_path / "copy")
+    place = tmp_path / "copy" / "rows.jsonl" if copied else tmp_path / "rows.jsonl"
+    data = DataSource(files=str(place), columns=columns)
+    tasks["second"] = tasks["second"].model_copy(update={"data": data})
+    held = held_by_others(tasks, read_split)
+    both = {n: split_rows(t, lambda name, t=t: read_split(t.data, name)) for n, t in tasks.items()}
+    key = "more"  # tells the rows, under both tasks
+    out = {n: {r[key] for r in (*s.validation, *s.test)} for n, s in both.items()}
+    assert {row[key] for row in both["first"].train} & out["second"]  # the wordings differ
+    limits = DataLimits()
+    for name, other_name in (("first", "second"), ("second", "first")):
+        task = tasks[name]
+        kept = [r for r in both[name].train if held[name].isdisjoint(row_marks(task, r))]
+        assert not {row[key] for row in kept} & out[other_name]
+        assert len(kept) > 100
+        made = prepare_task(
+            task, ByteTokenizer(), limits, max_length=32, learnt=True, held=held[name]
+        )
+        assert len(made.train) == len(kept)
+        assert made.facts["held_by_others"] == len(both[name].train) - len(kept)
+
+
+def test_tasks_with_sources_of_their_own_are_not_read(tmp_path):
+    tasks = twins(tmp_path)
+    (tmp_path / "own.jsonl").write_text('{"text": "a", "label": "0"}\n')
+    own = DataSource(files=str(tmp_path / "own.jsonl"))
+    tasks["second"] = tasks["second"].model_copy(update={"data": own})
+    assert held_by_others(tasks, lambda *_: pytest.fail("a source was read")) == {}
+
+
+def test_a_task_of_which_nothing_is_left_to_learn_is_refused(tmp_path):
+    [task, _] = twins(tmp_path).values()
+    rows = read_split(task.data, "train")
+    held = frozenset(mark for row in rows for mark in row_marks(task, row))
+    with pytest.raises(DataError, match="Give each of them the same `splits`"):
+        prepare_task(task, ByteTokenizer(), DataLimits(), max_length=32, learnt=True, held=held)
