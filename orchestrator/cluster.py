@@ -409,7 +409,9 @@ def _joined(address: str, environment: Mapping[str, str]) -> Iterator[str]:
             "cluster.yaml` or `ray start --head`, or leave `--address` out."
         ) from None
     try:
-        yield ray.get_runtime_context().gcs_address
+        # A client has no address but the one that it was given.
+        through_client = address.startswith("ray://")
+        yield address if through_client else ray.get_runtime_context().gcs_address
     finally:
         with _uninterrupted():
             ray.shutdown()

@@ -95,6 +95,18 @@ def test_a_single_node_that_is_not_ours_must_reach_the_storage(ray_cluster, tmp_
         cluster.check_storage(tmp_path / "other")
 
 
+@pytest.mark.ray
+def test_what_asks_for_the_running_ray_finds_ours(ray_cluster):
+    """Ray's cleaner of placement groups does so, and removes those of whom it does not find."""
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    ours = ray.get_runtime_context().gcs_address
+    asked = ray.remote(num_cpus=0)(canonicalize_bootstrap_address_or_die)
+    assert ray.get(asked.remote(None)) == ours
+    assert canonicalize_bootstrap_address_or_die(None) == ours
+
+
 # --- what is left --------------------------------------------------------------------------------
 
 

@@ -90,18 +90,6 @@ def test_a_ray_of_our_own_is_asked_for_by_name_and_told_to_all_of_its_processes(
     assert options["_temp_dir"] == "/tmp/ray"
 
 
-@pytest.mark.ray
-def test_what_asks_for_the_running_ray_finds_ours(ray_cluster, monkeypatch):
-    """Ray's cleaner of placement groups does so, and removes those of whom it does not find."""
-    import ray
-    from ray._private.services import canonicalize_bootstrap_address_or_die
-
-    ours = ray.get_runtime_context().gcs_address
-    asked = ray.remote(num_cpus=0)(canonicalize_bootstrap_address_or_die)
-    assert ray.get(asked.remote(None)) == ours
-    assert canonicalize_bootstrap_address_or_die(None) == ours
-
-
 def test_settings_that_results_rest_on_are_not_the_users_to_change(monkeypatch):
     needed = {
         "RAY_TRAIN_V2_ENABLED": "1", "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
