@@ -170,7 +170,7 @@ def tune_sweep(path: Path, at_once: int) -> None:
 
     loaded = load_experiment(path)
     data = prepare(loaded, load_tokenizer(loaded.experiment.model))
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     held = ray.put(data)
     document = loaded.experiment.model_dump(mode="json")
     space = loaded.experiment.search.space["training.learning_rate"].choice

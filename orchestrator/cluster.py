@@ -461,7 +461,7 @@ def no_ray_folder(error: OSError) -> str:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((_LOCAL, 0))
+        probe.bind(("", 0))  # free on every interface; nothing listens
         return int(probe.getsockname()[1])
 
 

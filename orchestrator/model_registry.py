@@ -1021,8 +1021,14 @@ def _downloaded(location: str, place: Path, uri: str) -> Path:
     import mlflow.artifacts
 
     if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.mkdtemp(dir=place.parent)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            scratch = tempfile.mkdtemp(dir=place.parent)
+        except OSError as error:
+            raise TrackingError(
+                f"The model cannot be kept in {place.parent}: {error.strerror or error}. Set "
+                "XDG_CACHE_HOME to a folder that you can write to."
+            ) from None
         fetched = mlflow.artifacts.download_artifacts(
             artifact_uri=location, dst_path=scratch, tracking_uri=uri, registry_uri=uri
         )

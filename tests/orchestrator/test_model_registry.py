@@ -547,3 +547,12 @@ def test_a_server_holds_the_model_and_nobody_prints_its_credentials(
 )
 def test_credentials_are_hidden(text: str, shown: str) -> None:
     assert redacted(text) == shown
+
+
+def test_a_home_folder_that_keeps_no_model_is_told_as_such(monkeypatch):
+    from orchestrator import model_registry
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+    place = model_registry._cache_folder() / "demo-0123"
+    with pytest.raises(model_registry.TrackingError, match=r"Set XDG_CACHE_HOME to a folder"):
+        model_registry._downloaded("mlflow-artifacts:/1/models/m", place, "http://127.0.0.1:1")
