@@ -28,6 +28,7 @@ from rich.text import Text
 from orchestrator import display, machine, model_use, sweep_documents
 from orchestrator.cluster import ClusterError
 from orchestrator.experiment import (
+    Experiment,
     ExperimentError,
     LoadedExperiment,
     load_experiment,
@@ -222,9 +223,17 @@ def _options(
 # --- before and during a sweep -------------------------------------------------------------------
 
 
-def _load(file: Path, data_root: Path | None) -> LoadedExperiment:
+def _load(file: Path, data_root: Path | None, *, begun: bool = False) -> LoadedExperiment:
     _check_data_root(data_root)
-    return load_experiment(file, data_root)
+    return (
+        load_experiment(file, data_root, _has_begun) if begun else load_experiment(file, data_root)
+    )
+
+
+def _has_begun(experiment: Experiment) -> bool:
+    from orchestrator.sweep import has_begun
+
+    return has_begun(experiment)
 
 
 def _check_data_root(data_root: Path | None) -> None:
@@ -314,7 +323,7 @@ def _run(
     *,
     as_json: bool,
 ) -> None:
-    loaded = _load(file, data_root)
+    loaded = _load(file, data_root, begun=kind == "sweep" and not chosen["new"])
     if kind == "sweep" and loaded.experiment.search is None:
         raise UsageError(
             f"{file}: there is no `search`, so there is nothing to sweep. Add one, or try the "

@@ -774,6 +774,57 @@ def check_space(experiment: Experiment) -> None:
         _check_draws(experiment, search.space, entry, f"search.first: entry {number}")
 
 
+_MAY_BE_AUTO = frozenset({"keep_in_fp32_modules", "replace_method"})
+"""Keys of DeepSpeed's own for which `auto` means something to it."""
+
+
+def check_deepspeed(experiment: Experiment) -> None:
+    """Refuse values of `training.deepspeed` that only other programs, or JSON, give a meaning.
+
+    DeepSpeed itself is asked before a trial starts; importing it takes seconds.
+
+    Args:
+        experiment: An experiment that was read already.
+
+    Raises:
+        ExperimentError: If a value is `auto`, or a number written as text.
+    """
+    _check_section("training.deepspeed", experiment.training.deepspeed)
+    search = experiment.search
+    for path, domain in simple_domains(search.space) if search is not None else ():
+        if path.startswith("training.deepspeed.") and isinstance(domain, Choice):
+            for value in domain.choice:
+                _check_section(path, value)
+    for entry in search.first if search is not None else ():
+        for path, value in entry.items():
+            if path.startswith("training.deepspeed."):
+                _check_section(path, value)
+
+
+def _check_section(place: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key, below in cast("Mapping[str, Any]", value).items():
+            _check_section(f"{place}.{key}", below)
+    elif isinstance(value, list | tuple):
+        for below in cast("list[Any]", value):
+            _check_section(place, below)
+    elif value == "auto" and place.rsplit(".", 1)[-1] not in _MAY_BE_AUTO:
+        raise ExperimentError(
+            f"{place}: `auto` is for the trainer of transformers, which fills it in; here nothing "
+            "does. Leave the key out for DeepSpeed's own default, or give a value. Batch sizes, "
+            "clipping and precision follow from the fields of `training`"
+        )
+    elif isinstance(value, str) and _NUMBER_AS_TEXT.fullmatch(value):
+        number = float(value)
+        digits, _, exponent = repr(number).partition("e")
+        # With a point and a sign, which YAML wants to see in a number.
+        real = digits if not exponent else f"{digits}{'' if '.' in digits else '.0'}e{exponent}"
+        raise ExperimentError(
+            f"{place}: {value!r} is a text to YAML, and DeepSpeed wants a number; write "
+            f"{int(number) if number.is_integer() else real}"
+        )
+
+
 def _check_paths(search: SearchSpec) -> None:
     paths = sorted(known_paths())
     places = [("search.space", path) for path in search.space]
@@ -1221,13 +1272,19 @@ class LoadedExperiment(BaseModel):
     """The file of each task, by the name used in the experiment."""
 
 
-def load_experiment(path: Path, data_root: Path | None = None) -> LoadedExperiment:
+def load_experiment(
+    path: Path,
+    data_root: Path | None = None,
+    begun: Callable[[Experiment], bool] = lambda _: False,
+) -> LoadedExperiment:
     """Read, check and complete an experiment file.
 
     Args:
         path: The YAML file.
         data_root: When given, every task reads `<data_root>/<local_name>/<split>.jsonl[.gz]`
             instead of its own source, if that folder exists.
+        begun: Whether a sweep of this experiment has begun, asked when its space is refused. One
+            that an older version let begin goes on, as each of its proposals is checked as well.
 
     Returns:
         The experiment and its tasks.
@@ -1247,9 +1304,11 @@ def load_experiment(path: Path, data_root: Path | None = None) -> LoadedExperime
         ) from None
     experiment = _resolve_model(experiment, path)
     try:
+        check_deepspeed(experiment)
         check_space(experiment)
     except ExperimentError as error:
-        raise ExperimentError(f"{path}: {error}") from None
+        if not begun(experiment):
+            raise ExperimentError(f"{path}: {error}") from None
     folders = [path.parent / "tasks", path.parent, Path("experiments/tasks")]
     names = (*experiment.tasks, *experiment.probes)
     files = {name: find_task_file(name, folders) for name in names}

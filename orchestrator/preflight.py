@@ -8,6 +8,7 @@ base model's config and the header of its weights are read, never the weights.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -142,6 +143,7 @@ def problems(
     found = [*_model_problems(loaded, ask_hub=ask_hub)]
     found += _resource_problems(experiment, means)
     found += _method_problems(experiment)
+    found += _deepspeed_problems(experiment)
     found += _storage_problems(experiment, storage, means.room, trials)
     if experiment.tracking.uri is not None:
         try:
@@ -378,6 +380,25 @@ def _method_problems(experiment: Experiment) -> Iterator[str]:
     except BaseFilesError:
         base = None  # told of above
     yield from method_problems(experiment, base)
+
+
+def _deepspeed_problems(experiment: Experiment) -> Iterator[str]:
+    """What DeepSpeed would say of a file's section when the first trial has its workers."""
+    search = experiment.search
+    named = [path for entry in (search.space, *search.first) for path in entry] if search else []
+    paths = [path for path in dict.fromkeys(named) if path.startswith("training.deepspeed.")]
+    trials = [experiment, *(reachable(experiment, paths) if paths else ())]
+    specs = {
+        json.dumps(trial.training.deepspeed, sort_keys=True, default=str): trial.training
+        for trial in trials
+        if trial.training.deepspeed
+    }
+    if not specs:
+        return
+    from orchestrator.engine import deepspeed_refuses  # seconds, which few files need
+
+    refused = [deepspeed_refuses(spec) for spec in specs.values()]
+    yield from dict.fromkeys(text for text in refused if text is not None)
 
 
 def probe_storage(folder: Path) -> None:

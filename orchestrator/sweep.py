@@ -8,7 +8,9 @@ does what is missing.
 from __future__ import annotations
 
 import functools
+import json
 import math
+import re
 import shutil
 import signal
 import threading
@@ -20,6 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
+
+from pydantic import ValidationError
 
 from orchestrator.batches import DataError, prepare
 from orchestrator.cluster import (
@@ -48,7 +52,7 @@ from orchestrator.driver import (
     SweepError,
     SweepInterruptedError,
 )
-from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec
+from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec, SearchSpec
 from orchestrator.foreign_settings import set_aside
 from orchestrator.journal import (
     JOURNAL_NAME,
@@ -133,14 +137,52 @@ def sweep_folder(storage: Path, name: str, *, new: bool) -> Path:
         new: Whether another sweep is wanted.
 
     Returns:
-        `<storage>/<name>`, or `<storage>/<name>-2` and so on.
+        `<storage>/<name>`, or `<storage>/<name>-2` and so on; never the folder of a sweep of
+        another name, which may be `<name>-2` itself.
     """
-    number = 1
-    while (storage / _numbered(name, number + 1) / JOURNAL_NAME).is_file():
-        number += 1
-    if new and (storage / _numbered(name, number) / JOURNAL_NAME).is_file():
+    pattern = re.compile(rf"{re.escape(name)}(?:-([2-9]|[1-9]\d+))?")
+    numbers = [
+        int(match[1] or 1)
+        for path in storage.glob(f"{name}*/{JOURNAL_NAME}")
+        if (match := pattern.fullmatch(path.parent.name)) and _name_in(path) in {name, None}
+    ]
+    if numbers and not new:
+        return storage / _numbered(name, max(numbers))
+    number = max(numbers, default=0) + 1
+    while (storage / _numbered(name, number) / JOURNAL_NAME).is_file():
         number += 1
     return storage / _numbered(name, number)
+
+
+def _name_in(journal: Path) -> str | None:
+    """The name of the experiment that a journal was opened for; None where it does not say."""
+    with journal.open("rb") as file:
+        first = file.readline()
+    try:
+        return str(json.loads(first)["experiment"]["name"])
+    except (ValueError, KeyError, TypeError):  # empty or damaged, which opening it says
+        return None
+
+
+def has_begun(experiment: Experiment) -> bool:
+    """Whether there is a sweep of this name that searches this space, so that it can be continued.
+
+    Args:
+        experiment: The experiment as the file has it now.
+
+    Returns:
+        False as well where it cannot be told.
+    """
+    storage = Path(experiment.storage).expanduser().resolve()
+    lines = read_journal(sweep_folder(storage, experiment.name, new=False))
+    try:
+        begun = SearchSpec.model_validate(lines[0]["experiment"]["search"]) if lines else None
+    except (ValidationError, KeyError):
+        return False
+    now = experiment.search
+    return begun is not None and now is not None and (begun.space, begun.first) == (
+        now.space, now.first,
+    )  # fmt: skip
 
 
 def _numbered(name: str, number: int) -> str:

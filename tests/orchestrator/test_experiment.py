@@ -216,6 +216,35 @@ def test_what_no_trial_can_be_is_decided_when_the_file_is_read(
     assert re.search(expected, refusal(experiment_file(search=search, **fields)), re.DOTALL)
 
 
+STAGE_2 = {"stage": 2}
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"zero_optimization": STAGE_2 | {"allgather_bucket_size": "2e8"}},
+         "training.deepspeed.zero_optimization.allgather_bucket_size: '2e8' is a text to YAML, and "
+         "DeepSpeed wants a number; write 200000000"),
+        ({"optimizer": {"type": "AdamW", "params": {"lr": "1e-5"}}}, "write 1.0e-05"),
+        ({"optimizer": {"type": "AdamW", "params": {"betas": ["9e-1", 0.9]}}}, "write 0.9"),
+        ({"zero_optimization": STAGE_2 | {"reduce_bucket_size": "auto"}},
+         "training.deepspeed.zero_optimization.reduce_bucket_size: `auto` is for the trainer of"),
+        ({"train_batch_size": "auto"}, "`train_batch_size` is set by training.batch_size"),
+    ],
+)  # fmt: skip
+def test_a_deepspeed_section_from_elsewhere_is_answered_with_the_cure(
+    experiment_file, section, expected
+):
+    assert expected in refusal(experiment_file(training={"deepspeed": section}))
+
+
+def test_a_searched_deepspeed_value_is_looked_at_as_well(experiment_file):
+    path = "training.deepspeed.zero_optimization.reduce_bucket_size"
+    for search in ({"space": {path: {"choice": [1000, "auto"]}}},
+                   {"space": {R: {"choice": [2]}}, "first": [{path: "auto"}]}):  # fmt: skip
+        assert f"{path}: `auto` is for" in refusal(experiment_file(search=search))
+
+
 def test_a_relation_that_most_trials_keep_is_left_to_the_searcher(experiment_file):
     space = {"resources.workers": {"choice": [2, 1]}, BATCH: {"int_uniform": [2, 64]}}
     assert load_experiment(experiment_file(search={"space": space})).experiment.search is not None

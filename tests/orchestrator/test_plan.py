@@ -104,6 +104,36 @@ def test_a_cut_grid_is_said(loaded):
     assert made(with_changes(loaded, search=search), kind="run").left_out is None
 
 
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"zero_optimization": {"stage": 2, "offload_optimiser": {"device": "cpu"}}},
+         "training.deepspeed.zero_optimization: offload_optimiser: unknown field. Did you mean "
+         "'offload_optimizer'?; got {'device': 'cpu'}"),
+        ({"zero_optimisation": {"stage": 2}},
+         "training.deepspeed.zero_optimisation: DeepSpeed knows no such section and would ignore "
+         "it. Did you mean 'zero_optimization'?"),
+        ({"scheduler": {"type": "WarmupLRR"}}, "got 'WarmupLRR'. Did you mean 'WarmupLR'?"),
+        ({"optimizer": {"typ": "AdamW"}}, "training.deepspeed.optimizer: `type` names none"),
+        ({"comms_logger": {"enable": True}}, "enable: unknown field; got True (CommsLoggerConfig)"),
+        ({"compression_training": {}}, "training.deepspeed: DeepSpeed refuses it: The DeepSpeed"),
+    ],
+)  # fmt: skip
+def test_what_deepspeed_would_refuse_or_ignore_is_in_the_way(loaded, section, expected, capsys):
+    plan = made(with_changes(loaded, training={"deepspeed": section}))
+    assert any(expected in problem for problem in plan.problems), plan.problems
+    assert not capsys.readouterr().out  # where DeepSpeed logs, and a JSON document may stand
+
+
+def test_every_deepspeed_section_of_a_search_is_checked_and_good_ones_pass(loaded):
+    training = {"deepspeed": {"zero_optimization": {"stage": 2, "reduce_bucket_size": 2e8}}}
+    path = "training.deepspeed.zero_optimization.offload_optimizer.device"
+    assert not made(with_changes(loaded, training=training)).problems
+    search = {"space": {path: {"choice": ["cpu", "gpu"]}}, "searcher": "grid"}
+    (problem,) = made(with_changes(loaded, training=training, search=search)).problems
+    assert "offload_optimizer.device: Input should be 'none', 'cpu' or 'nvme'; got 'gpu'" in problem
+
+
 def test_training_tokens_are_those_of_all_tasks_times_epochs(loaded):
     plan = made(loaded)
     colour, shade, prose = plan.tasks

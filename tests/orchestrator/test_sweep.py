@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from orchestrator import sweep
+from orchestrator import cli, sweep
 from orchestrator.base_model import load_tokenizer
 from orchestrator.batches import prepare
 from orchestrator.driver import Driver
@@ -285,6 +286,68 @@ def test_more_trials_extend_a_finished_sweep(experiment_file, recorder, search):
     assert more.folder == first.folder
     assert set(trials(more.lines)) == {"base", "t001", "t002", "t003"}
     assert sum(line["event"] == "trial_started" for line in more.lines) == 4
+
+
+def test_a_sweep_that_an_older_version_let_begin_goes_on(
+    experiment_file, recorder, monkeypatch, tmp_path
+):
+    """Its space is refused today, and its journal holds a trial that cannot be."""
+    batch = "training.batch_size"
+    fields = {
+        "resources": LOCAL,
+        "training": {"accumulation": 2, "max_length": 48, "precision": "fp32"},
+        "data": {"train_examples": 8, "validation_examples": 4, "probe_tokens": 64,
+                 "probe_context": 32},
+    }  # fmt: skip
+
+    def file(trials):
+        search = {"space": {batch: {"int_uniform": [2, 9]}}, "trials": trials}
+        return experiment_file(search=search, **fields)
+
+    with monkeypatch.context() as older:
+        older.setattr("orchestrator.experiment.check_space", lambda experiment: None)
+        folder = run(file(1), recorder).folder
+    with Journal(folder) as journal:
+        journal.append("trial_proposed", trial="t002", overrides={batch: 7}, by="tpe")
+    path = file(3)
+    again = CliRunner().invoke(cli.app, ["sweep", str(path), "--new"])
+    assert again.exit_code == cli.MISTAKE
+    assert "List the values that are possible as a `choice`" in again.stderr
+    result = CliRunner().invoke(cli.app, ["sweep", str(path)])
+    assert result.exit_code == 0, result.output
+    ends = trials(read_journal(folder))
+    assert {name: end["state"] for name, end in ends.items()} == {
+        "base": "COMPLETE", "t001": "COMPLETE", "t002": "FAILED", "t003": "COMPLETE",
+    }  # fmt: skip
+    assert "must be a multiple" in ends["t002"]["reason"]
+    assert read_journal(folder)[-1]["event"] in {"sweep_ended", "champion_registered"}
+
+
+def opened(storage, folder, name):
+    with Journal(storage / folder) as journal:
+        journal.append("sweep_opened", sweep=folder, experiment={"name": name})
+
+
+def test_a_name_is_that_of_the_opening_line_not_of_the_folder(tmp_path):
+    def last(name, new=False):
+        return sweep_folder(tmp_path, name, new=new).name
+
+    assert last("demo") == last("demo", new=True) == "demo"
+    opened(tmp_path, "demo", "demo")
+    opened(tmp_path, "demo-2", "demo-2")  # an experiment of that name
+    assert last("demo") == "demo"
+    assert last("demo", new=True) == "demo-3"
+    opened(tmp_path, "demo-3", "demo")
+    assert last("demo") == "demo-3"
+    assert last("demo", new=True) == "demo-4"
+    assert last("demo-2") == "demo-2"
+    assert last("demo-2", new=True) == "demo-2-2"
+    opened(tmp_path, "other-2", "other")  # the first one was removed
+    opened(tmp_path, "other-run", "other-run")
+    assert last("other") == "other-2"
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "journal.jsonl").write_text('{"n":0,"ev')
+    assert last("torn") == "torn"
 
 
 def test_a_changed_experiment_is_refused_naming_the_difference(experiment_file, recorder, search):
