@@ -31,6 +31,7 @@ from orchestrator.encoding import (
 )
 from orchestrator.experiment import (
     DataLimits,
+    Experiment,
     LoadedExperiment,
     fingerprint,
     possible_methods,
@@ -151,6 +152,7 @@ def prepare(
         if note is not None:
             for text in _to_be_said(task, learnt=name in loaded.experiment.tasks):
                 note(f"{name}: {text}")
+    _check_held_out(loaded.experiment, tasks)
     return PreparedData(
         tasks=tasks,
         hashes={name: _fingerprint_task(task) for name, task in tasks.items()},
@@ -167,6 +169,19 @@ def _to_be_said(task: PreparedTask, *, learnt: bool) -> Iterator[str]:
         )
     if learnt and "head_only" in task.facts:
         yield f"the control head-only {task.facts['head_only']}"
+
+
+def _check_held_out(experiment: Experiment, tasks: Mapping[str, PreparedTask]) -> None:
+    """Refuse to stop early on examples that were held out, where there are none to hold out."""
+    if all(method.early_stopping is None for method in possible_methods(experiment)):
+        return
+    for name in experiment.tasks:
+        if len(tasks[name].train) < 2:
+            raise DataError(
+                f"Task {name!r} has {len(tasks[name].train)} training example, and "
+                "`method.early_stopping` needs two at least: one to learn and one to hold out. "
+                "Bring more (`data.train_examples` may limit them), or set `early_stopping: null`."
+            )
 
 
 def _cache_key(

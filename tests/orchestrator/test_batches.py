@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import batches as b
+from orchestrator.base_model import load_tokenizer
 from orchestrator.experiment import DataLimits, load_experiment
 from orchestrator.tasks import find_task_file, load_task, parse_task
 
@@ -285,3 +286,21 @@ def test_committed_task_files_read_a_data_root(name, tmp_path):
     if learnt:
         assert 0 < prepared.facts["chance"] <= 0.5
         assert all(math.isfinite(len(q.prompt)) and q.prompt for q in prepared.validation)
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_early_stopping_needs_an_example_to_hold_out(experiment_file, searched):
+    adapter = {"kind": "lora", "r": 2, "target_modules": ["q_proj"]}
+    method = {"adapter": adapter} if searched else {"adapter": adapter, "early_stopping": {}}
+    space = {"method.early_stopping": {"choice": [None, {}]}}
+    fields = {"method": method, "search": {"space": space} if searched else None}
+    for count, enough in ((1, False), (2, True)):
+        data = {"train_examples": count, "validation_examples": 2, "probe_tokens": 64,
+                "probe_context": 32}  # fmt: skip
+        loaded = load_experiment(experiment_file(data=data, **fields))
+        tokenizer = load_tokenizer(loaded.experiment.model)
+        if enough:
+            assert len(b.prepare(loaded, tokenizer).tasks["mood"].train) == 2
+        else:
+            with pytest.raises(b.DataError, match=r"'mood' has 1 training example.*needs two"):
+                b.prepare(loaded, tokenizer)
