@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.experiment import is_number
+from orchestrator.experiment import is_number, refusal
 from orchestrator.journal import Line, path_within
 from orchestrator.model_registry import (
     TAG,
@@ -140,6 +140,18 @@ class _Trial:
     """The line of its last end."""
 
 
+def _settings(trial: _Trial) -> tuple[dict[str, Any], dict[str, str]]:
+    """A trial's whole experiment, and tags for the kind of its method."""
+    if refusal(effective_experiment(trial.document, {}), trial.overrides) is not None:
+        # An older version proposed what cannot be; it has failed, and no experiment is its own.
+        return redacted_document(dict(trial.overrides)), {}
+    experiment = effective_experiment(trial.document, trial.overrides)
+    adapter, retention = experiment.method.adapter.kind, experiment.method.retention.kind
+    method = adapter if retention == "none" else f"{adapter}+{retention}"
+    document = redacted_document(experiment.model_dump(mode="json", exclude={"search"}))
+    return document, {f"{TAG}adapter": adapter, f"{TAG}method": method}
+
+
 class _Sweep:
     """The fold over the lines of one sweep."""
 
@@ -246,12 +258,7 @@ class _Sweep:
         """The run of a line's trial; a trial that was only proposed has none."""
         trial = self._trial(line["trial"])
         if trial.picture is None:
-            experiment = effective_experiment(trial.document, trial.overrides)
-            document = redacted_document(experiment.model_dump(mode="json", exclude={"search"}))
-            adapter, retention = (
-                experiment.method.adapter.kind,
-                experiment.method.retention.kind,
-            )
+            document, kinds = _settings(trial)
             trial.picture = _Picture(
                 name=trial.name,
                 start=milliseconds(line),
@@ -259,8 +266,7 @@ class _Sweep:
                     f"{TAG}sweep": self.identity,
                     f"{TAG}trial": trial.name,
                     f"{TAG}by": trial.by,
-                    f"{TAG}adapter": adapter,
-                    f"{TAG}method": adapter if retention == "none" else f"{adapter}+{retention}",
+                    **kinds,
                 },
                 parameters=_parameters(document),
                 artifacts={"experiment.json": _json(document)},

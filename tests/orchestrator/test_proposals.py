@@ -57,10 +57,19 @@ WRONG = [
 ]  # fmt: skip
 
 
+RELATED = [
+    ["resources.workers", "training.batch_size"],
+    ["training.accumulation", "training.batch_size"],
+    ["method.adapter.r", "method.adapter.m"],
+    ["method.retention.kind", "training.deepspeed.zero_optimization.stage"],
+]
+"""Fields of which not every pair of values goes together."""
+
+
 @st.composite
 def domains(draw, path, others):
     """A domain, or two alternatives, with conditions on a field that is drawn already."""
-    one = draw(st.sampled_from([*DOMAINS[path] * 5, draw(st.sampled_from(WRONG))]))
+    one = draw(st.sampled_from([*DOMAINS[path] * 8, draw(st.sampled_from(WRONG))]))
     parents = {p: d["choice"] for p, d in others.items() if isinstance(d, dict) and "choice" in d}
     if not parents or draw(st.integers(0, 3)) > 1:
         return dict(one)
@@ -87,7 +96,8 @@ def entries(draw, space):
 @st.composite
 def searches(draw):
     space = {}
-    for path in draw(st.lists(st.sampled_from(list(DOMAINS)), min_size=1, max_size=4, unique=True)):
+    several = st.lists(st.sampled_from(list(DOMAINS)), min_size=1, max_size=4, unique=True)
+    for path in draw(st.one_of(several, st.sampled_from(RELATED))):
         space[path] = draw(domains(path, space))
     found = {
         "space": space,
