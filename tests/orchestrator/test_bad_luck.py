@@ -462,7 +462,7 @@ def test_a_sweep_on_a_full_disk_stops_with_one_message_and_is_finished_later(
 def test_through_ray_a_sweep_that_only_fails_stops_and_leaves_the_cluster_clean(
     small, tmp_path, ray_cluster
 ):
-    from orchestrator.cluster import wait_until_clean
+    from orchestrator.cluster import Leftovers, wait_until_clean
 
     # The base is measured with the file's own settings, so that the trials alone fail.
     unknown = {"training.deepspeed.optimizer.type": {"choice": [f"NoSuch{i}" for i in range(6)]}}
@@ -472,7 +472,7 @@ def test_through_ray_a_sweep_that_only_fails_stops_and_leaves_the_cluster_clean(
     assert "trials that were begun have failed" in text
     assert "NoSuch" in text
     assert "log.txt" in text
-    assert not wait_until_clean()
+    assert wait_until_clean() == Leftovers()
     found = states(tmp_path / "runs" / "tiny")
     # Two run at a time here, so that one more may have begun beside the third.
     assert 3 <= list(found.values()).count("FAILED") <= 4

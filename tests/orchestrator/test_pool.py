@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from orchestrator.cluster import wait_until_clean
+from orchestrator.cluster import Leftovers, wait_until_clean
 from orchestrator.driver import SweepError
 from orchestrator.experiment import load_experiment
 from orchestrator.sweep import SweepOptions, run_sweep
@@ -102,7 +102,7 @@ def test_a_sweep_in_a_pool_whose_member_is_killed_measures_what_a_sweep_in_turns
     ]
     assert len(stages) == len(set(stages))  # nothing is told twice, though some was done twice
     assert not list((outcome.folder / "ray").glob("*/checkpoint*"))
-    assert not wait_until_clean()
+    assert wait_until_clean() == Leftovers()
 
 
 @pytest.mark.ray
@@ -171,7 +171,7 @@ def test_a_scheduler_of_ray_tune_stops_trials_of_a_member_that_shards_its_base(
     # float64 the whole run is the same (test_packed_ranks.py).
     steps = 4 * 8
     assert _losses(outcome)[:steps] == pytest.approx(_losses(alone)[:steps], abs=1e-4)
-    assert not wait_until_clean()
+    assert wait_until_clean() == Leftovers()
 
 
 def _losses(outcome):

@@ -40,7 +40,9 @@ def trials(lines):
 
 
 def run(path, recorder, **options):
-    return run_sweep(load_experiment(path), SweepOptions(**options), recorder)
+    outcome = run_sweep(load_experiment(path), SweepOptions(**options), recorder)
+    assert outcome.complaint == "", "nothing is left on a cluster"
+    return outcome
 
 
 # --- in one process ------------------------------------------------------------------------------
@@ -403,7 +405,7 @@ def test_the_state_of_a_trial_survives_json(experiment_file):
 def test_a_sweep_through_ray_leaves_a_champion_record_and_a_clean_cluster(
     experiment_file, recorder, search, ray_cluster
 ):
-    from orchestrator.cluster import wait_until_clean
+    from orchestrator.cluster import Leftovers, wait_until_clean
 
     search["first"] = [{"resources.workers": 2, "method.adapter.kind": "curlora"}]
     search["trials"] = 2
@@ -416,7 +418,7 @@ def test_a_sweep_through_ray_leaves_a_champion_record_and_a_clean_cluster(
         },
     )  # fmt: skip
     outcome = run(path, recorder)
-    assert not wait_until_clean()
+    assert wait_until_clean() == Leftovers()
     ends = trials(outcome.lines)
     assert {name: end["state"] for name, end in ends.items()} == {
         "base": "COMPLETE", "t001": "COMPLETE", "t002": "COMPLETE",
