@@ -1101,6 +1101,9 @@ def champion_record(name: str, uri: str, storage: Path) -> dict[str, Any]:
     }
     for key in ("sweep", "trial", "folder", "reason", "experiment_yaml"):
         record[key] = tags.get(key)
+    here = storage / Path(str(record["folder"])).name
+    if here.is_dir():  # the storage folder may have moved since
+        record["folder"] = str(here.resolve())
     for key in ("base", "data", "code", "packages", "seeds", "overrides", "measures",
                 "gain_interval"):  # fmt: skip
         record[key] = json.loads(tags.get(key, "null"))

@@ -800,6 +800,8 @@ def test_a_moved_or_copied_storage_folder_goes_on_working(
     again = tmp_path / "again"
     folder = resolve("demo@champion", tracking_uri(None, again), again)
     assert folder.is_relative_to(again)
+    record = champion_record("demo", tracking_uri(None, again), again)
+    assert record["folder"] == str(again / "demo")
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
 
 
