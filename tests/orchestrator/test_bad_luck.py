@@ -364,7 +364,7 @@ def test_a_server_that_dies_in_the_middle_costs_nothing(small, records, tmp_path
     try:
         serve()
         monkeypatch.setattr(sweep, "run_locally", dying)
-        text = one_message(call("sweep", path), cli.MISTAKE)
+        text = one_message(call("sweep", path), cli.FAILED)
         assert "All trials are finished and kept" in text
         assert set(states(folder).values()) == {"COMPLETE"}
         serve()
