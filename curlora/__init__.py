@@ -12,6 +12,7 @@ import.
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
+from curlora.adapter_files import AdapterError
 from curlora.adapters import ADAPTERS, AdapterKind, adapter_config, adapter_kind
 from curlora.attach import adapter_kind_of, attach, load_adapter, save_adapter
 from curlora.curlora import CurloraConfig, CurloraModel, forward_form, sampling_perplexity
@@ -19,6 +20,7 @@ from curlora.export import export_lora
 from curlora.secura import SecuraConfig, SecuraModel, after_step, merged_tensors
 
 __all__ = [
+    "AdapterError",
     "ADAPTERS",
     "AdapterKind",
     "CurloraConfig",

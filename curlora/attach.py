@@ -28,16 +28,27 @@ originals would cost the memory of every targeted weight for something that load
 
 import functools
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from curlora.adapter_files import (
+    CONFIG,
+    LOADING_ERRORS,
+    TENSORS,
+    AdapterError,
+    check_finite,
+    check_names,
+    check_tensors,
+    read_json,
+)
 from curlora.adapters import ADAPTERS, AdapterKind, Attached, adapter_kind
 from curlora.export import ATTACHED, export_lora, initial_factors
 from curlora.peft_bridge import (
@@ -49,7 +60,6 @@ from curlora.peft_bridge import (
 from curlora.permissions import open_to_others
 
 MARKER = "adapter.json"
-_PEFT_CONFIG = "adapter_config.json"
 
 
 def attach(
@@ -169,27 +179,71 @@ def load_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
 
     Raises:
         FileNotFoundError: The folder holds no adapter.
-        ValueError: `adapter.json` was not written by this library.
+        AdapterError: Its files are damaged, lack a tensor, hold NaN or infinity, do not fit the
+            base, or were not written by this library.
     """
     folder = Path(folder)
     marker = _read_marker(folder)
     if marker["stored"] in {"peft", "lora"}:
-        model: nn.Module = PeftModel.from_pretrained(cast(PreTrainedModel, base), str(folder))
+        model = _load_peft(base, folder)
     elif marker["stored"] == "nothing":
         model = base
     elif marker["stored"] == "model":
-        whole = cast(PreTrainedModel, base)
-        loaded = type(whole).from_pretrained(str(folder), dtype=whole.dtype)
-        model = cast(nn.Module, loaded).to(whole.device)
-        model.train(base.training)
+        model = _load_whole(cast(PreTrainedModel, base), folder)
     else:
-        raise ValueError(
+        raise AdapterError(
             f"`{folder / MARKER}` says that the adapter is stored as {marker['stored']!r}, which "
             "is none of peft, lora, model, nothing. Was it written by a newer version?"
         )
     model.requires_grad_(False)
     setattr(model, ATTACHED, Attached(marker["kind"], marker["settings"]))
     return model
+
+
+def _load_peft(base: nn.Module, folder: Path) -> nn.Module:
+    """Put what PEFT wrote on a base, and see that nothing of it is missing or left over."""
+    config, file = read_json(folder / CONFIG), folder / TENSORS
+    shapes = check_tensors(file)
+    longest = max((size for shape in shapes.values() for size in shape), default=0)
+    rank = config.get("r")
+    if isinstance(rank, int) and rank > longest > 0:
+        raise AdapterError(
+            f"`{folder / CONFIG}` says r = {rank}, and no tensor of {TENSORS} has more than "
+            f"{longest} rows or columns. One of them belongs to another adapter."
+        )
+    try:
+        with warnings.catch_warnings():
+            # What is missing is an error here, see below.
+            warnings.filterwarnings("ignore", "Found missing adapter keys")
+            model = PeftModel.from_pretrained(cast(PreTrainedModel, base), str(folder))
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:600] or type(error).__name__
+        raise AdapterError(
+            f"The adapter in `{folder}` cannot be put on this base: {reason}"
+        ) from error
+    check_names(file, shapes, get_peft_model_state_dict(model, save_embedding_layers=False))
+    return model
+
+
+def _load_whole(base: PreTrainedModel, folder: Path) -> nn.Module:
+    """Load a model that was trained whole, in the place of its base."""
+    try:
+        found: Any = type(base).from_pretrained(
+            str(folder), dtype=base.dtype, output_loading_info=True
+        )
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:600] or type(error).__name__
+        raise AdapterError(f"The model in `{folder}` cannot be loaded: {reason}") from error
+    model, told = found
+    lacking = sorted(map(str, (*told["missing_keys"], *told["mismatched_keys"])))
+    if lacking:
+        raise AdapterError(
+            f"The model in `{folder}` lacks {len(lacking)} weights, first `{lacking[0]}`, which "
+            "would be random. Save or copy it again."
+        )
+    for name, parameter in model.named_parameters():
+        check_finite(parameter.detach(), name, folder)
+    return model.to(base.device).train(base.training)
 
 
 def targeted_layers(base: nn.Module, config: PeftConfig) -> dict[str, nn.Module]:
@@ -344,12 +398,23 @@ def _kind_of_config(config: Mapping[str, Any]) -> str:
 
 
 def _read_marker(folder: Path) -> dict[str, Any]:
-    marker, config = folder / MARKER, folder / _PEFT_CONFIG
+    marker, config = folder / MARKER, folder / CONFIG
     if marker.exists():
-        return json.loads(marker.read_text())
+        found = read_json(marker)
+        fields = {"kind": str, "stored": str, "settings": dict}
+        wrong = [name for name, kind in fields.items() if not isinstance(found.get(name), kind)]
+        if wrong:
+            raise AdapterError(
+                f"`{marker}`: `{wrong[0]}` should be a {fields[wrong[0]].__name__}, got "
+                f"{found.get(wrong[0])!r}. Save or copy the adapter again."
+            )
+        return found
     if config.exists():
-        kind = _kind_of_config(json.loads(config.read_text()))
-        return {"kind": kind, "stored": "peft", "settings": {}}
-    raise FileNotFoundError(
-        f"No adapter in `{folder}`: neither {MARKER} nor {_PEFT_CONFIG} is there."
-    )
+        found = read_json(config)
+        if not isinstance(found.get("peft_type"), str):
+            raise AdapterError(
+                f"`{config}`: `peft_type` should name a method of PEFT, got "
+                f"{found.get('peft_type')!r}. Save or copy the adapter again."
+            )
+        return {"kind": _kind_of_config(found), "stored": "peft", "settings": {}}
+    raise FileNotFoundError(f"No adapter in `{folder}`: neither {MARKER} nor {CONFIG} is there.")

@@ -35,7 +35,14 @@ from transformers.pytorch_utils import Conv1D
 
 from curlora import cur_forward
 from curlora.cur import Law, Selection, SelectionRule
-from curlora.fingerprint import SKETCH, deviation, fingerprint, rounding_of, tolerances
+from curlora.fingerprint import (
+    QUANTISED_ROUNDING,
+    SKETCH,
+    deviation,
+    fingerprint,
+    rounding_of,
+    tolerances,
+)
 from curlora.peft_bridge import (
     BaseTuner,
     BaseTunerLayer,
@@ -488,14 +495,23 @@ class CurLayer(nn.Module, BaseTunerLayer):
     def _check_base(self, adapter_name: str, W: Tensor) -> None:
         """Compare the loaded fingerprint with that of the weight at hand."""
         factors, settings = self.factors(adapter_name), self._settings(adapter_name)
-        fits = int(factors.rows.max()) < W.shape[0] and int(factors.columns.max()) < W.shape[1]
-        if not fits:
-            raise ValueError(
-                f"Adapter {adapter_name!r} was made on another base ({settings.base_name}): it "
-                f"selects rows and columns that `{self.module_name}`, of shape {tuple(W.shape)}, "
-                "does not have. Load it on that base."
-            )
+        for name, indices, size in (
+            ("rows", factors.rows, W.shape[0]), ("columns", factors.columns, W.shape[1])
+        ):  # fmt: skip
+            wrong = indices[(indices < 0) | (indices >= size)]
+            if len(wrong):
+                raise ValueError(
+                    f"Adapter {adapter_name!r} selects {name} {wrong[:3].tolist()} of "
+                    f"`{self.module_name}`, of shape {tuple(W.shape)}, which has only 0 to "
+                    f"{size - 1}: its file is damaged, or it was made on another base "
+                    f"({settings.base_name}). Load it on that base, or save it again."
+                )
         saved = factors.fingerprint_bits.cpu().view(torch.float32)
+        if not saved.isfinite().all() or not 0 < float(saved[0]) <= QUANTISED_ROUNDING:
+            raise ValueError(
+                f"The fingerprint of `{self.module_name}` in adapter {adapter_name!r} is damaged: "
+                "its numbers are none that a weight has. Save the adapter again."
+            )
         current = self._fingerprint(W, factors.columns, factors.rows)
         gap = deviation(saved, current)
         rounding, limit = tolerances(saved, current)

@@ -44,14 +44,15 @@ from orchestrator.journal import (
     without_nan,
 )
 from orchestrator.live_display import LiveDisplay
+from orchestrator.model_folder import MODEL_FILE, ModelFolderError
 from orchestrator.model_registry import (
-    MODEL_FILE,
     AdapterFolderError,
     UnknownModelError,
     champion_record,
 )
 from orchestrator.model_use import ModelUseError
 from orchestrator.sources import DataError, where_is
+from orchestrator.strict_json import cut, half_character
 from orchestrator.sweep_view import SweepView, TrialView
 from orchestrator.tasks import TaskFileError, suggestion
 from orchestrator.tracking_address import TrackingError, is_database, recorded_uri
@@ -161,7 +162,8 @@ def _mistakes() -> tuple[type[Exception], ...]:
     )
     return (
         UsageError, ModelUseError, ExperimentError, TaskFileError, DataError, JournalError,
-        ClusterError, TrackingError, UnknownModelError, AdapterFolderError, *later,
+        ClusterError, TrackingError, UnknownModelError, AdapterFolderError, ModelFolderError,
+        *later,
     )  # fmt: skip
 
 
@@ -186,7 +188,9 @@ def answers_mistakes(command: Callable[_Parameters, None]) -> Callable[_Paramete
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"orchestrate: {message}", err=True)
+    # A name of a file may hold bytes that no encoding of the terminal can write.
+    shown = message.encode("utf-8", "backslashreplace").decode()
+    typer.echo(f"orchestrate: {shown}", err=True)
     raise typer.Exit(code)
 
 
@@ -905,9 +909,9 @@ def predict(
             else:
                 typer.echo(f"Wrote {rows:,} rows to {output}.")
             return
-        document = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-        name = _task_name(document["tasks"], task)
-        rows = task_rows(document["tasks"][name], texts or [], column or [])
+        specs = {n: s.model_dump() for n, s in model_use.asked_tasks(folder).items()}
+        name = _task_name(specs, task)
+        rows = task_rows(specs[name], texts or [], column or [])
         predictions = model_use.load_folder(folder).predict(name, rows)
     results = [
         {"row": row, "label": p.label, "probabilities": dict(p.probabilities)}
@@ -917,7 +921,7 @@ def predict(
         _print_json({"model": reference, "task": name, "predictions": results})
         return
     labels = list(dict.fromkeys(label for r in results for label in r["probabilities"]))
-    answer = "text" if document["tasks"][name]["kind"] == "generation" else "label"
+    answer = "text" if specs[name]["kind"] == "generation" else "label"
     shown = display.table(f"{reference}, {name}", answer, *labels, "asked", left={answer, "asked"})
     for result in results:
         cells = [show(result["probabilities"].get(label)) for label in labels]
@@ -973,8 +977,15 @@ def task_rows(
         One row for each text, or a single one when every column was given.
 
     Raises:
-        UsageError: If a column is unknown or missing.
+        UsageError: If a column is unknown or missing, or a text is not UTF-8.
     """
+    for number, text in enumerate([*texts, *columns], start=1):
+        if half_character(text) is not None:
+            shown = cut(text)
+            raise UsageError(
+                f"Text {number} of the command, {shown!r}, is not UTF-8. Write it in UTF-8, or "
+                "give a file with `--input`."
+            )
     fields = [f for _, f, _, _ in string.Formatter().parse(spec["prompt"]) if f]
     wanted = list(dict.fromkeys(re.split(r"[.\[]", f)[0] for f in fields))
     if spec["kind"] == "multiple_choice" and spec["choices_column"] not in wanted:

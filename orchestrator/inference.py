@@ -7,7 +7,6 @@ in it is executed.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,15 +23,15 @@ from orchestrator.encoding import (
 )
 from orchestrator.engine import PlainEngine
 from orchestrator.evaluation import answer_scores, best, question_log_likelihoods
-from orchestrator.experiment import ModelSpec, TrainingSpec
-from orchestrator.scored_model import HEADS_FILE, LinearHeads
+from orchestrator.experiment import TrainingSpec
+from orchestrator.model_folder import base_of, read_model_document, tasks_of
+from orchestrator.scored_model import HEADS_FILE, LinearHeads, hidden_size
 from orchestrator.tasks import (
     ClassificationTask,
     GenerationTask,
     LanguageModellingTask,
     MultipleChoiceTask,
     TaskSpec,
-    parse_task,
     suggestion,
 )
 
@@ -101,29 +100,25 @@ class Predictor:
             The predictor.
 
         Raises:
-            ModelError: If the folder is not a model folder, or its base cannot be loaded.
+            ModelError: If the adapter or its heads cannot be used; a damaged model.json is a
+                `ModelFolderError`, and a base that cannot be loaded a `ModelError`.
         """
-        try:
-            document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise ModelError(
-                f"{folder} is not a model folder: its model.json cannot be read ({error})."
-            ) from None
-        source = document["base"]
-        spec = ModelSpec(**{key: source.get(key) for key in ModelSpec.model_fields})
+        document = read_model_document(folder)
+        spec, tasks = base_of(document, folder), tasks_of(document, folder)
         model: Any = load_base(spec, document["precision"])
         heads = None
         if adapter:
             kept = folder / "adapter" / HEADS_FILE
-            heads = LinearHeads.from_file(kept) if kept.is_file() else None
-            from curlora import load_adapter
+            from curlora import AdapterError, load_adapter
 
-            model = load_adapter(model, folder / "adapter").eval()
-        tasks = {
-            name: parse_task(task, f"{folder / 'model.json'}: tasks.{name}")
-            for name, task in document["tasks"].items()
-        }
-        return cls(model, load_tokenizer(spec), tasks, int(document["max_length"]), heads)
+            try:
+                heads = LinearHeads.from_file(kept) if kept.is_file() else None
+                model = load_adapter(model, folder / "adapter").eval()
+            except (AdapterError, FileNotFoundError) as error:
+                raise ModelError(str(error)) from error
+            if heads is not None:
+                _check_heads(heads, tasks, hidden_size(model), kept)
+        return cls(model, load_tokenizer(spec), tasks, document["max_length"], heads)
 
     @property
     def tasks(self) -> list[str]:
@@ -179,6 +174,23 @@ class Predictor:
 
     def _refuse_unknown_ids(self, task: str, ids: Iterable[int]) -> None:
         refuse_unknown_ids(task, ids, self.tokenizer, self._vocabulary)
+
+
+def _check_heads(
+    heads: LinearHeads, tasks: Mapping[str, TaskSpec], hidden: int, file: Path
+) -> None:
+    """Refuse heads that are not those of a model's tasks."""
+    for name, task in tasks.items():
+        if not isinstance(task, ClassificationTask) or task.head != "linear":
+            continue
+        layer: Any = dict(zip(heads.tasks, heads.layers, strict=True)).get(name)
+        wanted = (len(task.words), hidden)
+        found = None if layer is None else tuple(layer.weight.shape)
+        if found != wanted:
+            raise ModelError(
+                f"{file}: the head of task {name!r} should be {wanted[0]} labels x {wanted[1]} "
+                f"numbers, got {found or 'none'}. Export or copy the model folder again."
+            )
 
 
 def _prediction(

@@ -36,6 +36,7 @@ from orchestrator.encoding import prompt_columns
 from orchestrator.experiment import Experiment, ExperimentError
 from orchestrator.foreign_settings import changed, mlflow_redirects, spare_loopback
 from orchestrator.journal import JOURNAL_NAME, Line, path_within
+from orchestrator.model_folder import MODEL_FILE, read_model_document
 from orchestrator.tasks import (
     ClassificationTask,
     GenerationTask,
@@ -72,7 +73,6 @@ These are `mlflow.parentRunId` and `mlflow.note.content` of runs, and `mlflow.sh
 experiments.
 """
 CHAMPION_ALIAS = "champion"
-MODEL_FILE = "model.json"
 ADAPTER_FOLDER = "adapter"
 
 ADAPTER_MARKER = "adapter.json"
@@ -433,7 +433,7 @@ def log_trial_model(
             experiment_id, name=_LOGGED_MODEL_NAME, source_run_id=run_id,
             tags={f"{TAG}sweep": sweep_id(lines), f"{TAG}trial": trial}, model_type="adapter",
         )  # fmt: skip
-        document = _read_model_document(folder)
+        document = read_model_document(folder)
         saved = Path(scratch) / "saved"
         with warnings.catch_warnings():
             # MLflow's own use of pandas is deprecated.
@@ -527,10 +527,6 @@ def probability_column(label: str) -> str:
     return f"probability_{label}"
 
 
-def _read_model_document(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-
-
 class AdapterModel:
     """What `mlflow.pyfunc.load_model` gives: one adapter, all the tasks that it learnt."""
 
@@ -542,7 +538,7 @@ class AdapterModel:
         """
         from orchestrator.inference import Predictor
 
-        self._tasks = _asked_tasks(_read_model_document(folder))
+        self._tasks = _asked_tasks(read_model_document(folder))
         self._predictor = Predictor.from_folder(folder)
 
     def predict(

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.journal import JOURNAL_NAME, path_within, read_journal
+from orchestrator.model_folder import MODEL_FILE, read_model_document, tasks_of
 from orchestrator.model_registry import (
     ADAPTER_FOLDER,
     ADAPTER_MARKER,
     CHAMPION_ALIAS,
-    MODEL_FILE,
     probability_column,
     resolve,
     write_model_folder,
@@ -40,6 +40,7 @@ from orchestrator.sources import (
     read_split,
     where_is,
 )
+from orchestrator.strict_json import read_object
 from orchestrator.sweep_view import SweepView
 from orchestrator.tasks import (
     ClassificationTask,
@@ -47,7 +48,6 @@ from orchestrator.tasks import (
     LanguageModellingTask,
     MultipleChoiceTask,
     TaskSpec,
-    parse_task,
     suggestion,
 )
 from orchestrator.tracking_address import DATABASE_NAME, recorded_uri
@@ -184,11 +184,7 @@ def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:
 
 def asked_tasks(folder: Path) -> dict[str, TaskSpec]:
     """The tasks of a model folder that can be asked, by name."""
-    document = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-    parsed = {
-        name: parse_task(task, f"{folder / MODEL_FILE}: {name}")
-        for name, task in document["tasks"].items()
-    }
+    parsed = tasks_of(read_model_document(folder), folder)
     return {n: t for n, t in parsed.items() if not isinstance(t, LanguageModellingTask)}
 
 
@@ -252,7 +248,7 @@ def _is_plain_lora(config_file: Path) -> bool:
     """Whether an adapter is a LoRA that needs nothing but its own two factors to be loaded."""
     if not config_file.is_file():
         return False
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config = read_object(config_file, ModelUseError, "Save or copy the adapter again.")
     starts = config.get("init_lora_weights", True)
     plain = isinstance(starts, bool) or starts == "gaussian"
     return config.get("peft_type") == "LORA" and plain and not config.get("use_dora")

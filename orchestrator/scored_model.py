@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from curlora.adapter_files import AdapterError, check_tensors
 from curlora.retention.protocol import Retention
 from orchestrator.base_model import ModelError
 from orchestrator.batches import Scored
@@ -101,9 +102,25 @@ class LinearHeads(nn.Module):
 
         Returns:
             The heads.
+
+        Raises:
+            AdapterError: If the file is damaged, or is not of heads.
         """
+        shapes = check_tensors(path)
+        tasks = [name.removesuffix(".weight") for name in shapes if name.endswith(".weight")]
+        whole = {f"{task}.{kind}" for task in tasks for kind in ("weight", "bias")} == set(shapes)
+        widths = {shapes[f"{task}.weight"][1:] for task in tasks}
+        if (
+            not whole
+            or len(widths) != 1
+            or any(shapes[f"{task}.bias"] != shapes[f"{task}.weight"][:1] for task in tasks)
+        ):
+            raise AdapterError(
+                f"`{path}` holds no linear heads: a weight (labels, hidden) and a bias (labels,) "
+                f"of each task are needed, got {shapes}. Save or copy the adapter again."
+            )
         tensors = read_tensors(path)
-        weights = {n.removesuffix(".weight"): t for n, t in tensors.items() if n.endswith("weight")}
+        weights = {task: tensors[f"{task}.weight"] for task in tasks}
         hidden = next(iter(weights.values())).shape[1]
         heads = cls({task: weight.shape[0] for task, weight in weights.items()}, hidden)
         with torch.no_grad():

@@ -36,8 +36,16 @@ prompt: "{text} is"
 labels: {"0": " red", "1": " blue"}
 """
 TASKS = {
-    "colour": {"kind": "classification", "prompt": "{text} is", "labels": {"0": " red"}},
-    "pair": {"kind": "classification", "prompt": "{first} / {second}:", "labels": {"0": " a"}},
+    "colour": {
+        "kind": "classification",
+        "prompt": "{text} is",
+        "labels": {"0": " red", "1": " blue"},
+    },
+    "pair": {
+        "kind": "classification",
+        "prompt": "{first} / {second}:",
+        "labels": {"0": " a", "1": " b"},
+    },
     "choice": {
         "kind": "multiple_choice",
         "prompt": "{question}",
@@ -492,7 +500,9 @@ def predictor(monkeypatch, project):
     monkeypatch.setitem(sys.modules, "orchestrator.inference", SimpleNamespace(Predictor=Predictor))
     folder = project / "model"
     folder.mkdir()
-    (folder / "model.json").write_text(json.dumps({"tasks": TASKS}))
+    tasks = {name: {"name": name, "data": {"files": "x"}, **spec} for name, spec in TASKS.items()}
+    document = {"base": {"name": "m"}, "precision": "fp32", "max_length": 8, "tasks": tasks}
+    (folder / "model.json").write_text(json.dumps(document))
     (project / "runs").mkdir()
     (project / "runs" / "mlflow.db").touch()
     monkeypatch.setattr(model_use, "resolve", lambda reference, uri, storage: folder)
