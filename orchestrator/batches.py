@@ -447,10 +447,11 @@ def _prepare_text(
     if not validation:
         raise DataError(f"Task {spec.name!r}: the validation text has fewer than two tokens.")
     train = windows(splits.train, max_length, _enough(rows, max_length))[:rows]
+    test = windows(splits.test, context, limits.probe_tokens) if splits.test else ()
     facts |= {
         "train_examples": len(train),
         "validation_examples": len(validation),
-        "test_examples": 0,
+        "test_examples": len(test),
         "train_tokens": sum(len(w.tokens) for w in train),
         "validation_tokens": sum(len(w.tokens) for w in validation),
         "scored_tokens": sum(len(w.tokens) - w.scored_from for w in validation),
@@ -461,7 +462,7 @@ def _prepare_text(
         spec=spec,
         train=tuple(Example(w.tokens, w.scored_from) for w in train),
         validation=validation,
-        test=windows(splits.test, context, limits.probe_tokens) if splits.test else (),
+        test=test,
         facts=facts,
     )
 

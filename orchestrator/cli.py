@@ -34,7 +34,7 @@ from orchestrator.experiment import (
     load_experiment,
     not_a_folder,
 )
-from orchestrator.formatting import show
+from orchestrator.formatting import show, show_interval, show_setting
 from orchestrator.journal import (
     JOURNAL_NAME,
     JournalError,
@@ -784,7 +784,8 @@ def champion_show(
         return
     title = f"{name}@champion: version {record['version']}, trial {record['trial']}"
     shown = display.table(title, "what", "value", left={"what", "value"})
-    for key, value in _leaves(record):
+    test = {"test": record.get("test") or "not read"}  # what nothing was chosen by comes first
+    for key, value in _leaves({**test, **{k: v for k, v in record.items() if k != "test"}}):
         shown.add_row(Text(key), Text(value))
     display.print_on(_console(), shown)
 
@@ -793,12 +794,14 @@ def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
     for key, value in document.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
-        elif isinstance(value, float) and key != "registered":
-            yield prefix + key, show(value)
         elif key == "registered" and isinstance(value, float):
             yield prefix + key, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+        elif key == "gain_interval" or prefix.endswith("minus."):
+            yield prefix + key, show_interval(value)
+        elif isinstance(value, float) and prefix.startswith(("measures.", "test.")):
+            yield prefix + key, show(value)
         else:
-            yield prefix + key, "-" if value is None else str(value)
+            yield prefix + key, show_setting(key, value, exact=True)
 
 
 Reference = Annotated[

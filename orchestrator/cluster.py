@@ -249,6 +249,9 @@ def process_environment() -> dict[str, str]:
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
         "RAY_DEDUP_LOGS": "1",
+        # Many light processes are how trials are run here; told in the middle of the display it
+        # would look like a fault.
+        "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from orchestrator.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.batches import PreparedTask, Scored, epoch_batches
 from orchestrator.encoding import Example
-from orchestrator.evaluation import Answers, Score, score
+from orchestrator.evaluation import Answers, DivergedError, Score, score
 from orchestrator.methods import EarlyStoppingSpec
 from orchestrator.tasks import ClassificationTask
 
@@ -32,10 +32,6 @@ DONE = 1.0
 EXPLODED = 30.0
 """A loss in nats per token that no learning explains: a uniform guess among a quarter of a million
 tokens costs 12.4."""
-
-
-class DivergedError(RuntimeError):
-    """Training ran into a loss or gradient that is not finite, or exploded."""
 
 
 @dataclass(frozen=True)
@@ -396,6 +392,10 @@ class _Stopper:
         return self._spec is not None and taken % self._every == 0
 
     def look(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss of held-out examples became {loss}; lower the learning rate"
+            )
         better = self.best is None or loss < self.best
         self.waited = 0 if better else self.waited + 1
         self.best = loss if self.best is None else min(loss, self.best)

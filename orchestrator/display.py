@@ -19,7 +19,14 @@ from orchestrator.formatting import count, show, show_duration, show_interval, s
 from orchestrator.journal import Line
 from orchestrator.objectives import NATURAL_DIRECTIONS
 from orchestrator.sweep_documents import log_path, next_commands
-from orchestrator.sweep_view import CONTROLS, SweepView, TrialView, mean
+from orchestrator.sweep_view import (
+    CONTROLS,
+    SweepView,
+    TrialView,
+    mean,
+    reading_comparisons,
+    reading_scores,
+)
 
 _SHOWN_SETTINGS = {
     "method.adapter.kind": "kind",
@@ -82,8 +89,8 @@ def render_outcome(lines: Iterable[Line], folder: Path, *, width: int = 100) -> 
         Tables of trials and tasks, the verdict, and the commands that come next.
     """
     view = SweepView.of(lines)
-    parts: list[RenderableType] = [*_trial_tables(view, width), Text()]
-    parts += _task_tables(view, width)
+    parts: list[RenderableType] = [*_reading_tables(view, width), *_trial_tables(view, width)]
+    parts += [Text(), *_task_tables(view, width)]
     parts += [*_comparison_tables(view), _verdict(view), Text(), _caveat(view), Text()]
     parts.append(_next_steps(view, folder))
     return Group(*parts)
@@ -93,7 +100,8 @@ def outcome_svg(lines: Iterable[Line], folder: Path) -> str:
     """The picture of `render_outcome` in 100 columns, without the commands, as an SVG document."""
     view = SweepView.of(lines)
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
-    parts = [*_trial_tables(view, 100), Text(), *_task_tables(view, 100)]
+    parts = [*_reading_tables(view, 100), *_trial_tables(view, 100), Text()]
+    parts += _task_tables(view, 100)
     parts += [*_comparison_tables(view), _verdict(view), Text(), _caveat(view)]
     print_on(console, Group(*parts))
     return console.export_svg(title=f"orchestrate runs show {folder.name}")
@@ -181,18 +189,46 @@ def failure(trial: TrialView) -> str:
     )
 
 
-def _task_tables(view: SweepView, width: int) -> list[RenderableType]:
+def _reading_tables(view: SweepView, width: int) -> list[RenderableType]:
+    """What the test data say, each reading by itself, the first one first."""
+    tables: list[RenderableType] = []
+    for reading in view.readings:
+        if not reading.get("reading"):
+            continue
+        champion = reading["champion"]
+        title = f"Test examples, reading {reading['reading']}: {champion} minus each control"
+        made = table(title, "compared with", "its mean", "difference", "95 % interval",
+                     left={"compared with"})  # fmt: skip
+        for name, score, difference, interval in reading_comparisons(reading):
+            _add(made, [name, show(score), show(difference, signed=True), show_interval(interval)])
+        labels = {**CONTROLS, reading["runner_up"]: f"{reading['runner_up']}, the runner-up",
+                  champion: f"{champion}, champion then"}  # fmt: skip
+        rows = {
+            labels.get(name, name): [show(score) for score in scores]
+            for name, scores in reading_scores(reading).items()
+        }
+        rows["test examples"] = [str(reading["examples"].get(t, "-")) for t in view.tasks]
+        tables += [made, Text(), *_task_tables(view, width, rows, "Test scores by task")]
+    return tables
+
+
+def _task_tables(
+    view: SweepView,
+    width: int,
+    rows: Mapping[str, list[str]] | None = None,
+    title: str = "Scores by task",
+) -> list[RenderableType]:
     """Scores by task, in as many tables as the width needs."""
-    rows = task_rows(view)
+    rows = task_rows(view) if rows is None else rows
     if not view.tasks or not rows:
         return []
     tables: list[RenderableType] = []
     start = 0
     while start < len(view.tasks):
         stop = start + 1
-        made = _task_table(view.tasks, rows, start, stop)
+        made = _task_table(view.tasks, rows, start, stop, title)
         while stop < len(view.tasks):
-            wider = _task_table(view.tasks, rows, start, stop + 1)
+            wider = _task_table(view.tasks, rows, start, stop + 1, title)
             if _natural_width(wider) > width:
                 break
             made, stop = wider, stop + 1
@@ -201,8 +237,10 @@ def _task_tables(view: SweepView, width: int) -> list[RenderableType]:
     return tables
 
 
-def _task_table(tasks: list[str], rows: Mapping[str, list[str]], start: int, stop: int) -> Table:
-    made = table("Scores by task", "", *tasks[start:stop], left={""})
+def _task_table(
+    tasks: list[str], rows: Mapping[str, list[str]], start: int, stop: int, title: str
+) -> Table:
+    made = table(title, "", *tasks[start:stop], left={""})
     for name, cells in rows.items():
         _add(made, [name, *cells[start:stop]])
     return made
@@ -311,6 +349,7 @@ def _verdict(view: SweepView) -> Text:
     if view.runner_up is not None:
         between = show_interval(view.runner_up_interval)
         text.append(f"\nRunner-up {view.runner_up}: the champion's score minus its, {between}.")
+    text.append(f"\n{view.test_words}")
     if view.model is not None:
         text.append(f"\nRegistered as {view.model}, version {view.version}.")
     return text
@@ -324,10 +363,18 @@ def _caveat(view: SweepView) -> Text:
         how_many = f"one seed ({seeds.pop()}): how far another would land was not measured"
     else:
         how_many = f"{len(seeds)} seeds, one for each trial"
-    which = "These are validation scores"
+    which = "Trials show validation scores"
     if view.kind != "run":
         which += ", by which the trials were chosen, so the best of them is optimistic"
-    return Text(f"{which}. It is {how_many}.", style="dim")
+    told = f"{which}. It is {how_many}."
+    if view.kind != "run" and view.ended:
+        told += " The interval of a trial is right for one that was named beforehand; "
+        told += (
+            f"the verdict's allows for the choice among {view.compared}."
+            if view.compared is not None
+            else "the verdict, of an earlier version, did not allow for the choice among them."
+        )
+    return Text(told, style="dim")
 
 
 def print_on(console: Console, shown: RenderableType) -> None:
@@ -364,7 +411,7 @@ def render_trial(view: SweepView, trial: TrialView, folder: Path) -> RenderableT
         head.append(f"\n{trial.reason}", style="red" if trial.state == "FAILED" else "")
     settings = table("Settings", "setting", "value", left={"setting"})
     for path, value in view.settings(trial).items():
-        _add(settings, [path, show_setting(path, value)])
+        _add(settings, [path, show_setting(path, value, exact=True)])
     numbers = table("Measures", "measure", "value", "better", left={"measure", "better"})
     for name, direction in NATURAL_DIRECTIONS.items():
         better = "more" if direction == "max" else "less"
@@ -490,9 +537,7 @@ def render_diff(document: Mapping[str, Any]) -> RenderableType:
         made = table(f"{name.capitalize()} that differ", name, left, right,
                      left={name, left, right})  # fmt: skip
         for path, pair in document[name].items():
-            cells = [show_setting(path, pair[side]) for side in ("left", "right")]
-            if cells[0] == cells[1]:  # they differ beyond the decimals that tables show
-                cells = [str(pair["left"]), str(pair["right"])]
+            cells = [show_setting(path, pair[side], exact=True) for side in ("left", "right")]
             _add(made, [path, *cells])
         parts += [made, Text()]
     numbers = table("Measures", "measure", left, right, "difference", left={"measure"})

@@ -7,10 +7,10 @@ gives the same driver. It knows nothing of Ray.
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import shutil
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,20 +21,21 @@ from orchestrator.batches import PreparedData
 from orchestrator.continual_loop import DONE, StageReport
 from orchestrator.controls import Controls, bounds
 from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec, refusal
-from orchestrator.journal import Journal, Line
+from orchestrator.journal import Journal, Line, reading_due, standing_verdict
 from orchestrator.objectives import (
     NEEDS_ORDER,
+    UNKNOWN,
     Candidate,
     Interval,
     ProbeReading,
     best_candidate,
-    choose_champion,
-    front,
     measures,
 )
 from orchestrator.packing import base_refuses, trial_refuses
+from orchestrator.readings import Side
 from orchestrator.tasks import LanguageModellingTask
 from orchestrator.training import BASE_TRIAL, ProgressFile
+from orchestrator.verdict import Judged, fresh_seeds, judge, reading
 
 if TYPE_CHECKING:
     from orchestrator.search import Wait
@@ -161,7 +162,10 @@ class Driver:
         self.capacity = Capacity()
         self.pool: Seats | None = None
         """Where trials that can be packed run; None: each has workers of its own."""
+        self._pool_starts = False
+        """Whether members were told to start, and none has been heard of since."""
         self._seats: dict[str, str] = {}
+        self._joint_trials: dict[str, bool] = {}
         self.scheduled = False
         """Whether a scheduler of Ray Tune may stop trials."""
         for line in journal.lines:
@@ -283,13 +287,13 @@ class Driver:
     def finalists(self) -> list[Trial]:
         """The best searched trial of each group; those that keep the champion's limits first."""
         rule, per = self.experiment.champion, self.experiment.finalists.per
-        groups: dict[Any, list[Candidate]] = {}
-        for trial in self._searched():
-            if trial.state == "COMPLETE" and trial.measures is not None:
-                group = trial.overrides.get(per) if per is not None else None
-                groups.setdefault(group, []).append(
-                    Candidate(trial.name, trial.measures, trial.interval or _UNKNOWN)
-                )
+        groups: dict[str, list[Candidate]] = {}
+        for trial in self._eligible():
+            # A choice may be a list, which is no key.
+            group = json.dumps(trial.overrides.get(per)) if per is not None else ""
+            groups.setdefault(group, []).append(
+                Candidate(trial.name, trial.measures or {}, UNKNOWN)
+            )
         best = [
             best_candidate(group, maximize=rule.maximize, subject_to=rule.subject_to)
             for group in groups.values()
@@ -298,15 +302,32 @@ class Driver:
 
     def _repetitions(self) -> list[tuple[str, str, dict[str, Any]]]:
         """Name, finalist and overrides of every repetition with a fresh seed."""
-        seeds = range(1, self.experiment.finalists.fresh_seeds + 1)
-        if not seeds:
+        own, count = self.experiment.training.seed, self.experiment.finalists.fresh_seeds
+        if not count:
             return []
-        seed = self.experiment.training.seed
+        seeds = fresh_seeds(own, self._seeds_in_the_choice(), count)
         return [
-            (f"{t.name}-s{k}", t.name, {**t.overrides, "training.seed": seed + k})
+            (f"{t.name}-s{seed - own}", t.name, {**t.overrides, "training.seed": seed})
             for t in self.finalists()
-            for k in seeds
+            for seed in seeds
         ]
+
+    def _eligible(self) -> list[Trial]:
+        """The searched trials that may become champion: whole, and no controls."""
+        return [
+            trial
+            for trial in self._searched()
+            if trial.state == "COMPLETE"
+            and trial.measures is not None
+            and not self._joint(trial.name)
+        ]
+
+    def _seed_of(self, trial: Trial) -> int:
+        return int(trial.overrides.get("training.seed", self.experiment.training.seed))
+
+    def _seeds_in_the_choice(self) -> set[int]:
+        """The seeds of all trials of the search, whatever became of them."""
+        return {self._seed_of(trial) for trial in self._searched()}
 
     def next_job(self, tune_id: str) -> dict[str, Any] | Wait | None:
         """The next trial's configuration for Ray Tune.
@@ -352,6 +373,7 @@ class Driver:
         if self.pool is not None and job["seat"] == "pool":
             if not self.pool.is_open:
                 self.pool.open()
+                self._pool_starts = True
             job |= {"member": self.pool.assign(name), "row_0": self._row_0()}
         return job
 
@@ -478,6 +500,9 @@ class Driver:
     def hear_trial(self, name: str, message: Mapping[str, Any]) -> None:
         """Take in a message of a trial."""
         trial = self.trials[name]
+        if self._pool_starts and self.seat(name) == "pool":
+            self._pool_starts = False
+            self.observer.note("the pool has started")
         match message.get("kind"):
             case "progress":
                 self.observer.progress(name, dict(message["progress"]))
@@ -597,7 +622,9 @@ class Driver:
 
     def _joint(self, name: str) -> bool:
         """Whether a trial learns all tasks at once: a control, for which no trial can be chosen."""
-        return self.trial_experiment(name).method.sequence == "joint"
+        if name not in self._joint_trials:
+            self._joint_trials[name] = self.trial_experiment(name).method.sequence == "joint"
+        return self._joint_trials[name]
 
     def _end(self, trial: Trial, state: str, reason: str) -> None:
         trial.state = state
@@ -610,9 +637,7 @@ class Driver:
             state=state,
             reason=reason,
             measures=trial.measures if complete else None,
-            gain_interval=[trial.interval.low, trial.interval.high]
-            if complete and trial.interval is not None
-            else None,
+            gain_interval=bounds(trial.interval) if complete else None,
             intervals=self._controls().intervals(final.per_example)
             if complete and trial.name != BASE_TRIAL and final is not None
             else None,
@@ -688,116 +713,90 @@ class Driver:
         return readings
 
     def conclude(self) -> None:
-        """Name the front and the champion, when nothing is left to run."""
-        whole = {
-            t.name: t.measures
-            for t in self._searched()
-            if t.state == "COMPLETE" and t.measures is not None and not self._joint(t.name)
-        }
-        controls = self._controls()
-        finalists = [self._finalist(trial) for trial in self.finalists()]
-        repeated = [finalist for finalist in finalists if finalist["repeats"]]
-        candidates = [
-            Candidate(
-                finalist["trial"],
-                {**whole[finalist["trial"]], **finalist["mean"]},
-                controls.interval(
-                    self._mean_examples(finalist["repeats"]), controls.reference_examples
-                )
-                or _UNKNOWN,
-            )
-            for finalist in repeated
-            if finalist["trial"] in whole
-        ] or [
-            Candidate(name, values, self.trials[name].interval or _UNKNOWN)
-            for name, values in whole.items()
-        ]
-        rule = self.experiment.champion
-        verdict = choose_champion(
-            candidates,
-            maximize=rule.maximize,
-            subject_to=rule.subject_to,
-            basis=_seeds_words(repeated),
-            reference=controls.reference_name,
-        )
-        others = [c for c in candidates if c.name != verdict.champion]
-        runner_up = (
-            best_candidate(others, maximize=rule.maximize, subject_to=rule.subject_to).name
-            if others and verdict.champion is not None
-            else None
-        )
+        """Name the front and the champion when nothing is left to run, unless that is done."""
+        if standing_verdict(self.journal.lines) is not None:
+            return
+        tried = {t.name: self._judged(t) for t in self._eligible()}
+        finalists = {t.name: self._repeats(t) for t in self.finalists()}
         self.record(
             "sweep_ended",
-            front=front(whole, self.experiment.objectives),
-            champion=verdict.champion,
-            reason=verdict.reason,
-            finalists=repeated,
-            runner_up=runner_up,
-            runner_up_interval=bounds(
-                controls.interval(
-                    self._candidate_examples(verdict.champion, repeated),
-                    self._candidate_examples(runner_up, repeated),
-                )
-                if verdict.champion is not None and runner_up is not None
-                else None
+            **judge(
+                tried,
+                finalists,
+                self._controls(),
+                self.experiment,
+                stopped=sum(trial.state == "STOPPED" for trial in self._searched()),
             ),
         )
 
-    def _finalist(self, trial: Trial) -> dict[str, Any]:
-        """A finalist's repetitions: their mean measures, and the spread over seeds."""
-        repeats = [t for t in self.trials.values() if t.of == trial.name and t.state == "COMPLETE"]
-        values = [t.measures for t in repeats if t.measures is not None]
-        names = list(values[0]) if values else []
-        mean = {name: statistics.fmean(v[name] for v in values) for name in names}
-        spread = {name: _spread([v[name] for v in values]) for name in names}
+    def to_be_read(self) -> dict[str, Side]:
+        """Say whose test scores the verdict asks for.
+
+        Returns:
+            Trials and the base, by name, without those that an earlier reading has scored.
+        """
+        verdict = standing_verdict(self.journal.lines)
+        if verdict is None or not reading_due(self.journal.lines):
+            return {}
+        known = self._read_before()
+        names = (BASE_TRIAL, verdict["champion"], verdict.get("runner_up"))
         return {
-            "trial": trial.name,
-            "repeats": [t.name for t in repeats],
-            "mean": mean,
-            "spread": spread,
+            name: Side(
+                # Without what only the driver needs, such as where MLflow records.
+                Experiment.model_validate(self.trial_experiment(name).for_workers()),
+                None if name == BASE_TRIAL else self.adapter_folder(name),
+            )
+            for name in names
+            if name is not None and name not in known
         }
 
-    def _candidate_examples(
-        self, name: str, repeated: Sequence[Mapping[str, Any]]
-    ) -> dict[str, list[float]]:
-        repeats = next((f["repeats"] for f in repeated if f["trial"] == name), [name])
-        return self._mean_examples(repeats)
+    def _read_before(self) -> dict[str, dict[str, Any]]:
+        """The test scores that earlier readings have journalled, by trial."""
+        lines = [line for line in self.journal.lines if line["event"] == "test_read"]
+        return {name: side for line in lines for name, side in line["sides"].items()}
 
-    def _mean_examples(self, names: Sequence[str]) -> dict[str, list[float]]:
-        """Each example's mean score over some trials, by task."""
-        reports = [self.trials[n].last_report(len(self.experiment.tasks)) for n in names]
-        each = [r.per_example for r in reports if r is not None and r.per_example is not None]
-        return {
-            task: [
-                statistics.fmean(scores) for scores in zip(*(e[task] for e in each), strict=True)
-            ]
-            for task in (each[0] if each else ())
-        }
+    def test_read(self, sides: Mapping[str, dict[str, Any]]) -> None:
+        """Journal a reading of the test data.
+
+        Args:
+            sides: What was found of `to_be_read`, by name.
+        """
+        lines = self.journal.lines
+        verdict = standing_verdict(lines)
+        assert verdict is not None, "test data are read for a verdict"
+        wanted = {BASE_TRIAL, verdict["champion"], verdict.get("runner_up")}
+        everything = {**self._read_before(), **sides}
+        self.record(
+            "test_read",
+            **reading(
+                verdict,
+                {name: side for name, side in everything.items() if name in wanted},
+                [self.data.tasks[name] for name in self.experiment.tasks],
+                number=1 + sum(bool(x.get("reading")) for x in lines if x["event"] == "test_read"),
+            ),
+        )
+
+    def _judged(self, trial: Trial) -> Judged:
+        final = trial.last_report(len(self.experiment.tasks))
+        examples = final.per_example if final is not None else None
+        return Judged(trial.name, trial.measures or {}, examples or {})
+
+    def _repeats(self, finalist: Trial) -> list[Judged]:
+        """A finalist's repetitions with seeds that had no part in the choice."""
+        used = self._seeds_in_the_choice()
+        return [
+            self._judged(trial)
+            for trial in self.trials.values()
+            if trial.of == finalist.name
+            and trial.state == "COMPLETE"
+            and self._seed_of(trial) not in used
+        ]
 
     def record(self, event: str, **fields: Any) -> Line:
         """Journal a line, then tell the observer."""
         line = self.journal.append(event, **fields)
         self.observer.line(line)
         return line
-
-
-_UNKNOWN = Interval(-math.inf, math.inf)
-
-
-def _spread(values: Sequence[float]) -> float:
-    """The standard deviation; NaN where it is not known."""
-    known = len(values) > 1 and all(map(math.isfinite, values))
-    return statistics.stdev(values) if known else math.nan
-
-
-def _seeds_words(repeated: Sequence[Mapping[str, Any]]) -> str:
-    """On which seeds a verdict stands, in words."""
-    counts = sorted({len(finalist["repeats"]) for finalist in repeated})
-    if not counts:
-        return ""
-    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    noun = "seed that had" if counts == [1] else "seeds that had"
-    return f"on {number} fresh {noun} no part in the choice"
 
 
 def is_out_of_room(reason: str) -> bool:

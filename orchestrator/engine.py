@@ -419,10 +419,10 @@ class PlainEngine(_Engine):
                 result[batch] = self.scored(input_ids, positions, None).cpu()
         return result
 
-    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str | None]:
         """What the model writes after each prompt; see `Engine`."""
         self.scored.eval()
-        result = [""] * len(prompts)
+        result: list[str | None] = [None] * len(prompts)
         for batch in prompt_batches(prompts, task, self._batch_tokens):
             texts = write_batch(
                 self.scored.model, self._tokenizer, [prompts[i] for i in batch], task, self._device
@@ -696,17 +696,17 @@ class DeepSpeedEngine(_Engine):
         torch.distributed.all_reduce(gathered)
         return (gathered[:, :width] / gathered[:, width:]).cpu()
 
-    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str | None]:
         """What the model writes after each prompt; each worker writes its share."""
         self._engine.eval()
-        mine: dict[int, str] = {}
+        mine: dict[int, str | None] = {}
         for batch in self._share(prompt_batches(prompts, task, self._batch_tokens)):
             texts = write_batch(
                 self._model, self._tokenizer, [prompts[i] for i in batch], task, self._device,
                 synced=self._stage == 3,
             )  # fmt: skip
             mine |= dict(zip(batch, texts, strict=True))
-        parts: list[dict[int, str]] = [{} for _ in range(self._place.world)]
+        parts: list[dict[int, str | None]] = [{} for _ in range(self._place.world)]
         torch.distributed.all_gather_object(parts, mine)
         whole = {index: text for part in parts for index, text in part.items()}
         return [whole[index] for index in range(len(prompts))]

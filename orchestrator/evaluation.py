@@ -26,6 +26,10 @@ LogProbabilities: TypeAlias = Callable[[Sequence[Scored]], list[list[float]]]
 """Gives, for each row, the log-probability of each of its picks."""
 
 
+class DivergedError(RuntimeError):
+    """A loss, gradient or score that is not finite, or a loss that exploded."""
+
+
 class Answers(Protocol):
     """Who answers: an engine around a model."""
 
@@ -33,8 +37,11 @@ class Answers(Protocol):
         """The log-probability of every pick of every row."""
         ...
 
-    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
-        """What the model writes after each prompt, greedily, up to the first of `task.stop`."""
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> Sequence[str | None]:
+        """What the model writes after each prompt, greedily, up to the first of `task.stop`.
+
+        None where its scores of the next token were no numbers.
+        """
         ...
 
 
@@ -51,7 +58,8 @@ class Score:
     """`accuracy` and `accuracy_norm`, or `cross_entropy` (nats per token), `perplexity` and
     `bits_per_byte`."""
     per_example: tuple[float, ...] = ()
-    """Score of each example, in order: 0 or 1, or a window's mean token probability."""
+    """Score of each example, in order, whose mean is `value`: 0 or 1, a text's metric, or what a
+    window of running text adds to the score (see `score`)."""
 
 
 def question_log_likelihoods(
@@ -81,6 +89,11 @@ def question_log_likelihoods(
 def score(items: Sequence[Item], task: TaskSpec, answers: Answers) -> Score:
     """Score a task.
 
+    The score of running text is exp(-H), with H the nats per token over all windows: no mean over
+    windows. So that its bootstrap is one of the same quantity, each window stands with its part in
+    the score's expansion to first order, exp(-H) (1 + (H n_w - nats_w) / mean n), whose mean over
+    windows is exp(-H) itself (the infinitesimal jackknife; Jaeckel 1972).
+
     Args:
         items: Questions, prompts to write after, or windows of text; all of one kind.
         task: Names the metric that is the headline.
@@ -91,18 +104,30 @@ def score(items: Sequence[Item], task: TaskSpec, answers: Answers) -> Score:
 
     Raises:
         ValueError: If there is nothing to score.
+        DivergedError: If what the score would be made from is not finite.
     """
     if not items:
         raise ValueError("There is nothing to score: `items` is empty.")
+
+    def log_probabilities(rows: Sequence[Scored]) -> list[list[float]]:
+        values = answers.log_probabilities(rows)
+        for value in (value for row in values for value in row):
+            if not math.isfinite(value):
+                raise DivergedError(_not_finite(f"a log-probability is {value}", task))
+        return values
+
     windows = [item for item in items if isinstance(item, Window)]
     if windows:
-        return _score_text(windows, answers.log_probabilities)
+        return _score_text(windows, log_probabilities)
     writings = [item for item in items if isinstance(item, Writing)]
     if writings and isinstance(task, GenerationTask):
-        written = answers.write([item.prompt for item in writings], task)
+        found = answers.write([item.prompt for item in writings], task)
+        written = [text for text in found if text is not None]
+        if len(written) < len(found):
+            raise DivergedError(_not_finite("scores of the next token are no numbers", task))
         return score_written(written, [item.reference for item in writings], task)
     questions = [item for item in items if isinstance(item, Question)]
-    likelihoods = question_log_likelihoods(questions, answers.log_probabilities)
+    likelihoods = question_log_likelihoods(questions, log_probabilities)
     plain = _right(questions, likelihoods, "accuracy")
     normalised = _right(questions, likelihoods, "accuracy_norm")
     metrics = {
@@ -111,6 +136,13 @@ def score(items: Sequence[Item], task: TaskSpec, answers: Answers) -> Score:
     }
     chosen = normalised if task.metric == "accuracy_norm" else plain
     return Score(metrics[task.metric], metrics, tuple(chosen))
+
+
+def _not_finite(what: str, task: TaskSpec) -> str:
+    return (
+        f"{what} when task {task.name!r} is scored: what the weights compute is not finite any "
+        "more; lower the learning rate"
+    )
 
 
 def score_written(written: Sequence[str], references: Sequence[str], task: GenerationTask) -> Score:
@@ -211,12 +243,16 @@ def _score_text(windows: Sequence[Window], log_probabilities: LogProbabilities) 
     count = sum(len(values) for values in answers)
     num_bytes = sum(window.num_bytes for window in windows)
     cross_entropy = nats / count
+    value, mean_count = math.exp(-cross_entropy), count / len(windows)
     return Score(
-        math.exp(-cross_entropy),
+        value,
         {
             "cross_entropy": cross_entropy,
             "perplexity": math.exp(min(cross_entropy, 700.0)),
             "bits_per_byte": nats / math.log(2) / max(num_bytes, 1),
         },
-        tuple(math.exp(sum(values) / len(values)) for values in answers),
+        tuple(
+            value * (1.0 + (cross_entropy * len(values) + sum(values)) / mean_count)
+            for values in answers
+        ),
     )

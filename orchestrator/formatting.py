@@ -33,15 +33,36 @@ def show_duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def show_setting(path: str, value: Any) -> str:
-    """A setting as the tables print it."""
+def show_setting(path: str, value: Any, *, exact: bool = False) -> str:
+    """A setting as it is printed.
+
+    Args:
+        path: Its dotted path.
+        value: Its value.
+        exact: Whether what is printed must give the very value when it is copied into a file.
+            Otherwise, in tables of many trials, learning rates have six digits and other numbers
+            three decimals.
+
+    Returns:
+        Text; "-" for None.
+    """
     if value is None:
         return "-"
     if path.endswith("learning_rate"):
-        return f"{float(value):.1e}"
-    if isinstance(value, float):
+        return _scientific(float(value), 16 if exact else 5)
+    if isinstance(value, float) and not exact:
         return show(value)
     return str(value)
+
+
+def _scientific(value: float, decimals: int) -> str:
+    """A number with an exponent and as few decimals as tell it from others, at least one."""
+    # YAML reads a number with an exponent as text, unless it has a point and the exponent a sign.
+    return next(
+        text
+        for text in (f"{value:.{digits}e}" for digits in range(1, decimals + 1))
+        if float(text) == value or text == f"{value:.{decimals}e}"
+    )
 
 
 def count(number: int, noun: str) -> str:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from orchestrator.batches import PreparedTask, Scored
-from orchestrator.encoding import Example, Question
-from orchestrator.evaluation import Score
+from orchestrator.encoding import Example, Item, Question
+from orchestrator.evaluation import DivergedError, Score
 
 PENALTY = 1.0
 """Of half the squared weights, beside the sum of the examples' losses."""
@@ -25,30 +25,36 @@ MOST_EXAMPLES = 4096
 linear head."""
 
 
-def head_only(task: PreparedTask, hidden_states: Callable[[Sequence[Scored]], Any]) -> Score:
-    """Fit the control on a task's training split and score it on its validation split.
+def head_only(
+    task: PreparedTask,
+    hidden_states: Callable[[Sequence[Scored]], Any],
+    items: Sequence[Item] | None = None,
+) -> Score:
+    """Fit the control on a task's training split and score it on another.
 
     Args:
         task: A classification task with training examples.
         hidden_states: Gives the last hidden state of each row, float32 (rows, hidden).
+        items: What it is scored on; None: the validation split.
 
     Returns:
         The score; NaN, with no examples, when the training split has only one label (which is said
         when the data are prepared).
 
     Raises:
-        FloatingPointError: If a hidden state is not finite.
+        DivergedError: If a hidden state is not finite.
     """
     examples = _chosen([example for example in task.train if example.label is not None])
     labels = [int(example.label or 0) for example in examples]
     if len(set(labels)) < 2:
         return Score(float("nan"))
-    questions = [item for item in task.validation if isinstance(item, Question)]
+    scored = task.validation if items is None else items
+    questions = [item for item in scored if isinstance(item, Question)]
     prompts = [example.tokens[: example.scored_from] for example in examples]
     prompts += [question.prompt for question in questions]
     features = hidden_states([Scored(p, ((len(p) - 1, 0),)) for p in prompts]).double()
     if not bool(torch.isfinite(features).all()):
-        raise FloatingPointError(
+        raise DivergedError(
             f"The base's hidden states on the task {task.name!r} are not finite, so no head can be "
             "fitted to them. Try `training.precision: fp32`, or another base."
         )

@@ -151,7 +151,14 @@ class Predictor:
         if isinstance(spec, GenerationTask):
             prompts = [encode_prompt(spec, row, self.tokenizer, self._max_length) for row in rows]
             self._refuse_unknown_ids(task, (i for prompt in prompts for i in prompt))
-            return [Prediction(text, {}) for text in self._engine.write(prompts, spec)]
+            written = self._engine.write(prompts, spec)
+            texts = [text for text in written if text is not None]
+            if len(texts) < len(written):
+                raise PredictionError(
+                    f"What this model computes for task {task!r} is not finite, so nothing can be "
+                    "written. Its weights are damaged, or its training had diverged."
+                )
+            return [Prediction(text, {}) for text in texts]
         if isinstance(spec, ClassificationTask) and spec.head == "linear" and not self._heads:
             raise PredictionError(
                 f"The task {task!r} is answered by a linear head, and the untouched base has none."

@@ -16,7 +16,13 @@ Every line holds `n` (its number), `time` (seconds since the epoch) and `event`,
 `trial_ended`             `trial`, `state` (COMPLETE, FAILED, STOPPED), `reason`, `measures`,
                           `gain_interval`, `adapter` (folder relative to the sweep), `log`
 `sweep_stopped`           `reason`, `trials` (those that failed): it was given up for now
-`sweep_ended`             `front`, `champion` (a trial or null), `reason`
+`sweep_ended`             `front`, `champion` (a trial or null), `reason`, `runner_up`,
+                          `finalists`, `intervals` (of the gain, by trial; all hold at once),
+                          `compared` (for the choice among how many trials they allow)
+`test_read`               `reading` (1, 2, ...; null where the champion could not be scored),
+                          `purpose`, `champion`, `runner_up`, `sides` (by trial, and the base:
+                          `row`, `metrics`, `per_example`), `unread` (why, by trial), `examples`,
+                          `controls`, `accuracy`, `gain` and intervals
 `champion_registered`     `trial`, `model`, `version`
 ========================  ==========================================================================
 
@@ -29,7 +35,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path, PurePath
@@ -98,6 +104,43 @@ def read_journal(folder: Path) -> list[Line]:
     if not path.is_file():
         return []
     return list(_whole_lines(path, path.read_bytes()))
+
+
+_OF_TRIALS = {"trial_proposed", "trial_started", "stage_report", "trial_ended"}
+
+
+def standing_verdict(lines: Sequence[Line]) -> Line | None:
+    """The last verdict of a sweep, unless trials went on after it.
+
+    Args:
+        lines: The journal.
+
+    Returns:
+        The line of `sweep_ended`, or None.
+    """
+    for line in reversed(lines):
+        if line["event"] == "sweep_ended":
+            return line
+        if line["event"] in _OF_TRIALS:
+            return None
+    return None
+
+
+def reading_due(lines: Sequence[Line]) -> bool:
+    """Whether the verdict that stands has a champion whose test scores were never asked for.
+
+    Args:
+        lines: The journal.
+
+    Returns:
+        False, too, where it was tried and could not be done.
+    """
+    verdict = standing_verdict(lines)
+    if verdict is None or verdict["champion"] is None:
+        return False
+    pair = (verdict["champion"], verdict.get("runner_up"))
+    asked = [line for line in lines if line["event"] == "test_read"]
+    return all((line["champion"], line["runner_up"]) != pair for line in asked)
 
 
 def is_being_written(folder: Path) -> bool:

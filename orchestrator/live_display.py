@@ -5,6 +5,7 @@ Only the progress between two journal lines comes from elsewhere, and is never k
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,8 +22,10 @@ from rich.text import Text
 from orchestrator.display import failure
 from orchestrator.formatting import count, show, show_duration, show_interval, show_setting
 from orchestrator.journal import Line
-from orchestrator.sweep_view import BASE, SweepView, TrialView, number
+from orchestrator.sweep_view import BASE, SweepView, TrialView, number, reading_words
 
+_IMPORTANT = {"trial_ended", "sweep_ended", "test_read", "champion_registered"}
+"""Lines that are said above the panel, too."""
 HEARTBEAT_SECONDS = 10.0
 """A sweep without a terminal is never silent for longer than this."""
 
@@ -97,7 +100,7 @@ class LiveDisplay:
             if line["event"] == "trial_ended":
                 self._progress.pop(line["trial"], None)
             told = describe(line, self.view)
-            important = line["event"] in {"trial_ended", "sweep_ended", "champion_registered"}
+            important = line["event"] in _IMPORTANT
             if told and not old and (self._live is None or important):
                 self._say(told)
 
@@ -190,17 +193,13 @@ class LiveDisplay:
             head.append(f"   elapsed {show_duration(self._clock() - self._began)}")
             left = self.time_left()
             head.append(f"   left {'-' if left is None else 'about ' + show_duration(left)}")
-            best = view.best
-            words = "-"
-            if best is not None:
-                words = f"{best.name}, gain {show(best.measure('gain'), signed=True)}"
-                words += f" {show_interval(best.gain_interval)}"
             parts: list[RenderableType] = [head]
             if view.total and view.name:
                 whole = Table.grid()
                 whole.add_row(ProgressBar(total=view.total, completed=done, width=40))
                 parts.append(whole)
-            parts += [self._running_table(), Text(f"best so far  {words}")]
+            parts += [self._running_table(), Text(f"untouched base  {_base_words(view)}")]
+            parts.append(Text(f"best so far  {_best_words(view)}"))
             if view.name:
                 parts.append(Text(self._doing, style="dim"))
             return Panel(Group(*parts), title=Text(view.name or "starting"), title_align="left")
@@ -221,6 +220,35 @@ class LiveDisplay:
                 Text(f"{share:4.0%}"),
             )
         return rows
+
+
+def _base_words(view: SweepView) -> str:
+    """What the untouched base scores, as soon as that is known."""
+    scores = view.control_scores("zero_shot")
+    known = [
+        f"{task} {show(score)}"
+        for task, score in zip(view.tasks, scores, strict=True)
+        if not math.isnan(score)
+    ]
+    return ", ".join(known) or "-"
+
+
+def _best_words(view: SweepView) -> str:
+    """The best trial by what is known: its gain, or how far it is and what it scores there."""
+    best = view.best
+    if best is not None:
+        gain = show(best.measure("gain"), signed=True)
+        return f"{best.name}, gain {gain} {show_interval(best.gain_interval)}"
+    leading = view.leading
+    if leading is None:
+        return "-"
+    report, ahead = leading.report, show(leading.ahead, signed=True)
+    told = f"{leading.trial}, score {show(leading.score)} on "
+    if report.get("row"):
+        told += f"all tasks after {report['task']}"
+    else:
+        told += f"{report['task']} at {report['fraction']:.0%}"
+    return told + (f", {ahead} over the untouched base" if not math.isnan(leading.ahead) else "")
 
 
 def _share(progress: Mapping[str, Any]) -> float:
@@ -275,6 +303,8 @@ def describe(line: Line, view: SweepView) -> str:
         case "sweep_ended":
             who = f"champion {line['champion']}" if line["champion"] else "no champion"
             told = f"ended, {who}: {line['reason']}"
+        case "test_read":
+            told = reading_words(line) if line.get("reading") else view.test_words
         case "champion_registered":
             told = f"registered {line['trial']} as {line['model']}, version {line['version']}"
         case _:
@@ -283,7 +313,9 @@ def describe(line: Line, view: SweepView) -> str:
 
 
 def _chosen(overrides: Mapping[str, Any]) -> str:
-    words = [f"{k.rsplit('.', 1)[-1]} {show_setting(k, v)}" for k, v in overrides.items()]
+    words = [
+        f"{k.rsplit('.', 1)[-1]} {show_setting(k, v, exact=True)}" for k, v in overrides.items()
+    ]
     return ", ".join(words) or "the settings of the file"
 
 

@@ -775,7 +775,7 @@ def register_champion(
             version = _new_version(client, name, run, parent,
                                    sweep_folder=sweep_folder, lines=lines, trial=trial)  # fmt: skip
         else:
-            version = _decided_again(client, version, verdict)
+            version = _decided_again(client, version, verdict, test_scores(lines, trial))
         text = _move_alias(client, model, version, alias, latest=just_decided)
         return Registration(name, str(version.version), text)
 
@@ -823,9 +823,25 @@ def _known_version(client: MlflowClient, name: str, sweep: str, trial: str) -> M
     return next(iter(client.search_model_versions(wanted)), None)
 
 
-def _decided_again(client: MlflowClient, version: ModelVersion, verdict: Line) -> ModelVersion:
-    """A champion may come back after another trial of its sweep was champion for a while."""
-    for key, value in _verdict_tags(verdict).items():
+def _decided_again(
+    client: MlflowClient, version: ModelVersion, verdict: Line, test: Mapping[str, Any] | None
+) -> ModelVersion:
+    """Bring a version's tags up to date.
+
+    A champion may come back after another trial of its sweep was champion for a while, and its test
+    scores may be read once it has been registered.
+
+    Args:
+        client: From `connect`.
+        version: The version.
+        verdict: The line of `sweep_ended` that names its trial.
+        test: What `test_scores` gave.
+
+    Returns:
+        The version with them.
+    """
+    wanted = _verdict_tags(verdict) | {_TEST: json.dumps(test)}
+    for key, value in wanted.items():
         if version.tags.get(key) != value:
             client.set_model_version_tag(version.name, str(version.version), key, value)
     return client.get_model_version(version.name, str(version.version))
@@ -873,6 +889,7 @@ def _version_tags(lines: Sequence[Line], trial: str, sweep_folder: Path) -> dict
         "overrides": document["overrides"],
         "measures": document["measures"],
         "gain_interval": ended.get("gain_interval"),
+        _TEST.removeprefix(TAG): test_scores(lines, trial),
     }
     return {
         f"{TAG}sweep": sweep_id(lines),
@@ -894,11 +911,40 @@ def _verdict_tags(verdict: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+_TEST = f"{TAG}test"
+"""Tag of a version: what `test_scores` gave."""
 _DECIDED_N = f"{TAG}decided_n"
 """Tag of a version: the line of its verdict, by which verdicts of one sweep follow each other."""
 _ALIASED = f"{TAG}alias_version"
 """Tag of a registered model: the version that we gave the alias to. Another version has it from
 somebody else."""
+
+
+def test_scores(lines: Sequence[Line], champion: str) -> dict[str, Any] | None:
+    """What the first reading of the test data said of a champion.
+
+    Args:
+        lines: The sweep's journal.
+        champion: The trial.
+
+    Returns:
+        `reading`, `examples`, `accuracy`, `gain` and its interval, the score of each task, the
+        intervals over each control and over the runner-up; None when they were not read.
+    """
+    for line in lines:
+        if line["event"] == "test_read" and line["reading"] and line["champion"] == champion:
+            tasks = lines[0]["experiment"]["tasks"]
+            return {
+                "reading": line["reading"],
+                "examples": sum(line["examples"].values()),
+                "accuracy": line["accuracy"][champion],
+                "gain": line["gain"][champion],
+                "gain_interval": line["gain_intervals"][champion],
+                "scores": dict(zip(tasks, line["sides"][champion]["row"], strict=True)),
+                "minus": {**line["intervals"][champion], "runner_up": line["runner_up_interval"]},
+                "runner_up": line["runner_up"],
+            }
+    return None
 
 
 def _move_alias(
@@ -1082,7 +1128,8 @@ def champion_record(name: str, uri: str, storage: Path) -> dict[str, Any]:
     Returns:
         `model`, `version`, `registered` (seconds since the epoch), `run`, `sweep`, `trial`,
         `folder`, `reason`, `experiment_yaml` (a link), and the documents `base`, `data`, `code`,
-        `packages`, `seeds`, `overrides`, `measures` and `gain_interval`.
+        `packages`, `seeds`, `overrides`, `test` (see `test_scores`), `measures` and `gain_interval`
+        (both of validation scores).
     """
     with mlflow_errors(uri):
         client = connect(uri)
@@ -1100,7 +1147,7 @@ def champion_record(name: str, uri: str, storage: Path) -> dict[str, Any]:
     here = storage / Path(str(record["folder"])).name
     if here.is_dir():  # the storage folder may have moved since
         record["folder"] = str(here.resolve())
-    for key in ("base", "data", "code", "packages", "seeds", "overrides", "measures",
+    for key in ("test", "base", "data", "code", "packages", "seeds", "overrides", "measures",
                 "gain_interval"):  # fmt: skip
         record[key] = json.loads(tags.get(key, "null"))
     return record

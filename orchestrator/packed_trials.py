@@ -1019,9 +1019,11 @@ class PackedTrials:
             values = iter(self._scored(*padded(rows, self._device)).tolist())
         return [list(itertools.islice(values, len(row.picks))) for row in rows]
 
-    def write(self, number: int, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+    def write(
+        self, number: int, prompts: Sequence[Tokens], task: GenerationTask
+    ) -> list[str | None]:
         """What the model of one slot writes after each prompt; a collective."""
-        mine: dict[int, str] = {}
+        mine: dict[int, str | None] = {}
         waiting = prompt_batches(prompts, task, self._writing.tokens * self._ranks.world)
         while waiting:
             batch = waiting.pop(0)
@@ -1040,7 +1042,9 @@ class PackedTrials:
         whole = {index: text for part in self._ranks.parts(mine) for index, text in part.items()}
         return [whole[index] for index in range(len(prompts))]
 
-    def _written(self, number: int, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+    def _written(
+        self, number: int, prompts: Sequence[Tokens], task: GenerationTask
+    ) -> list[str | None]:
         """The texts of one batch."""
         synced = self._parted is not None
         with self._pack.rows([number] * len(prompts)):
@@ -1072,7 +1076,7 @@ class BareBase:
         """The last hidden state at the first pick of every row: float32 (rows, hidden)."""
         return self._trials.hidden_states(rows)
 
-    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str | None]:
         """What the model writes after each prompt."""
         return self._trials.write(BARE, prompts, task)
 
@@ -1150,7 +1154,7 @@ class _Asking:
     def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
         raise _Asked(rows)
 
-    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str | None]:
         del prompts, task
         raise _Asked([])
 
@@ -1167,7 +1171,7 @@ class _Known:
         del rows
         return self.values
 
-    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str]:
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str | None]:
         return self.trials.write(self.number, prompts, task)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -25,7 +26,7 @@ from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
-from orchestrator.batches import DataError, prepare
+from orchestrator.batches import DataError, PreparedData, prepare
 from orchestrator.cluster import (
     HEAD_RESOURCE,
     HEAD_SHARE,
@@ -38,6 +39,7 @@ from orchestrator.cluster import (
     head_fit,
     largest_resources,
     pool_members,
+    process_environment,
     required_fit,
     sigterm_as_interrupt,
     wait_until_clean,
@@ -60,6 +62,8 @@ from orchestrator.journal import (
     JournalError,
     Line,
     read_journal,
+    reading_due,
+    standing_verdict,
     without_nan,
 )
 from orchestrator.preflight import PreflightError, cautions, check
@@ -69,6 +73,7 @@ from orchestrator.provenance import (
     check_same,
     provenance_now,
 )
+from orchestrator.readings import ReadingError, Side, read_on_ray, read_sides
 from orchestrator.tracking_address import (
     TrackingError,
     redacted,
@@ -79,6 +84,8 @@ from orchestrator.training import BASE_TRIAL, ProgressFile, run_locally
 
 MLFLOW_PAUSE_SECONDS = 60.0
 """How long MLflow is left alone after it could not be reached."""
+_REGISTERED = {"sweep_ended", "test_read", "champion_registered"}
+"""Lines after which the registry lacks something, and the one that says that it has it."""
 PROGRESS_SECONDS = 0.5
 """How often running trials are asked how far they are."""
 
@@ -264,17 +271,15 @@ def _open(
         check_same(loaded, journal)
     projection = _Projection(loaded.experiment, storage, journal, observer)
     retried = _retried(journal.lines, options)
-    if (
-        not retried
-        and journal.lines
-        and journal.lines[-1]["event"] in {"sweep_ended", "champion_registered"}
-    ):
+    if not retried and standing_verdict(journal.lines) is not None:
         searched = [x for x in journal.lines if x["event"] == "trial_proposed" and not x.get("of")]
         proposed = len(searched) - 1  # the base is one of them
         wanted = _wanted(loaded.experiment)
-        if loaded.experiment.search is None or proposed >= wanted:
+        whole = loaded.experiment.search is None or proposed >= wanted
+        if whole and not reading_due(journal.lines):
             observer.note("this sweep is finished; nothing is left to run")
             return projection.finish(just_decided=False)
+    before = standing_verdict(journal.lines)
     try:
         complaint = _run(
             loaded, journal, observer, options, projection, retried, raise_if_interrupted
@@ -283,7 +288,9 @@ def _open(
         projection.rest()
         raise
     observer.note("writing what remains to MLflow")
-    return " ".join(filter(None, (complaint, projection.finish(just_decided=True))))
+    # A verdict of an earlier session has had its test data read now, and nothing else.
+    decided = standing_verdict(journal.lines) is not before
+    return " ".join(filter(None, (complaint, projection.finish(just_decided=decided))))
 
 
 def _retried(lines: Sequence[Line], options: SweepOptions) -> list[str]:
@@ -308,6 +315,9 @@ def _run(
     from orchestrator.base_model import UNKNOWN, base_sha256, load_tokenizer, tokenizer_sha256
 
     experiment = loaded.experiment
+    if experiment.resources.executor != "local":
+        # Ray reads some of it while it is imported, as the driver does first of all.
+        os.environ.update(process_environment())
     observer.note("checking that nothing is in the way")
     ended = {line["trial"] for line in journal.lines if line["event"] == "trial_ended"}
     missing = max(1, _wanted(experiment) - len(ended - {BASE_TRIAL} - {*retried}))
@@ -367,16 +377,95 @@ def _run(
     if measured is not None and BASE_TRIAL not in driver.trials:
         observer.note("the untouched base was measured on this data before")
         driver.adopt_base(StageReport.from_document(measured))
-    complaint = ""
-    if driver.unfinished:
-        if experiment.resources.executor == "local":
-            _run_trials_locally(driver, projection, raise_if_interrupted)
-        else:
-            complaint = _run_trials_on_ray(driver, options, projection)
+    base_test = None if base_hash == UNKNOWN else {**row_0, "split": "test"}
+    readings = _Readings(driver, cache, base_test)
+    return _run_what_is_missing(driver, options, projection, readings, raise_if_interrupted)
+
+
+def _run_what_is_missing(
+    driver: Driver,
+    options: SweepOptions,
+    projection: _Projection,
+    readings: _Readings,
+    raise_if_interrupted: Callable[[], None],
+) -> str:
+    """Run trials, make the verdict, have its test data read: what has not been done yet.
+
+    Args:
+        driver: The sweep.
+        options: How it is run.
+        projection: Its MLflow.
+        readings: Of its test data.
+        raise_if_interrupted: Asked by what runs in this process.
+
+    Returns:
+        What the sweep left on the cluster, as a complaint; empty where nothing.
+    """
+    if driver.experiment.resources.executor == "local":
+        _run_trials_locally(driver, projection, raise_if_interrupted)
+        _conclude(driver, projection)
+        readings.make(read_sides)
+        return ""
+    if not driver.unfinished:  # it ended between its last trial and its last word
+        _conclude(driver, projection)
+    if driver.unfinished or reading_due(driver.journal.lines):
+        return _run_trials_on_ray(driver, options, projection, readings)
+    return ""
+
+
+def _conclude(driver: Driver, projection: _Projection) -> None:
+    """Make the verdict, unless everything has failed."""
     if driver.given_up and (driver.unfinished or driver.trials[BASE_TRIAL].state == "FAILED"):
         _give_up(driver, projection)
     driver.conclude()
-    return complaint
+
+
+class _Readings:
+    """Has the test data read for a verdict, once."""
+
+    def __init__(self, driver: Driver, cache: ContentCache, base_key: Any) -> None:
+        """Remember whose.
+
+        Args:
+            driver: The sweep.
+            cache: Where the base's test scores are kept, to be used by other sweeps' verdicts.
+            base_key: What they follow from; None where that is not known.
+        """
+        self._driver = driver
+        self._cache = cache
+        self._base_key = base_key
+
+    def make(self, read: Callable[[Mapping[str, Side], PreparedData], dict[str, Any]]) -> None:
+        """Score what the verdict asks for, and journal it; a failure is told and costs nothing.
+
+        Args:
+            read: Scores models on the test data.
+        """
+        driver = self._driver
+        if not reading_due(driver.journal.lines):
+            return
+        sides = driver.to_be_read()
+        found: dict[str, Any] = {}
+        kept = self._cache.read("base", self._base_key) if self._base_key and sides else None
+        if kept is not None and BASE_TRIAL in sides:
+            found[BASE_TRIAL] = kept
+        wanted = {name: side for name, side in sides.items() if name not in found}
+        driver.observer.note(
+            "reading the test examples, once, for the champion and what it is compared with: "
+            f"{', '.join(wanted) or 'all were scored before'}"
+        )
+        try:
+            found |= read(wanted, driver.data) if wanted else {}
+        except ReadingError as error:
+            driver.observer.note(
+                f"the test examples could not be read: {error}. The verdict stands, and the same "
+                "command tries again"
+            )
+            return
+        base = found.get(BASE_TRIAL)
+        if self._base_key and kept is None and base is not None and "unread" not in base:
+            self._cache.write("base", self._base_key, base)
+        driver.test_read(found)
 
 
 def _row_0_key(experiment: Experiment, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -475,13 +564,16 @@ def _run_one_locally(driver: Driver, name: str, raise_if_interrupted: Callable[[
         )
 
 
-def _run_trials_on_ray(driver: Driver, options: SweepOptions, projection: _Projection) -> str:
-    """Run what is missing on Ray.
+def _run_trials_on_ray(
+    driver: Driver, options: SweepOptions, projection: _Projection, readings: _Readings
+) -> str:
+    """Run what is missing on Ray, make the verdict, and have its test data read.
 
     Args:
         driver: The sweep.
         options: How it is run.
         projection: Its MLflow.
+        readings: Of its test data.
 
     Returns:
         What the sweep left on the cluster, as a complaint; empty where nothing.
@@ -497,7 +589,11 @@ def _run_trials_on_ray(driver: Driver, options: SweepOptions, projection: _Proje
         required_fit(largest_resources(experiment), cpus=cpus, gpus=gpus)
         driver.capacity = Capacity(cpus, gpus, _at_once(experiment, cpus, gpus, note))
         driver.scheduled = options.scheduler is not None
-        _fit(driver, options, projection)
+        if driver.unfinished:
+            _fit(driver, options, projection)
+        _conclude(driver, projection)
+        folder = driver.journal.folder / "ray" / "test"
+        readings.make(functools.partial(read_on_ray, resources=experiment.resources, folder=folder))
         left = wait_until_clean()
     return _complaint(left, note)
 
@@ -716,7 +812,7 @@ class _Projection:
             self._mlflow.catch_up(lines, running=False)
             ends = [line for line in lines if line["event"] == "sweep_ended"]
             champion = ends[-1]["champion"] if ends else None
-            if champion is not None and lines[-1]["event"] == "sweep_ended":
+            if champion is not None and not self._is_registered():
                 registered = self._mlflow.register(lines, just_decided=just_decided)
                 line = self._journal.append(
                     "champion_registered",
@@ -734,6 +830,11 @@ class _Projection:
                 f"behind. {error}"
             )
         return ""
+
+    def _is_registered(self) -> bool:
+        """Whether the registry holds the last verdict's champion, its test scores included."""
+        told = [line["event"] for line in self._journal.lines if line["event"] in _REGISTERED]
+        return told[-1] == "champion_registered"
 
     def _attach_report(self) -> None:
         """Write the sweep's page and put it beside its run; a full disk costs no sweep."""

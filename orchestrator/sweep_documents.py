@@ -16,6 +16,8 @@ from orchestrator.objectives import NATURAL_DIRECTIONS
 from orchestrator.sweep_view import BASE, SweepView, TrialView
 from orchestrator.tracking_address import redacted, tracking_uri
 
+_OF_LINES = {"n", "time", "event"}
+
 
 def trial_document(view: SweepView, trial: TrialView, folder: Path) -> dict[str, Any]:
     """One trial for programs: settings, measures, matrix, reports, paths.
@@ -94,8 +96,19 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         "finalists": view.finalists,
         "runner_up": view.runner_up,
         "runner_up_interval": view.runner_up_interval,
+        "compared": view.compared,
+        "test_readings": [
+            {
+                **{key: value for key, value in reading.items() if key not in _OF_LINES},
+                "sides": {
+                    name: {key: value for key, value in side.items() if "per_example" not in key}
+                    for name, side in reading["sides"].items()
+                },
+            }
+            for reading in view.readings
+        ],
         "registered": {"model": view.model, "version": view.version} if view.model else None,
-        "scores_are": "validation scores by which the trials were chosen",
+        "scores_are": "validation scores by which the trials were chosen, but for `test_readings`",
         "tracking_uri": redacted(
             tracking_uri((view.experiment.get("tracking") or {}).get("uri"), folder.parent)
         ),

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from orchestrator.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.experiment import Experiment, ExperimentError
+from orchestrator.formatting import show, show_interval
 from orchestrator.journal import Line
 from orchestrator.objectives import gain_interval
 
@@ -126,6 +127,32 @@ class TrialView:
         }
 
 
+@dataclass(frozen=True)
+class Leading:
+    """A trial that has not ended yet, by its last report."""
+
+    trial: str
+    report: Mapping[str, Any]
+    score: float
+    """Mean over the tasks that were scored."""
+    ahead: float
+    """The same minus the untouched base's, NaN while that is not known."""
+
+
+def _compared(
+    report: Mapping[str, Any], tasks: Sequence[str], zero_shot: Sequence[float]
+) -> tuple[float, float]:
+    """What a report scores, and the untouched base on the same tasks."""
+    if not report.get("row"):
+        # A report that is of none of the tasks is of all, learnt jointly.
+        single = report["task"] in tasks
+        other = zero_shot[tasks.index(report["task"])] if single else mean(zero_shot)
+        return number(report.get("score")), other
+    row = [number(score) for score in report["row"]]
+    known = [i for i, score in enumerate(row) if not math.isnan(score)]
+    return mean([row[i] for i in known]), mean([zero_shot[i] for i in known])
+
+
 @dataclass
 class SweepView:
     """What the journal says of a sweep; lines are taken one by one."""
@@ -151,11 +178,16 @@ class SweepView:
     runner_up: str | None = None
     runner_up_interval: list[float] | None = None
     """Of the champion's mean score minus the runner-up's."""
+    compared: int | None = None
+    """For the choice among how many trials the verdict's intervals allow; None: they do not."""
+    readings: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """The readings of the test data, oldest first: lines of `test_read`."""
     model: str | None = None
     """Name and version in the model registry, once the champion is registered."""
     version: str | None = None
     everything: dict[str, TrialView] = field(default_factory=dict)
     """Every trial by name, the untouched base included."""
+    _joint: dict[str, bool] = field(default_factory=dict[str, bool])
 
     @classmethod
     def of(cls, lines: Iterable[Line]) -> SweepView:
@@ -176,10 +208,9 @@ class SweepView:
                 self.task_files, self.yaml = line.get("tasks") or {}, line.get("yaml") or ""
                 self.opened = line.get("time")
             case "sweep_continued":
-                for name in line.get("retried", ()):
-                    trial = self.trial(name)
-                    trial.state, trial.reason, trial.reports = "PROPOSED", "", []
+                self._take_continuation(line)
             case "trial_proposed":
+                self._go_on()
                 trial = self.trial(line["trial"])
                 trial.overrides, trial.by = line.get("overrides", {}), str(line.get("by", ""))
                 trial.of = line.get("of")
@@ -191,15 +222,36 @@ class SweepView:
             case "trial_ended":
                 self._take_end(line)
             case "sweep_ended":
-                self.ended, self.front = True, line["front"]
-                self.champion, self.reason = line["champion"], line["reason"]
-                self.finalists = line.get("finalists") or []
-                self.runner_up = line.get("runner_up")
-                self.runner_up_interval = line.get("runner_up_interval")
+                self._take_verdict(line)
+            case "test_read":
+                self.readings.append(line)
             case "champion_registered":
                 self.model, self.version = line["model"], str(line["version"])
             case _:  # a newer version's event: what is known is still shown
                 pass
+
+    def _take_continuation(self, line: Line) -> None:
+        search = self.experiment.get("search")
+        if search and line.get("trials"):
+            self.experiment = {**self.experiment, "search": {**search, "trials": line["trials"]}}
+        for name in line.get("retried", ()):
+            self._go_on()
+            trial = self.trial(name)
+            trial.state, trial.reason, trial.reports = "PROPOSED", "", []
+
+    def _take_verdict(self, line: Line) -> None:
+        self.ended, self.front = True, line["front"]
+        self.champion, self.reason = line["champion"], line["reason"]
+        self.finalists = line.get("finalists") or []
+        self.runner_up = line.get("runner_up")
+        self.runner_up_interval = line.get("runner_up_interval")
+        self.compared = line.get("compared")
+
+    def _go_on(self) -> None:
+        """Forget the verdict: trials are added to a sweep that had ended."""
+        self.ended, self.front, self.champion, self.reason = False, [], None, ""
+        self.finalists, self.runner_up, self.runner_up_interval = [], None, None
+        self.compared = None
 
     def _take_end(self, line: Line) -> None:
         trial = self.trial(line["trial"])
@@ -248,15 +300,67 @@ class SweepView:
 
     @property
     def best(self) -> TrialView | None:
-        """The champion, or else the finished trial with the largest gain."""
+        """The champion, or else the finished trial with the largest gain, controls left out."""
         if self.champion is not None:
             return self.trial(self.champion)
         measured = [
             trial
             for trial in self.finished
-            if trial.of is None and not math.isnan(trial.measure("gain"))
+            if trial.of is None
+            and not math.isnan(trial.measure("gain"))
+            and not self._is_joint(trial)
         ]
         return max(measured, key=lambda t: t.measure("gain"), default=None)
+
+    @property
+    def reading(self) -> dict[str, Any] | None:
+        """The reading of the test data that shows the present champion, None before there is one.
+
+        Of several the first: later ones of the same champion score another runner-up.
+        """
+        mine = [r for r in self.readings if r.get("reading") and r["champion"] == self.champion]
+        return mine[0] if mine and self.ended else None
+
+    def _is_joint(self, trial: TrialView) -> bool:
+        """Whether a trial learns all tasks at once: a control, which is never champion."""
+        if trial.name not in self._joint:
+            self._joint[trial.name] = self.settings(trial).get("method.sequence") == "joint"
+        return self._joint[trial.name]
+
+    @property
+    def leading(self) -> Leading | None:
+        """The unfinished trial that has come furthest; of several the one that scores best there.
+
+        Before a trial has ended, that is all that can be compared.
+        """
+        base = self.everything.get(BASE)
+        zero_shot = (base.base_row if base else None) or [NOT_MEASURED] * len(self.tasks)
+        found: list[tuple[tuple[int, float, float], Leading]] = []
+        for trial in self.trials:
+            reports = [r for r in trial.reports if r["task_index"] >= 0]
+            if trial.state != "RUNNING" or not reports:
+                continue
+            last = reports[-1]
+            own, other = _compared(last, self.tasks, zero_shot)
+            merit = (int(last["task_index"]), float(last["fraction"]), own)
+            if not math.isnan(own):
+                found.append((merit, Leading(trial.name, last, own, own - other)))
+        return max(found, key=lambda pair: pair[0])[1] if found else None
+
+    @property
+    def test_words(self) -> str:
+        """What the test data say of an ended sweep's champion, or why nothing; a sentence."""
+        if self.champion is None:
+            return "The test examples were not read: there is no champion to read them for."
+        if self.reading is not None:
+            return reading_words(self.reading)
+        tried = [r["unread"] for r in self.readings if r["champion"] == self.champion]
+        if tried:
+            why = "; ".join(f"{name}: {reason}" for name, reason in tried[-1].items())
+            return f"The test examples could not be scored: {why.rstrip('.')}."
+        return (
+            "The test examples have not been read; `orchestrate sweep` with the same file does it."
+        )
 
     def settings(self, trial: TrialView) -> dict[str, Any]:
         """The trial's whole method and training, its overrides applied."""
@@ -323,6 +427,82 @@ def _first_number(readings: Any) -> float:
     if isinstance(readings, Mapping):
         readings = next(iter(readings.values()), None)
     return number(readings)
+
+
+def reading_words(reading: Mapping[str, Any]) -> str:
+    """The headline of a reading of the test data, a sentence for people.
+
+    Args:
+        reading: A line of `test_read` with a number.
+
+    Returns:
+        What the champion scored, on how many examples, and which reading it is.
+    """
+    champion, count = reading["champion"], sum(reading["examples"].values())
+    chose = "which had no part in any choice"
+    if reading["reading"] > 1:
+        chose = f"in their reading {reading['reading']}: they had been looked at before"
+    told = (
+        f"On {count} test examples, {chose}: gain of {champion} "
+        f"{show(reading['gain'][champion], signed=True)} "
+        f"{show_interval(reading['gain_intervals'][champion])} over {reading['reference']}"
+    )
+    other = reading["runner_up"]
+    if other in reading["gain"]:
+        ahead = reading["accuracy"][champion] - reading["accuracy"][other]
+        told += f", {show(ahead, signed=True)} {show_interval(reading['runner_up_interval'])}"
+        told += f" over the runner-up {other}"
+    return f"{told}."
+
+
+def reading_comparisons(
+    reading: Mapping[str, Any],
+) -> list[tuple[str, float, float, list[float] | None]]:
+    """The champion of a reading of the test data against each control and the runner-up.
+
+    Args:
+        reading: A line of `test_read` with a number.
+
+    Returns:
+        What it is compared with, that one's mean over tasks, the champion's minus it, and the
+        paired interval of the difference; without controls that have no score.
+    """
+    champion = reading["champion"]
+    own, rows = number(reading["accuracy"][champion]), reading_scores(reading)
+    found = [
+        (CONTROLS[control], mean(rows[control]), reading["intervals"][champion].get(control))
+        for control in CONTROLS
+        if control in rows
+    ]
+    other = reading["runner_up"]
+    if other in reading["accuracy"]:
+        score = number(reading["accuracy"][other])
+        found.append((f"{other}, the runner-up", score, reading["runner_up_interval"]))
+    return [
+        (name, score, own - score, interval)
+        for name, score, interval in found
+        if not math.isnan(score)
+    ]
+
+
+def reading_scores(reading: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The scores of a reading of the test data, by task in their order.
+
+    Args:
+        reading: A line of `test_read` with a number.
+
+    Returns:
+        By control (a key of `CONTROLS`) and trial; without rows of which nothing was measured.
+    """
+    sides, controls = reading["sides"], reading["controls"]
+    rows = {
+        "zero_shot": sides[BASE]["row"],
+        **controls,
+        **{name: sides[name]["row"] for name in (reading["runner_up"], reading["champion"])
+           if name in sides},
+    }  # fmt: skip
+    numbers = {name: [number(score) for score in row] for name, row in rows.items()}
+    return {n: row for n, row in numbers.items() if not all(math.isnan(x) for x in row)}
 
 
 def mean(scores: Sequence[float]) -> float:

@@ -198,22 +198,13 @@ class _Sweep:
                 trial.document = self.document
                 trial.overrides, trial.by = line["overrides"], str(line.get("by", ""))
             case "trial_started":
-                picture = self._picture(line)
-                picture.tags |= {
-                    f"{TAG}attempt": str(line["attempt"]),
-                    f"{TAG}state": "RUNNING",
-                    f"{TAG}reason": "",
-                }
-                picture.reopen()
+                self._started(line)
             case "stage_report":
                 self._reported(line)
             case "trial_ended":
                 self._trial_ended(line)
-            case "sweep_ended":
-                self._ended(line)
-            case "sweep_stopped":
-                self.touched.add(None)
-                self.parent.close(line, "FAILED")
+            case "sweep_ended" | "sweep_stopped" | "test_read":
+                self._concluded(line)
             case "champion_registered":
                 self.registered = line
             case _:
@@ -240,6 +231,25 @@ class _Sweep:
     def everything(self) -> set[str | None]:
         """The name of every trial that was proposed, and None."""
         return {None, *self.trials}
+
+    def _concluded(self, line: Line) -> None:
+        match line["event"]:
+            case "sweep_ended":
+                self._ended(line)
+            case "test_read":
+                self._test_read(line)
+            case _:
+                self.touched.add(None)
+                self.parent.close(line, "FAILED")
+
+    def _started(self, line: Line) -> None:
+        picture = self._picture(line)
+        picture.tags |= {
+            f"{TAG}attempt": str(line["attempt"]),
+            f"{TAG}state": "RUNNING",
+            f"{TAG}reason": "",
+        }
+        picture.reopen()
 
     def _opened(self, line: Line) -> None:
         self.document = line["experiment"]
@@ -345,6 +355,29 @@ class _Sweep:
             t.ended is not None and t.ended["state"] == "COMPLETE" for t in ended.values()
         )
         self.parent.close(line, "FINISHED" if finished else "FAILED")
+
+    def _test_read(self, line: Line) -> None:
+        """Test scores beside each trial that was scored; those of its first reading stay."""
+        if line["reading"] is None:
+            return
+        tasks = list(self.document["tasks"])
+        self.touched |= {None, *line["sides"]}
+        for name, side in line["sides"].items():
+            trial = self.trials.get(name)
+            values = {f"test/{t}": score for t, score in zip(tasks, side["row"], strict=True)}
+            if name in line["gain"]:
+                low, high = line["gain_intervals"].get(name) or (None, None)
+                values |= {"test_accuracy": line["accuracy"][name],
+                           "test_gain": line["gain"][name],
+                           "test_gain_low": low, "test_gain_high": high}  # fmt: skip
+            pictures = [(trial.picture, "")] if trial is not None else []
+            if name == line["champion"]:
+                pictures.append((self.parent, "champion/"))
+            for picture, prefix in pictures:
+                if picture is not None and f"{TAG}test_reading" not in picture.tags:
+                    named = {f"{prefix}{key}": value for key, value in values.items()}
+                    picture.measure(line, named, 0)
+                    picture.tags[f"{TAG}test_reading"] = str(line["reading"])
 
 
 def _final_measures(line: Line) -> dict[str, Any]:

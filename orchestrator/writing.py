@@ -34,6 +34,18 @@ def prompt_batches(
     return bucketed(rows, 4 * batch_tokens, shortest=0.0)
 
 
+class _NotFinite:
+    """Remembers the rows of a generation batch whose scores of a next token were no numbers."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.rows = torch.zeros(rows, dtype=torch.bool, device=device)
+
+    def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
+        # Minus infinity is how tokens are ruled out; it is no sign of broken weights.
+        self.rows |= (scores.isnan() | scores.isposinf()).any(dim=-1)
+        return scores
+
+
 class _Stops:
     """Ends a row of a generation batch once its new text holds one of some texts."""
 
@@ -60,7 +72,7 @@ def write_batch(
     device: torch.device,
     *,
     synced: bool = False,
-) -> list[str]:
+) -> list[str | None]:
     """Greedy continuations of some prompts.
 
     Args:
@@ -72,13 +84,14 @@ def write_batch(
         synced: Whether workers that are done go on computing for those that are not (ZeRO-3).
 
     Returns:
-        The new texts, cut before the first stop text and stripped. Space before the first word
-        does not count as a stop: a chat template may end without the line break.
+        The new texts, cut before the first stop text and stripped; None where the scores of a next
+        token were no numbers. Space before the first word does not count as a stop: a chat template
+        may end without the line break.
 
     Raises:
         ValueError: If there is no tokenizer.
     """
-    from transformers import GenerationConfig, StoppingCriteriaList
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     if tokenizer is None:
         raise ValueError("Writing needs the model's tokenizer; give the engine one.")
@@ -105,18 +118,23 @@ def write_batch(
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
+    broken = _NotFinite(len(prompts), device)
     with torch.no_grad():
         written = model.generate(
             input_ids=input_ids.to(device),
             attention_mask=mask.to(device),
             generation_config=settings,
+            logits_processor=LogitsProcessorList([broken]),  # type: ignore[list-item]
             stopping_criteria=StoppingCriteriaList([_Stops(tokenizer, task.stop, length)])  # type: ignore[list-item]
             if task.stop
             else None,
             synced_gpus=synced,
         )
     texts = tokenizer.batch_decode(written[:, length:], skip_special_tokens=True)
-    return [_cut(text.lstrip(), task.stop) for text in texts]
+    return [
+        None if is_broken else _cut(text.lstrip(), task.stop)
+        for text, is_broken in zip(texts, broken.rows.tolist(), strict=True)
+    ]
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:

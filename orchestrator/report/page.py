@@ -41,6 +41,7 @@ def render_page(view: SweepView, figures: Figures, folder: Path) -> str:
         HTML without any address but those within the page.
     """
     sections = {
+        "test": ("Test examples", results.test_readings(view)),
         "asked": ("What was asked", _asked(view)),
         "front": ("The front", results.front(view, figures)),
         "scores": ("Scores by task", results.scores_by_task(view)),
@@ -124,13 +125,15 @@ def _verdict(view: SweepView) -> Markup:
         told.append(words)
     elif view.champion is None:
         kind, title = "none", "No champion"
-        told.append(f"{view.reason[:1].upper()}{view.reason[1:]}.")
+        told += [f"{view.reason[:1].upper()}{view.reason[1:]}.", view.test_words]
     else:
         kind, title = "won", f"Champion {view.champion}"
         settings = view.settings(view.trial(view.champion))
         chosen = [p for p in view.searched_settings if p in settings]
-        words = [f"{p.rsplit('.', 1)[-1]} {show_setting(p, settings[p])}" for p in chosen]
-        told += [f"{view.reason[:1].upper()}{view.reason[1:]}.", ", ".join(words)]
+        words = [
+            f"{p.rsplit('.', 1)[-1]} {show_setting(p, settings[p], exact=True)}" for p in chosen
+        ]
+        told += [view.test_words, f"{view.reason[:1].upper()}{view.reason[1:]}.", ", ".join(words)]
         if view.runner_up:
             told.append(
                 f"Runner-up {view.runner_up}: champion minus runner-up "
@@ -154,7 +157,7 @@ def _separated(parts: Sequence[Markup]) -> list[object]:
 
 
 def _caveat(view: SweepView) -> str:
-    words = "Scores are validation scores" + (
+    words = "Scores of trials are validation scores" + (
         ", by which the trials were chosen, so the best of them is optimistic. "
         if view.kind != "run"
         else ". "
@@ -166,7 +169,13 @@ def _caveat(view: SweepView) -> str:
         words += f"All numbers are of one seed ({seeds.pop()}): another may land elsewhere. "
     return words + (
         "Intervals are 95 % paired bootstraps over the same examples and do not hold the spread "
-        'over seeds. "-" was not measured.'
+        "over seeds. That of a trial is right for one that was named beforehand"
+        + (
+            f"; the verdict's allows for the choice among {view.compared}. "
+            if view.compared is not None
+            else ". "
+        )
+        + '"-" was not measured.'
     )
 
 
@@ -192,7 +201,7 @@ def _asked(view: SweepView) -> Markup:
                 "objectives": ", ".join(f"{name} ({way}imum)" for name, way in objectives),
                 "champion": f"{champion.get('maximize', '-')} decides"
                 + (f", among trials that keep {limits}" if limits else "")
-                + ", only if the interval of its gain lies above 0",
+                + ", only if the interval of its gain, widened for the choice, lies above 0",
                 "search": f"{search['searcher']}, seed {search.get('seed', 0)}"
                 if search
                 else "none",

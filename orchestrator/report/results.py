@@ -28,6 +28,9 @@ from orchestrator.sweep_view import (
     TrialView,
     mean,
     paired_interval,
+    reading_comparisons,
+    reading_scores,
+    reading_words,
 )
 
 _MOST_OPEN = 6
@@ -71,6 +74,41 @@ def _key(number_: int, group: str) -> Markup:
         "svg", svg.marker(10, 6, number_), viewBox="0 0 20 12", aria_hidden="true", class_="kf"
     )
     return element("span", mark, group or "-")
+
+
+def test_readings(view: SweepView) -> Markup | None:
+    """What the test data say, each reading by itself, the first one first."""
+    parts: list[object] = []
+    for reading in view.readings:
+        if not reading.get("reading"):
+            continue
+        champion, runner_up = reading["champion"], reading["runner_up"]
+        labels = {**CONTROLS, runner_up: f"{runner_up}, the runner-up"}
+        rows = [
+            (
+                "champion" if name == champion else "control",
+                [labels.get(name, name), *map(show, scores), show(mean(scores))],
+            )
+            for name, scores in reading_scores(reading).items()
+        ]
+        counts = [reading["examples"].get(task, "-") for task in view.tasks]
+        rows.append(("control", ["test examples", *map(str, counts), ""]))
+        compared = [
+            ("", [name, show(score), show(difference, signed=True), show_interval(interval)])
+            for name, score, difference, interval in reading_comparisons(reading)
+        ]
+        parts += [
+            element("p", reading_words(reading)),
+            plain_table(
+                f"Reading {reading['reading']}: {champion} minus each, mean over tasks",
+                ["compared with", "its mean", "difference", "95 % interval"],
+                compared,
+            ),
+            plain_table(
+                f"Reading {reading['reading']}: scores by task", ["", *view.tasks, "mean"], rows
+            ),
+        ]
+    return join(*parts) if parts else None
 
 
 def scores_by_task(view: SweepView) -> Markup | None:

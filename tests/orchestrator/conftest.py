@@ -115,11 +115,21 @@ class Random(random.Random):
 
 
 def synthetic_sweep(
-    trials=4, tasks=3, *, failing=(), unmeasured=(), ended=True, repeats=0, steps=8, **opening
+    trials=4,
+    tasks=3,
+    *,
+    failing=(),
+    unmeasured=(),
+    ended=True,
+    repeats=0,
+    steps=8,
+    tested=False,
+    **opening,
 ):
     """The journal of a sweep with losses, scores of examples and all controls.
 
-    `failing` are numbers of trials, `unmeasured` indices of tasks whose base score is not known.
+    `failing` are numbers of trials, `unmeasured` indices of tasks whose base score is not known;
+    `tested` adds a reading of the test data.
     """
     chance, names = Random(0), [f"task{i}" for i in range(tasks)]
     story = Story()
@@ -175,6 +185,7 @@ def synthetic_sweep(
     if not ended:
         return story.lines
     best = max(gains, key=gains.__getitem__, default=None)
+    second = next((name for name in gains if name != best), None)
     again = [f"t{trials + i:03d}" for i in range(1, repeats + 1)]
     for seed, trial in enumerate(again, 1):
         story.add("trial_proposed", trial=trial, overrides={"training.seed": seed},
@@ -186,8 +197,30 @@ def synthetic_sweep(
         "sweep_ended", front=[best] if best else [], champion=best,
         reason="largest gain" if best else "no trial finished",
         finalists=finalists if repeats else [],
+        **({"compared": trials, "runner_up": second, "runner_up_interval": [-0.1, 0.2]}
+           if tested else {}),
     )  # fmt: skip
+    if tested:
+        story.add("test_read", **made_up_reading(best, names, second))
     return story.lines
+
+
+def made_up_reading(champion, tasks, runner_up, number=1):
+    """A reading of the test data in which the champion scores 0.6 and the base 0.25."""
+    rows = {"base": 0.25, runner_up: 0.55, champion: 0.6}
+    return {
+        "reading": number, "purpose": "once the verdict was made", "champion": champion,
+        "runner_up": runner_up, "examples": dict.fromkeys(tasks, 10), "unread": {},
+        "sides": {name: {"row": [score] * len(tasks), "metrics": {}, "per_example": {}}
+                  for name, score in rows.items()},
+        "reference": "the untouched base",
+        "controls": {"majority": [0.5] * len(tasks), "head_only": [0.4375] * len(tasks)},
+        "accuracy": {champion: 0.6, runner_up: 0.55}, "gain": {champion: 0.35, runner_up: 0.3},
+        "gain_intervals": {champion: [0.2, 0.5], runner_up: [0.1, 0.4]},
+        "intervals": {champion: {"zero_shot": [0.2, 0.5], "majority": [-0.05, 0.25],
+                                 "head_only": [0.0, 0.3]}},
+        "runner_up_interval": [-0.1, 0.2],
+    }  # fmt: skip
 
 
 @pytest.fixture

@@ -442,6 +442,17 @@ def test_champion_is_shown(project, monkeypatch):
     monkeypatch.setenv("ORCHESTRATOR_TRACKING_URI", "http://elsewhere")
     call("champion", "show", "demo")
     assert asked[-1] == "http://elsewhere"
+    assert "not read" in result.stdout
+    record |= {"overrides": {"training.learning_rate": 0.00404267123},
+               "test": {"gain": 0.125, "gain_interval": [0.0625, 0.25],
+                        "minus": {"majority": [0.125, 0.5]}}}  # fmt: skip
+    rows = [line.split() for line in call("champion", "show", "demo").stdout.splitlines()]
+    cells = {row[0]: " ".join(row[1:]) for row in rows if row}
+    assert cells["overrides.training.learning_rate"] == "4.04267123e-03", "it can be copied"
+    assert cells["test.gain"] == "0.125"
+    assert cells["test.gain_interval"] == "[+0.062, +0.250]"
+    assert cells["test.minus.majority"] == "[+0.125, +0.500]"
+    assert list(cells).index("test.gain") < list(cells).index("measures.gain")
 
 
 @pytest.mark.parametrize("words", [("runs", "list"), ("report", "demo"), ("ui",), ("doctor",)])

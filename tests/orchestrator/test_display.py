@@ -4,10 +4,11 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from orchestrator import display, sweep_documents
-from orchestrator.formatting import show_duration
+from orchestrator.formatting import show_duration, show_setting
 from orchestrator.journal import without_nan
 from orchestrator.run_diff import diff_sweeps, diff_trials
 from orchestrator.sweep_view import SweepView
@@ -84,6 +85,8 @@ def test_scores_stand_beside_the_controls_and_what_was_forgotten_says_after_whic
 def test_scores_are_called_validation_scores_of_one_seed(with_champion):
     text = " ".join(outcome(with_champion).split())
     assert "validation scores, by which the trials were chosen" in text
+    assert "did not allow for the choice among them" in text  # of an earlier version
+    assert "The test examples have not been read" in text
     assert "one seed (0)" in text
 
 
@@ -204,3 +207,76 @@ def test_settings_that_differ_beyond_the_decimals_are_shown_apart(new_sweep):
     right.experiment["training"]["weight_decay"] = 0.0001
     row = row_of(text_of(display.render_diff(diff_sweeps(left, right))), "training.weight_decay")
     assert row[1:] == ["0.0", "0.0001"]
+
+
+def test_test_scores_lead_and_later_readings_are_called_so(new_sweep):
+    lines = new_sweep(tested=True)
+    view = SweepView.of(lines)
+    text = outcome(lines)
+    first = text.index("Test examples, reading 1")
+    assert first < text.index("Sweep made-up")
+    words = " ".join(text.split())
+    champion = view.champion
+    told = f"On 30 test examples, which had no part in any choice: gain of {champion} +0.350"
+    assert f"{told} [+0.200, +0.500] over the untouched base, +0.050 [-0.100, +0.200] over" in words
+    table = text[first:]
+    assert row_of(table, "majority class")[2:] == ["0.500", "+0.100", "[-0.050,", "+0.250]"]
+    assert row_of(table[table.index("Test scores by task") :], "test examples")[-3:] == ["10"] * 3
+    again = lines[-1] | {"n": 1 + lines[-1]["n"], "reading": 2, "champion": champion}
+    lines.append(again)
+    second = SweepView.of(lines)
+    assert second.reading is not None
+    assert second.reading["reading"] == 1, "the first reading stays the headline"
+    assert "Test examples, reading 2" in outcome(lines)
+
+
+def test_a_reading_that_could_not_be_made_says_why(new_sweep):
+    lines = new_sweep(tested=True)
+    lines[-1] |= {"reading": None, "unread": {lines[-1]["champion"]: "its adapter is gone"}}
+    text = " ".join(outcome(lines).split())
+    assert f"could not be scored: {lines[-1]['champion']}: its adapter is gone." in text
+
+
+def test_a_sweep_with_more_trials_than_it_ended_with_goes_on(with_champion):
+    story = with_champion
+    n = len(story)
+    story.append({"n": n, "time": 2000.0, "event": "sweep_continued", "trials": 9})
+    view = SweepView.of(story)
+    assert view.ended, "the same command alone adds nothing"
+    story.append({"n": n + 1, "time": 2001.0, "event": "trial_proposed", "trial": "t005",
+                  "overrides": {}, "by": "tpe"})  # fmt: skip
+    view = SweepView.of(story)
+    assert not view.ended
+    assert view.champion is None
+    assert view.total == 9
+    assert story[0]["experiment"]["search"]["trials"] == 4, "the journal's line is not touched"
+    text = outcome(story)
+    assert "4 of 9 trials finished so far" in text
+    assert "Not ended. Best so far: t003" in text
+    assert sweep_documents.sweep_row(view, FOLDER)["state"] == "unfinished"
+
+
+@pytest.mark.parametrize("rate", [0.00404267, 0.002, 3e-5, 1 / 3, 1e-300, 12.5])
+def test_a_learning_rate_is_printed_so_that_it_can_be_copied(rate):
+    shown = show_setting("training.learning_rate", rate, exact=True)
+    assert yaml.safe_load(shown) == rate, "YAML takes 3e-05 for a text"
+    in_tables = show_setting("training.learning_rate", rate)
+    assert yaml.safe_load(in_tables) == pytest.approx(rate, rel=1e-5)
+    assert len(in_tables) <= len("1.23457e-300")
+
+
+def test_single_trials_and_differences_show_the_very_values(new_story):
+    story = new_story()
+    story.complete("t001", 0.1, **{"training.learning_rate": 0.00404267123,
+                                   "method.adapter.alpha": 0.0512345})  # fmt: skip
+    view = SweepView.of(story.lines)
+    one = text_of(display.render_trial(view, view.trial("t001"), FOLDER))
+    assert "4.04267123e-03" in one
+    assert "0.0512345" in one
+
+
+def test_joint_learning_is_not_the_best_so_far(new_story):
+    story = new_story()
+    story.complete("t001", 0.1)
+    story.complete("t002", 0.3, **{"method.sequence": "joint"})
+    assert "Best so far: t001" in outcome(story.lines)

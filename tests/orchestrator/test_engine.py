@@ -14,8 +14,9 @@ from orchestrator.base_model import (
     load_tokenizer,
 )
 from orchestrator.batches import Scored
-from orchestrator.encoding import Example
+from orchestrator.encoding import Example, Writing
 from orchestrator.engine import PlainEngine
+from orchestrator.evaluation import DivergedError, score
 from orchestrator.experiment import ModelSpec, TrainingSpec
 from orchestrator.optimisation import reach, schedule_factor
 from orchestrator.scored_model import (
@@ -553,3 +554,17 @@ def test_the_plain_engine_runs_on_a_gpu(tiny_base):
     on_gpu.begin_task(0, 3)
     losses = [on_gpu.train_step(examples(), step) for step in range(3)]
     assert losses[-1] < losses[0]
+
+
+def test_a_text_of_broken_weights_is_no_text(tiny_base):
+    task = parse_task(
+        {"name": "echo", "kind": "generation", "data": {"files": "."}, "prompt": "{prompt}",
+         "max_new_tokens": 3}, "echo.yaml",
+    )  # fmt: skip
+    under_test = engine(tiny_base)
+    items = [Writing((2, 3), (4,), "film"), Writing((5, 6, 7), (4,), "dog")]
+    assert 0.0 <= score(items, task, under_test).value <= 1.0
+    with torch.no_grad():
+        next(iter(under_test.trainable.values())).fill_(math.nan)
+    with pytest.raises(DivergedError, match="when task 'echo' is scored"):
+        score(items, task, under_test)

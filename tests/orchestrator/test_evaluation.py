@@ -1,9 +1,17 @@
 import math
+import random
 
 import pytest
 
 from orchestrator.encoding import Question, Window, Writing
-from orchestrator.evaluation import final_number, question_log_likelihoods, score, score_written
+from orchestrator.evaluation import (
+    DivergedError,
+    final_number,
+    question_log_likelihoods,
+    score,
+    score_written,
+)
+from orchestrator.objectives import gain_interval
 from orchestrator.tasks import parse_task
 
 
@@ -60,6 +68,48 @@ def test_text_gives_cross_entropy_perplexity_and_bits_per_byte():
         "bits_per_byte": pytest.approx(3 * 2 / 6),
     }
     assert got.value == pytest.approx(0.25)
+
+
+def test_a_score_of_text_is_the_mean_over_its_windows_and_lies_in_its_interval():
+    """Windows of unequal length and likelihood: exp of the mean is not the mean of the exps."""
+    generator = random.Random(0)
+    windows, table = [], {}
+    for number in range(40):
+        tokens = tuple(range(100 * number, 100 * number + generator.choice([3, 8, 32])))
+        windows.append(Window(tokens, 1, len(tokens)))
+        table |= {token: -generator.expovariate(0.3) for token in tokens}
+    after = {token: value + generator.gauss(0.05, 0.05) for token, value in table.items()}
+    before, learnt = (
+        score(windows, task("language_modelling"), Fixed(side)) for side in (table, after)
+    )
+    for got in (before, learnt):
+        assert sum(got.per_example) / len(windows) == pytest.approx(got.value, rel=1e-12)
+    interval = gain_interval([learnt.per_example], [before.per_example])
+    gain = learnt.value - before.value
+    assert interval.low < gain < interval.high
+    # The bootstrap of the score itself, token sums resampled by window, says the same.
+    resampled = []
+    for _ in range(2000):
+        chosen = generator.choices(windows, k=len(windows))
+        sums = [sum(side[t] for w in chosen for t in w.tokens[1:]) for side in (table, after)]
+        count = sum(len(w.tokens) - 1 for w in chosen)
+        resampled.append(math.exp(sums[1] / count) - math.exp(sums[0] / count))
+    resampled.sort()
+    width = resampled[1949] - resampled[50]
+    assert interval.low == pytest.approx(resampled[50], abs=0.2 * width)
+    assert interval.high == pytest.approx(resampled[1949], abs=0.2 * width)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_never_a_score(broken):
+    """`max` over NaN would choose the first label, and give the share of the first class."""
+    questions = [Question((1,), ((5,), (6,)), (1, 1), 0)]
+    with pytest.raises(DivergedError, match=r"task .t. is scored.*lower the learning rate"):
+        score(questions, task("multiple_choice"), Fixed({5: broken, 6: -1.0}))
+    with pytest.raises(DivergedError, match="log-probability"):
+        score([Window((1, 5), 1, 2)], task("language_modelling"), Fixed({5: broken}))
+    with pytest.raises(DivergedError, match="no numbers"):
+        score([Writing((1,), (), "8")], task("generation"), Fixed(texts={(1,): None}))
 
 
 def test_nothing_to_score_is_refused():

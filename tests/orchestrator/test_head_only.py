@@ -10,6 +10,7 @@ from orchestrator import batches as b
 from orchestrator import head_only as h
 from orchestrator.base_model import load_tokenizer
 from orchestrator.encoding import Example, Question
+from orchestrator.evaluation import DivergedError
 from orchestrator.experiment import DataLimits, load_experiment
 from orchestrator.plan import Machine, make_plan
 from orchestrator.sources import DataError
@@ -77,7 +78,7 @@ def test_a_rare_label_takes_part(monkeypatch):
 
 def test_hidden_states_that_are_not_finite_are_no_score():
     train = [Example((label, 9, label), 2, None, label) for label in (0, 1)]
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(DivergedError, match="not finite"):
         h.head_only(prepared(train), lambda rows: torch.full((len(rows), 2), torch.nan))
 
 

@@ -117,6 +117,45 @@ def test_terminal_gets_a_panel_with_every_running_trial(story):
     assert "t003 complete" in out.getvalue()
 
 
+def test_the_panel_shows_what_is_known_before_a_trial_has_ended(new_story):
+    story = new_story()
+    shown, _, _ = lines_display(terminal=True)
+    base = story.lines.pop()  # its end; its scores are there
+    for line in story.lines:
+        shown.line(line)
+    panel = text_of(shown.panel(), 140)
+    assert "untouched base  movie_sentiment 0.550, text_source 0.300" in panel
+    assert "product_sentiment -" not in panel
+    assert "best so far  -" in panel
+    story.lines.append(base)
+    for number, fraction in (("t001", 0.25), ("t002", 0.5)):
+        story.start(number)
+        story.report(number, 0, fraction)
+    for line in story.lines[-7:]:
+        shown.line(line)
+    panel = text_of(shown.panel(), 140)
+    told = "t002, score 0.610 on movie_sentiment at 50%, +0.060 over the untouched base"
+    assert f"best so far  {told}" in panel
+    story.report("t001", 0, 1.0, row=[0.75, 0.3, None])
+    shown.line(story.lines[-1])
+    panel = text_of(shown.panel(), 140)
+    told = "t001, score 0.525 on all tasks after movie_sentiment, +0.100 over the untouched base"
+    assert f"best so far  {told}" in panel
+
+
+def test_a_score_stands_alone_while_the_base_is_measured(new_story):
+    story = new_story()
+    del story.lines[3:]
+    story.start("t001")
+    story.report("t001", 0, 0.25)
+    shown, _, _ = lines_display(terminal=True)
+    for line in story.lines:
+        shown.line(line)
+    panel = text_of(shown.panel(), 140)
+    assert "untouched base  -" in panel
+    assert "best so far  t001, score 0.610 on movie_sentiment at 25%  " in panel
+
+
 def test_display_may_be_told_from_many_threads(story):
     shown, _, _ = lines_display()
     for line in story.lines:

@@ -1,6 +1,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 
 from orchestrator.accuracy_matrix import AccuracyMatrix
@@ -12,6 +13,7 @@ from orchestrator.objectives import (
     choose_champion,
     front,
     gain_interval,
+    joint_intervals,
     measures,
 )
 
@@ -78,6 +80,77 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert hits >= 52
 
 
+def noise(generator, trials, *, examples=100, tasks=2, flipped=0.15, right=0.6, effect=0.0):
+    """Trials that turn answers over, as often from wrong to right as back; one has an effect."""
+    base, finals = [], [[] for _ in range(trials)]
+    for _ in range(tasks):
+        was = generator.random(examples) < right
+        mended = np.full((trials, 1), flipped / 2 / (1 - right))
+        mended[0] += effect / (1 - right)
+        drawn = generator.random((trials, examples))
+        now = np.where(was, drawn >= flipped / 2 / right, drawn < mended)
+        base.append(was.astype(float))
+        for final, scores in zip(finals, now.astype(float), strict=True):
+            final.append(scores)
+    return {str(number): final for number, final in enumerate(finals)}, base
+
+
+@pytest.mark.parametrize(
+    ("trials", "setting"),
+    [
+        (1, {}),
+        (8, {}),
+        (40, {}),
+        (200, {}),
+        # The base is seldom wrong: few examples decide, the same ones for all trials.
+        (40, {"right": 0.9, "examples": 50}),
+        (40, {"right": 0.5, "examples": 6, "flipped": 1.0}),
+    ],
+)
+def test_with_nothing_but_noise_a_champion_is_named_in_at_most_5_percent(trials, setting):
+    generator, sweeps, named = np.random.default_rng(trials), 200, 0
+    for number in range(sweeps):
+        finals, base = noise(generator, trials, **setting)
+        intervals = joint_intervals(finals, base, seed=number, resamples=400)
+        named += any(interval.low > 0 for interval in intervals.values())
+    assert named <= 0.05 * sweeps
+
+
+@pytest.mark.parametrize("trials", [1, 8, 40, 200])
+def test_a_true_effect_is_found_among_any_number_of_trials(trials):
+    generator, sweeps, found = np.random.default_rng(1), 25, 0
+    for number in range(sweeps):
+        finals, base = noise(generator, trials, effect=0.2)
+        found += joint_intervals(finals, base, seed=number, resamples=400)["0"].low > 0
+    assert found >= 0.8 * sweeps
+
+
+def test_trials_that_were_stopped_early_count_among_those_that_were_looked_at():
+    finals, base = noise(np.random.default_rng(0), 8)
+    alone, among = (joint_intervals(finals, base, others=n) for n in (0, 100))
+    assert all(among[name].low < alone[name].low for name in finals)
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+@pytest.mark.parametrize("examples", [1, 2])
+def test_a_handful_of_examples_is_never_beyond_doubt(examples, tasks):
+    right, wrong = [[1.0] * examples] * tasks, [[0.0] * examples] * tasks
+    interval = gain_interval(right, wrong)
+    assert interval.low <= 0.0
+    assert interval.high >= 1.0
+
+
+def test_examples_that_all_agree_leave_some_doubt():
+    interval = gain_interval([[1.0] * 20], [[0.0] * 20])
+    assert 0.8 < interval.low < 1.0
+    many = {str(number): [[1.0] * 20] for number in range(500)}
+    assert joint_intervals(many, [[0.0] * 20])["7"].low > 0.0
+    few = {
+        name: [[1.0] * 10] for name in many
+    }  # of 500 coins one falls ten times alike in every third round
+    assert joint_intervals(few, [[0.0] * 10])["7"].low <= 0.0
+
+
 def test_unequal_examples_are_refused():
     with pytest.raises(ValueError, match="same examples on both sides"):
         gain_interval([[1.0]], [[1.0, 0.0]])
@@ -105,6 +178,25 @@ def test_nobody_is_champion_when_no_interval_excludes_zero():
     verdict = choose_champion([candidate("a", 0.3, low=-0.01)], maximize="gain", subject_to={})
     assert verdict.champion is None
     assert "no method beats the untouched base" in verdict.reason
+
+
+def test_a_champion_has_a_measured_value_of_what_decides():
+    unmeasured = candidate("a", 0.3)
+    unmeasured = Candidate("a", {**unmeasured.values, "cost_s": math.nan}, Interval(0.1, 0.4))
+    verdict = choose_champion([unmeasured], maximize="cost_s", subject_to={})
+    assert verdict.champion is None
+    assert "none keeps a measured cost_s" in verdict.reason
+
+
+def test_the_reason_says_how_many_trials_its_interval_allows_for():
+    verdict = choose_champion(
+        [candidate("a", 0.3), candidate("b", 0.1)], maximize="gain", subject_to={}, compared=12
+    )
+    assert "[+0.100, +0.400] that allows for the choice among 12 trials" in verdict.reason
+    nobody = choose_champion(
+        [candidate("a", 0.3, low=-0.01)], maximize="gain", subject_to={}, compared=12
+    )
+    assert "the choice among 12 trials and does not lie above 0" in nobody.reason
 
 
 def test_what_was_not_measured_keeps_no_limit():

@@ -16,7 +16,7 @@ from orchestrator import continual_loop, packed_trials
 from orchestrator.accuracy_matrix import AccuracyMatrix
 from orchestrator.base_model import load_base, load_tokenizer
 from orchestrator.batches import prepare
-from orchestrator.continual_loop import Start, learn_sequence, run
+from orchestrator.continual_loop import DivergedError, Start, learn_sequence, run
 from orchestrator.engine import PlainEngine
 from orchestrator.experiment import load_experiment
 from orchestrator.methods import adapter_options, retention_options
@@ -257,6 +257,22 @@ def test_a_trial_that_diverges_fails_alone(world, solo):
     for name in ("curlora", "ewc"):
         expected = solo[name][0][-1]
         assert reports[name][-1].losses == pytest.approx(expected.losses, abs=1e-4)
+
+
+def test_a_trial_whose_last_step_has_broken_it_fails_where_it_is_scored(world):
+    """Alone and packed: its loss was fine before the step, and nobody looks at it again."""
+    trials, data = world
+    wild = trials["curlora"].with_overrides({
+        "training.batch_size": 16, "training.learning_rate": 1e37,
+        "training.schedule": "constant", "method.adapter.alpha": 1e3,
+    })  # fmt: skip
+    with pytest.raises(DivergedError, match="when task 'mood' is scored"):
+        alone(wild, data)
+    reports, ended = packed(({"wild": wild, "ewc": trials["ewc"]}, data), capacity=2)
+    assert ended["wild"].matrix is None
+    assert "when task 'mood' is scored" in ended["wild"].reason
+    assert ended["ewc"].matrix is not None
+    assert not reports["wild"]
 
 
 @pytest.mark.parametrize("patience", [0, 8])

@@ -248,3 +248,17 @@ def test_markup_escapes_all_but_markup():
     assert made == '<td title="&quot;&gt;&lt;b&gt;" hidden>&lt;&amp;&quot;&#x27;\ufffd</td>'
     assert element("b", made) == f"<b>{made}</b>"
     assert isinstance(made, Markup)
+
+
+def test_test_scores_lead_the_page(new_sweep, tmp_path):
+    lines = new_sweep(tested=True)
+    page = write_report(lines, tmp_path).read_text(encoding="utf-8")
+    champion = SweepView.of(lines).champion
+    headline = f"On 30 test examples, which had no part in any choice: gain of {champion} +0.350"
+    assert headline in page
+    assert page.index(headline) < page.index("largest gain".capitalize())
+    assert page.index('id="test"') < page.index('id="asked"') < page.index('id="trials"')
+    assert "Reading 1: scores by task" in page
+    assert "The test examples have not been read" in write_report(
+        new_sweep(), tmp_path / "unread", tmp_path / "other"
+    ).read_text(encoding="utf-8")

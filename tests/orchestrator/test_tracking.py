@@ -20,6 +20,7 @@ from orchestrator.journal import Line
 from orchestrator.model_registry import champion_record, resolve
 from orchestrator.tracking import Projection, TrackingError
 from orchestrator.tracking_address import tracking_uri
+from tests.orchestrator.conftest import made_up_reading
 
 START = 1_700_000_000.0
 TASKS = ["movies", "topics"]
@@ -218,6 +219,23 @@ def test_journal_becomes_one_run_with_a_nested_run_per_trial(sweep_folder: Path)
     }  # fmt: skip
     assert not [p for p in parent.data.params if p.startswith(("method.", "training."))]
     assert "probe_accuracy_kept" not in trial.data.metrics
+
+
+def test_test_scores_stand_beside_the_trials_that_were_scored(sweep_folder: Path) -> None:
+    lines = whole_story()[:-1]
+    reading = {"n": len(lines), "time": START + len(lines), "event": "test_read"}
+    lines.append(reading | made_up_reading("t001", TASKS, "t002"))
+    for _ in range(2):
+        project(sweep_folder, lines)
+    runs = runs_of(sweep_folder)
+    champion, parent = runs["t001"].data.metrics, runs["sweep"].data.metrics
+    assert (champion["test_gain"], champion["test_gain_low"]) == (0.35, 0.2)
+    assert champion["gain"] == 0.375, "that of the validation examples stays what it was"
+    assert champion[f"test/{TASKS[0]}"] == 0.6
+    assert parent["champion/test_accuracy"] == 0.6
+    assert runs["base"].data.metrics[f"test/{TASKS[1]}"] == 0.25
+    assert runs["t001"].data.tags["orchestrator.test_reading"] == "1"
+    assert "test_gain" not in runs["t003"].data.metrics
 
 
 def test_steps_count_on_over_the_tasks(sweep_folder: Path) -> None:
