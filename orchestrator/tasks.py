@@ -181,8 +181,8 @@ class GenerationTask(_PromptedTask):
     metric: GenerationMetric = "exact_match"
     answer: Literal["text", "final_number"] = "text"
     """What `exact_match` compares: the whole text, or its last number (as for GSM8K)."""
-    max_new_tokens: int = Field(default=64, ge=1)
-    """Tokens written at most."""
+    max_new_tokens: int = Field(default=64, ge=1, le=65536)
+    """Tokens written at most; the bound is there for tasks that come from others with a model."""
     stop: tuple[str, ...] = ("\n",)
     """Texts that end the writing, besides the model's own end of text."""
 
@@ -192,6 +192,8 @@ class GenerationTask(_PromptedTask):
             raise ValueError(f"`target` must hold {{target}}, the reference; got {self.target!r}")
         if self.answer == "final_number" and self.metric != "exact_match":
             raise ValueError("`answer: final_number` belongs to `metric: exact_match`")
+        if "" in self.stop:
+            raise ValueError("`stop` holds an empty text, which ends all writing before it begins")
         return self
 
 

@@ -138,6 +138,8 @@ def test_a_long_reference_leaves_the_prompt_a_quarter():
         ({"target": "no braces"}, "must hold {target}"),
         ({"metric": "bleu", "answer": "final_number"}, "belongs to `metric: exact_match`"),
         ({"metric": "accuracy"}, "'exact_match', 'bleu' or 'rouge_l'"),
+        ({"max_new_tokens": 10**12}, "less than or equal to 65536"),
+        ({"stop": ["\n", ""]}, "an empty text, which ends all writing"),
     ],
 )
 def test_wrong_generation_tasks_are_refused(fields, expected):
