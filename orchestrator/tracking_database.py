@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 SETTLED_SECONDS = 5.0
 """What was changed within this time may be in the making, by a program without our lock."""
 _SETTLING_SECONDS = 120.0
+_BUSY_SECONDS = 20.0
 _BESIDE = ("-journal", "-wal", "-shm")
 """What SQLite keeps beside a database; of no use to another one of the same name."""
 _RECORDS = ("runs", "registered_models", "logged_models", "trace_info", "datasets")
@@ -128,33 +129,46 @@ def _make_or_mend(file: Path) -> str | None:
     if not file.is_file() or not file.stat().st_size:
         _make(file)
         return None
-    if not _holds_records(file):
+    try:
+        with closing(sqlite3.connect(file, timeout=_BUSY_SECONDS, isolation_level=None)) as opened:
+            # SQLite undoes what a killed program had not committed, and lets no other one in.
+            opened.execute("BEGIN EXCLUSIVE")
+            return _mend(file, opened)
+    except sqlite3.Error as error:
+        if error.sqlite_errorname in {"SQLITE_BUSY", "SQLITE_LOCKED"}:
+            raise TrackingError(
+                f"MLflow's database {file} needs to be mended and is in use by another program "
+                f"({error}). End that first."
+            ) from None
+        raise TrackingError(_damaged(file, str(error))) from None
+
+
+def _mend(file: Path, opened: sqlite3.Connection) -> str | None:
+    """Mend a database that no other program can use meanwhile."""
+    tables = {row[0] for row in opened.execute("SELECT name FROM sqlite_master")}
+    revision = None
+    if "alembic_version" in tables:
+        row = opened.execute("SELECT version_num FROM alembic_version").fetchone()
+        revision = str(row[0]) if row else None
+    if revision == _newest_revision():
+        return None
+    records = (
+        opened.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
+        for table in _RECORDS
+        if table in tables
+    )
+    if not any(records):
         aside = _set_aside(file, "incomplete")
         _make(file)
         return (
             f"the database {file} had been left half made, without a record in it; it was set "
             f"aside as {aside.name} and made anew"
         )
-    kept = _upgrade(file)
+    kept = _upgrade(file, opened, revision)
     return (
         f"the database {file} was brought to the schema of the installed MLflow; the one before "
         f"is kept as {kept.name}"
     )
-
-
-def _holds_records(file: Path) -> bool:
-    """Whether anybody has recorded anything in a database."""
-    # Opened for writing: SQLite undoes what a killed program had not committed.
-    try:
-        with closing(sqlite3.connect(file)) as opened:
-            tables = {row[0] for row in opened.execute("SELECT name FROM sqlite_master")}
-            return any(
-                opened.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None
-                for table in _RECORDS
-                if table in tables
-            )
-    except sqlite3.Error as error:
-        raise TrackingError(_damaged(file, str(error))) from None
 
 
 def _damaged(file: Path, reason: str) -> str:
@@ -225,20 +239,20 @@ def _remove_beside(file: Path) -> None:
         file.with_name(file.name + ending).unlink(missing_ok=True)
 
 
-def _upgrade(file: Path) -> Path:
+def _upgrade(file: Path, opened: sqlite3.Connection, revision: str | None) -> Path:
     """Bring a database with records to the newest schema, on a copy; give where the old one is."""
     from mlflow.store.db.utils import _upgrade_db
 
-    if not _is_known(_revision(file)):
+    if not _is_known(revision):
         raise TrackingError(
-            f"MLflow's database {file} has the schema {_revision(file)!r}, which the installed "
-            "MLflow does not know: a newer one wrote it. Install that, or name another database "
-            "by `tracking.uri`."
+            f"MLflow's database {file} has the schema {revision!r}, which the installed MLflow "
+            "does not know: a newer one wrote it. Install that, or name another database by "
+            "`tracking.uri`."
         )
     with tempfile.TemporaryDirectory(prefix="orchestrator-mlflow-") as scratch:
-        copy = Path(scratch).resolve() / file.name
-        with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(copy)) as new:
-            old.backup(new)
+        # Read through the connection: closing the file elsewhere would end this process's locks.
+        before, copy = opened.serialize(), Path(scratch).resolve() / file.name
+        copy.write_bytes(before)
         try:
             _upgrade_db(_hasty_engine(copy))
         except Exception as error:  # noqa: BLE001 (migrations raise whatever their writers chose)
@@ -246,7 +260,7 @@ def _upgrade(file: Path) -> Path:
                 _damaged(file, f"its schema cannot be brought up to date ({_first_line(error)})")
             ) from None
         kept = _free_name(file, "before-upgrade")
-        shutil.copy2(file, kept)
+        kept.write_bytes(before)
         _put(copy, file)
     return kept
 
