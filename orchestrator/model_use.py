@@ -175,9 +175,10 @@ def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:
     experiment = SweepView.of(lines).experiment
     own = tracking_uri or (experiment.get("tracking") or {}).get("uri")
     if not own and not (storage / DATABASE_NAME).is_file():
+        again = f" (`orchestrate report {name}` makes it anew from the journal)" if lines else ""
         raise ModelUseError(
-            f"No model registry in {storage}. Give the folder of the sweep with `--storage`, or "
-            "MLflow's address with `--tracking-uri`."
+            f"No model registry in {storage}{again}. Give the folder of the sweep with "
+            "`--storage`, or MLflow's address with `--tracking-uri`."
         )
     return recorded_uri(experiment, storage, tracking_uri)
 
