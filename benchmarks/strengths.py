@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=BASE, help="a base model's folder")
     parser.add_argument("--data", type=Path, default=DATA, help="the demo's data folder")
     parser.add_argument("--steps", type=int, nargs="+", default=LENGTHS, help="of the second task")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--write", action="store_true", help="write the page")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -199,7 +200,7 @@ def main() -> None:
     rows = [head]
     with tempfile.TemporaryDirectory() as name:
         own, data = experiment(Path(name), given.base, given.data)
-        for kind in KINDS:
+        for kind in given.kinds:
             engine, start = started(own, data, kind)
             before = [engine.held_out_loss(held) for held in data.held_out]
             rows.append([kind, "0", "-", "-", "-", "0", f"{before[1]:.3f}", f"{before[0]:.3f}"])

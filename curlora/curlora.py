@@ -605,7 +605,7 @@ class CurLayer(nn.Module, BaseTunerLayer):
             self.set_base_weight(weight)
             return
         layer = cast(nn.Linear, self.get_base_layer())
-        self._shared_weight = layer.weight
+        self._shared_weight = cast(nn.Parameter, layer.weight)
         layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
 
 

@@ -41,7 +41,7 @@ def known_targets() -> dict[str, tuple[str, ...] | str]:
     """
     from curlora.peft_bridge import LORA_TARGETS
 
-    theirs = {
+    theirs: dict[str, tuple[str, ...] | str] = {
         family: names if isinstance(names, str) else tuple(names)
         for family, names in LORA_TARGETS.items()
     }
