@@ -6,7 +6,6 @@ header says how long it should be.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.experiment import ModelSpec
+from orchestrator.strict_json import cut, parse, read_object
 
 OPTIMISER_BYTES = 16
 """Per trained parameter: parameter, gradient, fp32 master and two moments, rounded up."""
@@ -129,18 +129,26 @@ def _folder_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         raise BaseFilesError(
             f"The model folder {folder} has no config.json. `model.name` is a Hugging Face name "
             "or a folder that save_pretrained wrote."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise BaseFilesError(f"{path} cannot be read ({error}). Save the model again.") from None
-    if not isinstance(config, dict):
-        raise BaseFilesError(f"{path} should hold a JSON object, got {str(config)[:60]!r}.")
+        )
+    config = read_object(path, BaseFilesError, "Save the model again.")
+    text = config.get("text_config")
+    if text is not None and not isinstance(text, dict):
+        raise BaseFilesError(
+            f"{path}: `text_config` should be an object, got {cut(repr(text))}. Save the model "
+            "again."
+        )
     return config
+
+
+_WIDTHS = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2,
+    "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8, "C64": 8,
+}  # fmt: skip
+"""Bytes of a number in safetensors, of the kinds whose numbers fill whole bytes."""
 
 
 def _header(file: Path) -> dict[str, Any]:
@@ -150,12 +158,13 @@ def _header(file: Path) -> dict[str, Any]:
         length = int.from_bytes(stream.read(8), "little")
         text = stream.read(length) if length <= size else b""
     try:
-        header: dict[str, Any] = json.loads(text)
-        ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        header = parse(text.decode("utf-8"))
+        ends = [_end(name, entry) for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f" ({error})" if isinstance(error, _EntryError) else ""
         raise BaseFilesError(
-            f"{file} is no whole safetensors file: its header cannot be read, and the file has "
-            f"{size:,} bytes. {_AGAIN}"
+            f"{file} is no whole safetensors file: its header cannot be read{reason}, and the file "
+            f"has {size:,} bytes. {_AGAIN}"
         ) from None
     whole = 8 + length + max(ends, default=0)
     if size < whole:
@@ -164,6 +173,22 @@ def _header(file: Path) -> dict[str, Any]:
             f"{_AGAIN}"
         )
     return header
+
+
+class _EntryError(ValueError):
+    pass
+
+
+def _end(name: str, entry: Any) -> int:
+    """Where a tensor of a header ends, its shape and place agreeing."""
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
+    numbers = [*shape, begin, end]
+    if not all(type(number) is int and number >= 0 for number in numbers) or begin > end:
+        raise _EntryError(f"the entry of {cut(name)!r} has no shape and place")
+    width = _WIDTHS.get(entry["dtype"])
+    if width is not None and math.prod(shape) * width != end - begin:
+        raise _EntryError(f"{cut(name)!r} has {end - begin:,} bytes for a shape of {shape}")
+    return end
 
 
 _AGAIN = "Copy or download it again."
@@ -215,10 +240,11 @@ def _shards(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return []
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise BaseFilesError(f"{index} cannot be read. {_AGAIN}") from None
+    places = read_object(index, BaseFilesError, _AGAIN).get("weight_map")
+    names = set(map(str, places.values())) if isinstance(places, dict) else set()
+    if not names or any(Path(name).name != name for name in names):
+        raise BaseFilesError(f"{index} does not say which file holds which weight. {_AGAIN}")
+    return sorted(names)
 
 
 def model_type(model: ModelSpec) -> str | None:
@@ -236,7 +262,8 @@ def model_type(model: ModelSpec) -> str | None:
     folder = local_folder(model)
     if folder is None or not (folder / "config.json").is_file():
         return None
-    return _read_config(folder).get("model_type")
+    family = _read_config(folder).get("model_type")
+    return family if isinstance(family, str) else None
 
 
 def base_dropout(model: ModelSpec) -> dict[str, float]:
@@ -318,7 +345,7 @@ def _from_shapes(
     text = config.get("text_config") or config
     try:
         sizes = {
-            ours: int(next(text[name] for name in theirs if name in text))
+            ours: _size(text, next(name for name in theirs if name in text))
             for ours, theirs in (
                 ("hidden", ("hidden_size", "n_embd")),
                 ("layers", ("num_hidden_layers", "n_layer")),
@@ -333,13 +360,26 @@ def _from_shapes(
     return BaseFacts(
         parameters=whole,
         body=whole - outer,
-        intermediate=int(
-            text.get("intermediate_size") or text.get("n_inner") or 4 * sizes["hidden"]
+        intermediate=next(
+            (_size(text, name) for name in ("intermediate_size", "n_inner") if text.get(name)),
+            4 * sizes["hidden"],
         ),
         shapes=_linear(shapes, config.get("model_type")),
         model_type=str(text.get("model_type") or config.get("model_type") or ""),
         **sizes,
     )
+
+
+def _size(config: Mapping[str, Any], name: str) -> int:
+    value = config[name]
+    if isinstance(value, list) and value and all(type(number) is int for number in value):
+        value = max(value)  # of some families each layer has its own
+    if type(value) is not int or not 0 < value < 1 << 40:
+        raise BaseFilesError(
+            f"config.json of the base: `{name}` should be a whole number above 0, got "
+            f"{cut(repr(value))}. Save the model again."
+        )
+    return value
 
 
 _ENDS = re.compile(r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_out|word_embeddings)\.weight$")

@@ -43,7 +43,9 @@ def load_tokenizer(spec: ModelSpec) -> Any:
 
     place, options = _source(spec)
     with _loading(spec):
-        return AutoTokenizer.from_pretrained(place, **options)
+        tokenizer: Any = AutoTokenizer.from_pretrained(place, **options)
+        tokenizer("a")  # a damaged one may load, and fail at the first text
+    return tokenizer
 
 
 def load_base(spec: ModelSpec, precision: str, device: torch.device | str = "cpu") -> nn.Module:
@@ -75,9 +77,13 @@ def load_base(spec: ModelSpec, precision: str, device: torch.device | str = "cpu
     # On CPU in bf16 the fused attention's backward is several times slower than the plain one.
     attention = "eager" if torch.device(device).type == "cpu" else "sdpa"
     with _loading(spec):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            place, dtype=DTYPES[precision], attn_implementation=attention, **options
-        )
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            place, dtype=DTYPES[precision], attn_implementation=attention,
+            output_loading_info=True, **options,
+        )  # fmt: skip
+    model, told = found
+    if spec.quantization is None and spec.gguf is None and not is_deepspeed_zero3_enabled():
+        _refuse_lacking(spec, told)
     model.requires_grad_(False)
     model.config.use_cache = False
     if spec.quantization is None:
@@ -85,6 +91,17 @@ def load_base(spec: ModelSpec, precision: str, device: torch.device | str = "cpu
     for module in model.modules():
         keep_as_quantised(module)
     return model.eval()
+
+
+def _refuse_lacking(spec: ModelSpec, told: Mapping[str, Any]) -> None:
+    """Refuse a base that transformers would complete with random weights and a warning."""
+    lacking = sorted(map(str, told.get("missing_keys") or ()))
+    if lacking:
+        raise ModelError(
+            f"The model {spec.name!r} lacks {len(lacking)} weights, first {lacking[0]!r}; they "
+            "would be random. Its files are not whole, or are not those of a causal language "
+            "model: fetch or save it again."
+        )
 
 
 @contextmanager
@@ -201,15 +218,19 @@ def _loading(spec: ModelSpec) -> Iterator[None]:
     name = spec.gguf or spec.name
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
-        text = " ".join(str(error).split())[:300].rstrip(".")
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # Whatever is wrong with a file: transformers and tokenizers raise all kinds of errors, the
+        # bare `Exception` among them.
+        text = (" ".join(str(error).split())[:300] or type(error).__name__).rstrip(".")
         of_hub = spec.gguf is None and not Path(str(spec.name)).exists()
         cause = f"{hub_hindered()} " if of_hub and hub_hindered() else ""
         raise ModelError(
             f"The model {name!r} cannot be loaded: {text}. {cause}`model.name` is a Hugging "
             "Face name or a folder with config.json, safetensors weights and a tokenizer; `make "
             "demo` fetches the demo's."
-        ) from None
+        ) from error
 
 
 def base_sha256(spec: ModelSpec) -> str:
