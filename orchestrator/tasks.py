@@ -358,8 +358,8 @@ def read_yaml(path: Path, error_type: type[ValueError]) -> object:
         The parsed document.
 
     Raises:
-        error_type: If the file is missing, is not UTF-8, is not YAML, or has a key twice in one
-            mapping.
+        error_type: If the file is missing, is not UTF-8, is not YAML, has a key twice in one
+            mapping, or half of a character in a text.
     """
     import yaml
 
@@ -372,7 +372,7 @@ def read_yaml(path: Path, error_type: type[ValueError]) -> object:
     try:
         # A SafeLoader, which makes plain values only.
         return yaml.load(text, Loader=_strict_loader())
-    except _RepeatedKeyError as error:
+    except (_RepeatedKeyError, _HalfCharacterError) as error:
         raise error_type(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # A date of month 13 is a ValueError, and brackets may be nested without end.
@@ -383,9 +383,27 @@ class _RepeatedKeyError(ValueError):
     """A key stands twice in one mapping."""
 
 
+class _HalfCharacterError(ValueError):
+    """A text holds one of two surrogates, which no encoding can write."""
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def _whole_characters(text: str, line: int) -> str:
+    """A text with the pairs of surrogates of JSON's escapes as the characters they stand for."""
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise _HalfCharacterError(
+            f"line {line}: a text holds half of a character (one of two surrogates such as "
+            "\\ud83d). Write the character itself, or both halves."
+        ) from None
+
+
 @functools.cache
 def _strict_loader() -> type[yaml.SafeLoader]:
-    """PyYAML's safe loader, which would keep the last of two equal keys, refusing them."""
+    """PyYAML's safe loader, refusing equal keys (it would keep the last) and half characters."""
     import yaml
 
     class StrictLoader(yaml.SafeLoader):
@@ -402,6 +420,12 @@ def _strict_loader() -> type[yaml.SafeLoader]:
                     raise _RepeatedKeyError(_repeated(key, lines[key], line))
                 lines[key] = line
             return super().construct_mapping(node, deep=deep)
+
+        def construct_scalar(self, node: Any) -> Any:
+            value = super().construct_scalar(node)
+            if isinstance(value, str) and _SURROGATES.search(value):
+                return _whole_characters(value, node.start_mark.line + 1)
+            return value
 
     return StrictLoader
 

@@ -118,3 +118,13 @@ def test_a_task_file_may_end_in_yml(folder):
         find_task_file("mood.yaml", [folder])
     with pytest.raises(TaskFileError, match=r"Did you mean 'mood'\?.*Known tasks: .*mood"):
         find_task_file("mod", [folder])
+
+
+def test_half_characters_are_refused_and_pairs_are_whole(tmp_path):
+    """JSON is YAML, and its escapes write an emoji as a pair of surrogates."""
+    path = tmp_path / "t.yaml"
+    path.write_text('a: 1\n"b\\ud83d\\ude00": "\\ud83d\\ude00!"\n')
+    assert read_yaml(path, TaskFileError) == {"a": 1, "b\U0001f600": "\U0001f600!"}
+    path.write_text('a: 1\nb: "\\ud83d"\n')
+    with pytest.raises(TaskFileError, match="line 2: a text holds half of a character"):
+        read_yaml(path, TaskFileError)
