@@ -38,7 +38,8 @@ from typing import Any
 
 SECONDS = 10.0
 """Computing time of one case."""
-WALL_SECONDS = 120.0
+WALL_SECONDS = 600.0
+"""After which a case hangs, on a machine that may be busy with other things."""
 MEMORY = 1 << 30
 """Bytes that one case may add to the largest size of the process."""
 REFUSED, READ = "refused", "read"

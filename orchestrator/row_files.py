@@ -448,8 +448,9 @@ def table_errors() -> tuple[type[Exception], ...]:
 
 
 def one_line(error: BaseException) -> str:
-    """An error of another library in one line of at most 300 characters."""
-    return cut(" ".join(str(error).split()) or type(error).__name__, 300)
+    """An error of another library in one line of at most 300 characters, all of them printable."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return cut("".join(c if c.isprintable() else "?" for c in text), 300)
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
