@@ -22,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,7 @@ def resident(given: argparse.Namespace) -> dict[str, Any]:
     from orchestrator.batches import prepare
     from orchestrator.experiment import load_experiment
     from orchestrator.pool_member import Member
+    from orchestrator.seals import Maker
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -202,7 +204,9 @@ def resident(given: argparse.Namespace) -> dict[str, Any]:
         before = _held(given.device)
         for number in range(given.resident):
             trial = experiment.with_overrides({"training.seed": number})
+            maker = asdict(Maker("benchmark", f"trial {number}", ""))
             job = {"trial": f"trial {number}", "experiment": trial.model_dump(mode="json")}
+            job["maker"] = maker
             member.take(job)
 
         def join() -> None:

@@ -178,6 +178,7 @@ def tune_sweep(path: Path, at_once: int) -> None:
 
     def trial(config: dict[str, Any]) -> None:
         from orchestrator.experiment import Experiment
+        from orchestrator.seals import Maker
         from orchestrator.training import run_locally
 
         experiment = Experiment.model_validate(document).with_overrides(
@@ -185,7 +186,8 @@ def tune_sweep(path: Path, at_once: int) -> None:
         )
         reports: list[Any] = []
         name = f"rate-{config['rate']:.3g}"
-        run_locally(name, experiment, ray.get(held), folder / name, reports.append)
+        maker = Maker("benchmark", name, "")
+        run_locally(name, experiment, ray.get(held), folder / name, maker, reports.append)
         tune.report({"reports": len(reports)})
 
     tuner = tune.Tuner(

@@ -13,6 +13,7 @@ import argparse
 import os
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from orchestrator.base_model import load_tokenizer
 from orchestrator.batches import prepare
 from orchestrator.experiment import load_experiment
 from orchestrator.pool_member import Member
+from orchestrator.seals import Maker
 
 CURLORA = {"kind": "curlora", "r": 16, "target_modules": "all-linear"}
 LORA = {"kind": "lora", "r": 16, "target_modules": "all-linear"}
@@ -47,7 +49,9 @@ def measure() -> list[tuple[str, float, float]]:
         found: list[tuple[str, float, float]] = []
         for number, (label, overrides) in enumerate(STARTS.items()):
             trial = loaded.experiment.with_overrides(overrides)
-            member.take({"trial": f"t{number}", "experiment": trial.model_dump(mode="json")})
+            maker = asdict(Maker("benchmark", f"t{number}", ""))
+            document = trial.model_dump(mode="json")
+            member.take({"trial": f"t{number}", "experiment": document, "maker": maker})
             start = time.perf_counter()
             member.begin()
             began = time.perf_counter()

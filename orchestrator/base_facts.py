@@ -16,6 +16,8 @@ from typing import Any
 from orchestrator.experiment import ModelSpec
 from orchestrator.strict_json import cut, parse, read_object
 
+UNKNOWN = "unknown"
+"""The hash of a hub model whose commit is not known."""
 OPTIMISER_BYTES = 16
 """Per trained parameter: parameter, gradient, fp32 master and two moments, rounded up."""
 RECORD_BYTES = 2 * 2**20

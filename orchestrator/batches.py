@@ -88,7 +88,8 @@ class PreparedData:
 
     tasks: dict[str, PreparedTask]
     hashes: dict[str, str]
-    """Fingerprint of each task's token ids and settings."""
+    """Of each task, a hash of what it is made of: the token ids of its rows, whatever file or hub
+    they came from."""
     controls: dict[str, dict[str, Any]]
     """Facts of each task, majority-class accuracy among them."""
 
@@ -155,7 +156,7 @@ def prepare(
     _check_held_out(loaded.experiment, tasks)
     return PreparedData(
         tasks=tasks,
-        hashes={name: _fingerprint_task(task) for name, task in tasks.items()},
+        hashes={name: _tokens_sha256(task) for name, task in tasks.items()},
         controls={name: task.facts for name, task in tasks.items()},
     )
 
@@ -195,7 +196,9 @@ def _cache_key(
     if "held" in manner:
         manner = manner | {"held": fingerprint(sorted(manner["held"]))}
     return {
-        "task": spec.model_dump(mode="json", exclude={"data": places}),
+        "task": spec.model_dump(
+            mode="json", exclude={"data": places, "description": True, "source": True}
+        ),
         "rows": rows,
         "tokenizer": tokenizer_sha256,
         "limits": limits.model_dump(
@@ -479,11 +482,11 @@ def _in_hash_order(task: TaskSpec, rows: Sequence[Row], limit: int | None) -> li
     return sorted(rows, key=lambda row: text_digest(row_text(task, row), "sample"))[:limit]
 
 
-def _fingerprint_task(task: PreparedTask) -> str:
+def _tokens_sha256(task: PreparedTask) -> str:
     tokens = hashlib.sha256()
     for part in (task.train, task.validation, task.test):
         tokens.update(repr(part).encode())
-    return fingerprint([task.spec.model_dump(mode="json", exclude={"data"}), tokens.hexdigest()])
+    return tokens.hexdigest()
 
 
 # --- what the model is given ----------------------------------------------------------------------

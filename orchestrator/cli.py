@@ -120,6 +120,15 @@ TrackingUri = Annotated[
         envvar="ORCHESTRATOR_TRACKING_URI",
     ),
 ]
+MovedBase = Annotated[
+    Path | None,
+    typer.Option(
+        "--base",
+        help="Where the base model is now, if it was moved since training.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option(help="A running Ray cluster, for example auto; by default this machine."),
@@ -356,15 +365,16 @@ def _run(
         _stop(outcome.complaint, FAILED)
     view = SweepView.of(outcome.lines)
     if not any(trial.state == "COMPLETE" for trial in view.trials):
-        _stop(_nothing_completed(view), FAILED)
+        _stop(_nothing_completed(view, outcome.folder), FAILED)
 
 
-def _nothing_completed(view: SweepView) -> str:
+def _nothing_completed(view: SweepView, folder: Path) -> str:
     failed = [trial for trial in view.trials if trial.state == "FAILED"]
     if not failed:
         return "no trial was completed; the table above says why."
     reason, count = Counter(trial.reason for trial in failed).most_common(1)[0]
-    log = next((trial.log for trial in failed if trial.reason == reason and trial.log), None)
+    logged = [trial for trial in failed if trial.reason == reason and trial.log]
+    log = sweep_documents.log_path(logged[0], folder) if logged else None
     return (
         f"no trial was completed; {count} of {len(failed)} failed with: {reason.rstrip('.')}."
         + (f" Log: {log}." if log else "")
@@ -830,11 +840,12 @@ def export(
     ],
     storage: Storage = _DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
+    base: MovedBase = None,
 ) -> None:
     """Write a trained adapter for use elsewhere."""
     _check_target(to)
-    with model_use.model_folder(reference, storage, tracking_uri) as folder:
-        heads = model_use.export(folder, form, to)
+    with model_use.model_folder(reference, storage, tracking_uri, note=_say) as folder:
+        heads = model_use.export(folder, form, to, base)
     size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file())
     typer.echo(f"Wrote {reference} as {form} to {to} ({size / 2**20:.2f} MiB).")
     if heads:
@@ -843,6 +854,11 @@ def export(
             f"The tasks {', '.join(heads)} are answered by linear heads on the last hidden state: "
             f"{model_use.HEADS_FILE}, whose rows stand for the labels in {labels}."
         )
+
+
+def _say(text: str) -> None:
+    """Tell the user something beside the answer."""
+    typer.echo(f"orchestrate: {text}", err=True)
 
 
 def _check_target(to: Path) -> None:
@@ -894,6 +910,7 @@ def predict(
     force: Annotated[bool, typer.Option("--force", help="Replace the output file.")] = False,
     storage: Storage = _DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
+    base: MovedBase = None,
     as_json: Json = False,
 ) -> None:
     """Let a trained adapter judge texts, or write them: from the command line or from a file."""
@@ -904,9 +921,9 @@ def predict(
         if texts or column:
             raise UsageError("Give either texts or `--input`, not both.")
         model_use.check_files(source, output, force=force)
-    with model_use.model_folder(reference, storage, tracking_uri) as folder:
+    with model_use.model_folder(reference, storage, tracking_uri, note=_say) as folder:
         if source is not None and output is not None:
-            rows = _predict_file(folder, task, source, output)
+            rows = _predict_file(folder, task, source, output, base)
             if as_json:
                 _print_json({"model": reference, "rows": rows, "output": str(output)})
             else:
@@ -915,7 +932,7 @@ def predict(
         specs = {n: s.model_dump() for n, s in model_use.asked_tasks(folder).items()}
         name = _task_name(specs, task)
         rows = task_rows(specs[name], texts or [], column or [])
-        predictions = model_use.load_folder(folder).predict(name, rows)
+        predictions = model_use.load_folder(folder, base).predict(name, rows)
     results = [
         {"row": row, "label": p.label, "probabilities": dict(p.probabilities)}
         for row, p in zip(rows, predictions, strict=True)
@@ -933,13 +950,15 @@ def predict(
     _console().print(shown)
 
 
-def _predict_file(folder: Path, task: str | None, source: Path, output: Path) -> int:
+def _predict_file(
+    folder: Path, task: str | None, source: Path, output: Path, base: Path | None
+) -> int:
     """Answer a file of rows into another file; give the number of rows."""
     specs = model_use.asked_tasks(folder)
     name = _task_name({n: spec.model_dump() for n, spec in specs.items()}, task)
     rows, asked = model_use.read_rows(source, name, specs[name])
     answers = model_use.predict_rows(
-        model_use.load_folder(folder), name, specs[name], asked,
+        model_use.load_folder(folder, base), name, specs[name], asked,
         progress=model_use.telling(
             lambda text: typer.echo(text, err=True), every_s=PROGRESS_SECONDS
         ),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
-from contextlib import suppress
+import os
 from pathlib import Path
 from typing import Any
+
+from orchestrator import durable
 
 FORMAT = 3
 """Raised when what is computed from the same key changes."""
@@ -62,19 +63,20 @@ class ContentCache:
         """
         path = self._path(kind, key)
         body = _text({"key": _versioned(key), "value": value})
-        half = path.with_name(f".half-{uuid.uuid4().hex}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            half.write_text(f"{_sha256(body)}\n{body}", encoding="utf-8")
-            half.replace(path)
+            durable.write(path, f"{_sha256(body)}\n{body}")
         except OSError:
-            with suppress(OSError):
-                half.unlink(missing_ok=True)
             return False
         return True
 
     def _path(self, kind: str, key: Any) -> Path:
         return self._folder / kind / f"{_sha256(_text(_versioned(key)))[:32]}.json"
+
+
+def user_cache() -> Path:
+    """The folder for what is kept between sweeps, whatever their storage."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "curlora-orchestrator"
 
 
 def _versioned(key: Any) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,8 +21,16 @@ from orchestrator.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.batches import PreparedData
 from orchestrator.continual_loop import DONE, StageReport
 from orchestrator.controls import Controls, bounds
-from orchestrator.experiment import Experiment, LoadedExperiment, ResourceSpec, refusal
-from orchestrator.journal import Journal, Line, reading_due, standing_verdict
+from orchestrator.durable import copy_folder
+from orchestrator.experiment import (
+    Experiment,
+    LoadedExperiment,
+    ResourceSpec,
+    fingerprint,
+    refusal,
+)
+from orchestrator.journal import Journal, Line, last_line, reading_due, standing_verdict
+from orchestrator.model_registry import adapter_flaw
 from orchestrator.objectives import (
     NEEDS_ORDER,
     UNKNOWN,
@@ -33,13 +42,17 @@ from orchestrator.objectives import (
 )
 from orchestrator.packing import base_refuses, trial_refuses
 from orchestrator.readings import Side
-from orchestrator.tasks import LanguageModellingTask
+from orchestrator.seals import UNSEALED, Maker, content_hash, file_hashes, flaw, move_aside
+from orchestrator.sweep_view import versions
+from orchestrator.tasks import LanguageModellingTask, computed_fields
 from orchestrator.training import BASE_TRIAL, ProgressFile
 from orchestrator.verdict import Judged, fresh_seeds, judge, reading
 
 if TYPE_CHECKING:
     from orchestrator.search import Wait
 
+SEEN_TRIES, SEEN_SECONDS = 5, 0.2
+"""How often, and after what pause, an adapter that was announced is looked for."""
 ENOUGH_FAILURES = 3
 """A sweep whose first trials have all failed, this many of them, is stopped."""
 
@@ -124,16 +137,32 @@ class Trial:
     reports: dict[tuple[int, float], StageReport] = field(
         default_factory=dict[tuple[int, float], StageReport]
     )
+    """Without what grows with steps and examples (the base's last keeps its examples)."""
+    lines: dict[tuple[int, float], int] = field(default_factory=dict[tuple[int, float], int])
+    """Which line of the journal holds a report whole."""
     state: str = "RUNNING"
     measures: dict[str, float] | None = None
     interval: Interval | None = None
     failure: str | None = None
+    trouble: str | None = None
+    """Why its last report could not be taken."""
     log: str | None = None
 
     def last_report(self, tasks: int) -> StageReport | None:
         """The report after the last task, which makes a trial whole."""
-        index = -1 if self.name == BASE_TRIAL else tasks - 1
-        return self.reports.get((index, DONE))
+        return self.reports.get(self.last_key(tasks))
+
+    def last_key(self, tasks: int) -> tuple[int, float]:
+        """Where among the reports that one is."""
+        return (-1 if self.name == BASE_TRIAL else tasks - 1, DONE)
+
+    def take(self, report: StageReport, line: int) -> None:
+        """Know of a report, which stands in a line of the journal."""
+        key = (report.task_index, report.fraction)
+        if self.name != BASE_TRIAL:
+            report = replace(report, per_example=None)
+        self.reports[key] = replace(report, losses=(), learning_rates=())
+        self.lines[key] = line
 
 
 class Driver:
@@ -157,6 +186,11 @@ class Driver:
         self.observer = observer
         self.data = data
         self.trials: dict[str, Trial] = {}
+        self._sweep_id = ""
+        self._versions: dict[str, str] = {}
+        self._base_sha256: str | None = None
+        self._unsealed: Set[str] = frozenset()
+        """The trials that were begun before this sweep had an identity."""
         self._by_tune_id: dict[str, str] = {}
         self._running: dict[str, ResourceSpec] = {}
         self.capacity = Capacity()
@@ -188,19 +222,25 @@ class Driver:
 
     def _replay(self, line: Line) -> None:
         match line["event"]:
+            case "sweep_opened":
+                self._sweep_id = line.get("sweep_id", "")
+                self._base_sha256 = line["provenance"].get("base", {}).get("sha256")
+                self._versions = versions(line["provenance"])
             case "trial_proposed":
                 self.trials[line["trial"]] = Trial(
                     line["trial"], line["overrides"], of=line.get("of")
                 )
             case "sweep_continued":
+                self._versions = self._versions | versions(line)
+                if line.get("sweep_id"):
+                    self._sweep_id, self._unsealed = line["sweep_id"], frozenset(self.trials)
                 for name in line.get("retried", ()):
                     self._start_over(self.trials[name])
             case "trial_started":
                 self.trials[line["trial"]].attempts = line["attempt"]
             case "stage_report":
                 report = StageReport.from_document(line["report"])
-                trial = self.trials[line["trial"]]
-                trial.reports[report.task_index, report.fraction] = report
+                self.trials[line["trial"]].take(report, line["n"])
             case "trial_ended":
                 trial = self.trials[line["trial"]]
                 trial.state = line["state"]
@@ -215,18 +255,23 @@ class Driver:
     def _start_over(self, trial: Trial) -> None:
         """Forget what a failed trial reported; its checkpoint went when it failed."""
         trial.state, trial.failure, trial.log = "RUNNING", None, None
+        trial.measures = trial.interval = trial.trouble = None
         trial.reports.clear()
+        trial.lines.clear()
 
     def _finish_whole_trials(self) -> None:
         """A driver that died between a trial's last report and its end: the end is now."""
         for name in list(self._waiting):
             trial = self.trials[name]
             if trial.last_report(len(self.experiment.tasks)) is None:
-                # An adapter without the report that belongs to it is of an earlier attempt.
-                shutil.rmtree(self.adapter_folder(name), ignore_errors=True)
-            elif name == BASE_TRIAL or self.adapter_folder(name).is_dir():
+                continue
+            if name == BASE_TRIAL or self._adapter_flaw(name) is None:
                 self._waiting.remove(name)
                 self.finish(name)
+            else:
+                # It is made again, with the report that belongs to it.
+                key = trial.last_key(len(self.experiment.tasks))
+                del trial.reports[key], trial.lines[key]
 
     def _end_impossible_trials(self) -> None:
         """Fail what an older version proposed though it cannot be; the sweep goes on without it."""
@@ -251,7 +296,7 @@ class Driver:
             self._propose(BASE_TRIAL, {}, "an earlier sweep")
         else:
             self._waiting.remove(BASE_TRIAL)
-        self.record("trial_started", trial=BASE_TRIAL, attempt=self.trials[BASE_TRIAL].attempts + 1)
+        self._started(BASE_TRIAL, self.trials[BASE_TRIAL].attempts + 1)
         self._stage(self.trials[BASE_TRIAL], report.as_document(), None)
         self.finish(BASE_TRIAL)
 
@@ -363,10 +408,11 @@ class Driver:
         experiment = self.trial_experiment(name)
         ProgressFile(self.journal.folder, name).remove()
         self._running[name] = experiment.resources
-        self.record("trial_started", trial=name, attempt=trial.attempts)
+        self._started(name, trial.attempts)
         job: dict[str, Any] = {
             "trial": name,
             "experiment": experiment.for_workers(),
+            "maker": asdict(self.maker(name)),
             "folder": str(self.journal.folder),
             "seat": self.seat(name),
         }
@@ -376,6 +422,9 @@ class Driver:
                 self._pool_starts = True
             job |= {"member": self.pool.assign(name), "row_0": self._row_0()}
         return job
+
+    def _started(self, name: str, attempt: int) -> None:
+        self.record("trial_started", trial=name, attempt=attempt, versions=self._versions)
 
     def _next_that_fits(self) -> str | None:
         """A trial that can start now, proposed if need be; None while none can."""
@@ -487,6 +536,80 @@ class Driver:
         """The experiment of a trial: the sweep's with its overrides."""
         return self.experiment.with_overrides(self.trials[name].overrides)
 
+    # -- whose work is whose ----------------------------------------------------------------------
+
+    def maker(self, name: str) -> Maker:
+        """What a trial's checkpoints and adapter are sealed with."""
+        experiment = self.trial_experiment(name)
+        tasks = [*experiment.tasks, *experiment.probes]
+        made_of = {
+            "base": [self._base_sha256, experiment.model.quantization],
+            "data": [self.data.hashes[task] for task in tasks],
+            "tasks": [computed_fields(self.loaded.tasks[task]) for task in tasks],
+            "settings": experiment.model_dump(
+                mode="json",
+                include={"method", "head", "training", "data"},
+            ),
+            "workers": [experiment.resources.executor, experiment.resources.workers],
+        }
+        return Maker(self._sweep_id, name, fingerprint(made_of), unsealed=name in self._unsealed)
+
+    def adapter_folder(self, name: str) -> Path:
+        """Where a trial's adapter is kept."""
+        return self.journal.folder / "trials" / name / "adapter"
+
+    def _adapter_flaw(self, name: str) -> str | None:
+        """Why the adapter that is kept of a trial is not the one that it made; None if it is."""
+        folder, maker = self.adapter_folder(name), self.maker(name)
+        if not folder.is_dir():
+            return "it is missing"
+        wrong = flaw(folder, maker)
+        return None if wrong == UNSEALED and maker.unsealed else wrong
+
+    def _keep_adapter(self, name: str, source: Path) -> str | None:
+        """Copy the adapter that a trial has made, once it has been found to be whole.
+
+        Args:
+            name: The trial.
+            source: Where it was saved.
+
+        Returns:
+            Why it cannot be used; None when it is kept.
+
+        Raises:
+            SweepError: If the disk refuses.
+        """
+        maker, target = self.maker(name), self.adapter_folder(name)
+        wrong = flaw(source, maker) if _is_seen(source) else "it is missing"
+        if wrong is not None and not (wrong == UNSEALED and maker.unsealed):
+            return f"its adapter in {source} cannot be used: {wrong}"
+        try:
+            if target.is_dir():
+                kept = self._adapter_flaw(name)
+                if kept is None and file_hashes(target) == file_hashes(source):
+                    return None
+                if kept is None:  # of an attempt whose last report was not heard
+                    shutil.rmtree(target)
+                else:
+                    self._heard_set_aside(name, target, move_aside(target), kept)
+            copy_folder(source, target)
+        except OSError as error:
+            raise SweepError(
+                no_room(self.journal.folder, f"the adapter of {name}", str(error))
+            ) from None
+        return None
+
+    def _heard_set_aside(self, name: str, what: Path, kept_as: Path, because: str) -> None:
+        """Record, and say, that something foreign or damaged is not used."""
+        self.observer.note(f"{what} is not used, and kept as {kept_as.name}: {because}")
+        self.record(
+            "set_aside",
+            trial=name,
+            what=_within(self.journal.folder, what),
+            kept_as=_within(self.journal.folder, kept_as),
+            because=because,
+        )
+
     # -- what trials say --------------------------------------------------------------------------
 
     def hear(self, tune_id: str, message: Mapping[str, Any]) -> None:
@@ -515,6 +638,9 @@ class Driver:
                     self._stage(trial, report, message["checkpoint_path"])
             case "failed":
                 self._failed(trial, str(message["reason"]), message)
+            case "set_aside":
+                places = Path(message["what"]), Path(message["kept_as"])
+                self._heard_set_aside(name, *places, str(message["because"]))
             case "lost":
                 # The trial is not to blame, and would be lost; left unfinished, it is run again.
                 raise SweepError(
@@ -547,17 +673,15 @@ class Driver:
         key = (report.task_index, report.fraction)
         if key in trial.reports or trial.state != "RUNNING":
             return
-        trial.reports[key] = report
         last = report.row is not None and report.task_index == len(self.experiment.tasks) - 1
         if last and checkpoint is not None:
-            # Copied before it is journalled: a journalled last report has its adapter.
-            try:
-                _copy_adapter(Path(checkpoint) / "adapter", self.adapter_folder(trial.name))
-            except OSError as error:
-                raise SweepError(
-                    no_room(self.journal.folder, f"the adapter of {trial.name}", str(error))
-                ) from None
-        self.record("stage_report", trial=trial.name, report=report.as_document())
+            # Copied before it is journalled: a journalled last report has its adapter. The last
+            # message repeats all reports, so that it is looked for twice.
+            trial.trouble = self._keep_adapter(trial.name, Path(checkpoint) / "adapter")
+            if trial.trouble is not None:
+                return
+        line = self.record("stage_report", trial=trial.name, report=report.as_document())
+        trial.take(report, line["n"])
 
     def ended(self, tune_id: str, error: bool) -> None:
         """Ray Tune says that a trial is over."""
@@ -570,10 +694,6 @@ class Driver:
             reason = "the trial's process ended unexpectedly (out of memory, or killed)"
             self._failed(trial, reason, {})
         self.finish(name)
-
-    def adapter_folder(self, name: str) -> Path:
-        """Where a trial's adapter is kept."""
-        return self.journal.folder / "trials" / name / "adapter"
 
     # -- ending -----------------------------------------------------------------------------------
 
@@ -602,7 +722,7 @@ class Driver:
             return
         trial.measures = self._measures(trial, base, final)
         controls = self._controls()
-        trial.interval = controls.interval(final.per_example, controls.reference_examples)
+        trial.interval = controls.interval(self.examples(name), controls.reference_examples)
         wanted = set(self.experiment.objectives)
         if self._joint(name):
             wanted -= NEEDS_ORDER
@@ -617,7 +737,7 @@ class Driver:
         if trial.failure is None and self.scheduled and trial.reports:
             self._end(trial, "STOPPED", "stopped by the scheduler")
             return
-        reason = trial.failure or "the trial ended before its last report"
+        reason = trial.failure or trial.trouble or "the trial ended before its last report"
         self._end(trial, "FAILED", reason)
 
     def _joint(self, name: str) -> bool:
@@ -630,6 +750,7 @@ class Driver:
         trial.state = state
         complete = state == "COMPLETE"
         adapter = self.adapter_folder(trial.name)
+        has_adapter = complete and adapter.is_dir()
         final = trial.last_report(len(self.experiment.tasks))
         self.record(
             "trial_ended",
@@ -638,13 +759,12 @@ class Driver:
             reason=reason,
             measures=trial.measures if complete else None,
             gain_interval=bounds(trial.interval) if complete else None,
-            intervals=self._controls().intervals(final.per_example)
+            intervals=self._controls().intervals(self.examples(trial.name))
             if complete and trial.name != BASE_TRIAL and final is not None
             else None,
-            adapter=str(adapter.relative_to(self.journal.folder))
-            if complete and adapter.is_dir()
-            else None,
-            log=trial.log,
+            adapter=str(adapter.relative_to(self.journal.folder)) if has_adapter else None,
+            adapter_sha256=content_hash(file_hashes(adapter)) if has_adapter else None,
+            log=trial.log and _within(self.journal.folder, Path(trial.log)),
         )
         if self._proposer is not None and trial.name != BASE_TRIAL and trial.of is None:
             self._proposer.tell(trial.name, trial.measures if complete else None)
@@ -740,6 +860,8 @@ class Driver:
             return {}
         known = self._read_before()
         names = (BASE_TRIAL, verdict["champion"], verdict.get("runner_up"))
+        for name in {*names[1:]} - {None, *known}:
+            self._set_other_adapter_aside(name)
         return {
             name: Side(
                 # Without what only the driver needs, such as where MLflow records.
@@ -749,6 +871,16 @@ class Driver:
             for name in names
             if name is not None and name not in known
         }
+
+    def _set_other_adapter_aside(self, name: str) -> None:
+        """Let nothing be read from an adapter that the journal does not vouch for."""
+        ended, folder = (
+            last_line(self.journal.lines, "trial_ended", name) or {},
+            self.adapter_folder(name),
+        )
+        wrong = adapter_flaw(folder, ended.get("adapter_sha256"), name)
+        if wrong is not None and folder.is_dir():
+            self._heard_set_aside(name, folder, move_aside(folder), wrong)
 
     def _read_before(self) -> dict[str, dict[str, Any]]:
         """The test scores that earlier readings have journalled, by trial."""
@@ -777,9 +909,7 @@ class Driver:
         )
 
     def _judged(self, trial: Trial) -> Judged:
-        final = trial.last_report(len(self.experiment.tasks))
-        examples = final.per_example if final is not None else None
-        return Judged(trial.name, trial.measures or {}, examples or {})
+        return Judged(trial.name, trial.measures or {}, self.examples(trial.name) or {})
 
     def _repeats(self, finalist: Trial) -> list[Judged]:
         """A finalist's repetitions with seeds that had no part in the choice."""
@@ -791,6 +921,21 @@ class Driver:
             and trial.state == "COMPLETE"
             and self._seed_of(trial) not in used
         ]
+
+    def examples(self, name: str) -> dict[str, tuple[float, ...]] | None:
+        """What a trial scores on each validation example, read from the journal.
+
+        Args:
+            name: The trial.
+
+        Returns:
+            By task; None where it has no last report, or that holds none.
+        """
+        trial = self.trials[name]
+        number = trial.lines.get(trial.last_key(len(self.experiment.tasks)))
+        if number is None:
+            return None
+        return StageReport.from_document(self.journal.lines[number]["report"]).per_example
 
     def record(self, event: str, **fields: Any) -> Line:
         """Journal a line, then tell the observer."""
@@ -812,11 +957,17 @@ def no_room(folder: Path, what: str, reason: str) -> str:
     )
 
 
-def _copy_adapter(source: Path, target: Path) -> None:
-    """Copy an adapter's files, whole or not at all."""
-    if target.is_dir() or not source.is_dir():
-        return
-    half = target.with_name("adapter.half")
-    shutil.rmtree(half, ignore_errors=True)
-    shutil.copytree(source, half)
-    half.replace(target)
+def _is_seen(folder: Path) -> bool:
+    """Whether a folder is there; a network file system may show it only after a moment."""
+    for _ in range(SEEN_TRIES):
+        if folder.is_dir():
+            return True
+        if folder.parent.parent.is_dir():
+            list(folder.parent.parent.iterdir())  # asks the server anew
+        time.sleep(SEEN_SECONDS)
+    return folder.is_dir()
+
+
+def _within(folder: Path, path: Path) -> str:
+    """A path as it is journalled: relative to the sweep's folder, which may be moved."""
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.base_model import ModelError, load_base, load_tokenizer
+from orchestrator.base_model import ModelError, found_base, load_base, load_tokenizer
 from orchestrator.encoding import (
     encode_prompt,
     encode_question,
@@ -26,6 +26,7 @@ from orchestrator.evaluation import answer_scores, best, question_log_likelihood
 from orchestrator.experiment import TrainingSpec
 from orchestrator.model_folder import base_of, read_model_document, tasks_of
 from orchestrator.scored_model import HEADS_FILE, LinearHeads, hidden_size
+from orchestrator.seals import UNSEALED, flaw
 from orchestrator.tasks import (
     ClassificationTask,
     GenerationTask,
@@ -89,22 +90,34 @@ class Predictor:
         self._engine = PlainEngine(model, TrainingSpec(), heads=heads, tokenizer=tokenizer)
 
     @classmethod
-    def from_folder(cls, folder: Path, *, adapter: bool = True) -> Predictor:
+    def from_folder(
+        cls, folder: Path, *, adapter: bool = True, base: Path | None = None
+    ) -> Predictor:
         """Load a model folder.
 
         Args:
             folder: The model folder.
             adapter: False gives the untouched base, for comparison.
+            base: Where the base is now, if it was moved since.
 
         Returns:
             The predictor.
 
         Raises:
             ModelError: If the adapter or its heads cannot be used; a damaged model.json is a
-                `ModelFolderError`, and a base that cannot be loaded a `ModelError`.
+                `ModelFolderError`, and a base that cannot be loaded, or is another, a `ModelError`.
         """
         document = read_model_document(folder)
-        spec, tasks = base_of(document, folder), tasks_of(document, folder)
+        wrong = flaw(folder)
+        if wrong not in {None, UNSEALED}:  # earlier versions sealed nothing
+            raise ModelError(
+                f"The model folder {folder} is not as it was written: {wrong}. It is not used; "
+                "restore it from a copy, or export it again."
+            )
+        tasks = tasks_of(document, folder)
+        spec = found_base(
+            base_of(document, folder), document["base"], f"the model in {folder}", base
+        )
         model: Any = load_base(spec, document["precision"])
         heads = None
         if adapter:

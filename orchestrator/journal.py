@@ -7,14 +7,20 @@ would have said had not been acknowledged to anyone.
 Every line holds `n` (its number), `time` (seconds since the epoch) and `event`, one of:
 
 ========================  ==========================================================================
-`sweep_opened`            `sweep`, `experiment`, `tasks`, `yaml`, `origin`, `provenance`, `controls`
-`sweep_continued`         `trials` (how many there are to be), `code`, `retried` (failed trials
-                          that start over)
+`sweep_opened`            `sweep`, `sweep_id`, `experiment`, `tasks`, `yaml`, `origin`,
+                          `provenance`, `controls`
+`sweep_continued`         `trials` (how many there are to be), `code`, `packages`, `python`,
+                          `platform`, `base` (where it is now), `retried` (trials that start over);
+                          `sweep_id` where the opening has none
 `trial_proposed`          `trial`, `overrides`, `by` (the searcher)
-`trial_started`           `trial`, `attempt` (from 1; a continued sweep starts a trial again)
+`trial_started`           `trial`, `attempt` (from 1; a continued sweep starts a trial again),
+                          `versions` (of packages, by name)
 `stage_report`            `trial`, `report`: a rung of a task, or its end
 `trial_ended`             `trial`, `state` (COMPLETE, FAILED, STOPPED), `reason`, `measures`,
-                          `gain_interval`, `adapter` (folder relative to the sweep), `log`
+                          `gain_interval`, `adapter` and `log` (relative to the sweep's folder),
+                          `adapter_sha256`
+`set_aside`               `trial`, `what`, `kept_as` (both relative to the sweep), `because`: nobody
+                          uses it any more
 `sweep_stopped`           `reason`, `trials` (those that failed): it was given up for now
 `sweep_ended`             `front`, `champion` (a trial or null), `reason`, `runner_up`,
                           `finalists`, `intervals` (of the gain, by trial; all hold at once),
@@ -26,21 +32,26 @@ Every line holds `n` (its number), `time` (seconds since the epoch) and `event`,
 `champion_registered`     `trial`, `model`, `version`
 ========================  ==========================================================================
 
-NaN and infinity are written as null: JSON has neither.
+NaN and infinity are written as null: JSON has neither. Last in a line stands `sum`, a hash of it
+and of the line before; lines of earlier versions have none, and readers are not given it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import re
+import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast, overload
 
 from orchestrator.file_lock import LockingUnsupportedError, try_lock, unlock
 
@@ -49,6 +60,10 @@ Line: TypeAlias = dict[str, Any]
 JOURNAL_NAME = "journal.jsonl"
 LOOKS_SECONDS = 10.0
 """How long processes that only look at a journal may be in the way of one that will write it."""
+
+SERIES = ("losses", "learning_rates", "per_example", "head_only_per_example")
+"""What of a report grows with steps and examples, and is seldom read again."""
+_SUM = re.compile(rb',"sum":"([0-9a-f]{16})"\}$')
 
 
 class JournalError(RuntimeError):
@@ -153,22 +168,173 @@ def is_being_written(folder: Path) -> bool:
         return False  # where nothing can be locked, no sweep is run
 
 
+def without_series(line: Line) -> Line:
+    """The same line; a report without its `SERIES`."""
+    if line["event"] != "stage_report":
+        return line
+    report = {key: value for key, value in line["report"].items() if key not in SERIES}
+    return {**line, "report": report}
+
+
 def _whole_lines(path: Path, content: bytes) -> Iterator[Line]:
     complete = content[: content.rfind(b"\n") + 1]
+    before = b""
     for number, raw in enumerate(complete.splitlines()):
-        try:
-            line = json.loads(raw)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise JournalError(
-                f"{path}: line {number + 1} is damaged ({error}). Nothing was changed. Restore the "
-                "file from a copy, or start another sweep with --new."
-            ) from None
-        if line.get("n") != number:
-            raise JournalError(
-                f"{path}: line {number + 1} carries the number {line.get('n')!r}, expected "
-                f"{number}: lines are missing or were reordered. Nothing was changed."
-            )
-        yield line
+        yield _checked(path, number, raw, before)
+        before = raw
+
+
+def _checked(path: Path, number: int, raw: bytes, before: bytes) -> Line:
+    """The line that some bytes hold.
+
+    Args:
+        path: The journal, for messages.
+        number: The line's, from 0.
+        raw: The line, without its end.
+        before: The line before it.
+
+    Returns:
+        The line without its sum.
+
+    Raises:
+        JournalError: If it is not the line that was written here.
+    """
+    cure = "Nothing was changed. Restore the file from a copy, or start another sweep with --new."
+    try:
+        line = json.loads(raw)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise JournalError(f"{path}: line {number + 1} is damaged ({error}). {cure}") from None
+    if not isinstance(line, dict) or not isinstance(cast("Line", line).get("event"), str):
+        shown = raw[:60].decode(errors="replace")
+        raise JournalError(
+            f"{path}: line {number + 1} is damaged: it should be an object with an `event`, got "
+            f"{shown}. {cure}"
+        )
+    line = cast("Line", line)
+    if number == 0 and line["event"] != "sweep_opened":
+        raise JournalError(
+            f"{path}: line 1 should be `sweep_opened`, got `{line['event']}`: the beginning is "
+            f"missing. {cure}"
+        )
+    if line.get("n") != number:
+        raise JournalError(
+            f"{path}: line {number + 1} carries the number {line.get('n')!r}, expected "
+            f"{number}: lines are missing or were reordered. {cure}"
+        )
+    found = _SUM.search(raw)
+    if found is not None and found[1].decode() != _sum(before, raw[: found.start()] + b"}"):
+        raise JournalError(
+            f"{path}: line {number + 1} is not as it was written, or not the one that followed "
+            f"line {number}: its sum differs. {cure}"
+        )
+    line.pop("sum", None)
+    return line
+
+
+def _sum(before: bytes, text: bytes) -> str:
+    """What vouches for a line: a hash of the line before and of its own text."""
+    return hashlib.sha256(before + b"\n" + text).hexdigest()[:16]
+
+
+class JournalLines(Sequence[Line]):
+    """A journal's lines, read from its file whenever they are asked for.
+
+    Reports hold a score of each example: kept in memory they would be hundreds of KiB a trial.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Begin empty.
+
+        Args:
+            path: The journal.
+        """
+        self._path = path
+        self._ends = array("Q")
+        self._last: Line = {}
+        self._of: list[tuple[str, str | None]] = []
+
+    @property
+    def size(self) -> int:
+        """How many bytes of the journal they are."""
+        return self._ends[-1] if self._ends else 0
+
+    def add(self, line: Line, length: int) -> None:
+        """Know of one more line, which the file already holds.
+
+        Args:
+            line: The line.
+            length: Its bytes in the file, its end included.
+        """
+        self._ends.append(self.size + length)
+        self._last = line
+        trial: str | None = line.get("trial")
+        self._of.append((sys.intern(line["event"]), sys.intern(trial) if trial else None))
+
+    def last(self, event: str, trial: str | None = None) -> Line | None:
+        """The last line of an event (of a trial); None where there is none."""
+        for number in range(len(self) - 1, -1, -1):
+            found, of = self._of[number]
+            if found == event and trial in {None, of}:
+                return self[number]
+        return None
+
+    def raw(self, start: int, stop: int) -> bytes:
+        """The bytes of some lines, as they stand in the file."""
+        begin = self._ends[start - 1] if start else 0
+        if stop <= start:
+            return b""
+        with self._path.open("rb") as file:
+            file.seek(begin)
+            return file.read(self._ends[stop - 1] - begin)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Line: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Line]: ...
+    def __getitem__(self, index: int | slice) -> Line | list[Line]:
+        if isinstance(index, slice):
+            numbers = range(len(self))[index]
+            if numbers.step == 1:
+                return [_parsed(raw) for raw in self.raw(numbers.start, numbers.stop).splitlines()]
+            return [self[number] for number in numbers]
+        number = range(len(self))[index]
+        # Copied, as a line that is read is the reader's own.
+        return (
+            dict(self._last) if number == len(self) - 1 else _parsed(self.raw(number, number + 1))
+        )
+
+    def __iter__(self) -> Iterator[Line]:
+        with self._path.open("rb") as file:
+            for _, raw in zip(range(len(self)), file, strict=False):
+                yield _parsed(raw)
+
+
+def last_line(lines: Sequence[Line], event: str, trial: str | None = None) -> Line | None:
+    """The last line of an event.
+
+    Args:
+        lines: A journal's.
+        event: The event.
+        trial: Of this trial only; None: of any, or none.
+
+    Returns:
+        The line; None where there is none.
+    """
+    if isinstance(lines, JournalLines):
+        return lines.last(event, trial)
+    for line in reversed(lines):
+        if line["event"] == event and (trial is None or line.get("trial") == trial):
+            return line
+    return None
+
+
+def _parsed(raw: bytes) -> Line:
+    line: Line = json.loads(raw)
+    line.pop("sum", None)
+    return line
 
 
 def _lock(file: FileIO, path: Path) -> bool:
@@ -210,15 +376,23 @@ class Journal:
         self._clock = clock
         self._file = self._locked()
         try:
-            self._file.seek(0)
-            content = self._file.read()
-            self.lines: list[Line] = list(_whole_lines(self.path, content))
+            self.lines, self._before = self._taken_in()
         except JournalError:
             self._file.close()
             raise
-        self._size = content.rfind(b"\n") + 1
-        if self._size != len(content):
-            self._file.truncate(self._size)
+        self._file.truncate(self.lines.size)
+
+    def _taken_in(self) -> tuple[JournalLines, bytes]:
+        """The whole lines of the file, each checked, and the bytes of the last."""
+        lines, before = JournalLines(self.path), b""
+        with self.path.open("rb") as file:
+            for number, raw in enumerate(file):
+                if not raw.endswith(b"\n"):
+                    break  # cut short by a crash
+                line = _checked(self.path, number, raw[:-1], before)
+                before = raw[:-1]
+                lines.add(line, len(raw))
+        return lines, before
 
     def _locked(self) -> FileIO:
         """The journal's file, open for appending and locked."""
@@ -264,8 +438,9 @@ class Journal:
             JournalError: If the disk refuses it.
         """
         stamped = {"n": len(self.lines), "time": round(self._clock(), 3), "event": event, **fields}
-        text = json.dumps(without_nan(stamped), allow_nan=False, separators=(",", ":"))
-        content = text.encode() + b"\n"
+        text = json.dumps(without_nan(stamped), allow_nan=False, separators=(",", ":")).encode()
+        raw = text[:-1] + b',"sum":"' + _sum(self._before, text).encode() + b'"}'
+        content = raw + b"\n"
         try:
             rest = memoryview(content)
             while rest:
@@ -275,14 +450,14 @@ class Journal:
             # Shortening a file needs no room. Should it fail all the same, the half line is left
             # out by whoever reads the journal next.
             with suppress(OSError):
-                self._file.truncate(self._size)
+                self._file.truncate(self.lines.size)
             raise JournalError(
                 f"Cannot write to the journal {self.path}: {error.strerror or error}. Everything "
                 "that was recorded before is kept. Make room, then go on with the same command."
             ) from None
-        self._size += len(content)
         line: Line = json.loads(text)
-        self.lines.append(line)
+        self.lines.add(line, len(content))
+        self._before = raw
         return line
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from orchestrator.display import failure
 from orchestrator.formatting import count, show, show_duration, show_interval, show_setting
-from orchestrator.journal import Line
+from orchestrator.journal import Line, without_series
 from orchestrator.sweep_view import BASE, SweepView, TrialView, number, reading_words
 
 _IMPORTANT = {"trial_ended", "sweep_ended", "test_read", "champion_registered"}
@@ -96,7 +96,7 @@ class LiveDisplay:
             old = line.get("time", self._began) < self._began
             if not old:
                 self._catch_up()
-            self.view.take(line)
+            self.view.take(without_series(line))
             if line["event"] == "trial_ended":
                 self._progress.pop(line["trial"], None)
             told = describe(line, self.view)

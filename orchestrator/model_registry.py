@@ -32,11 +32,14 @@ from urllib.request import getproxies, proxy_bypass
 
 from pydantic import ValidationError
 
+from orchestrator.content_cache import user_cache
 from orchestrator.encoding import prompt_columns
 from orchestrator.experiment import Experiment, ExperimentError
 from orchestrator.foreign_settings import changed, mlflow_redirects, spare_loopback
-from orchestrator.journal import JOURNAL_NAME, Line, path_within
+from orchestrator.journal import JOURNAL_NAME, Line, last_line, path_within
 from orchestrator.model_folder import MODEL_FILE, read_model_document
+from orchestrator.seals import content_hash, file_hashes, flaw, read_seal, seal
+from orchestrator.sweep_view import versions
 from orchestrator.tasks import (
     ClassificationTask,
     GenerationTask,
@@ -290,8 +293,10 @@ def _try_database(uri: str) -> None:
 
 
 def sweep_id(lines: Sequence[Line]) -> str:
-    """What no other folder shares: the sweep's name and the millisecond of its first line."""
+    """What no other sweep shares; before sweeps had an identity, name and first millisecond."""
     opening = lines[0]
+    if opening.get("sweep_id"):
+        return str(opening["sweep_id"])
     return f"{opening['sweep']}@{milliseconds(opening)}"
 
 
@@ -322,15 +327,6 @@ def effective_experiment(document: Mapping[str, Any], overrides: Mapping[str, An
         ) from None
 
 
-def _last(lines: Sequence[Line], event: str, trial: str | None = None) -> Line | None:
-    found = (
-        line
-        for line in reversed(lines)
-        if line["event"] == event and (trial is None or line.get("trial") == trial)
-    )
-    return next(found, None)
-
-
 def write_model_folder(
     target: Path, *, adapter_folder: Path, lines: Sequence[Line], trial: str
 ) -> Path:
@@ -346,7 +342,8 @@ def write_model_folder(
         `target`.
 
     Raises:
-        AdapterFolderError: If the folder holds no adapter in safetensors.
+        AdapterFolderError: If the folder holds no adapter in safetensors, or another than the
+            trial made.
     """
     files = sorted(p for p in adapter_folder.glob("*") if p.suffix in _ADAPTER_FILES)
     names = {file.name for file in files}
@@ -357,36 +354,79 @@ def write_model_folder(
             f"`adapter_model.safetensors`, are needed, got {[file.name for file in files]}. "
             "Pickled weights (`.bin`) are never read."
         )
+    expected = (last_line(lines, "trial_ended", trial) or {}).get("adapter_sha256")
+    wrong = adapter_flaw(adapter_folder, expected, trial)
+    if wrong is not None:
+        raise AdapterFolderError(
+            f"{adapter_folder} is not the adapter that trial {trial} made: {wrong}. It is not "
+            "used. Restore it from a copy, or give the command of the sweep with `--retry-failed`, "
+            "which trains it again."
+        )
     shutil.rmtree(target / ADAPTER_FOLDER, ignore_errors=True)
     (target / ADAPTER_FOLDER).mkdir(parents=True)
     for file in files:
         shutil.copyfile(file, target / ADAPTER_FOLDER / file.name)
     text = json.dumps(_model_document(lines, trial), indent=2, allow_nan=False)
     (target / MODEL_FILE).write_text(text + "\n", encoding="utf-8")
+    seal(target, None)
     return target
+
+
+def adapter_flaw(folder: Path, expected: str | None, trial: str) -> str | None:
+    """Why an adapter is not the one that the journal vouches for.
+
+    Args:
+        folder: The adapter.
+        expected: The journal's hash of it; None in journals of earlier versions.
+        trial: Who made it.
+
+    Returns:
+        What is wrong; None if it is that one, or nothing can be known.
+    """
+    if expected is None:
+        return None
+    if not folder.is_dir():
+        return "it is missing"
+    if content_hash(file_hashes(folder)) == expected:
+        return None
+    wrong = flaw(folder)
+    if wrong is not None:
+        return wrong
+    maker = read_seal(folder).get("trial")
+    return f"it is that of trial {maker}" if maker != trial else "it is of another attempt"
+
+
+def latest_base(lines: Sequence[Line]) -> dict[str, Any]:
+    """What was recorded of the base at the last start of the sweep: where it is, and its hash."""
+    continued = last_line(lines, "sweep_continued") or {}
+    return continued.get("base") or lines[0].get("provenance", {}).get("base", {})
 
 
 def _model_document(lines: Sequence[Line], trial: str) -> dict[str, Any]:
     opening = lines[0]
-    proposed = _last(lines, "trial_proposed", trial)
+    proposed = last_line(lines, "trial_proposed", trial)
     overrides = proposed["overrides"] if proposed else {}
     experiment = effective_experiment(opening["experiment"], overrides)
-    base = opening.get("provenance", {}).get("base", {})
-    ended = _last(lines, "trial_ended", trial) or {}
+    base = latest_base(lines)
+    ended = last_line(lines, "trial_ended", trial) or {}
     model = experiment.model
     document = {
         "base": {
-            "name": model.name,
-            "revision": model.revision,
-            "gguf": model.gguf,
+            # It may have been moved since the sweep began.
+            "name": base.get("name", model.name),
+            "revision": base.get("revision", model.revision),
+            "gguf": base.get("gguf", model.gguf),
             "quantization": model.quantization,
             "sha256": base.get("sha256"),
+            "setup_sha256": base.get("setup_sha256"),
         },
         "precision": experiment.training.precision,
         "max_length": experiment.training.max_length,
         "tasks": {name: opening["tasks"][name] for name in experiment.tasks},
         "trial": trial,
         "sweep": opening["sweep"],
+        "sweep_id": sweep_id(lines),
+        "adapter_sha256": ended.get("adapter_sha256"),
         "measures": ended.get("measures", {}),
         "overrides": overrides,
         "experiment": experiment.model_dump(mode="json"),
@@ -447,7 +487,7 @@ def log_trial_model(
                 ),
                 signature=_signature(document),
                 input_example=_input_example(document),
-                pip_requirements=_requirements(lines[0]),
+                pip_requirements=_requirements(lines, trial),
             )
         client.log_model_artifacts(model.model_id, str(saved))
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
@@ -455,19 +495,30 @@ def log_trial_model(
     return model.model_id
 
 
-def _requirements(opening: Line) -> list[str]:
-    """Exact pins of what loading needs, from what is installed here."""
-    try:
-        own = metadata.version("curlora-orchestrator")
-    except metadata.PackageNotFoundError:
-        # Run from a checkout: the journal knows the version that trained.
-        own = opening.get("provenance", {}).get("code", {}).get("version")
+def _requirements(lines: Sequence[Line], trial: str) -> list[str]:
+    """Exact pins of what loading needs: as the trial was made with, else what is installed here."""
+    made_with = versions_of(lines, trial)
+    own = made_with.get("code", "").partition(" ")[0] or _installed("curlora-orchestrator")
     pins = [f"curlora-orchestrator=={own}" if own else "curlora-orchestrator"]
     # "2.13.0+cpu" is a build that package indexes do not serve.
     pins.extend(
-        f"{package}=={metadata.version(package).partition('+')[0]}" for package in _LOADED_WITH
+        f"{package}=={(made_with.get(package) or metadata.version(package)).partition('+')[0]}"
+        for package in _LOADED_WITH
     )
     return pins
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # run from a checkout
+        return None
+
+
+def versions_of(lines: Sequence[Line], trial: str) -> dict[str, str]:
+    """With which versions a trial was made, by what they are of; see `sweep_view.versions`."""
+    started = last_line(lines, "trial_started", trial) or {}
+    return started.get("versions") or versions(lines[0].get("provenance", {}))
 
 
 def _asked_tasks(document: Mapping[str, Any]) -> dict[str, _AskedTask]:
@@ -530,16 +581,17 @@ def probability_column(label: str) -> str:
 class AdapterModel:
     """What `mlflow.pyfunc.load_model` gives: one adapter, all the tasks that it learnt."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, base: Path | None = None) -> None:
         """Load base and adapter.
 
         Args:
             folder: A folder from `write_model_folder`.
+            base: Where the base is now, if it was moved since.
         """
         from orchestrator.inference import Predictor
 
         self._tasks = _asked_tasks(read_model_document(folder))
-        self._predictor = Predictor.from_folder(folder)
+        self._predictor = Predictor.from_folder(folder, base=base)
 
     def predict(
         self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
@@ -589,9 +641,18 @@ class AdapterModel:
         return pd.DataFrame(answers, index=model_input.index)
 
 
-def _load_pyfunc(path: str) -> AdapterModel:
-    """MLflow's entry point; safetensors and JSON are read, nothing is executed."""
-    return AdapterModel(Path(path))
+def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> AdapterModel:
+    """MLflow's entry point; safetensors and JSON are read, nothing is executed.
+
+    Args:
+        path: The model folder.
+        model_config: `base`: where the base is now, if it was moved since.
+
+    Returns:
+        The loaded model.
+    """
+    base = (model_config or {}).get("base")
+    return AdapterModel(Path(path), Path(base) if base else None)
 
 
 # --- the champion -------------------------------------------------------------------------------
@@ -753,7 +814,7 @@ def register_champion(
     Raises:
         TrackingError: If MLflow cannot be used, or does not hold the champion's run.
     """
-    verdict, sweep = _last(lines, "sweep_ended"), str(lines[0]["sweep"])
+    verdict, sweep = last_line(lines, "sweep_ended"), str(lines[0]["sweep"])
     with mlflow_errors(uri, sweep_folder):
         client, identity = connect(uri), storage_identity(uri, sweep_folder.parent, make=True)
         model, name = find_model(client, sweep, identity)
@@ -852,7 +913,7 @@ def _new_version(
     sweep_folder: Path, lines: Sequence[Line], trial: str,
 ) -> ModelVersion:  # fmt: skip
     """A version that holds a trial's model."""
-    ended = _last(lines, "trial_ended", trial)
+    ended = last_line(lines, "trial_ended", trial)
     if ended is None or not ended["adapter"]:
         raise TrackingError(f"The journal of {sweep_folder} names no adapter of {trial!r}.")
     adapter = path_within(sweep_folder, ended["adapter"])
@@ -871,7 +932,10 @@ def _new_version(
 
 def _version_tags(lines: Sequence[Line], trial: str, sweep_folder: Path) -> dict[str, str]:
     opening, document = lines[0], _model_document(lines, trial)
-    verdict, ended = _last(lines, "sweep_ended") or {}, _last(lines, "trial_ended", trial) or {}
+    verdict, ended = (
+        last_line(lines, "sweep_ended") or {},
+        last_line(lines, "trial_ended", trial) or {},
+    )
     provenance = opening.get("provenance", {})
     experiment = document["experiment"]
     adapter = experiment["method"]["adapter"]
@@ -884,7 +948,7 @@ def _version_tags(lines: Sequence[Line], trial: str, sweep_folder: Path) -> dict
         "base": document["base"] | provenance.get("base", {}),
         "data": provenance.get("data", {}),
         "code": provenance.get("code", {}),
-        "packages": provenance.get("packages", {}),
+        "packages": versions_of(lines, trial),
         "seeds": {key: seed for key, seed in seeds.items() if seed is not None},
         "overrides": document["overrides"],
         "measures": document["measures"],
@@ -1055,8 +1119,7 @@ def _gone(reference: str, root: Path, storage: Path, version: ModelVersion) -> s
 
 
 def _cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "curlora-orchestrator" / "models"
+    return user_cache() / "models"
 
 
 def _downloaded(location: str, place: Path, uri: str) -> Path:

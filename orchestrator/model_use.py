@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ from orchestrator.model_registry import (
     write_model_folder,
 )
 from orchestrator.row_values import RowReader, question_columns
+from orchestrator.seals import SEAL_FILE, UNSEALED, flaw
 from orchestrator.sources import (
     DataError,
     PlacedRow,
@@ -55,6 +57,8 @@ from orchestrator.tracking_address import DATABASE_NAME, recorded_uri
 if TYPE_CHECKING:
     from orchestrator.inference import Prediction, Predictor
 
+_log = logging.getLogger(__name__)
+
 HEADS_FILE = "heads.safetensors"
 """Linear heads beside an adapter: `<task>.weight` (labels, hidden) and `<task>.bias` (labels,)."""
 HEAD_LABELS_FILE = "heads.json"
@@ -74,7 +78,11 @@ class ModelUseError(ValueError):
 
 
 def load(
-    reference: str, storage: Path | str = "runs", *, tracking_uri: str | None = None
+    reference: str,
+    storage: Path | str = "runs",
+    *,
+    tracking_uri: str | None = None,
+    base: Path | str | None = None,
 ) -> Predictor:
     """Load a trained model by name.
 
@@ -82,15 +90,16 @@ def load(
         reference: `NAME@champion`, `NAME/VERSION`, `SWEEP/TRIAL`, or the path of a model folder.
         storage: The folder that sweeps are kept in.
         tracking_uri: Where MLflow records; null: as the sweep says, else SQLite in `storage`.
+        base: Where the base is now, if it was moved since.
 
     Returns:
         A predictor: `tasks` names what can be asked, `predict(task, rows)` answers.
     """
     with model_folder(reference, Path(storage), tracking_uri) as folder:
-        return load_folder(folder)
+        return load_folder(folder, Path(base) if base is not None else None)
 
 
-def load_folder(folder: Path) -> Predictor:
+def load_folder(folder: Path, base: Path | None = None) -> Predictor:
     """Load base and adapter without the progress bars and warnings that are not for the user."""
     from transformers.utils import logging
 
@@ -100,33 +109,57 @@ def load_folder(folder: Path) -> Predictor:
     with warnings.catch_warnings():
         # PEFT asks transformers for a property under its old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        return Predictor.from_folder(folder)
+        return Predictor.from_folder(folder, base=base)
 
 
 @contextmanager
-def model_folder(reference: str, storage: Path, tracking_uri: str | None) -> Iterator[Path]:
+def model_folder(
+    reference: str,
+    storage: Path,
+    tracking_uri: str | None,
+    *,
+    note: Callable[[str], None] = _log.warning,
+) -> Iterator[Path]:
     """The folder of a model, `adapter/` and `model.json`, for as long as the context lasts.
 
     Args:
         reference: `NAME@champion`, `NAME/VERSION`, `SWEEP/TRIAL`, or the path of a model folder.
         storage: The folder that sweeps are kept in.
         tracking_uri: Where MLflow records; null: see `registry_uri`.
+        note: Told when nothing vouches for the model, as it was made by an earlier version.
 
     Yields:
-        The folder; not to be changed.
+        The folder, found to be as it was written; not to be changed.
 
     Raises:
-        ModelUseError: If the reference names no model.
+        ModelUseError: If the reference names no model, or the model was damaged.
     """
+    with _found_folder(reference, storage, tracking_uri) as folder:
+        wrong = flaw(folder)
+        if wrong not in {None, UNSEALED}:
+            raise ModelUseError(
+                f"The model {reference} in {folder} is not as it was written: {wrong}. It is not "
+                "used; restore it from a copy, or name the trial that made it as SWEEP/TRIAL."
+            )
+        document = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+        if wrong == UNSEALED or document.get("adapter_sha256") is None:
+            note(f"{reference} was made before checksums; it is not verified")
+        yield folder
+
+
+@contextmanager
+def _found_folder(reference: str, storage: Path, tracking_uri: str | None) -> Iterator[Path]:
     if (Path(reference) / MODEL_FILE).is_file():
         yield Path(reference)
         return
     owner, slash, trial = reference.partition("/")
-    if "@" not in reference and slash and (storage / owner / JOURNAL_NAME).is_file():
+    version = slash and trial.isdigit()  # no trial is named by a number alone
+    own = "@" not in reference and slash and not version
+    if own and (storage / owner / JOURNAL_NAME).is_file():
         with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
             yield _trial_folder(storage / owner, trial, Path(scratch) / "model")
         return
-    if "@" not in reference and not (slash and trial.isdigit()):
+    if "@" not in reference and not version:
         raise ModelUseError(
             f"{reference!r} names no model. Write NAME@{CHAMPION_ALIAS} for a registered model, "
             f"SWEEP/TRIAL for a trial in {storage}, or the path of a model folder."
@@ -192,7 +225,7 @@ def asked_tasks(folder: Path) -> dict[str, TaskSpec]:
 # --- exporting -----------------------------------------------------------------------------------
 
 
-def export(folder: Path, form: str, to: Path) -> list[str]:
+def export(folder: Path, form: str, to: Path, base: Path | None = None) -> list[str]:
     """Write a model for use elsewhere.
 
     Args:
@@ -200,6 +233,7 @@ def export(folder: Path, form: str, to: Path) -> list[str]:
         form: `adapter` (the model folder itself), `lora` (a plain LoRA adapter, loadable without
             this package) or `merged` (a whole model, base included).
         to: A folder that is empty.
+        base: Where the base is now, if it was moved since.
 
     Returns:
         Names of tasks whose linear heads were written beside it.
@@ -210,11 +244,11 @@ def export(folder: Path, form: str, to: Path) -> list[str]:
         shutil.copytree(folder, to, dirs_exist_ok=True)
         return list(labels)
     if form == "lora":
-        _export_lora(folder, to)
+        _export_lora(folder, to, base)
     else:
         from curlora.permissions import open_to_others
 
-        predictor = load_folder(folder)
+        predictor = load_folder(folder, base)
         model = predictor.model
         whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
         whole.save_pretrained(to)
@@ -227,17 +261,17 @@ def export(folder: Path, form: str, to: Path) -> list[str]:
     return list(labels)
 
 
-def _export_lora(folder: Path, to: Path) -> None:
+def _export_lora(folder: Path, to: Path, base: Path | None) -> None:
     adapter = folder / ADAPTER_FOLDER
     if _is_plain_lora(adapter / "adapter_config.json"):
         for file in adapter.iterdir():
-            if file.name not in {HEADS_FILE, ADAPTER_MARKER}:
+            if file.name not in {HEADS_FILE, ADAPTER_MARKER, SEAL_FILE}:
                 shutil.copy2(file, to / file.name)
         return
     from curlora import export_lora
 
     try:
-        export_lora(load_folder(folder).model, to)
+        export_lora(load_folder(folder, base).model, to)
     except (TypeError, ValueError) as error:
         raise ModelUseError(
             f"This model cannot be exported as a LoRA adapter: {error} `--as merged` writes "

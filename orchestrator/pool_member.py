@@ -39,6 +39,7 @@ from orchestrator.experiment import Experiment, default_batch_tokens
 from orchestrator.packed_trials import BareBase, Ended, Failure, PackedTrials, attempt
 from orchestrator.ranks import ALONE, RankError, Ranks
 from orchestrator.scored_model import check_logits
+from orchestrator.seals import Maker, seal
 from orchestrator.tasks import GenerationTask
 from orchestrator.training import BASE_TRIAL, ProgressFile, prepare_for_deepspeed
 from orchestrator.trial_state import (
@@ -280,7 +281,7 @@ class Member:
         """Begin a trial as soon as it can be.
 
         Args:
-            job: `trial` and `experiment` (a document).
+            job: `trial`, `experiment` and `maker` (documents).
         """
         self._waiting.append(job)
 
@@ -292,8 +293,12 @@ class Member:
             self._pack.drop(name)
 
     def _forget(self, name: str) -> None:
-        """Say nothing of a trial, and keep nothing of what it said."""
-        self._said = [(trial, message) for trial, message in self._said if trial != name]
+        """Say nothing of a trial but what was set aside, and keep nothing of what it said."""
+        self._said = [
+            (trial, message)
+            for trial, message in self._said
+            if trial != name or message["kind"] == "set_aside"
+        ]
         self._reports.pop(name, None)
         self._progress.pop(name, None)
 
@@ -331,7 +336,8 @@ class Member:
         if name == BASE_TRIAL:
             self._measure_base(experiment)
             return True
-        begun = attempt(functools.partial(self._let_join, name, experiment))
+        maker = Maker(**job["maker"])
+        begun = attempt(functools.partial(self._let_join, maker, experiment))
         if isinstance(begun, bool):
             return begun
         if begun.memory and not self._ranks.alone:
@@ -344,7 +350,8 @@ class Member:
         self._fail(name, _plain(begun), begun.details)
         return True
 
-    def _let_join(self, name: str, experiment: Experiment) -> bool:
+    def _let_join(self, maker: Maker, experiment: Experiment) -> bool:
+        name = maker.trial
         pack = self._pack_for(experiment)
         if pack is None or not pack.free:
             return False
@@ -364,12 +371,14 @@ class Member:
             self._fail(name, *[self._no_room(need)] * 2)
             return True
         self._progress[name] = ProgressFile(self._folder, name)
-        checkpoint = self._checkpoint(name)
-        found = found_checkpoint(checkpoint) if self._ranks.first else None
-        snapshot = checkpoint if self._ranks.told(found is not None) else None
+        snapshot, aside = None, []
+        if self._ranks.first:
+            snapshot, aside = found_checkpoint(self._checkpoint(name), maker)
+        snapshot, aside = self._ranks.told((snapshot, aside))
+        self._said += [(name, found.as_message()) for found in aside]
 
         def hear(report: StageReport, matrix: AccuracyMatrix) -> None:
-            self._hear(pack, name, report, matrix)
+            self._hear(pack, maker, report, matrix)
 
         self._reports[name] = []
         if snapshot is not None:
@@ -454,9 +463,10 @@ class Member:
         return self._folder / "ray" / name / "checkpoint"
 
     def _hear(
-        self, pack: PackedTrials, name: str, report: StageReport, matrix: AccuracyMatrix
+        self, pack: PackedTrials, maker: Maker, report: StageReport, matrix: AccuracyMatrix
     ) -> None:
         """Save a trial, then say what it reported."""
+        name = maker.trial
         kept = self._checkpoint(name)
         # A member that was taken for lost may write, too, until it is told to forget the trial.
         fresh = kept.with_name(f"checkpoint.{self._own}.new")
@@ -467,8 +477,10 @@ class Member:
             pack.save_adapter(name, fresh / "adapter")
         if self._ranks.first:
             fresh.mkdir(parents=True, exist_ok=True)
+            if (fresh / "adapter").is_dir():
+                seal(fresh / "adapter", maker)
             pack.save(name, fresh)
-            keep_checkpoint(fresh, kept)
+            keep_checkpoint(fresh, kept, maker)
         self._say_stage(name, report, kept)
 
     def _say_stage(self, name: str, report: StageReport, checkpoint: Path | None) -> None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from orchestrator.experiment import LoadedExperiment
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.base_facts import UNKNOWN
+from orchestrator.experiment import Experiment, LoadedExperiment, fingerprint
 from orchestrator.journal import Journal
+from orchestrator.tasks import TaskFileError, parse_task
 
 
 class ChangedSweepError(ValueError):
@@ -28,8 +32,14 @@ _MAY_CHANGE = {
     ("storage",),
     ("tracking", "uri"),
     ("resources", "max_failures"),
+    # Addresses: what is there is told by hashes, see `check_provenance`.
+    ("model", "name"),
+    ("model", "gguf"),
+    ("model", "revision"),
 }
 """Fields that may differ when a sweep is continued: they change no trial's result."""
+_NOT_COMPUTED_WITH = {"data", "description", "source"}
+"""Fields of a task file of which the same holds: addresses, and words for people."""
 
 
 def check_same(loaded: LoadedExperiment, journal: Journal) -> None:
@@ -43,15 +53,19 @@ def check_same(loaded: LoadedExperiment, journal: Journal) -> None:
         ChangedSweepError: If they differ, with the differences.
     """
     opened = journal.lines[0]
-    old = {"experiment": opened["experiment"], "tasks": opened["tasks"]}
+    old = {
+        "experiment": _read_today(opened["experiment"], Experiment.model_validate),
+        "tasks": {
+            name: _read_today(task, lambda document, name=name: parse_task(document, name))
+            for name, task in opened["tasks"].items()
+        },
+    }
     new = {
         "experiment": loaded.experiment.model_dump(mode="json"),
         "tasks": {n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
     }
     differences = [
-        (path, a, b)
-        for path, a, b in _differences(old, new, ())
-        if path[1:] not in _MAY_CHANGE and path[-1] not in {"description", "source"}
+        (path, a, b) for path, a, b in _differences(old, new, ()) if not _may_change(path)
     ]
     if differences:
         shown = "\n".join(
@@ -64,6 +78,21 @@ def check_same(loaded: LoadedExperiment, journal: Journal) -> None:
             f"be compared with new ones:\n{shown}\nStart another sweep with --new, or undo the "
             "change to continue this one."
         )
+
+
+def _may_change(path: tuple[str, ...]) -> bool:
+    part, *inner = path
+    if part == "experiment":
+        return tuple(inner) in _MAY_CHANGE
+    return len(inner) > 1 and inner[1] in _NOT_COMPUTED_WITH
+
+
+def _read_today(document: dict[str, Any], parse: Callable[[Any], BaseModel]) -> dict[str, Any]:
+    """A document of the journal with the fields that were not there yet when it was written."""
+    try:
+        return parse(document).model_dump(mode="json")
+    except (ValidationError, TaskFileError):  # of a version that meant something else
+        return document
 
 
 def _differences(
@@ -84,7 +113,7 @@ def _short(value: Any) -> str:
 
 
 def check_provenance(journal: Journal, provenance: Mapping[str, Any]) -> None:
-    """Refuse to continue a sweep whose data or base model have changed.
+    """Refuse to continue a sweep whose data or base model have changed, wherever they are now.
 
     Args:
         journal: The sweep's journal.
@@ -93,10 +122,14 @@ def check_provenance(journal: Journal, provenance: Mapping[str, Any]) -> None:
     Raises:
         ChangedSweepError: If they differ from the journal's, naming what.
     """
-    old = journal.lines[0]["provenance"]
-    changed = [name for name, digest in provenance["data"].items() if old["data"][name] != digest]
-    if old["base"]["sha256"] != provenance["base"]["sha256"]:
-        changed.insert(0, "the base model's weights")
+    opened = journal.lines[0]
+    old = opened["provenance"]
+    changed = _changed_base(old["base"], provenance["base"])
+    changed += [
+        name
+        for name, digest in provenance["data"].items()
+        if old["data"].get(name) not in {digest, _earlier_hash(opened["tasks"][name], digest)}
+    ]
     if changed:
         raise ChangedSweepError(
             f"Since the sweep in {journal.folder} began, this has changed: {', '.join(changed)}. "
@@ -104,9 +137,46 @@ def check_provenance(journal: Journal, provenance: Mapping[str, Any]) -> None:
         )
 
 
+def _changed_base(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    if UNKNOWN in {old["sha256"], new["sha256"]}:
+        # Nothing but its name tells which one it is.
+        same = all(old.get(key) == new.get(key) for key in ("name", "revision", "gguf", "sha256"))
+        return [] if same else ["the base model"]
+    if old["sha256"] != new["sha256"]:
+        return ["the base model's weights"]
+    setups = {old.get("setup_sha256"), new.get("setup_sha256")} - {None}
+    return ["the base model's config or tokenizer"] if len(setups) > 1 else []
+
+
+def _earlier_hash(task: Mapping[str, Any], tokens: str) -> str:
+    """The hash that earlier versions kept of a task: of its file's other fields as well."""
+    return fingerprint([{k: v for k, v in task.items() if k != "data"}, tokens])
+
+
+def differing_versions(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """What was made with other versions, in words.
+
+    Args:
+        old: Versions by name, from `sweep_view.versions`.
+        new: The same later.
+
+    Returns:
+        Such as "torch 2.13.0 -> 2.14.0".
+    """
+    names = dict.fromkeys([*old, *new])
+    return [
+        f"{name} {old.get(name, 'none')} -> {new.get(name, 'none')}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
 def provenance_now() -> dict[str, Any]:
     """Code, packages and machine, for the records."""
-    packages = ("torch", "transformers", "peft", "ray", "deepspeed", "mlflow", "optuna")
+    packages = (
+        "torch", "transformers", "tokenizers", "safetensors", "peft", "ray", "deepspeed", "mlflow",
+        "optuna",
+    )  # fmt: skip
     return {
         "code": {"version": _version("curlora-orchestrator"), "commit": _commit()},
         "packages": {name: _version(name) for name in packages},

@@ -47,7 +47,19 @@ def diff_trials(
         "measures": _measures(left_trial, right_trial),
         "scores": scores,
         "interval": paired_interval(mine, other, tasks) if whole else None,
-        "provenance": _differing(flat(left_view.provenance), flat(right_view.provenance)),
+        "provenance": _differing(
+            _made_of(left_view, left_trial), _made_of(right_view, right_trial)
+        ),
+    }
+
+
+def _made_of(view: SweepView, trial: TrialView) -> dict[str, Any]:
+    """What the trial follows from beside its settings: hashes, and the versions it ran with."""
+    parts = {key: view.provenance.get(key) for key in ("base", "data")}
+    names = dict.fromkeys(name for made_with in trial.versions for name in made_with)
+    return flat({key: part for key, part in parts.items() if part}) | {
+        name: ", then ".join(dict.fromkeys(v[name] for v in trial.versions if name in v))
+        for name in names
     }
 
 

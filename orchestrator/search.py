@@ -417,3 +417,6 @@ class TuneRecorder(Callback):
         """A trial has reported."""
         del iteration, trials, info
         self._hear(trial.trial_id, result)
+        # Tune keeps each trial's last result, and the last message repeats every report.
+        for key in ("report", "reports"):
+            result.pop(key, None)

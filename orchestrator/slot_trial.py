@@ -32,9 +32,9 @@ def slot_trial(
     """One trial: in a slot of the pool, or by the executor `train` where it cannot be packed.
 
     Args:
-        config: `trial`, `experiment` (a document), `folder` (the sweep's), `seat` ("pool" or
-            "train"); for the pool also `member` (which mailbox to try first) and `row_0` (what the
-            untouched base scores on each task, or None).
+        config: `trial`, `experiment` and `maker` (documents), `folder` (the sweep's), `seat`
+            ("pool" or "train"); for the pool also `member` (which mailbox to try first) and
+            `row_0` (what the untouched base scores on each task, or None).
         mailboxes: Actors of `orchestrator.mailbox.Mailbox`, one of each member.
         shared: A list holding the reference of the prepared data, for the executor `train`.
     """
@@ -56,7 +56,7 @@ class _Follower:
     def __init__(self, config: Mapping[str, Any], mailboxes: Sequence[Any]) -> None:
         self._mailboxes = mailboxes
         self._trial = str(config["trial"])
-        self._job = {"trial": self._trial, "experiment": config["experiment"]}
+        self._job = {key: config[key] for key in ("trial", "experiment", "maker")}
         self._row_0: Sequence[float | None] | None = config["row_0"]
         self._told: set[tuple[int, float]] = set()
         self._place = 0

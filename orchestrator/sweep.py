@@ -17,15 +17,17 @@ import signal
 import threading
 import time
 import traceback
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
+from orchestrator.base_facts import UNKNOWN
 from orchestrator.batches import DataError, PreparedData, prepare
 from orchestrator.cluster import (
     HEAD_RESOURCE,
@@ -61,19 +63,27 @@ from orchestrator.journal import (
     Journal,
     JournalError,
     Line,
+    last_line,
+    path_within,
     read_journal,
     reading_due,
     standing_verdict,
     without_nan,
+    without_series,
 )
+from orchestrator.model_registry import adapter_flaw
 from orchestrator.preflight import PreflightError, cautions, check
 from orchestrator.provenance import (
     ChangedSweepError,
     check_provenance,
     check_same,
+    differing_versions,
     provenance_now,
 )
 from orchestrator.readings import ReadingError, Side, read_on_ray, read_sides
+from orchestrator.seals import move_aside
+from orchestrator.sweep_view import SweepView, versions
+from orchestrator.tasks import computed_fields
 from orchestrator.tracking_address import (
     TrackingError,
     redacted,
@@ -81,6 +91,9 @@ from orchestrator.tracking_address import (
     tracking_uri,
 )
 from orchestrator.training import BASE_TRIAL, ProgressFile, run_locally
+
+if TYPE_CHECKING:
+    from orchestrator.tracking import Projection
 
 MLFLOW_PAUSE_SECONDS = 60.0
 """How long MLflow is left alone after it could not be reached."""
@@ -232,7 +245,7 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
     try:
         with sigterm_as_interrupt() as raise_if_interrupted, Journal(folder) as journal:
             complaint = _open(loaded, journal, observer, options, storage, raise_if_interrupted)
-            return SweepOutcome(folder, journal.lines, complaint)
+            return SweepOutcome(folder, list(journal.lines), complaint)
     except (
         JournalError, ClusterError, DataError, ModelError, PreflightError, ChangedSweepError,
     ) as error:  # fmt: skip
@@ -270,7 +283,7 @@ def _open(
     if journal.lines:
         check_same(loaded, journal)
     projection = _Projection(loaded.experiment, storage, journal, observer)
-    retried = _retried(journal.lines, options)
+    retried = _retried(journal, options)
     if not retried and standing_verdict(journal.lines) is not None:
         searched = [x for x in journal.lines if x["event"] == "trial_proposed" and not x.get("of")]
         proposed = len(searched) - 1  # the base is one of them
@@ -289,17 +302,24 @@ def _open(
         raise
     observer.note("writing what remains to MLflow")
     # A verdict of an earlier session has had its test data read now, and nothing else.
-    decided = standing_verdict(journal.lines) is not before
+    decided = (standing_verdict(journal.lines) or {}).get("n") != (before or {}).get("n")
     return " ".join(filter(None, (complaint, projection.finish(just_decided=decided))))
 
 
-def _retried(lines: Sequence[Line], options: SweepOptions) -> list[str]:
-    """The failed trials that start over; the base always, as nothing is judged without row 0."""
-    from orchestrator.sweep_view import SweepView
-
-    trials = SweepView.of(lines).everything
+def _retried(journal: Journal, options: SweepOptions) -> list[str]:
+    """The trials that start over; the base always, as nothing is judged without row 0."""
+    trials = SweepView.of(map(without_series, journal.lines)).everything
     failed = [name for name, trial in trials.items() if trial.state == "FAILED"]
-    return failed if options.retry_failed else [name for name in failed if name == BASE_TRIAL]
+    if not options.retry_failed:
+        return [name for name in failed if name == BASE_TRIAL]
+    lost = [
+        name
+        for name, trial in trials.items()
+        if trial.adapter
+        and adapter_flaw(path_within(journal.folder, trial.adapter), trial.adapter_sha256, name)
+        is not None
+    ]
+    return [*failed, *lost]
 
 
 def _run(
@@ -312,7 +332,12 @@ def _run(
     raise_if_interrupted: Callable[[], None],
 ) -> str:
     from orchestrator.base_facts import vocabulary
-    from orchestrator.base_model import UNKNOWN, base_sha256, load_tokenizer, tokenizer_sha256
+    from orchestrator.base_model import (
+        base_sha256,
+        load_tokenizer,
+        setup_sha256,
+        tokenizer_sha256,
+    )
 
     experiment = loaded.experiment
     if experiment.resources.executor != "local":
@@ -338,15 +363,21 @@ def _run(
         vocabulary=vocabulary(experiment.model),
     )
     provenance = {
-        "base": {**experiment.model.model_dump(), "sha256": base_hash},
+        "base": {
+            **experiment.model.model_dump(),
+            "sha256": base_hash,
+            "setup_sha256": setup_sha256(experiment.model),
+        },
         "data": data.hashes,
         **provenance_now(),
     }
     if not journal.lines:
+        _set_leftovers_aside(journal.folder, observer)
         observer.line(
             journal.append(
                 "sweep_opened",
                 sweep=journal.folder.name,
+                sweep_id=uuid.uuid4().hex,
                 kind=options.kind,
                 experiment=redacted_document(experiment.model_dump(mode="json")),
                 tasks={n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
@@ -358,15 +389,8 @@ def _run(
         )
     else:
         check_provenance(journal, provenance)
-        observer.line(
-            journal.append(
-                "sweep_continued",
-                trials=_wanted(experiment),
-                code=provenance["code"],
-                retried=retried,
-            )
-        )
-    row_0 = _row_0_key(experiment, provenance)
+        _continue(journal, observer, provenance, retried, trials=_wanted(experiment))
+    row_0 = _row_0_key(loaded, provenance)
 
     def keep_row_0(report: StageReport) -> None:
         if base_hash != UNKNOWN:
@@ -468,10 +492,60 @@ class _Readings:
         driver.test_read(found)
 
 
-def _row_0_key(experiment: Experiment, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def _continue(
+    journal: Journal,
+    observer: Observer,
+    provenance: Mapping[str, Any],
+    retried: Sequence[str],
+    *,
+    trials: int,
+) -> None:
+    """Record that a sweep goes on, and say what is not as it was."""
+    named: dict[str, Any] = {}
+    if not any(line.get("sweep_id") for line in journal.lines):
+        named = {"sweep_id": uuid.uuid4().hex}
+        observer.note(
+            "this sweep was begun before checksums: what its trials have left is not verified"
+        )
+    before = SweepView.of(map(without_series, journal.lines)).versions
+    changes = differing_versions(before, versions(provenance))
+    if changes:
+        observer.note(
+            f"not as before: {', '.join(changes)}; each trial's record says what it was made with"
+        )
+    observer.line(
+        journal.append(
+            "sweep_continued",
+            trials=trials,
+            retried=retried,
+            base=provenance["base"],
+            **{key: provenance[key] for key in ("code", "packages", "python", "platform")},
+            **named,
+        )
+    )
+
+
+def _set_leftovers_aside(folder: Path, observer: Observer) -> None:
+    """Let a sweep that begins find nothing of another in its folder."""
+    for name in ("trials", "ray"):
+        if (folder / name).exists():
+            kept_as = move_aside(folder / name)
+            observer.note(
+                f"{folder / name} is of a sweep whose journal is gone; it is kept as {kept_as.name}"
+            )
+
+
+def _row_0_key(loaded: LoadedExperiment, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the untouched base's scores follow from."""
+    experiment = loaded.experiment
+    named = [*experiment.tasks, *experiment.probes]
     return {
-        "base": {"sha256": provenance["base"]["sha256"], "model": experiment.model.quantization},
+        "base": {
+            "sha256": provenance["base"]["sha256"],
+            "setup": provenance["base"]["setup_sha256"],
+            "model": experiment.model.quantization,
+        },
+        "asked": [computed_fields(loaded.tasks[name]) for name in named],
         "precision": experiment.training.precision,
         "on_gpu": experiment.resources.gpus_per_worker > 0,
         "executor": experiment.resources.executor,
@@ -549,7 +623,9 @@ def _run_one_locally(driver: Driver, name: str, raise_if_interrupted: Callable[[
 
     folder = driver.journal.folder / "ray" / name
     try:
-        run_locally(name, driver.trial_experiment(name), driver.data, folder, tell)
+        run_locally(
+            name, driver.trial_experiment(name), driver.data, folder, driver.maker(name), tell
+        )
     except Exception as error:
         if own:
             raise
@@ -806,29 +882,46 @@ class _Projection:
             Why MLflow lacks something, in words for people; empty when it has everything.
         """
         lines = self._journal.lines
+        refused = ""
         try:
             if self._mlflow is None:
                 self._mlflow = self._make()
             self._mlflow.catch_up(lines, running=False)
-            ends = [line for line in lines if line["event"] == "sweep_ended"]
-            champion = ends[-1]["champion"] if ends else None
+            verdict = last_line(lines, "sweep_ended")
+            champion = verdict["champion"] if verdict is not None else None
             if champion is not None and not self._is_registered():
-                registered = self._mlflow.register(lines, just_decided=just_decided)
-                line = self._journal.append(
-                    "champion_registered",
-                    trial=champion,
-                    model=registered.model,
-                    version=registered.version,
-                )
-                self._observer.line(line)
-                self._observer.note(registered.text)
-                self._mlflow.catch_up(lines, running=False)
+                refused = self._register(self._mlflow, champion, just_decided)
             self._attach_report()
         except TrackingError as error:
             return (
                 f"All trials are finished and kept in {self._journal.folder}, and MLflow lags "
                 f"behind. {error}"
             )
+        return refused
+
+    def _register(self, mlflow: Projection, champion: str, just_decided: bool) -> str:
+        """Register the champion; why it is not, where its adapter is not the one that it made."""
+        lines, folder = self._journal.lines, self._journal.folder
+        ended = last_line(lines, "trial_ended", champion) or {}
+        if ended.get("adapter"):
+            adapter = path_within(folder, ended["adapter"])
+            wrong = adapter_flaw(adapter, ended.get("adapter_sha256"), champion)
+            if wrong is not None:
+                return (
+                    f"All trials are finished and kept in {folder}, and the champion {champion} "
+                    f"was not registered: {adapter} is not the adapter that it made: {wrong}. "
+                    "Restore it from a copy, or add `--retry-failed`, which trains it again."
+                )
+        registered = mlflow.register(lines, just_decided=just_decided)
+        line = self._journal.append(
+            "champion_registered",
+            trial=champion,
+            model=registered.model,
+            version=registered.version,
+        )
+        self._observer.line(line)
+        self._observer.note(registered.text)
+        mlflow.catch_up(lines, running=False)
         return ""
 
     def _is_registered(self) -> bool:

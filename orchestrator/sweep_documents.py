@@ -63,7 +63,10 @@ def trial_row(view: SweepView, trial: TrialView, folder: Path) -> dict[str, Any]
 
 def log_path(trial: TrialView, folder: Path) -> Path:
     """Where the trial's log is, or would be."""
-    return folder / (trial.log or f"trials/{trial.name}/log.txt")
+    usual = folder / "trials" / trial.name / "log.txt"
+    # Earlier versions wrote where it was then, and the folder may have been moved.
+    written = folder / trial.log if trial.log else usual
+    return written if written.is_relative_to(folder) else usual
 
 
 def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:

@@ -49,9 +49,14 @@ class TrialView:
     intervals: dict[str, list[float] | None] = field(default_factory=dict)
     """Of the mean difference to each control, by its key in `CONTROLS`; see `interval`."""
     adapter: str | None = None
+    adapter_sha256: str | None = None
+    """None of an adapter of an earlier version."""
     log: str | None = None
     started: float | None = None
     ended: float | None = None
+    versions: list[dict[str, str]] = field(default_factory=list)
+    """With which versions of what it was computed, see `versions`; several where a sweep was
+    continued with others in the middle of it."""
 
     def interval(self, control: str) -> list[float] | None:
         """The 95 % interval of its mean final score minus that of a control of `CONTROLS`."""
@@ -188,6 +193,8 @@ class SweepView:
     everything: dict[str, TrialView] = field(default_factory=dict)
     """Every trial by name, the untouched base included."""
     _joint: dict[str, bool] = field(default_factory=dict[str, bool])
+    versions: dict[str, str] = field(default_factory=dict)
+    """Those of the last start of the sweep, see `versions`."""
 
     @classmethod
     def of(cls, lines: Iterable[Line]) -> SweepView:
@@ -207,6 +214,7 @@ class SweepView:
                 self.origin, self.provenance = line.get("origin", ""), line.get("provenance", {})
                 self.task_files, self.yaml = line.get("tasks") or {}, line.get("yaml") or ""
                 self.opened = line.get("time")
+                self.versions = versions(self.provenance)
             case "sweep_continued":
                 self._take_continuation(line)
             case "trial_proposed":
@@ -215,10 +223,9 @@ class SweepView:
                 trial.overrides, trial.by = line.get("overrides", {}), str(line.get("by", ""))
                 trial.of = line.get("of")
             case "trial_started":
-                trial = self.trial(line["trial"])
-                trial.state, trial.started = "RUNNING", line.get("time")
+                self._take_start(line)
             case "stage_report":
-                self.trial(line["trial"]).reports.append(line["report"])
+                self._take_report(line)
             case "trial_ended":
                 self._take_end(line)
             case "sweep_ended":
@@ -231,6 +238,8 @@ class SweepView:
                 pass
 
     def _take_continuation(self, line: Line) -> None:
+        # Earlier versions wrote that of the code alone.
+        self.versions = self.versions | versions(line)
         search = self.experiment.get("search")
         if search and line.get("trials"):
             self.experiment = {**self.experiment, "search": {**search, "trials": line["trials"]}}
@@ -238,6 +247,7 @@ class SweepView:
             self._go_on()
             trial = self.trial(name)
             trial.state, trial.reason, trial.reports = "PROPOSED", "", []
+            trial.versions = []
 
     def _take_verdict(self, line: Line) -> None:
         self.ended, self.front = True, line["front"]
@@ -253,12 +263,27 @@ class SweepView:
         self.finalists, self.runner_up, self.runner_up_interval = [], None, None
         self.compared = None
 
+    def _take_start(self, line: Line) -> None:
+        trial = self.trial(line["trial"])
+        trial.state, trial.started = "RUNNING", line.get("time")
+        made_with = line.get("versions") or self.versions
+        if made_with and made_with not in trial.versions[-1:]:
+            trial.versions = [*trial.versions, made_with]
+
+    def _take_report(self, line: Line) -> None:
+        trial, report = self.trial(line["trial"]), line["report"]
+        key = (report["task_index"], report["fraction"])
+        # One that is made again, as its adapter was lost, takes the place of the first.
+        others = [r for r in trial.reports if (r["task_index"], r["fraction"]) != key]
+        trial.reports = [*others, report]
+
     def _take_end(self, line: Line) -> None:
         trial = self.trial(line["trial"])
         trial.state, trial.reason = line["state"], line.get("reason") or ""
         trial.measures, trial.gain_interval = line.get("measures") or {}, line.get("gain_interval")
         trial.intervals = line.get("intervals") or {}
         trial.adapter, trial.log = line.get("adapter"), line.get("log")
+        trial.adapter_sha256 = line.get("adapter_sha256")
         trial.ended = line.get("time")
 
     def trial(self, name: str) -> TrialView:
@@ -413,6 +438,24 @@ class SweepView:
         count = max(learnt, default=-1) + 1
         rows = [first or empty, *(learnt.get(index, empty) for index in range(count))]
         return AccuracyMatrix(tuple(self.tasks), tuple(tuple(row) for row in rows))
+
+
+def versions(document: Mapping[str, Any]) -> dict[str, str]:
+    """The versions that a start of a sweep was recorded with, by what they are of.
+
+    Args:
+        document: `code`, `packages`, `python` and `platform`, as far as they were recorded.
+
+    Returns:
+        Such as {"torch": "2.13.0", "python": "3.11.9", "code": "0.1.0 (4a2b...)"}.
+    """
+    found = {str(k): str(v) for k, v in (document.get("packages") or {}).items() if v}
+    found |= {key: str(document[key]) for key in ("python", "platform") if document.get(key)}
+    code = document.get("code") or {}
+    if code.get("version"):
+        commit = f" ({code['commit']})" if code.get("commit") else ""
+        found["code"] = f"{code['version']}{commit}"
+    return found
 
 
 def _experiment(document: Mapping[str, Any]) -> Experiment | None:

@@ -218,6 +218,19 @@ class TaskFileError(ValueError):
     """A task file that is missing or wrong; the message says what, where and how to mend it."""
 
 
+def computed_fields(task: TaskSpec) -> dict[str, Any]:
+    """What of a task enters the computation, its rows left out.
+
+    Args:
+        task: The task.
+
+    Returns:
+        Its fields without where its rows come from (what they are, tokens tell) and what is there
+        for people to read.
+    """
+    return task.model_dump(mode="json", exclude={"data", "description", "source"})
+
+
 def parse_task(document: object, origin: str) -> TaskSpec:
     """Check a task document and return the task.
 

@@ -37,17 +37,21 @@ from orchestrator.continual_loop import (
 from orchestrator.experiment import Experiment, ResourceSpec
 from orchestrator.journal import without_nan
 from orchestrator.methods import CordaSettings, adapter_options, retention_options
+from orchestrator.seals import Maker, seal
 from orchestrator.tasks import GenerationTask
 from orchestrator.trial_state import (
+    SetAside,
     TrialState,
     found_checkpoint,
     fresh_state,
     keep_checkpoint,
+    last_whole,
     read_state,
     task_sequence,
     write_state,
 )
 
+_RAY_NOTE = "checkpoint_manager_snapshot.json"
 BASE_TRIAL = "base"
 """The name of the trial that measures row 0."""
 
@@ -121,8 +125,8 @@ def train_worker(config: dict[str, Any]) -> None:
     """What every Ray Train worker of a trial does.
 
     Args:
-        config: `trial`, `experiment` (a document), `folder` (the sweep's) and `shared` (a list
-            holding the reference of the `PreparedData`).
+        config: `trial`, `experiment` (a document), `maker` (a document), `folder` (the sweep's) and
+            `shared` (a list holding the reference of the `PreparedData`).
     """
     import ray
     import ray.train
@@ -132,12 +136,15 @@ def train_worker(config: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(experiment.resources.cpus_per_worker)
-    latest = ray.train.get_checkpoint()
+    maker = Maker(**config["maker"])
+    checkpoint, aside = _worker_checkpoint(Path(config["folder"]), maker)
+    for found in aside:
+        ray.train.report(found.as_message())
     trial = _WorkerTrial(
-        config["trial"],
+        maker,
         experiment,
         ray.get(config["shared"][0]),
-        Path(latest.path) if latest is not None else None,
+        checkpoint,
         ProgressFile(Path(config["folder"]), config["trial"]),
     )
     # Not `pid`: Ray Tune writes its own process's number under that name.
@@ -150,12 +157,45 @@ def train_worker(config: dict[str, Any]) -> None:
         ray.train.report({"kind": "failed", "reason": str(error)})
 
 
+def _worker_checkpoint(sweep_folder: Path, maker: Maker) -> tuple[Path | None, list[SetAside]]:
+    """Where a trial goes on from, and what was set aside; the same on all of its workers.
+
+    Ray Train knows which checkpoint is the last, but not whether it is whole.
+
+    Args:
+        sweep_folder: The sweep's folder.
+        maker: The trial.
+
+    Returns:
+        As `last_whole`.
+    """
+    import ray.train
+
+    from orchestrator.ranks import ALONE, Ranks
+
+    context = ray.train.get_context()
+    ranks = Ranks.of_group() if context.get_world_size() > 1 else ALONE
+    found: tuple[Path | None, list[SetAside]] = None, []
+    if ranks.first:
+        found = run_checkpoint(sweep_folder, maker)
+    return ranks.told(found)
+
+
+def run_checkpoint(sweep_folder: Path, maker: Maker) -> tuple[Path | None, list[SetAside]]:
+    """The last whole checkpoint that a trial's own workers have left; see `last_whole`."""
+    # Their names are the times at which they were written. Ray Train removes old ones by itself,
+    # and wants them to be there.
+    folder = sweep_folder / "ray" / maker.trial
+    names = sorted(path for path in folder.glob("checkpoint_*") if ".set-aside-" not in path.name)
+    return last_whole(reversed(names), maker, leave=True)
+
+
 class _WorkerTrial:
     """A trial in one of its Ray Train workers: model, engine, and what it reports."""
 
     def __init__(
         self,
-        name: str,
+        maker: Maker,
         experiment: Experiment,
         data: PreparedData,
         checkpoint: Path | None,
@@ -167,7 +207,8 @@ class _WorkerTrial:
         from orchestrator.base_model import partitioned
         from orchestrator.engine import DeepSpeedEngine, zero3_config
 
-        self._name = name
+        self._maker = maker
+        self._name = name = maker.trial
         self._progress = progress
         self._sequence = task_sequence(experiment, data)
         self._state = read_state(checkpoint) if checkpoint else fresh_state(self._sequence)
@@ -212,7 +253,8 @@ class _WorkerTrial:
         import ray.train
 
         self._state = self._state.after(report, matrix)
-        first = ray.train.get_context().get_world_rank() == 0
+        context = ray.train.get_context()
+        first = context.get_world_rank() == 0
         folder = Path(tempfile.mkdtemp(prefix=f"{self._name}-"))
         if self._name != BASE_TRIAL:
             self._engine.save(folder, with_optimizer=report.fraction < DONE)
@@ -220,8 +262,11 @@ class _WorkerTrial:
             with self._engine.gathered():
                 if first:
                     self._engine.save_adapter(folder / "adapter")
+                    seal(folder / "adapter", self._maker)
         if first:
             write_state(folder, self._state)
+        part = context.get_world_rank()
+        seal(folder, self._maker, part=part, parts=context.get_world_size())
         ray.train.report(
             {"kind": "stage", "report": report.as_document()},
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
@@ -352,7 +397,7 @@ def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> N
     A failure does not raise: it is reported, with the path of its log, and the sweep goes on.
 
     Args:
-        config: `trial`, `experiment` (a document) and `folder` (the sweep's).
+        config: `trial`, `experiment` and `maker` (documents) and `folder` (the sweep's).
         shared: A list holding the reference of the `PreparedData`.
     """
     from ray import tune
@@ -373,6 +418,7 @@ def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> N
         train_loop_config={
             "trial": config["trial"],
             "experiment": config["experiment"],
+            "maker": config["maker"],
             "folder": config["folder"],
             "shared": shared,
         },
@@ -383,12 +429,14 @@ def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> N
             failure_config=FailureConfig(
                 max_failures=resources.max_failures, controller_failure_limit=3
             ),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[TuneReportCallback()],
         ),
     )
+    # Which checkpoint is the last is found by the workers; a damaged note of it must not stop them.
+    (Path(config["folder"]) / "ray" / config["trial"] / _RAY_NOTE).unlink(missing_ok=True)
     try:
-        result = trainer.fit()
+        trainer.fit()
     except WorkerGroupError as error:
         tune.report(_failure(config, error, *error.worker_failures.values()))
         return
@@ -396,8 +444,10 @@ def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> N
         tune.report(_failure(config, error))
         return
     # A report can be overtaken by the end of the trial, so the last message repeats them all.
-    if result.checkpoint is not None:
-        folder = Path(result.checkpoint.path)
+    folder, aside = run_checkpoint(Path(config["folder"]), Maker(**config["maker"]))
+    for found in aside:
+        tune.report(found.as_message())
+    if folder is not None:
         state = read_state(folder)
         tune.report(
             {
@@ -427,6 +477,7 @@ def run_locally(
     experiment: Experiment,
     data: PreparedData,
     folder: Path,
+    maker: Maker,
     tell: Callable[[dict[str, Any]], None],
 ) -> None:
     """One trial in this process with the plain engine; its checkpoints are in `folder`.
@@ -435,13 +486,14 @@ def run_locally(
         trial: The trial's name.
         experiment: With the trial's overrides applied.
         data: The tokenised data.
-        folder: Where its checkpoints are kept; an existing one is continued.
+        folder: Where its checkpoints are kept; the last whole one is continued.
+        maker: What its checkpoints are sealed with.
         tell: Receives the same messages as Ray Tune would.
     """
     import torch
 
     torch.set_num_threads(experiment.resources.cpus_per_worker)
-    local = _LocalTrial(trial, experiment, data, folder / "checkpoint", tell)
+    local = _LocalTrial(trial, experiment, data, folder / "checkpoint", maker, tell)
     try:
         local.run()
     except DivergedError as error:
@@ -457,10 +509,12 @@ class _LocalTrial:
         experiment: Experiment,
         data: PreparedData,
         checkpoint: Path,
+        maker: Maker,
         tell: Callable[[dict[str, Any]], None],
     ) -> None:
         from orchestrator.engine import PlainEngine
 
+        self._maker = maker
         self._name = name
         self._checkpoint = checkpoint
         self._tell = tell
@@ -477,7 +531,10 @@ class _LocalTrial:
             retention=None if name == BASE_TRIAL else _retention(experiment),
         )
         _check_logits(self._engine, self._model)
-        if found_checkpoint(checkpoint) is not None:
+        found, aside = found_checkpoint(checkpoint, maker)
+        for thing in aside:
+            tell(thing.as_message())
+        if found is not None:
             self._state = read_state(checkpoint)
             if name != BASE_TRIAL:
                 self._engine.load(checkpoint)
@@ -509,8 +566,9 @@ class _LocalTrial:
             self._engine.save(fresh, with_optimizer=report.fraction < DONE)
             if report.fraction == DONE:
                 self._engine.save_adapter(fresh / "adapter")
+                seal(fresh / "adapter", self._maker)
         write_state(fresh, self._state)
-        keep_checkpoint(fresh, self._checkpoint)
+        keep_checkpoint(fresh, self._checkpoint, self._maker)
         self._tell(
             {
                 "kind": "stage",

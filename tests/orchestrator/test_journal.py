@@ -8,7 +8,13 @@ import time
 
 import pytest
 
-from orchestrator.journal import Journal, JournalError, is_being_written, read_journal
+from orchestrator.journal import (
+    Journal,
+    JournalError,
+    is_being_written,
+    read_journal,
+    without_series,
+)
 
 
 def test_lines_come_back_in_order_with_numbers_and_nan_as_null(tmp_path):
@@ -36,7 +42,8 @@ def test_a_torn_last_line_is_dropped_and_the_journal_goes_on(tmp_path):
 
 def test_every_prefix_of_the_bytes_is_readable(tmp_path):
     with Journal(tmp_path / "whole") as journal:
-        for number in range(4):
+        journal.append("sweep_opened")
+        for number in range(3):
             journal.append("stage_report", report={"step": number, "text": "ä"})
     content = (tmp_path / "whole" / "journal.jsonl").read_bytes()
     (tmp_path / "cut").mkdir()
@@ -48,10 +55,10 @@ def test_every_prefix_of_the_bytes_is_readable(tmp_path):
 
 def test_a_damaged_line_in_the_middle_is_refused_and_nothing_is_changed(tmp_path):
     with Journal(tmp_path) as journal:
-        journal.append("a")
+        journal.append("sweep_opened")
         journal.append("b")
     path = tmp_path / "journal.jsonl"
-    damaged = path.read_bytes().replace(b'"event":"a"', b'"event":"a')
+    damaged = path.read_bytes().replace(b'"event":"sweep_opened"', b'"event":"sweep_opened')
     path.write_bytes(damaged)
     with pytest.raises(JournalError, match="line 1 is damaged"):
         Journal(tmp_path)
@@ -60,7 +67,7 @@ def test_a_damaged_line_in_the_middle_is_refused_and_nothing_is_changed(tmp_path
 
 def test_missing_lines_are_noticed(tmp_path):
     path = tmp_path / "journal.jsonl"
-    path.write_text(json.dumps({"n": 1, "event": "x"}) + "\n")
+    path.write_text(json.dumps({"n": 1, "event": "sweep_opened"}) + "\n")
     with pytest.raises(JournalError, match="carries the number 1, expected 0"):
         read_journal(tmp_path)
 
@@ -95,7 +102,7 @@ def test_a_second_writer_is_refused_at_once(tmp_path):
 def _write_and_die(folder):
     journal = Journal(folder)
     for number in range(1000):
-        journal.append("x", number=number)
+        journal.append("sweep_opened", number=number)
         if number == 20:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -122,3 +129,97 @@ def test_journal_says_whether_somebody_writes_it(tmp_path):
         journal.append("sweep_opened", sweep="x")
         assert is_being_written(tmp_path)
     assert not is_being_written(tmp_path)
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A journal of four lines, and its path."""
+    with Journal(tmp_path) as journal:
+        journal.append("sweep_opened", sweep="s")
+        journal.append("trial_proposed", trial="t001")
+        journal.append("stage_report", trial="t001", report={"score": 0.75, "losses": [0.5]})
+        journal.append("trial_ended", trial="t001", state="COMPLETE")
+    return tmp_path / "journal.jsonl"
+
+
+def with_line(path, number, line):
+    lines = path.read_bytes().splitlines()
+    lines[number] = line
+    path.write_bytes(b"\n".join(lines) + b"\n")
+
+
+def refused(path, match):
+    """Both ways of opening it say the same, and change nothing."""
+    before = path.read_bytes()
+    for opening in (read_journal, Journal):
+        with pytest.raises(JournalError, match=match):
+            opening(path.parent)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("line", [b"5", b"[]", b"{}", b"null", b'"text"', b'{"n":2,"event":5}'])
+def test_a_line_that_is_no_event_is_damage(written, line):
+    with_line(written, 2, line)
+    refused(written, "line 3 is damaged: it should be an object with an `event`, got")
+
+
+def test_a_journal_that_begins_elsewhere_is_damaged(written):
+    with_line(written, 0, b'{"n":0,"time":1.0,"event":"trial_ended","trial":"t001"}')
+    refused(written, "line 1 should be `sweep_opened`, got `trial_ended`")
+
+
+def test_every_digit_that_changes_is_noticed(written):
+    whole = written.read_bytes()
+    for at in [i for i, byte in enumerate(whole) if chr(byte).isdigit()]:
+        other = b"1" if whole[at : at + 1] != b"1" else b"2"
+        written.write_bytes(whole[:at] + other + whole[at + 1 :])
+        with pytest.raises(JournalError):
+            read_journal(written.parent)
+    written.write_bytes(whole)
+    assert len(read_journal(written.parent)) == 4
+
+
+def test_a_line_of_another_journal_is_noticed(written, tmp_path):
+    with Journal(tmp_path / "other") as journal:
+        journal.append("sweep_opened", sweep="other")
+        journal.append("trial_proposed", trial="t001")
+    line = (tmp_path / "other" / "journal.jsonl").read_bytes().splitlines()[1]
+    with_line(written, 1, line)
+    refused(written, "line 2 is not as it was written, or not the one that followed line 1")
+
+
+def test_a_journal_without_sums_is_read_and_continued(written):
+    lines = read_journal(written.parent)
+    written.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_journal(written.parent) == lines
+    with Journal(written.parent) as journal:
+        journal.append("sweep_continued")
+    assert [line["event"] for line in read_journal(written.parent)][-1] == "sweep_continued"
+    with_line(written, 3, written.read_bytes().splitlines()[3].replace(b"COMPLETE", b"FAILED"))
+    refused(written, "not the one that followed line 4")
+
+
+# --- what is kept in memory ----------------------------------------------------------------------
+
+
+def test_lines_are_read_again_from_the_file(written):
+    whole = read_journal(written.parent)
+    with Journal(written.parent) as journal:
+        lines = journal.lines
+        assert list(lines) == whole
+        assert [lines[number] for number in range(-4, 4)] == [*whole, *whole]
+        assert lines[1:] == whole[1:]
+        assert lines[3:1:-1] == whole[3:1:-1]
+        assert lines[4:] == []
+        added = journal.append("sweep_ended", champion=None)
+        assert (lines[-1], len(lines)) == (added, 5)
+    assert list(lines) == [*whole, added], "also once the journal is closed"
+
+
+def test_a_report_without_its_series_is_small(written):
+    report = read_journal(written.parent)[2]
+    assert without_series(report)["report"] == {"score": 0.75}
+    assert report["report"]["losses"] == [0.5]

@@ -215,7 +215,9 @@ def waiting(monkeypatch, clock, then):
     monkeypatch.setattr("orchestrator.slot_trial.time.sleep", sleep)
 
 
-TRIAL = {"trial": "a", "experiment": {}, "seat": "pool", "member": 0, "row_0": None}
+TRIAL = {
+    "trial": "a", "experiment": {}, "maker": {}, "seat": "pool", "member": 0, "row_0": None,
+}  # fmt: skip
 DONE = {"kind": "finished", "reports": []}
 
 

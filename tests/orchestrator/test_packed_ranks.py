@@ -1,6 +1,6 @@
 """Two workers that deal the rows of a pack out between them compute what one of them does."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from orchestrator.packed_trials import PackedTrials
 from orchestrator.packing import trial_refuses
 from orchestrator.pool_member import Member, serve
 from orchestrator.ranks import ALONE, Ranks
+from orchestrator.seals import Maker
 from orchestrator.training import BASE_TRIAL
 from orchestrator.trial_state import read_state, task_sequence
 from tests.process_group import in_two_workers
@@ -264,7 +265,9 @@ def served(folder, loaded, data, changes, ranks=ALONE):
     box, told = Mailbox(), []
     for name, overrides in JOBS.items():
         experiment = loaded.experiment.with_overrides({**changes, **overrides})
-        box.ask({"trial": name, "experiment": experiment.model_dump(mode="json")})
+        maker = asdict(Maker("a sweep", name, "some settings"))
+        document = experiment.model_dump(mode="json")
+        box.ask({"trial": name, "experiment": document, "maker": maker})
 
     def exchange(said, free):
         told.extend(said)

@@ -4,6 +4,8 @@ import errno
 import shutil
 import threading
 import types
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import ray
@@ -17,8 +19,9 @@ from orchestrator.engine import PlainEngine
 from orchestrator.experiment import load_experiment
 from orchestrator.packed_trials import PackedTrials
 from orchestrator.pool_member import Member
+from orchestrator.seals import Maker, seal
 from orchestrator.training import BASE_TRIAL, ProgressFile
-from orchestrator.trial_state import found_checkpoint, keep_checkpoint, task_sequence
+from orchestrator.trial_state import found_checkpoint, keep_checkpoint, read_state, task_sequence
 
 ENDINGS = {"finished", "failed"}
 
@@ -51,9 +54,14 @@ def member(loaded, data, tmp_path):
     return Member(loaded.experiment, data, tmp_path)
 
 
+def maker(name):
+    return Maker("a sweep", name, "some settings")
+
+
 def job(loaded, name, **overrides):
     experiment = loaded.experiment.with_overrides(overrides)
-    return {"trial": name, "experiment": experiment.model_dump(mode="json")}
+    document = experiment.model_dump(mode="json")
+    return {"trial": name, "experiment": document, "maker": asdict(maker(name))}
 
 
 def serve(member, names, most=200):
@@ -251,19 +259,52 @@ def test_a_pass_that_had_to_be_halved_does_not_keep_others_out(member, loaded, m
 # ------------------------------------------------------------------------------- what goes wrong
 
 
-def test_a_trial_whose_checkpoint_is_damaged_fails_alone(member, loaded, data, tmp_path):
+def test_what_is_foreign_or_damaged_is_set_aside_and_the_checkpoint_before_it_used(
+    member, loaded, data, tmp_path
+):
+    """Of the same settings, so that all three end alike."""
+    place = tmp_path / "ray"
     member.take(job(loaded, "a"))
-    while not (tmp_path / "ray" / "a" / "checkpoint").is_dir():
+    while not list(place.glob("a/*.old")):
         member.work()
-    (tmp_path / "ray" / "a" / "checkpoint" / "weights.safetensors").write_bytes(b"not tensors")
-    shutil.copytree(tmp_path / "ray" / "a", tmp_path / "ray" / "b")
-    (tmp_path / "ray" / "b" / "checkpoint" / "weights.safetensors").unlink()
+    shutil.copytree(place / "a", place / "b")  # another trial's
+    former = read_state(next(place.glob("a/*.old")))
+    (place / "a" / "checkpoint" / "weights.safetensors").write_bytes(b"not tensors")
+
+    other, said = Member(loaded.experiment, data, tmp_path), []
+    for name in "abc":
+        other.take(job(loaded, name))
+    while sum(message["kind"] in ENDINGS for _, message in said) < 3:
+        said += other.work()
+    aside = [(name, m) for name, m in said if m["kind"] == "set_aside"]
+    assert [(name, m["because"]) for name, m in aside] == [
+        ("a", "its file weights.safetensors is damaged"),
+        *[("b", "it belongs to trial a of the sweep a sweep")] * 2,
+    ]
+    assert all(Path(message["kept_as"]).is_dir() for _, message in aside), "they are kept"
+    stages = {name: [m["report"] for n, m in said if n == name and "report" in m] for name in "abc"}
+    assert len(stages["b"]) - len(stages["a"]) == len(former.reports) == 1, "a went on from it"
+    last = dict(said)
+    assert set(kinds(last).values()) == {"finished"}
+    losses = {n: [r["losses"] for r in m["reports"]] for n, m in last.items()}
+    assert losses["a"] == losses["b"] == losses["c"]
+
+
+def test_what_is_whole_but_cannot_be_gone_on_from_fails_its_trial_alone(
+    member, loaded, data, tmp_path
+):
+    member.take(job(loaded, "a"))
+    kept = tmp_path / "ray" / "a" / "checkpoint"
+    while not kept.is_dir():
+        member.work()
+    (kept / "weights.safetensors").unlink()
+    seal(kept, maker("a"))
 
     other = Member(loaded.experiment, data, tmp_path)
-    for name in ("a", "b", "c"):
+    for name in "ab":
         other.take(job(loaded, name))
-    last = serve(other, ["a", "b", "c"])
-    assert kinds(last) == {"a": "failed", "b": "failed", "c": "finished"}
+    last = serve(other, "ab")
+    assert kinds(last) == {"a": "failed", "b": "finished"}
     assert last["a"]["details"]
 
 
@@ -337,15 +378,17 @@ def checkpoint(folder, text):
 def test_a_checkpoint_takes_the_place_of_the_one_before(tmp_path):
     kept = tmp_path / "checkpoint"
     for text in ("first", "second"):
-        keep_checkpoint(checkpoint(tmp_path / "checkpoint.new", text), kept)
+        keep_checkpoint(checkpoint(tmp_path / "checkpoint.new", text), kept, maker("a"))
         assert (kept / "trial.json").read_text() == text
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    [former] = tmp_path.glob("checkpoint.*.old")
+    assert (former / "trial.json").read_text() == "first"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("call", [1, 2])
 def test_a_crash_while_it_is_replaced_leaves_a_whole_one(tmp_path, monkeypatch, call):
     kept = tmp_path / "checkpoint"
-    keep_checkpoint(checkpoint(tmp_path / "checkpoint.new", "first"), kept)
+    keep_checkpoint(checkpoint(tmp_path / "checkpoint.new", "first"), kept, maker("a"))
     fresh = checkpoint(tmp_path / "checkpoint.new", "second")
     replace, calls = type(kept).replace, []
 
@@ -357,16 +400,16 @@ def test_a_crash_while_it_is_replaced_leaves_a_whole_one(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(type(kept), "replace", crash)
     with pytest.raises(KeyboardInterrupt):
-        keep_checkpoint(fresh, kept)
+        keep_checkpoint(fresh, kept, maker("a"))
     monkeypatch.undo()
-    assert found_checkpoint(kept) == kept
+    assert found_checkpoint(kept, maker("a")) == (kept, [])
     assert (kept / "trial.json").read_text() == "first"
 
 
 def put_checkpoints(folder, name, count):
     for number in range(count):
         fresh = checkpoint(folder / f"checkpoint.{name}.new", f"{name}{number}")
-        keep_checkpoint(fresh, folder / "checkpoint")
+        keep_checkpoint(fresh, folder / "checkpoint", maker("a"))
 
 
 @pytest.mark.parametrize("step", range(2))
@@ -385,18 +428,37 @@ def test_two_processes_may_put_theirs_in_one_place(tmp_path, monkeypatch, step):
         return replace(self, target)
 
     monkeypatch.setattr(type(kept), "replace", overtaken)
-    keep_checkpoint(fresh, kept)
+    keep_checkpoint(fresh, kept, maker("a"))
     assert (kept / "trial.json").read_text() == "second"
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".old"] == ["checkpoint"]
+    assert len(list(tmp_path.iterdir())) == 2, "the one before is kept, and no other"
 
 
 def test_a_checkpoint_that_was_left_beside_its_place_is_found(tmp_path):
     """As an earlier version named it, too."""
-    checkpoint(tmp_path / "checkpoint.old", "whole")
+    seal(checkpoint(tmp_path / "checkpoint.old", "whole"), maker("a"))
     (tmp_path / "checkpoint.5e8a41d0.old").mkdir()  # not whole
-    assert found_checkpoint(tmp_path / "checkpoint") == tmp_path / "checkpoint"
-    assert (tmp_path / "checkpoint" / "trial.json").read_text() == "whole"
+    kept = tmp_path / "checkpoint"
+    assert found_checkpoint(kept, maker("a")) == (kept, [])
+    assert (kept / "trial.json").read_text() == "whole"
 
 
 def test_no_checkpoint_is_none(tmp_path):
-    assert found_checkpoint(tmp_path / "checkpoint") is None
+    assert found_checkpoint(tmp_path / "checkpoint", maker("a")) == (None, [])
+
+
+def test_what_an_earlier_version_left_unsealed_is_gone_on_from(tmp_path):
+    kept = checkpoint(tmp_path / "checkpoint", "old")
+    known = Maker("a sweep", "a", "some settings", unsealed=True)
+    assert found_checkpoint(kept, known) == (kept, [])
+    (kept / "trial.json").unlink()
+    (kept / "weights.safetensors").write_text("half of it")
+    found, [aside] = found_checkpoint(kept, known)
+    assert (found, aside.because) == (None, "it has no seal")
+
+
+def test_nothing_unsealed_is_gone_on_from_in_a_sweep_that_seals(tmp_path):
+    kept = checkpoint(tmp_path / "checkpoint", "left by nobody knows whom")
+    found, [aside] = found_checkpoint(kept, maker("a"))
+    assert (found, aside.because, kept.exists()) == (None, "it has no seal", False)
+    assert (aside.kept_as / "trial.json").is_file()

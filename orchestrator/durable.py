@@ -1,0 +1,98 @@
+"""Files that outlive their writer: whole under their name or not there at all, also after a crash.
+
+A rename alone does not survive a loss of power: the new name may reach the disk before the content.
+So content first, then the name, then the folder that the name stands in.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def put(fresh: Path, place: Path) -> None:
+    """Give a finished file or folder its name, for good.
+
+    Args:
+        fresh: What was written, beside `place`; it is gone afterwards.
+        place: Its name. A file that is there is replaced; a folder must not be there.
+
+    Raises:
+        OSError: If the disk refuses; `place` is then what it was.
+    """
+    sync(fresh)
+    fresh.replace(place)
+    _sync_one(place.parent)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: Its name; the folder is made when missing.
+        content: What it holds; text as UTF-8.
+
+    Raises:
+        OSError: If the disk refuses; `path` is then what it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with half(path) as fresh:
+        fresh.write_bytes(content.encode() if isinstance(content, str) else content)
+        put(fresh, path)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder, whole or not at all.
+
+    Args:
+        source: The folder.
+        target: Its copy, which must not be there.
+
+    Raises:
+        OSError: If the disk refuses; there is then no copy.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with half(target) as fresh:
+        shutil.copytree(source, fresh)
+        put(fresh, target)
+
+
+@contextmanager
+def half(place: Path) -> Iterator[Path]:
+    """A name beside another that no other process uses; what is left of it is removed.
+
+    Args:
+        place: Where what is written is to be `put` in the end.
+
+    Yields:
+        The name, under which there is nothing yet.
+    """
+    fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex[:12]}.half")
+    try:
+        yield fresh
+    finally:
+        if fresh.is_dir():
+            shutil.rmtree(fresh, ignore_errors=True)
+        else:
+            with suppress(OSError):  # a disk that refuses that as well has been told of
+                fresh.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file, or a folder with all that is in it."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            sync(inner)
+    _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
