@@ -50,6 +50,7 @@ def trial_document(view: SweepView, trial: TrialView, folder: Path) -> dict[str,
             for report in trial.reports
         ],
         "adapter": str(adapter) if adapter else None,
+        "versions": trial.versions,
         "log": str(log_path(trial, folder)),
     }
 

@@ -272,9 +272,9 @@ class SweepView:
 
     def _take_report(self, line: Line) -> None:
         trial, report = self.trial(line["trial"]), line["report"]
-        key = (report["task_index"], report["fraction"])
+        key = (report["task_index"], report.get("fraction"))
         # One that is made again, as its adapter was lost, takes the place of the first.
-        others = [r for r in trial.reports if (r["task_index"], r["fraction"]) != key]
+        others = [r for r in trial.reports if (r["task_index"], r.get("fraction")) != key]
         trial.reports = [*others, report]
 
     def _take_end(self, line: Line) -> None:

@@ -246,6 +246,7 @@ class _Sweep:
         picture = self._picture(line)
         picture.tags |= {
             f"{TAG}attempt": str(line["attempt"]),
+            **({f"{TAG}versions": json.dumps(made)} if (made := line.get("versions")) else {}),
             f"{TAG}state": "RUNNING",
             f"{TAG}reason": "",
         }

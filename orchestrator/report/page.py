@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from orchestrator.sweep_view import (
     SweepView,
     flat,
     number,
+    versions,
 )
 from orchestrator.tracking_address import redacted, redacted_document
 
@@ -304,9 +305,22 @@ def _fact(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+def _other(view: SweepView) -> Iterator[tuple[str, str]]:
+    """Trials that ran with other versions than the sweep was begun with, and with which."""
+    begun, found = versions(view.provenance), dict[str, list[str]]()
+    for trial in view.everything.values():
+        for made_with in trial.versions:
+            changes = [f"{k} {v}" for k, v in made_with.items() if begun.get(k) != v]
+            if changes:
+                found.setdefault(", ".join(changes), []).append(trial.name)
+    for made, names in found.items():
+        yield ", ".join(names), made
+
+
 def _made_from(view: SweepView) -> Markup:
     facts = flat(redacted_document(view.provenance))
     rows = [("", [name, element("code", _fact(value))]) for name, value in facts.items()]
+    rows += [("", [f"{names} ran with", element("code", made)]) for names, made in _other(view)]
     origin = f"The experiment as written in {view.origin}" if view.origin else "The experiment"
     return join(
         plain_table("Hashes, code and packages", ["what", "value"], rows, words=(1,))
