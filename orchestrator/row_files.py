@@ -284,10 +284,11 @@ def _read_table(text: str, delimiter: str, *, quoted: bool) -> _Table:
     except csv.Error as error:
         kind = "CSV" if delimiter == "," else "TSV"
         last = reader.line_num
+        reason = str(error).replace("'\t'", "a tab")
         until = f"; a quote that opens in line {start} is read on to line {last}" * (last > start)
         table.fault = (
             start,
-            f"not sound {kind} ({error}{until}). A field that holds a quote is written "
+            f"not sound {kind} ({reason}{until}). A field that holds a quote is written "
             '"like ""this""".',
         )
     finally:
