@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -173,3 +175,17 @@ def test_display_may_be_told_from_many_threads(story):
     for thread in threads:
         thread.join()
     assert all(f"t{i:03d}" in shown.status() for i in range(4, 8))
+
+
+def test_rays_count_of_processes_does_not_run_through_the_display():
+    told = """
+import os
+from orchestrator.cluster import process_environment
+os.environ.update(process_environment())
+from ray._private.worker import print_to_stdstream
+for line in ("WARNING: 9 PYTHON worker processes have been started on node: a", "disk is full"):
+    print_to_stdstream({"lines": [line], "pid": "raylet", "is_err": False}, False)
+"""
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert "disk is full" in done.stdout
+    assert "worker processes" not in done.stdout
