@@ -492,7 +492,8 @@ def reading_words(reading: Mapping[str, Any]) -> str:
     )
     other = reading["runner_up"]
     if other in reading["gain"]:
-        ahead = reading["accuracy"][champion] - reading["accuracy"][other]
+        means = reading["accuracy"]
+        ahead = number(means[champion]) - number(means[other])
         told += f", {show(ahead, signed=True)} {show_interval(reading['runner_up_interval'])}"
         told += f" over the runner-up {other}"
     return f"{told}."

@@ -280,3 +280,21 @@ def test_joint_learning_is_not_the_best_so_far(new_story):
     story.complete("t001", 0.1)
     story.complete("t002", 0.3, **{"method.sequence": "joint"})
     assert "Best so far: t001" in outcome(story.lines)
+
+
+def test_a_task_without_test_examples_leaves_no_mean_and_breaks_no_table(new_sweep):
+    lines = new_sweep(tested=True)
+    reading, champion = lines[-1], lines[-1]["champion"]
+    for side in reading["sides"].values():
+        side["row"][1] = None
+    reading["examples"][SweepView.of(lines).tasks[1]] = 0
+    for name in (champion, reading["runner_up"]):
+        reading["accuracy"][name] = reading["gain"][name] = reading["gain_intervals"][name] = None
+    reading["runner_up_interval"] = None
+    text = outcome(lines)
+    assert f"gain of {champion} - - over the untouched base" in " ".join(text.split())
+    assert row_of(text[text.index("Test scores by task") :], champion)[-3:] == [
+        "0.600",
+        "-",
+        "0.600",
+    ]
