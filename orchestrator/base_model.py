@@ -26,6 +26,7 @@ _SETUP_FILES = re.compile(
     r"config\.json|chat_template\.\w+|.*token.*\.(json|model)|vocab\.\w+|merges\.txt|spiece\.model"
 )
 """What beside a base's weights says what it computes: its config and its tokenizer."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _NOTES = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
 """Fields of a config that say who wrote it, or are set anew when it is loaded."""
 
@@ -315,12 +316,14 @@ def found_base(
     if place is not None:
         spec = _moved(spec, place)
     was = Path(spec.gguf or str(spec.name))
-    if was.is_absolute() and not was.exists():
+    told = expected not in {None, UNKNOWN}
+    named = not was.is_absolute() and (not told or _COMMIT.fullmatch(str(expected)))
+    if not was.exists() and not named:
         raise ModelError(
             f"The base model of {what} is not at {was} any more. Give its new place with "
             "`--base DIR` (in Python `base=`); by its hash it is known again."
         )
-    if expected in {None, UNKNOWN}:
+    if not told:
         return spec
     if not was.exists():  # on the hub, where names move on and commits stay
         return spec.model_copy(update={"revision": expected})

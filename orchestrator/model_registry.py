@@ -948,7 +948,11 @@ def _version_tags(lines: Sequence[Line], trial: str, sweep_folder: Path) -> dict
         "base": document["base"] | provenance.get("base", {}),
         "data": provenance.get("data", {}),
         "code": provenance.get("code", {}),
-        "packages": versions_of(lines, trial),
+        "packages": {
+            name: version
+            for name, version in versions_of(lines, trial).items()
+            if name not in {"code", "python", "platform"}
+        },
         "seeds": {key: seed for key, seed in seeds.items() if seed is not None},
         "overrides": document["overrides"],
         "measures": document["measures"],

@@ -136,7 +136,9 @@ class FakePredictor:
     asked: Sequence[tuple[str, list[Mapping[str, Any]]]] = ()
 
     @classmethod
-    def from_folder(cls, folder: Path, *, adapter: bool = True) -> FakePredictor:
+    def from_folder(
+        cls, folder: Path, *, adapter: bool = True, base: Path | None = None
+    ) -> FakePredictor:
         assert (folder / "adapter" / "adapter_model.safetensors").is_file()
         return cls()
 
@@ -162,12 +164,13 @@ def test_model_folder_holds_json_and_safetensors_only(tmp_path: Path) -> None:
     )
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     assert files == [
-        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "model.json"
+        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "model.json",
+        "seal.json",
     ]  # fmt: skip
     document = json.loads((folder / "model.json").read_text())
     assert document["base"] == {
         "name": "base-model", "revision": None, "gguf": None, "quantization": None,
-        "sha256": "b" * 64,
+        "sha256": "b" * 64, "setup_sha256": None,
     }  # fmt: skip
     assert document["trial"] == "t002"
     assert document["overrides"] == {"method.adapter.r": 16}
@@ -435,6 +438,8 @@ def test_a_real_champion_answers_through_mlflow(tiny_base: Path, fresh_storage: 
     from transformers import AutoModelForCausalLM
 
     from curlora import CurloraConfig
+    from orchestrator.base_model import base_sha256
+    from orchestrator.experiment import ModelSpec
 
     base = AutoModelForCausalLM.from_pretrained(tiny_base)
     config = CurloraConfig(r=8, target_modules=["q_proj"])
@@ -444,6 +449,8 @@ def test_a_real_champion_answers_through_mlflow(tiny_base: Path, fresh_storage: 
         base = AutoModelForCausalLM.from_pretrained(tiny_base)
     lines = journal_lines()
     lines[0]["experiment"]["model"]["name"] = str(tiny_base)
+    spec = ModelSpec(name=str(tiny_base))
+    lines[0]["provenance"]["base"] = {"name": spec.name, "sha256": base_sha256(spec)}
     Projection(address(fresh_storage), fresh_storage / "demo").catch_up(lines)
     register_champion(address(fresh_storage), sweep_folder=fresh_storage / "demo", lines=lines)
     root = resolve("demo@champion", address(fresh_storage), fresh_storage).parents[1]
