@@ -55,7 +55,7 @@ def test_every_value_of_a_table_is_the_text_that_stands_there(
     content = mark + text.encode()
     name = "a.csv" if separator == "," else "a.tsv"
     path = tmp_path / (name + ".gz" * packed)
-    path.write_bytes(gzip.compress(content) if packed else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
     assert plain(s.read_split(files(path), "train")) == TABLE
     assert s.read_split(files(path), "validation") is None
 
@@ -174,8 +174,8 @@ def test_a_data_root_has_canonical_names(tmp_path):
         ("train.csv", b"text;label\na;1\n", "separator seems to be ';'"),
         ("train.csv", b"text,label\na\0b,1\n", "a NUL at byte 12"),
         ("train.csv", b"PK\x03\x04rest", "a zip archive or a spreadsheet"),
-        ("train.csv", gzip.compress(b"text\na\n"), "let its name end in .gz"),
-        ("train.csv.gz", gzip.compress(b"text\n" + b"a\n" * 999)[:-12], "ends in the middle"),
+        ("train.csv", gzip.compress(b"text\na\n", mtime=0), "let its name end in .gz"),
+        ("train.csv.gz", gzip.compress(b"text\n" + b"a\n" * 999, mtime=0)[:-12], "ends in the middle"),
         ("train.jsonl.gz", b'{"text": "a"}\n', "not sound gzip"),
         ("train.parquet", b"PAR1 and nothing else", "not sound parquet"),
     ],
