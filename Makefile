@@ -13,7 +13,7 @@ demo: venv
 
 # Two processes; all tests that need Ray are in one of them and share its cluster.
 test: venv
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadscope
 
 lint: venv
 	$(BIN)/ruff format --check .

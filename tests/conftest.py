@@ -1,5 +1,6 @@
 """What the tests share: a tiny base model with a tokenizer, tiny tasks, one Ray cluster."""
 
+import functools
 import json
 import os
 import random
@@ -20,16 +21,30 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Where tests run in several processes: those with Ray in one, others a file at a time.
+@functools.cache
+def _with_ray():
+    """The names of the files whose tests use the one cluster."""
+    files = Path(__file__).parent.rglob("test_*.py")
+    return {path.name for path in files if "ray_cluster" in path.read_text(encoding="utf-8")}
 
-    The longest begin first, so that no process waits for the other at the end.
-    """
-    for item in items:
-        together = "ray" if "ray_cluster" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(together))
-    items.sort(key=lambda item: "ray_cluster" not in item.fixturenames)
+
+def pytest_collection_modifyitems(items):
+    """Files with Ray come first: together they take longest."""
+    items.sort(key=lambda item: item.path.name not in _with_ray())
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Where tests run in two processes: files with Ray in one of them, others a file at a time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneCluster(LoadScopeScheduling):
+        """The files with Ray are one scope, and the first: it takes longest."""
+
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "with Ray" if Path(file).name in _with_ray() else file
+
+    return OneCluster(config, log)
 
 
 @pytest.fixture(autouse=True)
