@@ -502,7 +502,7 @@ def predictor(monkeypatch, project):
 
     class Predictor:
         @classmethod
-        def from_folder(cls, folder, *, adapter=True):
+        def from_folder(cls, folder, *, adapter=True, base=None):
             assert (folder / "model.json").is_file()
             return cls()
 

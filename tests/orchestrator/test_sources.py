@@ -152,6 +152,9 @@ def test_a_data_root_has_canonical_names(tmp_path):
 # --- what is refused -----------------------------------------------------------------------------
 
 
+CUT_GZIP = gzip.compress(b"text\n" + b"a\n" * 999, mtime=0)[:-12]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -175,7 +178,7 @@ def test_a_data_root_has_canonical_names(tmp_path):
         ("train.csv", b"text,label\na\0b,1\n", "a NUL at byte 12"),
         ("train.csv", b"PK\x03\x04rest", "a zip archive or a spreadsheet"),
         ("train.csv", gzip.compress(b"text\na\n", mtime=0), "let its name end in .gz"),
-        ("train.csv.gz", gzip.compress(b"text\n" + b"a\n" * 999, mtime=0)[:-12], "ends in the middle"),
+        ("train.csv.gz", CUT_GZIP, "ends in the middle"),
         ("train.jsonl.gz", b'{"text": "a"}\n', "not sound gzip"),
         ("train.parquet", b"PAR1 and nothing else", "not sound parquet"),
     ],
