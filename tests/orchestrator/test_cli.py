@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from orchestrator import cli, model_use
 from orchestrator.experiment import Experiment
 from orchestrator.journal import Journal
+from orchestrator.seals import seal
 
 ROOT = Path(__file__).parent.parent.parent
 EXPERIMENT = """\
@@ -516,6 +517,7 @@ def predictor(monkeypatch, project):
     tasks = {name: {"name": name, "data": {"files": "x"}, **spec} for name, spec in TASKS.items()}
     document = {"base": {"name": "m"}, "precision": "fp32", "max_length": 8, "tasks": tasks}
     (folder / "model.json").write_text(json.dumps(document))
+    seal(folder, None)
     (project / "runs").mkdir()
     (project / "runs" / "mlflow.db").touch()
     monkeypatch.setattr(model_use, "resolve", lambda reference, uri, storage: folder)
