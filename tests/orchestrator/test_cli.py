@@ -516,6 +516,7 @@ def predictor(monkeypatch, project):
     folder.mkdir()
     tasks = {name: {"name": name, "data": {"files": "x"}, **spec} for name, spec in TASKS.items()}
     document = {"base": {"name": "m"}, "precision": "fp32", "max_length": 8, "tasks": tasks}
+    document |= {"adapter_sha256": "a" * 64}
     (folder / "model.json").write_text(json.dumps(document))
     seal(folder, None)
     (project / "runs").mkdir()
