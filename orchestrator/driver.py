@@ -860,8 +860,9 @@ class Driver:
             return {}
         known = self._read_before()
         names = (BASE_TRIAL, verdict["champion"], verdict.get("runner_up"))
-        for name in {*names[1:]} - {None, *known}:
-            self._set_other_adapter_aside(name)
+        for name in names[1:]:
+            if name is not None and name not in known:
+                self._set_other_adapter_aside(name)
         return {
             name: Side(
                 # Without what only the driver needs, such as where MLflow records.
@@ -874,10 +875,8 @@ class Driver:
 
     def _set_other_adapter_aside(self, name: str) -> None:
         """Let nothing be read from an adapter that the journal does not vouch for."""
-        ended, folder = (
-            last_line(self.journal.lines, "trial_ended", name) or {},
-            self.adapter_folder(name),
-        )
+        ended = last_line(self.journal.lines, "trial_ended", name) or {}
+        folder = self.adapter_folder(name)
         wrong = adapter_flaw(folder, ended.get("adapter_sha256"), name)
         if wrong is not None and folder.is_dir():
             self._heard_set_aside(name, folder, move_aside(folder), wrong)
