@@ -14,6 +14,7 @@ from orchestrator.experiment import load_experiment
 from orchestrator.journal import JOURNAL_NAME, read_journal
 from orchestrator.model_registry import champion_record
 from orchestrator.readings import Side, read_in_parts, read_on_ray, read_sides
+from orchestrator.seals import Maker
 from orchestrator.sweep import SweepOptions, run_sweep
 from orchestrator.training import run_locally
 from tests.conftest import Recorder
@@ -185,8 +186,9 @@ def test_a_saved_adapter_scores_what_its_trial_scored(tiny_base, tiny_tasks, tmp
     )  # fmt: skip
     experiment, data = prepared(path)
     said = []
-    run_locally("t001", experiment, data, tmp_path / "t001", said.append)
-    run_locally("base", experiment, data, tmp_path / "base", said.append)
+    for name in ("t001", "base"):
+        maker = Maker("sweep", name, "settings")
+        run_locally(name, experiment, data, tmp_path / name, maker, said.append)
     trial, base = (message["reports"][-1] for message in said if message["kind"] == "finished")
     adapter = tmp_path / "t001" / "checkpoint" / "adapter"
     found = read_sides({"t001": Side(experiment, adapter), "base": Side(experiment, None)}, data)
