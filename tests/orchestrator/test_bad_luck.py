@@ -585,8 +585,16 @@ def test_sigterm_interrupts_what_a_shell_has_started_in_the_background():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def ctrl_c():
+    """What runs tests for another process is started to ignore Ctrl-C; these ask what it does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_that_python_drops_is_not_lost(number, monkeypatch):
+def test_a_signal_that_python_drops_is_not_lost(number, ctrl_c, monkeypatch):
     """An exception that is raised in the callback of a weak reference goes nowhere."""
     dropped = []
     monkeypatch.setattr(sys, "unraisablehook", lambda what: dropped.append(what.exc_type))

@@ -152,8 +152,9 @@ def leaving(monkeypatch):
     """Sweeps of Ray run in this process, and leave what `leaving.left` says on their cluster."""
     leaving = types.SimpleNamespace(left=Leftovers())
 
-    def run(driver, options, projection):
+    def run(driver, options, projection, readings):
         sweep._run_trials_locally(driver, projection, lambda: None)
+        sweep._conclude(driver, projection)
         return sweep._complaint(leaving.left, driver.observer.note)
 
     monkeypatch.setattr(sweep, "_run_trials_on_ray", run)

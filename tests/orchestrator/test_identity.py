@@ -332,8 +332,9 @@ def test_other_content_at_the_same_place_is_refused(tiny_base, tmp_path):
 
 
 def test_a_commit_of_the_hub_stays_where_its_name_moves_on():
-    found = found_base(ModelSpec(name="somebody/base"), {"sha256": "c0ffee" * 7}, "it")
-    assert (found.name, found.revision) == ("somebody/base", "c0ffee" * 7)
+    commit = "c0ffee" * 6 + "cafe"
+    found = found_base(ModelSpec(name="somebody/base"), {"sha256": commit}, "it")
+    assert (found.name, found.revision) == ("somebody/base", commit)
 
 
 def test_a_version_is_asked_for_where_a_sweep_of_that_name_is(copied, tmp_path, monkeypatch):

@@ -89,7 +89,9 @@ def test_the_answer_is_that_of_the_tasks_own_metric(
     assert columns["prediction"] == label
 
     # A model that was logged: its folder holds the task as it was, metric included.
-    document = {"tasks": {"quiz": quiz(metric).model_dump(mode="json")}}
+    task = quiz(metric).model_dump(mode="json")
+    document = {"base": {"name": "m"}, "precision": "fp32", "max_length": 8}
+    document |= {"tasks": {"quiz": task}}
     (tmp_path / "model.json").write_text(json.dumps(document))
     monkeypatch.setattr(Predictor, "from_folder", lambda *_, **__: made)
     import pandas as pd

@@ -16,6 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from orchestrator import cli, load, model_use
+from orchestrator.seals import seal
 
 ROOT = Path(__file__).parents[2]
 SWEEP = "sentiment-sequence"  # as in docs/use.md, whose example is run here
@@ -67,7 +68,7 @@ def home(tiny_base, tiny_tasks, empty_database, tmp_path_factory):
     data.mkdir()
     rows = [{"what": "dog", "choices": ["animal", "thing"], "answer": 0},
             {"what": "book", "choices": ["animal", "thing", "red"], "answer": 1}]  # fmt: skip
-    for split in ("train", "validation"):
+    for split in ("train", "validation", "test"):
         lines = [json.dumps({**row, "what": f"{row['what']} {split} {i}"})
                  for i in range(8) for row in rows]  # fmt: skip
         (data / f"{split}.jsonl").write_text("\n".join(lines))
@@ -217,6 +218,7 @@ def test_exports_compute_the_same_where_nothing_of_ours_can_be_imported(
         "curlora" if reference.endswith("t001") else "lora"
     )
     document.write_text(json.dumps({**model, "precision": precision}))
+    seal(tmp_path / "adapter", None)
     expected = own_logits(tmp_path / "adapter")
     got = elsewhere[reference, form, precision]
     untouched = own_logits(tmp_path / "adapter", adapter=False)
@@ -380,7 +382,7 @@ def test_a_failure_half_way_leaves_the_old_file_whole(runs, tmp_path, monkeypatc
     class LostError(RuntimeError):
         pass
 
-    monkeypatch.setattr(model_use, "load_folder", lambda folder: Failing())
+    monkeypatch.setattr(model_use, "load_folder", lambda folder, base: Failing())
     assert isinstance(predict(runs, source, out, "--force").exception, LostError)
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
@@ -395,6 +397,7 @@ def test_columns_are_known_by_the_names_of_the_tasks_own_source(runs, tmp_path):
     document = json.loads((export / "model.json").read_text())
     document["tasks"]["sst2"]["data"]["columns"] = {"text": "sentence"}
     (export / "model.json").write_text(json.dumps(document))
+    seal(export, None)
     source = write_table(tmp_path / "in.csv", [{"sentence": text} for text in WORDS])
     result = predict(runs, source, tmp_path / "out.csv", reference=str(export))
     assert result.exit_code == 0, result.output

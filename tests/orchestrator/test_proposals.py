@@ -303,6 +303,7 @@ def test_an_impossible_trial_of_an_older_journal_fails_and_the_sweep_goes_on(
 ):
     loaded, data = related
     with Journal(tmp_path / "old") as journal:
+        journal.append("sweep_opened", sweep="old", experiment={"name": "old"}, provenance={})
         for name, overrides in (("base", {}), ("t001", {WORKERS: 2, BATCH: 7})):
             journal.append("trial_proposed", trial=name, overrides=overrides, by="tpe")
     for _ in range(2):  # at every resume
@@ -327,5 +328,5 @@ def test_what_cannot_be_is_never_recorded(related, tmp_path, recorder):
         driver = Driver(loaded, journal, recorder, data)
         with pytest.raises(ExperimentError, match="must be a multiple"):
             driver._propose("t001", {WORKERS: 2, BATCH: 7}, "nobody")
-        assert journal.lines == []
+        assert not len(journal.lines)
         assert driver.trials == {}

@@ -54,8 +54,11 @@ class MadeUp:
         task = PreparedTask(TASK, spec(), (), (), (), ("no", "yes"), {"majority_label": "no"})
         own = experiment(**changes)
         loaded = LoadedExperiment(experiment=own, tasks={TASK: spec()}, text="", origin="made-up")
-        data = type("Data", (), {"tasks": {TASK: task}, "controls": {TASK: {}}})()
+        fields = {"tasks": {TASK: task}, "controls": {TASK: {}}, "hashes": {TASK: "data"}}
+        data = type("Data", (), fields)()
         self.journal = Journal(folder)
+        if not len(self.journal.lines):
+            self.journal.append("sweep_opened", sweep="made-up", experiment={}, provenance={})
         self.driver = Driver(loaded, self.journal, recorder, data)
 
     def run(self, scores, *, then=lambda driver: None):
