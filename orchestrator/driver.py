@@ -631,11 +631,11 @@ class Driver:
                 self.observer.progress(name, dict(message["progress"]))
             case "ready":
                 self.observer.progress(name, {"phase": "ready", "pid": message["worker_pid"]})
+                self._stages(trial, message)
             case "stage":
                 self._stage(trial, message["report"], message.get("checkpoint_path"))
             case "finished":
-                for report in message["reports"]:
-                    self._stage(trial, report, message["checkpoint_path"])
+                self._stages(trial, message)
             case "failed":
                 self._failed(trial, str(message["reason"]), message)
             case "set_aside":
@@ -667,6 +667,11 @@ class Driver:
                     no_room(self.journal.folder, f"the log of {trial.name}", str(error))
                 ) from None
             trial.log = str(path)
+
+    def _stages(self, trial: Trial, message: Mapping[str, Any]) -> None:
+        """Take in those reports of a checkpoint that never arrived."""
+        for report in message.get("reports", ()):
+            self._stage(trial, report, message.get("checkpoint_path"))
 
     def _stage(self, trial: Trial, document: Mapping[str, Any], checkpoint: str | None) -> None:
         report = StageReport.from_document(document)

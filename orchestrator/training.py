@@ -147,8 +147,16 @@ def train_worker(config: dict[str, Any]) -> None:
         checkpoint,
         ProgressFile(Path(config["folder"]), config["trial"]),
     )
-    # Not `pid`: Ray Tune writes its own process's number under that name.
-    ray.train.report({"kind": "ready", "worker_pid": os.getpid()})
+    # A worker that was killed may have left a checkpoint whose report never arrived: it is told
+    # again. Not `pid`: Ray Tune writes its own process's number under that name.
+    ray.train.report(
+        {
+            "kind": "ready",
+            "worker_pid": os.getpid(),
+            "reports": trial.reports_so_far,
+            "checkpoint_path": str(checkpoint) if checkpoint is not None else None,
+        }
+    )
     try:
         trial.run()
     except DivergedError as error:
@@ -235,6 +243,11 @@ class _WorkerTrial:
             self._engine.load_retention(checkpoint, inside=inside)
         if checkpoint is not None and inside:
             self._engine.load_optimizer(checkpoint)
+
+    @property
+    def reports_so_far(self) -> list[dict[str, Any]]:
+        """What was reported up to the checkpoint that it goes on from, as documents."""
+        return [report.as_document() for report in self._state.reports]
 
     def run(self) -> None:
         """Learn what is left of the sequence."""

@@ -238,7 +238,10 @@ def test_a_trial_that_is_whole_before_row_0_ends_once(
     whole = run(path, recorder)
     loaded = load_experiment(path)
     data = prepare(loaded, load_tokenizer(loaded.experiment.model))
+    # Of the same identity, or what the first one's trials have left would be another sweep's.
+    opening = {k: v for k, v in whole.lines[0].items() if k not in {"n", "time", "event"}}
     with Journal(tmp_path / "other") as journal:
+        journal.append("sweep_opened", **opening)
         driver = Driver(loaded, journal, recorder, data)
         names = {driver.next_job(tune_id)["trial"]: tune_id for tune_id in ("a", "b")}
         for name in ("t001", "base"):
