@@ -1,6 +1,6 @@
 """Every method through every engine: how far each ends from the plain engine in fp32.
 
-    .venv/bin/python benchmarks/engine_parity.py            # a quarter of an hour
+    .venv/bin/python benchmarks/engine_parity.py
     .venv/bin/python benchmarks/engine_parity.py --write    # writes engine_parity.md beside it
 
 All pairs of adapter and retention that are not refused, on a tiny random Llama: DeepSpeed at ZeRO 0
@@ -38,6 +38,8 @@ def parted(rank: int, folder: Path, base: str, tasks: str) -> dict[tuple[Case, i
                 fp32 = world.learn(case, "fp32", stage=stage)
                 bf16 = [world.learn(case, "bf16", seed=seed, stage=stage) for seed in SEEDS]
             except (ValueError, NotImplementedError) as error:
+                # Shown, so that a fault cannot pass for a method that a stage does not take.
+                print(f"{case}, ZeRO {stage}: {error}", file=sys.stderr, flush=True)
                 found[case, stage] = str(error)
                 continue
             found[case, stage] = fp32, bf16
