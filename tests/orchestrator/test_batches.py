@@ -39,6 +39,12 @@ class DifferentWords(Words):
         return {"input_ids": [zlib.crc32(word.encode()) for word in text.split()]}
 
 
+class EndedWords(DifferentWords):
+    """The same with an end of text, as real tokenizers have: a choice may be how another begins."""
+
+    eos_token_id = 0
+
+
 def task(**fields):
     return parse_task(
         {
@@ -280,7 +286,8 @@ def test_committed_task_files_read_a_data_root(name, tmp_path):
     loaded = load_experiment(path, data_root=DATA_ROOT)
     limits = DataLimits(train_examples=20, validation_examples=20, probe_tokens=500)
     learnt = name != "wikitext2"
-    prepared = b.prepare_task(loaded.tasks[name], Words(), limits, max_length=256, learnt=learnt)
+    tokenizer = EndedWords()
+    prepared = b.prepare_task(loaded.tasks[name], tokenizer, limits, max_length=256, learnt=learnt)
     assert len(prepared.validation) >= 1
     assert len(prepared.train) == (20 if learnt else 0)
     if learnt:
