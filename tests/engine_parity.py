@@ -15,11 +15,12 @@ import yaml
 
 from curlora import ADAPTERS, merged_tensors
 from curlora.retention import RETENTIONS
+from curlora.targets import parting_refuses
 from orchestrator.accuracy_matrix import AccuracyMatrix
-from orchestrator.base_model import load_base, load_tokenizer
+from orchestrator.base_model import load_base, load_tokenizer, partitioned
 from orchestrator.batches import prepare
 from orchestrator.continual_loop import Start, learn_sequence, run
-from orchestrator.engine import DeepSpeedEngine, PlainEngine
+from orchestrator.engine import DeepSpeedEngine, PlainEngine, zero3_config
 from orchestrator.experiment import load_experiment
 from orchestrator.methods import ADAPTER_SETTINGS, RETENTION_SETTINGS, MethodSpec
 from orchestrator.packed_trials import PackedTrials
@@ -122,8 +123,8 @@ class World:
         loaded = load_experiment(path)
         return loaded.experiment, prepare(loaded, load_tokenizer(loaded.experiment.model))
 
-    def load(self, case, precision, seed=0):
-        """The experiment of a case and its data."""
+    def load(self, case, precision, seed=0, stage=None):
+        """The experiment of a case and its data; refused as a file that asks for it would be."""
         key = case.adapter if case.adapter in {"head_only", "corda"} else "any"
         if key not in self._prepared:
             self._prepared[key] = self._prepare(case)
@@ -131,17 +132,21 @@ class World:
         document = experiment.model_dump(mode="json")
         document["method"] = case.method
         document["training"] |= {"precision": precision, "seed": seed}
+        if stage is not None:
+            document["training"]["deepspeed"] = {"zero_optimization": {"stage": stage}}
+            document["resources"]["executor"] = "train"
+            refused = parting_refuses(case.adapter, stage)
+            if refused is not None:
+                raise ValueError(refused)
         return type(experiment).model_validate(document), data
 
     def learn(self, case, precision, *, seed=0, stage=None):
         """What a run of the case gives: by the plain engine, or DeepSpeed's at a ZeRO stage."""
-        experiment, data = self.load(case, precision, seed)
-        model = _adapted_model("t001", experiment, data, "cpu")
+        experiment, data = self.load(case, precision, seed, stage)
+        with partitioned(None if stage is None else zero3_config(experiment.training)):
+            model = _adapted_model("t001", experiment, data, "cpu")
         sequence = task_sequence(experiment, data)
         spec, retention = experiment.training, _retention(experiment)
-        if stage is not None:
-            zero = {"zero_optimization": {"stage": stage}}
-            spec = spec.model_copy(update={"deepspeed": zero})
         engine = (PlainEngine if stage is None else DeepSpeedEngine)(
             model, spec, batch_tokens=256, heads=_heads(sequence, model), retention=retention
         )
