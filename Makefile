@@ -8,7 +8,7 @@ BENCHMARKS := useful_tokens packed_step adapter_step trial_start packed_bf16 met
 .PHONY: demo test lint bench venv clean
 
 demo: venv
-	$(BIN)/python -m orchestrator.demo_assets
+	$(BIN)/python -m orchestrator.demo
 	$(BIN)/orchestrate sweep experiments/demo.yaml
 
 # Two processes; all tests that need Ray are in one of them and share its cluster.

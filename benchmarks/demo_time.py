@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from orchestrator.journal import read_journal
+from orchestrator.records.journal_lines import read_journal
 
 ROOT = Path(__file__).parents[1]
 

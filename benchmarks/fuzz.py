@@ -249,9 +249,10 @@ def use_task(folder: Path) -> object:
     """What `orchestrate tasks check` does, and the words of every label."""
     from rich.console import Console
 
-    from orchestrator.sources import source_sha256
-    from orchestrator.task_check import as_document, check_task, render
-    from orchestrator.tasks import load_task
+    from orchestrator.cli.output.task_check import as_document, render
+    from orchestrator.data.inspect_task import check_task
+    from orchestrator.data.sources.reading import source_sha256
+    from orchestrator.spec.task_files import load_task
 
     task = load_task(folder / "t.yaml")
     source_sha256(task.data)
@@ -302,22 +303,22 @@ QUESTION = {
 
 def use_base(folder: Path) -> object:
     """What `plan` reads of a base, and what a trial loads and asks."""
-    from orchestrator import base_facts, base_model
-    from orchestrator.encoding import encode_question
-    from orchestrator.experiment import ModelSpec
-    from orchestrator.tasks import parse_task
+    from orchestrator.base import config, facts, files, identity, loading
+    from orchestrator.data.encoding import encode_question
+    from orchestrator.spec.sections import ModelSpec
+    from orchestrator.spec.task_files import parse_task
 
     spec = ModelSpec(name=str(folder))
-    base_facts.check_files(spec)
+    files.check_files(spec)
     for ask in (
-        base_facts.base_facts, base_facts.linear_shapes, base_facts.context_length,
-        base_facts.base_dropout, base_facts.model_type, base_model.base_sha256,
+        facts.base_facts, facts.linear_shapes, config.context_length,
+        config.base_dropout, config.model_type, identity.base_sha256,
     ):  # fmt: skip
         ask(spec)
-    tokenizer = base_model.load_tokenizer(spec)
+    tokenizer = loading.load_tokenizer(spec)
     task: Any = parse_task(QUESTION, "t.yaml")
     encode_question(task, {"text": "row / row", "label": "0"}, tokenizer, 32)
-    return base_model.load_base(spec, "fp32")
+    return loading.load_base(spec, "fp32")
 
 
 def write_model(folder: Path, kind: str, settings: dict[str, Any]) -> None:
@@ -325,8 +326,8 @@ def write_model(folder: Path, kind: str, settings: dict[str, Any]) -> None:
     import torch
 
     import curlora
-    from orchestrator.base_model import load_base
-    from orchestrator.experiment import ModelSpec
+    from orchestrator.base.loading import load_base
+    from orchestrator.spec.sections import ModelSpec
 
     base = folder / "base"
     write_base(base)
@@ -344,7 +345,7 @@ def write_model(folder: Path, kind: str, settings: dict[str, Any]) -> None:
 
 def use_model(folder: Path) -> object:
     """What `orchestrate predict` does with a model folder."""
-    from orchestrator.inference import Predictor
+    from orchestrator.serving.predictor import Predictor
 
     # The folder was copied, and its base came along.
     text = (folder / "model.json").read_text()
@@ -356,7 +357,7 @@ def use_model(folder: Path) -> object:
 
 def use_model_json(folder: Path) -> object:
     """As `use_model`, with a model.json that need not be JSON."""
-    from orchestrator.model_use import asked_tasks
+    from orchestrator.serving.find import asked_tasks
 
     asked_tasks(folder)
     return use_model(folder)
@@ -398,7 +399,7 @@ storage: ./runs
 
 def use_experiment(folder: Path) -> object:
     """What every command does first."""
-    from orchestrator.experiment import load_experiment
+    from orchestrator.spec.load import load_experiment
 
     return load_experiment(folder / "e.yaml")
 
@@ -437,10 +438,9 @@ FORMATS = {
 
 def ours() -> tuple[type[Exception], ...]:
     """The errors whose message is written for people."""
-    import orchestrator.inference  # noqa: F401 - their errors count once they are imported
-    from orchestrator.cli import _mistakes  # pyright: ignore[reportPrivateUsage]
+    from orchestrator.system.user_error import UserError
 
-    return _mistakes()
+    return (UserError,)
 
 
 def run_case(kind: str, sound: Path, seed: str) -> tuple[str, str]:

@@ -44,17 +44,22 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import curlora
-from curlora.adapters import ADAPTERS
-from curlora.retention import RETENTIONS
+from curlora.adapters.table import ADAPTERS
 from curlora.retention.sizes import state_size
+from curlora.retention.table import RETENTIONS
 from curlora.targets import quantisation_refuses
-from orchestrator.base_model import load_base
-from orchestrator.encoding import Example
-from orchestrator.engine import PlainEngine
-from orchestrator.experiment import ModelSpec, TrainingSpec
-from orchestrator.method_facts import is_target, targets_of
-from orchestrator.methods import PRESETS, MethodSpec, adapter_options, retention_options
-from orchestrator.scored_model import LinearHeads, ScoredModel, padded, scored_example
+from orchestrator.base.loading import load_base
+from orchestrator.data.items import Example
+from orchestrator.engines.linear_heads import LinearHeads
+from orchestrator.engines.plain import PlainEngine
+from orchestrator.engines.row_batches import padded, scored_example
+from orchestrator.engines.scored_model import ScoredModel
+from orchestrator.planning.method_sizes import is_target, targets_of
+from orchestrator.spec.adapter_settings import adapter_options
+from orchestrator.spec.methods import MethodSpec
+from orchestrator.spec.presets import PRESETS
+from orchestrator.spec.retention_settings import retention_options
+from orchestrator.spec.sections import ModelSpec, TrainingSpec
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "methods.json"

@@ -26,22 +26,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from orchestrator.engines import base as base_module
+from orchestrator.engines import plain as plain_module
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from results_page import ROOT, machine, write_section
 
 import curlora
-from orchestrator import engine, evaluation
-from orchestrator.accuracy_matrix import AccuracyMatrix
-from orchestrator.base_model import load_base, load_tokenizer
-from orchestrator.batches import PreparedData, Scored, prepare
-from orchestrator.continual_loop import Start, learn_sequence, run
-from orchestrator.experiment import Experiment, load_experiment
-from orchestrator.methods import adapter_options
-from orchestrator.packed_trials import PackedTrials
-from orchestrator.scored_model import padded
-from orchestrator.trial_state import task_sequence
+from orchestrator.base.loading import load_base, load_tokenizer
+from orchestrator.data.model_inputs import Scored
+from orchestrator.data.preparation import prepare
+from orchestrator.data.prepared import PreparedData
+from orchestrator.engines.row_batches import padded
+from orchestrator.executors.pool.packed_trials import PackedTrials
+from orchestrator.loop import scoring
+from orchestrator.loop.answer import run
+from orchestrator.loop.learn import learn_sequence
+from orchestrator.loop.task_sequence import Start, task_sequence
+from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.spec.adapter_settings import adapter_options
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import load_experiment
 
 BASE = ROOT / ".demo" / "SmolLM2-135M-Instruct"
 TASKS = ["opinion_strength", "movie_sentiment"]
@@ -95,7 +102,7 @@ class Margins:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Meanwhile every score leaves its margins here, one list for each score."""
-        plain = evaluation.question_log_likelihoods
+        plain = scoring.question_log_likelihoods
 
         def told(questions: Sequence[Any], answers: Any) -> list[list[float]]:
             values = plain(questions, answers)
@@ -105,11 +112,11 @@ class Margins:
             ])  # fmt: skip
             return values
 
-        evaluation.question_log_likelihoods = told
+        scoring.question_log_likelihoods = told
         try:
             yield
         finally:
-            evaluation.question_log_likelihoods = plain
+            scoring.question_log_likelihoods = plain
 
     def last_row(self) -> list[float]:
         """The margins of all examples of all tasks, after the last task."""
@@ -124,13 +131,14 @@ def longer_passes(wanted: bool) -> Iterator[None]:
         length = max(len(row.tokens) for row in rows) + LONGER
         return padded([*rows, Scored(tuple(range(1, length + 1)), ())], device)
 
-    before = engine.padded
-    if wanted:
-        engine.padded = wider
+    modules: list[Any] = [base_module, plain_module] if wanted else []
+    for module in modules:
+        module.padded = wider
     try:
         yield
     finally:
-        engine.padded = before
+        for module in modules:
+            module.padded = padded
 
 
 def solo(own: Experiment, data: PreparedData, *, longer: bool) -> list[float]:
@@ -138,7 +146,7 @@ def solo(own: Experiment, data: PreparedData, *, longer: bool) -> list[float]:
     base = load_base(own.model, "bf16")
     adapter = own.method.adapter
     model = curlora.attach(base, adapter.kind, adapter_options(adapter), seed=own.training.seed)
-    answers = engine.PlainEngine(model, own.training, batch_tokens=512)
+    answers = plain_module.PlainEngine(model, own.training, batch_tokens=512)
     sequence = task_sequence(own, data)
     matrix = AccuracyMatrix.empty([task.name for task in sequence.tasks])
     margins = Margins()

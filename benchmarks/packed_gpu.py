@@ -180,11 +180,11 @@ def resident(given: argparse.Namespace) -> dict[str, Any]:
     """
     from sweep_throughput import Sweep, write_experiment
 
-    from orchestrator.base_model import load_tokenizer
-    from orchestrator.batches import prepare
-    from orchestrator.experiment import load_experiment
-    from orchestrator.pool_member import Member
-    from orchestrator.seals import Maker
+    from orchestrator.base.loading import load_tokenizer
+    from orchestrator.data.preparation import prepare
+    from orchestrator.executors.pool.member import Member
+    from orchestrator.spec.load import load_experiment
+    from orchestrator.system.seals import Maker
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

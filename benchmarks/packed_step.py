@@ -36,7 +36,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import curlora
-from curlora.packed import BARE, PackedModel
+from curlora.packing.pack import BARE, PackedModel
 
 DEMO_BASE = Path(__file__).parents[1] / ".demo" / "SmolLM2-135M-Instruct"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

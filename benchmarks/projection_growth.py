@@ -18,10 +18,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from orchestrator.experiment import Experiment
-from orchestrator.journal import Line
-from orchestrator.tracking import Projection
-from orchestrator.tracking_address import tracking_uri
+from orchestrator.records.events import Line
+from orchestrator.records.mlflow.address import tracking_uri
+from orchestrator.records.mlflow.projection import Projection
+from orchestrator.spec.experiment import Experiment
 
 REPORTS = 30
 

@@ -31,12 +31,14 @@ from sequence_results import (
     repeats_of,
 )
 
-from orchestrator.base_facts import base_facts
-from orchestrator.experiment import Experiment
-from orchestrator.journal import JOURNAL_NAME, read_journal
-from orchestrator.method_facts import method_facts
-from orchestrator.packing import packing_refuses
-from orchestrator.sweep_view import SweepView, TrialView, paired_interval
+from orchestrator.base.facts import base_facts
+from orchestrator.executors.pool.admission import packing_refuses
+from orchestrator.planning.method_sizes import method_facts
+from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
+from orchestrator.records.scores import paired_interval
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.trial_record import TrialView
+from orchestrator.spec.experiment import Experiment
 
 PAGE = ROOT / "docs" / "results.md"
 FIGURES = ROOT / "docs" / "figures"

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from results_page import ROOT, table, write_section
 
-from orchestrator.journal import read_journal
-from orchestrator.sweep_view import SweepView, TrialView, paired_interval
+from orchestrator.records.journal_lines import read_journal
+from orchestrator.records.scores import paired_interval
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.trial_record import TrialView
 
 PAGE = ROOT / "docs" / "results_sequence.md"
 SWEEPS = ("curlora-sequence-words", "curlora-sequence-heads")

@@ -30,13 +30,15 @@ from results_page import ROOT, machine, table, write_section
 from torch import Tensor
 
 import curlora
-from curlora.retention import RETENTIONS
-from orchestrator.base_model import load_base, load_tokenizer
-from orchestrator.batches import PreparedTask, prepare
-from orchestrator.encoding import Example, example_of
-from orchestrator.engine import PlainEngine
-from orchestrator.experiment import Experiment, load_experiment
-from orchestrator.scored_model import padded, scored_example
+from curlora.retention.table import RETENTIONS
+from orchestrator.base.loading import load_base, load_tokenizer
+from orchestrator.data.items import Example, example_of
+from orchestrator.data.preparation import prepare
+from orchestrator.data.prepared import PreparedTask
+from orchestrator.engines.plain import PlainEngine
+from orchestrator.engines.row_batches import padded, scored_example
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import load_experiment
 
 BASE = ROOT / ".demo" / "SmolLM2-135M-Instruct"
 DATA = ROOT / ".demo" / "data"

@@ -164,9 +164,9 @@ def tune_sweep(path: Path, at_once: int) -> None:
     import ray
     from ray import tune
 
-    from orchestrator.base_model import load_tokenizer
-    from orchestrator.batches import prepare
-    from orchestrator.experiment import load_experiment
+    from orchestrator.base.loading import load_tokenizer
+    from orchestrator.data.preparation import prepare
+    from orchestrator.spec.load import load_experiment
 
     loaded = load_experiment(path)
     data = prepare(loaded, load_tokenizer(loaded.experiment.model))
@@ -177,9 +177,9 @@ def tune_sweep(path: Path, at_once: int) -> None:
     folder = Path(tempfile.mkdtemp())
 
     def trial(config: dict[str, Any]) -> None:
-        from orchestrator.experiment import Experiment
-        from orchestrator.seals import Maker
-        from orchestrator.training import run_locally
+        from orchestrator.executors.local import run_locally
+        from orchestrator.spec.experiment import Experiment
+        from orchestrator.system.seals import Maker
 
         experiment = Experiment.model_validate(document).with_overrides(
             {"training.learning_rate": config["rate"]}

@@ -22,11 +22,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from results_page import machine, table, write_section
 from sweep_throughput import Sweep, write_experiment
 
-from orchestrator.base_model import load_tokenizer
-from orchestrator.batches import prepare
-from orchestrator.experiment import load_experiment
-from orchestrator.pool_member import Member
-from orchestrator.seals import Maker
+from orchestrator.base.loading import load_tokenizer
+from orchestrator.data.preparation import prepare
+from orchestrator.executors.pool.member import Member
+from orchestrator.spec.load import load_experiment
+from orchestrator.system.seals import Maker
 
 CURLORA = {"kind": "curlora", "r": 16, "target_modules": "all-linear"}
 LORA = {"kind": "lora", "r": 16, "target_modules": "all-linear"}

@@ -16,28 +16,26 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from orchestrator.executors.pool import packed_trials
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from results_page import ROOT, machine, table, write_section
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from orchestrator import packed_trials
-from orchestrator.base_model import load_tokenizer
-from orchestrator.batches import (
-    PreparedData,
-    PreparedTask,
-    Scored,
-    epoch_batches,
-    prepare,
-    scored_rows,
-)
-from orchestrator.encoding import Question, Window
-from orchestrator.engine import _dealt, _Place
-from orchestrator.experiment import LoadedExperiment, default_batch_tokens, load_experiment
-from orchestrator.packed_trials import PackedTrials
-from orchestrator.scored_model import ScoredModel, bucketed, padded
-from orchestrator.trial_state import task_sequence
+from orchestrator.base.loading import load_tokenizer
+from orchestrator.data.items import Question, Window
+from orchestrator.data.model_inputs import Scored, epoch_batches, scored_rows
+from orchestrator.data.preparation import prepare
+from orchestrator.data.prepared import PreparedData, PreparedTask
+from orchestrator.engines.micro_batches import Place, sharded_batch
+from orchestrator.engines.row_batches import bucketed, padded
+from orchestrator.engines.scored_model import ScoredModel
+from orchestrator.executors.pool.packed_trials import PackedTrials
+from orchestrator.loop.task_sequence import task_sequence
+from orchestrator.spec.load import LoadedExperiment, load_experiment
+from orchestrator.spec.sections import default_batch_tokens
 
 EXPERIMENT = ROOT / "experiments" / "demo.yaml"
 SECTION = "useful tokens"
@@ -72,7 +70,7 @@ def training_batches(
     for seed in SEEDS:
         for batch in epoch_batches(task.train, batch_size, seed=seed, epochs=1):
             for rank in range(workers):
-                for micro in _dealt(batch, [], _Place(rank, workers), 1).micros:
+                for micro in sharded_batch(batch, [], Place(rank, workers), 1).micros:
                     yield micro.rows, micro.counts
 
 

@@ -12,12 +12,17 @@ import.
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from curlora.adapter_files import AdapterError
-from curlora.adapters import ADAPTERS, AdapterKind, adapter_config, adapter_kind
-from curlora.attach import adapter_kind_of, attach, load_adapter, save_adapter
-from curlora.curlora import CurloraConfig, CurloraModel, forward_form, sampling_perplexity
-from curlora.export import export_lora
-from curlora.secura import SecuraConfig, SecuraModel, after_step, merged_tensors
+from curlora.adapters.attach import attach
+from curlora.adapters.curlora import CurloraModel, forward_form
+from curlora.adapters.curlora_config import CurloraConfig
+from curlora.adapters.curlora_layer import sampling_perplexity
+from curlora.adapters.export import export_lora
+from curlora.adapters.files import AdapterError
+from curlora.adapters.kind import AdapterKind
+from curlora.adapters.saving import adapter_kind_of, load_adapter, save_adapter
+from curlora.adapters.secura import SecuraModel, after_step, merged_tensors
+from curlora.adapters.secura_config import SecuraConfig
+from curlora.adapters.table import ADAPTERS, adapter_config, adapter_kind
 
 __all__ = [
     "AdapterError",

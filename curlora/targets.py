@@ -99,7 +99,7 @@ def quantisation_refuses(adapter_kind: str, quantization: str | None) -> str | N
     """Why an adapter cannot be trained on a quantised base.
 
     Args:
-        adapter_kind: A kind of `curlora.adapters.ADAPTERS`.
+        adapter_kind: A kind of `curlora.ADAPTERS`.
         quantization: A form of `QUANTISATION_BITS`, or None for a base of floating-point numbers.
 
     Returns:
@@ -152,7 +152,7 @@ def parting_refuses(adapter_kind: str, stage: int | None) -> str | None:
     """Why an adapter cannot be trained by DeepSpeed over a base that ZeRO stage 3 has parted.
 
     Args:
-        adapter_kind: A kind of `curlora.adapters.ADAPTERS`.
+        adapter_kind: A kind of `curlora.ADAPTERS`.
         stage: ZeRO stage of the DeepSpeed engine, None for the plain engine of one process.
 
     Returns:

@@ -15,7 +15,7 @@ for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
 
 
 if TYPE_CHECKING:
-    from orchestrator.model_use import load
+    from orchestrator.serving.find import load
 
 __all__ = ["load"]
 
@@ -23,7 +23,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     """`load`, imported when it is asked for: a mistake is answered before anything heavy loads."""
     if name == "load":
-        from orchestrator import model_use
+        from orchestrator.serving import find
 
-        return model_use.load
+        return find.load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

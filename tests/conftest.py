@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.communication_op import keep_in_environment
+from orchestrator.engines.shm_op import keep_in_environment
 from tests.tiny import write_base, write_tasks
 
 keep_in_environment()  # for the processes that tests start
@@ -72,7 +72,7 @@ def tiny_tasks(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory) -> Path:
     """A database with MLflow's tables, to be copied: making them takes seconds."""
-    from orchestrator.tracking import Projection
+    from orchestrator.records.mlflow.projection import Projection
 
     folder = tmp_path_factory.mktemp("database")
     Projection(f"sqlite:///{folder / 'mlflow.db'}", folder / "none").check()
@@ -166,7 +166,7 @@ def recorder() -> Recorder:
 @pytest.fixture(scope="session")
 def ray_cluster():
     """One local Ray for the whole session, left clean."""
-    from orchestrator.cluster import connected
+    from orchestrator.executors.ray_session import connected
 
     with connected(None) as resources:
         yield resources

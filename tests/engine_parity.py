@@ -14,19 +14,24 @@ import numpy as np
 import yaml
 
 from curlora import ADAPTERS, merged_tensors
-from curlora.retention import RETENTIONS
+from curlora.retention.table import RETENTIONS
 from curlora.targets import parting_refuses
-from orchestrator.accuracy_matrix import AccuracyMatrix
-from orchestrator.base_model import load_base, load_tokenizer, partitioned
-from orchestrator.batches import prepare
-from orchestrator.continual_loop import Start, learn_sequence, run
-from orchestrator.engine import DeepSpeedEngine, PlainEngine, zero3_config
-from orchestrator.experiment import load_experiment
-from orchestrator.methods import ADAPTER_SETTINGS, RETENTION_SETTINGS, MethodSpec
-from orchestrator.packed_trials import PackedTrials
-from orchestrator.packing import packing_refuses
-from orchestrator.training import _adapted_model, _heads, _retention
-from orchestrator.trial_state import task_sequence
+from orchestrator.base.loading import load_base, load_tokenizer, partitioned
+from orchestrator.data.preparation import prepare
+from orchestrator.engines.deepspeed import DeepSpeedEngine
+from orchestrator.engines.plain import PlainEngine
+from orchestrator.engines.sharded_base import zero3_config
+from orchestrator.executors.pool.admission import packing_refuses
+from orchestrator.executors.pool.packed_trials import PackedTrials
+from orchestrator.executors.trial_run import adapted_model, fresh_heads, fresh_retention
+from orchestrator.loop.answer import run
+from orchestrator.loop.learn import learn_sequence
+from orchestrator.loop.task_sequence import Start, task_sequence
+from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.methods import MethodSpec
+from orchestrator.spec.retention_settings import RETENTION_SETTINGS
 
 TARGETS = ["q_proj", "v_proj"]
 
@@ -144,11 +149,11 @@ class World:
         """What a run of the case gives: by the plain engine, or DeepSpeed's at a ZeRO stage."""
         experiment, data = self.load(case, precision, seed, stage)
         with partitioned(None if stage is None else zero3_config(experiment.training)):
-            model = _adapted_model("t001", experiment, data, "cpu")
+            model = adapted_model("t001", experiment, data, "cpu")
         sequence = task_sequence(experiment, data)
-        spec, retention = experiment.training, _retention(experiment)
+        spec, retention = experiment.training, fresh_retention(experiment)
         engine = (PlainEngine if stage is None else DeepSpeedEngine)(
-            model, spec, batch_tokens=256, heads=_heads(sequence, model), retention=retention
+            model, spec, batch_tokens=256, heads=fresh_heads(sequence, model), retention=retention
         )
         matrix, reports = AccuracyMatrix.empty([t.name for t in sequence.tasks]), []
         run(

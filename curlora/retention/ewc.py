@@ -21,8 +21,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from curlora.curvature import averaged, diagonal_form, sum_squares
-from curlora.retention.protocol import Observation, Params, Total, no_penalty, statistic
+from curlora.curvature.forms import diagonal_form
+from curlora.curvature.observation import Observation, Params, statistic
+from curlora.curvature.sums import averaged, sum_squares
+from curlora.retention.protocol import Total, no_penalty
 from curlora.retention.pull import Pulling, Strength
 
 

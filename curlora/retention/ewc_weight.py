@@ -22,16 +22,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from curlora.curvature import averaged, diagonal_form, lora_pairs, sum_weight_squares
-from curlora.retention.protocol import (
-    AdaptedLayer,
-    Observation,
-    Params,
-    Renewing,
-    Total,
-    no_penalty,
-    statistic,
-)
+from curlora.curvature.forms import diagonal_form
+from curlora.curvature.layers import lora_pairs
+from curlora.curvature.observation import AdaptedLayer, Observation, Params, statistic
+from curlora.curvature.sums import averaged, sum_weight_squares
+from curlora.retention.protocol import Total, no_penalty
+from curlora.retention.renewing import Renewing
 
 
 class EwcWeight(Renewing):
@@ -58,7 +54,7 @@ class EwcWeight(Renewing):
         """Learn the layers' shapes, scales and frozen factors.
 
         Args:
-            layers: As `curlora.curvature.adapted_layers` gives them.
+            layers: As `curlora.curvature.layers.adapted_layers` gives them.
         """
         self._layers = dict(layers)
 

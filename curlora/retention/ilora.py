@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from curlora.retention.protocol import Params, statistic
+from curlora.curvature.observation import Params, statistic
 from curlora.retention.replay import Replay
 
 

@@ -41,27 +41,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from curlora.curvature import (
-    Sums,
-    averaged,
-    coupled_form,
-    diagonal_form,
-    full_form,
-    kronecker_form,
-    lora_pairs,
-    sum_factors,
-    sum_outer_products,
-    sum_squares,
-)
-from curlora.retention.protocol import (
-    Derivative,
-    Observation,
-    Params,
-    Total,
-    alone,
-    no_penalty,
-    statistic,
-)
+from curlora.curvature.forms import coupled_form, diagonal_form, full_form, kronecker_form
+from curlora.curvature.layers import lora_pairs
+from curlora.curvature.observation import Derivative, Observation, Params, statistic
+from curlora.curvature.sums import Sums, averaged, sum_factors, sum_outer_products, sum_squares
+from curlora.retention.protocol import Total, alone, no_penalty
 from curlora.retention.pull import Pulling, Strength
 
 Curvature = Literal["diag", "kfac", "tri_kfac", "full"]

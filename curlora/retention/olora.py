@@ -19,8 +19,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from curlora.curvature import lora_pairs
-from curlora.retention.protocol import Params, Renewing, no_penalty
+from curlora.curvature.layers import lora_pairs
+from curlora.curvature.observation import Params
+from curlora.retention.protocol import no_penalty
+from curlora.retention.renewing import Renewing
 
 
 class Olora(Renewing):

@@ -26,52 +26,15 @@ what it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-Params = Mapping[str, Tensor]
-"""An adapter's trainable tensors by name."""
-Derivative = Literal["gradients", "linear", "weights"]
-"""A kind of derivative an observation may hold: see `Observation`."""
+from curlora.curvature.observation import AdaptedLayer, Derivative, Observation, Params
+
 Total = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Gives the sum over all workers of each tensor, by the same names. Every worker calls it."""
-
-
-@dataclass(frozen=True)
-class Observation:
-    """The derivatives of one example's log-probability, the sum over its scored tokens.
-
-    Tensors are in float32 or better, whatever the model computes in.
-    """
-
-    gradients: dict[str, Tensor] = field(default_factory=dict)
-    """d log p / d parameter by parameter, each in the parameter's shape; empty if not asked for."""
-    linear: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """For each parameter P (m, n) that acts as z = P h: h (tokens, n) and d log p / d z (tokens,
-    m); empty if not asked for."""
-    weights: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """For each adapted layer: its input x (tokens, d_in) and d log p / d y of its output (tokens,
-    d_out); empty if not asked for."""
-    scored: int = 1
-    """How many tokens the log-probability is a sum over, where the loss is a mean over tokens."""
-
-
-@dataclass(frozen=True)
-class AdaptedLayer:
-    """A layer whose weight an adapter updates by a product of matrices: scale x M_1 M_2 ... M_k.
-
-    LoRA: B A with its scaling. CURLoRA: C U R with alpha.
-    """
-
-    shape: tuple[int, int]
-    """(d_out, d_in), also where the base stores its weight transposed."""
-    scale: float
-    """What the product is multiplied by."""
-    factors: tuple[str | Tensor, ...]
-    """The matrices from the output to the input: a parameter's name, or a frozen tensor."""
 
 
 def alone(statistics: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -130,7 +93,7 @@ class Retention:
         Most kinds do not ask.
 
         Args:
-            layers: As `curlora.curvature.adapted_layers` gives them.
+            layers: As `curlora.curvature.layers.adapted_layers` gives them.
         """
 
     def begin_sequence(
@@ -365,18 +328,6 @@ class Retention:
         return {k.removeprefix(prefix): t for k, t in self._state.items() if k.startswith(prefix)}
 
 
-def statistic(tensor: Tensor) -> Tensor:
-    """Give a detached tensor in the precision in which statistics are kept.
-
-    Args:
-        tensor: Of any floating dtype.
-
-    Returns:
-        In float32, or float64 where it was so.
-    """
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def no_penalty(params: Params) -> Tensor:
     """Give the penalty of what has none.
 
@@ -389,60 +340,3 @@ def no_penalty(params: Params) -> Tensor:
     for parameter in params.values():
         return parameter.new_zeros((), dtype=torch.promote_types(parameter.dtype, torch.float32))
     return torch.zeros(())
-
-
-class Renewing(Retention):
-    """The base of kinds that give every task a fresh adapter and keep the earlier ones.
-
-    Room for all of them is made at the start. What is still zeros is an adapter that does nothing.
-    """
-
-    renews_adapter = True
-    _prefixes = ("earlier.", "finished")
-
-    def _make_room(self, params: Params, tasks: int) -> None:
-        self._state |= {
-            f"earlier.{name}": torch.zeros((tasks, *p.shape), dtype=p.dtype, device=p.device)
-            for name, p in params.items()
-        }
-        self._state["finished"] = torch.tensor(0)
-
-    @property
-    def earlier(self) -> list[dict[str, Tensor]]:
-        """The frozen adapters of finished tasks, in order: see `Retention.earlier`."""
-        finished = int(self._state.get("finished", torch.tensor(0)))
-        stacked = self._under("earlier.")
-        return [{name: tensor[i] for name, tensor in stacked.items()} for i in range(finished)]
-
-    def end_task(
-        self,
-        params: Params,
-        task: int,
-        observed: Iterable[Observation],  # noqa: ARG002
-        total: Total,  # noqa: ARG002
-        examples: int,  # noqa: ARG002
-    ) -> None:
-        """Freeze the task's adapter: see `Retention.end_task`.
-
-        Args:
-            params: The adapter as the task leaves it.
-            task: Which, counted from 0.
-            observed: Left unread.
-            total: Not called.
-            examples: Not read.
-
-        Raises:
-            ValueError: `begin_sequence` made no room for this task.
-        """
-        changed: dict[str, Tensor] = {}
-        for name, parameter in params.items():
-            stacked = self._state.get(f"earlier.{name}")
-            if stacked is None or task >= stacked.shape[0]:
-                raise ValueError(
-                    f"There is no room for the adapter of task {task} (`{name}`): `begin_sequence` "
-                    f"made room for {0 if stacked is None else stacked.shape[0]} tasks. Call it "
-                    "with the number of tasks and the parameters that are learnt."
-                )
-            changed[f"earlier.{name}"] = stacked.clone()
-            changed[f"earlier.{name}"][task] = parameter.detach().to(stacked.device)
-        self._state |= {**changed, "finished": torch.tensor(task + 1)}

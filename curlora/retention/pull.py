@@ -27,8 +27,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from curlora.curvature import SCORED, sum_gradients
-from curlora.retention.protocol import Observation, Params, Retention, Total, alone, statistic
+from curlora.curvature.observation import Observation, Params, statistic
+from curlora.curvature.sums import SCORED, sum_gradients
+from curlora.retention.protocol import Retention, Total, alone
 
 Strength = float | Literal["auto"]
 """A number of at least 0, or to be found: see the module."""

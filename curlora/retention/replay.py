@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from curlora.retention.protocol import Observation, Params, Retention, Total
+from curlora.curvature.observation import Observation, Params
+from curlora.retention.protocol import Retention, Total
 
 
 class Replay(Retention):

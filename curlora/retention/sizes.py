@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from curlora.adapters import adapter_kind as known_adapter
-from curlora.retention import RETENTIONS
+from curlora.adapters.table import adapter_kind as known_adapter
+from curlora.retention.table import RETENTIONS
 
 _FLOAT = 4
 """Statistics are in float32 (a base in float64 is for tests alone)."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.journal import Line
-from orchestrator.sweep_view import SweepView
+from orchestrator.records.events import Line
+from orchestrator.records.sweep_state import SweepView
 
 __all__ = ["PAGE", "REPORT_FOLDER", "write_report"]
 
@@ -32,9 +32,9 @@ def write_report(lines: Iterable[Line], folder: Path, output: Path | None = None
     Raises:
         OSError: If the folder cannot be written.
     """
-    from orchestrator.report.figures import make_figures
     from orchestrator.report.page import render_page
     from orchestrator.report.png import draw_pictures
+    from orchestrator.report.sweep_figures import make_figures
 
     target = output or folder / REPORT_FOLDER
     target.mkdir(parents=True, exist_ok=True)

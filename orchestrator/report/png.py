@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.formatting import show
+from orchestrator.records.sweep_state import SweepView
 from orchestrator.report.figures import (
     COLOURS,
     Curves,
@@ -15,10 +15,10 @@ from orchestrator.report.figures import (
     Parallel,
     Series,
     TradeOff,
-    by_merit,
     measure_words,
 )
-from orchestrator.sweep_view import SweepView
+from orchestrator.report.trial_roles import by_merit
+from orchestrator.system.formatting import show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from orchestrator.formatting import show
+from orchestrator.records.trial_record import TrialView
 from orchestrator.report.markup import Markup, element, join
-from orchestrator.sweep_view import TrialView
+from orchestrator.system.formatting import show
 
 SIGNED = {
     "gain",

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from curlora.adapters import ADAPTERS
-from curlora.retention import RETENTIONS
-from orchestrator.methods import PRESETS
+from curlora.adapters.table import ADAPTERS
+from curlora.retention.table import RETENTIONS
+from orchestrator.spec.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.sweep_view import SweepView
+from orchestrator.records.sweep_state import SweepView
 
 TASKS = ["a", "b"]
 PROBE = {"accuracy": 0.5, "accuracy_norm": 0.25}

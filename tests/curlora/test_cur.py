@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from curlora.cur import (
+from curlora.adapters.cur_factors import CurFactors
+from curlora.cur.selection import (
     SelectionRule,
     draw_with_replacement,
     draw_without_replacement,
@@ -13,7 +14,6 @@ from curlora.cur import (
     log_law,
     perplexity,
 )
-from curlora.curlora import CurFactors
 
 # Column energies 1, 1, 8, 4 and row energies 5, 5, 4: fourteen in all.
 W = torch.tensor([[1.0, 0.0, 2.0, 0.0], [0.0, 1.0, 2.0, 0.0], [0.0, 0.0, 0.0, 2.0]])

@@ -11,15 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
 from curlora import CurloraConfig, forward_form
-from curlora.cur_forward import (
-    LARGEST_BIAS,
-    choose_form,
-    explicit,
-    fused,
-    input_side,
-    output_reuse,
-)
-from curlora.curlora import CurFactors
+from curlora.adapters.cur_factors import CurFactors
+from curlora.cur.forms import LARGEST_BIAS, choose_form, explicit, input_side, output_reuse
+from curlora.cur.fused_form import fused
 
 FORMS = ("explicit", "output_reuse", "input_side", "fused")
 D_IN, D_OUT, R, ALPHA = 24, 20, 5, 1.7

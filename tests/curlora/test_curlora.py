@@ -29,7 +29,8 @@ from transformers.pytorch_utils import Conv1D
 
 import curlora
 from curlora import CurloraConfig, SecuraConfig
-from curlora.curlora import CurLayer, CurloraLayer
+from curlora.adapters.cur_layer import CurLayer
+from curlora.adapters.curlora_layer import CurloraLayer
 from curlora.targets import DEFAULT_TARGETS, default_targets, known_targets
 
 QKV = ["q_proj", "k_proj", "v_proj"]
@@ -146,7 +147,7 @@ def test_a_quantised_weight_that_cannot_be_read_is_refused(monkeypatch):
             raise TypeError("Dequantization is not supported for gptq layers.")
 
     monkeypatch.setattr(
-        "curlora.curlora.resolve_quantization_backend", lambda *_, **__: Unreadable()
+        "curlora.adapters.cur_layer.resolve_quantization_backend", lambda *_, **__: Unreadable()
     )
     with pytest.raises(
         ValueError, match=r"quantised weight of `0` cannot be read: Dequant.*Use a float"
@@ -164,7 +165,7 @@ def test_a_partitioned_weight_is_refused():
 
 
 def test_a_sharded_weight_is_refused(monkeypatch):
-    monkeypatch.setattr("curlora.curlora.DTensor", nn.Parameter)
+    monkeypatch.setattr("curlora.adapters.cur_layer.DTensor", nn.Parameter)
     with pytest.raises(TypeError, match="Attach the adapter before sharding the model"):
         get_peft_model(nn.Sequential(nn.Linear(4, 4)), CurloraConfig(r=2, target_modules=["0"]))
 
@@ -488,7 +489,9 @@ def test_a_quantised_base_may_differ_by_its_rounding(saved, build_base, monkeypa
         def maybe_clone_base_result(self, y):
             return y
 
-    monkeypatch.setattr("curlora.curlora.resolve_quantization_backend", lambda *_, **__: Coarse())
+    monkeypatch.setattr(
+        "curlora.adapters.cur_layer.resolve_quantization_backend", lambda *_, **__: Coarse()
+    )
     Coarse.rounding = 0.05
     PeftModel.from_pretrained(build_base(), saved[1])
     Coarse.rounding = 0.5
@@ -611,7 +614,9 @@ def test_a_base_that_cannot_be_written_is_not_merged_into(adapted, monkeypatch, 
         def get_base_weight(self, layer):
             return layer.weight.detach()
 
-    monkeypatch.setattr("curlora.curlora.resolve_quantization_backend", lambda *_, **__: ReadOnly())
+    monkeypatch.setattr(
+        "curlora.adapters.cur_layer.resolve_quantization_backend", lambda *_, **__: ReadOnly()
+    )
     model = adapted()
     with pytest.raises(ValueError, match="quantised by some format, which cannot be written to"):
         model.merge_adapter()

@@ -7,16 +7,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 import curlora
-from curlora import CurloraConfig, curvature, forward_form
-from curlora.curvature import (
-    adapted_layers,
+from curlora import CurloraConfig, forward_form
+from curlora.cur import fused_form
+from curlora.curvature import observation
+from curlora.curvature.derivatives import observe
+from curlora.curvature.forms import coupled_form, diagonal_form, full_form, kronecker_form
+from curlora.curvature.layers import adapted_layers, lora_pairs
+from curlora.curvature.sums import (
     averaged,
-    coupled_form,
-    diagonal_form,
-    full_form,
-    kronecker_form,
-    lora_pairs,
-    observe,
     sum_factors,
     sum_outer_products,
     sum_squares,
@@ -348,9 +346,9 @@ def test_a_bfloat16_model_gives_float32_statistics(kind, build, examples):
 
 def test_curlora_is_observed_through_its_cheapest_form(build, examples, monkeypatch):
     used = []
-    real = curlora.curlora.cur_forward.fused
+    real = fused_form.fused
     monkeypatch.setattr(
-        curlora.curlora.cur_forward,
+        fused_form,
         "fused",
         lambda *a, **k: used.append(1) or real(*a, **k),
     )
@@ -374,9 +372,9 @@ def test_what_cannot_be_observed_is_refused(build_base, build, examples):
     with pytest.raises(ValueError, match="no example was observed"):
         averaged(sum_squares(params, []))
     with pytest.raises(ValueError, match="has no derivative for"):
-        sum_factors(params, [curvature.Observation()])
+        sum_factors(params, [observation.Observation()])
     with pytest.raises(ValueError, match="those of a matrix"):
         sum_factors({"bias": torch.zeros(3)}, [])
-    broken = curvature.Observation({name: p.detach() * torch.nan for name, p in params.items()})
+    broken = observation.Observation({name: p.detach() * torch.nan for name, p in params.items()})
     with pytest.raises(ValueError, match="is not finite"):
         averaged(sum_squares(params, [broken]))

@@ -10,10 +10,12 @@ from safetensors.torch import load, save
 
 import curlora
 from curlora import ADAPTERS
-from curlora.curvature import adapted_layers, observe
-from curlora.retention import RETENTIONS
-from curlora.retention.protocol import AdaptedLayer, Observation, alone
+from curlora.curvature.derivatives import observe
+from curlora.curvature.layers import adapted_layers
+from curlora.curvature.observation import AdaptedLayer, Observation
+from curlora.retention.protocol import alone
 from curlora.retention.sizes import state_size
+from curlora.retention.table import RETENTIONS
 
 RANK = 2
 TASKS, STEPS, EXAMPLES, BATCH = 3, 3, 4, 2

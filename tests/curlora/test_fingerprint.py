@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from curlora.fingerprint import deviation, fingerprint, rounding_of, tolerances
+from curlora.cur.fingerprint import deviation, fingerprint, rounding_of, tolerances
 
 COLUMNS, ROWS = torch.tensor([3, 0, 50]), torch.tensor([1, 90, 7])
 

@@ -8,9 +8,9 @@ from torch import nn
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from curlora import lean_passes
-from curlora.lean_passes import LeanPasses, grouped_attention
-from curlora.packed import BARE, PackedModel
+from curlora.packing import lean_passes
+from curlora.packing.lean_passes import LeanPasses, grouped_attention
+from curlora.packing.pack import BARE, PackedModel
 
 BFLOAT = torch.bfloat16
 
@@ -37,7 +37,7 @@ def test_a_norm_has_the_same_bits_and_no_worse_a_gradient():
         return own.weight.double() * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
 
     _, [wanted] = gradients(exact, x.double())
-    found, [gradient] = gradients(lambda x: lean_passes._RmsNorm.apply(x, own.weight, 1e-5), x)
+    found, [gradient] = gradients(lambda x: lean_passes._RMSNorm.apply(x, own.weight, 1e-5), x)
     assert torch.equal(found, stock)
     assert error(gradient, wanted) <= 1.2 * error(stock_gradient, wanted)
 
@@ -87,7 +87,7 @@ def test_attention_that_does_more_is_left_to_the_model(monkeypatch):
         return torch.zeros_like(query.transpose(1, 2)), None
 
     monkeypatch.setattr(modeling_llama, "eager_attention_forward", own)
-    monkeypatch.setattr(lean_passes, "_agreeing", {})
+    monkeypatch.setattr(lean_passes, "_agreement", {})
     layer = Layer()
     for settings in ({}, {"scaling": 1.0, "softcap": 5.0}, {"scaling": 1.0, "dropout": 0.5}):
         found, _ = grouped_attention(layer, q, q, q, None, **settings)
@@ -96,7 +96,7 @@ def test_attention_that_does_more_is_left_to_the_model(monkeypatch):
     # One that computes something else is found out by its first call, and asked from then on.
     for _ in range(2):
         assert not grouped_attention(layer, q, q, q, None, scaling=1.0)[0].any()
-    assert lean_passes._agreeing == {Layer: False}
+    assert lean_passes._agreement == {Layer: False}
 
 
 def test_a_norm_that_computes_something_else_is_left_alone(build_base):

@@ -19,8 +19,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import curlora
-from curlora.packed import BARE, PACKED_KINDS, PackedModel
-from curlora.packed_parameters import GRADIENTS, VALUES, SeatedParameters
+from curlora.packing.pack import BARE, PACKED_KINDS, PackedModel
+from curlora.packing.parameters import GRADIENTS, VALUES, SeatedParameters
 
 VOCABULARY = 64
 TARGETS = {

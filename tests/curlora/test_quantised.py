@@ -10,13 +10,15 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from curlora import CurloraConfig
-from curlora.adapters import ADAPTERS
-from curlora.attach import attach
-from curlora.curlora import curlora_layers
+from curlora.adapters.attach import attach
+from curlora.adapters.curlora_layer import curlora_layers
+from curlora.adapters.table import ADAPTERS
 from curlora.peft_bridge import keep_as_quantised
 from curlora.targets import QUANTISATION_BITS, quantisation_refuses
-from orchestrator.base_model import ModelError, load_base, memory_footprint, partitioned
-from orchestrator.experiment import ModelSpec
+from orchestrator.base.errors import ModelError
+from orchestrator.base.loading import load_base, partitioned
+from orchestrator.base.number_formats import memory_footprint
+from orchestrator.spec.sections import ModelSpec
 
 FORMS = list(QUANTISATION_BITS)
 TARGETS = ["q_proj", "down_proj"]

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from curlora import attach, load_adapter, trainable_parameters
-from curlora.renewal import freeze_earlier, fresh_values, save_combined
+from curlora.adapters.renewal import freeze_earlier, fresh_values, save_combined
 
 SETTINGS = {"r": 3, "alpha": 2.0, "target_modules": ["q_proj", "v_proj"]}
 KINDS = ["lora", "rslora", "curlora"]

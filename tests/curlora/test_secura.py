@@ -9,13 +9,8 @@ from torch import nn
 
 import curlora
 from curlora import attach
-from curlora.secura import (
-    SecuraLayer,
-    bounded_scale,
-    initial_A,
-    least_norm,
-    released_scale,
-)
+from curlora.adapters.secura_config import bounded_scale, initial_A, least_norm, released_scale
+from curlora.adapters.secura_layer import SecuraLayer
 
 TARGETS = ["q_proj", "v_proj"]
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from orchestrator.experiment import Experiment
+from orchestrator.spec.experiment import Experiment
 
 TASKS = ["movie_sentiment", "text_source", "product_sentiment"]
 BEST = "largest gain (+0.200) among the 2 that keep probe_drift <= 0.05"

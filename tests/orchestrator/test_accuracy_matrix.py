@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from orchestrator import accuracy_matrix as m
-from orchestrator.accuracy_matrix import AccuracyMatrix
+from orchestrator.measures import accuracy_matrix
+from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 
 # Worked by hand: three tasks; row 0 is the base.
 MATRIX = AccuracyMatrix(
@@ -14,14 +14,14 @@ MATRIX = AccuracyMatrix(
 @pytest.mark.parametrize(
     ("measure", "expected"),
     [
-        (m.accuracy, (0.6 + 0.75 + 0.9) / 3),
-        (m.gain, (0.6 + 0.75 + 0.9) / 3 - 0.4),
-        (m.forgetting, ((0.9 - 0.6) + (0.7 - 0.75)) / 2),
-        (m.forgetting_from_learned, ((0.9 - 0.6) + (0.7 - 0.75)) / 2),
-        (m.forgetting_vs_base, ((0.9 - 0.6) + (0.7 - 0.75)) / 2),
-        (m.backward_transfer, ((0.6 - 0.9) + (0.75 - 0.7)) / 2),
-        (m.forward_transfer, ((0.5 - 0.4) + (0.2 - 0.3)) / 2),
-        (m.learning_accuracy, (0.9 + 0.7 + 0.9) / 3),
+        (accuracy_matrix.accuracy, (0.6 + 0.75 + 0.9) / 3),
+        (accuracy_matrix.gain, (0.6 + 0.75 + 0.9) / 3 - 0.4),
+        (accuracy_matrix.forgetting, ((0.9 - 0.6) + (0.7 - 0.75)) / 2),
+        (accuracy_matrix.forgetting_from_learned, ((0.9 - 0.6) + (0.7 - 0.75)) / 2),
+        (accuracy_matrix.forgetting_vs_base, ((0.9 - 0.6) + (0.7 - 0.75)) / 2),
+        (accuracy_matrix.backward_transfer, ((0.6 - 0.9) + (0.75 - 0.7)) / 2),
+        (accuracy_matrix.forward_transfer, ((0.5 - 0.4) + (0.2 - 0.3)) / 2),
+        (accuracy_matrix.learning_accuracy, (0.9 + 0.7 + 0.9) / 3),
     ],
 )
 def test_known_values(measure, expected):
@@ -30,40 +30,40 @@ def test_known_values(measure, expected):
 
 def test_forgetting_is_negative_when_old_tasks_improve():
     matrix = AccuracyMatrix(("a", "b"), ((0.1, 0.1), (0.5, 0.1), (0.7, 0.9)))
-    assert m.forgetting(matrix) == pytest.approx(-0.2)
+    assert accuracy_matrix.forgetting(matrix) == pytest.approx(-0.2)
 
 
 def test_forgetting_excludes_the_base_and_forgetting_vs_base_does_not():
     matrix = AccuracyMatrix(("a", "b"), ((0.9, 0.1), (0.5, 0.1), (0.4, 0.9)))
-    assert m.forgetting(matrix) == pytest.approx(0.1)
-    assert m.forgetting_vs_base(matrix) == pytest.approx(0.5)
+    assert accuracy_matrix.forgetting(matrix) == pytest.approx(0.1)
+    assert accuracy_matrix.forgetting_vs_base(matrix) == pytest.approx(0.5)
 
 
 def test_forgetting_counts_what_was_good_before_it_was_learnt_but_from_learned_does_not():
     matrix = AccuracyMatrix(
         ("a", "b", "c"), ((0, 0, 0), (0.5, 0.8, 0), (0.5, 0.6, 0), (0.5, 0.5, 0.9))
     )
-    assert m.forgetting(matrix) == pytest.approx((0.0 + 0.3) / 2)
-    assert m.forgetting_from_learned(matrix) == pytest.approx((0.0 + 0.1) / 2)
+    assert accuracy_matrix.forgetting(matrix) == pytest.approx((0.0 + 0.3) / 2)
+    assert accuracy_matrix.forgetting_from_learned(matrix) == pytest.approx((0.0 + 0.1) / 2)
 
 
 def test_what_is_not_measured_stays_not_measured():
     matrix = AccuracyMatrix(("a", "b"), ((math.nan, math.nan), (0.5, 0.1), (0.7, 0.9)))
-    assert m.accuracy(matrix) == pytest.approx(0.8)
-    assert math.isnan(m.gain(matrix))
-    assert math.isnan(m.forgetting_vs_base(matrix))
-    assert m.gain(matrix.with_base((0.5, 0.5))) == pytest.approx(0.3)
+    assert accuracy_matrix.accuracy(matrix) == pytest.approx(0.8)
+    assert math.isnan(accuracy_matrix.gain(matrix))
+    assert math.isnan(accuracy_matrix.forgetting_vs_base(matrix))
+    assert accuracy_matrix.gain(matrix.with_base((0.5, 0.5))) == pytest.approx(0.3)
 
 
 def test_an_unfinished_sequence_has_no_measures():
     matrix = AccuracyMatrix.empty(["a", "b"]).with_row((0.5, 0.5))
     assert not matrix.complete
-    assert math.isnan(m.accuracy(matrix))
-    assert math.isnan(m.forgetting(matrix))
+    assert math.isnan(accuracy_matrix.accuracy(matrix))
+    assert math.isnan(accuracy_matrix.forgetting(matrix))
 
 
 def test_a_single_task_has_nothing_to_forget():
-    assert m.forgetting(AccuracyMatrix(("a",), ((0.5,), (0.9,)))) == 0.0
+    assert accuracy_matrix.forgetting(AccuracyMatrix(("a",), ((0.5,), (0.9,)))) == 0.0
 
 
 def test_a_row_of_another_length_is_refused():

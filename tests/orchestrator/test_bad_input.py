@@ -10,8 +10,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from orchestrator import cli, preflight
-from orchestrator.journal import read_journal
+from orchestrator.cli import app, errors
+from orchestrator.planning import preflight, resource_problems
+from orchestrator.records.journal_lines import read_journal
 
 LOCAL = {"executor": "local"}
 SECONDS = 30
@@ -32,14 +33,14 @@ ROWS = [
 def call(*words):
     # Seconds of a core, because other programs may have the cores for a moment.
     begun = time.process_time()
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    result = CliRunner().invoke(app.app, [str(word) for word in words])
     assert time.process_time() - begun < SECONDS
     return result
 
 
 def refused(result, *parts):
     """One message, exit code 2, no traceback, nothing on stdout."""
-    assert result.exit_code == cli.MISTAKE, (result.output, result.exception)
+    assert result.exit_code == errors.MISTAKE, (result.output, result.exception)
     assert isinstance(result.exception, SystemExit)
     assert not result.stdout
     assert result.stderr.count("orchestrate: ") == 1
@@ -311,7 +312,7 @@ def test_storage_that_refuses_a_write_is_refused(sweep, monkeypatch):
     def refuse(folder):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(preflight, "probe_storage", refuse)
+    monkeypatch.setattr(resource_problems, "probe_storage", refuse)
     sweep("cannot be written", "Permission denied", "Set `storage` to a folder")
 
 
@@ -357,7 +358,7 @@ def test_the_plan_shows_what_a_sweep_would_refuse_and_fails(experiment_file, sea
         method={"adapter": {"kind": "lora", "r": 64, "target_modules": ["q_proj", "mlp"]}},
     )  # fmt: skip
     result = call("plan", path)
-    assert result.exit_code == cli.FAILED
+    assert result.exit_code == errors.FAILED
     text = " ".join(result.stdout.split())
     for part in ("'mlp' is a LlamaMLP", "MLflow at http://127.0.0.1", "In the way:"):
         assert part in text

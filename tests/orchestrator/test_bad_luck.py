@@ -21,10 +21,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from orchestrator import cli, cluster, preflight, sweep
-from orchestrator.journal import Journal, JournalError, read_journal
-from orchestrator.sweep_view import SweepView
-from orchestrator.training import run_locally
+from orchestrator.cli import app, errors
+from orchestrator.executors import signals as signals_module
+from orchestrator.executors.local import run_locally
+from orchestrator.planning import preflight
+from orchestrator.records.errors import JournalError
+from orchestrator.records.journal import Journal
+from orchestrator.records.journal_lines import read_journal
+from orchestrator.records.sweep_state import SweepView
 
 pytestmark = pytest.mark.usefixtures("records")
 
@@ -41,7 +45,7 @@ GRID = {
 
 
 def call(*words):
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def one_message(result, code):
@@ -96,7 +100,7 @@ def failing(monkeypatch):
                 raise RuntimeError(self.reason)
 
     failing = Failing()
-    monkeypatch.setattr(sweep, "run_locally", failing.run)
+    monkeypatch.setattr("orchestrator.sweep.locally.run_locally", failing.run)
     return failing
 
 
@@ -129,7 +133,7 @@ def test_a_sweep_whose_every_trial_fails_stops_early_and_goes_on_once_that_is_cu
     small, failing, tmp_path
 ):
     path, folder = small(), tmp_path / "runs" / "tiny"
-    text = one_message(call("sweep", path), cli.MISTAKE)
+    text = one_message(call("sweep", path), errors.MISTAKE)
     assert "All 3 trials that were begun have failed, 3 of them with: the moon" in text
     assert str(folder / "trials" / "t001" / "log.txt") in text
     assert "goes on with what is left (3 to run)" in text
@@ -138,14 +142,14 @@ def test_a_sweep_whose_every_trial_fails_stops_early_and_goes_on_once_that_is_cu
     last = read_journal(folder)[-1]
     assert (last["event"], last["trials"]) == ("sweep_stopped", ["t001", "t002", "t003"])
 
-    text = one_message(call("sweep", path), cli.FAILED)  # not cured: the rest fails as well
+    text = one_message(call("sweep", path), errors.FAILED)  # not cured: the rest fails as well
     assert "6 of 6 failed with: the moon" in text
     assert len(ends(read_journal(folder))) == 7
 
 
 def test_after_a_cure_the_remaining_trials_run(small, failing, tmp_path):
     path, folder = small(), tmp_path / "runs" / "tiny"
-    one_message(call("sweep", path), cli.MISTAKE)
+    one_message(call("sweep", path), errors.MISTAKE)
     failing.wanted = lambda name: False
     result = call("sweep", path)
     assert result.exit_code == 0, result.output
@@ -184,7 +188,7 @@ def test_what_has_failed_runs_again_when_it_is_asked_for(small, failing, tmp_pat
 
 def test_few_trials_that_all_fail_end_the_sweep_with_their_reason(small, failing, tmp_path):
     grid = {**GRID, "space": {"method.adapter.r": {"choice": [2, 4]}}}
-    text = one_message(call("sweep", small(search=grid)), cli.FAILED)
+    text = one_message(call("sweep", small(search=grid)), errors.FAILED)
     assert "2 of 2 failed with: the moon is in the wrong house. Log: " in text
     assert read_journal(tmp_path / "runs" / "tiny")[-1]["event"] == "sweep_ended"
 
@@ -200,7 +204,7 @@ def test_a_base_that_cannot_be_measured_stops_the_sweep_and_is_measured_again(
 ):
     path, folder = small(), tmp_path / "runs" / "tiny"
     failing.wanted = lambda name: name == "base"
-    text = one_message(call("sweep", path), cli.MISTAKE)
+    text = one_message(call("sweep", path), errors.MISTAKE)
     assert "The untouched base could not be measured" in text
     assert "(7 to run)" in text
     assert states(folder) == {"base": "FAILED"}
@@ -223,7 +227,7 @@ def test_a_ray_that_does_not_start_is_one_message(small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", slow)
-    text = one_message(call("sweep", small(resources={"members": 1})), cli.MISTAKE)
+    text = one_message(call("sweep", small(resources={"members": 1})), errors.MISTAKE)
     assert "Ray could not be started on this machine: The current node timed out" in text
     assert "Give the same command again" in text
 
@@ -235,7 +239,7 @@ def test_a_second_driver_is_refused_and_harms_nothing(small, tmp_path):
     folder = tmp_path / "runs" / "tiny"
     with Journal(folder) as journal:
         journal.append("sweep_opened", sweep="tiny")
-        text = one_message(call("sweep", small()), cli.MISTAKE)
+        text = one_message(call("sweep", small()), errors.MISTAKE)
         assert "Another process is running the sweep" in text
         assert "--new" in text
     assert len(read_journal(folder)) == 1
@@ -246,15 +250,15 @@ def test_a_changed_file_is_refused_with_the_difference_while_running_and_when_fi
 ):
     folder = tmp_path / "runs" / "tiny"
     grid = {**GRID, "trials": 6}
-    one_message(call("sweep", small(search=grid)), cli.MISTAKE)  # given up half way
+    one_message(call("sweep", small(search=grid)), errors.MISTAKE)  # given up half way
     before = read_journal(folder)
     changed = {"batch_size": 4, "max_length": 48, "precision": "fp32", "learning_rate": 0.02}
-    text = one_message(call("sweep", small(search=grid, training=changed)), cli.MISTAKE)
+    text = one_message(call("sweep", small(search=grid, training=changed)), errors.MISTAKE)
     assert "training.batch_size: 8 -> 4" in text
     assert read_journal(folder) == before
     failing.wanted = lambda name: False
     assert call("sweep", small(search=grid)).exit_code == 0
-    text = one_message(call("sweep", small(search=grid, training=changed)), cli.MISTAKE)
+    text = one_message(call("sweep", small(search=grid, training=changed)), errors.MISTAKE)
     assert "training.batch_size: 8 -> 4" in text
 
 
@@ -274,8 +278,8 @@ def test_records_that_cannot_be_reached_in_the_middle_catch_up_later(
             database.rename(tmp_path / "away")
         run_locally(name, *rest)
 
-    monkeypatch.setattr(sweep, "run_locally", vanish)
-    text = one_message(call("sweep", path), cli.FAILED)
+    monkeypatch.setattr("orchestrator.sweep.locally.run_locally", vanish)
+    text = one_message(call("sweep", path), errors.FAILED)
     folder = tmp_path / "runs" / "tiny"
     assert f"All trials are finished and kept in {folder}" in text
     assert "the same command catches MLflow up" in text
@@ -294,8 +298,8 @@ def test_records_that_cannot_be_reached_in_the_middle_catch_up_later(
 
 
 def test_a_server_that_is_down_is_asked_once_a_minute_and_told_of_once(small, monkeypatch):
-    from orchestrator.tracking import Projection
-    from orchestrator.tracking_address import TrackingError
+    from orchestrator.records.errors import TrackingError
+    from orchestrator.records.mlflow.projection import Projection
 
     asked = []
 
@@ -305,7 +309,7 @@ def test_a_server_that_is_down_is_asked_once_a_minute_and_told_of_once(small, mo
 
     monkeypatch.setattr(Projection, "catch_up", down)
     result = call("sweep", small())
-    assert result.exit_code == cli.FAILED
+    assert result.exit_code == errors.FAILED
     assert "t006" in result.stdout, "the outcome is shown all the same"
     assert result.stderr.count("lags behind") == 2, "once on the way and once at the end"
     assert len(asked) == 2
@@ -317,8 +321,8 @@ def test_ctrl_c_leaves_no_run_that_seems_to_be_running(small, records, monkeypat
             raise KeyboardInterrupt
         run_locally(name, *rest)
 
-    monkeypatch.setattr(sweep, "run_locally", stopped)
-    one_message(call("sweep", small()), cli.INTERRUPTED)
+    monkeypatch.setattr("orchestrator.sweep.locally.run_locally", stopped)
+    one_message(call("sweep", small()), errors.INTERRUPTED)
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{records}/mlflow.db")
@@ -365,8 +369,8 @@ def test_a_server_that_dies_in_the_middle_costs_nothing(small, records, tmp_path
     path, folder = small(tracking={"uri": f"http://127.0.0.1:{port}"}), tmp_path / "runs" / "tiny"
     try:
         serve()
-        monkeypatch.setattr(sweep, "run_locally", dying)
-        text = one_message(call("sweep", path), cli.FAILED)
+        monkeypatch.setattr("orchestrator.sweep.locally.run_locally", dying)
+        text = one_message(call("sweep", path), errors.FAILED)
         assert "All trials are finished and kept" in text
         assert set(states(folder).values()) == {"COMPLETE"}
         serve()
@@ -442,10 +446,10 @@ def test_a_sweep_on_a_full_disk_stops_with_one_message_and_is_finished_later(
 ):
     folder, resize = small_disk
     path = small(storage=str(folder), tracking={"uri": f"sqlite:///{records}/mlflow.db"})
-    text = one_message(call("sweep", path), cli.MISTAKE)
+    text = one_message(call("sweep", path), errors.MISTAKE)
     assert "MiB free, and about 12 MiB are needed for 6 trials" in text
     monkeypatch.setattr(preflight, "free_disk", lambda storage: 2**40)
-    text = one_message(call("sweep", path), cli.MISTAKE)
+    text = one_message(call("sweep", path), errors.MISTAKE)
     assert "No space left on device" in text
     assert "go on with the same command" in text
     kept = states(folder / "tiny")
@@ -465,13 +469,13 @@ def test_a_sweep_on_a_full_disk_stops_with_one_message_and_is_finished_later(
 def test_through_ray_a_sweep_that_only_fails_stops_and_leaves_the_cluster_clean(
     small, tmp_path, ray_cluster
 ):
-    from orchestrator.cluster import Leftovers, wait_until_clean
+    from orchestrator.executors.ray_leftovers import Leftovers, wait_until_clean
 
     # The base is measured with the file's own settings, so that the trials alone fail.
     unknown = {"training.deepspeed.optimizer.type": {"choice": [f"NoSuch{i}" for i in range(6)]}}
     resources = {"members": 1, "max_failures": 0}
     path = small(search={**GRID, "space": unknown}, resources=resources)
-    text = one_message(call("sweep", path), cli.MISTAKE)
+    text = one_message(call("sweep", path), errors.MISTAKE)
     assert "trials that were begun have failed" in text
     assert "NoSuch" in text
     assert "log.txt" in text
@@ -515,7 +519,7 @@ def test_through_ray_a_disk_that_fills_up_is_one_message_and_finished_later(smal
         )  # fmt: skip
 
     done = run("full")
-    assert done.returncode == cli.MISTAKE, done.stderr[-2000:]
+    assert done.returncode == errors.MISTAKE, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     text = done.stderr[done.stderr.index("orchestrate: ") :]
     assert "Cannot write the adapter of t001" in text
@@ -556,7 +560,7 @@ def test_sigterm_does_what_ctrl_c_does(small, tmp_path):
     process = start(path, tmp_path, tmp_path / "log")
     wait_for(folder, process, event="trial_started", trial="t002")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == cli.INTERRUPTED, (tmp_path / "log").read_text()
+    assert process.wait(120) == errors.INTERRUPTED, (tmp_path / "log").read_text()
     text = (tmp_path / "log").read_text()
     assert "Traceback" not in text
     assert "of 6 trials are finished and kept in" in text
@@ -579,7 +583,7 @@ def test_sigterm_interrupts_what_a_shell_has_started_in_the_background():
     """Such a shell (`command &` without job control) has its commands ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with pytest.raises(KeyboardInterrupt), cluster.sigterm_as_interrupt():
+        with pytest.raises(KeyboardInterrupt), signals_module.sigterm_as_interrupt():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -600,7 +604,7 @@ def test_a_signal_that_python_drops_is_not_lost(number, ctrl_c, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", lambda what: dropped.append(what.exc_type))
     thing = Journal.__new__(Journal)
     held = weakref.ref(thing, lambda _: signal.raise_signal(number))
-    with cluster.sigterm_as_interrupt() as raise_if_interrupted:
+    with signals_module.sigterm_as_interrupt() as raise_if_interrupted:
         raise_if_interrupted()
         del thing
         assert held() is None
@@ -626,7 +630,7 @@ def test_signals_while_ray_trains_leave_no_process_and_say_how_to_go_on(small, t
             for name in signals:
                 process.send_signal(getattr(signal, name))
                 time.sleep(0.3)
-            assert process.wait(60) == cli.INTERRUPTED, (tmp_path / "log").read_text()
+            assert process.wait(60) == errors.INTERRUPTED, (tmp_path / "log").read_text()
         finally:
             if process.poll() is None:
                 process.kill()

@@ -6,9 +6,10 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from orchestrator import base_facts as f
-from orchestrator.base_model import ModelError, load_base, load_tokenizer
-from orchestrator.experiment import ModelSpec
+from orchestrator.base import errors, facts, files
+from orchestrator.base.errors import ModelError
+from orchestrator.base.loading import load_base, load_tokenizer
+from orchestrator.spec.sections import ModelSpec
 
 
 @pytest.fixture
@@ -32,14 +33,14 @@ CONFIGS = [
 def test_sizes_that_are_none_are_named(base, change, told):
     path = base / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(f.BaseFilesError, match=told):
-        f.base_facts(spec(base))
+    with pytest.raises(errors.BaseFilesError, match=told):
+        facts.base_facts(spec(base))
 
 
 def test_a_list_of_sizes_is_the_largest(base):
     path = base / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": [64, 128]}))
-    assert f.base_facts(spec(base)).intermediate == 128
+    assert facts.base_facts(spec(base)).intermediate == 128
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,8 @@ def test_a_list_of_sizes_is_the_largest(base):
 )
 def test_a_config_that_is_no_object_is_named_with_its_line(base, text, told):
     (base / "config.json").write_text(text)
-    with pytest.raises(f.BaseFilesError, match=told):
-        f.check_files(spec(base))
+    with pytest.raises(errors.BaseFilesError, match=told):
+        files.check_files(spec(base))
 
 
 def header_of(change):
@@ -81,8 +82,8 @@ def header_of(change):
 )
 def test_a_header_that_contradicts_itself_is_refused(base, change, told):
     header_of(change)(base / "model.safetensors")
-    with pytest.raises(f.BaseFilesError, match=told):
-        f.check_files(spec(base))
+    with pytest.raises(errors.BaseFilesError, match=told):
+        files.check_files(spec(base))
 
 
 def test_a_base_that_lacks_a_weight_is_not_completed_at_random(base):
@@ -105,5 +106,5 @@ def test_a_damaged_tokenizer_is_one_message(base, content):
 @pytest.mark.parametrize("places", [5, [], {"a": 5}, {"a": "../../etc/passwd"}])
 def test_an_index_that_names_no_files_is_refused(base, places):
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    with pytest.raises(f.BaseFilesError, match=r"does not say which file|lacks 1 of its 1"):
-        f.check_files(spec(base))
+    with pytest.raises(errors.BaseFilesError, match=r"does not say which file|lacks 1 of its 1"):
+        files.check_files(spec(base))

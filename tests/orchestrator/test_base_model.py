@@ -13,12 +13,13 @@ from transformers import (
     Qwen2Config,
 )
 
-from curlora.attach import attach, load_adapter, save_adapter
+from curlora.adapters.attach import attach
+from curlora.adapters.saving import load_adapter, save_adapter
 from curlora.targets import default_targets, parting_refuses, quantisation_refuses_engine
-from orchestrator.base_facts import base_facts, linear_shapes
-from orchestrator.base_model import load_base
-from orchestrator.experiment import ModelSpec
-from orchestrator.scored_model import ScoredModel, check_logits
+from orchestrator.base.facts import base_facts, linear_shapes
+from orchestrator.base.loading import load_base
+from orchestrator.engines.scored_model import ScoredModel, check_logits
+from orchestrator.spec.sections import ModelSpec
 
 _SHAPE = {
     "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

@@ -6,10 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import batches as b
-from orchestrator.base_model import load_tokenizer
-from orchestrator.experiment import DataLimits, load_experiment
-from orchestrator.tasks import find_task_file, load_task, parse_task
+from orchestrator.base.loading import load_tokenizer
+from orchestrator.data import (
+    encoding,
+    items,
+    model_inputs,
+    preparation,
+    task_preparation,
+)
+from orchestrator.data import (
+    splits as splits_module,
+)
+from orchestrator.data.formats import placed_row
+from orchestrator.data.sources import reading
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.sections import DataLimits
+from orchestrator.spec.task_files import find_task_file, load_task, parse_task
 
 ROOT = Path(__file__).parents[2]
 DATA_ROOT = Path(os.environ.get("ORCHESTRATOR_DATA_ROOT", ROOT.parent / "shared" / "data"))
@@ -60,9 +72,9 @@ def task(**fields):
 
 
 def test_a_question_is_prompt_and_continuations():
-    question = b.encode_question(task(), {"text": "a bb", "label": 1}, Words(), 32)
-    assert question == b.Question((1, 2, 2), ((3,), (5, 4)), (3, 10), 1)
-    assert b.example_of(question) == b.Example((1, 2, 2, 5, 4), 3, None, 1)
+    question = encoding.encode_question(task(), {"text": "a bb", "label": 1}, Words(), 32)
+    assert question == items.Question((1, 2, 2), ((3,), (5, 4)), (3, 10), 1)
+    assert items.example_of(question) == items.Example((1, 2, 2, 5, 4), 3, None, 1)
 
 
 @pytest.mark.parametrize(
@@ -74,22 +86,24 @@ def test_a_question_is_prompt_and_continuations():
     ],
 )
 def test_wrong_rows_are_refused(row, expected):
-    with pytest.raises(b.DataError) as caught:
-        b.encode_question(task(), row, Words(), 32)
+    with pytest.raises(placed_row.DataError) as caught:
+        encoding.encode_question(task(), row, Words(), 32)
     assert expected in str(caught.value)
 
 
 def test_single_token_labels_share_one_input():
-    question = b.Question((1, 2), ((5,), (6,), (7,)), (1, 1, 1), 0)
-    assert b.scored_rows(question) == (b.Scored((1, 2), ((1, 5), (1, 6), (1, 7))),)
-    assert b.pick_owners(question) == (0, 1, 2)
+    question = items.Question((1, 2), ((5,), (6,), (7,)), (1, 1, 1), 0)
+    assert model_inputs.scored_rows(question) == (
+        model_inputs.Scored((1, 2), ((1, 5), (1, 6), (1, 7))),
+    )
+    assert model_inputs.pick_owners(question) == (0, 1, 2)
 
 
 def test_labels_share_an_input_only_where_one_begins_with_the_other():
-    question = b.Question((1, 2), ((5,), (5, 8), (6, 8, 9)), (1, 1, 1), 0)
-    rows = b.scored_rows(question)
+    question = items.Question((1, 2), ((5,), (5, 8), (6, 8, 9)), (1, 1, 1), 0)
+    rows = model_inputs.scored_rows(question)
     assert [row.tokens for row in rows] == [(1, 2, 6, 8), (1, 2, 5)]
-    owners = b.pick_owners(question)
+    owners = model_inputs.pick_owners(question)
     picks = [pick for row in rows for pick in row.picks]
     by_owner = {
         o: [pick for pick, owner in zip(picks, owners, strict=True) if owner == o] for o in range(3)
@@ -100,7 +114,7 @@ def test_labels_share_an_input_only_where_one_begins_with_the_other():
 @pytest.mark.parametrize("opening", [(), (99,)])
 def test_windows_cover_the_text_once(opening):
     text = " ".join("w" * (1 + i % 7) for i in range(50))
-    windows = b.encode_windows(text, Words(opening), length=8, limit=45)
+    windows = encoding.encode_windows(text, Words(opening), length=8, limit=45)
     bodies = [w.tokens[len(opening) :] for w in windows]
     assert [t for body in bodies for t in body] == [1 + i % 7 for i in range(45)]
     assert all(w.tokens[: len(opening)] == opening for w in windows)
@@ -110,20 +124,20 @@ def test_windows_cover_the_text_once(opening):
 
 
 def test_batches_hold_every_example_once_an_epoch_and_depend_on_the_seed_only():
-    examples = [b.Example(tuple(range(2 + i % 9)), 1) for i in range(37)]
-    steps = b.epoch_batches(examples, 8, seed=3, epochs=2)
+    examples = [items.Example(tuple(range(2 + i % 9)), 1) for i in range(37)]
+    steps = model_inputs.epoch_batches(examples, 8, seed=3, epochs=2)
     assert sorted(map(len, steps)) == [5, 5] + [8] * 8
     flat = [e for step in steps for e in step]
     assert sorted(flat, key=repr) == sorted(examples * 2, key=repr)
-    assert steps == b.epoch_batches(examples, 8, seed=3, epochs=2)
-    assert steps != b.epoch_batches(examples, 8, seed=4, epochs=2)
+    assert steps == model_inputs.epoch_batches(examples, 8, seed=3, epochs=2)
+    assert steps != model_inputs.epoch_batches(examples, 8, seed=4, epochs=2)
 
 
 def test_bucketing_saves_padding():
     import random
 
     generator = random.Random(0)
-    examples = [b.Example(tuple(range(generator.randrange(2, 60))), 1) for _ in range(128)]
+    examples = [items.Example(tuple(range(generator.randrange(2, 60))), 1) for _ in range(128)]
 
     def padded(steps):
         return sum(len(s) * max(len(e.tokens) for e in s) for s in steps)
@@ -131,7 +145,7 @@ def test_bucketing_saves_padding():
     shuffled = list(examples)
     generator.shuffle(shuffled)
     plain = [shuffled[i : i + 8] for i in range(0, 128, 8)]
-    assert padded(b.epoch_batches(examples, 8, seed=0, epochs=1)) < 0.8 * padded(plain)
+    assert padded(model_inputs.epoch_batches(examples, 8, seed=0, epochs=1)) < 0.8 * padded(plain)
 
 
 # --- splits --------------------------------------------------------------------------------------
@@ -143,44 +157,48 @@ def rows(start, stop, label=0):
 
 def test_overlaps_are_removed_from_train_and_counted():
     source = {"train": rows(0, 20), "validation": rows(15, 25), "test": rows(19, 30)}
-    splits = b.split_rows(task(), source.get)
+    splits = splits_module.split_rows(task(), source.get)
     assert (len(splits.train), splits.overlaps_removed) == (15, 5)
     assert (len(splits.validation), len(splits.test)) == (10, 11)
 
 
 def test_a_missing_validation_split_is_a_hash_chosen_tenth():
     source = {"train": rows(0, 2000), "test": rows(3000, 3010)}
-    splits = b.split_rows(task(), source.get)
+    splits = splits_module.split_rows(task(), source.get)
     assert 150 < len(splits.validation) < 250
     assert len(splits.train) + len(splits.validation) == 2000
     backwards = {"train": source["train"][::-1], "test": source["test"]}
-    again = b.split_rows(task(), backwards.get)
+    again = splits_module.split_rows(task(), backwards.get)
     assert {r["text"] for r in again.validation} == {r["text"] for r in splits.validation}
     assert splits.origins["validation"] == "a tenth of train, chosen by hash"
 
 
 def test_a_derived_validation_split_has_at_most_a_thousand_rows():
-    splits = b.split_rows(task(), {"train": rows(0, 14000), "test": rows(20000, 20001)}.get)
+    splits = splits_module.split_rows(
+        task(), {"train": rows(0, 14000), "test": rows(20000, 20001)}.get
+    )
     assert len(splits.validation) == 1000
 
 
 @pytest.mark.parametrize("test", [None, rows(50, 60, label=-1)])
 def test_without_a_labelled_test_split_validation_becomes_test(test):
     source = {"train": rows(100, 400), "validation": rows(0, 9), "test": test}
-    splits = b.split_rows(task(), source.get)
+    splits = splits_module.split_rows(task(), source.get)
     assert len(splits.test) == 9
     assert "no labelled test split" in splits.origins["test"]
     assert splits.origins["validation"] == "a tenth of train, chosen by hash"
 
 
 def test_a_probe_with_one_split_is_measured_on_it():
-    splits = b.split_rows(task(), {"test": rows(0, 9)}.get)
+    splits = splits_module.split_rows(task(), {"test": rows(0, 9)}.get)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (0, 9, 0)
 
 
 def test_nothing_to_measure_on_is_refused():
-    with pytest.raises(b.DataError, match="no validation split and nothing to cut one from"):
-        b.split_rows(task(), {}.get)
+    with pytest.raises(
+        placed_row.DataError, match="no validation split and nothing to cut one from"
+    ):
+        splits_module.split_rows(task(), {}.get)
 
 
 def test_null_labels_leave_rows_out_and_equal_words_are_one_label():
@@ -190,10 +208,10 @@ def test_null_labels_leave_rows_out_and_equal_words_are_one_label():
         "validation": rows(30, 40),
         "test": rows(40, 50),
     }
-    splits = b.split_rows(spec, source.get)
+    splits = splits_module.split_rows(spec, source.get)
     assert (len(splits.train), splits.left_out) == (20, 10)
     assert spec.label_values == ["0", "4"]
-    answers = {b.encode_question(spec, r, Words(), 32).answer for r in splits.train}
+    answers = {encoding.encode_question(spec, r, Words(), 32).answer for r in splits.train}
     assert answers == {1}
 
 
@@ -203,9 +221,13 @@ def test_null_labels_leave_rows_out_and_equal_words_are_one_label():
 def test_limits_choose_the_same_rows_whatever_their_order(tiny_tasks):
     spec = load_task(find_task_file("mood", [tiny_tasks / "tasks"]))
     limits = DataLimits(train_examples=10, validation_examples=5)
-    prepared = b.prepare_task(spec, DifferentWords(), limits, max_length=64, learnt=True)
+    prepared = task_preparation.prepare_task(
+        spec, DifferentWords(), limits, max_length=64, learnt=True
+    )
     assert (len(prepared.train), len(prepared.validation)) == (10, 5)
-    whole = b.prepare_task(spec, DifferentWords(), DataLimits(), max_length=64, learnt=True)
+    whole = task_preparation.prepare_task(
+        spec, DifferentWords(), DataLimits(), max_length=64, learnt=True
+    )
     assert whole.train[:10] == prepared.train
     assert whole.validation[:5] == prepared.validation
 
@@ -214,16 +236,20 @@ def test_without_limits_the_order_of_a_file_changes_nothing(tiny_tasks, monkeypa
     """A validation file sorted by label would give the rungs one label only."""
     spec = load_task(find_task_file("mood", [tiny_tasks / "tasks"]))
     limits = DataLimits(validation_examples=None, test_examples=None)
-    read = b.read_split
+    read = reading.read_split
     prepared = []
     for order in (False, True):
         monkeypatch.setattr(
-            b, "read_split",
+            task_preparation, "read_split",
             lambda data, name, order=order: sorted(
                 read(data, name), key=lambda row: (row["label"], row["text"]), reverse=order
             ),
         )  # fmt: skip
-        prepared.append(b.prepare_task(spec, DifferentWords(), limits, max_length=64, learnt=True))
+        prepared.append(
+            task_preparation.prepare_task(
+                spec, DifferentWords(), limits, max_length=64, learnt=True
+            )
+        )
     first, second = prepared
     assert (first.train, first.validation) == (second.train, second.validation)
     assert {question.answer for question in first.validation[:8]} == {0, 1}
@@ -232,12 +258,18 @@ def test_without_limits_the_order_of_a_file_changes_nothing(tiny_tasks, monkeypa
 def test_a_source_is_read_like_train_and_refused_without_it(tiny_tasks):
     spec = load_task(tiny_tasks / "tasks" / "prose.yaml")
     limits = DataLimits(source_examples=3)
-    with pytest.raises(b.DataError, match="has no training rows, and a method reads them"):
-        b.prepare_task(spec, Words(), limits, max_length=8, learnt=False, source=True)
+    with pytest.raises(placed_row.DataError, match="has no training rows, and a method reads them"):
+        task_preparation.prepare_task(
+            spec, Words(), limits, max_length=8, learnt=False, source=True
+        )
     mood = load_task(tiny_tasks / "tasks" / "mood.yaml")
-    read = b.prepare_task(mood, DifferentWords(), limits, max_length=32, learnt=False, source=True)
+    read = task_preparation.prepare_task(
+        mood, DifferentWords(), limits, max_length=32, learnt=False, source=True
+    )
     assert len(read.train) == 3
-    assert not b.prepare_task(mood, DifferentWords(), limits, max_length=32, learnt=False).train
+    assert not task_preparation.prepare_task(
+        mood, DifferentWords(), limits, max_length=32, learnt=False
+    ).train
 
 
 def test_the_majority_is_that_of_train():
@@ -251,14 +283,16 @@ def test_the_majority_is_that_of_train():
                 name, rows(90, 91)
             )
 
-    splits = b.split_rows(spec, Fixed())
+    splits = splits_module.split_rows(spec, Fixed())
     assert len(splits.validation) == 8
-    import orchestrator.batches as module
+    from orchestrator.data import task_preparation as module
 
     original = module.read_split
     module.read_split = lambda data, name: Fixed()(name)
     try:
-        facts = b.prepare_task(spec, Words(), DataLimits(), max_length=32, learnt=True).facts
+        facts = task_preparation.prepare_task(
+            spec, Words(), DataLimits(), max_length=32, learnt=True
+        ).facts
     finally:
         module.read_split = original
     assert facts["majority_label"] == "0"
@@ -287,7 +321,9 @@ def test_committed_task_files_read_a_data_root(name, tmp_path):
     limits = DataLimits(train_examples=20, validation_examples=20, probe_tokens=500)
     learnt = name != "wikitext2"
     tokenizer = EndedWords()
-    prepared = b.prepare_task(loaded.tasks[name], tokenizer, limits, max_length=256, learnt=learnt)
+    prepared = task_preparation.prepare_task(
+        loaded.tasks[name], tokenizer, limits, max_length=256, learnt=learnt
+    )
     assert len(prepared.validation) >= 1
     assert len(prepared.train) == (20 if learnt else 0)
     if learnt:
@@ -307,7 +343,9 @@ def test_early_stopping_needs_an_example_to_hold_out(experiment_file, searched):
         loaded = load_experiment(experiment_file(data=data, **fields))
         tokenizer = load_tokenizer(loaded.experiment.model)
         if enough:
-            assert len(b.prepare(loaded, tokenizer).tasks["mood"].train) == 2
+            assert len(preparation.prepare(loaded, tokenizer).tasks["mood"].train) == 2
         else:
-            with pytest.raises(b.DataError, match=r"'mood' has 1 training example.*needs two"):
-                b.prepare(loaded, tokenizer)
+            with pytest.raises(
+                placed_row.DataError, match=r"'mood' has 1 training example.*needs two"
+            ):
+                preparation.prepare(loaded, tokenizer)

@@ -11,19 +11,19 @@ import urllib.request
 import psutil
 import pytest
 
-from orchestrator import browser
-from orchestrator.journal import Journal
-from orchestrator.sweep_view import SweepView
+from orchestrator.cli import mlflow_server
+from orchestrator.records.journal import Journal
+from orchestrator.records.sweep_state import SweepView
 
 
 def free_port():
     with socket.socket() as found:
-        found.bind((browser.HOST, 0))
+        found.bind((mlflow_server.HOST, 0))
         return found.getsockname()[1]
 
 
 def test_columns_are_measures_then_settings_of_the_search(new_sweep):
-    found = browser.columns(SweepView.of(new_sweep()))
+    found = mlflow_server.columns(SweepView.of(new_sweep()))
     assert found[:3] == ["metrics.gain", "metrics.forgetting", "metrics.probe_drift"]
     assert found[3:7] == [f"params.{path}" for path in (
         "method.adapter.kind", "method.adapter.r", "method.adapter.alpha",
@@ -33,12 +33,12 @@ def test_columns_are_measures_then_settings_of_the_search(new_sweep):
 
 def test_port_that_is_taken_is_named_with_the_option(tmp_path):
     with socket.socket() as other:
-        other.bind((browser.HOST, 0))
+        other.bind((mlflow_server.HOST, 0))
         other.listen()
         port = other.getsockname()[1]
         with (
-            pytest.raises(browser.BrowserError, match=rf"Port {port} .*--port {port + 1}"),
-            browser.mlflow_pages("sqlite:///unused.db", port, tmp_path),
+            pytest.raises(mlflow_server.BrowserError, match=rf"Port {port} .*--port {port + 1}"),
+            mlflow_server.mlflow_pages("sqlite:///unused.db", port, tmp_path),
         ):
             pass
     assert not list(tmp_path.iterdir())
@@ -46,8 +46,8 @@ def test_port_that_is_taken_is_named_with_the_option(tmp_path):
 
 def test_server_that_does_not_start_says_why(tmp_path):
     with (
-        pytest.raises(browser.BrowserError, match="did not answer"),
-        browser.mlflow_pages("nonsense://x", free_port(), tmp_path),
+        pytest.raises(mlflow_server.BrowserError, match="did not answer"),
+        mlflow_server.mlflow_pages("nonsense://x", free_port(), tmp_path),
     ):
         pass
 
@@ -95,7 +95,7 @@ def test_pages_answer_on_loopback_only_and_end_with_their_children(tmp_path, new
     until = time.monotonic() + 10
     while time.monotonic() < until:
         try:
-            socket.create_connection((browser.HOST, port), timeout=1).close()
+            socket.create_connection((mlflow_server.HOST, port), timeout=1).close()
         except OSError:
             return
     pytest.fail("the server still answers")

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator import cli, model_use
-from orchestrator.experiment import Experiment
-from orchestrator.journal import Journal
-from orchestrator.seals import seal
+from orchestrator.cli import app, errors
+from orchestrator.records.journal import Journal
+from orchestrator.spec.experiment import Experiment
+from orchestrator.system.seals import seal
+from orchestrator.system.user_error import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 EXPERIMENT = """\
@@ -67,12 +68,12 @@ def project(tmp_path, monkeypatch):
 
 
 def call(*words):
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def refused(result, *parts):
     """A user's mistake: one message on stderr, exit code 2, no traceback, nothing on stdout."""
-    assert result.exit_code == cli.MISTAKE, result.output
+    assert result.exit_code == errors.MISTAKE, result.output
     assert isinstance(result.exception, SystemExit)
     assert not result.stdout
     assert result.stderr.count("orchestrate: ") == 1
@@ -126,7 +127,7 @@ class InterruptedSweepError(RuntimeError):
     pass
 
 
-class SweepError(RuntimeError):
+class SweepError(UserError, RuntimeError):
     pass
 
 
@@ -152,7 +153,8 @@ def sweeps(monkeypatch, project):
         SweepOptions=options, run_sweep=run_sweep, SweepInterruptedError=InterruptedSweepError,
         SweepError=SweepError, calls=calls, run=complete,
     )  # fmt: skip
-    monkeypatch.setitem(sys.modules, "orchestrator.sweep", fake)
+    for part in ("errors", "run", "run_options"):
+        monkeypatch.setitem(sys.modules, f"orchestrator.sweep.{part}", fake)
     return fake
 
 
@@ -274,7 +276,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_continue(sweeps, stop):
 
     sweeps.run = interrupt
     result = call("sweep", "demo.yaml", "--new", "--address", "auto")
-    assert result.exit_code == cli.INTERRUPTED
+    assert result.exit_code == errors.INTERRUPTED
     assert "1 of 2 trials are finished and kept in runs/demo" in result.stderr
     assert "orchestrate sweep demo.yaml --address auto\n" in result.stderr
     assert "Traceback" not in result.stderr
@@ -287,7 +289,7 @@ def test_sweep_in_which_no_trial_was_completed_fails(sweeps):
 
     sweeps.run = fail
     result = call("sweep", "demo.yaml")
-    assert result.exit_code == cli.FAILED
+    assert result.exit_code == errors.FAILED
     assert "no trial was completed" in result.stderr
 
 
@@ -430,7 +432,8 @@ def test_champion_is_shown(project, monkeypatch):
               "measures": {"gain": 0.2}, "reason": "largest gain [+0.1, +0.3]"}  # fmt: skip
     asked = []
     monkeypatch.setattr(
-        cli, "champion_record", lambda name, uri, storage: asked.append(uri) or record
+        "orchestrator.cli.models.champion_record",
+        lambda name, uri, storage: asked.append(uri) or record,
     )
     (project / "runs").mkdir()
     (project / "runs" / "mlflow.db").touch()
@@ -459,7 +462,7 @@ def test_champion_is_shown(project, monkeypatch):
 @pytest.mark.parametrize("words", [("runs", "list"), ("report", "demo"), ("ui",), ("doctor",)])
 def test_a_storage_that_is_an_address_is_refused(project, words):
     result = call(*words, "--storage", "s3://bucket/runs")
-    assert result.exit_code == cli.MISTAKE
+    assert result.exit_code == errors.MISTAKE
     said = " ".join(result.stderr.replace("│", " ").split())
     assert "'s3://bucket/runs', an address" in said
     assert not (project / "s3:").exists()
@@ -511,7 +514,9 @@ def predictor(monkeypatch, project):
             asked.append((task, rows))
             return [SimpleNamespace(label="1", probabilities={"0": 0.25, "1": 0.75})] * len(rows)
 
-    monkeypatch.setitem(sys.modules, "orchestrator.inference", SimpleNamespace(Predictor=Predictor))
+    monkeypatch.setitem(
+        sys.modules, "orchestrator.serving.predictor", SimpleNamespace(Predictor=Predictor)
+    )
     folder = project / "model"
     folder.mkdir()
     tasks = {name: {"name": name, "data": {"files": "x"}, **spec} for name, spec in TASKS.items()}
@@ -521,7 +526,7 @@ def predictor(monkeypatch, project):
     seal(folder, None)
     (project / "runs").mkdir()
     (project / "runs" / "mlflow.db").touch()
-    monkeypatch.setattr(model_use, "resolve", lambda reference, uri, storage: folder)
+    monkeypatch.setattr("orchestrator.serving.find.resolve", lambda reference, uri, storage: folder)
     return asked
 
 
@@ -571,22 +576,22 @@ def test_version_is_printed():
 
 
 def test_doctor_reports_for_people_and_programs_and_fails_only_on_failures(project, monkeypatch):
-    from orchestrator import doctor
+    from orchestrator.planning.doctor import check, examine
 
-    checks = [doctor.Check("Python", "PASS", "3.11"), doctor.Check("Disk", "WARN", "full", "Free")]
-    monkeypatch.setattr(doctor, "examine", lambda storage, build: checks)
+    checks = [check.Check("Python", "PASS", "3.11"), check.Check("Disk", "WARN", "full", "Free")]
+    monkeypatch.setattr(examine, "examine", lambda storage, build: checks)
     assert call("doctor").exit_code == 0
     assert json.loads(call("doctor", "--json").stdout)["status"] == "WARN"
-    checks.append(doctor.Check("ninja", "FAIL", "missing", "Install it."))
+    checks.append(check.Check("ninja", "FAIL", "missing", "Install it."))
     result = call("doctor")
-    assert result.exit_code == cli.FAILED
+    assert result.exit_code == errors.FAILED
     assert "Install it." in result.stdout
 
 
 def test_methods_are_listed_for_people_and_programs(monkeypatch):
     from curlora import ADAPTERS
-    from curlora.retention import RETENTIONS
-    from orchestrator.methods import PRESETS
+    from curlora.retention.table import RETENTIONS
+    from orchestrator.spec.presets import PRESETS
 
     monkeypatch.setenv("COLUMNS", "100")
     shown = call("methods")

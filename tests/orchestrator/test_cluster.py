@@ -4,17 +4,18 @@ import types
 
 import pytest
 
-from orchestrator import cluster, sweep
-from orchestrator.cluster import (
+from orchestrator.executors import cluster_checks, cluster_fit, ray_leftovers
+from orchestrator.executors.cluster_fit import (
     HEAD_RESOURCE,
     MEMBER_BYTES,
     TRAIN_BYTES,
     TRIAL_BYTES,
     ClusterError,
-    Leftovers,
 )
-from orchestrator.experiment import ResourceSpec
-from orchestrator.journal import read_journal
+from orchestrator.executors.ray_leftovers import Leftovers
+from orchestrator.records.journal_lines import read_journal
+from orchestrator.spec.sections import ResourceSpec
+from orchestrator.sweep import conclusion, locally, on_ray
 
 GIB = 2**30
 
@@ -34,7 +35,7 @@ def test_the_heads_memory_bounds_the_trials_of_a_pool():
     resources = ResourceSpec(slots=32)
     fixed = 8 * MEMBER_BYTES
     memory = float(fixed + 40 * TRIAL_BYTES + TRIAL_BYTES // 2)
-    found = cluster.head_fit(resources, nodes(memory, 64 * GIB, 64 * GIB), members=8)
+    found = cluster_fit.head_fit(resources, nodes(memory, 64 * GIB, 64 * GIB), members=8)
     assert found.at_once == 40, "the memory of other nodes holds no trial's own process"
     assert f"{memory / GIB:.1f} GiB for processes" in found.arithmetic
     assert "8 member(s)" in found.arithmetic
@@ -43,22 +44,22 @@ def test_the_heads_memory_bounds_the_trials_of_a_pool():
 
 def test_a_trial_with_workers_of_its_own_needs_more_on_the_head():
     resources = ResourceSpec(executor="train")
-    found = cluster.head_fit(resources, nodes(10.0 * GIB), members=1)
+    found = cluster_fit.head_fit(resources, nodes(10.0 * GIB), members=1)
     assert found.at_once == 10 * GIB // TRAIN_BYTES
 
 
 def test_a_small_head_holds_one_trial_and_an_unknown_one_any():
     resources = ResourceSpec()
-    assert cluster.head_fit(resources, nodes(1.0), members=8).at_once == 1
+    assert cluster_fit.head_fit(resources, nodes(1.0), members=8).at_once == 1
     lost = [{"Alive": False, "Resources": nodes(GIB)[0]["Resources"]}]
-    assert cluster.head_fit(resources, lost, members=1).at_once > 10**6
+    assert cluster_fit.head_fit(resources, lost, members=1).at_once > 10**6
 
 
 @pytest.mark.parametrize(("trials", "told"), [(40, True), (2, False)])
 def test_a_bound_is_told_where_it_bounds(monkeypatch, experiment_file, trials, told):
     import ray
 
-    from orchestrator.experiment import load_experiment
+    from orchestrator.spec.load import load_experiment
 
     fixed = MEMBER_BYTES
     monkeypatch.setattr(ray, "nodes", lambda: nodes(float(fixed + 4 * TRIAL_BYTES), 64 * GIB))
@@ -68,7 +69,7 @@ def test_a_bound_is_told_where_it_bounds(monkeypatch, experiment_file, trials, t
     resources = {"members": 1, "slots": 16}
     loaded = load_experiment(experiment_file("head", search=search, resources=resources))
     notes = []
-    assert sweep._at_once(loaded.experiment, 8.0, 0.0, notes.append) == 4
+    assert on_ray.trials_at_once(loaded.experiment, 8.0, 0.0, notes.append) == 4
     assert any("4 trial(s) at a time. A head node with more" in note for note in notes) == told
 
 
@@ -77,9 +78,9 @@ def test_a_bound_is_told_where_it_bounds(monkeypatch, experiment_file, trials, t
 
 def test_a_cluster_is_not_driven_through_its_client():
     with pytest.raises(ClusterError, match=r"Ray Client.*ray job submit"):
-        cluster.check_driver("ray://head:10001")
-    cluster.check_driver("10.0.0.1:6379")
-    cluster.check_driver(None)
+        cluster_checks.check_driver("ray://head:10001")
+    cluster_checks.check_driver("10.0.0.1:6379")
+    cluster_checks.check_driver(None)
 
 
 @pytest.mark.ray
@@ -88,11 +89,11 @@ def test_a_single_node_that_is_not_ours_must_reach_the_storage(ray_cluster, tmp_
 
     elsewhere = types.SimpleNamespace(get_node_id=lambda: "f" * 56)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: elsewhere)
-    cluster.check_storage(tmp_path)
+    cluster_checks.check_storage(tmp_path)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(ray, "get", lambda *_, **__: None)  # written to another disk
     with pytest.raises(ClusterError, match=r"is not seen here.*must be a shared folder"):
-        cluster.check_storage(tmp_path / "other")
+        cluster_checks.check_storage(tmp_path / "other")
 
 
 @pytest.mark.ray
@@ -133,7 +134,7 @@ def test_a_cluster_without_a_dashboard_is_no_dirty_one(monkeypatch):
         ValueError("Couldn't obtain the API server address from GCS."),
     ):  # fmt: skip
         state_api(monkeypatch, error)
-        left = cluster.wait_until_clean()
+        left = ray_leftovers.wait_until_clean()
         assert not left
         assert str(error).rstrip(".") in left.unknown
 
@@ -142,7 +143,7 @@ def test_what_is_left_is_named(monkeypatch):
     actor = types.SimpleNamespace(class_name="Mailbox", actor_id="0123456789", state="ALIVE")
     dead = types.SimpleNamespace(class_name="Mailbox", actor_id="9876543210", state="DEAD")
     state_api(monkeypatch, [actor, dead])
-    left = cluster.wait_until_clean(0.0)
+    left = ray_leftovers.wait_until_clean(0.0)
     assert left == Leftovers(("Mailbox 01234567",))
     assert str(left) == "actor Mailbox 01234567"
 
@@ -153,18 +154,18 @@ def leaving(monkeypatch):
     leaving = types.SimpleNamespace(left=Leftovers())
 
     def run(driver, options, projection, readings):
-        sweep._run_trials_locally(driver, projection, lambda: None)
-        sweep._conclude(driver, projection)
-        return sweep._complaint(leaving.left, driver.observer.note)
+        locally.run_trials_locally(driver, projection, lambda: None)
+        conclusion.conclude(driver, projection)
+        return on_ray.leftovers_complaint(leaving.left, driver.observer.note)
 
-    monkeypatch.setattr(sweep, "_run_trials_on_ray", run)
+    monkeypatch.setattr("orchestrator.sweep.run.run_trials_on_ray", run)
     return leaving
 
 
 def test_the_verdict_comes_before_a_complaint(experiment_file, records, leaving, tmp_path):
     from typer.testing import CliRunner
 
-    from orchestrator import cli
+    from orchestrator.cli import app, errors
 
     leaving.left = Leftovers(("Mailbox 01234567",), ("89abcdef",))
     path = experiment_file(
@@ -172,8 +173,8 @@ def test_the_verdict_comes_before_a_complaint(experiment_file, records, leaving,
         champion={"maximize": "gain", "subject_to": {}},
         data={"train_examples": 16, "validation_examples": 8, "rung_examples": 4},
     )  # fmt: skip
-    done = CliRunner().invoke(cli.app, ["run", str(path)])
-    assert done.exit_code == cli.FAILED
+    done = CliRunner().invoke(app.app, ["run", str(path)])
+    assert done.exit_code == errors.FAILED
     assert "t001 after mood" in done.stdout
     assert "Traceback" not in done.stderr
     complaint = done.stderr[done.stderr.index("orchestrate: ") :]
@@ -188,5 +189,5 @@ def test_the_verdict_comes_before_a_complaint(experiment_file, records, leaving,
 
 def test_a_cluster_that_could_not_be_asked_is_told_of():
     notes = []
-    assert not sweep._complaint(Leftovers(unknown="no dashboard"), notes.append)
+    assert not on_ray.leftovers_complaint(Leftovers(unknown="no dashboard"), notes.append)
     assert notes == ["whether anything is left on the cluster could not be asked: no dashboard"]

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from orchestrator.content_cache import ContentCache
+from orchestrator.system.content_cache import ContentCache
 
 KEY = {"task": "a", "limit": None, "list": [1, 2]}
 

@@ -4,24 +4,18 @@ import math
 import pytest
 import torch
 
-from curlora.retention import RETENTIONS
 from curlora.retention.protocol import Retention
-from orchestrator.accuracy_matrix import AccuracyMatrix
-from orchestrator.batches import PreparedTask
-from orchestrator.continual_loop import (
-    ALL_TASKS,
-    DivergedError,
-    StageReport,
-    Start,
-    TaskSequence,
-    learn_sequence,
-    measure_base,
-    run,
-    rung_steps,
-)
-from orchestrator.encoding import Example, Question, Window
-from orchestrator.methods import EarlyStoppingSpec
-from orchestrator.tasks import parse_task
+from curlora.retention.table import RETENTIONS
+from orchestrator.data.items import Example, Question, Window
+from orchestrator.data.prepared import PreparedTask
+from orchestrator.loop.answer import run
+from orchestrator.loop.learn import learn_sequence, measure_base
+from orchestrator.loop.scoring import DivergedError
+from orchestrator.loop.stage_report import StageReport
+from orchestrator.loop.task_sequence import ALL_TASKS, Start, TaskSequence, rung_steps
+from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.spec.methods import EarlyStoppingSpec
+from orchestrator.spec.task_files import parse_task
 
 
 def prepared(name: str, token: int, head: str = "label_words") -> PreparedTask:
@@ -248,7 +242,7 @@ def test_short_tasks_have_fewer_rungs(steps, expected):
 def test_reports_survive_json():
     import json
 
-    from orchestrator.journal import without_nan
+    from orchestrator.records.events import without_nan
 
     _, reports, _ = learn(FakeEngine(), sequence())
     for report, _ in reports:

@@ -10,22 +10,23 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from orchestrator import batches as b
-from orchestrator import content_cache
-from orchestrator.cli import app
-from orchestrator.encoding import (
-    encode_prompt,
-    encode_question,
-    encode_writing,
-    example_of,
-    with_any_answer,
-)
-from orchestrator.evaluation import score
-from orchestrator.experiment import DataLimits, fingerprint, load_experiment
-from orchestrator.plan import ByteTokenizer
-from orchestrator.sources import DataError
-from orchestrator.sweep import SweepError, SweepOptions, run_sweep
-from orchestrator.tasks import parse_task
+from orchestrator.cli.app import app
+from orchestrator.data import task_preparation
+from orchestrator.data.encoding import encode_question, encode_writing
+from orchestrator.data.formats.placed_row import DataError
+from orchestrator.data.items import example_of
+from orchestrator.data.prompt_tokens import encode_prompt
+from orchestrator.data.prompts import with_any_answer
+from orchestrator.loop.scoring import score
+from orchestrator.planning.tokens import ByteTokenizer
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.sections import DataLimits
+from orchestrator.spec.task_files import parse_task
+from orchestrator.sweep.errors import SweepError
+from orchestrator.sweep.run import run_sweep
+from orchestrator.sweep.run_options import SweepOptions
+from orchestrator.system import content_cache
+from orchestrator.system.strict_json import fingerprint
 
 CORPUS = [
     "Text: a book Answer: science fiction Answer: negative review Answer: positive review",
@@ -211,7 +212,7 @@ def test_rows_whose_right_choice_stands_there_twice_are_left_out_and_counted(tok
         (tmp_path / f"{split}.jsonl").write_text(lines.replace("book", split))
     spec = task("multiple_choice", data={"files": str(tmp_path)}, splits={"test": None})
     limits = DataLimits(validation_examples=None)
-    made = b.prepare_task(spec, tokenizer, limits, max_length=64, learnt=True)
+    made = task_preparation.prepare_task(spec, tokenizer, limits, max_length=64, learnt=True)
     # Of the 8 rows with two equal choices, 4 have "yes" for the right one; validation is test too.
     assert (
         made.facts["rows_alike"]
@@ -271,11 +272,12 @@ def test_check_plan_and_sweep_say_it_before_anything_is_trained(two_labels, tiny
 
 
 def test_a_plan_without_the_tokenizer_says_that_it_cannot_tell(two_labels, monkeypatch):
-    from orchestrator import plan as planning
+    from orchestrator.planning import planner, tokens
+    from orchestrator.planning.plan import Machine
 
-    monkeypatch.setattr(planning, "local_folder", lambda _: None)
-    machine = planning.Machine(2, 0, None, None, here=False)
-    plan = planning.make_plan(load_experiment(two_labels[1]), machine, calibrate=False)
+    monkeypatch.setattr(tokens, "local_folder", lambda _: None)
+    machine = Machine(2, 0, None, None, here=False)
+    plan = planner.make_plan(load_experiment(two_labels[1]), machine, calibrate=False)
     assert any("' good' is how ' good film' begins" in warning for warning in plan.warnings)
 
 
@@ -335,9 +337,9 @@ def test_a_padding_token_that_the_base_lacks_is_not_used(grown_tokenizer):
     """Masked places are looked up in the embedding as well."""
     import torch
 
-    from orchestrator.base_model import load_base, load_tokenizer
-    from orchestrator.experiment import ModelSpec
-    from orchestrator.writing import write_batch
+    from orchestrator.base.loading import load_base, load_tokenizer
+    from orchestrator.engines.generation import write_batch
+    from orchestrator.spec.sections import ModelSpec
 
     spec = ModelSpec(name=str(grown_tokenizer))
     model, grown = load_base(spec, "fp32"), load_tokenizer(spec)

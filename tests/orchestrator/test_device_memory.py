@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from orchestrator.device_memory import MARGIN, DeviceMemory
+from orchestrator.engines.device_memory import MARGIN, DeviceMemory
 
 MIB = 2**20
 

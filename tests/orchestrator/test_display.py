@@ -7,11 +7,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from orchestrator import display, sweep_documents
-from orchestrator.formatting import show_duration, show_setting
-from orchestrator.journal import without_nan
-from orchestrator.run_diff import diff_sweeps, diff_trials
-from orchestrator.sweep_view import SweepView
+from orchestrator.cli import diff
+from orchestrator.cli.diff import diff_sweeps, diff_trials
+from orchestrator.cli.output import documents, outcome_tables, sweep_list, tables, trial_details
+from orchestrator.records.events import without_nan
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.system.formatting import show_duration, show_setting
 
 FOLDER = Path("runs/demo")
 BEST = "largest gain (+0.200) among the 2 that keep probe_drift <= 0.05"
@@ -20,12 +21,12 @@ NOBODY = "no method beats the untouched base: even the largest gain is +0.200"
 
 def text_of(shown, width=100):
     out = io.StringIO()
-    display.print_on(Console(file=out, width=width), shown)
+    tables.print_on(Console(file=out, width=width), shown)
     return out.getvalue()
 
 
 def outcome(lines, width=100, folder=FOLDER):
-    return text_of(display.render_outcome(lines, folder, width=width), width)
+    return text_of(outcome_tables.render_outcome(lines, folder, width=width), width)
 
 
 def row_of(text, start):
@@ -66,7 +67,7 @@ def test_running_sweep_shows_the_best_so_far(story):
 def test_empty_sweep_can_be_shown(new_story):
     lines = new_story().lines[:1]
     assert "0 of 4 trials finished so far" in outcome(lines)
-    assert json.dumps(without_nan(sweep_documents.outcome_document(lines, FOLDER)), allow_nan=False)
+    assert json.dumps(without_nan(documents.outcome_document(lines, FOLDER)), allow_nan=False)
 
 
 def test_scores_stand_beside_the_controls_and_what_was_forgotten_says_after_which_task(
@@ -117,7 +118,7 @@ def test_settings_that_only_this_sweep_searches_get_a_column(story):
 
 
 def test_document_for_programs_is_json_without_nan(with_champion):
-    document = without_nan(sweep_documents.outcome_document(with_champion, FOLDER))
+    document = without_nan(documents.outcome_document(with_champion, FOLDER))
     again = json.loads(json.dumps(document, allow_nan=False))
     assert again["champion"] == "t003"
     assert again["zero_shot"]["product_sentiment"] is None
@@ -128,20 +129,20 @@ def test_document_for_programs_is_json_without_nan(with_champion):
 
 def test_one_trial_is_shown_whole(with_champion):
     view = SweepView.of(with_champion)
-    text = text_of(display.render_trial(view, view.trial("t003"), FOLDER))
+    text = text_of(trial_details.render_trial(view, view.trial("t003"), FOLDER))
     for wanted in ("method.adapter.r", "2.0e-03", "Scores on each task", "Reports",
                    "runs/demo/trials/t003/log.txt", "runs/demo/trials/t003/adapter"):  # fmt: skip
         assert wanted in text
-    document = sweep_documents.trial_document(view, view.trial("t003"), FOLDER)
+    document = documents.trial_document(view, view.trial("t003"), FOLDER)
     assert "per_example" not in document["reports"][0]
 
 
 def test_a_trial_shows_the_strengths_that_its_penalty_had(with_champion):
     view = SweepView.of(with_champion)
     trial = view.trial("t003")
-    assert "strength" not in text_of(display.render_trial(view, trial, FOLDER))
+    assert "strength" not in text_of(trial_details.render_trial(view, trial, FOLDER))
     trial.reports[-1]["strength"] = 1234.5
-    text = text_of(display.render_trial(view, trial, FOLDER))
+    text = text_of(trial_details.render_trial(view, trial, FOLDER))
     assert "strength" in text
     assert "1.23e+03" in text
 
@@ -195,7 +196,7 @@ def test_journal_without_the_newer_controls_shows_none(with_champion):
 @pytest.mark.parametrize("width", [80, 100])
 def test_differences_fit_the_width(new_sweep, width):
     view = SweepView.of(new_sweep())
-    shown = display.render_diff(diff_trials((view, view.trial("t001")), (view, view.trial("t002"))))
+    shown = diff.render_diff(diff_trials((view, view.trial("t001")), (view, view.trial("t002"))))
     text = text_of(shown, width)
     assert all(len(line.rstrip()) <= width for line in text.splitlines())
     assert "Provenance: the same." in text
@@ -205,7 +206,7 @@ def test_differences_fit_the_width(new_sweep, width):
 def test_settings_that_differ_beyond_the_decimals_are_shown_apart(new_sweep):
     left, right = SweepView.of(new_sweep(trials=1)), SweepView.of(new_sweep(trials=1))
     right.experiment["training"]["weight_decay"] = 0.0001
-    row = row_of(text_of(display.render_diff(diff_sweeps(left, right))), "training.weight_decay")
+    row = row_of(text_of(diff.render_diff(diff_sweeps(left, right))), "training.weight_decay")
     assert row[1:] == ["0.0", "0.0001"]
 
 
@@ -253,7 +254,7 @@ def test_a_sweep_with_more_trials_than_it_ended_with_goes_on(with_champion):
     text = outcome(story)
     assert "4 of 9 trials finished so far" in text
     assert "Not ended. Best so far: t003" in text
-    assert sweep_documents.sweep_row(view, FOLDER)["state"] == "unfinished"
+    assert sweep_list.sweep_row(view, FOLDER)["state"] == "unfinished"
 
 
 @pytest.mark.parametrize("rate", [0.00404267, 0.002, 3e-5, 1 / 3, 1e-300, 12.5])
@@ -270,7 +271,7 @@ def test_single_trials_and_differences_show_the_very_values(new_story):
     story.complete("t001", 0.1, **{"training.learning_rate": 0.00404267123,
                                    "method.adapter.alpha": 0.0512345})  # fmt: skip
     view = SweepView.of(story.lines)
-    one = text_of(display.render_trial(view, view.trial("t001"), FOLDER))
+    one = text_of(trial_details.render_trial(view, view.trial("t001"), FOLDER))
     assert "4.04267123e-03" in one
     assert "0.0512345" in one
 

@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import os
 import subprocess
@@ -8,13 +9,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator import doctor
-from orchestrator.communication_op import BUILD_SECONDS, OP_NAME, op_folder
+from orchestrator.cli import doctor
+from orchestrator.engines.shm_op import BUILD_SECONDS, OP_NAME, op_folder
+from orchestrator.planning.doctor import build, disk, examine, packages, resources
+from orchestrator.planning.doctor.check import Check, worst
+from orchestrator.system import byte_units
 
 
 def test_every_check_answers_and_says_how_to_mend(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    checks = doctor.examine(tmp_path / "runs")
+    checks = examine.examine(tmp_path / "runs")
     assert len({check.name for check in checks}) == len(checks) == 17
     assert all(check.mend for check in checks if check.status != "PASS")
     assert not any(check.mend for check in checks if check.status == "PASS")
@@ -35,31 +39,29 @@ def test_every_check_answers_and_says_how_to_mend(tmp_path, monkeypatch):
     ],
 )
 def test_versions_are_compared_by_number(monkeypatch, requirement, installed, problem):
-    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: installed)
-    assert doctor.requirement_problem(requirement) == problem
+    monkeypatch.setattr(packages.importlib.metadata, "version", lambda name: installed)
+    assert packages.requirement_problem(requirement) == problem
 
 
 def test_missing_package_fails(monkeypatch):
-    monkeypatch.setattr(doctor, "requirements", lambda: ["no-such-package>=1.0"])
-    check = doctor.check_versions()
+    monkeypatch.setattr(packages, "requirements", lambda: ["no-such-package>=1.0"])
+    check = packages.check_versions()
     assert check.status == "FAIL"
     assert check.found == "no-such-package is missing"
 
 
 def test_missing_compiler_fails(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert doctor.check_compiler().status == "FAIL"
+    assert build.check_compiler().status == "FAIL"
 
 
 def test_op_is_found_where_torch_keeps_its_extensions(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    assert doctor.check_op().status == "WARN"
+    assert build.check_op().status == "WARN"
     folder = tmp_path / OP_NAME
     folder.mkdir()
     (folder / "deepspeed_shm_comm.so").touch()
-    assert doctor.check_op() == doctor.Check(
-        "DeepSpeed op", "PASS", str(folder / "deepspeed_shm_comm.so")
-    )
+    assert build.check_op() == Check("DeepSpeed op", "PASS", str(folder / "deepspeed_shm_comm.so"))
 
 
 def test_a_lock_that_outlived_its_build_is_told_of(tmp_path, monkeypatch):
@@ -67,10 +69,10 @@ def test_a_lock_that_outlived_its_build_is_told_of(tmp_path, monkeypatch):
     lock = tmp_path / OP_NAME / "lock"
     lock.parent.mkdir()
     lock.touch()
-    assert doctor.check_op().status == "WARN"
+    assert build.check_op().status == "WARN"
     long_ago = time.time() - BUILD_SECONDS - 1
     os.utime(lock, (long_ago, long_ago))
-    check = doctor.check_op()
+    check = build.check_op()
     assert (check.status, check.mend) == ("FAIL", f"Remove {lock}.")
 
 
@@ -88,8 +90,8 @@ def answer(code, stderr=""):
 
 
 def test_failed_build_says_why(monkeypatch):
-    monkeypatch.setattr(doctor.subprocess, "run", answer(1, "first\nfatal error: no header\n"))
-    check = doctor.build_op()
+    monkeypatch.setattr(build.subprocess, "run", answer(1, "first\nfatal error: no header\n"))
+    check = build.build_op()
     assert check.status == "FAIL"
     assert check.found == "the build failed: fatal error: no header"
 
@@ -98,8 +100,8 @@ def test_build_that_hangs_says_where_the_lock_is(monkeypatch):
     def hang(*args, **kwargs):
         raise subprocess.TimeoutExpired(cmd="build", timeout=1)
 
-    monkeypatch.setattr(doctor.subprocess, "run", hang)
-    check = doctor.build_op()
+    monkeypatch.setattr(build.subprocess, "run", hang)
+    check = build.build_op()
     assert check.status == "FAIL"
     assert str(op_folder()) in check.mend
 
@@ -107,47 +109,52 @@ def test_build_that_hangs_says_where_the_lock_is(monkeypatch):
 def test_build_code_calls_what_the_engine_offers():
     import ast
 
-    module = Path(doctor.__file__).with_name("engine.py").read_text(encoding="utf-8")
-    functions = {node.name for node in ast.parse(module).body if isinstance(node, ast.FunctionDef)}
+    module = build.BUILD_CODE.split()[1]
+    file = importlib.util.find_spec(module).origin
+    functions = {
+        node.name
+        for node in ast.parse(Path(file).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
     assert "build_communication_op" in functions
-    assert "build_communication_op" in doctor.BUILD_CODE
+    assert "build_communication_op" in build.BUILD_CODE
 
 
 def test_ray_without_its_default_extra_fails(monkeypatch):
-    found = doctor.importlib.util.find_spec
+    found = packages.importlib.util.find_spec
     monkeypatch.setattr(
-        doctor.importlib.util,
+        packages.importlib.util,
         "find_spec",
         lambda name: None if name == "opencensus" else found(name),
     )
-    check = doctor.check_ray()
+    check = packages.check_ray()
     assert check.status == "FAIL"
     assert "ray[default" in check.mend
 
 
 def test_little_memory_is_a_warning(monkeypatch):
-    monkeypatch.setattr(doctor, "memory", lambda: (8 * doctor.GIB, doctor.GIB))
-    assert doctor.check_memory().status == "WARN"
+    monkeypatch.setattr(resources, "memory", lambda: (8 * byte_units.GIB, byte_units.GIB))
+    assert resources.check_memory().status == "WARN"
 
 
 def test_storage_that_cannot_be_written_fails(tmp_path, monkeypatch):
     def refuse(folder):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(doctor, "probe_storage", refuse)
-    check = doctor.check_writable(tmp_path)
+    monkeypatch.setattr(disk, "probe_storage", refuse)
+    check = disk.check_writable(tmp_path)
     assert check.status == "FAIL"
     assert "Permission denied" in check.found
 
 
 def test_worst_of_the_checks_counts():
-    good = doctor.Check("a", "PASS", "")
-    bad = doctor.Check("b", "FAIL", "", "mend it")
-    assert doctor.worst([good]) == "PASS"
-    assert doctor.worst([good, bad]) == "FAIL"
+    good = Check("a", "PASS", "")
+    bad = Check("b", "FAIL", "", "mend it")
+    assert worst([good]) == "PASS"
+    assert worst([good, bad]) == "FAIL"
     assert doctor.as_document([good, bad])["checks"][1]["mend"] == "mend it"
 
 
 def test_import_of_the_room_is_light():
-    code = "import sys; import orchestrator.doctor; sys.exit('torch' in sys.modules)"
+    code = "import sys; import orchestrator.cli.doctor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

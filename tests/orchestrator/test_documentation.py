@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.methods import ADAPTER_SETTINGS, RETENTION_SETTINGS
+from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS
+from orchestrator.spec.retention_settings import RETENTION_SETTINGS
 
 DOCS = Path(__file__).parents[2] / "docs"
 

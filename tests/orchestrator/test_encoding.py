@@ -2,18 +2,12 @@
 
 import pytest
 
-from orchestrator.encoding import (
-    Example,
-    encode_question,
-    encode_writing,
-    example_of,
-    fitted_prompt,
-    refuse_unknown_ids,
-    rendered_prompt,
-    token_ids,
-)
-from orchestrator.sources import DataError
-from orchestrator.tasks import TaskFileError, parse_task
+from orchestrator.data.encoding import encode_question, encode_writing
+from orchestrator.data.formats.placed_row import DataError
+from orchestrator.data.items import Example, example_of, token_ids
+from orchestrator.data.prompt_tokens import fitted_prompt, refuse_unknown_ids
+from orchestrator.data.prompts import rendered_prompt
+from orchestrator.spec.task_files import TaskFileError, parse_task
 
 
 class Letters:

@@ -6,27 +6,20 @@ import pytest
 import torch
 
 from curlora import attach
-from curlora.retention import RETENTIONS
-from orchestrator.base_model import (
-    ModelError,
-    base_sha256,
-    load_base,
-    load_tokenizer,
-)
-from orchestrator.batches import Scored
-from orchestrator.encoding import Example, Writing
-from orchestrator.engine import PlainEngine
-from orchestrator.evaluation import DivergedError, score
-from orchestrator.experiment import ModelSpec, TrainingSpec
-from orchestrator.optimisation import reach, schedule_factor
-from orchestrator.scored_model import (
-    LinearHeads,
-    ScoredModel,
-    bucketed,
-    check_logits,
-    scored_example,
-)
-from orchestrator.tasks import parse_task
+from curlora.retention.table import RETENTIONS
+from orchestrator.base.errors import ModelError
+from orchestrator.base.identity import base_sha256
+from orchestrator.base.loading import load_base, load_tokenizer
+from orchestrator.data.items import Example, Writing
+from orchestrator.data.model_inputs import Scored
+from orchestrator.engines.linear_heads import LinearHeads
+from orchestrator.engines.optimizer import reach, schedule_factor
+from orchestrator.engines.plain import PlainEngine
+from orchestrator.engines.row_batches import bucketed, scored_example
+from orchestrator.engines.scored_model import ScoredModel, check_logits
+from orchestrator.loop.scoring import DivergedError, score
+from orchestrator.spec.sections import ModelSpec, TrainingSpec
+from orchestrator.spec.task_files import parse_task
 from tests.process_group import in_two_workers
 
 VOCABULARY = 30
@@ -372,7 +365,7 @@ def continue_learning(engine, begin=(0, 0), save=None):
 
 
 def _run_continual(folder, base, case):
-    from orchestrator.engine import DeepSpeedEngine
+    from orchestrator.engines.deepspeed import DeepSpeedEngine
 
     def fresh(weights=None):
         spec = TrainingSpec(
@@ -402,7 +395,7 @@ def _worker(rank, folder, base):
 
 
 def _run_case(folder, base, case):
-    from orchestrator.engine import DeepSpeedEngine
+    from orchestrator.engines.deepspeed import DeepSpeedEngine
 
     precision = case.get("precision", "fp32")
 

@@ -3,16 +3,16 @@ import random
 
 import pytest
 
-from orchestrator.encoding import Question, Window, Writing
-from orchestrator.evaluation import (
+from orchestrator.data.items import Question, Window, Writing
+from orchestrator.loop.scoring import (
     DivergedError,
     final_number,
     question_log_likelihoods,
     score,
     score_written,
 )
-from orchestrator.objectives import gain_interval
-from orchestrator.tasks import parse_task
+from orchestrator.measures.intervals import gain_interval
+from orchestrator.spec.task_files import parse_task
 
 
 class Fixed:

@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.experiment import (
-    Experiment,
-    ExperimentError,
-    SearchSpec,
-    grid_points,
-    load_experiment,
-)
-from orchestrator.tasks import TaskFileError
+from orchestrator.spec.assignments import grid_points
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.search_space import SearchSpec
+from orchestrator.spec.task_files import TaskFileError
+from orchestrator.spec.validation import ExperimentError
 
 ROOT = Path(__file__).parents[2]
 

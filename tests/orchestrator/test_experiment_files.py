@@ -14,23 +14,25 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.experiment import (
-    grid_points,
-    known_paths,
-    load_experiment,
-    possible_methods,
-)
-from orchestrator.methods import PRESETS, adapter_options
-from orchestrator.objectives import NEEDS_ORDER
-from orchestrator.plan import Machine, make_plan, render
-from orchestrator.search import Proposer
-from orchestrator.sweep import SweepOptions, run_sweep
-from orchestrator.tasks import (
+from orchestrator.cli.output.plan_tables import render
+from orchestrator.measures.objectives import NEEDS_ORDER
+from orchestrator.planning.plan import Machine
+from orchestrator.planning.planner import make_plan
+from orchestrator.spec.adapter_settings import adapter_options
+from orchestrator.spec.assignments import grid_points
+from orchestrator.spec.experiment import known_paths
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.presets import PRESETS
+from orchestrator.spec.reach import possible_methods
+from orchestrator.spec.task_kinds import (
     ClassificationTask,
     GenerationTask,
     LanguageModellingTask,
     MultipleChoiceTask,
 )
+from orchestrator.sweep.run import run_sweep
+from orchestrator.sweep.run_options import SweepOptions
+from orchestrator.sweep.search import Proposer
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}

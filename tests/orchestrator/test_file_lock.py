@@ -8,10 +8,11 @@ import time
 
 import pytest
 
-from orchestrator.file_lock import LockingUnsupportedError, locked, try_lock, unlock
-from orchestrator.journal import Journal, JournalError, is_being_written
-from orchestrator.tracking_address import database_address
-from orchestrator.tracking_database import prepare
+from orchestrator.records.errors import JournalError
+from orchestrator.records.journal import Journal, is_being_written
+from orchestrator.records.mlflow.address import database_address
+from orchestrator.records.mlflow.database import prepare
+from orchestrator.system.file_lock import LockingUnsupportedError, locked, try_lock, unlock
 
 UNSUPPORTED = [errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK]
 

@@ -11,16 +11,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator import cluster, doctor, foreign_settings, preflight
-from orchestrator.experiment import ResourceSpec, load_experiment
-from orchestrator.foreign_settings import (
-    LOOPBACK,
+from orchestrator.executors import cluster_fit, ray_processes, ray_session, ray_settings
+from orchestrator.planning import resource_problems
+from orchestrator.planning.doctor import packages
+from orchestrator.planning.doctor.resources import check_hub, check_ray_folder
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.sections import ResourceSpec
+from orchestrator.system import ray_environment
+from orchestrator.system.environment import changed
+from orchestrator.system.hub_environment import hub_hindered
+from orchestrator.system.mlflow_environment import LOOPBACK, own_mlflow, spare_loopback
+from orchestrator.system.ray_environment import (
     RAY_REDIRECTS,
-    changed,
-    hub_hindered,
-    own_mlflow,
     ray_folder,
-    spare_loopback,
     temporary_holds_sockets,
     token_without_home,
     without_redirects,
@@ -41,7 +44,7 @@ def temporary(monkeypatch):
 
     def choose(folder):
         monkeypatch.setenv("TMPDIR", str(folder))
-        monkeypatch.setattr(foreign_settings.tempfile, "tempdir", str(folder))
+        monkeypatch.setattr(ray_environment.tempfile, "tempdir", str(folder))
 
     return choose
 
@@ -81,7 +84,7 @@ def test_an_address_that_is_given_wins_over_the_environments(monkeypatch, addres
 
 def test_a_ray_of_our_own_is_asked_for_by_name_and_told_to_all_of_its_processes(temporary):
     temporary("/tmp")
-    options, settings = cluster._of_our_own(7001, {"TOKENIZERS_PARALLELISM": "false"})
+    options, settings = ray_settings.local_ray_options(7001, {"TOKENIZERS_PARALLELISM": "false"})
     assert options["address"] == "local"
     assert settings["RAY_GCS_SERVER_PORT"] == "7001"
     assert options["runtime_env"]["env_vars"] == {
@@ -98,15 +101,15 @@ def test_settings_that_results_rest_on_are_not_the_users_to_change(monkeypatch):
     for name in needed:
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")
-    found = cluster.process_environment()
+    found = ray_settings.process_environment()
     assert {name: found[name] for name in needed} == needed
     assert found["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "900"
 
 
 def test_the_address_of_a_dashboard_is_told_as_such():
     with (
-        pytest.raises(cluster.ClusterError, match=r"dashboard.*HOST:6379"),
-        cluster.connected("http://127.0.0.1:8265"),
+        pytest.raises(cluster_fit.ClusterError, match=r"dashboard.*HOST:6379"),
+        ray_session.connected("http://127.0.0.1:8265"),
     ):
         pass
 
@@ -120,7 +123,7 @@ def test_the_address_of_a_dashboard_is_told_as_such():
     ],
 )
 def test_a_busy_machine_is_blamed_only_where_ray_was_too_slow(said, busy):
-    text = cluster._not_started(RuntimeError(said))
+    text = ray_session.start_failure(RuntimeError(said))
     assert said in text
     assert ("less busy" in text) == busy
 
@@ -136,27 +139,27 @@ def test_a_long_folder_for_temporary_files_is_not_used_for_sockets(tmp_path, tem
     assert str(folder) in found.refused
     assert "at most 107" in found.refused
     assert not temporary_holds_sockets()
-    options, settings = cluster._of_our_own(1, {})
+    options, settings = ray_settings.local_ray_options(1, {})
     assert settings["TMPDIR"] == str(found.path.parent)
     # What trials keep there may be large, and stays where the user has room for it.
     assert options["runtime_env"]["env_vars"]["TMPDIR"] == str(folder)
-    check = doctor.check_ray_folder()
+    check = check_ray_folder()
     assert (check.status, "107" in check.found, "RAY_TMPDIR" in check.mend) == ("WARN", True, True)
 
 
 def test_a_folder_of_rays_own_wins_over_that_for_temporary_files(tmp_path, temporary, monkeypatch):
     temporary(long_folder(tmp_path))
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
-    assert ray_folder() == foreign_settings.RayFolder(Path("/tmp/ray"))
+    assert ray_folder() == ray_environment.RayFolder(Path("/tmp/ray"))
 
 
 def test_without_any_folder_preflight_and_doctor_say_so(monkeypatch, experiment_file):
-    monkeypatch.setattr(foreign_settings, "_unusable", lambda folder: "cannot be written")
-    check = doctor.check_ray_folder()
+    monkeypatch.setattr(ray_environment, "unusable", lambda folder: "cannot be written")
+    check = check_ray_folder()
     assert (check.status, "RAY_TMPDIR" in check.mend) == ("FAIL", True)
     loaded = load_experiment(experiment_file(resources={"executor": "train"}))
-    means = preflight.Means(cpus=8, gpus=0, room=None)
-    found = list(preflight._resource_problems(loaded.experiment, means))
+    means = resource_problems.Available(cpus=8, gpus=0, free_disk=None)
+    found = list(resource_problems.resource_problems(loaded.experiment, means))
     assert any("Ray finds no folder for its sockets: /tmp/ray cannot" in text for text in found)
 
 
@@ -229,16 +232,16 @@ def test_a_server_of_ours_has_the_stores_that_it_is_given():
 def test_gpus_that_a_variable_hides_are_told_of(monkeypatch, experiment_file):
     monkeypatch.delenv("NVIDIA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
-    means = preflight.Means(cpus=8, gpus=0, room=None)
+    means = resource_problems.Available(cpus=8, gpus=0, free_disk=None)
     for executor in ("local", "train"):
         resources = {"executor": executor, "gpus_per_worker": 1}
         loaded = load_experiment(experiment_file(f"gpu-{executor}", resources=resources))
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        found = " ".join(preflight._resource_problems(loaded.experiment, means))
+        found = " ".join(resource_problems.resource_problems(loaded.experiment, means))
         assert "0 GPUs" in found
         assert "CUDA_VISIBLE_DEVICES is ''" in found
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-        found = " ".join(preflight._resource_problems(loaded.experiment, means))
+        found = " ".join(resource_problems.resource_problems(loaded.experiment, means))
         assert "0 GPUs" in found
         assert "VISIBLE" not in found
 
@@ -249,13 +252,13 @@ def test_a_cuda_build_that_is_shown_no_gpu_is_told_why(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    check = doctor.check_torch()
+    check = packages.check_torch()
     assert (check.status, "CUDA_VISIBLE_DEVICES is '-1'" in check.found) == ("WARN", True)
 
 
 def test_the_variables_of_another_launcher_choose_no_way_of_exchange(monkeypatch):
-    from orchestrator.experiment import Experiment
-    from orchestrator.training import prepare_for_deepspeed
+    from orchestrator.executors.worker_group import prepare_for_deepspeed
+    from orchestrator.spec.experiment import Experiment
 
     for name in ("LOCAL_SIZE", "DS_ACCELERATOR", "PATH"):
         monkeypatch.setenv(name, os.environ.get(name, "2"))
@@ -305,13 +308,14 @@ def test_what_hinders_the_hub_is_told_with_its_cure(hub, values, told):
     found = hub_hindered()
     assert told in found
     assert bool(found) == bool(told)
-    check = doctor.check_hub()
+    check = check_hub()
     assert (check.status, told in check.found) == ("WARN" if told else "PASS", True)
 
 
 def test_a_model_of_the_hub_that_cannot_be_had_is_told_with_the_cause(hub):
-    from orchestrator.base_model import ModelError, load_tokenizer
-    from orchestrator.experiment import ModelSpec
+    from orchestrator.base.errors import ModelError
+    from orchestrator.base.loading import load_tokenizer
+    from orchestrator.spec.sections import ModelSpec
 
     hub(HF_HUB_OFFLINE="1")
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE says that the hub is not to be asked"):
@@ -333,7 +337,7 @@ def waiting():
         code += "print(1, flush=True); time.sleep(600)"
         process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE)
         process.stdout.readline()
-        started.append((process, cluster.with_descendants([psutil.Process(process.pid)])))
+        started.append((process, ray_processes.with_descendants([psutil.Process(process.pid)])))
         return started[-1][1]
 
     yield start
@@ -361,14 +365,14 @@ def rays_programs():
 
 
 def test_only_what_ray_has_started_is_ended(monkeypatch, waiting, rays_programs):
-    monkeypatch.setattr(cluster, "LEAVE_SECONDS", 0.2)
+    monkeypatch.setattr(ray_processes, "LEAVE_SECONDS", 0.2)
     earlier = waiting(f"{rays_programs}/a_ray_of_somebody_else.py")
     before = set(psutil.Process().children())
     array = waiting("array_worker.py", child=True)
     venv = waiting("/home/me/ray/venv/bin/python")
     raylet = waiting(f"{rays_programs}/core/src/ray/raylet", child=True)
     assert len(array) == len(raylet) == 2
-    cluster.end(cluster.with_descendants(cluster._made_by_ray(before)))
+    ray_processes.end(ray_processes.with_descendants(ray_processes.ray_children(before)))
     assert ended(raylet)
     assert running([*earlier, *array, *venv])
 
@@ -382,13 +386,13 @@ def test_a_ray_that_does_not_start_leaves_no_process(monkeypatch, waiting, rays_
         started.extend(waiting(f"{rays_programs}/dashboard/dashboard.py", child=True))
         raise RuntimeError("Failed to start the dashboard")
 
-    monkeypatch.setattr(cluster, "LEAVE_SECONDS", 0.2)
+    monkeypatch.setattr(ray_processes, "LEAVE_SECONDS", 0.2)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with (
-        pytest.raises(cluster.ClusterError, match="Failed to start the dashboard"),
-        cluster.connected(None),
+        pytest.raises(cluster_fit.ClusterError, match="Failed to start the dashboard"),
+        ray_session.connected(None),
     ):
         pass
     assert len(started) == 2
@@ -398,7 +402,7 @@ def test_a_ray_that_does_not_start_leaves_no_process(monkeypatch, waiting, rays_
 def test_resources_of_a_sweep_need_no_ray_when_it_runs_in_this_process(
     experiment_file, monkeypatch
 ):
-    monkeypatch.setattr(foreign_settings, "_unusable", lambda folder: "cannot be written")
+    monkeypatch.setattr(ray_environment, "unusable", lambda folder: "cannot be written")
     loaded = load_experiment(experiment_file(resources=ResourceSpec(executor="local").model_dump()))
-    means = preflight.Means(cpus=8, gpus=0, room=None)
-    assert not list(preflight._resource_problems(loaded.experiment, means))
+    means = resource_problems.Available(cpus=8, gpus=0, free_disk=None)
+    assert not list(resource_problems.resource_problems(loaded.experiment, means))

@@ -6,15 +6,18 @@ import zlib
 import pytest
 import torch
 
-from orchestrator import batches as b
-from orchestrator import head_only as h
-from orchestrator.base_model import load_tokenizer
-from orchestrator.encoding import Example, Question
-from orchestrator.evaluation import DivergedError
-from orchestrator.experiment import DataLimits, load_experiment
-from orchestrator.plan import Machine, make_plan
-from orchestrator.sources import DataError
-from orchestrator.tasks import parse_task
+from orchestrator.base.loading import load_tokenizer
+from orchestrator.data import preparation, task_preparation
+from orchestrator.data import prepared as prepared_module
+from orchestrator.data.formats.placed_row import DataError
+from orchestrator.data.items import Example, Question
+from orchestrator.loop import head_only
+from orchestrator.loop.scoring import DivergedError
+from orchestrator.planning.plan import Machine
+from orchestrator.planning.planner import make_plan
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.sections import DataLimits
+from orchestrator.spec.task_files import parse_task
 
 
 class Words:
@@ -50,27 +53,27 @@ def hidden_states(rows):
 
 @pytest.mark.parametrize("head", ["linear", "label_words"])
 def test_a_file_sorted_by_label_gives_the_control_every_label(tmp_path, head, monkeypatch):
-    monkeypatch.setattr(h, "MOST_EXAMPLES", 100)
+    monkeypatch.setattr(head_only, "MOST_EXAMPLES", 100)
     write(tmp_path, "train", ["neg"] * 300 + ["pos"] * 300)
     write(tmp_path, "validation", ["neg"] * 20 + ["pos"] * 20)
     limits = DataLimits(validation_examples=None)
-    made = b.prepare_task(
+    made = task_preparation.prepare_task(
         task(tmp_path, head=head, splits={"test": None}), Words(), limits, max_length=8, learnt=True
     )
     assert "head_only" not in made.facts
-    assert h.head_only(made, hidden_states).value == 1.0
+    assert head_only.head_only(made, hidden_states).value == 1.0
 
 
 def prepared(train):
     asked = tuple(Question((label, 9), ((0,), (1,)), (1, 1), label) for label in (0, 1))
-    return b.PreparedTask("films", task("."), tuple(train), asked, (), ("neg", "pos"))
+    return prepared_module.PreparedTask("films", task("."), tuple(train), asked, (), ("neg", "pos"))
 
 
 def test_a_rare_label_takes_part(monkeypatch):
-    monkeypatch.setattr(h, "MOST_EXAMPLES", 10)
+    monkeypatch.setattr(head_only, "MOST_EXAMPLES", 10)
     train = [Example((0, number, 0), 2, None, 0) for number in range(30)]
     train.append(Example((1, 9, 1), 2, None, 1))
-    found = h.head_only(
+    found = head_only.head_only(
         prepared(train), lambda rows: torch.tensor([[float(row.tokens[0])] for row in rows])
     )
     assert (found.value, found.metrics["examples"]) == (1.0, 11.0)
@@ -79,7 +82,7 @@ def test_a_rare_label_takes_part(monkeypatch):
 def test_hidden_states_that_are_not_finite_are_no_score():
     train = [Example((label, 9, label), 2, None, label) for label in (0, 1)]
     with pytest.raises(DivergedError, match="not finite"):
-        h.head_only(prepared(train), lambda rows: torch.full((len(rows), 2), torch.nan))
+        head_only.head_only(prepared(train), lambda rows: torch.full((len(rows), 2), torch.nan))
 
 
 def test_one_label_is_said_before_training_and_refused_where_all_is_measured_by_it(
@@ -95,12 +98,12 @@ def test_one_label_is_said_before_training_and_refused_where_all_is_measured_by_
     path = experiment_file(tasks=[str(file)], resources={"executor": "local"}, **fields)
     loaded = load_experiment(path)
     said = "cannot be fitted: the 40 training rows that are used all have the label 'neg'"
-    b.prepare(loaded, load_tokenizer(loaded.experiment.model), note=recorder.note)
+    preparation.prepare(loaded, load_tokenizer(loaded.experiment.model), note=recorder.note)
     assert any(said in note for note in recorder.notes)
     plan = make_plan(loaded, Machine(2, 0, None, None, here=False), calibrate=False)
     assert any(said in warning for warning in plan.warnings)
 
     file.write_text(json.dumps(document | {"head": "linear"}))
     with pytest.raises(DataError, match="cannot be fitted to one label") as caught:
-        b.prepare(load_experiment(path), load_tokenizer(loaded.experiment.model))
+        preparation.prepare(load_experiment(path), load_tokenizer(loaded.experiment.model))
     assert str(file) in str(caught.value)

@@ -5,11 +5,13 @@ import math
 
 import pytest
 
-from orchestrator.checkpoints import read_tensors
-from orchestrator.experiment import ExperimentError, load_experiment
-from orchestrator.inference import PredictionError, Predictor
-from orchestrator.model_registry import write_model_folder
-from orchestrator.sweep import SweepOptions, run_sweep
+from orchestrator.engines.checkpoints import read_tensors
+from orchestrator.records.model_folder import write_model_folder
+from orchestrator.serving.predictor import PredictionError, Predictor
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.validation import ExperimentError
+from orchestrator.sweep.run import run_sweep
+from orchestrator.sweep.run_options import SweepOptions
 
 pytestmark = pytest.mark.usefixtures("records")
 

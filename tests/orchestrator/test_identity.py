@@ -8,22 +8,29 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from orchestrator import model_use, sweep
-from orchestrator.base_model import ModelError, base_sha256, found_base, load_tokenizer
-from orchestrator.batches import prepare
-from orchestrator.driver import Driver
-from orchestrator.experiment import ModelSpec, fingerprint, load_experiment
-from orchestrator.journal import Journal, last_line, read_journal
-from orchestrator.model_registry import AdapterFolderError, write_model_folder
-from orchestrator.provenance import (
+from orchestrator.base.errors import ModelError
+from orchestrator.base.identity import base_sha256, found_base
+from orchestrator.base.loading import load_tokenizer
+from orchestrator.cli.diff import diff_trials
+from orchestrator.data.preparation import prepare
+from orchestrator.records.errors import AdapterFolderError
+from orchestrator.records.journal import Journal
+from orchestrator.records.journal_lines import last_line, read_journal
+from orchestrator.records.model_folder import write_model_folder
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.serving import find
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.sections import ModelSpec
+from orchestrator.sweep import continuation, locally, run_options
+from orchestrator.sweep.driver import Driver
+from orchestrator.sweep.provenance import (
     ChangedSweepError,
     check_provenance,
     check_same,
     differing_versions,
 )
-from orchestrator.run_diff import diff_trials
-from orchestrator.seals import content_hash, file_hashes, flaw
-from orchestrator.sweep_view import SweepView
+from orchestrator.system.seals import content_hash, file_hashes, flaw
+from orchestrator.system.strict_json import fingerprint
 from tests.conftest import Recorder
 
 
@@ -90,7 +97,7 @@ def drive(loaded, data, folder, observer=None, sweep_id="5e8a41d0"):
             )  # fmt: skip
         driver = Driver(loaded, journal, observer or Recorder(), data)
         silent = SimpleNamespace(catch_up=lambda: None)
-        sweep._run_trials_locally(driver, silent, lambda: None)
+        locally.run_trials_locally(driver, silent, lambda: None)
     return read_journal(folder)
 
 
@@ -185,7 +192,7 @@ def test_what_another_sweep_left_in_the_folder_is_no_trials_own(write, data, cop
 
 def test_a_sweep_that_begins_finds_nothing_in_its_folder(copied, recorder):
     folder, _ = copied
-    sweep._set_leftovers_aside(folder, recorder)
+    continuation.set_leftovers_aside(folder, recorder)
     assert not (folder / "trials").exists()
     assert (folder / "trials.set-aside-1" / "t001" / "adapter").is_dir()
     assert "of a sweep whose journal is gone" in recorder.notes[0]
@@ -213,7 +220,7 @@ def test_a_trial_whose_adapter_is_gone_makes_it_again(loaded, data, whole, tmp_p
 def test_an_adapter_that_never_appears_fails_its_trial_with_the_place(
     loaded, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("orchestrator.driver.SEEN_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.sweep.driver.SEEN_SECONDS", 0.0)
     keep = Driver._keep_adapter
 
     def unseen(self, name, source):
@@ -261,14 +268,14 @@ def test_an_adapter_that_the_journal_does_not_vouch_for_is_not_used(
             lines=lines, trial="t001",
         )  # fmt: skip
     assert not (tmp_path / "model").exists()
-    with pytest.raises((AdapterFolderError, model_use.ModelUseError)):  # noqa: SIM117
-        with model_use.model_folder("told/t001", folder.parent, None):
+    with pytest.raises((AdapterFolderError, find.ModelUseError)):  # noqa: SIM117
+        with find.model_folder("told/t001", folder.parent, None):
             pass
     with Journal(folder) as journal:
-        options = sweep.SweepOptions(retry_failed=True)
+        options = run_options.SweepOptions(retry_failed=True)
         lost = ["t001", "t002"] if damage is swap else ["t001"]
-        assert sweep._retried(journal, options) == lost
-        assert sweep._retried(journal, sweep.SweepOptions()) == []
+        assert continuation.retried_trials(journal, options) == lost
+        assert continuation.retried_trials(journal, run_options.SweepOptions()) == []
 
 
 def test_a_model_folder_that_was_changed_is_not_used(copied, tmp_path):
@@ -278,16 +285,16 @@ def test_a_model_folder_that_was_changed_is_not_used(copied, tmp_path):
         lines=lines, trial="t001",
     )  # fmt: skip
     said = []
-    with model_use.model_folder(str(model), tmp_path, None, note=said.append) as found:
+    with find.model_folder(str(model), tmp_path, None, note=said.append) as found:
         assert (found, said) == (model, [])
     document = json.loads((model / "model.json").read_text())
     assert document["adapter_sha256"] == ended(lines)["t001"]["adapter_sha256"]
     (model / "model.json").write_text(json.dumps({**document, "max_length": 47}))
-    with pytest.raises(model_use.ModelUseError, match=r"its file model\.json is damaged"):  # noqa: SIM117
-        with model_use.model_folder(str(model), tmp_path, None):
+    with pytest.raises(find.ModelUseError, match=r"its file model\.json is damaged"):  # noqa: SIM117
+        with find.model_folder(str(model), tmp_path, None):
             pass
     (model / "seal.json").unlink()  # as an earlier version wrote it
-    with model_use.model_folder(str(model), tmp_path, None, note=said.append):
+    with find.model_folder(str(model), tmp_path, None, note=said.append):
         pass
     assert said == [f"{model} was made before checksums; it is not verified"]
 
@@ -304,20 +311,20 @@ def test_a_moved_base_is_known_by_its_hash(copied, tiny_base, tmp_path):
         trial="t001",
     )  # fmt: skip
     with pytest.raises(ModelError, match=r"was here any more.*--base DIR"):
-        model_use.load_folder(model)
+        find.load_folder(model)
     shutil.copytree(tiny_base, tmp_path / "moved")
-    predictor = model_use.load_folder(model, tmp_path / "moved")
+    predictor = find.load_folder(model, tmp_path / "moved")
     assert predictor.predict("mood", [{"text": "good film"}])[0].label in {"negative", "positive"}
     weights = tmp_path / "moved" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(ModelError, match="holds other weights than the model in"):
-        model_use.load_folder(model, tmp_path / "moved")
+        find.load_folder(model, tmp_path / "moved")
 
 
 def test_other_content_at_the_same_place_is_refused(tiny_base, tmp_path):
     shutil.copytree(tiny_base, tmp_path / "base")
     spec = ModelSpec(name=str(tmp_path / "base"))
-    from orchestrator.base_model import setup_sha256
+    from orchestrator.base.identity import setup_sha256
 
     known = {"sha256": base_sha256(spec), "setup_sha256": setup_sha256(spec)}
     assert found_base(spec, known, "it").name == spec.name
@@ -349,10 +356,10 @@ def test_a_version_is_asked_for_where_a_sweep_of_that_name_is(copied, tmp_path, 
         asked.append(reference)
         return model
 
-    monkeypatch.setattr(model_use, "resolve", resolve)
-    with model_use.model_folder("told/1", folder.parent, "sqlite:///somewhere.db") as found:
+    monkeypatch.setattr("orchestrator.serving.find.resolve", resolve)
+    with find.model_folder("told/1", folder.parent, "sqlite:///somewhere.db") as found:
         assert (found, asked) == (model, ["told/1"])
-    with model_use.model_folder("told/t001", folder.parent, None) as found:
+    with find.model_folder("told/t001", folder.parent, None) as found:
         assert (found / "model.json").is_file()
     assert asked == ["told/1"], "a trial is one of the sweep's own"
 

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import inference
-from orchestrator.encoding import encode_question
-from orchestrator.evaluation import score
-from orchestrator.inference import PredictionError, Predictor
-from orchestrator.journal import JournalError
-from orchestrator.model_registry import AdapterModel
-from orchestrator.model_use import model_folder, predict_rows
-from orchestrator.sources import DataError
-from orchestrator.sweep_documents import trial_document
-from orchestrator.sweep_view import SweepView
-from orchestrator.tasks import parse_task
+from orchestrator.cli.output.documents import trial_document
+from orchestrator.data.encoding import encode_question
+from orchestrator.data.formats.placed_row import DataError
+from orchestrator.loop.scoring import score
+from orchestrator.records.errors import JournalError
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.serving.answers import predict_rows
+from orchestrator.serving.find import model_folder
+from orchestrator.serving.predictor import PredictionError, Predictor
+from orchestrator.serving.pyfunc import AdapterModel
+from orchestrator.spec.task_files import parse_task
 
 
 class Letters:
@@ -53,7 +53,7 @@ def quiz(metric):
 @pytest.fixture
 def predictor(monkeypatch):
     """Makes a predictor without a model, for tasks and a table of log-probabilities."""
-    monkeypatch.setattr(inference, "PlainEngine", lambda *_, **__: None)
+    monkeypatch.setattr("orchestrator.serving.predictor.PlainEngine", lambda *_, **__: None)
 
     def make(table, *tasks):
         made = Predictor(None, Letters(), {task.name: task for task in tasks}, 64)

@@ -8,13 +8,10 @@ import time
 
 import pytest
 
-from orchestrator.journal import (
-    Journal,
-    JournalError,
-    is_being_written,
-    read_journal,
-    without_series,
-)
+from orchestrator.records.errors import JournalError
+from orchestrator.records.events import without_series
+from orchestrator.records.journal import Journal, is_being_written
+from orchestrator.records.journal_lines import read_journal
 
 
 def test_lines_come_back_in_order_with_numbers_and_nan_as_null(tmp_path):

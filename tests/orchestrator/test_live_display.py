@@ -6,8 +6,8 @@ import threading
 import pytest
 from rich.console import Console
 
-from orchestrator import live_display
-from orchestrator.display import print_on
+from orchestrator.cli.output import live
+from orchestrator.cli.output.tables import print_on
 
 
 def text_of(shown, width=100):
@@ -33,7 +33,7 @@ def lines_display(terminal=False, now=0.0):
     out = io.StringIO()
     console = Console(file=out, width=100, force_terminal=terminal, color_system=None)
     clock = Clock(now)
-    return live_display.LiveDisplay(console, clock=clock), out, clock
+    return live.LiveDisplay(console, clock=clock), out, clock
 
 
 def test_without_a_terminal_every_event_is_a_line(with_champion):
@@ -62,7 +62,7 @@ def test_a_quiet_sweep_still_speaks(story):
     clock.now += 2
     shown.beat()
     assert "3 of 4 trials; t004 training text_source 2/3 3/8 40%; elapsed 11 s" in out.getvalue()
-    assert live_display.HEARTBEAT_SECONDS < 15
+    assert live.HEARTBEAT_SECONDS < 15
 
 
 def test_lines_of_an_earlier_call_are_counted_and_not_repeated(story):
@@ -180,7 +180,7 @@ def test_display_may_be_told_from_many_threads(story):
 def test_rays_count_of_processes_does_not_run_through_the_display():
     told = """
 import os
-from orchestrator.cluster import process_environment
+from orchestrator.executors.ray_settings import process_environment
 os.environ.update(process_environment())
 from ray._private.worker import print_to_stdstream
 for line in ("WARNING: 9 PYTHON worker processes have been started on node: a", "disk is full"):

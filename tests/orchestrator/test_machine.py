@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from orchestrator.machine import memory, usable_cores
+from orchestrator.system.machine import memory, usable_cores
 
 MIB = 2**20
 

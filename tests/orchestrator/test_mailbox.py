@@ -7,8 +7,13 @@ import types
 
 import pytest
 
-from orchestrator.mailbox import ABSENT_SECONDS, LEASE_SECONDS, START_SECONDS, Mailbox
-from orchestrator.slot_trial import slot_trial
+from orchestrator.executors.pool.mailbox import (
+    ABSENT_SECONDS,
+    LEASE_SECONDS,
+    START_SECONDS,
+    Mailbox,
+)
+from orchestrator.executors.pool.slot_trial import slot_trial
 
 
 class Clock:
@@ -212,7 +217,7 @@ def waiting(monkeypatch, clock, then):
         clock.now += 10
         then()
 
-    monkeypatch.setattr("orchestrator.slot_trial.time.sleep", sleep)
+    monkeypatch.setattr("orchestrator.executors.pool.slot_trial.time.sleep", sleep)
 
 
 TRIAL = {
@@ -254,7 +259,7 @@ def test_a_report_that_waits_for_the_driver_keeps_its_lease_and_what_was_said_me
     clock, handles, told = two
     box = handles[0].box
     step = stage({"task_index": 0, "fraction": 0.5, "row": None})
-    monkeypatch.setattr("orchestrator.slot_trial.RENEW_SECONDS", 0.01)
+    monkeypatch.setattr("orchestrator.executors.pool.slot_trial.RENEW_SECONDS", 0.01)
     pause = threading.Event()
 
     def report(message):
@@ -354,7 +359,8 @@ def test_a_mailbox_that_has_died_is_left_and_the_last_one_is_told(two, monkeypat
 
 def test_a_trial_of_the_pool_does_not_load_torch():
     code = (
-        "import sys, orchestrator.slot_trial, orchestrator.mailbox, ray.tune; "
+        "import sys, orchestrator.executors.pool.slot_trial, ray.tune; "
+        "import orchestrator.executors.pool.mailbox; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,23 +4,17 @@ import pytest
 from pydantic import ValidationError
 
 from curlora import ADAPTERS
-from curlora.retention import RETENTIONS
-from orchestrator.experiment import (
-    Experiment,
-    ExperimentError,
-    grid_points,
-    load_experiment,
-    possible_methods,
-)
-from orchestrator.method_facts import method_problems
-from orchestrator.methods import (
-    ADAPTER_SETTINGS,
-    PRESETS,
-    RETENTION_SETTINGS,
-    MethodSpec,
-    adapter_options,
-    retention_options,
-)
+from curlora.retention.table import RETENTIONS
+from orchestrator.planning.method_sizes import method_problems
+from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS, adapter_options
+from orchestrator.spec.assignments import grid_points
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.methods import MethodSpec
+from orchestrator.spec.presets import PRESETS
+from orchestrator.spec.reach import possible_methods
+from orchestrator.spec.retention_settings import RETENTION_SETTINGS, retention_options
+from orchestrator.spec.validation import ExperimentError
 
 REQUIRED = {"corda": {"source": "text"}}
 

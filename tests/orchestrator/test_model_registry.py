@@ -19,19 +19,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator.experiment import Experiment
-from orchestrator.journal import Line
-from orchestrator.model_registry import (
-    TrackingError,
-    UnknownModelError,
-    champion_record,
-    connect,
-    register_champion,
-    resolve,
-    write_model_folder,
-)
-from orchestrator.tracking import Projection
-from orchestrator.tracking_address import redacted
+from orchestrator.records.errors import TrackingError, UnknownModelError
+from orchestrator.records.events import Line
+from orchestrator.records.mlflow.champion import register_champion
+from orchestrator.records.mlflow.client import connect
+from orchestrator.records.mlflow.projection import Projection
+from orchestrator.records.mlflow.registry import champion_record, resolve
+from orchestrator.records.model_folder import write_model_folder
+from orchestrator.records.redaction import redacted
+from orchestrator.spec.experiment import Experiment
 
 LABELS = {"0": " bad", "1": " good"}
 
@@ -149,9 +145,9 @@ class FakePredictor:
 
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> type[FakePredictor]:
-    module = ModuleType("orchestrator.inference")
+    module = ModuleType("orchestrator.serving.predictor")
     module.Predictor = FakePredictor  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "orchestrator.inference", module)
+    monkeypatch.setitem(sys.modules, "orchestrator.serving.predictor", module)
     monkeypatch.setattr(FakePredictor, "asked", ())
     return FakePredictor
 
@@ -438,8 +434,8 @@ def test_a_real_champion_answers_through_mlflow(tiny_base: Path, fresh_storage: 
     from transformers import AutoModelForCausalLM
 
     from curlora import CurloraConfig
-    from orchestrator.base_model import base_sha256
-    from orchestrator.experiment import ModelSpec
+    from orchestrator.base.identity import base_sha256
+    from orchestrator.spec.sections import ModelSpec
 
     base = AutoModelForCausalLM.from_pretrained(tiny_base)
     config = CurloraConfig(r=8, target_modules=["q_proj"])
@@ -557,9 +553,10 @@ def test_credentials_are_hidden(text: str, shown: str) -> None:
 
 
 def test_a_home_folder_that_keeps_no_model_is_told_as_such(monkeypatch):
-    from orchestrator import model_registry
+    from orchestrator.records import errors
+    from orchestrator.records.mlflow import registry
 
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
-    place = model_registry._cache_folder() / "demo-0123"
-    with pytest.raises(model_registry.TrackingError, match=r"Set XDG_CACHE_HOME to a folder"):
-        model_registry._downloaded("mlflow-artifacts:/1/models/m", place, "http://127.0.0.1:1")
+    place = registry.model_cache() / "demo-0123"
+    with pytest.raises(errors.TrackingError, match=r"Set XDG_CACHE_HOME to a folder"):
+        registry.downloaded("mlflow-artifacts:/1/models/m", place, "http://127.0.0.1:1")

@@ -15,8 +15,11 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from orchestrator import cli, load, model_use
-from orchestrator.seals import seal
+from orchestrator import load
+from orchestrator.cli import app, errors
+from orchestrator.serving import answers as answers_module
+from orchestrator.serving import find
+from orchestrator.system.seals import seal
 
 ROOT = Path(__file__).parents[2]
 SWEEP = "sentiment-sequence"  # as in docs/use.md, whose example is run here
@@ -41,11 +44,11 @@ answer_column: answer
 
 
 def call(*words):
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def refused(result, *parts):
-    assert result.exit_code == cli.MISTAKE, (result.output, result.exception)
+    assert result.exit_code == errors.MISTAKE, (result.output, result.exception)
     assert result.stderr.count("orchestrate: ") == 1
     assert "Traceback" not in result.stderr
     for part in parts:
@@ -188,7 +191,7 @@ def elsewhere(runs, tiny_base, tmp_path_factory):
 
 
 def own_logits(folder, *, adapter=True):
-    from orchestrator.inference import Predictor
+    from orchestrator.serving.predictor import Predictor
 
     model = Predictor.from_folder(folder, adapter=adapter).model
     with torch.no_grad():
@@ -338,7 +341,7 @@ def test_files_that_will_not_do_are_refused_before_a_model_is_loaded(runs, tmp_p
     def never(folder):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(model_use, "load_folder", never)
+    monkeypatch.setattr(find, "load_folder", never)
     good = write_table(tmp_path / "in.csv", [{"text": "good"}])
     out = tmp_path / "out.csv"
     refused(predict(runs, tmp_path / "inn.csv", out), "no such file", "Did you mean 'in.csv'?")
@@ -369,7 +372,7 @@ def test_a_failure_half_way_leaves_the_old_file_whole(runs, tmp_path, monkeypatc
     source = write_table(tmp_path / "in.csv", [{"text": text} for text in WORDS])
     out = tmp_path / "out.csv"
     out.write_text("old")
-    monkeypatch.setattr(model_use, "BATCH_ROWS", 1)
+    monkeypatch.setattr(answers_module, "BATCH_ROWS", 1)
     asked = []
 
     class Failing:
@@ -382,7 +385,7 @@ def test_a_failure_half_way_leaves_the_old_file_whole(runs, tmp_path, monkeypatc
     class LostError(RuntimeError):
         pass
 
-    monkeypatch.setattr(model_use, "load_folder", lambda folder, base: Failing())
+    monkeypatch.setattr(find, "load_folder", lambda folder, base: Failing())
     assert isinstance(predict(runs, source, out, "--force").exception, LostError)
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]

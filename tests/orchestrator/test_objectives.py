@@ -4,18 +4,10 @@ import random
 import numpy as np
 import pytest
 
-from orchestrator.accuracy_matrix import AccuracyMatrix
-from orchestrator.objectives import (
-    NATURAL_DIRECTIONS,
-    Candidate,
-    Interval,
-    ProbeReading,
-    choose_champion,
-    front,
-    gain_interval,
-    joint_intervals,
-    measures,
-)
+from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.measures.champion import Candidate, choose_champion
+from orchestrator.measures.intervals import Interval, gain_interval, joint_intervals
+from orchestrator.measures.objectives import NATURAL_DIRECTIONS, ProbeReading, front, measures
 
 DIRECTIONS = {"gain": "max", "forgetting": "min"}
 

@@ -6,19 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.base_model import load_base, load_tokenizer
-from orchestrator.batches import prepare
-from orchestrator.checkpoints import read_tensors
-from orchestrator.engine import PartedBase, zero3_config
-from orchestrator.experiment import TrainingSpec, load_experiment
-from orchestrator.mailbox import ENDINGS, Mailbox
-from orchestrator.packed_trials import PackedTrials
-from orchestrator.packing import trial_refuses
-from orchestrator.pool_member import Member, serve
-from orchestrator.ranks import ALONE, Ranks
-from orchestrator.seals import Maker
-from orchestrator.training import BASE_TRIAL
-from orchestrator.trial_state import read_state, task_sequence
+from orchestrator.base.loading import load_base, load_tokenizer
+from orchestrator.data.preparation import prepare
+from orchestrator.engines.checkpoints import read_tensors
+from orchestrator.engines.sharded_base import ShardedBase, zero3_config
+from orchestrator.engines.workers import ALONE, Ranks
+from orchestrator.executors.pool.admission import trial_refuses
+from orchestrator.executors.pool.lease import ENDINGS
+from orchestrator.executors.pool.mailbox import Mailbox
+from orchestrator.executors.pool.member import Member
+from orchestrator.executors.pool.member_worker import serve
+from orchestrator.executors.pool.packed_trials import PackedTrials
+from orchestrator.loop.task_sequence import task_sequence
+from orchestrator.loop.trial_state import BASE_TRIAL, read_state
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.sections import TrainingSpec
+from orchestrator.system.seals import Maker
 from tests.process_group import in_two_workers
 
 pytestmark = pytest.mark.slow
@@ -126,7 +129,7 @@ ZERO_3 = {
 def _parted(folder, trials, data):
     base = load_base(next(iter(trials.values())).model, "fp32").double()
     spec = TrainingSpec(learning_rate=0.01, precision="fp32", batch_size=8, deepspeed=ZERO_3)
-    parted = PartedBase(base, zero3_config(spec))
+    parted = ShardedBase(base, zero3_config(spec))
     assert whole_numbers(base) == 0
     pack = pack_of(base, Watched.of_group(), parted=parted)
     found = *learn(pack, trials, data, folder), Watched.idle

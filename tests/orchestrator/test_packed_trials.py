@@ -11,18 +11,23 @@ import pytest
 import torch
 
 import curlora
-from curlora.retention import RETENTIONS
-from orchestrator import continual_loop, packed_trials
-from orchestrator.accuracy_matrix import AccuracyMatrix
-from orchestrator.base_model import load_base, load_tokenizer
-from orchestrator.batches import prepare
-from orchestrator.continual_loop import DivergedError, Start, learn_sequence, run
-from orchestrator.engine import PlainEngine
-from orchestrator.experiment import load_experiment
-from orchestrator.methods import adapter_options, retention_options
-from orchestrator.packed_trials import PackedTrials
-from orchestrator.packing import PACKED_ADAPTERS, packing_refuses
-from orchestrator.trial_state import read_state, task_sequence
+from curlora.retention.table import RETENTIONS
+from orchestrator.base.loading import load_base, load_tokenizer
+from orchestrator.data.preparation import prepare
+from orchestrator.engines.plain import PlainEngine
+from orchestrator.executors.pool import packed_trials, passes
+from orchestrator.executors.pool.admission import PACKED_ADAPTERS, packing_refuses
+from orchestrator.executors.pool.packed_trials import PackedTrials
+from orchestrator.loop import answer
+from orchestrator.loop.answer import run
+from orchestrator.loop.learn import learn_sequence
+from orchestrator.loop.scoring import DivergedError
+from orchestrator.loop.task_sequence import Start, task_sequence
+from orchestrator.loop.trial_state import read_state
+from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.spec.adapter_settings import adapter_options
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.retention_settings import retention_options
 
 TARGETS = ["q_proj", "v_proj"]
 
@@ -166,7 +171,7 @@ def exact(world):
     """What each trial computes alone in float64, its losses not rounded for the records."""
     trials, data = world
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(continual_loop, "six_digits", float)
+        patched.setattr(answer, "six_digits", float)
         return {n: alone(e, data, base=float64_base(world)) for n, e in trials.items()}
 
 
@@ -243,7 +248,7 @@ def test_slots_are_cut_into_the_passes_that_compute_least(seed):
         for inner in range(len(sizes))
         for places in itertools.combinations(range(1, len(sizes)), inner)
     ]
-    found = packed_trials.cut_into_passes(sizes, share, limit, each)
+    found = passes.cut_into_passes(sizes, share, limit, each)
     assert [place for cut in found for place in range(*cut)] == list(range(len(sizes)))
     assert cost(found) == min(map(cost, every))
 
@@ -324,7 +329,7 @@ def test_what_cannot_be_packed_is_said(world):
             pack.join("t", experiment, task_sequence(experiment, data), lambda *_: None)
         assert pack.free == 1
     assert all(packing_refuses(e.method) is None for e in trials.values())
-    assert PACKED_ADAPTERS == curlora.packed.PACKED_KINDS
+    assert PACKED_ADAPTERS == curlora.packing.pack.PACKED_KINDS
 
 
 # ------------------------------------------------------------------------------------- snapshots

@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator import plan as planning
-from orchestrator.batches import DataError
-from orchestrator.experiment import Experiment, ModelSpec, load_experiment
-from orchestrator.packing import trial_refuses
+from orchestrator.base import facts
+from orchestrator.cli.output import plan_tables
+from orchestrator.data.formats.placed_row import DataError
+from orchestrator.executors.pool.admission import trial_refuses
+from orchestrator.planning import planner, tokens
+from orchestrator.planning.plan import Machine
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.sections import ModelSpec
+from orchestrator.system import byte_units
 
 HIDDEN, LAYERS, VOCABULARY, INNER = 64, 2, 1000, 128
 EXPERIMENT = """\
@@ -35,7 +41,7 @@ data: {files: data}
 prompt: "{text} is"
 labels: {"0": " red", "1": " blue"}
 """
-MACHINE = planning.Machine(cpus=2, gpus=0, memory=64 * planning.GIB, disk=10**12)
+MACHINE = Machine(cpus=2, gpus=0, memory=64 * byte_units.GIB, disk=10**12)
 
 
 def write_model(folder):
@@ -79,12 +85,12 @@ def loaded(tmp_path):
 
 
 def made(loaded, **options):
-    return planning.make_plan(loaded, MACHINE, calibrate=False, **options)
+    return planner.make_plan(loaded, MACHINE, calibrate=False, **options)
 
 
 def text_of(plan, width=100):
     out = io.StringIO()
-    Console(file=out, width=width).print(planning.render(plan))
+    Console(file=out, width=width).print(plan_tables.render(plan))
     return out.getvalue()
 
 
@@ -161,7 +167,7 @@ def test_missing_tokenizer_gives_an_estimate_that_says_so(loaded):
 
 
 def test_byte_tokenizer_keeps_a_prompts_tokens_when_more_follows():
-    tokenizer = planning.ByteTokenizer()
+    tokenizer = tokens.ByteTokenizer()
     prompt = tokenizer("A sentence with an extraordinarily long word")["input_ids"]
     assert tokenizer("A sentence with an extraordinarily long word no")["input_ids"][:-1] == prompt
     assert len(tokenizer.decode(prompt)) == 44
@@ -230,7 +236,7 @@ def test_flops_are_four_n_and_six_p_for_training_and_two_n_for_scoring(loaded):
 
 
 def test_time_is_a_range_from_a_measured_speed(loaded):
-    plan = planning.make_plan(loaded, MACHINE)
+    plan = planner.make_plan(loaded, MACHINE)
     assert plan.measured_flops > 1e8
     assert 0 < plan.trial_seconds.low < plan.trial_seconds.high
     assert plan.at_once == 2
@@ -238,8 +244,8 @@ def test_time_is_a_range_from_a_measured_speed(loaded):
 
 
 def test_too_little_memory_is_a_warning(loaded):
-    small = planning.Machine(cpus=2, gpus=0, memory=planning.GIB // 2, disk=10**12)
-    plan = planning.make_plan(loaded, small, calibrate=False)
+    small = Machine(cpus=2, gpus=0, memory=byte_units.GIB // 2, disk=10**12)
+    plan = planner.make_plan(loaded, small, calibrate=False)
     assert any(warning.startswith("Memory: 2 workers") for warning in plan.warnings)
     assert "Warning: Memory" in text_of(plan)
     assert not made(loaded).warnings
@@ -288,7 +294,7 @@ def test_nothing_is_written(loaded, tmp_path):
 
 
 def test_document_is_json_and_leaves_the_shapes_out(loaded):
-    document = json.loads(json.dumps(planning.as_document(made(loaded)), allow_nan=False))
+    document = json.loads(json.dumps(plan_tables.as_document(made(loaded)), allow_nan=False))
     assert "shapes" not in document["base"]
     assert document["trials"] == 4
     assert document["worker_bytes"] > 0
@@ -319,6 +325,6 @@ def test_gguf_sizes_are_read_without_weights(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    base = planning.base_facts(ModelSpec(gguf=str(path)))
+    base = facts.base_facts(ModelSpec(gguf=str(path)))
     assert (base.hidden, base.vocabulary, base.layers) == (HIDDEN, VOCABULARY, LAYERS)
     assert base.shapes == {f"blk.{layer}.q_proj": (2 * HIDDEN, HIDDEN) for layer in range(LAYERS)}

@@ -8,10 +8,11 @@ import time
 import psutil
 import pytest
 
-from orchestrator.cluster import Leftovers, wait_until_clean
-from orchestrator.driver import SweepError
-from orchestrator.experiment import load_experiment
-from orchestrator.sweep import SweepOptions, run_sweep
+from orchestrator.executors.ray_leftovers import Leftovers, wait_until_clean
+from orchestrator.spec.load import load_experiment
+from orchestrator.sweep.errors import SweepError
+from orchestrator.sweep.run import run_sweep
+from orchestrator.sweep.run_options import SweepOptions
 from tests.conftest import Recorder
 
 pytestmark = pytest.mark.usefixtures("records")

@@ -12,16 +12,18 @@ import ray
 import torch
 from ray.exceptions import ActorDiedError
 
-from orchestrator import pool_member
-from orchestrator.base_model import load_tokenizer
-from orchestrator.batches import prepare
-from orchestrator.engine import PlainEngine
-from orchestrator.experiment import load_experiment
-from orchestrator.packed_trials import PackedTrials
-from orchestrator.pool_member import Member
-from orchestrator.seals import Maker, seal
-from orchestrator.training import BASE_TRIAL, ProgressFile
-from orchestrator.trial_state import found_checkpoint, keep_checkpoint, read_state, task_sequence
+from orchestrator.base.loading import load_tokenizer
+from orchestrator.data.preparation import prepare
+from orchestrator.engines.plain import PlainEngine
+from orchestrator.executors.pool import member_worker
+from orchestrator.executors.pool.member import Member
+from orchestrator.executors.pool.packed_trials import PackedTrials
+from orchestrator.loop.progress_file import ProgressFile
+from orchestrator.loop.task_sequence import task_sequence
+from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
+from orchestrator.loop.trial_state import BASE_TRIAL, read_state
+from orchestrator.spec.load import load_experiment
+from orchestrator.system.seals import Maker, seal
 
 ENDINGS = {"finished", "failed"}
 
@@ -106,9 +108,9 @@ class Taken:
 
 def turns(todo, *, expected, monkeypatch, patience=1e9):
     """What a member holds at each turn, if its mailbox says these things one after the other."""
-    monkeypatch.setattr(pool_member, "GATHER_SECONDS", patience)
-    monkeypatch.setattr(pool_member, "IDLE_SECONDS", 0.0)
-    monkeypatch.setattr(pool_member, "EXCHANGE_SECONDS", 0.0)
+    monkeypatch.setattr(member_worker, "GATHER_SECONDS", patience)
+    monkeypatch.setattr(member_worker, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(member_worker, "EXCHANGE_SECONDS", 0.0)
     member, said = Taken(), iter(todo)
     nothing = {"join": [], "drop": [], "close": False}
 
@@ -117,7 +119,7 @@ def turns(todo, *, expected, monkeypatch, patience=1e9):
         told = {**told, "join": [{"trial": name} for name in told.get("join", "")]}
         return nothing | told
 
-    pool_member.serve(member, exchange, expected=expected)
+    member_worker.serve(member, exchange, expected=expected)
     return member.turns
 
 
@@ -157,9 +159,9 @@ def test_a_member_whose_mailbox_has_died_ends(loaded, data, tmp_path, monkeypatc
         return value
 
     monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(pool_member, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(member_worker, "BEAT_SECONDS", 0.0)
     mailbox = Mailboxes(dead)
-    pool_member.member_worker({
+    member_worker.member_worker({
         "experiment": loaded.experiment.model_dump(mode="json"), "folder": str(tmp_path),
         "shared": [data], "mailbox": mailbox, "generation": 0, "expected": 1,
     })  # fmt: skip

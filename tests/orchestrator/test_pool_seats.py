@@ -2,14 +2,17 @@
 
 import pytest
 
-from orchestrator.base_model import load_tokenizer
-from orchestrator.batches import prepare
-from orchestrator.cluster import worker_places
-from orchestrator.driver import Capacity, Driver, SweepError
-from orchestrator.experiment import Experiment, ResourceSpec, load_experiment
-from orchestrator.journal import Journal
-from orchestrator.pool import Pool
-from orchestrator.search import Wait
+from orchestrator.base.loading import load_tokenizer
+from orchestrator.data.preparation import prepare
+from orchestrator.executors.cluster_fit import worker_places
+from orchestrator.executors.pool.pool import Pool
+from orchestrator.records.journal import Journal
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.sections import ResourceSpec
+from orchestrator.sweep.driver import Driver
+from orchestrator.sweep.errors import SweepError
+from orchestrator.sweep.protocols import Capacity, Wait
 from tests.conftest import Recorder
 
 
@@ -80,7 +83,9 @@ def test_neither_trials_nor_members_are_told_where_mlflow_is(driver):
     made = driver(["lora"], 1, tracking={"uri": "postgresql://ada:sesame@db/mlflow"})
     job = made.next_job("1")
     pool = object.__new__(Pool)
-    pool._driver, pool._one, pool._shared, pool._starts = made, ResourceSpec(), [], 1
+    pool._experiment, pool._sweep_folder = made.experiment, made.journal.folder
+    pool._unfinished = lambda: made.unfinished
+    pool._one, pool._shared, pool._starts = ResourceSpec(), [], 1
     pool.mailboxes = [None]
     for told in (job, pool._member(None)):
         assert "sesame" not in repr(told)
@@ -136,7 +141,7 @@ def test_the_pool_is_opened_when_the_cpus_are_free_again(driver):
 
 def made_base(driver):
     """The base has been measured before."""
-    from orchestrator.continual_loop import DONE, StageReport
+    from orchestrator.loop.stage_report import DONE, StageReport
 
     examples = dict.fromkeys(driver.experiment.tasks, (1.0,) * 4)
     report = StageReport(

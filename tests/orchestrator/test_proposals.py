@@ -13,19 +13,17 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.base_model import load_tokenizer
-from orchestrator.batches import prepare
-from orchestrator.driver import Driver
-from orchestrator.experiment import (
-    LARGEST_SEED,
-    Experiment,
-    ExperimentError,
-    check_space,
-    load_experiment,
-    refusal,
-)
-from orchestrator.journal import Journal
-from orchestrator.search import PastTrial, Proposer
+from orchestrator.base.loading import load_tokenizer
+from orchestrator.data.preparation import prepare
+from orchestrator.records.journal import Journal
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.reach import refusal
+from orchestrator.spec.sections import LARGEST_SEED
+from orchestrator.spec.space_checks import check_space
+from orchestrator.spec.validation import ExperimentError
+from orchestrator.sweep.driver import Driver
+from orchestrator.sweep.search import PastTrial, Proposer
 
 DOMAINS = {
     "method.adapter.r": [{"choice": [2, 8]}, {"int_uniform": [2, 8]}, {"uniform": [2, 8]}],

@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.base_model import load_tokenizer
-from orchestrator.batches import PreparedData, prepare
-from orchestrator.experiment import load_experiment
-from orchestrator.journal import JOURNAL_NAME, read_journal
-from orchestrator.model_registry import champion_record
-from orchestrator.readings import Side, read_in_parts, read_on_ray, read_sides
-from orchestrator.seals import Maker
-from orchestrator.sweep import SweepOptions, run_sweep
-from orchestrator.training import run_locally
+from orchestrator.base.loading import load_tokenizer
+from orchestrator.data.preparation import prepare
+from orchestrator.data.prepared import PreparedData
+from orchestrator.executors.local import run_locally
+from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
+from orchestrator.records.mlflow.registry import champion_record
+from orchestrator.spec.load import load_experiment
+from orchestrator.sweep.readings import Side, read_sides
+from orchestrator.sweep.readings_on_ray import read_in_parts, read_on_ray
+from orchestrator.sweep.run import run_sweep
+from orchestrator.sweep.run_options import SweepOptions
+from orchestrator.system.seals import Maker
 from tests.conftest import Recorder
 from tests.process_group import in_two_workers
 
@@ -203,7 +206,7 @@ def test_what_cannot_be_scored_says_why(tiny_base, tiny_tasks, tmp_path):
     from safetensors.torch import load_file, save_file
 
     import curlora
-    from orchestrator.base_model import load_base
+    from orchestrator.base.loading import load_base
 
     path = written(tiny_tasks, f"broken-{tmp_path.name}", tiny_base=tiny_base, storage=tmp_path)
     experiment, data = prepared(path)
@@ -229,7 +232,7 @@ def test_what_cannot_be_scored_says_why(tiny_base, tiny_tasks, tmp_path):
 def two_sides(tiny_base, tiny_tasks, tmp_path_factory):
     """A saved adapter and the base, the data, and what one process reads of them."""
     import curlora
-    from orchestrator.base_model import load_base
+    from orchestrator.base.loading import load_base
 
     folder = tmp_path_factory.mktemp("sides")
     path = written(tiny_tasks, "sides", tiny_base=tiny_base, storage=folder)

@@ -6,14 +6,14 @@ from html.parser import HTMLParser
 
 import pytest
 
-from orchestrator.objectives import dominates
+from orchestrator.measures.objectives import dominates
+from orchestrator.records.sweep_state import SweepView
 from orchestrator.report import write_report
 from orchestrator.report.assets import SCRIPT
-from orchestrator.report.figures import make_figures
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.page import render_page
 from orchestrator.report.svg import powers, ticks
-from orchestrator.sweep_view import SweepView
+from orchestrator.report.sweep_figures import make_figures
 
 VOID = {"meta", "br", "input"}
 NASTY = "</td><script>alert(1)</script><img src=http://example.org/x onerror=alert(2)>"

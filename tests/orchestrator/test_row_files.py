@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import sources as s
-from orchestrator.row_files import read_rows
-from orchestrator.strict_json import JsonError, parse
-from orchestrator.tasks import DataSource
+from orchestrator.data.formats import placed_row
+from orchestrator.data.formats.row_files import read_rows
+from orchestrator.data.sources import reading
+from orchestrator.spec.task_kinds import DataSource
+from orchestrator.system.strict_json import JsonError, parse
 
 
 def read(folder, split="train", **fields):
-    return s.read_split(DataSource(files=str(folder), **fields), split)
+    return reading.read_split(DataSource(files=str(folder), **fields), split)
 
 
 def texts(rows):
@@ -56,11 +57,11 @@ def test_layouts_that_people_have_are_read_in_order(tmp_path, layout):
     assert texts(read(tmp_path, "test")) == ["e"]
     assert read(tmp_path, "validation") is None
     data = DataSource(files=str(tmp_path))
-    assert s.split_names(data) == ["test", "train"]
-    before = s.source_sha256(data)
+    assert reading.split_names(data) == ["test", "train"]
+    before = reading.source_sha256(data)
     write(tmp_path / second, "c", "D")
-    assert s.source_sha256(data) not in {before, None}
-    (line,) = [s.where_is(row) for row in read(tmp_path) if row["text"] == "D"]
+    assert reading.source_sha256(data) not in {before, None}
+    (line,) = [placed_row.where_is(row) for row in read(tmp_path) if row["text"] == "D"]
     assert line == f"{tmp_path / second}: line 2"
 
 
@@ -89,19 +90,19 @@ def test_names_with_numbers_that_are_no_shards_stay_splits(tmp_path):
 def test_layouts_that_cannot_be_right_say_why(tmp_path, names, told):
     for name in names:
         write(tmp_path / name, name)
-    with pytest.raises(s.DataError, match=told):
+    with pytest.raises(placed_row.DataError, match=told):
         read(tmp_path)
 
 
 def test_a_pattern_is_answered_with_the_folder(tmp_path):
     write(tmp_path / "train-0.jsonl", "a")
-    with pytest.raises(s.DataError, match=f"name the folder {tmp_path}"):
+    with pytest.raises(placed_row.DataError, match=f"name the folder {tmp_path}"):
         read(tmp_path / "train-*.jsonl")
 
 
 def test_a_slice_beyond_the_end_is_told(tmp_path):
     write(tmp_path / "train.jsonl", "a", "b")
-    with pytest.raises(s.DataError, match=r"'train\[2:9\]' takes no row; it has 2"):
+    with pytest.raises(placed_row.DataError, match=r"'train\[2:9\]' takes no row; it has 2"):
         read(tmp_path, "train[2:9]")
 
 
@@ -122,7 +123,7 @@ def test_a_slice_beyond_the_end_is_told(tmp_path):
 )
 def test_a_line_that_would_lose_something_is_refused(tmp_path, line, told):
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n' + line + "\n")
-    with pytest.raises(s.DataError, match=told) as caught:
+    with pytest.raises(placed_row.DataError, match=told) as caught:
         read(tmp_path)
     str(caught.value).encode()
 
@@ -160,7 +161,7 @@ def outcome(path):
     """The rows of a file, or the one message."""
     try:
         return read_rows(path), None
-    except s.DataError as error:
+    except placed_row.DataError as error:
         return [], str(error)
 
 
@@ -180,7 +181,7 @@ def test_a_quote_that_swallows_rows_of_a_csv_is_refused_with_both_lines(tmp_path
     text, _ = merged(",")
     (tmp_path / "train.csv").write_text(text)
     told = "line 5: a quote that opens here closes in line 7, so 3 lines became one row; line 6"
-    with pytest.raises(s.DataError, match=told):
+    with pytest.raises(placed_row.DataError, match=told):
         read(tmp_path)
 
 
@@ -201,7 +202,7 @@ def test_a_tsv_with_quoting_keeps_lines_within_fields(tmp_path):
 
 def test_a_tsv_that_is_whole_in_neither_way_is_refused(tmp_path):
     (tmp_path / "train.tsv").write_text('text\tlabel\n"a\nb" c\t1\n')
-    with pytest.raises(s.DataError, match=r"line 2: not sound TSV .* read on to line 3"):
+    with pytest.raises(placed_row.DataError, match=r"line 2: not sound TSV .* read on to line 3"):
         read(tmp_path)
 
 

@@ -5,11 +5,14 @@ import math
 
 import pytest
 
-from orchestrator.encoding import continuation_texts, right_answer, row_text
-from orchestrator.row_values import RowReader, label_value
-from orchestrator.sources import DataError, at_path, read_split
-from orchestrator.splits import split_rows
-from orchestrator.tasks import DataSource, parse_task
+from orchestrator.data.formats.placed_row import DataError
+from orchestrator.data.prompts import continuation_texts, right_answer, row_text
+from orchestrator.data.row_values import RowReader, label_value
+from orchestrator.data.sources.columns import at_path
+from orchestrator.data.sources.reading import read_split
+from orchestrator.data.splits import split_rows
+from orchestrator.spec.task_files import parse_task
+from orchestrator.spec.task_kinds import DataSource
 
 
 def task(folder, kind="classification", **fields):

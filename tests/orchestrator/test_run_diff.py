@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from orchestrator.objectives import gain_interval
-from orchestrator.run_diff import diff_sweeps, diff_trials
-from orchestrator.sweep_view import SweepView
+from orchestrator.cli.diff import diff_sweeps, diff_trials
+from orchestrator.measures.intervals import gain_interval
+from orchestrator.records.sweep_state import SweepView
 
 
 @pytest.fixture

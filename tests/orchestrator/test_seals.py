@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import durable
-from orchestrator.seals import (
+from orchestrator.system import durable
+from orchestrator.system.seals import (
     UNSEALED,
     Maker,
     content_hash,

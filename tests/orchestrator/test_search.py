@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from orchestrator.experiment import SearchSpec
-from orchestrator.search import PastTrial, Proposer
+from orchestrator.spec.search_space import SearchSpec
+from orchestrator.sweep.search import PastTrial, Proposer
 
 OBJECTIVES = {"gain": "max", "forgetting": "min"}
 

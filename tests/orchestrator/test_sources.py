@@ -6,8 +6,12 @@ import datasets
 import pytest
 from datasets import ClassLabel, Features, Value
 
-from orchestrator import sources as s
-from orchestrator.tasks import DataSource, parse_task
+from orchestrator.data.formats import placed_row
+from orchestrator.data.sources import columns, reading
+from orchestrator.data.sources import hub as hub_module
+from orchestrator.spec import task_files
+from orchestrator.spec.task_files import parse_task
+from orchestrator.spec.task_kinds import DataSource
 
 
 def files(path, **fields):
@@ -26,10 +30,10 @@ def test_plain_and_gzipped_lines_are_read(tmp_path):
     with gzip.open(tmp_path / "test.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write('{"text": "c"}\n')
     data = files(tmp_path)
-    assert [r["text"] for r in s.read_split(data, "train")] == ["ä", "b"]
-    assert [r["text"] for r in s.read_split(data, "test")] == ["c"]
-    assert s.read_split(data, "validation") is None
-    assert s.split_names(data) == ["test", "train"]
+    assert [r["text"] for r in reading.read_split(data, "train")] == ["ä", "b"]
+    assert [r["text"] for r in reading.read_split(data, "test")] == ["c"]
+    assert reading.read_split(data, "validation") is None
+    assert reading.split_names(data) == ["test", "train"]
 
 
 TABLE = [
@@ -56,14 +60,14 @@ def test_every_value_of_a_table_is_the_text_that_stands_there(
     name = "a.csv" if separator == "," else "a.tsv"
     path = tmp_path / (name + ".gz" * packed)
     path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
-    assert plain(s.read_split(files(path), "train")) == TABLE
-    assert s.read_split(files(path), "validation") is None
+    assert plain(reading.read_split(files(path), "train")) == TABLE
+    assert reading.read_split(files(path), "validation") is None
 
 
 def test_blank_lines_and_long_fields_are_no_trouble(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\n\n" + "x" * 200_000 + ",1\n\n")
-    assert [len(r["text"]) for r in s.read_split(files(path), "train")] == [200_000]
+    assert [len(r["text"]) for r in reading.read_split(files(path), "train")] == [200_000]
 
 
 def test_parquet_keeps_types_and_names_classes(tmp_path):
@@ -80,7 +84,7 @@ def test_parquet_keeps_types_and_names_classes(tmp_path):
         }
     )
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "test.parquet")
-    read = s.read_split(files(tmp_path), "test")
+    read = reading.read_split(files(tmp_path), "test")
     assert plain(read) == [
         {**rows[0], "label_text": "good"},
         {**rows[1], "label_text": None},
@@ -91,11 +95,11 @@ def test_rows_in_brackets_are_the_only_ones_read(tmp_path):
     lines = "".join(json.dumps({"n": n}) + "\n" for n in range(10))
     (tmp_path / "train.jsonl").write_text(lines)
     data = files(tmp_path)
-    assert [r["n"] for r in s.read_split(data, "train[:3]")] == [0, 1, 2]
-    assert [r["n"] for r in s.read_split(data, "train[7:]")] == [7, 8, 9]
-    assert s.read_split(data, "test[:3]") is None
-    with pytest.raises(s.DataError, match="neither a name nor"):
-        s.read_split(data, "train[:10%]")
+    assert [r["n"] for r in reading.read_split(data, "train[:3]")] == [0, 1, 2]
+    assert [r["n"] for r in reading.read_split(data, "train[7:]")] == [7, 8, 9]
+    assert reading.read_split(data, "test[:3]") is None
+    with pytest.raises(placed_row.DataError, match="neither a name nor"):
+        reading.read_split(data, "train[:10%]")
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -103,7 +107,7 @@ def test_rows_in_brackets_are_the_only_ones_read(tmp_path):
 
 def test_hub_columns_are_renamed_and_nested_ones_reached():
     row = {"choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
-    got = s.canonical_row(
+    got = columns.canonical_row(
         row,
         {"choices": "choices.text", "answer": "answerKey", "answer_labels": "choices.label"},
     )
@@ -118,7 +122,7 @@ def test_columns_of_files_are_renamed_joined_and_added(tmp_path):
         constants={"answer_labels": ["1", "2"]},
         split_names={"learn": "train"},
     )
-    (row,) = s.read_split(data, "learn")
+    (row,) = reading.read_split(data, "learn")
     assert row["question"] == "who"
     assert row["choices"] == ["A", "B"]
     assert row["answer_labels"].index(row["answer"]) == 1
@@ -126,8 +130,8 @@ def test_columns_of_files_are_renamed_joined_and_added(tmp_path):
 
 def test_a_missing_column_names_the_row_and_the_nearest(tmp_path):
     (tmp_path / "train.csv").write_text("sentnce,label\na,1\n")
-    with pytest.raises(s.DataError) as caught:
-        s.read_split(files(tmp_path, columns={"text": "sentence"}), "train")
+    with pytest.raises(placed_row.DataError) as caught:
+        reading.read_split(files(tmp_path, columns={"text": "sentence"}), "train")
     message = str(caught.value)
     assert "train.csv: line 2:" in message
     assert "Did you mean 'sentnce'?" in message
@@ -142,9 +146,9 @@ def test_a_data_root_has_canonical_names(tmp_path):
         "labels": {"0": " a", "1": " b"},
     }
     task = parse_task(document, "t.yaml")
-    assert s.at_data_root(task, tmp_path) == task
+    assert task_files.at_data_root(task, tmp_path) == task
     (tmp_path / "t").mkdir()
-    data = s.at_data_root(task, tmp_path).data
+    data = task_files.at_data_root(task, tmp_path).data
     assert (data.hub, data.columns, data.split_names) == (None, {}, {})
     assert data.files == str((tmp_path / "t").resolve())
 
@@ -185,27 +189,27 @@ CUT_GZIP = gzip.compress(b"text\n" + b"a\n" * 999, mtime=0)[:-12]
 )  # fmt: skip
 def test_damaged_files_are_refused_naming_the_place(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(s.DataError, match=expected) as caught:
-        s.read_split(files(tmp_path), "train")
+    with pytest.raises(placed_row.DataError, match=expected) as caught:
+        reading.read_split(files(tmp_path), "train")
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_folder_says_how_to_get_it(tmp_path):
-    with pytest.raises(s.DataError, match="make demo"):
-        s.read_split(files(tmp_path / "none"), "train")
+    with pytest.raises(placed_row.DataError, match="make demo"):
+        reading.read_split(files(tmp_path / "none"), "train")
     (tmp_path / "reviews.csv").write_text("a\nb\n")
-    with pytest.raises(s.DataError, match=r"Did you mean 'reviews.csv'\?"):
-        s.read_split(files(tmp_path / "review.csv"), "train")
+    with pytest.raises(placed_row.DataError, match=r"Did you mean 'reviews.csv'\?"):
+        reading.read_split(files(tmp_path / "review.csv"), "train")
 
 
 def test_a_folder_without_data_or_with_too_much_is_refused(tmp_path):
-    with pytest.raises(s.DataError, match="holds no data"):
-        s.read_split(files(tmp_path), "train")
+    with pytest.raises(placed_row.DataError, match="holds no data"):
+        reading.read_split(files(tmp_path), "train")
     (tmp_path / "train.csv").write_text("a\nb\n")
     (tmp_path / "train.jsonl").write_text('{"a": "b"}\n')
-    with pytest.raises(s.DataError, match=r"there 2 times \(train.csv, train.jsonl\)"):
-        s.read_split(files(tmp_path), "train")
+    with pytest.raises(placed_row.DataError, match=r"there 2 times \(train.csv, train.jsonl\)"):
+        reading.read_split(files(tmp_path), "train")
 
 
 @pytest.mark.parametrize(
@@ -213,8 +217,8 @@ def test_a_folder_without_data_or_with_too_much_is_refused(tmp_path):
 )
 def test_other_kinds_of_files_are_refused(tmp_path, name, cure):
     (tmp_path / name).write_bytes(b"{}")
-    with pytest.raises(s.DataError, match=f"not a kind of file that is read.*{cure}"):
-        s.read_split(files(tmp_path / name), "train")
+    with pytest.raises(placed_row.DataError, match=f"not a kind of file that is read.*{cure}"):
+        reading.read_split(files(tmp_path / name), "train")
 
 
 # --- the hub -------------------------------------------------------------------------------------
@@ -226,15 +230,15 @@ def test_an_unknown_hub_answers_at_once(monkeypatch, tmp_path):
     def unknown(*arguments, **options):
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(s.socket, "getaddrinfo", unknown)
-    monkeypatch.setattr(s.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(hub_module.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(hub_module.urllib.request, "getproxies", dict)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     for place in (datasets.config, constants):
         monkeypatch.setattr(place, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
     started = time.monotonic()
-    with pytest.raises(s.DataError, match=r"nobody/nothing.*--data-root"):
-        s.read_split(DataSource(hub="nobody/nothing"), "train")
+    with pytest.raises(placed_row.DataError, match=r"nobody/nothing.*--data-root"):
+        reading.read_split(DataSource(hub="nobody/nothing"), "train")
     assert time.monotonic() - started < 5
     assert constants.HF_HUB_OFFLINE is False
     assert datasets.config.HF_HUB_OFFLINE is False
@@ -245,8 +249,8 @@ def test_a_script_is_refused_with_the_way_round(tmp_path, monkeypatch):
         raise RuntimeError("Dataset scripts are no longer supported, but found piqa.py")
 
     monkeypatch.setattr(datasets, "get_dataset_split_names", refuse)
-    with pytest.raises(s.DataError, match="refs/convert/parquet"):
-        s.read_split(DataSource(hub=str(tmp_path)), "train")
+    with pytest.raises(placed_row.DataError, match="refs/convert/parquet"):
+        reading.read_split(DataSource(hub=str(tmp_path)), "train")
 
 
 def test_an_unknown_configuration_lists_the_known(tmp_path, monkeypatch):
@@ -257,7 +261,7 @@ def test_an_unknown_configuration_lists_the_known(tmp_path, monkeypatch):
     card = "---\nconfigs:\n- config_name: small\n  data_files: data/train-0.parquet\n---\n"
     (folder / "README.md").write_text(card)
     hub = {"hub": str(folder)}
-    assert plain(s.read_split(DataSource(**hub, config="small"), "train")) == [{"text": "a"}]
-    assert s.read_split(DataSource(**hub, config="small"), "test") is None
-    with pytest.raises(s.DataError, match=r"small.*`data.config`"):
-        s.read_split(DataSource(**hub, config="big"), "train")
+    assert plain(reading.read_split(DataSource(**hub, config="small"), "train")) == [{"text": "a"}]
+    assert reading.read_split(DataSource(**hub, config="small"), "test") is None
+    with pytest.raises(placed_row.DataError, match=r"small.*`data.config`"):
+        reading.read_split(DataSource(**hub, config="big"), "train")

@@ -3,12 +3,15 @@ import shutil
 
 import pytest
 
-from orchestrator.batches import prepare_task
-from orchestrator.experiment import DataLimits
-from orchestrator.plan import ByteTokenizer
-from orchestrator.sources import DataError, read_split
-from orchestrator.splits import held_by_others, row_marks, split_rows
-from orchestrator.tasks import DataSource, parse_task
+from orchestrator.data.formats.placed_row import DataError
+from orchestrator.data.held_out import held_by_others, row_marks
+from orchestrator.data.sources.reading import read_split
+from orchestrator.data.splits import split_rows
+from orchestrator.data.task_preparation import prepare_task
+from orchestrator.planning.tokens import ByteTokenizer
+from orchestrator.spec.sections import DataLimits
+from orchestrator.spec.task_files import parse_task
+from orchestrator.spec.task_kinds import DataSource
 
 
 def task(**fields):

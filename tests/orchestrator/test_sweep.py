@@ -13,21 +13,20 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from orchestrator import cli, sweep
-from orchestrator.base_model import load_tokenizer
-from orchestrator.batches import prepare
-from orchestrator.driver import Driver
-from orchestrator.experiment import load_experiment
-from orchestrator.journal import Journal, read_journal
-from orchestrator.sweep import (
-    SweepError,
-    SweepOptions,
-    run_sweep,
-    sweep_folder,
-    sweep_folders,
-)
-from orchestrator.training import run_locally
-from orchestrator.trial_state import TrialState, fresh_state, task_sequence
+from orchestrator.base.loading import load_tokenizer
+from orchestrator.cli import app, errors
+from orchestrator.data.preparation import prepare
+from orchestrator.executors.local import run_locally
+from orchestrator.loop.task_sequence import task_sequence
+from orchestrator.loop.trial_state import TrialState, fresh_state
+from orchestrator.records.journal import Journal
+from orchestrator.records.journal_lines import read_journal
+from orchestrator.records.sweep_folder import sweep_folder, sweep_folders
+from orchestrator.spec.load import load_experiment
+from orchestrator.sweep.driver import Driver
+from orchestrator.sweep.errors import SweepError
+from orchestrator.sweep.run import run_sweep
+from orchestrator.sweep.run_options import SweepOptions
 
 pytestmark = pytest.mark.usefixtures("records")
 
@@ -98,8 +97,8 @@ def test_controls_run_as_trials_and_joint_learning_is_never_chosen(experiment_fi
 
 
 def test_the_whole_model_can_be_trained_recorded_and_used(experiment_file, recorder):
-    from orchestrator.inference import Predictor
-    from orchestrator.model_use import model_folder
+    from orchestrator.serving.find import model_folder
+    from orchestrator.serving.predictor import Predictor
 
     path = experiment_file(method={"adapter": {"kind": "full"}}, resources=LOCAL)
     outcome = run(path, recorder, kind="run")
@@ -140,9 +139,9 @@ def test_what_does_not_depend_on_the_method_is_computed_once(experiment_file, re
 def test_a_quantised_base_is_trained_on_and_loaded_again_quantised(
     experiment_file, recorder, tiny_base
 ):
-    from orchestrator.base_model import memory_footprint
-    from orchestrator.inference import Predictor
-    from orchestrator.model_use import model_folder
+    from orchestrator.base.number_formats import memory_footprint
+    from orchestrator.serving.find import model_folder
+    from orchestrator.serving.predictor import Predictor
 
     model = {"name": str(tiny_base), "quantization": "nf4"}
     path = experiment_file(model=model, resources=LOCAL)
@@ -156,7 +155,7 @@ def test_a_quantised_base_is_trained_on_and_loaded_again_quantised(
 def test_the_report_is_attached_to_the_sweeps_run(experiment_file, recorder):
     from mlflow import MlflowClient
 
-    from orchestrator.tracking_address import tracking_uri
+    from orchestrator.records.mlflow.address import tracking_uri
 
     path = experiment_file(resources=LOCAL)
     outcome = run(path, recorder, kind="run")
@@ -233,7 +232,7 @@ def test_a_trial_that_is_whole_before_row_0_ends_once(
         said[name] = []
         run_locally(name, *rest, lambda message: (said[name].append(message), tell(message)))
 
-    monkeypatch.setattr(sweep, "run_locally", heard)
+    monkeypatch.setattr("orchestrator.sweep.locally.run_locally", heard)
     # The second driver takes the adapter from where the first one's trial has left it.
     monkeypatch.setattr(Driver, "_remove_checkpoint", lambda driver, trial: None)
     path = experiment_file(search={**search, "trials": 1}, resources=LOCAL)
@@ -314,15 +313,15 @@ def test_a_sweep_that_an_older_version_let_begin_goes_on(
         return experiment_file(search=search, **fields)
 
     with monkeypatch.context() as older:
-        older.setattr("orchestrator.experiment.check_space", lambda experiment: None)
+        older.setattr("orchestrator.spec.load.check_space", lambda experiment: None)
         folder = run(file(1), recorder).folder
     with Journal(folder) as journal:
         journal.append("trial_proposed", trial="t002", overrides={batch: 7}, by="tpe")
     path = file(3)
-    again = CliRunner().invoke(cli.app, ["sweep", str(path), "--new"])
-    assert again.exit_code == cli.MISTAKE
+    again = CliRunner().invoke(app.app, ["sweep", str(path), "--new"])
+    assert again.exit_code == errors.MISTAKE
     assert "List the values that are possible as a `choice`" in again.stderr
-    result = CliRunner().invoke(cli.app, ["sweep", str(path)])
+    result = CliRunner().invoke(app.app, ["sweep", str(path)])
     assert result.exit_code == 0, result.output
     ends = trials(read_journal(folder))
     assert {name: end["state"] for name, end in ends.items()} == {
@@ -412,7 +411,7 @@ def test_the_state_of_a_trial_survives_json(experiment_file):
 def test_a_sweep_through_ray_leaves_a_champion_record_and_a_clean_cluster(
     experiment_file, recorder, search, ray_cluster
 ):
-    from orchestrator.cluster import Leftovers, wait_until_clean
+    from orchestrator.executors.ray_leftovers import Leftovers, wait_until_clean
 
     search["first"] = [{"resources.workers": 2, "method.adapter.kind": "curlora"}]
     search["trials"] = 2

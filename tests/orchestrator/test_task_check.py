@@ -5,9 +5,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from orchestrator import task_check as c
-from orchestrator.cli import app
-from orchestrator.tasks import TaskFileError, load_task, parse_task
+from orchestrator.cli.app import app
+from orchestrator.cli.output import task_check
+from orchestrator.data import inspect_facts, inspect_task
+from orchestrator.spec.task_files import TaskFileError, load_task, parse_task
 
 
 class Letters:
@@ -43,7 +44,7 @@ def rows(start, stop, label="0"):
 
 def shown(check, width=80):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(c.render(check), crop=False)
+    console.print(task_check.render(check), crop=False)
     return console.export_text()
 
 
@@ -56,14 +57,14 @@ def three(tmp_path):
 
 
 def test_the_facts_are_those_of_the_data(three):
-    check = c.check_task(three)
+    check = inspect_task.check_task(three)
     assert {name: part.rows for name, part in check.splits.items()} == {
         "train": 9, "validation": 60, "test": 10,
     }  # fmt: skip
     assert check.splits["train"].labels == {" bad": 3, " good": 6}
     # The commonest label of train is " good", which half of validation is.
     assert (check.majority, check.chance) == (0.5, 0.5)
-    assert check.splits["train"].characters == c.Lengths(9, 19, 19)
+    assert check.splits["train"].characters == inspect_facts.Lengths(9, 19, 19)
     assert check.splits["train"].tokens is None
     assert [sample.continuation for sample in check.samples[:2]] in (
         [" bad", " good"],
@@ -73,15 +74,15 @@ def test_the_facts_are_those_of_the_data(three):
 
 
 def test_tokens_are_counted_against_the_limit(three):
-    check = c.check_task(three, Letters(), 19)
+    check = inspect_task.check_task(three, Letters(), 19)
     # "text 20", "\nThis is" and the longest label word " good".
-    assert check.splits["validation"].tokens == c.Lengths(60, 20, 20, 60)
-    assert check.splits["train"].tokens == c.Lengths(9, 19, 19, 0)
+    assert check.splits["validation"].tokens == inspect_facts.Lengths(60, 20, 20, 60)
+    assert check.splits["train"].tokens == inspect_facts.Lengths(9, 19, 19, 0)
     assert any("70 of 79 rows looked at are longer" in text for text in check.warnings)
 
 
 def warned(task, tokenizer=None):
-    return " | ".join(c.check_task(task, tokenizer, 100).warnings)
+    return " | ".join(inspect_task.check_task(task, tokenizer, 100).warnings)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_tokens_of_label_words_are_compared(three):
 
 def test_a_linear_head_has_no_words_to_compare(tmp_path, three):
     task = write(tmp_path, rows(90, 100), "test", head="linear")
-    check = c.check_task(task, Letters(), 100)
+    check = inspect_task.check_task(task, Letters(), 100)
     assert not any("token" in text for text in check.warnings)
     assert check.splits["test"].tokens.longest == len("text 90\nThis is")
     assert "linear head" in shown(check)
@@ -150,7 +151,7 @@ def test_choices_are_shown_with_the_right_one_marked(tmp_path):
         "data:\n  files: quiz.csv\n  columns: {choices: [a, b]}\n"
         "  constants: {answer_labels: [A, B]}\n"
     )
-    check = c.check_task(load_task(tmp_path / "t.yaml"))
+    check = inspect_task.check_task(load_task(tmp_path / "t.yaml"))
     assert check.chance == 0.5
     assert set(check.splits["train"].labels) == {"choice 2"}
     sample = check.samples[0]
@@ -171,7 +172,7 @@ def test_references_that_can_never_be_met_are_said(tmp_path):
     data = [{"text": f"q{i}", "target": "a\nb" if i % 2 else "1234"} for i in range(60)]
     write(tmp_path, data)
     (tmp_path / "t.yaml").write_text(json.dumps({"name": "t", "data": {"files": "data"}, **fields}))
-    check = c.check_task(load_task(tmp_path / "t.yaml"), Letters(), 100)
+    check = inspect_task.check_task(load_task(tmp_path / "t.yaml"), Letters(), 100)
     text = " | ".join(check.warnings)
     assert "hold no number to compare" in text
     assert "hold a text of `stop`" in text
@@ -180,12 +181,12 @@ def test_references_that_can_never_be_met_are_said(tmp_path):
 
 
 def test_spaces_and_line_ends_are_visible():
-    assert c.visible("a  \nb\t\n c ") == "a\u2423\u2423\u21b5\nb\u21e5\u21b5\n c\u2423"
+    assert task_check.visible("a  \nb\t\n c ") == "a\u2423\u2423\u21b5\nb\u21e5\u21b5\n c\u2423"
 
 
 def test_a_page_fits_eighty_columns(tmp_path, three):
     write(tmp_path, [{"text": "word " * 2000, "label": "1"}, *rows(0, 60)])
-    text = shown(c.check_task(load_task(tmp_path / "t.yaml")))
+    text = shown(inspect_task.check_task(load_task(tmp_path / "t.yaml")))
     assert max(map(len, text.splitlines())) <= 80
     assert "characters ...]" in text
 

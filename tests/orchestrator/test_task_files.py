@@ -10,22 +10,13 @@ import pytest
 import yaml
 from datasets import ClassLabel, Features, Sequence, Translation, Value
 
-from orchestrator import sources as s
-from orchestrator.encoding import (
-    continuation_texts,
-    encode_question,
-    encode_writing,
-    right_answer,
-    row_text,
-)
-from orchestrator.splits import split_rows
-from orchestrator.tasks import (
-    GenerationTask,
-    LanguageModellingTask,
-    TaskFileError,
-    load_task,
-    parse_task,
-)
+from orchestrator.data.encoding import encode_question, encode_writing
+from orchestrator.data.prompts import continuation_texts, right_answer, row_text
+from orchestrator.data.sources import reading
+from orchestrator.data.splits import split_rows
+from orchestrator.spec import task_files
+from orchestrator.spec.task_files import TaskFileError, load_task, parse_task
+from orchestrator.spec.task_kinds import GenerationTask, LanguageModellingTask
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "tasks"
@@ -298,7 +289,7 @@ def test_a_task_file_reads_what_the_hub_has(name, tmp_path, cache):
     task = TASKS[name]
     hub = hub_folder(tmp_path / "repository", task)
     data = task.data.model_copy(update={"hub": hub, "revision": None})
-    splits = split_rows(task, lambda split: s.read_split(data, split))
+    splits = split_rows(task, lambda split: reading.read_split(data, split))
     assert len(splits.validation) >= 1
     if isinstance(task, LanguageModellingTask):
         assert splits.validation[0]["text"].startswith(" = ")
@@ -323,9 +314,9 @@ def test_a_task_file_reads_what_the_hub_has(name, tmp_path, cache):
 @pytest.mark.skipif(not DATA_ROOT.is_dir(), reason="no data root with the public benchmarks here")
 @pytest.mark.parametrize("name", [n for n in TASKS if (DATA_ROOT / n).is_dir()])
 def test_the_same_task_file_reads_a_data_root(name):
-    task = s.at_data_root(TASKS[name], DATA_ROOT)
+    task = task_files.at_data_root(TASKS[name], DATA_ROOT)
     assert task.data.files == str((DATA_ROOT / name).resolve())
-    splits = split_rows(task, lambda split: s.read_split(task.data, split))
+    splits = split_rows(task, lambda split: reading.read_split(task.data, split))
     assert splits.validation
     for row in [*splits.train[:3], *splits.validation[:3], *splits.test[:3]]:
         if isinstance(task, LanguageModellingTask):

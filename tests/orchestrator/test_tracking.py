@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.experiment import Experiment
-from orchestrator.journal import Line
-from orchestrator.model_registry import champion_record, resolve
-from orchestrator.tracking import Projection, TrackingError
-from orchestrator.tracking_address import tracking_uri
+from orchestrator.records.errors import TrackingError
+from orchestrator.records.events import Line
+from orchestrator.records.mlflow.address import tracking_uri
+from orchestrator.records.mlflow.projection import Projection
+from orchestrator.records.mlflow.registry import champion_record, resolve
+from orchestrator.spec.experiment import Experiment
 from tests.orchestrator.conftest import made_up_reading
 
 START = 1_700_000_000.0

@@ -18,18 +18,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator import tracking_database
-from orchestrator.model_registry import check_reachable, connect
-from orchestrator.tracking_address import (
-    TrackingError,
+from orchestrator.records.errors import TrackingError
+from orchestrator.records.mlflow import database as database_module
+from orchestrator.records.mlflow import storage_folder
+from orchestrator.records.mlflow.address import (
     database_address,
     database_file,
     place_in,
     recorded_uri,
-    redacted,
     tracking_uri,
 )
-from orchestrator.tracking_database import network_file_system, prepare, storage_identity
+from orchestrator.records.mlflow.client import check_reachable, connect
+from orchestrator.records.mlflow.database import prepare
+from orchestrator.records.mlflow.storage_folder import network_file_system, storage_identity
+from orchestrator.records.redaction import redacted
 
 POINTS = 20
 WRITES = 420
@@ -109,10 +111,10 @@ def made_at_once(empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> list[
 
     def copy(file: Path) -> None:
         made.append(file)
-        tracking_database._put(empty_database, file)
+        database_module.put_database(empty_database, file)
 
-    monkeypatch.setattr(tracking_database, "_make", copy)
-    monkeypatch.setattr(tracking_database, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(database_module, "make_database", copy)
+    monkeypatch.setattr(database_module, "SETTLED_SECONDS", 0.0)
     return made
 
 
@@ -156,14 +158,14 @@ def test_a_half_made_database_is_set_aside_and_made_anew(
 def test_it_is_made_once_when_two_first_sweeps_begin_at_once(
     made_at_once: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    make, seen = tracking_database._make, []
+    make, seen = database_module.make_database, []
 
     def slowly(file: Path) -> None:
         seen.append(names(tmp_path))
         time.sleep(0.3)
         make(file)
 
-    monkeypatch.setattr(tracking_database, "_make", slowly)
+    monkeypatch.setattr(database_module, "make_database", slowly)
     address = database_address(tmp_path / "mlflow.db")
     threads = [threading.Thread(target=prepare, args=[address]) for _ in range(3)]
     for thread in threads:
@@ -216,7 +218,7 @@ def _downgrade(file: Path) -> None:
     from mlflow.store.db.utils import _get_alembic_config
 
     config = _get_alembic_config(database_address(file))
-    with tracking_database._hasty_engine(file).begin() as connection:
+    with database_module.hasty_engine(file).begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "-1")
 
@@ -359,4 +361,4 @@ def test_network_file_systems_are_known_by_their_mounts(
 
 def test_this_machine_is_understood(tmp_path: Path) -> None:
     found = network_file_system(database_address(tmp_path / "mlflow.db"))
-    assert found is None or sys.platform != "linux" or found in tracking_database._NETWORK
+    assert found is None or sys.platform != "linux" or found in storage_folder.NETWORK_FILE_SYSTEMS

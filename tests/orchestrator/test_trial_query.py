@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from orchestrator import trial_query
-from orchestrator.sweep_view import SweepView
-from orchestrator.trial_query import QueryError, parse_filter, select
+from orchestrator.cli import query
+from orchestrator.cli.query import QueryError, parse_filter, select
+from orchestrator.records.sweep_state import SweepView
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_state_and_repetitions_can_be_asked_for(view):
 def test_what_was_not_measured_fulfils_no_comparison(view):
     both = chosen(view, "gain=0.1") + chosen(view, "gain!=0.1")
     assert "t003" not in both
-    assert "probe_accuracy_kept" in trial_query.names_of(view)
+    assert "probe_accuracy_kept" in query.names_of(view)
     assert not chosen(view, "probe_accuracy_kept != 0")
 
 
@@ -85,7 +85,7 @@ def test_order_is_by_value_with_the_unmeasured_last(view):
 
 def test_csv_reads_back_as_it_was(view):
     view.trial("t003").reason = 'said "no", then\nstopped'
-    text = trial_query.to_csv(view, view.trials)
+    text = query.to_csv(view, view.trials)
     assert text.endswith("\r\n")
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert [row["trial"] for row in rows] == [trial.name for trial in view.trials]

@@ -4,15 +4,17 @@ import random
 
 import pytest
 
-from orchestrator.batches import PreparedTask
-from orchestrator.continual_loop import StageReport
-from orchestrator.controls import Controls
-from orchestrator.driver import Driver
-from orchestrator.experiment import Experiment, LoadedExperiment
-from orchestrator.journal import Journal, reading_due
-from orchestrator.sweep_view import reading_words
-from orchestrator.tasks import parse_task
-from orchestrator.verdict import Judged, fresh_seeds, judge
+from orchestrator.data.prepared import PreparedTask
+from orchestrator.loop.stage_report import StageReport
+from orchestrator.records.events import reading_due
+from orchestrator.records.journal import Journal
+from orchestrator.records.readings import reading_words
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import LoadedExperiment
+from orchestrator.spec.task_files import parse_task
+from orchestrator.sweep.baselines import Controls
+from orchestrator.sweep.driver import Driver
+from orchestrator.sweep.verdict import Judged, fresh_seeds, judge
 
 TASK = "mood"
 EXAMPLES = 60

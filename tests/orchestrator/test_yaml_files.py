@@ -2,9 +2,11 @@
 
 import pytest
 
-from orchestrator.experiment import ExperimentError, load_experiment
-from orchestrator.task_check import list_tasks
-from orchestrator.tasks import TaskFileError, find_task_file, load_task, read_yaml
+from orchestrator.data.inspect_task import list_tasks
+from orchestrator.spec.load import load_experiment
+from orchestrator.spec.task_files import TaskFileError, find_task_file, load_task
+from orchestrator.spec.validation import ExperimentError
+from orchestrator.spec.yaml_file import read_yaml
 
 TASK = """\
 name: {name}

@@ -5,15 +5,18 @@ import math
 import pytest
 import torch
 
-import curlora.curlora as curlora_method
-from curlora.attach import attach
-from curlora.curlora import curlora_layers
-from curlora.retention import RETENTIONS
-from orchestrator.base_model import load_base, memory_footprint, partitioned
-from orchestrator.encoding import Example
-from orchestrator.engine import DeepSpeedEngine, PlainEngine, zero3_config
-from orchestrator.experiment import ModelSpec, TrainingSpec
-from orchestrator.scored_model import check_logits
+from curlora.adapters import cur_factors
+from curlora.adapters.attach import attach
+from curlora.adapters.curlora_layer import curlora_layers
+from curlora.retention.table import RETENTIONS
+from orchestrator.base.loading import load_base, partitioned
+from orchestrator.base.number_formats import memory_footprint
+from orchestrator.data.items import Example
+from orchestrator.engines.deepspeed import DeepSpeedEngine
+from orchestrator.engines.plain import PlainEngine
+from orchestrator.engines.scored_model import check_logits
+from orchestrator.engines.sharded_base import zero3_config
+from orchestrator.spec.sections import ModelSpec, TrainingSpec
 from tests.process_group import in_two_workers
 
 pytestmark = pytest.mark.slow
@@ -73,18 +76,18 @@ def _learn(kind, base, folder, rank):
     held, part = whole_parameters(model), memory_footprint(model)["float32"]
     # How much of the base is whole while a layer's columns and rows are chosen and read.
     peak = [0]
-    read = curlora_method.CurFactors.read
+    read = cur_factors.CurFactors.read
 
     def watched(factors, W, bias):
         peak[0] = max(peak[0], whole_parameters(model))
         read(factors, W, bias)
 
-    curlora_method.CurFactors.read = watched
+    cur_factors.CurFactors.read = watched
     try:
         with partitioned(config):
             model_with_adapter = adapted(model, kind)
     finally:
-        curlora_method.CurFactors.read = read
+        cur_factors.CurFactors.read = read
     retention = RETENTIONS["ewc"].build({"strength": 5.0, "max_examples": 3})
     engine = DeepSpeedEngine(model_with_adapter, SPEC, batch_tokens=64, retention=retention)
     check_logits(engine.scored, 30)  # as every trial does, before anything else is computed

@@ -1,0 +1,1 @@
+"""Adapters by kind: their table, attaching, saving and exporting; CURLoRA and SECURA themselves."""

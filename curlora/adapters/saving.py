@@ -1,0 +1,230 @@
+"""Adapters in folders: written so that they load on the untouched base, and loaded.
+
+    model = attach(base, "pissa", {"r": 16, "target_modules": ["q_proj"]}, seed=0)
+    ...
+    save_adapter(model, "adapter")
+    model = load_adapter(untouched_base, "adapter")
+
+`adapter.json` in the folder decides what is loaded: it names the kind, its settings, and how the
+adapter is stored.
+
+======== ==========================================================================================
+stored   the folder holds besides
+======== ==========================================================================================
+peft     `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them
+lora     the same, as a plain LoRA of rank 2 r (PiSSA, CorDA)
+model    the whole model, as transformers writes it (`full`)
+nothing  nothing (`head_only`)
+======== ==========================================================================================
+
+A folder without `adapter.json` is what PEFT's own `save_pretrained` wrote.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from peft import PeftModel, get_peft_model_state_dict
+from torch import nn
+from transformers import PreTrainedModel
+
+from curlora.adapters.export import export_lora
+from curlora.adapters.files import (
+    CONFIG,
+    LOADING_ERRORS,
+    TENSORS,
+    AdapterError,
+    check_finite,
+    check_names,
+    check_tensors,
+    read_json,
+)
+from curlora.adapters.kind import ATTACHED, Attached
+from curlora.permissions import open_to_others
+
+MARKER = "adapter.json"
+
+
+def adapter_kind_of(folder: str | Path) -> str:
+    """Say which kind of adapter a folder holds, from `adapter.json` if it is there.
+
+    Args:
+        folder: What `save_adapter` or PEFT's `save_pretrained` wrote.
+
+    Returns:
+        A key of `ADAPTERS`, or for a foreign adapter PEFT's own name of its method.
+
+    Raises:
+        FileNotFoundError: The folder holds no adapter.
+    """
+    return _read_marker(Path(folder))["kind"]
+
+
+def save_adapter(model: nn.Module, folder: str | Path) -> Path:
+    """Write an adapter so that `load_adapter` gives it back on the untouched base.
+
+    Args:
+        model: What `attach` or `load_adapter` returned, unmerged; or any `PeftModel` whose adapter
+            did not change the base when it was attached.
+        folder: Where to write; made if missing.
+
+    Returns:
+        The folder.
+
+    Raises:
+        TypeError: Nothing is known of how the model was adapted.
+        ValueError: Its base was changed by something other than `attach`.
+    """
+    folder = Path(folder)
+    record: Attached | None = getattr(model, ATTACHED, None)
+    if record is None:
+        record = _record_of(model)
+    if not isinstance(model, PeftModel):
+        stored = "model" if record.kind == "full" else "nothing"
+    else:
+        stored = "peft" if record.initial is None else "lora"
+    folder.mkdir(parents=True, exist_ok=True)
+    if stored == "lora":
+        export_lora(model, folder)
+    elif stored != "nothing":
+        cast(PreTrainedModel, model).save_pretrained(str(folder))
+        open_to_others(folder)
+    marker = {"kind": record.kind, "stored": stored, "settings": record.settings}
+    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+    return folder
+
+
+def load_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
+    """Put a saved adapter on the base it was made for, for inference.
+
+    Args:
+        base: The untouched base model. Changed in place, except by `full`.
+        folder: What `save_adapter` or PEFT's `save_pretrained` wrote.
+
+    Returns:
+        A `PeftModel`, the base itself for `head_only`, the saved model for `full`; nothing of it
+        is to be trained.
+
+    Raises:
+        FileNotFoundError: The folder holds no adapter.
+        AdapterError: Its files are damaged, lack a tensor, hold NaN or infinity, do not fit the
+            base, or were not written by this library.
+    """
+    folder = Path(folder)
+    marker = _read_marker(folder)
+    if marker["stored"] in {"peft", "lora"}:
+        model = _load_peft(base, folder)
+    elif marker["stored"] == "nothing":
+        model = base
+    elif marker["stored"] == "model":
+        model = _load_whole(cast(PreTrainedModel, base), folder)
+    else:
+        raise AdapterError(
+            f"`{folder / MARKER}` says that the adapter is stored as {marker['stored']!r}, which "
+            "is none of peft, lora, model, nothing. Was it written by a newer version?"
+        )
+    model.requires_grad_(False)
+    setattr(model, ATTACHED, Attached(marker["kind"], marker["settings"]))
+    return model
+
+
+def _load_peft(base: nn.Module, folder: Path) -> nn.Module:
+    """Put what PEFT wrote on a base, and see that nothing of it is missing or left over."""
+    config, file = read_json(folder / CONFIG), folder / TENSORS
+    shapes = check_tensors(file)
+    longest = max((size for shape in shapes.values() for size in shape), default=0)
+    rank = config.get("r")
+    if isinstance(rank, int) and rank > longest > 0:
+        raise AdapterError(
+            f"`{folder / CONFIG}` says r = {rank}, and no tensor of {TENSORS} has more than "
+            f"{longest} rows or columns. One of them belongs to another adapter."
+        )
+    try:
+        with warnings.catch_warnings():
+            # What is missing is an error here, see below.
+            warnings.filterwarnings("ignore", "Found missing adapter keys")
+            model = PeftModel.from_pretrained(cast(PreTrainedModel, base), str(folder))
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:600] or type(error).__name__
+        raise AdapterError(
+            f"The adapter in `{folder}` cannot be put on this base: {reason}"
+        ) from error
+    check_names(file, shapes, get_peft_model_state_dict(model, save_embedding_layers=False))
+    return model
+
+
+def _load_whole(base: PreTrainedModel, folder: Path) -> nn.Module:
+    """Load a model that was trained whole, in the place of its base."""
+    try:
+        found: Any = type(base).from_pretrained(
+            str(folder), dtype=base.dtype, output_loading_info=True
+        )
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:600] or type(error).__name__
+        raise AdapterError(f"The model in `{folder}` cannot be loaded: {reason}") from error
+    model, told = found
+    lacking = sorted(map(str, (*told["missing_keys"], *told["mismatched_keys"])))
+    if lacking:
+        raise AdapterError(
+            f"The model in `{folder}` lacks {len(lacking)} weights, first `{lacking[0]}`, which "
+            "would be random. Save or copy it again."
+        )
+    for name, parameter in model.named_parameters():
+        check_finite(parameter.detach(), name, folder)
+    return model.to(base.device).train(base.training)
+
+
+def _record_of(model: nn.Module) -> Attached:
+    """Give what can be told of a model that `attach` did not make."""
+    if not isinstance(model, PeftModel):
+        raise TypeError(
+            f"Nothing says what was trained of this {type(model).__name__}. Adapt it with "
+            "`curlora.attach`."
+        )
+    config = model.peft_config[model.active_adapters[0]]
+    start = getattr(config, "init_lora_weights", True)
+    if isinstance(start, str) and start not in _STARTS_THAT_KEEP_THE_BASE:
+        raise ValueError(
+            f"The adapter started with `init_lora_weights={start!r}`, which changes the base, and "
+            "how it started was not kept. Adapt the model with `curlora.attach`."
+        )
+    return Attached(_kind_of_config(config.to_dict()), {})
+
+
+_STARTS_THAT_KEEP_THE_BASE = frozenset({"gaussian", "eva", "orthogonal", "mica"})
+
+
+def _kind_of_config(config: Mapping[str, Any]) -> str:
+    method = str(getattr(config["peft_type"], "value", config["peft_type"])).lower()
+    if method != "lora":
+        return method
+    if config.get("use_dora"):
+        return "dora"
+    if config.get("init_lora_weights") == "mica":
+        return "mica"
+    return "rslora" if config.get("use_rslora") else "lora"
+
+
+def _read_marker(folder: Path) -> dict[str, Any]:
+    marker, config = folder / MARKER, folder / CONFIG
+    if marker.exists():
+        found = read_json(marker)
+        fields = {"kind": str, "stored": str, "settings": dict}
+        wrong = [name for name, kind in fields.items() if not isinstance(found.get(name), kind)]
+        if wrong:
+            raise AdapterError(
+                f"`{marker}`: `{wrong[0]}` should be a {fields[wrong[0]].__name__}, got "
+                f"{found.get(wrong[0])!r}. Save or copy the adapter again."
+            )
+        return found
+    if config.exists():
+        found = read_json(config)
+        if not isinstance(found.get("peft_type"), str):
+            raise AdapterError(
+                f"`{config}`: `peft_type` should name a method of PEFT, got "
+                f"{found.get('peft_type')!r}. Save or copy the adapter again."
+            )
+        return {"kind": _kind_of_config(found), "stored": "peft", "settings": {}}
+    raise FileNotFoundError(f"No adapter in `{folder}`: neither {MARKER} nor {CONFIG} is there.")

@@ -1,0 +1,59 @@
+"""The layers of a model whose update is a product of matrices, and the parameters it is made of."""
+
+import re
+from collections.abc import Iterable
+from typing import Any, cast
+
+from torch import nn
+
+from curlora.adapters.curlora_layer import CurloraLayer
+from curlora.curvature.observation import AdaptedLayer, Params, statistic
+
+PARAMETER = re.compile(
+    r"^(?P<layer>.+)\.(?P<part>lora_A|lora_B|cur_U)\.(?P<adapter>[^.]+)(?:\.weight)?$"
+)
+
+
+def lora_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Give the two parameters of each LoRA layer.
+
+    Args:
+        names: Names of parameters.
+
+    Returns:
+        (A, B) of each, in order.
+    """
+    known = set(names)
+    pairs = [(name, name.replace(".lora_A.", ".lora_B.")) for name in names if ".lora_A." in name]
+    return [(A, B) for A, B in pairs if B in known]
+
+
+def adapted_layers(model: nn.Module, params: Params) -> dict[str, AdaptedLayer]:
+    """Describe the layers whose update is a product: those with LoRA's factors or CURLoRA's U.
+
+    Args:
+        model: A PEFT model.
+        params: Its trainable parameters by name.
+
+    Returns:
+        By the layer's name in `model`. Layers adapted in another way are left out.
+    """
+    layers: dict[str, AdaptedLayer] = {}
+    for name, parameter in params.items():
+        found = PARAMETER.match(name)
+        if found is None or found["part"] == "lora_B":
+            continue
+        layer = model.get_submodule(found["layer"])
+        if isinstance(layer, CurloraLayer):
+            factors = layer.factors(found["adapter"])
+            C, R = statistic(factors.C), statistic(factors.R)
+            layers[found["layer"]] = AdaptedLayer(
+                (C.shape[0], R.shape[1]), layer.cur_settings[found["adapter"]].alpha, (C, name, R)
+            )
+        elif (second := name.replace(".lora_A.", ".lora_B.")) in params:
+            layers[found["layer"]] = AdaptedLayer(
+                (params[second].shape[0], parameter.shape[1]),
+                float(cast(Any, layer).scaling[found["adapter"]]),
+                (second, name),
+            )
+    return layers

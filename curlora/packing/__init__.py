@@ -1,0 +1,1 @@
+"""Many adapters trained at once on one frozen base."""

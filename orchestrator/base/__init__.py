@@ -1,0 +1,1 @@
+"""The base model: its files, sizes, identity and loading."""

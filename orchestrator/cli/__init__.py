@@ -1,0 +1,18 @@
+"""The command line: `orchestrate`.
+
+Tables are for people and go to the terminal; `--json` is for programs. A mistake of the user's is
+answered with one message on stderr and exit code 2, and never with a traceback; what nobody
+expected shows its traceback. Heavy packages are imported by the commands that need them.
+"""
+
+# Commands register where they are defined, and the help lists them in the order of these lines.
+# isort: off
+from orchestrator.cli import sweeps, methods, browse, models, predict, doctor
+from orchestrator.cli import runs, tasks
+
+# isort: on
+from orchestrator.cli.app import app, main
+
+__all__ = [
+    "app", "browse", "doctor", "main", "methods", "models", "predict", "runs", "sweeps", "tasks",
+]  # fmt: skip

@@ -1,0 +1,46 @@
+"""The application that commands register at, and its entry point."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="orchestrate",
+    help="Search for the best way to teach a language model one task after another.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+runs_app = typer.Typer(help="Look at sweeps and their trials.", no_args_is_help=True)
+champion_app = typer.Typer(help="Look at champions in the model registry.", no_args_is_help=True)
+app.add_typer(runs_app, name="runs")
+app.add_typer(champion_app, name="champion")
+tasks_app = typer.Typer(help="Look at task files and the data they read.", no_args_is_help=True)
+app.add_typer(tasks_app, name="tasks")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(importlib.metadata.version("curlora-orchestrator"))
+        except importlib.metadata.PackageNotFoundError:
+            typer.echo("not installed (run from a checkout)")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,33 @@
+"""Where commands write: tables to the terminal, JSON to stdout, notes to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from orchestrator.records.events import without_nan
+
+WIDTH_WITHOUT_TERMINAL = 100
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console of the terminal's width, of 100 columns where there is none."""
+    stream = sys.stderr if stderr else sys.stdout
+    if stream.isatty() or "COLUMNS" in os.environ:
+        return Console(stderr=stderr)
+    return Console(stderr=stderr, width=WIDTH_WITHOUT_TERMINAL)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout; NaN becomes null."""
+    typer.echo(json.dumps(without_nan(document), default=str, allow_nan=False))
+
+
+def print_note(text: str) -> None:
+    """Tell the user something beside the answer."""
+    typer.echo(f"orchestrate: {text}", err=True)

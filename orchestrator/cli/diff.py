@@ -1,0 +1,189 @@
+"""What differs between two trials or two sweeps: settings, measures, what made them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from orchestrator.cli.output.tables import add_cells, table
+from orchestrator.measures.objectives import NATURAL_DIRECTIONS
+from orchestrator.records.scores import flat, mean, paired_interval
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.trial_record import BASE, TrialView
+from orchestrator.system.formatting import show, show_interval, show_setting
+
+_NOT_COMPARED = ("name", "storage", "tracking.uri")
+"""Fields of an experiment that say where it is kept, not what it does."""
+
+
+def diff_trials(
+    left: tuple[SweepView, TrialView], right: tuple[SweepView, TrialView]
+) -> dict[str, Any]:
+    """The differences of two trials, of one sweep or of two.
+
+    Args:
+        left: A sweep and one of its trials.
+        right: Another; differences are right minus left.
+
+    Returns:
+        `settings` and `provenance` (path to both values, only those that differ), `measures` (name
+        to both values and their difference, all that either has), `scores` (task to the final
+        scores and, where both hold scores of the same examples, their paired interval), and
+        `interval` of the mean over tasks, None where it cannot be paired.
+    """
+    (left_view, left_trial), (right_view, right_trial) = left, right
+    tasks = [task for task in left_view.tasks if task in right_view.tasks]
+    same = {task: _same_examples(left_view, right_view, task) for task in tasks}
+    mine, other = right_trial.per_example, left_trial.per_example
+    scores: dict[str, Any] = {}
+    for task in tasks:
+        before, after = _final(left_view, left_trial, task), _final(right_view, right_trial, task)
+        interval = paired_interval(mine, other, [task]) if same[task] else None
+        scores[task] = _pair(before, after) | {"interval": interval}
+    whole = left_view.tasks == right_view.tasks and all(same.values())
+    return {
+        "left": f"{left_view.name}/{left_trial.name}",
+        "right": f"{right_view.name}/{right_trial.name}",
+        "settings": _differing(
+            _settings(left_view, left_trial), _settings(right_view, right_trial)
+        ),
+        "measures": _measures(left_trial, right_trial),
+        "scores": scores,
+        "interval": paired_interval(mine, other, tasks) if whole else None,
+        "provenance": _differing(
+            _made_of(left_view, left_trial), _made_of(right_view, right_trial)
+        ),
+    }
+
+
+def _made_of(view: SweepView, trial: TrialView) -> dict[str, Any]:
+    """What the trial follows from beside its settings: hashes, and the versions it ran with."""
+    parts = {key: view.provenance.get(key) for key in ("base", "data")}
+    names = dict.fromkeys(name for made_with in trial.versions for name in made_with)
+    return flat({key: part for key, part in parts.items() if part}) | {
+        name: ", then ".join(dict.fromkeys(v[name] for v in trial.versions if name in v))
+        for name in names
+    }
+
+
+def diff_sweeps(left: SweepView, right: SweepView) -> dict[str, Any]:
+    """The differences of two sweeps: what was asked, and of their best trials.
+
+    Args:
+        left: A sweep.
+        right: Another.
+
+    Returns:
+        The same as `diff_trials` for the champions (or largest gains), with `settings` of the
+        whole experiments; measures and scores are empty when one sweep has no finished trial.
+    """
+    best, other = left.best, right.best
+    if best is not None and other is not None:
+        document = diff_trials((left, best), (right, other))
+    else:
+        document = {
+            "left": f"{left.name}/-", "right": f"{right.name}/-", "measures": {}, "scores": {},
+            "interval": None,
+            "provenance": _differing(flat(left.provenance), flat(right.provenance)),
+        }  # fmt: skip
+    document["settings"] = _differing(_asked(left), _asked(right))
+    return document
+
+
+def _asked(view: SweepView) -> dict[str, Any]:
+    return {k: v for k, v in flat(view.experiment).items() if k not in _NOT_COMPARED}
+
+
+def _settings(view: SweepView, trial: TrialView) -> dict[str, Any]:
+    """What made the trial: its settings and, for two sweeps, model, data and tasks."""
+    parts = {part: view.experiment.get(part) for part in ("model", "tasks", "probes", "data")}
+    return flat(parts) | (view.settings(trial) if trial.name != BASE else {})
+
+
+def _same_examples(left: SweepView, right: SweepView, task: str) -> bool:
+    """Whether both sweeps scored the task on the same tokens."""
+    if left is right:
+        return True
+    mine = (left.provenance.get("data") or {}).get(task)
+    return mine is not None and mine == (right.provenance.get("data") or {}).get(task)
+
+
+def _final(view: SweepView, trial: TrialView, task: str) -> float:
+    matrix = view.matrix(trial)
+    if matrix is None or (not matrix.tasks_learnt and trial.name != BASE):
+        return math.nan
+    return matrix.rows[-1][matrix.tasks.index(task)]
+
+
+def _measures(left: TrialView, right: TrialView) -> dict[str, Any]:
+    pairs = {n: _pair(left.measure(n), right.measure(n)) for n in NATURAL_DIRECTIONS}
+    return {
+        name: pair
+        for name, pair in pairs.items()
+        if not (math.isnan(pair["left"]) and math.isnan(pair["right"]))
+    }
+
+
+def _pair(left: float, right: float) -> dict[str, float]:
+    return {"left": left, "right": right, "difference": right - left}
+
+
+def _differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+    paths = dict.fromkeys([*left, *right])
+    return {
+        path: {"left": left.get(path), "right": right.get(path)}
+        for path in paths
+        if left.get(path) != right.get(path)
+    }
+
+
+def render_diff(document: Mapping[str, Any]) -> RenderableType:
+    """What `diff_trials` or `diff_sweeps` found, for people.
+
+    Args:
+        document: From `diff_trials` or `diff_sweeps`.
+
+    Returns:
+        Tables of settings, measures, scores and provenance; what is the same is said to be.
+    """
+    left, right = document["left"], document["right"]
+    parts: list[RenderableType] = []
+    for name in ("settings", "provenance"):
+        if not document[name]:
+            parts += [Text(f"{name.capitalize()}: the same."), Text()]
+            continue
+        made = table(f"{name.capitalize()} that differ", name, left, right,
+                     left={name, left, right})  # fmt: skip
+        for path, pair in document[name].items():
+            cells = [show_setting(path, pair[side], exact=True) for side in ("left", "right")]
+            add_cells(made, [path, *cells])
+        parts += [made, Text()]
+    numbers = table("Measures", "measure", left, right, "difference", left={"measure"})
+    for name, pair in document["measures"].items():
+        digits = 0 if name.startswith("cost") else 3
+        add_cells(numbers, [name, *_pair_cells(pair, digits)])
+    scores = table("Final scores", "task", left, right, "difference", "95 % interval",
+                   left={"task"})  # fmt: skip
+    for task, pair in document["scores"].items():
+        add_cells(scores, [task, *_pair_cells(pair, 3), show_interval(pair["interval"])])
+    if document["scores"]:
+        ends = [[pair[side] for pair in document["scores"].values()] for side in ("left", "right")]
+        whole = {"left": mean(ends[0]), "right": mean(ends[1])}
+        whole["difference"] = whole["right"] - whole["left"]
+        add_cells(scores, ["mean", *_pair_cells(whole, 3), show_interval(document["interval"])])
+    parts += [numbers, Text(), scores, Text()]
+    parts.append(Text(f"Differences are {right} minus {left}; intervals are paired over the same "
+                      "examples, \"-\" where the examples differ.", style="dim"))  # fmt: skip
+    return Group(*parts)
+
+
+def _pair_cells(pair: Mapping[str, float], digits: int) -> list[str]:
+    return [
+        show(pair["left"], digits=digits),
+        show(pair["right"], digits=digits),
+        show(pair["difference"], signed=True, digits=digits),
+    ]

@@ -1,0 +1,77 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.spec.experiment import not_a_folder
+from orchestrator.system.user_error import UsageError
+
+File = Annotated[Path, typer.Argument(help="The experiment file (YAML).", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
+
+
+def _folder(storage: str | Path) -> Path:
+    """The storage folder of an option; an address is refused as in an experiment file."""
+    wrong = not_a_folder(str(storage))
+    if wrong is not None:
+        raise typer.BadParameter(wrong)
+    return Path(storage)
+
+
+Storage = Annotated[
+    Path,
+    typer.Option(help="The folder that sweeps are kept in.", parser=_folder, metavar="DIR"),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        help="Where MLflow records; by default SQLite in the storage folder. An address with a "
+        "password is better given in the environment, which other users cannot read.",
+        envvar="ORCHESTRATOR_TRACKING_URI",
+    ),
+]
+MovedBase = Annotated[
+    Path | None,
+    typer.Option(
+        "--base",
+        help="Where the base model is now, if it was moved since training.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster, for example auto; by default this machine."),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="ORCHESTRATOR_DATA_ROOT",
+        help="Read every task from DIR/<name>/<split>.jsonl[.gz] where that folder exists.",
+        metavar="DIR",
+    ),
+]
+New = Annotated[bool, typer.Option("--new", help="Start anew instead of continuing.")]
+Retry = Annotated[
+    bool, typer.Option("--retry-failed", help="Run trials that failed again, from their start.")
+]
+
+DEFAULT_STORAGE = Path("./runs")
+
+
+def check_data_root(data_root: Path | None) -> None:
+    """Refuse a `--data-root` that is no folder."""
+    if data_root is not None and not data_root.is_dir():
+        raise UsageError(f"`--data-root` (or ORCHESTRATOR_DATA_ROOT): {data_root} is no folder.")
+
+
+Reference = Annotated[
+    str,
+    typer.Argument(
+        help="NAME@champion, NAME/VERSION, SWEEP/TRIAL, or a model folder.", show_default=False
+    ),
+]

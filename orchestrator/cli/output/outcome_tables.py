@@ -1,0 +1,102 @@
+"""The outcome of a sweep for people: tables, the verdict, and the commands that come next."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from orchestrator.cli.output.next_commands import next_commands
+from orchestrator.cli.output.scores import comparison_tables, reading_tables, task_tables
+from orchestrator.cli.output.tables import print_on
+from orchestrator.cli.output.trials_table import trial_tables
+from orchestrator.records.events import Line
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.system.formatting import show, show_interval
+
+
+def render_outcome(lines: Iterable[Line], folder: Path, *, width: int = 100) -> RenderableType:
+    """The end of a sweep, or its state so far, for people.
+
+    Args:
+        lines: The journal.
+        folder: The sweep's folder.
+        width: Columns to lay the tables out for.
+
+    Returns:
+        Tables of trials and tasks, the verdict, and the commands that come next.
+    """
+    view = SweepView.of(lines)
+    parts: list[RenderableType] = [*reading_tables(view, width), *trial_tables(view, width)]
+    parts += [Text(), *task_tables(view, width)]
+    parts += [*comparison_tables(view), _verdict(view), Text(), _caveat(view), Text()]
+    parts.append(_next_steps(view, folder))
+    return Group(*parts)
+
+
+def outcome_svg(lines: Iterable[Line], folder: Path) -> str:
+    """The picture of `render_outcome` in 100 columns, without the commands, as an SVG document."""
+    view = SweepView.of(lines)
+    console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+    parts = [*reading_tables(view, 100), *trial_tables(view, 100), Text()]
+    parts += task_tables(view, 100)
+    parts += [*comparison_tables(view), _verdict(view), Text(), _caveat(view)]
+    print_on(console, Group(*parts))
+    return console.export_svg(title=f"orchestrate runs show {folder.name}")
+
+
+def _verdict(view: SweepView) -> Text:
+    front = ", ".join(view.front) or "none"
+    if not view.ended:
+        best = view.best
+        words = "nothing finished yet"
+        if best is not None:
+            words = f"{best.name}, gain {show(best.measure('gain'), signed=True)}"
+        return Text(f"Not ended. Best so far: {words}.")
+    text = Text(f"Front: {front}\n")
+    if view.champion is None:
+        text.append(f"No champion: {view.reason}.", style="bold yellow")
+    else:
+        text.append(f"Champion {view.champion}: {view.reason}.", style="bold green")
+    if view.runner_up is not None:
+        between = show_interval(view.runner_up_interval)
+        text.append(f"\nRunner-up {view.runner_up}: the champion's score minus its, {between}.")
+    text.append(f"\n{view.test_words}")
+    if view.model is not None:
+        text.append(f"\nRegistered as {view.model}, version {view.version}.")
+    return text
+
+
+def _caveat(view: SweepView) -> Text:
+    seeds = {view.settings(trial).get("training.seed") for trial in view.searched} - {None}
+    if view.finalists:
+        how_many = "one seed, but for the finalists, whose means over fresh seeds stand above"
+    elif len(seeds) == 1:
+        how_many = f"one seed ({seeds.pop()}): how far another would land was not measured"
+    else:
+        how_many = f"{len(seeds)} seeds, one for each trial"
+    which = "Trials show validation scores"
+    if view.kind != "run":
+        which += ", by which the trials were chosen, so the best of them is optimistic"
+    told = f"{which}. It is {how_many}."
+    if view.kind != "run" and view.ended:
+        told += " The interval of a trial is right for one that was named beforehand; "
+        told += (
+            f"the verdict's allows for the choice among {view.compared}."
+            if view.compared is not None
+            else "the verdict, of an earlier version, did not allow for the choice among them."
+        )
+    return Text(told, style="dim")
+
+
+def _next_steps(view: SweepView, folder: Path) -> Text:
+    text = Text(no_wrap=True, overflow="ignore")
+    headings = {"browse": "To look at it", "use": "To use it"}
+    for number, (purpose, commands) in enumerate(next_commands(view, folder).items()):
+        text.append(("\n" if number else "") + headings[purpose] + "\n", style="bold")
+        text.append("\n".join(f"  {command}" for command in commands) + "\n")
+    text.rstrip()
+    return text

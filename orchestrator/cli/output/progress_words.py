@@ -1,0 +1,142 @@
+"""The progress of a sweep in words: journal lines, running trials, the best so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.cli.output.trials_table import failure
+from orchestrator.records.events import Line
+from orchestrator.records.readings import reading_words
+from orchestrator.records.scores import number
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.trial_record import BASE, TrialView
+from orchestrator.system.formatting import count, show, show_interval, show_setting
+
+
+def base_words(view: SweepView) -> str:
+    """What the untouched base scores, as soon as that is known."""
+    scores = view.control_scores("zero_shot")
+    known = [
+        f"{task} {show(score)}"
+        for task, score in zip(view.tasks, scores, strict=True)
+        if not math.isnan(score)
+    ]
+    return ", ".join(known) or "-"
+
+
+def best_words(view: SweepView) -> str:
+    """The best trial by what is known: its gain, or how far it is and what it scores there."""
+    best = view.best
+    if best is not None:
+        gain = show(best.measure("gain"), signed=True)
+        return f"{best.name}, gain {gain} {show_interval(best.gain_interval)}"
+    leading = view.leading
+    if leading is None:
+        return "-"
+    report, ahead = leading.report, show(leading.ahead, signed=True)
+    told = f"{leading.trial}, score {show(leading.score)} on "
+    if report.get("row"):
+        told += f"all tasks after {report['task']}"
+    else:
+        told += f"{report['task']} at {report['fraction']:.0%}"
+    return told + (f", {ahead} over the untouched base" if not math.isnan(leading.ahead) else "")
+
+
+def share_done(progress: Mapping[str, Any]) -> float:
+    """The share of a running trial that is done, from 0 to 1."""
+    return min(1.0, max(0.0, float(progress.get("done") or 0.0)))
+
+
+def task_place(progress: Mapping[str, Any]) -> str:
+    """The task that a running trial is at, and which of how many it is."""
+    if not progress.get("task"):
+        return "-"
+    index, count = progress.get("task_index"), progress.get("tasks")
+    place = f" {index + 1}/{count}" if isinstance(index, int) and index >= 0 and count else ""
+    return f"{progress['task']}{place}"
+
+
+def step_place(progress: Mapping[str, Any]) -> str:
+    """The step that a running trial is at, of how many."""
+    if progress.get("step") is None:
+        return "-"
+    return f"{progress['step']}/{progress.get('steps') or '-'}"
+
+
+def phase_words(progress: Mapping[str, Any]) -> str:
+    """What a running trial does: phase, task and step."""
+    words = [str(progress.get("phase", "")), task_place(progress), step_place(progress)]
+    return " ".join(word for word in words if word not in {"", "-"})
+
+
+def describe(line: Line, view: SweepView) -> str:
+    """One journal line in words, empty for one that needs none.
+
+    Args:
+        line: The line.
+        view: The sweep, with the line taken already.
+
+    Returns:
+        A sentence without a final stop.
+    """
+    match line["event"]:
+        case "sweep_opened":
+            told = f"{view.kind} {view.name}: {count(view.total, 'trial')} over "
+            told += ", ".join(view.tasks)
+        case "sweep_continued":
+            retried = line.get("retried") or []
+            told = f"running again what failed: {', '.join(retried)}" if retried else ""
+        case "trial_proposed":
+            told = f"{line['trial']} proposed: {_chosen(line.get('overrides', {}))}"
+        case "trial_started":
+            attempt = line.get("attempt", 1)
+            told = f"{line['trial']} starts" + (f" again, attempt {attempt}" * (attempt > 1))
+        case "stage_report":
+            told = _describe_report(line["trial"], line["report"])
+        case "trial_ended":
+            told = _describe_end(view, view.trial(line["trial"]))
+        case "sweep_ended":
+            who = f"champion {line['champion']}" if line["champion"] else "no champion"
+            told = f"ended, {who}: {line['reason']}"
+        case "test_read":
+            told = reading_words(line) if line.get("reading") else view.test_words
+        case "champion_registered":
+            told = f"registered {line['trial']} as {line['model']}, version {line['version']}"
+        case _:
+            told = ""
+    return told
+
+
+def _chosen(overrides: Mapping[str, Any]) -> str:
+    words = [
+        f"{k.rsplit('.', 1)[-1]} {show_setting(k, v, exact=True)}" for k, v in overrides.items()
+    ]
+    return ", ".join(words) or "the settings of the file"
+
+
+def _describe_report(trial: str, report: Mapping[str, Any]) -> str:
+    if report["task_index"] < 0:
+        scores = " ".join(show(number(score)) for score in report.get("row") or [])
+        return f"{trial}: scores of the untouched base {scores}"
+    told = (
+        f"{trial}: {report['task']} {report.get('fraction', 0):.0%} "
+        f"(step {report.get('step')}/{report.get('steps')}), score {show(report.get('score'))}, "
+        f"loss {show(report.get('loss'))}"
+    )
+    if report.get("row"):
+        told += ", all tasks " + " ".join(show(number(score)) for score in report["row"])
+    return told
+
+
+def _describe_end(view: SweepView, trial: TrialView) -> str:
+    done = f"{len(view.finished)} of {view.total} trials"
+    if trial.name == BASE:
+        return f"{BASE} {trial.state.lower()}"
+    if trial.state == "FAILED":
+        return f"{failure(trial)}; {done}"
+    gain = f"gain {show(trial.measure('gain'), signed=True)} {show_interval(trial.gain_interval)}"
+    cost = f"{show(trial.measure('cost_s'), digits=0)} s"
+    why = f" ({trial.reason})" if trial.reason else ""
+    return f"{trial.name} {trial.state.lower()}{why}: {gain}, {cost}; {done}"

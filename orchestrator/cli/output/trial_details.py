@@ -1,0 +1,92 @@
+"""Everything about one trial for people: settings, measures, matrix, reports, paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.output.tables import add_cells, table
+from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.measures.objectives import NATURAL_DIRECTIONS
+from orchestrator.records.sweep_folder import log_path
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.trial_record import TrialView
+from orchestrator.system.formatting import show, show_interval, show_setting
+
+
+def render_trial(view: SweepView, trial: TrialView, folder: Path) -> RenderableType:
+    """One trial for people: settings, measures, matrix, reports, paths.
+
+    Args:
+        view: The sweep.
+        trial: One of its trials.
+        folder: The sweep's folder.
+
+    Returns:
+        Tables and paths.
+    """
+    head = Text(f"{view.name} / {trial.name}: {trial.state.lower()}", style="bold")
+    if trial.reason:
+        head.append(f"\n{trial.reason}", style="red" if trial.state == "FAILED" else "")
+    settings = table("Settings", "setting", "value", left={"setting"})
+    for path, value in view.settings(trial).items():
+        add_cells(settings, [path, show_setting(path, value, exact=True)])
+    numbers = table("Measures", "measure", "value", "better", left={"measure", "better"})
+    for name, direction in NATURAL_DIRECTIONS.items():
+        better = "more" if direction == "max" else "less"
+        add_cells(numbers, [name, show(trial.measure(name)), better])
+    add_cells(numbers, ["gain, 95 % interval", show_interval(trial.gain_interval), ""])
+    parts: list[RenderableType] = [head, Text(), settings, Text(), numbers, Text()]
+    matrix = view.matrix(trial)
+    if matrix is not None:
+        parts += [_matrix_table(matrix), Text()]
+    parts += [_report_table(trial), Text()]
+    paths = Text(f"log      {log_path(trial, folder)}", no_wrap=True, overflow="ignore")
+    if trial.adapter:
+        paths.append(f"\nadapter  {folder / trial.adapter}")
+    parts.append(paths)
+    return Group(*parts)
+
+
+def _matrix_table(matrix: AccuracyMatrix) -> Table:
+    made = table("Scores on each task", "after", *matrix.tasks, left={"after"})
+    names = ["(untouched base)", *matrix.tasks]
+    for name, row in zip(names, matrix.rows, strict=False):
+        add_cells(made, [name, *(show(score) for score in row)])
+    return made
+
+
+def _report_table(trial: TrialView) -> Table:
+    # Only some retentions multiply a penalty by a number, which may have been found by itself.
+    held = ["strength"] if any(r.get("strength") is not None for r in trial.reports) else []
+    made = table(
+        "Reports", "task", "step", "share", "score", "loss", "tokens", "seconds", *held, "probes",
+        left={"task", "probes"},
+    )  # fmt: skip
+    for report in trial.reports:
+        probes = " ".join(
+            f"{name} {show(next(iter(reading.values()), None))}"
+            for name, reading in (report.get("probes") or {}).items()
+        )
+        add_cells(
+            made,
+            [
+                str(report.get("task") or "(untouched base)"),
+                f"{report.get('step', '-')}/{report.get('steps', '-')}",
+                show(report.get("fraction"), digits=2),
+                show(report.get("score")),
+                show(report.get("loss")),
+                str(report.get("tokens", "-")),
+                show(report.get("seconds"), digits=1),
+                *(_strength(report.get(name)) for name in held),
+                probes or "-",
+            ],
+        )
+    return made
+
+
+def _strength(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,186 @@
+"""The commands `plan`, `sweep` and `run`."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+
+from orchestrator.cli.app import app
+from orchestrator.cli.console import make_console, print_json
+from orchestrator.cli.errors import FAILED, INTERRUPTED, answers_mistakes, stop
+from orchestrator.cli.options import Address, DataRoot, File, Json, New, Retry, check_data_root
+from orchestrator.cli.output import plan_tables
+from orchestrator.cli.output.documents import outcome_document
+from orchestrator.cli.output.live import LiveDisplay
+from orchestrator.cli.output.next_commands import program
+from orchestrator.cli.output.outcome_tables import render_outcome
+from orchestrator.cli.output.tables import print_on
+from orchestrator.planning.plan import Machine
+from orchestrator.planning.planner import make_plan
+from orchestrator.planning.storage_folder import free_disk
+from orchestrator.records import sweep_folder
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import LoadedExperiment, load_experiment
+from orchestrator.system import machine
+from orchestrator.system.user_error import UsageError
+
+
+def _load(file: Path, data_root: Path | None, *, begun: bool = False) -> LoadedExperiment:
+    check_data_root(data_root)
+    return (
+        load_experiment(file, data_root, _has_begun) if begun else load_experiment(file, data_root)
+    )
+
+
+def _has_begun(experiment: Experiment) -> bool:
+    from orchestrator.sweep.continuation import has_begun
+
+    return has_begun(experiment)
+
+
+@app.command()
+@answers_mistakes
+def plan(
+    file: File,
+    data_root: DataRoot = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a file asks for (trials, tokens, memory, time, room) and start nothing."""
+    loaded = _load(file, data_root)
+    kind = "sweep" if loaded.experiment.search else "run"
+    planned = make_plan(loaded, _machine(loaded, address), kind=kind)
+    if as_json:
+        print_json(plan_tables.as_document(planned))
+    else:
+        make_console().print(plan_tables.render(planned))
+    if planned.problems:
+        raise typer.Exit(FAILED)
+
+
+def _machine(loaded: LoadedExperiment, address: str | None) -> Machine:
+    storage = Path(loaded.experiment.storage).expanduser()
+    if address is not None:
+        from orchestrator.executors.ray_session import connected
+
+        with connected(address) as resources:
+            cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        return Machine(cpus, gpus, memory=None, disk=None, here=False)
+    import torch
+
+    here = machine.memory()
+    return Machine(
+        cpus=machine.usable_cores(),
+        gpus=torch.cuda.device_count(),
+        memory=here[1] if here else None,
+        disk=free_disk(storage),
+    )
+
+
+@app.command()
+@answers_mistakes
+def sweep(
+    file: File,
+    new: New = False,
+    retry_failed: Retry = False,
+    address: Address = None,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Search the file's space, continuing what an earlier call began; name front and champion."""
+    options = {"new": new, "retry_failed": retry_failed, "address": address}
+    _run("sweep", file, options, data_root, as_json=as_json)
+
+
+@app.command()
+@answers_mistakes
+def run(
+    file: File,
+    new: New = False,
+    retry_failed: Retry = False,
+    address: Address = None,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Run one trial with the file's own method."""
+    options = {"new": new, "retry_failed": retry_failed, "address": address}
+    _run("run", file, options, data_root, as_json=as_json)
+
+
+def _run(
+    kind: Literal["sweep", "run"],
+    file: Path,
+    chosen: Mapping[str, Any],
+    data_root: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    loaded = _load(file, data_root, begun=kind == "sweep" and not chosen["new"])
+    if kind == "sweep" and loaded.experiment.search is None:
+        raise UsageError(
+            f"{file}: there is no `search`, so there is nothing to sweep. Add one, or try the "
+            f"file's own method with `orchestrate run {file}`."
+        )
+    from orchestrator.sweep.errors import SweepInterruptedError
+    from orchestrator.sweep.run import run_sweep
+    from orchestrator.sweep.run_options import SweepOptions
+
+    options = SweepOptions(**chosen, data_root=data_root, kind=kind)
+    shown = LiveDisplay(make_console(stderr=True))
+    try:
+        with shown:
+            outcome = run_sweep(loaded, options, shown)
+    except (KeyboardInterrupt, SweepInterruptedError):
+        again = _command(kind, file, address=options.address, data_root=data_root, as_json=as_json)
+        stop(
+            _interrupted(shown.view, Path(loaded.experiment.storage).expanduser(), again),
+            INTERRUPTED,
+        )
+    console = make_console(stderr=as_json)
+    print_on(console, render_outcome(outcome.lines, outcome.folder, width=console.width))
+    if as_json:
+        print_json(outcome_document(outcome.lines, outcome.folder))
+    if outcome.complaint:
+        stop(outcome.complaint, FAILED)
+    view = SweepView.of(outcome.lines)
+    if not any(trial.state == "COMPLETE" for trial in view.trials):
+        stop(_nothing_completed(view, outcome.folder), FAILED)
+
+
+def _nothing_completed(view: SweepView, folder: Path) -> str:
+    failed = [trial for trial in view.trials if trial.state == "FAILED"]
+    if not failed:
+        return "no trial was completed; the table above says why."
+    reason, count = Counter(trial.reason for trial in failed).most_common(1)[0]
+    logged = [trial for trial in failed if trial.reason == reason and trial.log]
+    log = sweep_folder.log_path(logged[0], folder) if logged else None
+    return (
+        f"no trial was completed; {count} of {len(failed)} failed with: {reason.rstrip('.')}."
+        + (f" Log: {log}." if log else "")
+        + " Mend the cause, then give the same command with `--retry-failed`."
+    )
+
+
+def _command(
+    kind: str, file: Path, *, address: str | None, data_root: Path | None, as_json: bool
+) -> str:
+    words = [program(), kind, str(file)]
+    words += ["--address", address] if address else []
+    words += ["--data-root", str(data_root)] if data_root else []
+    return shlex.join(words + (["--json"] if as_json else []))
+
+
+def _interrupted(view: SweepView, storage: Path, again: str) -> str:
+    if not view.name:
+        return f"stopped before anything was recorded. Start again with:\n  {again}"
+    done = len(view.finished)
+    return (
+        f"stopped. {done} of {view.total} trials are finished and kept in {storage / view.name}; "
+        f"those that were running will start again. Continue with:\n  {again}"
+    )

@@ -1,0 +1,1 @@
+"""Model and data of the demonstration, fetched without a model hub."""

@@ -1,0 +1,119 @@
+"""Tensors on disk: safetensors and JSON, whole or not at all.
+
+A checkpoint is a folder of `weights.safetensors` (the trainable tensors),
+`optimizer-rank<r>.safetensors` (each rank's shard of fp32 masters and moments) and `engine.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def flat_state(optimizer: torch.optim.Optimizer, masters: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Parameters and moments as the optimiser holds them.
+
+    Args:
+        optimizer: The optimiser.
+        masters: The tensors it steps; under ZeRO, this rank's fp32 partitions.
+
+    Returns:
+        `<index>.master` and `<index>.<state>` of each.
+    """
+    tensors: dict[str, Tensor] = {}
+    for index, parameter in enumerate(masters):
+        tensors[f"{index}.master"] = parameter.detach()
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{index}.{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def load_flat_state(
+    optimizer: torch.optim.Optimizer, masters: Sequence[Tensor], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put `flat_state` back.
+
+    Args:
+        optimizer: An optimiser over the same tensors.
+        masters: The tensors it steps.
+        tensors: What `flat_state` gave.
+    """
+    with torch.no_grad():
+        for index, parameter in enumerate(masters):
+            parameter.copy_(tensors[f"{index}.master"])
+            state = optimizer.state[parameter]
+            for name, value in tensors.items():
+                number, key = name.split(".", 1)
+                if int(number) != index or key == "master":
+                    continue
+                if isinstance(state.get(key), int | float):
+                    state[key] = type(state[key])(value.item())
+                else:
+                    # Adam's step counter stays on the CPU, moments follow their parameter.
+                    moved = value.to(parameter.device) if value.dim() else value
+                    state[key] = moved.clone()
+
+
+def stepped_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The tensors that an optimiser steps, in order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def load_tensors(into: Mapping[str, Tensor], path: Path) -> None:
+    """Copy the tensors of a file into those of the same names.
+
+    Args:
+        into: Name to tensor, written in place.
+        path: A safetensors file.
+
+    Raises:
+        ValueError: If the file holds other tensors.
+    """
+    tensors = read_tensors(path)
+    if set(tensors) != set(into):
+        differing = sorted(set(into) ^ set(tensors))[:3]
+        raise ValueError(
+            f"The checkpoint {path} holds other tensors than this trial has; differing: "
+            f"{differing}. Was the method changed? Start another sweep with --new."
+        )
+    with torch.no_grad():
+        for name, tensor in into.items():
+            tensor.copy_(tensors[name])
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    from curlora import permissions
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    own = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    permissions.write_tensors(half, own)
+    half.replace(path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a small JSON document."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a small JSON document."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+WEIGHTS_FILE = "weights.safetensors"
+RETENTION_FILE = "retention.safetensors"

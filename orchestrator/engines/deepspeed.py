@@ -1,0 +1,354 @@
+"""The DeepSpeed engine: one of n Ray Train workers, ZeRO stage 0 to 3."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curlora.peft_bridge import cast_adapter_buffers
+from curlora.retention.protocol import Retention
+from orchestrator.data.items import Example, Tokens
+from orchestrator.data.model_inputs import Scored
+from orchestrator.engines.base import BaseEngine
+from orchestrator.engines.checkpoints import (
+    flat_state,
+    load_flat_state,
+    read_json,
+    read_tensors,
+    stepped_tensors,
+    write_json,
+    write_tensors,
+)
+from orchestrator.engines.deepspeed_config import deepspeed_config
+from orchestrator.engines.generation import prompt_batches, write_batch
+from orchestrator.engines.linear_heads import LinearHeads
+from orchestrator.engines.micro_batches import Place, sharded_batch
+from orchestrator.engines.optimizer import adamw, schedule_factor, seed_step, set_rates
+from orchestrator.engines.row_batches import bucketed, first_pick, padded
+from orchestrator.engines.scored_model import hidden_size
+from orchestrator.spec.sections import TrainingSpec
+from orchestrator.spec.task_kinds import GenerationTask
+
+LARGEST_NORM = math.sqrt(torch.finfo(torch.float32).max)
+"""A gradient's norm from here on has no finite square, and neither has AdamW's second moment."""
+
+
+class DeepSpeedEngine(BaseEngine):
+    """One of n workers under a DeepSpeed engine, ZeRO 0 to 3."""
+
+    def __init__(
+        self,
+        model: Any,
+        spec: TrainingSpec,
+        *,
+        batch_tokens: int | None = None,
+        weights: Path | None = None,
+        heads: LinearHeads | None = None,
+        tokenizer: Any = None,
+        retention: Retention | None = None,
+    ) -> None:
+        """Initialise DeepSpeed around a model; a collective call, torch.distributed must be up.
+
+        Args:
+            model: What `curlora.attach` gave, with its full weights on every worker.
+            spec: How to train; `deepspeed` is passed through.
+            batch_tokens: Padded tokens per evaluation batch and worker; None: see
+                `default_batch_tokens`.
+            weights: A checkpoint folder whose weights replace the adapter's and heads' fresh ones.
+            heads: Linear heads of tasks that have one.
+            tokenizer: Needed by `write` only.
+            retention: What protects earlier tasks; None: nothing.
+        """
+        import deepspeed
+
+        place = Place(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        super().__init__(
+            model, spec, place=place, batch_tokens=batch_tokens, heads=heads, tokenizer=tokenizer,
+            retention=retention,
+        )  # fmt: skip
+        if weights is not None:
+            self._load_weights(weights)
+        if spec.precision == "bf16":
+            cast_adapter_buffers(model, torch.bfloat16)
+        config = deepspeed_config(spec, place.world)
+        self._stage = int(config["zero_optimization"]["stage"])
+        own_optimizer = "optimizer" in config
+        client = None if own_optimizer else adamw(self.trainable, spec)
+        self._engine: Any
+        self._engine, _, _, self._scheduler = deepspeed.initialize(
+            model=self.scored,
+            model_parameters=list(self.trainable.values()),  # type: ignore[arg-type]
+            optimizer=client,
+            config=config,
+            dist_init_required=False,
+        )
+        if self._stage == 3:
+            for reader, parameter in self._read_elsewhere():
+                deepspeed.zero.register_external_parameter(reader, parameter)
+        self._optimizer: torch.optim.Optimizer = self._engine.basic_optimizer
+        self._fresh_schedule = self._schedule() if "scheduler" in config else None
+
+    def _read_elsewhere(self) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+        """Parameters that a module reads without owning them: ZeRO-3 has to be told of each."""
+        for module in self.scored.modules():
+            for child in module.children():
+                # Such a dictionary is never called, so nothing gathers what it holds.
+                if isinstance(child, nn.ParameterDict | nn.ParameterList):
+                    yield from ((module, parameter) for parameter in child.parameters())
+        if self.retention.kind != "none":
+            # The retention reads the adapter within the forward of the whole, not of its layers.
+            yield from ((self.scored, parameter) for parameter in self.scored.adapter.values())
+
+    def _fresh_optimizer(self) -> None:
+        for state in self._optimizer.state.values():
+            for key, value in state.items():
+                state[key] = value.zero_() if isinstance(value, Tensor) else type(value)(0)
+        if self._fresh_schedule is not None:
+            self._set_schedule(self._fresh_schedule)
+
+    def _rewrite(self, values: Mapping[str, Tensor]) -> None:
+        masters = self._separate_masters()
+        with torch.no_grad():
+            for name, value in values.items():
+                parameter = self.trainable[name]
+                if self._stage < 3:
+                    parameter.copy_(value)
+                self._write_master(parameter, value.float(), masters)
+
+    def _separate_masters(self) -> dict[int, Tensor]:
+        """The fp32 copies that DeepSpeed keeps beside half-precision parameters without ZeRO.
+
+        They are known to the optimiser's wrapper alone: `safe_set_full_fp32_param` finds none, and
+        the next step would copy their old values over what was written into a parameter.
+
+        Returns:
+            By the parameter's `id`; a view where a group's masters lie in one flat tensor.
+        """
+        wrapper = self._engine.optimizer
+        halves: list[list[Tensor]] = getattr(wrapper, "fp16_groups", [])
+        found: dict[int, Tensor] = {}
+        for half, whole in zip(halves, getattr(wrapper, "fp32_groups", []), strict=False):
+            found |= {id(parameter): m for parameter, m in zip(half, whole, strict=True)}
+        for half, flat in zip(halves, getattr(wrapper, "fp32_groups_flat", []), strict=False):
+            sizes = [parameter.numel() for parameter in half]
+            views = flat.detach()[: sum(sizes)].split(sizes)
+            found |= {id(p): view.view_as(p) for p, view in zip(half, views, strict=True)}
+        return found
+
+    def _write_master(
+        self, parameter: nn.Parameter, value: Tensor, masters: Mapping[int, Tensor]
+    ) -> None:
+        """Write a trained tensor's fp32 master, wherever DeepSpeed keeps it.
+
+        Raises:
+            NotImplementedError: If it is nowhere to be found: what was written into the parameter
+                would be undone by the next step.
+        """
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        if self._engine.optimizer is self._optimizer:
+            return  # the parameter is its own master
+        if id(parameter) in masters:
+            masters[id(parameter)].copy_(value)
+        elif hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            raise NotImplementedError(
+                f"DeepSpeed's {type(self._engine.optimizer).__name__} keeps masters that cannot be "
+                "written, and this method gives trained tensors new values. Use another stage of "
+                "`training.deepspeed.zero_optimization`, or `precision: fp32`."
+            )
+
+    def _after_observing(self) -> None:
+        if self._stage == 3:
+            # Gradients of single tensors do not run the hooks by which layers let go of weights.
+            self._engine.empty_partition_cache()
+
+    def _adapter_values(self) -> dict[str, Tensor]:
+        if self._stage < 3:
+            return dict(self.scored.adapter)
+        with self.gathered():
+            return {name: p.detach().clone() for name, p in self.scored.adapter.items()}
+
+    def _total(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
+        summed: dict[str, Tensor] = {}
+        for name, tensor in statistics.items():
+            summed[name] = tensor.to(self._device).clone()
+            torch.distributed.all_reduce(summed[name])
+        return summed
+
+    def _schedule(self) -> dict[str, Any]:
+        """DeepSpeed's own schedule: its state, and the rates that it set last."""
+        rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+        return {"state": dict(self._scheduler.state_dict()), "rates": rates}
+
+    def _set_schedule(self, schedule: Mapping[str, Any]) -> None:
+        self._scheduler.load_state_dict(dict(schedule["state"]))
+        for group, rate in zip(self._optimizer.param_groups, schedule["rates"], strict=True):
+            group["lr"] = rate
+
+    def train_step(
+        self, examples: Sequence[Example], step: int, replayed: Sequence[Example] = ()
+    ) -> float:
+        """Take one optimiser step together with the other workers; see `Engine`."""
+        seed_step(self._spec.seed, step, self._place.rank)
+        self._engine.train()
+        batch = sharded_batch(examples, replayed, self._place, self._spec.accumulation)
+        factor = schedule_factor(self._spec, step, self._steps)
+        self._rate = self._spec.learning_rate * factor
+        if self._fresh_schedule is None:
+            set_rates(self._optimizer, self._spec, factor)
+        own = torch.zeros((), device=self._device)
+        norm: Any = None
+        for micro in batch.micros:
+            part, wanted = self._part(self._engine, batch, micro)
+            # DeepSpeed averages over workers and micro-batches.
+            self._engine.backward(wanted)
+            if self._stage == 0:
+                # Without ZeRO, DeepSpeed clips plain gradients and does not keep their norm.
+                found = [p.grad for p in self.trainable.values() if p.grad is not None]
+                norm = torch.nn.utils.get_total_norm(found)
+            self._engine.step()
+            own += part.detach()
+        kept = self._engine.get_global_grad_norm()
+        norm = norm if kept is None else kept
+        # Where the norm is not finite, ZeRO says -1, or skips the step and says so. ZeRO 3 adds up
+        # its squares in float64, so what is too large for every other stage has a finite norm.
+        skipped = bool(getattr(self._engine.optimizer, "overflow", False))
+        if skipped or (norm is not None and not 0.0 <= float(norm) < LARGEST_NORM):
+            own.fill_(math.nan)  # clipped by it, or divided by its square, a step would be zero
+        torch.distributed.all_reduce(own)
+        if self._fresh_schedule is not None:
+            self._rate = float(self._optimizer.param_groups[0]["lr"])
+        self._stepped(step)
+        return float(own)
+
+    def _share(self, batches: list[list[int]]) -> list[list[int]]:
+        """This worker's part of some batches; every worker gets equally many."""
+        # A ZeRO-3 forward is a collective, so nobody may run one batch more than the others.
+        while len(batches) % self._place.world:
+            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+            half = len(batches[largest]) // 2
+            if half == 0:
+                batches.append(batches[-1])
+                continue
+            batches.append(batches[largest][half:])
+            batches[largest] = batches[largest][:half]
+        return batches[self._place.rank :: self._place.world]
+
+    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
+        """The log-probability of every pick of every row; each worker computes its share."""
+        self._engine.eval()
+        offsets = [0]
+        for row in rows:
+            offsets.append(offsets[-1] + len(row.picks))
+        whole = torch.zeros(offsets[-1], dtype=torch.float64)
+        counted = torch.zeros(offsets[-1], dtype=torch.float64)
+        with torch.no_grad():
+            for batch in self._share(bucketed(rows, self._batch_tokens)):
+                chosen = [rows[index] for index in batch]
+                values = self._engine(*padded(chosen, self._device), chosen[0].head)
+                places = torch.cat([torch.arange(offsets[i], offsets[i + 1]) for i in batch])
+                whole[places] = values.double().cpu()
+                counted[places] = 1.0
+        both = torch.stack([whole, counted]).to(self._device)
+        torch.distributed.all_reduce(both)
+        flat = (both[0] / both[1]).tolist()
+        return [flat[offsets[i] : offsets[i + 1]] for i in range(len(rows))]
+
+    def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
+        """The last hidden state at the first pick of every row; each worker computes its share."""
+        self._engine.eval()
+        width = hidden_size(self._model)
+        # The last column counts how often a row was computed.
+        whole = torch.zeros((len(rows), width + 1))
+        with torch.no_grad():
+            for batch in self._share(bucketed(rows, self._batch_tokens)):
+                chosen = [first_pick(rows[index]) for index in batch]
+                input_ids, positions, _ = padded(chosen, self._device)
+                whole[batch, :width] = self._engine(input_ids, positions, None).cpu()
+                whole[batch, width] = 1.0
+        gathered = whole.to(self._device)
+        torch.distributed.all_reduce(gathered)
+        return (gathered[:, :width] / gathered[:, width:]).cpu()
+
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str | None]:
+        """What the model writes after each prompt; each worker writes its share."""
+        self._engine.eval()
+        mine: dict[int, str | None] = {}
+        for batch in self._share(prompt_batches(prompts, task, self._batch_tokens)):
+            texts = write_batch(
+                self._model, self._tokenizer, [prompts[i] for i in batch], task, self._device,
+                synced=self._stage == 3,
+            )  # fmt: skip
+            mine |= dict(zip(batch, texts, strict=True))
+        parts: list[dict[int, str | None]] = [{} for _ in range(self._place.world)]
+        torch.distributed.all_gather_object(parts, mine)
+        whole = {index: text for part in parts for index, text in part.items()}
+        return [whole[index] for index in range(len(prompts))]
+
+    def _masters(self) -> list[Tensor]:
+        """This rank's fp32 tensors; ZeRO-3 hands them to the optimiser only while it steps."""
+        if self._stage == 3:
+            return list(self._engine.optimizer.fp32_partitioned_groups_flat)
+        return stepped_tensors(self._optimizer)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Within it every worker sees the trainable tensors whole; a collective call."""
+        if self._stage < 3:
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self.trainable.values())):
+            yield
+
+    def save(self, folder: Path, *, with_optimizer: bool) -> None:
+        """Write rank 0's view of the weights and every rank's optimiser shard; a collective."""
+        with self.gathered():
+            if self._place.rank == 0:
+                self._save_weights(folder)
+                write_json(
+                    folder / "engine.json",
+                    {"steps": self._steps, "world": self._place.world, "stage": self._stage},
+                )
+        if with_optimizer:
+            shard = folder / f"optimizer-rank{self._place.rank}.safetensors"
+            write_tensors(shard, flat_state(self._optimizer, self._masters()))
+            if self._fresh_schedule is not None:
+                name = f"schedule-rank{self._place.rank}.json"
+                write_json(folder / name, self._schedule())
+
+    def load_optimizer(self, folder: Path) -> None:
+        """Go on inside a task: this rank's fp32 masters, moments and schedule.
+
+        Args:
+            folder: The checkpoint; its weights were given to the constructor.
+
+        Raises:
+            ValueError: If it was written by another number of workers or ZeRO stage.
+        """
+        facts = read_json(folder / "engine.json")
+        if (facts["world"], facts["stage"]) != (self._place.world, self._stage):
+            raise ValueError(
+                f"The checkpoint inside a task was written by {facts['world']} workers at ZeRO "
+                f"stage {facts['stage']}, now there are {self._place.world} at stage "
+                f"{self._stage}. Use the same resources, or start another sweep with --new."
+            )
+        self._steps = int(facts["steps"])
+        self._fresh_optimizer()
+        load_flat_state(
+            self._optimizer,
+            self._masters(),
+            read_tensors(folder / f"optimizer-rank{self._place.rank}.safetensors"),
+        )
+        if self._fresh_schedule is not None:
+            name = f"schedule-rank{self._place.rank}.json"
+            self._set_schedule(read_json(folder / name))

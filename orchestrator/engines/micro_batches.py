@@ -1,0 +1,73 @@
+"""The rows of an optimiser step, sharded across workers and split into micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.data.items import Example
+from orchestrator.data.model_inputs import Scored
+from orchestrator.engines.row_batches import scored_example
+
+
+@dataclass
+class Place:
+    """Which worker this is."""
+
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One worker's rows of one forward pass."""
+
+    rows: list[Scored]
+    replayed: list[bool]
+    counts: bool
+    """Whether they are part of the batch, not computed only because others wait."""
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One worker's part of an optimiser step."""
+
+    micros: list[MicroBatch]
+    scored: int
+    """Scored tokens of the whole step, over all workers."""
+    replayed_tokens: int
+    """Tokens of replayed rows of the whole step."""
+
+
+def sharded_batch(
+    examples: Sequence[Example], replayed: Sequence[Example], place: Place, accumulation: int
+) -> StepBatch:
+    """This worker's micro-batches of a step.
+
+    Args:
+        examples: New examples, on every worker.
+        replayed: Those of earlier tasks that the retention adds.
+        place: Which worker this is.
+        accumulation: How many micro-batches each worker computes.
+
+    Returns:
+        Its rows, and the numbers of the whole step that its loss is divided by.
+    """
+    # Examples are dealt out by length so that workers have equal work. A worker without an example
+    # computes one all the same, with weight 0: the others wait for it in the collectives.
+    marked = [*((e, False) for e in examples), *((e, True) for e in replayed)]
+    ordered = sorted(marked, key=lambda pair: -len(pair[0].tokens))
+    rows = [(scored_example(example), again) for example, again in ordered]
+    shares = place.world * accumulation
+    micros: list[MicroBatch] = []
+    for micro in range(accumulation):
+        own = rows[micro * place.world + place.rank :: shares]
+        used = own or rows[-1:]
+        # A row that does not count is compared with nothing, either.
+        flags = [again and bool(own) for _, again in used]
+        micros.append(MicroBatch([row for row, _ in used], flags, bool(own)))
+    return StepBatch(
+        micros,
+        scored=sum(len(row.picks) for row, _ in rows),
+        replayed_tokens=sum(len(row.tokens) for row, again in rows if again),
+    )

@@ -1,0 +1,100 @@
+"""Rows of tokens as batches with little padding, and as the tensors of a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from orchestrator.data.items import Example
+from orchestrator.data.model_inputs import Scored
+from orchestrator.engines.linear_heads import HeadChoice
+
+FULL_PASS = 1024
+"""Padded tokens from which on a batch may be closed to save padding. With fewer a GPU is not full,
+and one more pass would cost more than the padding."""
+
+SHORTEST_ROW = 0.85
+"""A row with at least this share of a full batch's longest row still joins that batch."""
+
+
+def padded(rows: Sequence[Scored], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """One batch: token ids (B, L), flat positions (N,) and targets (N,)."""
+    length = max(len(row.tokens) for row in rows)
+    input_ids = torch.zeros((len(rows), length), dtype=torch.long)
+    positions: list[int] = []
+    targets: list[int] = []
+    for index, row in enumerate(rows):
+        input_ids[index, : len(row.tokens)] = torch.tensor(row.tokens)
+        positions += [index * length + position for position, _ in row.picks]
+        targets += [token for _, token in row.picks]
+    return (
+        input_ids.to(device),
+        torch.tensor(positions, dtype=torch.long).to(device),
+        torch.tensor(targets, dtype=torch.long).to(device),
+    )
+
+
+def heads_of(rows: Sequence[Scored], device: torch.device) -> HeadChoice:
+    """Whose linear head is read at each pick of some rows, as `ScoredModel` takes it."""
+    owners = [row.head for row in rows for _ in row.picks]
+    names = list(dict.fromkeys(owners))
+    if len(names) <= 1:
+        return names[0] if names else None
+    places = {name: [i for i, owner in enumerate(owners) if owner == name] for name in names}
+    return {name: torch.tensor(found, device=device) for name, found in places.items()}
+
+
+def token_places(rows: Sequence[Scored], chosen: Sequence[bool], device: torch.device) -> Tensor:
+    """The tokens of the chosen rows, without padding, as indices into the flattened (B * L)."""
+    length = max(len(row.tokens) for row in rows)
+    found = [
+        index * length + place
+        for index, (row, wanted) in enumerate(zip(rows, chosen, strict=True))
+        if wanted
+        for place in range(len(row.tokens))
+    ]
+    return torch.tensor(found, dtype=torch.long, device=device)
+
+
+def scored_example(example: Example) -> Scored:
+    """A training example as a row: every token from `scored_from` on is a target."""
+    picks = tuple(
+        (i - 1, example.tokens[i]) for i in range(example.scored_from, len(example.tokens))
+    )
+    return Scored(example.tokens[:-1], picks, example.head)
+
+
+def bucketed(
+    rows: Sequence[Scored], batch_tokens: int, *, shortest: float = SHORTEST_ROW
+) -> list[list[int]]:
+    """Sort rows by length into batches with little padding.
+
+    Args:
+        rows: What is to be computed.
+        batch_tokens: Padded tokens of a batch at most; a batch has at least one row.
+        shortest: Share of the longest row's tokens, 0 to 1, below which a row opens another batch
+            once `FULL_PASS` padded tokens are reached; 0 fills every batch.
+
+    Returns:
+        Indices of the rows, longest first.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].tokens), i))
+    batches: list[list[int]] = []
+    for index in order:
+        # Longest first: the first row of a batch is its padded length.
+        longest = len(rows[batches[-1][0]].tokens) if batches else 0
+        count = len(batches[-1]) if batches else 0
+        fits = bool(batches) and (count + 1) * longest <= batch_tokens
+        is_short = len(rows[index].tokens) < shortest * longest
+        if fits and not (is_short and count * longest >= FULL_PASS):
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def first_pick(row: Scored) -> Scored:
+    """The row with its first pick only."""
+    return Scored(row.tokens, row.picks[:1])

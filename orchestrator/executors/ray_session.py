@@ -1,0 +1,194 @@
+"""Starting a local Ray or joining a running cluster, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from orchestrator.executors.cluster_fit import ClusterError
+from orchestrator.executors.ray_processes import end, ray_children, with_descendants
+from orchestrator.executors.ray_settings import local_ray_options, process_environment
+from orchestrator.executors.signals import uninterrupted
+from orchestrator.system.environment import changed
+from orchestrator.system.mlflow_environment import spare_loopback
+from orchestrator.system.ray_environment import RAY_ADDRESS, token_without_home, without_redirects
+
+_TOO_SLOW = ("timed out", "timeout", "did not start", "failed to start", "in time")
+"""Words in what Ray says when its processes were too slow for it."""
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Mapping[str, float]]:
+    """Start a local Ray, or join a running cluster; give its resources; leave nothing behind.
+
+    What the environment says of other clusters is not followed, save for the address "auto".
+
+    Args:
+        address: Address of a running cluster ("auto", host:port, ray://...); None starts a local
+            one on loopback.
+
+    Yields:
+        The cluster's resources.
+
+    Raises:
+        ClusterError: If there is no cluster at the address.
+    """
+    import ray
+
+    environment = process_environment()
+    os.environ.update(environment)
+    # Tune warns about result files that we do not want; errors still come through.
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield _resources()
+        return
+    with changed(without_redirects(address)):
+        started = _started_local(environment) if address is None else _joined(address, environment)
+        with started as gcs_address, changed({RAY_ADDRESS: gcs_address}):
+            yield _resources()
+
+
+def _resources() -> dict[str, float]:
+    import ray
+
+    return {str(name): float(amount) for name, amount in ray.cluster_resources().items()}
+
+
+@contextmanager
+def _started_local(environment: Mapping[str, str]) -> Iterator[str]:
+    """A Ray of our own, on loopback; all of its processes end with it.
+
+    Args:
+        environment: For every process of trials.
+
+    Yields:
+        Its address.
+
+    Raises:
+        ClusterError: If it cannot be started.
+    """
+    import ray
+
+    # A local Ray asks its clients for a token of their own accord; that needs no warning.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    spare_loopback()
+    # Known beforehand, so that Ray's own helpers ask this Ray when another runs on the machine.
+    port = _free_port()
+    options, settings = local_ray_options(port, environment)
+    before = set(psutil.Process().children())
+    try:
+        with token_without_home(), changed(settings):
+            try:
+                _init(options)
+            except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
+                raise ClusterError(start_failure(error)) from None
+            yield str(options["runtime_env"]["env_vars"][RAY_ADDRESS])
+    finally:
+        # A worker process can outlive its cluster (seen once in some sixty trials), and a cluster
+        # that could not be started leaves the processes that could.
+        with uninterrupted():
+            ours = with_descendants(ray_children(before))
+            ray.shutdown()
+            end(ours)
+
+
+@contextmanager
+def _joined(address: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """A driver of a running cluster.
+
+    Args:
+        address: The cluster's.
+        environment: For every process of trials.
+
+    Yields:
+        The address that its own processes know.
+
+    Raises:
+        ClusterError: If nobody answers there.
+    """
+    import ray
+
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"{address} is the address of a dashboard, which takes jobs (`ray job submit`). For "
+            "`--address` give that of the cluster itself, HOST:6379 as `ray start` prints it, or "
+            "`auto` on one of its nodes."
+        )
+    packages = [str(path) for path in package_folders()]
+    options: dict[str, Any] = {
+        "address": address,
+        "runtime_env": {"env_vars": environment, "py_modules": packages},
+    }
+    try:
+        _init(options)
+    except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
+        named = os.environ.get(RAY_ADDRESS) if address == "auto" else None
+        place = address if named is None else f"{address} ({RAY_ADDRESS}={named})"
+        raise ClusterError(
+            f"No Ray cluster could be reached at {place}: {error_line(error)}. Start one with "
+            "`ray up cluster.yaml` or `ray start --head`, or leave `--address` out."
+        ) from None
+    try:
+        # A client has no address but the one that it was given.
+        through_client = address.startswith("ray://")
+        yield address if through_client else ray.get_runtime_context().gcs_address
+    finally:
+        with uninterrupted():
+            ray.shutdown()
+
+
+def _init(options: dict[str, Any]) -> None:
+    """Call `ray.init`, quietly, and leave SIGTERM as it was."""
+    import ray
+
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(log_to_driver=False, configure_logging=False, **options)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            # Ray ends its driver at once on SIGTERM; ours has things to leave in order.
+            signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def error_line(error: BaseException) -> str:
+    """The message of an error as one short line without a full stop at its end."""
+    return " ".join(str(error).split())[:300].rstrip(".")
+
+
+def start_failure(error: BaseException) -> str:
+    """Why Ray could not be started on this machine, and what to do.
+
+    Args:
+        error: What `ray.init` raised.
+
+    Returns:
+        One message for the user.
+    """
+    why = error_line(error)
+    slow = any(word in why.lower() for word in _TOO_SLOW)
+    cure = "Give the same command again when the machine is less busy; " if slow else ""
+    return (
+        f"Ray could not be started on this machine: {why}. {cure}`orchestrate doctor` says what is "
+        "missing."
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))  # free on every interface; nothing listens
+        return int(probe.getsockname()[1])
+
+
+def package_folders() -> list[Path]:
+    """The two packages, for shipping to the nodes of a cluster."""
+    here = Path(__file__).resolve().parents[1]
+    return [here, here.parent / "curlora"]

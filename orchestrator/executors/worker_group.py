@@ -1,0 +1,54 @@
+"""Ray Train worker groups: their resources, and what DeepSpeed reads from their environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from orchestrator.engines.shm_op import keep_in_environment
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.sections import ResourceSpec
+
+
+def prepare_for_deepspeed(experiment: Experiment) -> None:
+    """Set what DeepSpeed reads from the environment; before torch or DeepSpeed are imported.
+
+    Args:
+        experiment: What the worker is for.
+    """
+    if experiment.resources.gpus_per_worker == 0:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        keep_in_environment()
+    # Of another launcher (MPI, DeepSpeed's own): workers of as many would then exchange through
+    # /dev/shm, 66 MiB each, and die where a container has 64.
+    os.environ.pop("LOCAL_SIZE", None)
+    # DeepSpeed looks for ninja on the path; ours is beside the interpreter. Another version of it
+    # would compile again what `orchestrate doctor --build` has compiled.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def worker_group(resources: ResourceSpec) -> dict[str, Any]:
+    """What Ray Train is told of the workers of a trial, or of a member of the pool.
+
+    Args:
+        resources: Their number and what each has.
+
+    Returns:
+        `scaling_config` and `torch_config` of a `TorchTrainer`.
+    """
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchConfig
+
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        per_worker["GPU"] = resources.gpus_per_worker
+    return {
+        "scaling_config": ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=per_worker,
+        ),
+        "torch_config": TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+    }

@@ -1,0 +1,1 @@
+"""The continual learning loop: requests, answers, scores, and the state of a trial."""

@@ -1,0 +1,222 @@
+"""The continual learning loop, as a generator of requests: it does not know who answers them.
+
+A single process answers, or Ray Train workers with DeepSpeed, or a pack of trials; a run, a trial
+and a resumption are this one path.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.loop.requests import (
+    BeginSequence,
+    BeginTask,
+    EndTask,
+    Evaluate,
+    FitHeadOnly,
+    HeldOutLoss,
+    Learning,
+    Report,
+    Request,
+    TrainStep,
+)
+from orchestrator.loop.scoring import DivergedError, Score
+from orchestrator.loop.stage_report import DONE, StageReport
+from orchestrator.loop.task_sequence import Stage, Start, TaskSequence, rung_steps
+from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
+from orchestrator.spec.methods import EarlyStoppingSpec
+from orchestrator.spec.task_kinds import ClassificationTask
+
+if TYPE_CHECKING:
+    from curlora.retention.protocol import Retention
+
+
+def measure_base(sequence: TaskSequence) -> Learning:
+    """Row 0: the untouched base on every task and probe, and the head-only control."""
+    began = time.monotonic()
+    scores, probes = yield from _evaluate_all(sequence, learnt=0)
+    heads: dict[str, Score] = {}
+    for task in sequence.tasks:
+        if isinstance(task.spec, ClassificationTask):
+            heads[task.name] = yield FitHeadOnly(task)
+    matrix = AccuracyMatrix(tuple(t.name for t in sequence.tasks), (_row(scores),))
+    report = replace(
+        _end_report(None, 0, scores, probes, examples_of=list(scores)),
+        head_only={name: scored.metrics for name, scored in heads.items()},
+        head_only_per_example={name: scored.per_example for name, scored in heads.items()},
+    )
+    yield Report(replace(report, seconds=time.monotonic() - began), matrix)
+    return matrix
+
+
+def learn_sequence(
+    sequence: TaskSequence, retention: Retention, matrix: AccuracyMatrix, start: Start
+) -> Learning:
+    """Learn the tasks that `matrix` does not hold yet, one after the other (or all at once).
+
+    Args:
+        sequence: Tasks, probes and their settings.
+        retention: What protects earlier tasks; asked for the examples it adds to a batch. The
+            engine calls the rest of it.
+        matrix: What has been measured so far; row 0 may be NaN (it is measured elsewhere).
+        start: Where in the current task to go on.
+
+    Yields:
+        Requests, in order; `TrainStep` and `HeldOutLoss` are answered with a loss and `Evaluate`
+        with a `Score`.
+
+    Returns:
+        The finished matrix.
+    """
+    clock = _Clock(start.seconds)
+    tokens = start.tokens
+    if matrix.tasks_learnt == 0 and start.step == 0:
+        yield BeginSequence(len(sequence.tasks), sequence.sources)
+    for stage in sequence.stages:
+        if stage.index < matrix.tasks_learnt:
+            continue
+        batches = sequence.batches(stage)
+        rungs = rung_steps(len(batches))
+        if start.step == 0:
+            yield BeginTask(stage.name, stage.index, len(batches), sequence.examples(stage))
+        stopper = _Stopper(sequence.early_stopping, len(batches), start)
+        losses: list[float] = []
+        taken = start.step
+        while taken < len(batches):
+            batch = batches[taken]
+            replayed = sequence.replayed(retention, len(batch), stage, taken)
+            losses.append((yield TrainStep(batch, taken, replayed)))
+            tokens += sum(len(example.tokens) for example in (*batch, *replayed))
+            taken += 1
+            if stopper.looks_at(taken):
+                stopper.look((yield HeldOutLoss(sequence.held_out(stage))))
+            if stopper.stops and taken < len(batches):
+                break
+            if taken in rungs:
+                value, metrics = yield from _evaluate_some(stage, sequence.rung_examples)
+                yield Report(
+                    StageReport(
+                        task=stage.name, task_index=stage.index, step=taken, steps=len(batches),
+                        fraction=rungs[taken], score=value, loss=_mean(losses), tokens=tokens,
+                        seconds=clock.seconds(), held_out_best=stopper.best,
+                        held_out_waited=stopper.waited, metrics=metrics,
+                        strength=retention.strength,
+                    ),
+                    matrix,
+                )  # fmt: skip
+                losses = []
+        strength = retention.strength
+        yield EndTask(stage.index, sequence.examples(stage))
+        scores, probes = yield from _evaluate_all(sequence, learnt=stage.index + 1)
+        while matrix.tasks_learnt < stage.index:  # learnt jointly: no row of its own
+            matrix = matrix.with_row((NOT_MEASURED,) * len(sequence.tasks))
+        matrix = matrix.with_row(_row(scores))
+        learnt = [task.name for task in stage.tasks]
+        report = _end_report(
+            stage, taken, scores, probes, examples_of=list(scores) if matrix.complete else learnt
+        )
+        yield Report(
+            replace(
+                report, loss=_mean(losses), tokens=tokens, seconds=clock.seconds(),
+                strength=strength,
+            ),
+            matrix,
+        )  # fmt: skip
+        start = Start()
+    return matrix
+
+
+class _Stopper:
+    """Says when held-out examples have stopped getting likelier."""
+
+    def __init__(self, spec: EarlyStoppingSpec | None, steps: int, start: Start) -> None:
+        self._spec = spec
+        self._every = max(1, math.ceil(steps / spec.checks)) if spec else 0
+        self.best = start.held_out_best
+        self.waited = start.held_out_waited
+
+    def looks_at(self, taken: int) -> bool:
+        return self._spec is not None and taken % self._every == 0
+
+    def look(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss of held-out examples became {loss}; lower the learning rate"
+            )
+        better = self.best is None or loss < self.best
+        self.waited = 0 if better else self.waited + 1
+        self.best = loss if self.best is None else min(loss, self.best)
+
+    @property
+    def stops(self) -> bool:
+        return self._spec is not None and self.waited >= self._spec.patience
+
+
+class _Clock:
+    """Seconds since it was made, added to what was spent before."""
+
+    def __init__(self, before: float) -> None:
+        self._zero = time.monotonic() - before
+
+    def seconds(self) -> float:
+        return round(time.monotonic() - self._zero, 3)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _row(scores: Mapping[str, Score]) -> tuple[float, ...]:
+    return tuple(scored.value for scored in scores.values())
+
+
+def _evaluate_all(
+    sequence: TaskSequence, *, learnt: int
+) -> Generator[Request, Any, tuple[dict[str, Score], dict[str, Score]]]:
+    scores: dict[str, Score] = {}
+    for index, task in enumerate(sequence.tasks):
+        # A head that has not been trained yet says nothing: there is no such score.
+        missing = task.has_head and index >= learnt
+        scores[task.name] = Score(math.nan) if missing else (yield Evaluate(task))
+    probes: dict[str, Score] = {}
+    for probe in sequence.probes_after(learnt):
+        probes[probe.name] = yield Evaluate(probe)
+    return scores, probes
+
+
+def _evaluate_some(
+    stage: Stage, limit: int | None
+) -> Generator[Request, Any, tuple[float, dict[str, dict[str, float]]]]:
+    """The mean score of the tasks of a stage, and every metric of each."""
+    scores: dict[str, Score] = {}
+    for task in stage.tasks:
+        scores[task.name] = yield Evaluate(task, limit)
+    value = sum(scored.value for scored in scores.values()) / len(scores)
+    return value, {name: scored.metrics for name, scored in scores.items()}
+
+
+def _end_report(
+    stage: Stage | None,
+    steps: int,
+    scores: Mapping[str, Score],
+    probes: Mapping[str, Score],
+    *,
+    examples_of: Sequence[str],
+) -> StageReport:
+    learnt = [scores[task.name].value for task in stage.tasks] if stage else []
+    return StageReport(
+        task=stage.name if stage else "",
+        task_index=stage.index if stage else -1,
+        step=steps,
+        steps=steps,
+        fraction=DONE,
+        score=sum(learnt) / len(learnt) if learnt else math.nan,
+        row=_row(scores),
+        probes={name: scored.metrics for name, scored in probes.items()},
+        metrics={name: scored.metrics for name, scored in scores.items() if scored.metrics},
+        per_example={n: scores[n].per_example for n in examples_of if scores[n].per_example},
+    )

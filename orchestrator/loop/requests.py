@@ -1,0 +1,88 @@
+"""The requests of a learning generator: what an engine is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from orchestrator.data.items import Example
+from orchestrator.data.prepared import PreparedTask
+from orchestrator.loop.stage_report import StageReport
+from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+
+
+@dataclass(frozen=True)
+class BeginSequence:
+    """Let the retention make room, and read the source sets that it has."""
+
+    tasks: int
+    sources: tuple[tuple[Example, ...], ...]
+
+
+@dataclass(frozen=True)
+class BeginTask:
+    """Prepare for a task: fresh optimiser state and schedule."""
+
+    name: str
+    index: int
+    """Counted from 0."""
+    steps: int
+    examples: tuple[Example, ...] = ()
+    """What will be learnt; some retentions look at a few before the first step."""
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """One optimiser step; answered with the mean loss per scored token."""
+
+    examples: tuple[Example, ...]
+    step: int
+    """Counted from 0 within the task."""
+    replayed: tuple[Example, ...] = ()
+    """Examples of earlier tasks that the retention adds."""
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """Look at examples that are not learnt; answered with their mean loss per scored token."""
+
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a task; answered with a `Score`."""
+
+    task: PreparedTask
+    limit: int | None = None
+    """Number of validation examples; None for all."""
+
+
+@dataclass(frozen=True)
+class FitHeadOnly:
+    """Fit a linear head to the frozen base; answered with its `Score` on the validation split."""
+
+    task: PreparedTask
+
+
+@dataclass(frozen=True)
+class EndTask:
+    """A task has been learnt; the retention takes in what it taught."""
+
+    index: int
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Something to be recorded; a checkpoint belongs to it."""
+
+    report: StageReport
+    matrix: AccuracyMatrix
+
+
+Request: TypeAlias = (
+    BeginSequence | BeginTask | TrainStep | HeldOutLoss | Evaluate | FitHeadOnly | EndTask | Report
+)
+Learning: TypeAlias = Generator[Request, Any, AccuracyMatrix]

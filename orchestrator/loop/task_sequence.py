@@ -1,0 +1,149 @@
+"""The tasks that a trial learns one after the other (or jointly), its probes, batches and rungs."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.data.items import Example
+from orchestrator.data.model_inputs import epoch_batches
+from orchestrator.data.prepared import PreparedData, PreparedTask
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.methods import EarlyStoppingSpec
+from orchestrator.spec.retention_settings import LaplaceRetention
+
+if TYPE_CHECKING:
+    from curlora.retention.protocol import Retention
+
+
+RUNGS = (0.25, 0.5)
+"""Shares of a task after which a trial reports, besides the task's end."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where to go on: how many steps of the current task are done, and what they cost."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    held_out_best: float | None = None
+    held_out_waited: int = 0
+
+
+ALL_TASKS = "all tasks"
+"""What is learnt where the tasks are learnt jointly."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is learnt between two rows of the matrix: a task, or all of them jointly."""
+
+    name: str
+    index: int
+    """The last task that has been learnt after it, counted from 0."""
+    tasks: tuple[PreparedTask, ...]
+
+
+@dataclass(frozen=True)
+class TaskSequence:
+    """What is learnt, what is only measured, and how long."""
+
+    tasks: tuple[PreparedTask, ...]
+    probes: tuple[PreparedTask, ...]
+    batch_size: int
+    epochs: int
+    seed: int
+    rung_examples: int | None = None
+    probes_once: bool = False
+    """Whether the probes wait for the last task."""
+    joint: bool = False
+    """Whether all tasks are learnt at once."""
+    early_stopping: EarlyStoppingSpec | None = None
+    sources: tuple[tuple[Example, ...], ...] = ()
+    """Source sets that the retention reads before the first task."""
+
+    @property
+    def stages(self) -> list[Stage]:
+        """What is learnt, in order."""
+        if self.joint:
+            return [Stage(ALL_TASKS, len(self.tasks) - 1, self.tasks)]
+        return [Stage(task.name, index, (task,)) for index, task in enumerate(self.tasks)]
+
+    def probes_after(self, learnt: int) -> tuple[PreparedTask, ...]:
+        """The probes that are measured once so many tasks are learnt; all on the untouched base."""
+        waits = self.probes_once and 0 < learnt < len(self.tasks)
+        return () if waits else self.probes
+
+    def examples(self, stage: Stage) -> tuple[Example, ...]:
+        """The training examples of a stage that are learnt."""
+        return tuple(e for task in stage.tasks for e in self._parts(task)[0])
+
+    def held_out(self, stage: Stage) -> tuple[Example, ...]:
+        """The training examples of a stage that only say when to stop."""
+        return tuple(e for task in stage.tasks for e in self._parts(task)[1])
+
+    def _parts(self, task: PreparedTask) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+        if self.early_stopping is None:
+            return task.train, ()
+        order = list(task.train)
+        random.Random(f"{self.seed}/{task.name}/held out").shuffle(order)
+        count = min(max(1, round(self.early_stopping.held_out * len(order))), len(order) - 1)
+        return tuple(order[count:]), tuple(order[:count])
+
+    def batches(self, stage: Stage) -> list[tuple[Example, ...]]:
+        """The optimiser steps of a stage."""
+        return epoch_batches(
+            self.examples(stage),
+            self.batch_size,
+            seed=self.seed * 1_000_003 + stage.index,
+            epochs=self.epochs,
+        )
+
+    def replayed(
+        self, retention: Retention, current: int, stage: Stage, step: int
+    ) -> tuple[Example, ...]:
+        """The examples of earlier tasks that a retention adds to a batch."""
+        rows = retention.rows(current, stage.index, step)
+        learnt = {task: self._parts(self.tasks[task])[0] for task in {task for task, _ in rows}}
+        return tuple(learnt[task][place] for task, place in rows)
+
+
+def rung_steps(steps: int) -> dict[int, float]:
+    """The steps after which a task of `steps` steps reports, with the share each stands for.
+
+    Very short tasks have fewer rungs: no rung at 0 steps, none at the end.
+
+    Args:
+        steps: Optimiser steps of the task.
+
+    Returns:
+        Steps taken to share of the task.
+    """
+    rungs: dict[int, float] = {}
+    for share in RUNGS:
+        step = math.floor(steps * share)
+        if 0 < step < steps and step not in rungs:
+            rungs[step] = share
+    return rungs
+
+
+def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
+    """What an experiment learns and measures."""
+    method = experiment.method
+    retention = method.retention
+    named = retention.sources if isinstance(retention, LaplaceRetention) else ()
+    return TaskSequence(
+        tasks=tuple(data.tasks[name] for name in experiment.tasks),
+        probes=tuple(data.tasks[name] for name in experiment.probes),
+        batch_size=experiment.training.batch_size,
+        epochs=experiment.training.epochs,
+        seed=experiment.training.seed,
+        rung_examples=experiment.data.rung_examples,
+        probes_once=experiment.data.probe_after == "last_task",
+        joint=method.sequence == "joint",
+        early_stopping=method.early_stopping,
+        sources=tuple(data.tasks[name].train for name in named),
+    )

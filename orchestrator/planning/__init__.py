@@ -1,0 +1,1 @@
+"""What is known before a sweep: its plan, and what is in its way."""

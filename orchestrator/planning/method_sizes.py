@@ -1,0 +1,220 @@
+"""Predicted sizes of the methods of a file on a base: adapters, and what retentions carry.
+
+Predicted from shapes, before any weight is loaded; what does not go together is found here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from orchestrator.base.facts import OPTIMISER_BYTES, RECORD_BYTES, BaseFacts
+from orchestrator.executors.pool.admission import packing_refuses
+from orchestrator.spec.adapter_settings import adapter_options
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.methods import MethodSpec
+from orchestrator.spec.reach import possible_methods
+from orchestrator.spec.retention_settings import retention_options
+from orchestrator.system.byte_units import GIB
+
+Targets: TypeAlias = tuple[str, ...] | str
+"""`target_modules`: endings of names, or a string for every linear layer."""
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """Sizes of one adapter that the file may train."""
+
+    kind: str
+    r: int | None
+    """Rank; None for an adapter that has none."""
+    trained: int
+    """Trained parameters."""
+    frozen: int
+    """Numbers held in memory beside them (C and R of CURLoRA)."""
+    layers: int
+    changes_base: str
+    """When the base's weights are written: never, init, train or merge."""
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """Sizes of one method that a trial may have."""
+
+    name: str
+    adapter: AdapterFacts
+    retention: str
+    carried: int
+    """Bytes that the retention carries between tasks, on each worker."""
+    arithmetic: str
+    """How they come about."""
+
+
+def targets_of(adapter: Any, family: str | None) -> Targets | None:
+    """The layers that an adapter goes on.
+
+    Args:
+        adapter: `method.adapter` of an experiment.
+        family: `model_type` of the base, None when it is unknown.
+
+    Returns:
+        Endings of module names, "all-linear", or None for an adapter without targets, or where the
+        family's default is not known.
+    """
+    from curlora.targets import known_targets
+
+    if "target_modules" not in type(adapter).model_fields:
+        return None
+    default = known_targets().get(str(family))
+    # A regular expression says nothing of sizes; a string stands for every linear layer here.
+    return adapter.target_modules or (None if isinstance(default, str) else default)
+
+
+def is_target(name: str, targets: Targets) -> bool:
+    """Whether PEFT adapts the linear layer of a name.
+
+    Args:
+        name: The module's name.
+        targets: Endings of names; a string stands for every linear layer.
+
+    Returns:
+        True when it does.
+    """
+    if isinstance(targets, str):
+        return True
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def method_facts(
+    experiment: Experiment, base: BaseFacts, *, tokens_per_example: float = 0.0
+) -> list[MethodFacts]:
+    """The sizes of every method that the file may try.
+
+    Args:
+        experiment: The experiment.
+        base: The base model's sizes.
+        tokens_per_example: Mean length of a training example.
+
+    Returns:
+        One entry a method and rank (of a range of ranks its two ends), without repetitions. A
+        method that cannot be is left out: `method_problems` says why.
+    """
+    found: dict[tuple[Any, ...], MethodFacts] = {}
+    for method in possible_methods(experiment):
+        if any(_refusals(method, experiment)):
+            continue
+        facts = _facts(method, experiment, base, tokens_per_example)
+        found.setdefault((facts.name, facts.adapter, facts.carried), facts)
+    return list(found.values())
+
+
+def _facts(
+    method: MethodSpec, experiment: Experiment, base: BaseFacts, tokens_per_example: float
+) -> MethodFacts:
+    from curlora.adapters.table import adapter_kind
+    from curlora.retention.sizes import state_size
+
+    kind = adapter_kind(method.adapter.kind)
+    options = adapter_options(method.adapter)
+    targets = targets_of(method.adapter, base.model_type)
+    layers = {n: s for n, s in base.shapes.items() if targets and is_target(n, targets)}
+    shapes: Mapping[str, tuple[int, ...]] = layers
+    if kind.name == "full":
+        shapes = {"every parameter": (base.parameters,)}
+    r = options.get("r")
+    fitting = dict(options)
+    if r is not None and layers:
+        # A rank that does not fit is refused elsewhere; sizes are those of the largest that does.
+        fitting["r"] = min(r, *(min(shape) for shape in layers.values()))
+    adapter = AdapterFacts(
+        kind=kind.name,
+        r=r,
+        trained=kind.trained(fitting, shapes),
+        frozen=kind.frozen(fitting, shapes),
+        layers=len(layers),
+        changes_base=kind.changes_base,
+    )
+    size = state_size(
+        method.retention.kind,
+        retention_options(method.retention, experiment.training.seed),
+        adapter_kind=kind.name,
+        r=fitting.get("r") or 1,
+        layers=layers,
+        trained=adapter.trained,
+        tasks=len(experiment.tasks),
+        tokens_per_example=tokens_per_example,
+    )
+    return MethodFacts(method.name, adapter, method.retention.kind, size.bytes, size.arithmetic)
+
+
+def _refusals(method: MethodSpec, experiment: Experiment) -> Iterator[str]:
+    """Why an adapter does not go with its retention, or with the base's form."""
+    from curlora.retention.table import RETENTIONS
+    from curlora.targets import parting_refuses, quantisation_refuses, quantisation_refuses_engine
+
+    kind = method.adapter.kind
+    options = retention_options(method.retention, experiment.training.seed)
+    rank = getattr(method.adapter, "r", None)
+    reason = RETENTIONS[method.retention.kind].refuses(kind, {**options, "r": rank})
+    if reason:
+        yield f"`method`: the retention {method.retention.kind!r} with the adapter {kind!r}: " + (
+            reason
+        )
+    refused = quantisation_refuses(kind, experiment.model.quantization)
+    if refused:
+        yield f"`method.adapter`: {refused}"
+    zero = experiment.training.deepspeed.get("zero_optimization", {})
+    stage = None if experiment.resources.executor == "local" else int(zero.get("stage", 0))
+    unfit = quantisation_refuses_engine(experiment.model.quantization, stage)
+    if unfit:
+        yield f"`model.quantization`: {unfit}"
+    parted = parting_refuses(kind, stage)
+    # A member of the pool reads the parts of the base by itself.
+    packed = experiment.resources.executor == "pool" and packing_refuses(method) is None
+    if parted and not packed:
+        yield f"`method.adapter`: {parted}"
+
+
+def method_problems(experiment: Experiment, base: BaseFacts | None) -> Iterator[str]:
+    """What does not go together, or is too large, among the methods that a file may try.
+
+    Args:
+        experiment: The experiment.
+        base: The base model's sizes, None when they are unknown.
+
+    Yields:
+        One message each.
+    """
+    told: set[str] = set()
+    for method in possible_methods(experiment):
+        for text in _refusals(method, experiment):
+            if text not in told:
+                told.add(text)
+                yield text
+    if base is None:
+        return
+    budget = experiment.resources.retention_gib
+    for facts in method_facts(experiment, base):
+        if facts.carried > budget * GIB and facts.arithmetic not in told:
+            told.add(facts.arithmetic)
+            yield (
+                f"The retention of {facts.name!r} would carry {facts.carried / GIB:.2f} GiB on each"
+                f" worker, more than `resources.retention_gib` allows ({budget:g} GiB): "
+                f"{facts.arithmetic}. Adapt fewer layers, choose a smaller curvature, or raise the "
+                "limit"
+            )
+
+
+def storage_bytes(adapters: Sequence[AdapterFacts], trials: int) -> float:
+    """Adapters twice (the sweep's folder and MLflow's), a checkpoint, and what is written beside.
+
+    Args:
+        adapters: The adapters' sizes.
+        trials: Number of trials.
+
+    Returns:
+        Bytes.
+    """
+    largest = max((a.trained for a in adapters), default=0)
+    return trials * (largest * (4 * 2 + OPTIMISER_BYTES) + RECORD_BYTES)

@@ -1,0 +1,128 @@
+"""What a file asks for, before anything starts: trials, tokens, memory, time, disk.
+
+Nothing is started and no weights are loaded: sizes come from the header of the weights, tokens from
+the same preparation that a sweep uses, and speed from a fraction of a second of matrix products.
+Estimates say that they are estimates, and time is a range.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.base.facts import base_facts
+from orchestrator.data.prompt_tokens import is_estimate
+from orchestrator.executors.cluster_fit import fit
+from orchestrator.executors.pool.admission import packing_refuses, trial_refuses
+from orchestrator.planning.cost import TrialCost, measure_flops, sweep_seconds
+from orchestrator.planning.memory import memory_parts
+from orchestrator.planning.method_sizes import method_facts, storage_bytes
+from orchestrator.planning.plan import Machine, Plan
+from orchestrator.planning.preflight import problems
+from orchestrator.planning.resource_problems import Available
+from orchestrator.planning.tokens import planning_tokenizer, task_facts
+from orchestrator.planning.warnings import control_warnings, plan_warnings
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import LoadedExperiment
+from orchestrator.spec.reach import possible_methods, reachable
+
+
+def make_plan(
+    loaded: LoadedExperiment, machine: Machine, *, kind: str = "sweep", calibrate: bool = True
+) -> Plan:
+    """Work out what an experiment asks for.
+
+    Args:
+        loaded: The experiment and its tasks.
+        machine: Where it would run.
+        kind: "sweep", or "run" for one trial of the file's own method.
+        calibrate: Measure this machine's speed, which takes a fraction of a second.
+
+    Returns:
+        The plan. Nothing was started and nothing written.
+    """
+    experiment = loaded.experiment
+    tokenizer, tokens_from = planning_tokenizer(experiment.model)
+    tasks, controls, epochs = task_facts(loaded, tokenizer)
+    base = base_facts(experiment.model)
+    examples = sum(task.train_examples for task in tasks)
+    mean = sum(task.train_tokens for task in tasks) / max(1, examples)
+    methods = method_facts(experiment, base, tokens_per_example=mean) if base else []
+    adapters = [method.adapter for method in methods]
+    searched = 1 if kind == "run" else experiment.searched_trials
+    repeated = experiment.repeated_trials
+    trials = searched + repeated
+    fitting = fit(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
+    at_once = _limited(experiment, fitting.at_once, trials)
+    flops = measure_flops(experiment) if calibrate and machine.here else None
+    cost = TrialCost(experiment, tasks, base, adapters, epochs)
+    trial_seconds = cost.trial_seconds(flops)
+    plan = Plan(
+        name=experiment.name,
+        kind=kind,
+        trials=trials,
+        repeated_trials=repeated,
+        left_out=experiment.search.left_out if experiment.search and kind == "sweep" else None,
+        tasks=tasks,
+        tokens_from=tokens_from,
+        epochs=epochs,
+        train_tokens=cost.train_tokens,
+        evaluation_tokens=cost.evaluation_tokens,
+        probed=experiment.data.probe_after.replace("_", " "),
+        base_tokens=cost.one_evaluation,
+        base=base,
+        methods=methods,
+        memory_parts=memory_parts(experiment, base, methods) if base else {},
+        flops_train=cost.flops_train,
+        flops_evaluation=cost.flops_evaluation,
+        measured_flops=flops,
+        trial_seconds=trial_seconds,
+        sweep_seconds=sweep_seconds(trial_seconds, trials, at_once, experiment, machine),
+        at_once=at_once,
+        arithmetic=fitting.arithmetic,
+        storage_bytes=storage_bytes(adapters, trials),
+        machine=machine,
+        alone=_alone(loaded) if experiment.resources.executor == "pool" else None,
+        problems=problems(
+            loaded,
+            Path(experiment.storage).expanduser(),
+            Available(machine.cpus, machine.gpus, machine.disk),
+            trials=trials,
+            ask_hub=False,
+        ),
+        warnings=[],
+    )
+    plan.warnings.extend(plan_warnings(plan, experiment))
+    plan.warnings.extend(control_warnings(loaded, controls, exact=not is_estimate(tokenizer)))
+    return plan
+
+
+def _alone(loaded: LoadedExperiment) -> dict[str, str]:
+    """The methods, and the values of other searched fields, that cannot be packed, and why."""
+    experiment, found = loaded.experiment, dict[str, str]()
+    for method in possible_methods(experiment):
+        trial = experiment.model_copy(update={"method": method})
+        reason = trial_refuses(trial, loaded.tasks)
+        if reason is not None:
+            found[method.name] = reason
+    for path in experiment.search.space if experiment.search is not None else ():
+        if path.startswith("method."):
+            continue
+        for trial in reachable(experiment, [path]):
+            reason = trial_refuses(trial, loaded.tasks, sweep=experiment)
+            if reason not in {None, packing_refuses(trial.method), *found.values()}:
+                found[f"trials with {path} {_value_at(trial, path)}"] = str(reason)
+    return found
+
+
+def _value_at(experiment: Experiment, path: str) -> Any:
+    """The value of a dotted path."""
+    found: Any = experiment.model_dump()
+    for name in path.split("."):
+        found = found[name]
+    return found
+
+
+def _limited(experiment: Experiment, at_once: int, trials: int) -> int:
+    limit = experiment.search.max_concurrent if experiment.search else None
+    return min(at_once, trials, limit or trials)

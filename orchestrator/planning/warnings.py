@@ -1,0 +1,68 @@
+"""What a plan warns of although nothing is in its way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.data.continuations import words_that_begin_others
+from orchestrator.executors.cluster_fit import pool_members
+from orchestrator.planning.plan import Plan
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import LoadedExperiment
+from orchestrator.spec.task_kinds import ClassificationTask
+from orchestrator.system.byte_units import GIB
+
+LIGHT_TRIAL_BYTES = 0.2 * GIB
+"""A Ray Tune trial of the pool, which has no torch (204 MB resident were measured)."""
+
+
+def plan_warnings(plan: Plan, experiment: Experiment) -> list[str]:
+    """A base whose sizes are not known, and memory that is too small."""
+    found: list[str] = []
+    if plan.base is None:
+        found.append(
+            f"The sizes of the base model {_name(experiment)!r} cannot be read on this machine, so "
+            "memory and time are not estimated. Download a hub model first, with `hf download`."
+        )
+    need, memory = plan.worker_bytes, plan.machine.memory
+    at_once = max(1, plan.at_once) * experiment.resources.workers
+    light = 0.0
+    if plan.alone is not None:  # a pool: its members hold the base, its trials are light processes
+        machine, light = plan.machine, plan.at_once * LIGHT_TRIAL_BYTES
+        at_once = pool_members(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
+        at_once *= experiment.resources.workers
+    on_gpu = experiment.resources.gpus_per_worker > 0
+    if need is not None and memory is not None and not on_gpu and need * at_once + light > memory:
+        total = need * at_once + light
+        found.append(
+            f"Memory: {at_once} workers at a time need about {total / GIB:.1f} GiB, and "
+            f"{memory / GIB:.1f} GiB are free. Lower `search.max_concurrent`, `training.batch_size`"
+            " or `training.max_length`, or raise `resources.cpus_per_worker` so that fewer trials "
+            "run at a time."
+        )
+    return found
+
+
+def control_warnings(
+    loaded: LoadedExperiment, controls: Mapping[str, Mapping[str, Any]], *, exact: bool
+) -> list[str]:
+    """Controls that there will not be, and label words that only a tokenizer can tell apart."""
+    found = [
+        f"Task {name!r}: the control head-only {controls[name]['head_only']}."
+        for name in loaded.experiment.tasks
+        if "head_only" in controls[name]
+    ]
+    for name, task in loaded.tasks.items():
+        if exact or not isinstance(task, ClassificationTask) or task.head == "linear":
+            continue
+        found += [
+            f"Task {name!r}: the label word {word!r} is how {other!r} begins. If it is so to the "
+            "model's tokenizer, which is not on this machine, a sweep is refused: change `labels`."
+            for word, other in words_that_begin_others(task)
+        ]
+    return found
+
+
+def _name(experiment: Experiment) -> str:
+    return str(experiment.model.name or experiment.model.gguf)

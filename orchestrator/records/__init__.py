@@ -1,0 +1,1 @@
+"""What a sweep records: journal, sweep folder, model folders, MLflow."""

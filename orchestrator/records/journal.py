@@ -1,0 +1,180 @@
+"""The journal: one fsynced JSON line for everything that happened in a sweep, and the only truth.
+
+The driver alone writes it, under a lock. MLflow, tables and the resumption of a sweep are functions
+of its lines. A line cut short by a crash is removed when the journal is opened again: what it
+would have said had not been acknowledged to anyone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from orchestrator.records.errors import JournalError
+from orchestrator.records.events import Line, without_nan
+from orchestrator.records.journal_lines import JOURNAL_NAME, JournalLines, checked_line, line_sum
+from orchestrator.system.file_lock import LockingUnsupportedError, try_lock, unlock
+
+LOOKS_SECONDS = 10.0
+"""How long processes that only look at a journal may be in the way of one that will write it."""
+
+
+def is_being_written(folder: Path) -> bool:
+    """Whether a process holds the sweep's journal open for writing at this moment."""
+    path = folder / JOURNAL_NAME
+    try:
+        with path.open("rb") as file:
+            return not try_lock(file, path, shared=True)
+    except (FileNotFoundError, LockingUnsupportedError):
+        return False  # where nothing can be locked, no sweep is run
+
+
+def _lock(file: FileIO, path: Path) -> bool:
+    """Lock a journal for writing, unless another process writes it.
+
+    Args:
+        file: The journal.
+        path: Its path.
+
+    Returns:
+        Whether it is locked.
+    """
+    deadline = time.monotonic() + LOOKS_SECONDS
+    while not try_lock(file, path):
+        # Whoever only looks (`is_being_written`) shares its lock, and for a moment.
+        if not try_lock(file, path, shared=True) or time.monotonic() > deadline:
+            return False
+        unlock(file)
+        time.sleep(0.01)
+    return True
+
+
+class Journal:
+    """An open journal: append-only, one writer at a time."""
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+        """Open (and create) the journal of a sweep for writing.
+
+        Args:
+            folder: The sweep's folder; created when missing.
+            clock: Where the time of a line comes from.
+
+        Raises:
+            JournalError: If another process holds the journal, the folder cannot be written, or a
+                line other than the last is damaged.
+        """
+        self.folder = folder
+        self.path = folder / JOURNAL_NAME
+        self._clock = clock
+        self._file = self._locked()
+        try:
+            self.lines, self._before = self._taken_in()
+        except JournalError:
+            self._file.close()
+            raise
+        self._file.truncate(self.lines.size)
+
+    def _taken_in(self) -> tuple[JournalLines, bytes]:
+        """The whole lines of the file, each checked, and the bytes of the last."""
+        lines, before = JournalLines(self.path), b""
+        with self.path.open("rb") as file:
+            for number, raw in enumerate(file):
+                if not raw.endswith(b"\n"):
+                    break  # cut short by a crash
+                line = checked_line(self.path, number, raw[:-1], before)
+                before = raw[:-1]
+                lines.add(line, len(raw))
+        return lines, before
+
+    def _locked(self) -> FileIO:
+        """The journal's file, open for appending and locked."""
+        while True:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                # Unbuffered: what a full disk has refused must not be written by a later flush.
+                file = self.path.open("a+b", buffering=0)
+            except OSError as error:
+                raise JournalError(
+                    f"Cannot write the journal {self.path}: {error.strerror or error}. Set "
+                    "`storage` to a folder that you can write to."
+                ) from None
+            try:
+                free = _lock(file, self.path)
+            except OSError as error:
+                file.close()
+                raise JournalError(
+                    f"Cannot lock the journal {self.path}: {error.strerror or error}."
+                ) from None
+            if not free:
+                file.close()
+                raise JournalError(
+                    f"Another process is running the sweep in {self.folder}. Wait for it, stop "
+                    "it, or start another sweep with --new."
+                )
+            # Another process may have removed its empty journal just before we locked it.
+            if self.path.is_file() and self.path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+            file.close()
+
+    def append(self, event: str, **fields: Any) -> Line:
+        """Write one line and wait until the disk has it.
+
+        Args:
+            event: One of those in the table of `orchestrator.records.events`.
+            **fields: What the event holds.
+
+        Returns:
+            The line as a reader will see it.
+
+        Raises:
+            JournalError: If the disk refuses it.
+        """
+        stamped = {"n": len(self.lines), "time": round(self._clock(), 3), "event": event, **fields}
+        text = json.dumps(without_nan(stamped), allow_nan=False, separators=(",", ":")).encode()
+        raw = text[:-1] + b',"sum":"' + line_sum(self._before, text).encode() + b'"}'
+        content = raw + b"\n"
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(self._file.fileno(), rest) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            # Shortening a file needs no room. Should it fail all the same, the half line is left
+            # out by whoever reads the journal next.
+            with suppress(OSError):
+                self._file.truncate(self.lines.size)
+            raise JournalError(
+                f"Cannot write to the journal {self.path}: {error.strerror or error}. Everything "
+                "that was recorded before is kept. Make room, then go on with the same command."
+            ) from None
+        line: Line = json.loads(text)
+        self.lines.add(line, len(content))
+        self._before = raw
+        return line
+
+    def close(self) -> None:
+        """Give the journal free for another writer; one that holds nothing leaves nothing."""
+        if not self._file.closed and not self.lines:
+            # A sweep that could not begin must not be listed, or be continued.
+            with suppress(OSError):
+                self.path.unlink()
+                self.folder.rmdir()
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,79 @@
+"""Facts that are read from the lines of a journal: identity, base, versions, what a trial ran."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from orchestrator.records.errors import TrackingError
+from orchestrator.records.events import Line
+from orchestrator.records.journal_lines import last_line
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.validation import ExperimentError
+
+
+def versions(document: Mapping[str, Any]) -> dict[str, str]:
+    """The versions that a start of a sweep was recorded with, by what they are of.
+
+    Args:
+        document: `code`, `packages`, `python` and `platform`, as far as they were recorded.
+
+    Returns:
+        Such as {"torch": "2.13.0", "python": "3.11.9", "code": "0.1.0 (4a2b...)"}.
+    """
+    found = {str(k): str(v) for k, v in (document.get("packages") or {}).items() if v}
+    found |= {key: str(document[key]) for key in ("python", "platform") if document.get(key)}
+    code = document.get("code") or {}
+    if code.get("version"):
+        commit = f" ({code['commit']})" if code.get("commit") else ""
+        found["code"] = f"{code['version']}{commit}"
+    return found
+
+
+def sweep_id(lines: Sequence[Line]) -> str:
+    """What no other sweep shares; before sweeps had an identity, name and first millisecond."""
+    opening = lines[0]
+    if opening.get("sweep_id"):
+        return str(opening["sweep_id"])
+    return f"{opening['sweep']}@{milliseconds(opening)}"
+
+
+def milliseconds(line: Line) -> int:
+    """The time of a line, in milliseconds since the epoch."""
+    return round(line["time"] * 1000)
+
+
+def effective_experiment(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> Experiment:
+    """What a trial really ran.
+
+    Args:
+        document: The sweep's experiment as its journal holds it.
+        overrides: The trial's dotted paths and values.
+
+    Returns:
+        The experiment with the overrides, without a search.
+
+    Raises:
+        TrackingError: If this version of the format does not know the journal's experiment.
+    """
+    try:
+        return Experiment.model_validate(document).with_overrides(overrides)
+    except (ValidationError, ExperimentError) as error:
+        raise TrackingError(
+            f"The journal holds an experiment that this version does not accept ({error}). "
+            "Use the version that wrote it."
+        ) from None
+
+
+def latest_base(lines: Sequence[Line]) -> dict[str, Any]:
+    """What was recorded of the base at the last start of the sweep: where it is, and its hash."""
+    continued = last_line(lines, "sweep_continued") or {}
+    return continued.get("base") or lines[0].get("provenance", {}).get("base", {})
+
+
+def versions_of(lines: Sequence[Line], trial: str) -> dict[str, str]:
+    """With which versions a trial was made, by what they are of; see `versions`."""
+    started = last_line(lines, "trial_started", trial) or {}
+    return started.get("versions") or versions(lines[0].get("provenance", {}))

@@ -1,0 +1,203 @@
+"""Reading a journal: each line is checked, and the long ones are read from the file when asked for.
+
+Last in a line stands `sum`, a hash of it and of the line before; lines of earlier versions have
+none, and readers are not given it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast, overload
+
+from orchestrator.records.errors import JournalError
+from orchestrator.records.events import Line
+
+JOURNAL_NAME = "journal.jsonl"
+
+
+_SUM = re.compile(rb',"sum":"([0-9a-f]{16})"\}$')
+
+
+def read_journal(folder: Path) -> list[Line]:
+    """The whole lines of a sweep's journal, oldest first; a torn last line is left out.
+
+    Args:
+        folder: The sweep's folder.
+
+    Returns:
+        The lines; empty when there is no journal.
+
+    Raises:
+        JournalError: If a line other than the last is damaged.
+    """
+    path = folder / JOURNAL_NAME
+    if not path.is_file():
+        return []
+    return list(_whole_lines(path, path.read_bytes()))
+
+
+def _whole_lines(path: Path, content: bytes) -> Iterator[Line]:
+    complete = content[: content.rfind(b"\n") + 1]
+    before = b""
+    for number, raw in enumerate(complete.splitlines()):
+        yield checked_line(path, number, raw, before)
+        before = raw
+
+
+def checked_line(path: Path, number: int, raw: bytes, before: bytes) -> Line:
+    """The line that some bytes hold.
+
+    Args:
+        path: The journal, for messages.
+        number: The line's, from 0.
+        raw: The line, without its end.
+        before: The line before it.
+
+    Returns:
+        The line without its sum.
+
+    Raises:
+        JournalError: If it is not the line that was written here.
+    """
+    cure = "Nothing was changed. Restore the file from a copy, or start another sweep with --new."
+    try:
+        line = json.loads(raw)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise JournalError(f"{path}: line {number + 1} is damaged ({error}). {cure}") from None
+    if not isinstance(line, dict) or not isinstance(cast("Line", line).get("event"), str):
+        shown = raw[:60].decode(errors="replace")
+        raise JournalError(
+            f"{path}: line {number + 1} is damaged: it should be an object with an `event`, got "
+            f"{shown}. {cure}"
+        )
+    line = cast("Line", line)
+    if number == 0 and line["event"] != "sweep_opened":
+        raise JournalError(
+            f"{path}: line 1 should be `sweep_opened`, got `{line['event']}`: the beginning is "
+            f"missing. {cure}"
+        )
+    if line.get("n") != number:
+        raise JournalError(
+            f"{path}: line {number + 1} carries the number {line.get('n')!r}, expected "
+            f"{number}: lines are missing or were reordered. {cure}"
+        )
+    found = _SUM.search(raw)
+    if found is not None and found[1].decode() != line_sum(before, raw[: found.start()] + b"}"):
+        raise JournalError(
+            f"{path}: line {number + 1} is not as it was written, or not the one that followed "
+            f"line {number}: its sum differs. {cure}"
+        )
+    line.pop("sum", None)
+    return line
+
+
+def line_sum(before: bytes, text: bytes) -> str:
+    """What vouches for a line: a hash of the line before and of its own text."""
+    return hashlib.sha256(before + b"\n" + text).hexdigest()[:16]
+
+
+class JournalLines(Sequence[Line]):
+    """A journal's lines, read from its file whenever they are asked for.
+
+    Reports hold a score of each example: kept in memory they would be hundreds of KiB a trial.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Begin empty.
+
+        Args:
+            path: The journal.
+        """
+        self._path = path
+        self._ends = array("Q")
+        self._last: Line = {}
+        self._of: list[tuple[str, str | None]] = []
+
+    @property
+    def size(self) -> int:
+        """How many bytes of the journal they are."""
+        return self._ends[-1] if self._ends else 0
+
+    def add(self, line: Line, length: int) -> None:
+        """Know of one more line, which the file already holds.
+
+        Args:
+            line: The line.
+            length: Its bytes in the file, its end included.
+        """
+        self._ends.append(self.size + length)
+        self._last = line
+        trial: str | None = line.get("trial")
+        self._of.append((sys.intern(line["event"]), sys.intern(trial) if trial else None))
+
+    def last(self, event: str, trial: str | None = None) -> Line | None:
+        """The last line of an event (of a trial); None where there is none."""
+        for number in range(len(self) - 1, -1, -1):
+            found, of = self._of[number]
+            if found == event and trial in {None, of}:
+                return self[number]
+        return None
+
+    def raw(self, start: int, stop: int) -> bytes:
+        """The bytes of some lines, as they stand in the file."""
+        begin = self._ends[start - 1] if start else 0
+        if stop <= start:
+            return b""
+        with self._path.open("rb") as file:
+            file.seek(begin)
+            return file.read(self._ends[stop - 1] - begin)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Line: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Line]: ...
+    def __getitem__(self, index: int | slice) -> Line | list[Line]:
+        if isinstance(index, slice):
+            numbers = range(len(self))[index]
+            if numbers.step == 1:
+                return [_parsed(raw) for raw in self.raw(numbers.start, numbers.stop).splitlines()]
+            return [self[number] for number in numbers]
+        number = range(len(self))[index]
+        # Copied, as a line that is read is the reader's own.
+        return (
+            dict(self._last) if number == len(self) - 1 else _parsed(self.raw(number, number + 1))
+        )
+
+    def __iter__(self) -> Iterator[Line]:
+        with self._path.open("rb") as file:
+            for _, raw in zip(range(len(self)), file, strict=False):
+                yield _parsed(raw)
+
+
+def last_line(lines: Sequence[Line], event: str, trial: str | None = None) -> Line | None:
+    """The last line of an event.
+
+    Args:
+        lines: A journal's.
+        event: The event.
+        trial: Of this trial only; None: of any, or none.
+
+    Returns:
+        The line; None where there is none.
+    """
+    if isinstance(lines, JournalLines):
+        return lines.last(event, trial)
+    for line in reversed(lines):
+        if line["event"] == event and (trial is None or line.get("trial") == trial):
+            return line
+    return None
+
+
+def _parsed(raw: bytes) -> Line:
+    line: Line = json.loads(raw)
+    line.pop("sum", None)
+    return line

@@ -1,0 +1,83 @@
+"""The signature of a logged model: the columns that its tasks read, and those of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from orchestrator.data.prompts import prompt_columns
+from orchestrator.records.errors import TrackingError
+from orchestrator.records.model_folder import MODEL_FILE
+from orchestrator.spec.task_files import TaskFileError, parse_task
+from orchestrator.spec.task_kinds import (
+    ClassificationTask,
+    GenerationTask,
+    LanguageModellingTask,
+    MultipleChoiceTask,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models import ModelSignature
+
+
+AskedTask: TypeAlias = ClassificationTask | MultipleChoiceTask | GenerationTask
+
+
+def asked_tasks(document: Mapping[str, Any]) -> dict[str, AskedTask]:
+    """The tasks of a model document that can be asked for a label or a text."""
+    try:
+        parsed = {n: parse_task(t, f"{MODEL_FILE}: {n}") for n, t in document["tasks"].items()}
+    except TaskFileError as error:
+        raise TrackingError(
+            f"The task is not one that this version knows ({error}). Use the version that wrote it."
+        ) from None
+    return {n: t for n, t in parsed.items() if not isinstance(t, LanguageModellingTask)}
+
+
+def task_columns(task: AskedTask) -> dict[str, Any]:
+    """The columns that a task's prompt reads, with an example of each."""
+    columns: dict[str, Any] = dict.fromkeys(prompt_columns(task.prompt), "An example.")
+    if isinstance(task, MultipleChoiceTask):
+        columns[task.choices_column] = ["one", "another"]
+    return columns
+
+
+def input_example(document: Mapping[str, Any]) -> pd.DataFrame:
+    """A row that the first task of a model could be asked."""
+    import pandas as pd
+
+    first = next(iter(asked_tasks(document).values()), None)
+    return pd.DataFrame([task_columns(first)] if first else [{"text": "An example."}])
+
+
+def model_signature(document: Mapping[str, Any]) -> ModelSignature:
+    """The columns in and out of a model, by which MLflow checks what it is given."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
+
+    tasks = asked_tasks(document)
+    wanted = [task_columns(task) for task in tasks.values()]
+    inputs = {name: example for columns in wanted for name, example in columns.items()}
+    classifications = (task for task in tasks.values() if isinstance(task, ClassificationTask))
+    labels = {label for task in classifications for label in task.label_values}
+    return ModelSignature(
+        inputs=Schema([
+            ColSpec(Array(DataType.string) if isinstance(example, list) else DataType.string, name,
+                    required=all(name in columns for columns in wanted))
+            for name, example in inputs.items()
+        ]) if inputs else None,
+        outputs=Schema([
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.double, "probability", required=False),
+            *(ColSpec(DataType.double, probability_column(label), required=False)
+              for label in sorted(labels)),
+        ]),
+        params=ParamSchema([ParamSpec("task", DataType.string, task) for task in list(tasks)[:1]]),
+    )  # fmt: skip
+
+
+def probability_column(label: str) -> str:
+    """The output column that holds the probability of one label."""
+    return f"probability_{label}"

@@ -1,0 +1,150 @@
+"""The storage folder behind MLflow's records: its identity, its file system, and moving it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from orchestrator.records.mlflow.address import (
+    database_file,
+    is_database,
+    is_own_database,
+    local_path,
+    place_in,
+)
+
+NETWORK_FILE_SYSTEMS = {
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "ceph", "glusterfs", "beegfs", "afs",
+    "9p", "ocfs2", "gfs2", "pvfs2", "orangefs", "fuse.sshfs", "fuse.s3fs", "fuse.rclone",
+    "fuse.gcsfuse", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.mount-s3", "fuse.blobfuse",
+    "fuse.blobfuse2", "fuse.davfs",
+}  # fmt: skip
+"""Kinds of file systems that several machines share, as Linux names them."""
+
+
+def network_file_system(address: str, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """What kind of network file system a database lies on.
+
+    SQLite relies on locks between processes that such file systems keep badly or not at all.
+
+    Args:
+        address: Where MLflow records.
+        mounts: The kernel's list of what is mounted where.
+
+    Returns:
+        The kind, such as `nfs4`; None for a local disk, for no SQLite file, and where it is not
+        known.
+    """
+    file, found = database_file(address), ("", "")
+    if file is None or not mounts.is_file():
+        return None
+    folder = str(file.parent.resolve())
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        left, _, right = line.partition(" - ")
+        # Spaces and the like are written as octal numbers.
+        place = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), left.split()[4])
+        inside = folder == place or folder.startswith(f"{place.rstrip('/')}/")
+        # Of two on one place the later one is seen.
+        if inside and len(place) >= len(found[0]):
+            found = (place, right.split()[0])
+    return found[1] if found[1] in NETWORK_FILE_SYSTEMS else None
+
+
+_IDENTITY_FILE = "storage.json"
+
+
+def storage_identity(address: str, storage: Path, *, make: bool = False) -> str:
+    """What tells the sweeps of a storage folder from those of others in the same MLflow.
+
+    Args:
+        address: Where MLflow records.
+        storage: The storage folder.
+        make: Choose one where there is none yet.
+
+    Returns:
+        A word that stays when the folder moves; `own` in the storage folder's own database, and
+        empty where there is none.
+    """
+    place = storage / _IDENTITY_FILE
+    if is_own_database(address, storage):
+        return "own"
+    if not place.is_file():
+        if not make:
+            return ""
+        half = storage / f".{_IDENTITY_FILE}-{os.getpid()}"
+        half.write_text(json.dumps({"storage": uuid.uuid4().hex}) + "\n", encoding="utf-8")
+        try:
+            with suppress(FileExistsError):  # another sweep was faster, and its choice stands
+                place.hardlink_to(half)
+        finally:
+            half.unlink()
+    return str(json.loads(place.read_text(encoding="utf-8"))["storage"])
+
+
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Where a database says where artifacts are: table and column."""
+
+
+def relocate(address: str, storage: Path) -> bool:
+    """Let a database point at the artifacts in a storage folder that has been moved or copied.
+
+    Artifacts are recorded by absolute addresses. Those of experiments whose folder came along are
+    rewritten, all at once, if the database is the storage folder's own, or if nothing is left where
+    they were.
+
+    Args:
+        address: Where MLflow records; a server keeps artifacts itself and is left alone.
+        storage: The storage folder.
+
+    Returns:
+        Whether anything had to be rewritten.
+    """
+    if not is_database(address):
+        return False
+    import sqlalchemy
+    from sqlalchemy import text
+
+    own, storage = is_own_database(address, storage), storage.resolve()
+    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as opened:
+        found = opened.execute(text("SELECT artifact_location FROM experiments")).scalars().all()
+    moved = {str(old): new for old in found if (new := _moved(str(old), storage, own=own))}
+    if not moved:
+        return False
+    with engine.begin() as opened:
+        for table, column in _ADDRESSES:
+            rows = opened.execute(text(f"SELECT DISTINCT {column} FROM {table}")).scalars().all()
+            changes = [(str(row), new) for row in rows if row and (new := _rewritten(row, moved))]
+            for before, after in changes:
+                opened.execute(
+                    text(f"UPDATE {table} SET {column} = :after WHERE {column} = :before"),
+                    {"before": before, "after": after},
+                )
+    return True
+
+
+def _moved(location: str, storage: Path, *, own: bool) -> str | None:
+    """The address in the storage folder of what an experiment has recorded elsewhere."""
+    path, here = local_path(location), place_in(storage, location)
+    if path is None or here is None or path == here:
+        return None
+    # In a database elsewhere other storage folders have experiments, too.
+    came_along = (here.exists() or not path.exists()) if own else here.exists() > path.exists()
+    return here.as_uri() if came_along else None
+
+
+def _rewritten(address: str, moved: dict[str, str]) -> str | None:
+    for before, after in moved.items():
+        if address == before or address.startswith(f"{before}/"):
+            return after + address[len(before) :]
+    return None

@@ -1,0 +1,142 @@
+"""What the journal says of one trial, for whatever shows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.measures.accuracy_matrix import NOT_MEASURED
+from orchestrator.records.scores import mean, number
+
+BASE = "base"
+"""Name of the control trial: the untouched base model."""
+
+
+@dataclass
+class TrialView:
+    """What the journal says of one trial."""
+
+    name: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+    by: str = ""
+    """Who proposed it: the searcher, or "fresh seed"."""
+    of: str | None = None
+    """The trial that this one repeats with another seed."""
+    state: str = "PROPOSED"
+    """PROPOSED, RUNNING, COMPLETE, FAILED or STOPPED."""
+    reason: str = ""
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    measures: dict[str, float | None] = field(default_factory=dict)
+    gain_interval: list[float] | None = None
+    intervals: dict[str, list[float] | None] = field(default_factory=dict)
+    """Of the mean difference to each control, by its key in `CONTROLS`; see `interval`."""
+    adapter: str | None = None
+    adapter_sha256: str | None = None
+    """None of an adapter of an earlier version."""
+    log: str | None = None
+    started: float | None = None
+    ended: float | None = None
+    versions: list[dict[str, str]] = field(default_factory=list)
+    """With which versions of what it was computed, see `versions`; several where a sweep was
+    continued with others in the middle of it."""
+
+    def interval(self, control: str) -> list[float] | None:
+        """The 95 % interval of its mean final score minus that of a control of `CONTROLS`."""
+        if control == "zero_shot" and not self.intervals:  # journals of earlier versions
+            return self.gain_interval
+        return self.intervals.get(control)
+
+    @property
+    def per_example(self) -> dict[str, list[float]]:
+        """By task, the final score of each validation example; empty when it did not end."""
+        if self.state != "COMPLETE":
+            return {}
+        found = [r["per_example"] for r in self.reports if r.get("per_example") and r.get("row")]
+        return {t: list(scores) for t, scores in found[-1].items() if scores} if found else {}
+
+    def learnt_per_example(self, tasks: Sequence[str]) -> dict[str, list[float]]:
+        """By task, the score of each of its validation examples right after it was learnt.
+
+        Args:
+            tasks: The task sequence.
+
+        Returns:
+            Without the tasks that were not learnt, and those of a journal that did not keep them.
+        """
+        found: dict[str, list[float]] = {}
+        for report in self.reports:
+            scores = report.get("per_example") or {}
+            if report.get("row") and report["task_index"] >= 0:
+                # A report that is of none of the tasks is of all, learnt jointly.
+                own = [report["task"]] if report["task"] in tasks else tasks
+                found |= {t: list(scores[t]) for t in own if scores.get(t)}
+        return found
+
+    @property
+    def losses(self) -> list[tuple[int, float]]:
+        """Training loss by step, counted from 1 through all tasks; of a repeated step its last."""
+        steps = {int(r["task_index"]): int(r.get("steps") or 0) for r in self.reports}
+        series: dict[int, float] = {}
+        for report in self.reports:
+            index, losses = int(report["task_index"]), report.get("losses") or []
+            before = sum(count for task, count in steps.items() if 0 <= task < index)
+            first = before + int(report.get("step") or 0) - len(losses) + 1
+            series |= {first + i: number(loss) for i, loss in enumerate(losses)}
+        return sorted(series.items())
+
+    @property
+    def task_steps(self) -> dict[int, int]:
+        """Optimiser steps of each task that was begun, by its index from 0."""
+        return {
+            int(r["task_index"]): int(r.get("steps") or 0)
+            for r in self.reports
+            if r["task_index"] >= 0
+        }
+
+    def measure(self, name: str) -> float:
+        """A measure, NaN when it was not measured."""
+        value = self.measures.get(name)
+        return NOT_MEASURED if value is None else float(value)
+
+    @property
+    def base_row(self) -> list[float] | None:
+        """The scores before anything was learnt, None unless this trial measured them."""
+        rows = [r["row"] for r in self.reports if r["task_index"] < 0 and r.get("row")]
+        return [number(score) for score in rows[-1]] if rows else None
+
+    @property
+    def learnt_rows(self) -> dict[int, list[float]]:
+        """Scores on every task after each task that was learnt, by its index from 0."""
+        return {
+            int(report["task_index"]): [number(score) for score in report["row"]]
+            for report in self.reports
+            if report["task_index"] >= 0 and report.get("row")
+        }
+
+
+@dataclass(frozen=True)
+class Leading:
+    """A trial that has not ended yet, by its last report."""
+
+    trial: str
+    report: Mapping[str, Any]
+    score: float
+    """Mean over the tasks that were scored."""
+    ahead: float
+    """The same minus the untouched base's, NaN while that is not known."""
+
+
+def compared_with_base(
+    report: Mapping[str, Any], tasks: Sequence[str], zero_shot: Sequence[float]
+) -> tuple[float, float]:
+    """What a report scores, and the untouched base on the same tasks."""
+    if not report.get("row"):
+        # A report that is of none of the tasks is of all, learnt jointly.
+        single = report["task"] in tasks
+        other = zero_shot[tasks.index(report["task"])] if single else mean(zero_shot)
+        return number(report.get("score")), other
+    row = [number(score) for score in report["row"]]
+    known = [i for i, score in enumerate(row) if not math.isnan(score)]
+    return mean([row[i] for i in known]), mean([zero_shot[i] for i in known])

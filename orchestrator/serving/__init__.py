@@ -1,0 +1,1 @@
+"""Using trained adapters: finding, loading, asking and exporting them."""

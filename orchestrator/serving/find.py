@@ -1,0 +1,189 @@
+"""Finding a trained model by name, and loading it.
+
+A model is named `NAME@champion` or `NAME/VERSION` (the model registry), `SWEEP/TRIAL` (a sweep's
+folder), or by the path of a model folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
+from orchestrator.records.mlflow.address import DATABASE_NAME, recorded_uri
+from orchestrator.records.mlflow.champion import CHAMPION_ALIAS
+from orchestrator.records.mlflow.registry import resolve
+from orchestrator.records.model_folder import (
+    MODEL_FILE,
+    read_model_document,
+    tasks_of,
+    write_model_folder,
+)
+from orchestrator.records.sweep_folder import path_within
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.spec.task_kinds import LanguageModellingTask, TaskSpec
+from orchestrator.system.seals import UNSEALED, flaw
+from orchestrator.system.user_error import UserError
+from orchestrator.system.wording import suggestion
+
+if TYPE_CHECKING:
+    from orchestrator.serving.predictor import Predictor
+
+
+_log = logging.getLogger(__name__)
+
+
+class ModelUseError(UserError, ValueError):
+    """A model or file that cannot be used as it was asked; the message says why."""
+
+
+def load(
+    reference: str,
+    storage: Path | str = "runs",
+    *,
+    tracking_uri: str | None = None,
+    base: Path | str | None = None,
+) -> Predictor:
+    """Load a trained model by name.
+
+    Args:
+        reference: `NAME@champion`, `NAME/VERSION`, `SWEEP/TRIAL`, or the path of a model folder.
+        storage: The folder that sweeps are kept in.
+        tracking_uri: Where MLflow records; null: as the sweep says, else SQLite in `storage`.
+        base: Where the base is now, if it was moved since.
+
+    Returns:
+        A predictor: `tasks` names what can be asked, `predict(task, rows)` answers.
+    """
+    with model_folder(reference, Path(storage), tracking_uri) as folder:
+        return load_folder(folder, Path(base) if base is not None else None)
+
+
+def load_folder(folder: Path, base: Path | None = None) -> Predictor:
+    """Load base and adapter without the progress bars and warnings that are not for the user."""
+    from transformers.utils import logging
+
+    from orchestrator.serving.predictor import Predictor
+
+    logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a property under its old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return Predictor.from_folder(folder, base=base)
+
+
+@contextmanager
+def model_folder(
+    reference: str,
+    storage: Path,
+    tracking_uri: str | None,
+    *,
+    note: Callable[[str], None] = _log.warning,
+) -> Iterator[Path]:
+    """The folder of a model, `adapter/` and `model.json`, for as long as the context lasts.
+
+    Args:
+        reference: `NAME@champion`, `NAME/VERSION`, `SWEEP/TRIAL`, or the path of a model folder.
+        storage: The folder that sweeps are kept in.
+        tracking_uri: Where MLflow records; null: see `registry_uri`.
+        note: Told when nothing vouches for the model, as it was made by an earlier version.
+
+    Yields:
+        The folder, found to be as it was written; not to be changed.
+
+    Raises:
+        ModelUseError: If the reference names no model, or the model was damaged.
+    """
+    with _found_folder(reference, storage, tracking_uri) as folder:
+        wrong = flaw(folder)
+        if wrong not in {None, UNSEALED}:
+            raise ModelUseError(
+                f"The model {reference} in {folder} is not as it was written: {wrong}. It is not "
+                "used; restore it from a copy, or name the trial that made it as SWEEP/TRIAL."
+            )
+        document = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+        if wrong == UNSEALED or document.get("adapter_sha256") is None:
+            note(f"{reference} was made before checksums; it is not verified")
+        yield folder
+
+
+@contextmanager
+def _found_folder(reference: str, storage: Path, tracking_uri: str | None) -> Iterator[Path]:
+    if (Path(reference) / MODEL_FILE).is_file():
+        yield Path(reference)
+        return
+    owner, slash, trial = reference.partition("/")
+    version = slash and trial.isdigit()  # no trial is named by a number alone
+    own = "@" not in reference and slash and not version
+    if own and (storage / owner / JOURNAL_NAME).is_file():
+        with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
+            yield _trial_folder(storage / owner, trial, Path(scratch) / "model")
+        return
+    if "@" not in reference and not version:
+        raise ModelUseError(
+            f"{reference!r} names no model. Write NAME@{CHAMPION_ALIAS} for a registered model, "
+            f"SWEEP/TRIAL for a trial in {storage}, or the path of a model folder."
+        )
+    name = re.split("[@/]", reference, maxsplit=1)[0]
+    yield resolve(reference, registry_uri(name, storage, tracking_uri), storage)
+
+
+def _trial_folder(sweep: Path, trial: str, target: Path) -> Path:
+    lines = read_journal(sweep)
+    view = SweepView.of(lines)
+    found = view.everything.get(trial)
+    if found is None:
+        known = list(view.everything)
+        raise ModelUseError(
+            f"No trial {trial!r} in sweep {view.name!r}.{suggestion(trial, known)} "
+            f"Its trials: {', '.join(known) or 'none yet'}."
+        )
+    if not found.adapter:
+        raise ModelUseError(
+            f"Trial {trial!r} of {sweep.name!r} has no adapter: its state is {found.state.lower()}."
+        )
+    adapter = path_within(sweep, found.adapter)
+    if not adapter.is_dir():
+        raise ModelUseError(
+            f"The adapter of '{sweep.name}/{trial}' is gone: there is no {adapter}."
+        )
+    return write_model_folder(target, adapter_folder=adapter, lines=lines, trial=trial)
+
+
+def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:
+    """Where the model registry is: as given, as the sweep of that name says, or in storage.
+
+    Args:
+        name: The model's name, which is its sweep's.
+        storage: The folder that sweeps are kept in.
+        tracking_uri: What the user gave.
+
+    Returns:
+        MLflow's address.
+
+    Raises:
+        ModelUseError: If there is no registry.
+    """
+    lines = read_journal(storage / name) if "/" not in name else []
+    experiment = SweepView.of(lines).experiment
+    own = tracking_uri or (experiment.get("tracking") or {}).get("uri")
+    if not own and not (storage / DATABASE_NAME).is_file():
+        again = f" (`orchestrate report {name}` makes it anew from the journal)" if lines else ""
+        raise ModelUseError(
+            f"No model registry in {storage}{again}. Give the folder of the sweep with "
+            "`--storage`, or MLflow's address with `--tracking-uri`."
+        )
+    return recorded_uri(experiment, storage, tracking_uri)
+
+
+def asked_tasks(folder: Path) -> dict[str, TaskSpec]:
+    """The tasks of a model folder that can be asked, by name."""
+    parsed = tasks_of(read_model_document(folder), folder)
+    return {n: t for n, t in parsed.items() if not isinstance(t, LanguageModellingTask)}

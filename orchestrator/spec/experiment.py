@@ -1,0 +1,270 @@
+"""The experiment file as a whole: its sections, what they need of one another, and overrides."""
+
+from __future__ import annotations
+
+import copy
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from orchestrator.measures.objectives import NATURAL_DIRECTIONS, Direction
+from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS
+from orchestrator.spec.domains import Choice
+from orchestrator.spec.methods import MethodSpec
+from orchestrator.spec.retention_settings import RETENTION_SETTINGS
+from orchestrator.spec.search_space import SearchSpec
+from orchestrator.spec.sections import (
+    ChampionRule,
+    DataLimits,
+    FinalistSpec,
+    ModelSpec,
+    PublishedValue,
+    ResourceSpec,
+    TrackingSpec,
+    TrainingSpec,
+)
+from orchestrator.spec.task_kinds import Head
+from orchestrator.spec.validation import ExperimentError, Spec, render_validation_error
+from orchestrator.system.wording import suggestion
+
+Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+
+
+def not_a_folder(storage: str) -> str | None:
+    """Why a storage is not the path of a folder; None when it may be one."""
+    scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", storage)
+    if scheme is None:
+        return None if storage.strip() else "`storage` is empty; write the path of a folder"
+    cure = (
+        "write its path, without `file://`"
+        if scheme[1].lower() == "file"
+        else "write the path of a folder, for example one where the bucket is mounted"
+    )
+    return f"`storage` is {storage!r}, an address, and sweeps are kept in a folder; {cure}"
+
+
+class Experiment(Spec):
+    """One YAML file: a model, a task sequence, a method, and what to search."""
+
+    name: Slug
+    model: ModelSpec
+    tasks: tuple[str, ...] = Field(min_length=1)
+    probes: tuple[str, ...] = ()
+    method: MethodSpec
+    head: Head | None = None
+    """How the classification tasks of the sequence are answered; null: as each task file says."""
+    training: TrainingSpec = TrainingSpec()
+    data: DataLimits = DataLimits()
+    search: SearchSpec | None = None
+    objectives: dict[str, Direction] = Field(
+        default={"gain": "max", "forgetting": "min", "probe_drift": "min"}, min_length=1
+    )
+    champion: ChampionRule = ChampionRule()
+    finalists: FinalistSpec = FinalistSpec()
+    resources: ResourceSpec = ResourceSpec()
+    storage: str = "./runs"
+    tracking: TrackingSpec = TrackingSpec()
+    published: tuple[PublishedValue, ...] = ()
+    """What a paper claims of this experiment; shown, never computed with."""
+
+    @field_validator("storage")
+    @classmethod
+    def _is_folder(cls, storage: str) -> str:
+        wrong = not_a_folder(storage)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return storage
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Experiment:
+        measures = sorted(NATURAL_DIRECTIONS)
+        for field, names in (
+            ("objectives", list(self.objectives)),
+            ("champion.maximize", [self.champion.maximize]),
+            ("champion.subject_to", list(self.champion.subject_to)),
+        ):
+            for name in names:
+                if name not in NATURAL_DIRECTIONS:
+                    raise ValueError(
+                        f"`{field}` names the unknown measure {name!r}."
+                        f"{suggestion(name, measures)} Measures: {', '.join(measures)}"
+                    )
+        duplicates = sorted({task for task in self.tasks if self.tasks.count(task) > 1})
+        both = sorted(set(self.tasks) & set(self.probes))
+        if duplicates or both:
+            raise ValueError(
+                f"each task may appear once in `tasks` and not in `probes` too; "
+                f"got twice: {duplicates + both}"
+            )
+        self._check_shares()
+        self._check_finalists()
+        self._check_method()
+        return self
+
+    def _check_method(self) -> None:
+        for name in self.method.sources:
+            if name not in self.probes:
+                raise ValueError(
+                    f"`method` reads the training rows of {name!r}, which is not among `probes`."
+                    f"{suggestion(name, list(self.probes))} Probes: "
+                    f"{', '.join(self.probes) or 'none'}"
+                )
+        zero = cast("dict[str, Any]", self.training.deepspeed.get("zero_optimization", {}))
+        kind = self.method.retention.kind
+        if zero.get("stage") == 3 and kind in {"ewc_weight", "ilora", "olora"}:
+            raise ValueError(
+                f"the retention {kind!r} puts other values in the adapter's place, which ZeRO "
+                "stage 3 has partitioned; use stage 0, 1 or 2"
+            )
+
+    def _check_finalists(self) -> None:
+        per = self.finalists.per
+        if per is None or self.search is None:
+            return
+        domain = self.search.space.get(per)
+        if not isinstance(domain, Choice):
+            choices = [p for p, d in self.search.space.items() if isinstance(d, Choice)]
+            raise ValueError(  # noqa: TRY004 (pydantic makes messages of ValueErrors only)
+                f"`finalists.per` must be a path of `search.space` with a `choice`, got {per!r}."
+                f"{suggestion(per, choices)} There are: {', '.join(choices) or 'none'}"
+            )
+
+    def _check_shares(self) -> None:
+        shares = self.resources.workers * self.training.accumulation
+        if self.training.batch_size % shares:
+            raise ValueError(
+                f"`training.batch_size` ({self.training.batch_size}) must be a multiple of "
+                f"`resources.workers` x `training.accumulation` ({self.resources.workers} x "
+                f"{self.training.accumulation} = {shares})"
+            )
+        executor = self.resources.executor
+        if executor == "local":
+            if self.resources.workers != 1:
+                raise ValueError(
+                    f"`resources.executor: {executor}` is one process; "
+                    f"got `resources.workers` {self.resources.workers}"
+                )
+            if self.training.deepspeed:
+                raise ValueError(
+                    f"`resources.executor: {executor}` runs without DeepSpeed; remove "
+                    "`training.deepspeed` or use `executor: train`"
+                )
+
+    @property
+    def searched_trials(self) -> int:
+        """Trials of the search; one where nothing is searched."""
+        if self.search is None:
+            return 1
+        return self.search.count
+
+    @property
+    def repeated_trials(self) -> int:
+        """Repetitions of finalists with fresh seeds, if every group has one."""
+        per = self.finalists.per
+        domain = self.search.space.get(per) if self.search is not None and per else None
+        groups = len(domain.choice) if isinstance(domain, Choice) else 1
+        return self.finalists.fresh_seeds * groups
+
+    def for_workers(self) -> dict[str, Any]:
+        """The document that travels to other processes and machines.
+
+        Returns:
+            All of it but `tracking`: only the driver speaks to MLflow, and its address may hold a
+            password that Ray would write into its own files.
+        """
+        return self.model_dump(mode="json", exclude={"tracking"})
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Experiment:
+        """This experiment with dotted fields replaced, checked again.
+
+        When an override changes the kind of the adapter or of the retention, settings that the new
+        kind does not have are dropped from this experiment's own values (never from the overrides).
+        An override of the preset replaces the whole method.
+
+        Args:
+            overrides: Dotted path to value.
+
+        Returns:
+            A new experiment without a search.
+
+        Raises:
+            ExperimentError: If the result is not valid.
+        """
+        document = self.model_dump(mode="json", exclude={"search", "finalists"})
+        method: dict[str, Any] = document["method"]
+        if "method.preset" in overrides:
+            document["method"] = {}
+        else:
+            _change_kind(method, "adapter", overrides.get("method.adapter.kind"), ADAPTER_SETTINGS)
+            _change_kind(
+                method, "retention", overrides.get("method.retention.kind"), RETENTION_SETTINGS
+            )
+        shown = ", ".join(f"{path}={value!r}" for path, value in overrides.items())
+        # The whole before its parts, in whatever order they were written.
+        for path in sorted(overrides, key=lambda path: path.count(".")):
+            if not _set_at(document, path, copy.deepcopy(overrides[path])):
+                raise ExperimentError(
+                    f"overrides ({shown}): {path}: what stands above it has no fields of its own"
+                )
+        try:
+            return Experiment.model_validate(document)
+        except ValidationError as error:
+            raise ExperimentError(
+                render_validation_error(error, f"overrides ({shown})", field_names(), METHOD_KINDS)
+            ) from None
+
+
+def _set_at(document: dict[str, Any], path: str, value: Any) -> bool:
+    """Set a dotted field, making what is missing or null above it; False where that is a value."""
+    *parents, last = path.split(".")
+    place = document
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        below: object = place[parent]
+        if not isinstance(below, dict):
+            return False
+        place = cast("dict[str, Any]", below)
+    place[last] = value
+    return True
+
+
+def _change_kind(
+    method: dict[str, Any], part: str, kind: Any, settings: Mapping[str, type[Spec]]
+) -> None:
+    """Keep of an adapter or retention what another kind has, too."""
+    own: dict[str, Any] = method[part]
+    if kind is None or kind == own["kind"]:
+        return
+    known = set(settings[str(kind)].model_fields) if str(kind) in settings else set(own)
+    # `alpha` and `strength` mean another thing to each kind, so they are not carried over either.
+    method[part] = {k: v for k, v in own.items() if k in known - {"alpha", "strength"}}
+    method["preset"] = None  # it is that preset's method no longer
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _models_in(part)
+
+
+def known_paths(model: type[BaseModel] = Experiment, prefix: str = "") -> set[str]:
+    """Every dotted path of the format, over all adapter kinds."""
+    paths: set[str] = set()
+    for name, field in model.model_fields.items():
+        paths.add(prefix + name)
+        for inner in _models_in(field.annotation):
+            paths |= known_paths(inner, f"{prefix}{name}.")
+    return paths
+
+
+METHOD_KINDS = frozenset({*ADAPTER_SETTINGS, *RETENTION_SETTINGS})
+
+
+def field_names() -> list[str]:
+    """Every field name of the format, for suggestions."""
+    return sorted({path.rsplit(".", 1)[-1] for path in known_paths()})

@@ -1,0 +1,173 @@
+"""The file a user writes: one YAML document, checked whole before anything starts.
+
+Reading it needs neither torch nor ray, so that a mistake is answered in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.spec.deepspeed_section import check_deepspeed
+from orchestrator.spec.experiment import METHOD_KINDS, Experiment, field_names
+from orchestrator.spec.reach import possible_methods
+from orchestrator.spec.space_checks import check_space
+from orchestrator.spec.task_files import TaskFileError, at_data_root, find_task_file, load_task
+from orchestrator.spec.task_kinds import ClassificationTask, LanguageModellingTask, TaskSpec
+from orchestrator.spec.validation import ExperimentError, render_validation_error
+from orchestrator.spec.yaml_file import read_yaml
+
+
+class LoadedExperiment(BaseModel):
+    """An experiment with the tasks that it names, found and read."""
+
+    experiment: Experiment
+    tasks: dict[str, TaskSpec]
+    """Specs of `tasks` and `probes`, by the name used in the experiment."""
+    text: str
+    """The YAML as the user wrote it."""
+    origin: str
+    """The file's path."""
+    task_files: dict[str, str] = {}
+    """The file of each task, by the name used in the experiment."""
+
+
+def load_experiment(
+    path: Path,
+    data_root: Path | None = None,
+    begun: Callable[[Experiment], bool] = lambda _: False,
+) -> LoadedExperiment:
+    """Read, check and complete an experiment file.
+
+    Args:
+        path: The YAML file.
+        data_root: When given, every task reads `<data_root>/<local_name>/<split>.jsonl[.gz]`
+            instead of its own source, if that folder exists.
+        begun: Whether a sweep of this experiment has begun, asked when its space is refused. One
+            that an older version let begin goes on, as each of its proposals is checked as well.
+
+    Returns:
+        The experiment and its tasks.
+
+    Raises:
+        ExperimentError: If the experiment is wrong, naming file, field, value and nearest name.
+        TaskFileError: If one of its task files is missing or wrong.
+    """
+    document = read_yaml(path, ExperimentError)
+    if not isinstance(document, dict):
+        raise ExperimentError(f"{path}: an experiment is a mapping of fields; got {document!r}")
+    try:
+        experiment = Experiment.model_validate(document)
+    except ValidationError as error:
+        raise ExperimentError(
+            render_validation_error(error, str(path), field_names(), METHOD_KINDS)
+        ) from None
+    experiment = _resolve_model(experiment, path)
+    try:
+        check_deepspeed(experiment)
+        check_space(experiment)
+    except ExperimentError as error:
+        if not begun(experiment):
+            raise ExperimentError(f"{path}: {error}") from None
+    folders = [path.parent / "tasks", path.parent, Path("experiments/tasks")]
+    names = (*experiment.tasks, *experiment.probes)
+    files = {name: find_task_file(name, folders) for name in names}
+    tasks = {n: at_data_root(task, data_root) for n, task in _load_tasks(files).items()}
+    tasks = {
+        name: _with_head(experiment, task, learnt=name in experiment.tasks, path=path)
+        for name, task in tasks.items()
+    }
+    _check_measured(experiment, tasks, path)
+    _check_heads(experiment, tasks, path)
+    return LoadedExperiment(
+        experiment=experiment,
+        tasks=tasks,
+        text=path.read_text(encoding="utf-8"),
+        origin=str(path),
+        task_files={name: str(file) for name, file in files.items()},
+    )
+
+
+def _load_tasks(files: Mapping[str, Path]) -> dict[str, TaskSpec]:
+    """The tasks of some files, each of which must call its task otherwise."""
+    tasks = {name: load_task(file) for name, file in files.items()}
+    by_name: dict[str, Path] = {}
+    for name, task in tasks.items():
+        if task.name in by_name:
+            raise TaskFileError(
+                f"{files[name]}: name: {task.name!r} is also the name in {by_name[task.name]}. "
+                "Scores, heads and controls are kept by it; give one of them another"
+            )
+        by_name[task.name] = files[name]
+    return tasks
+
+
+def _resolve_model(experiment: Experiment, path: Path) -> Experiment:
+    """A model folder or GGUF file is written relative to the experiment file; make it absolute."""
+    model = experiment.model
+    if model.gguf is not None:
+        file = (path.parent / model.gguf).resolve()
+        return experiment.model_copy(update={"model": model.model_copy(update={"gguf": str(file)})})
+    folder = path.parent / str(model.name)
+    looks_like_a_path = str(model.name).startswith((".", "/", "~"))
+    if folder.is_dir() or looks_like_a_path:
+        resolved = str(Path(str(model.name)).expanduser() if str(model.name).startswith("~")
+                       else folder.resolve())  # fmt: skip
+        return experiment.model_copy(update={"model": model.model_copy(update={"name": resolved})})
+    return experiment
+
+
+def _with_head(experiment: Experiment, task: TaskSpec, *, learnt: bool, path: Path) -> TaskSpec:
+    if not isinstance(task, ClassificationTask):
+        return task
+    if learnt and experiment.head is not None:
+        return task.model_copy(update={"head": experiment.head})
+    if not learnt and task.head == "linear":
+        raise ExperimentError(
+            f"{path}: probes: {task.name} has `head: linear`, and a probe is never learnt, so its "
+            "head would never be trained; use `head: label_words` in its task file"
+        )
+    return task
+
+
+def _check_heads(experiment: Experiment, tasks: Mapping[str, TaskSpec], path: Path) -> None:
+    """Refuse to train heads alone where a task has none."""
+    if all(method.adapter.kind != "head_only" for method in possible_methods(experiment)):
+        return
+    for name in experiment.tasks:
+        task = tasks[name]
+        if not isinstance(task, ClassificationTask) or task.head != "linear":
+            raise ExperimentError(
+                f"{path}: the adapter head_only trains linear heads and nothing else, and the task "
+                f"{name} has none. Set `head: linear` in the experiment (classification tasks "
+                "only), or take head_only out"
+            )
+
+
+def _check_measured(experiment: Experiment, tasks: Mapping[str, TaskSpec], path: Path) -> None:
+    """Refuse objectives that this sequence and these probes can never measure."""
+    kinds = {type(tasks[probe]) for probe in experiment.probes}
+    learnt = [tasks[name] for name in experiment.tasks]
+    headed = any(isinstance(t, ClassificationTask) and t.head == "linear" for t in learnt)
+    wanted = [*experiment.objectives, experiment.champion.maximize, *experiment.champion.subject_to]
+    impossible = {
+        "probe_drift": LanguageModellingTask not in kinds,
+        "probe_accuracy_kept": not kinds - {LanguageModellingTask},
+        "forward_transfer": len(experiment.tasks) < 2 or headed,
+        "backward_transfer": len(experiment.tasks) < 2,
+    }
+    for measure in wanted:
+        if impossible.get(measure, False):
+            need = {
+                "probe_drift": "a language-modelling task in `probes`",
+                "probe_accuracy_kept": "a choice task in `probes`",
+                "forward_transfer": "at least two tasks, none with a linear head (which says "
+                "nothing of a task before it is learnt)",
+            }.get(measure, "at least two tasks")
+            raise ExperimentError(
+                f"{path}: the measure {measure!r} is an objective or a limit of the champion, but "
+                f"it needs {need}. Add one, or set `objectives` and `champion.subject_to` "
+                "without it"
+            )

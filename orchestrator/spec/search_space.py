@@ -1,0 +1,122 @@
+"""The search section of an experiment file: space, searcher and number of trials."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import islice
+from typing import Any, Literal, cast
+
+from pydantic import Field, field_validator, model_validator
+
+from orchestrator.spec.assignments import assignments, ordered_space, wanted_values
+from orchestrator.spec.domains import (
+    Choice,
+    Domain,
+    domain_bounds,
+    edge_values,
+    parse_domain,
+    simple_domains,
+)
+from orchestrator.spec.sections import LARGEST_SEED
+from orchestrator.spec.validation import Spec
+from orchestrator.spec.yaml_file import number_if_written_so
+from orchestrator.system.wording import suggestion
+
+DEFAULT_TRIALS = 8
+LARGEST_GRID = 10_000
+"""Points of a grid, each of which is tried when the file is read."""
+
+
+class SearchSpec(Spec):
+    """What is searched, how, and how often."""
+
+    space: dict[str, Domain]
+    """Dotted path into this file to a domain; `when` names the values it depends on."""
+    searcher: Literal["tpe", "random", "grid"] = "tpe"
+    trials: int | None = Field(default=None, ge=1)
+    """Null: 8, or every point of a grid. A grid that is cut is spread over all of its values."""
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
+    startup_trials: int | None = Field(default=None, ge=1)
+    """Random trials before TPE models anything; null: a third of `trials`, from 3 to 10."""
+    first: tuple[dict[str, Any], ...] = ()
+    """Overrides of the first trials; what an entry leaves open is proposed by the searcher."""
+    max_concurrent: int | None = Field(default=None, ge=1)
+    """Upper limit on trials at a time; null: as many as the cluster holds."""
+
+    @field_validator("first")
+    @classmethod
+    def _numbers(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        return tuple(
+            {path: number_if_written_so(one) for path, one in entry.items()} for entry in value
+        )
+
+    @cached_property
+    def points(self) -> list[dict[str, Any]]:
+        """Every point of a grid, in the order of the file; none for another searcher."""
+        found = assignments(self.space, edge_values) if self.searcher == "grid" else iter(())
+        return list(islice(found, LARGEST_GRID + 1))
+
+    @property
+    def count(self) -> int:
+        """How many trials there will be in all."""
+        if self.searcher != "grid":
+            return self.trials or DEFAULT_TRIALS
+        return min(self.trials or len(self.points), len(self.points))
+
+    @property
+    def left_out(self) -> str | None:
+        """What of the file will not be tried as `trials` is smaller, in words; None: nothing."""
+        if self.count < len(self.points):
+            return (
+                f"The grid has {len(self.points)} points, and {self.count} will run "
+                "(`search.trials`), spread over all of its values"
+            )
+        if self.count < len(self.first):
+            return (
+                f"`search.first` has {len(self.first)} entries, and {self.count} trials will run "
+                "(`search.trials`)"
+            )
+        return None
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _domains(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            path: parse_domain(str(path), raw)
+            for path, raw in cast("dict[str, Any]", value).items()
+        }
+
+    @model_validator(mode="after")
+    def _conditions(self) -> SearchSpec:
+        for path, domain in simple_domains(self.space):
+            bounds = domain_bounds(domain)
+            if bounds is not None and not bounds[0] < bounds[1]:
+                raise ValueError(
+                    f"`{path}`: the lower bound must be below the upper, got {list(bounds)}"
+                )
+            if self.searcher == "grid" and not isinstance(domain, Choice):
+                raise ValueError(f"`{path}`: a grid needs `choice` domains; list the values to try")
+            for parent, wanted in domain.when.items():
+                if parent not in self.space:
+                    raise ValueError(
+                        f"`{path}`: `when` names {parent!r}, which is not in the space."
+                        f"{suggestion(parent, list(self.space))}"
+                    )
+                other = self.space[parent]
+                for value in wanted_values(wanted):
+                    if isinstance(other, Choice) and value not in other.choice:
+                        raise ValueError(
+                            f"`{path}`: `when` wants {parent} = {value!r}, which is not among "
+                            f"{list(other.choice)}"
+                        )
+        if self.first and self.searcher == "grid":
+            raise ValueError("`first` has no place in a grid, which is walked in order")
+        list(ordered_space(self.space))
+        if self.searcher == "grid" and len(self.points) > LARGEST_GRID:
+            raise ValueError(
+                f"a grid of more than {LARGEST_GRID} points is not walked; list fewer values, or "
+                "use `searcher: random` or `tpe`, which draw from the same lists"
+            )
+        return self

@@ -1,0 +1,193 @@
+"""Sections of an experiment file: model, training, data, champion, finalists and resources."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from pydantic import Field, field_validator, model_validator
+
+from orchestrator.spec.validation import Spec
+
+LARGEST_SEED = 2**32 - 1
+"""NumPy's generators take no larger seed, and torch's none above 2^64: a trial's seed is multiplied
+with its steps and workers."""
+
+
+class ModelSpec(Spec):
+    """The base model: a Hugging Face name, a local folder, or a GGUF file."""
+
+    name: str | None = None
+    """Name on the Hugging Face hub, or a folder (relative to the experiment file)."""
+    revision: str | None = None
+    gguf: str | None = None
+    """A GGUF file, read (and dequantised) by transformers."""
+    quantization: Literal["nf4", "int8", "torchao_int8"] | None = None
+    """Keep the linear layers of the frozen base in 4 bits (bitsandbytes NF4) or 8 (bitsandbytes
+    LLM.int8, torchao weight-only); null: as numbers of `training.precision`."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSpec:
+        if (self.name is None) == (self.gguf is None):
+            raise ValueError("`model` needs exactly one of `name` and `gguf`")
+        if self.gguf is not None and self.quantization is not None:
+            raise ValueError("`quantization` needs a model of `name`; a `gguf` file is quantised")
+        return self
+
+
+class TrainingSpec(Spec):
+    """How each task of the sequence is learnt."""
+
+    learning_rate: float = Field(default=1.0e-3, gt=0, allow_inf_nan=False)
+    head_learning_rate: float = Field(default=1.0e-3, gt=0, allow_inf_nan=False)
+    """Of the linear heads, for tasks that have one."""
+    epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    """Examples per optimiser step, over all workers and accumulation steps."""
+    accumulation: int = Field(default=1, ge=1)
+    """Micro-batches per optimiser step."""
+    max_length: int = Field(default=128, ge=8)
+    """Tokens per example; in a longer prompt the longest columns lose their ends, and
+    it is counted."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Of the learning rate within a task."""
+    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a task's steps over which the learning rate rises from 0."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Passed through to DeepSpeed; the fields above fill in what it leaves out."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _owned_elsewhere(cls, value: dict[str, Any]) -> dict[str, Any]:
+        owners = {
+            "train_batch_size": "training.batch_size",
+            "train_micro_batch_size_per_gpu": "training.batch_size and training.accumulation",
+            "gradient_accumulation_steps": "training.accumulation",
+            "gradient_clipping": "training.max_grad_norm",
+            "bf16": "training.precision",
+            "fp16": "training.precision",
+        }
+        for key, owner in owners.items():
+            if key in value:
+                raise ValueError(f"`{key}` is set by {owner}; remove it from `deepspeed`")
+        zero = value.get("zero_optimization", {})
+        stage = cast("dict[str, Any]", zero).get("stage", 0) if isinstance(zero, dict) else None
+        if stage not in {0, 1, 2, 3}:
+            raise ValueError(f"`zero_optimization.stage` must be 0, 1, 2 or 3, got {stage!r}")
+        return value
+
+
+class DataLimits(Spec):
+    """How much of each dataset is used; null means all of it."""
+
+    train_examples: int | None = Field(default=None, ge=1)
+    validation_examples: int | None = Field(default=1000, ge=1)
+    test_examples: int | None = Field(default=1000, ge=1)
+    probe_tokens: int = Field(default=20000, ge=2)
+    """Tokens read of each language-modelling probe."""
+    probe_context: int = Field(default=512, ge=8)
+    """Tokens per window when running text is read; windows do not overlap."""
+    rung_examples: int | None = Field(default=None, ge=1)
+    """Validation examples scored at 1/4 and 1/2 of a task; null means all of them."""
+    probe_after: Literal["each_task", "last_task"] = "each_task"
+    """When the probes are measured; only after the last task is cheaper, and shows no course."""
+    source_examples: int = Field(default=256, ge=1)
+    """Training rows kept of a probe that a method reads (`sources`, `source`)."""
+    batch_tokens: int | None = Field(default=None, ge=64)
+    """Padded tokens of a worker's evaluation batch and, in the pool, of each of its passes.
+
+    Null: 16384 on a GPU; on a CPU 2048 in the pool and 512 elsewhere.
+    """
+
+
+def default_batch_tokens(*, on_gpu: bool, packed: bool = False) -> int:
+    """The default of `data.batch_tokens`.
+
+    Few on a CPU, whose caches hold little; but a pack gains by the number of slots in a pass. With
+    four slots of 4 rows of some 40 tokens, passes of 2048 took 0.91 of the CPU time that passes of
+    512 took; with eight slots, passes of 4096 took as much as those of 2048.
+
+    Args:
+        on_gpu: Whether the device is a GPU.
+        packed: Whether a pass holds rows of several slots.
+
+    Returns:
+        Padded tokens of one pass.
+    """
+    if on_gpu:
+        return 16384
+    return 2048 if packed else 512
+
+
+class ChampionRule(Spec):
+    """Which trial becomes champion, among those that beat the untouched base."""
+
+    maximize: str = "gain"
+    subject_to: dict[str, float] = Field(default={"probe_drift": 0.05})
+    """Limits by measure: at most, or at least for measures where more is better."""
+
+
+class FinalistSpec(Spec):
+    """Which trials are repeated with fresh seeds, once the search is over.
+
+    A trial that was chosen for its score is flattered by it; what it scores with seeds that had no
+    part in the choice is not. The champion is named on the repetitions alone.
+    """
+
+    fresh_seeds: int = Field(default=0, ge=0)
+    """Repetitions of each finalist, with `training.seed` + 1, + 2 and so on."""
+    per: str | None = None
+    """A path of the search space with a `choice`: the best trial of each of its values is a
+    finalist. Null: the best trial alone."""
+
+
+class ResourceSpec(Spec):
+    """What one trial runs on."""
+
+    executor: Literal["pool", "train", "local"] = "pool"
+    """`pool`: members (warm Ray Train workers) in which many trials step together over one base;
+    trials that cannot be packed are run as `train` does. `train`: each trial has Ray Train workers
+    of its own, with DeepSpeed. `local`: one plain process, for tiny runs."""
+    slots: int = Field(default=8, ge=1)
+    """Trials at a time in each member of the pool."""
+    members: int | None = Field(default=None, ge=1)
+    """Members of the pool; null: one for every GPU of the cluster, or for as many CPUs as each
+    has."""
+    workers: int = Field(default=1, ge=1)
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """CPUs reserved and torch threads used by each worker."""
+    gpus_per_worker: int = Field(default=0, ge=0)
+    retention_gib: float = Field(default=4.0, gt=0, allow_inf_nan=False)
+    """Most memory that a retention may carry between tasks on each worker; beyond it a plan is
+    refused."""
+    max_failures: int = Field(default=1, ge=0)
+    """Restarts of a trial's workers from its last checkpoint before the trial is FAILED."""
+
+
+class PublishedValue(Spec):
+    """A number that a paper claims, beside which this experiment's own can be read."""
+
+    what: str
+    """Which number: method, task, moment, unit."""
+    value: float | None
+    """As printed; null where it was not found."""
+    where: str | None = None
+    """The page, table or abstract that it stands in."""
+
+    @model_validator(mode="after")
+    def _placed(self) -> PublishedValue:
+        if self.value is not None and not self.where:
+            raise ValueError(
+                f"{self.what!r}: a published value needs `where` it stands (a page, a table, an "
+                "abstract); set `value: null` where it was not found"
+            )
+        return self
+
+
+class TrackingSpec(Spec):
+    """Where MLflow records; null means SQLite in `storage`."""
+
+    uri: str | None = None

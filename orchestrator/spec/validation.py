@@ -1,0 +1,77 @@
+"""The base class of every part of a user's file, and validation errors as sentences."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orchestrator.system.user_error import UserError
+from orchestrator.system.wording import suggestion
+
+
+class Spec(BaseModel):
+    """A part of a user's file: frozen, and every unknown key is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+_TASK_KINDS = frozenset({"classification", "multiple_choice", "generation", "language_modelling"})
+
+
+def _quotes(value: object) -> str:
+    """How a value that YAML took for something else becomes a text."""
+    if isinstance(value, bool):
+        return (
+            f" (YAML reads an unquoted yes, no, on, off, true or false as {value}; write it in "
+            "quotes)"
+        )
+    return " (write it in quotes)" if isinstance(value, int | float | datetime.date) else ""
+
+
+def render_validation_error(
+    error: ValidationError, origin: str, known: list[str], kinds: Collection[str] = _TASK_KINDS
+) -> str:
+    """Each problem on its own line: file, field, problem, value and the nearest valid name.
+
+    Args:
+        error: What pydantic found.
+        origin: The file, for the message.
+        known: Field names, to suggest the nearest.
+        kinds: Every value of a `kind`.
+
+    Returns:
+        The message.
+    """
+    lines: list[str] = []
+    for problem in error.errors():
+        # A discriminated union puts the chosen kind into the location; people do not write it.
+        place = ".".join(str(part) for part in problem["loc"] if str(part) not in kinds)
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            last = str(problem["loc"][-1])
+            text = f"unknown field.{suggestion(last, [k for k in known if k != last])}".rstrip(".")
+        if problem["type"] == "union_tag_invalid":
+            found = problem.get("ctx", {})
+            tag, tags = str(found.get("tag")), str(found.get("expected_tags"))
+            listed = [one.strip(" '") for one in tags.split(",")]
+            text = f"unknown kind {tag!r}.{suggestion(tag, listed)} Kinds: {', '.join(listed)}"
+        if problem["type"] == "string_type":
+            text += _quotes(problem["input"])
+        got = "" if problem["type"] == "missing" else f"; got {problem['input']!r}"
+        if len(got) > 120:
+            got = got[:117] + "..."
+        lines.append(f"{origin}: {place or 'the file'}: {text}{got}")
+    return "\n".join(lines)
+
+
+def settings_by_kind(annotation: Any) -> dict[str, type[Spec]]:
+    """The models of a union that `kind` tells apart, by their kind."""
+    members: tuple[type[Spec], ...] = get_args(get_args(annotation)[0])
+    return {get_args(member.model_fields["kind"].annotation)[0]: member for member in members}
+
+
+class ExperimentError(UserError, ValueError):
+    """A wrong experiment; the message names file, field, value and the nearest valid name."""

@@ -1,0 +1,1 @@
+"""A sweep: from an experiment to trials, a front and a champion."""

@@ -1,0 +1,170 @@
+"""What every trial is compared with: zero-shot, majority class, head-only.
+
+A control's score on each validation example is known, so that the difference to a trial's is
+paired.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from orchestrator.data.items import Question
+from orchestrator.data.prepared import PreparedTask
+from orchestrator.loop.stage_report import StageReport
+from orchestrator.measures.intervals import Interval, gain_interval, joint_intervals
+from orchestrator.spec.task_kinds import ClassificationTask
+
+
+def bounds(interval: Interval | None) -> list[float] | None:
+    """An interval as the journal holds it; None where it is not known or says nothing."""
+    if interval is None or not math.isfinite(interval.high - interval.low):
+        return None
+    return [interval.low, interval.high]
+
+
+class Controls:
+    """The controls of one sweep."""
+
+    def __init__(
+        self,
+        tasks: Sequence[PreparedTask],
+        base: StageReport,
+        split: Literal["validation", "test"] = "validation",
+    ) -> None:
+        """Read the controls.
+
+        Args:
+            tasks: The task sequence.
+            base: The report of the untouched base.
+            split: On which examples it was made.
+        """
+        self._tasks = tasks
+        self._base = base
+        self._split: Literal["validation", "test"] = split
+
+    @property
+    def reference_row(self) -> list[float]:
+        """What `gain` is measured against: zero-shot, or head-only for a task with a head."""
+        if self._base.row is None:
+            raise AssertionError("the base's report has a row")
+        return [
+            head if task.has_head else score
+            for task, head, score in zip(
+                self._tasks, self.head_only_row, self._base.row, strict=True
+            )
+        ]
+
+    @property
+    def majority_row(self) -> list[float]:
+        """What always saying the commonest label of train scores on each task."""
+        return [
+            statistics.fmean(scores)
+            if (scores := self.majority_examples.get(task.name))
+            else math.nan
+            for task in self._tasks
+        ]
+
+    @property
+    def head_only_row(self) -> list[float]:
+        """What head-only scores on each task; NaN where there is none."""
+        heads = self._base.head_only or {}
+        return [number_of(heads.get(task.name, {}).get("accuracy")) for task in self._tasks]
+
+    @property
+    def reference_name(self) -> str:
+        """The reference in words."""
+        headed = {task.has_head for task in self._tasks}
+        if headed == {True}:
+            return "a head on the untouched base (head-only)"
+        return "the untouched base" if headed == {False} else "zero-shot and head-only"
+
+    @property
+    def reference_examples(self) -> dict[str, Sequence[float]]:
+        """The same for each validation example, by task."""
+        zero_shot = self._base.per_example or {}
+        heads = self._base.head_only_per_example or {}
+        return {
+            task.name: (heads if task.has_head else zero_shot).get(task.name, ())
+            for task in self._tasks
+        }
+
+    @property
+    def majority_examples(self) -> dict[str, Sequence[float]]:
+        """What always saying the commonest label of train scores on each example."""
+        return {
+            task.name: [
+                float(q.answer == task.labels.index(task.facts["majority_label"]))
+                for q in getattr(task, self._split)
+                if isinstance(q, Question)
+            ]
+            for task in self._tasks
+            if isinstance(task.spec, ClassificationTask)
+        }
+
+    def interval(
+        self,
+        mine: Mapping[str, Sequence[float]] | None,
+        control: Mapping[str, Sequence[float]] | None,
+    ) -> Interval | None:
+        """The paired interval of the mean difference over all tasks.
+
+        Args:
+            mine: Score of each example, by task.
+            control: The same of the other side.
+
+        Returns:
+            The interval; None where a task is missing on a side, since the mean of the others is
+            not the number that stands beside it.
+        """
+        sides = [self._whole(mine), self._whole(control)]
+        return None if None in sides else gain_interval(*[side for side in sides if side])
+
+    def joint_intervals(
+        self, finals: Mapping[str, Mapping[str, Sequence[float]]], *, others: int = 0
+    ) -> dict[str, Interval]:
+        """The intervals of `gain` of several trials, which hold all at once.
+
+        Args:
+            finals: By trial, the final score of each example, by task.
+            others: Further trials that were looked at and stopped.
+
+        Returns:
+            An interval for each trial that was scored on all tasks; the others count as looked at.
+        """
+        reference = self._whole(self.reference_examples)
+        whole = {name: self._whole(final) for name, final in finals.items()}
+        known = {name: final for name, final in whole.items() if final is not None}
+        if reference is None:
+            return {}
+        return joint_intervals(known, reference, others=others + len(finals) - len(known))
+
+    def _whole(self, side: Mapping[str, Sequence[float]] | None) -> list[Sequence[float]] | None:
+        """The scores of all tasks in order; None where one is missing."""
+        found = [(side or {}).get(task.name, ()) for task in self._tasks]
+        return found if all(found) else None
+
+    def intervals(
+        self, mine: Mapping[str, Sequence[float]] | None
+    ) -> dict[str, list[float] | None]:
+        """The paired interval over each control.
+
+        Args:
+            mine: Final score of each validation example, by task.
+
+        Returns:
+            Bounds by control: `zero_shot`, `majority`, `head_only`.
+        """
+        sides = {
+            "zero_shot": self._base.per_example,
+            "majority": self.majority_examples,
+            "head_only": self._base.head_only_per_example,
+        }
+        return {name: bounds(self.interval(mine, side)) for name, side in sides.items()}
+
+
+def number_of(value: float | None) -> float:
+    """A number of the journal, NaN where it was not measured."""
+    return math.nan if value is None else value

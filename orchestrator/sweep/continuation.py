@@ -1,0 +1,105 @@
+"""How a sweep begins beside what is there, and goes on: what is retried, and what is recorded."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from orchestrator.loop.trial_state import BASE_TRIAL
+from orchestrator.records.events import without_series
+from orchestrator.records.journal import Journal
+from orchestrator.records.journal_facts import versions
+from orchestrator.records.journal_lines import read_journal
+from orchestrator.records.model_folder import adapter_flaw
+from orchestrator.records.sweep_folder import path_within, sweep_folder
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.search_space import SearchSpec
+from orchestrator.sweep.protocols import Observer
+from orchestrator.sweep.provenance import differing_versions
+from orchestrator.sweep.run_options import SweepOptions
+from orchestrator.system.seals import move_aside
+
+
+def has_begun(experiment: Experiment) -> bool:
+    """Whether there is a sweep of this name that searches this space, so that it can be continued.
+
+    Args:
+        experiment: The experiment as the file has it now.
+
+    Returns:
+        False as well where it cannot be told.
+    """
+    storage = Path(experiment.storage).expanduser().resolve()
+    lines = read_journal(sweep_folder(storage, experiment.name, new=False))
+    try:
+        begun = SearchSpec.model_validate(lines[0]["experiment"]["search"]) if lines else None
+    except (ValidationError, KeyError):
+        return False
+    now = experiment.search
+    return begun is not None and now is not None and (begun.space, begun.first) == (
+        now.space, now.first,
+    )  # fmt: skip
+
+
+def retried_trials(journal: Journal, options: SweepOptions) -> list[str]:
+    """The trials that start over; the base always, as nothing is judged without row 0."""
+    trials = SweepView.of(map(without_series, journal.lines)).everything
+    failed = [name for name, trial in trials.items() if trial.state == "FAILED"]
+    if not options.retry_failed:
+        return [name for name in failed if name == BASE_TRIAL]
+    lost = [
+        name
+        for name, trial in trials.items()
+        if trial.adapter
+        and adapter_flaw(path_within(journal.folder, trial.adapter), trial.adapter_sha256, name)
+        is not None
+    ]
+    return [*failed, *lost]
+
+
+def record_continuation(
+    journal: Journal,
+    observer: Observer,
+    provenance: Mapping[str, Any],
+    retried: Sequence[str],
+    *,
+    trials: int,
+) -> None:
+    """Record that a sweep goes on, and say what is not as it was."""
+    named: dict[str, Any] = {}
+    if not any(line.get("sweep_id") for line in journal.lines):
+        named = {"sweep_id": uuid.uuid4().hex}
+        observer.note(
+            "this sweep was begun before checksums: what its trials have left is not verified"
+        )
+    before = SweepView.of(map(without_series, journal.lines)).versions
+    changes = differing_versions(before, versions(provenance))
+    if changes:
+        observer.note(
+            f"not as before: {', '.join(changes)}; each trial's record says what it was made with"
+        )
+    observer.line(
+        journal.append(
+            "sweep_continued",
+            trials=trials,
+            retried=retried,
+            base=provenance["base"],
+            **{key: provenance[key] for key in ("code", "packages", "python", "platform")},
+            **named,
+        )
+    )
+
+
+def set_leftovers_aside(folder: Path, observer: Observer) -> None:
+    """Let a sweep that begins find nothing of another in its folder."""
+    for name in ("trials", "ray"):
+        if (folder / name).exists():
+            kept_as = move_aside(folder / name)
+            observer.note(
+                f"{folder / name} is of a sweep whose journal is gone; it is kept as {kept_as.name}"
+            )

@@ -1,0 +1,128 @@
+"""Letting MLflow catch up with a running sweep; a server that is down costs no finished work."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+from orchestrator.records.errors import TrackingError
+from orchestrator.records.journal import Journal
+from orchestrator.records.journal_lines import last_line
+from orchestrator.records.mlflow.address import tracking_uri
+from orchestrator.records.mlflow.projection import Projection
+from orchestrator.records.model_folder import adapter_flaw
+from orchestrator.records.sweep_folder import path_within
+from orchestrator.report import write_report
+from orchestrator.spec.experiment import Experiment
+from orchestrator.sweep.protocols import Observer
+
+MLFLOW_PAUSE_SECONDS = 60.0
+"""How long MLflow is left alone after it could not be reached."""
+_REGISTERED = {"sweep_ended", "test_read", "champion_registered"}
+"""Lines after which the registry lacks something, and the one that says that it has it."""
+
+
+class MlflowSync:
+    """Lets MLflow catch up with the journal; a server that is down costs no finished work."""
+
+    def __init__(
+        self, experiment: Experiment, storage: Path, journal: Journal, observer: Observer
+    ) -> None:
+
+        self._uri = tracking_uri(experiment.tracking.uri, storage)
+        self._journal = journal
+        self._observer = observer
+        self._mlflow: Projection | None = None
+        self._make = lambda: Projection(
+            self._uri, journal.folder, say=lambda text: observer.note(f"MLflow: {text}")
+        )
+        self._again_at = -math.inf
+
+    def catch_up(self, *, running: bool = True) -> None:
+        """Write what MLflow lacks; say so and go on when it cannot be reached."""
+        if time.monotonic() < self._again_at:
+            return
+        try:
+            if self._mlflow is None:
+                self._mlflow = self._make()
+            self._mlflow.catch_up(self._journal.lines, running=running)
+        except TrackingError as error:
+            if self._again_at < 0:
+                self._observer.note(f"MLflow lags behind: {error}")
+            # A server that is down takes half a minute to say so, and trials wait meanwhile.
+            self._again_at = time.monotonic() + MLFLOW_PAUSE_SECONDS
+        else:
+            self._again_at = -math.inf
+
+    def rest(self) -> None:
+        """Let MLflow show that nothing runs any more, if it was told before that something does."""
+        if self._mlflow is not None:
+            self.catch_up(running=False)
+
+    def finish(self, *, just_decided: bool) -> str:
+        """Write everything, and register the champion.
+
+        Args:
+            just_decided: Whether the verdict is of this moment.
+
+        Returns:
+            Why MLflow lacks something, in words for people; empty when it has everything.
+        """
+        lines = self._journal.lines
+        refused = ""
+        try:
+            if self._mlflow is None:
+                self._mlflow = self._make()
+            self._mlflow.catch_up(lines, running=False)
+            verdict = last_line(lines, "sweep_ended")
+            champion = verdict["champion"] if verdict is not None else None
+            if champion is not None and not self._is_registered():
+                refused = self._register(self._mlflow, champion, just_decided)
+            self._attach_report()
+        except TrackingError as error:
+            return (
+                f"All trials are finished and kept in {self._journal.folder}, and MLflow lags "
+                f"behind. {error}"
+            )
+        return refused
+
+    def _register(self, mlflow: Projection, champion: str, just_decided: bool) -> str:
+        """Register the champion; why it is not, where its adapter is not the one that it made."""
+        lines, folder = self._journal.lines, self._journal.folder
+        ended = last_line(lines, "trial_ended", champion) or {}
+        if ended.get("adapter"):
+            adapter = path_within(folder, ended["adapter"])
+            wrong = adapter_flaw(adapter, ended.get("adapter_sha256"), champion)
+            if wrong is not None:
+                return (
+                    f"All trials are finished and kept in {folder}, and the champion {champion} "
+                    f"was not registered: {adapter} is not the adapter that it made: {wrong}. "
+                    "Restore it from a copy, or add `--retry-failed`, which trains it again."
+                )
+        registered = mlflow.register(lines, just_decided=just_decided)
+        line = self._journal.append(
+            "champion_registered",
+            trial=champion,
+            model=registered.model,
+            version=registered.version,
+        )
+        self._observer.line(line)
+        self._observer.note(registered.text)
+        mlflow.catch_up(lines, running=False)
+        return ""
+
+    def _is_registered(self) -> bool:
+        """Whether the registry holds the last verdict's champion, its test scores included."""
+        told = [line["event"] for line in self._journal.lines if line["event"] in _REGISTERED]
+        return told[-1] == "champion_registered"
+
+    def _attach_report(self) -> None:
+        """Write the sweep's page and put it beside its run; a full disk costs no sweep."""
+        try:
+            page = write_report(self._journal.lines, self._journal.folder)
+        except OSError as error:
+            self._observer.note(f"the report could not be written: {error}")
+            return
+        if self._mlflow is not None:
+            self._mlflow.attach(page.parent)

@@ -1,0 +1,254 @@
+"""Running trials on a Ray cluster, through Ray Tune."""
+
+from __future__ import annotations
+
+import functools
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+from orchestrator.executors.cluster_checks import check_driver, check_storage
+from orchestrator.executors.cluster_fit import (
+    HEAD_RESOURCE,
+    HEAD_SHARE,
+    fit,
+    head_fit,
+    largest_resources,
+    pool_members,
+    required_fit,
+    worker_places,
+)
+from orchestrator.executors.pool.pool import Pool
+from orchestrator.executors.pool.slot_trial import slot_trial
+from orchestrator.executors.ray_leftovers import Leftovers, wait_until_clean
+from orchestrator.executors.ray_session import connected
+from orchestrator.loop.progress_file import ProgressFile
+from orchestrator.spec.experiment import Experiment
+from orchestrator.sweep.conclusion import Readings, conclude
+from orchestrator.sweep.driver import Driver
+from orchestrator.sweep.errors import SweepError, SweepInterruptedError
+from orchestrator.sweep.mlflow_sync import MlflowSync
+from orchestrator.sweep.protocols import Capacity
+from orchestrator.sweep.readings_on_ray import read_on_ray
+from orchestrator.sweep.run_options import SweepOptions
+from orchestrator.system.ray_environment import set_aside
+
+PROGRESS_SECONDS = 0.5
+"""How often running trials are asked how far they are."""
+
+
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Refuse schedulers that pause trials, or change what they run on."""
+    if scheduler is None:
+        return
+    from ray.tune import schedulers
+
+    refused = (
+        schedulers.HyperBandScheduler, schedulers.PopulationBasedTraining,
+        schedulers.PopulationBasedTrainingReplay, schedulers.ResourceChangingScheduler,
+    )  # fmt: skip
+    if isinstance(scheduler, refused):
+        raise SweepError(
+            f"The scheduler {type(scheduler).__name__} pauses or changes running trials, which is "
+            "not supported. Give one that stops them, such as ASHAScheduler."
+        )
+
+
+def run_trials_on_ray(
+    driver: Driver, options: SweepOptions, projection: MlflowSync, readings: Readings
+) -> str:
+    """Run what is missing on Ray, make the verdict, and have its test data read.
+
+    Args:
+        driver: The sweep.
+        options: How it is run.
+        projection: Its MLflow.
+        readings: Of its test data.
+
+    Returns:
+        What the sweep left on the cluster, as a complaint; empty where nothing.
+    """
+    experiment, note = driver.experiment, driver.observer.note
+    note("starting Ray on this machine" if options.address is None else "joining the Ray cluster")
+    if options.address is None and (others := set_aside()):
+        note(f"not followed without `--address`: {', '.join(others)}")
+    with connected(options.address) as resources:
+        check_driver(options.address)
+        check_storage(driver.journal.folder)
+        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        required_fit(largest_resources(experiment), cpus=cpus, gpus=gpus)
+        driver.capacity = Capacity(cpus, gpus, trials_at_once(experiment, cpus, gpus, note))
+        driver.scheduled = options.scheduler is not None
+        if driver.unfinished:
+            _fit(driver, options, projection)
+        conclude(driver, projection)
+        folder = driver.journal.folder / "ray" / "test"
+        readings.make(functools.partial(read_on_ray, resources=experiment.resources, folder=folder))
+        left = wait_until_clean()
+    return leftovers_complaint(left, note)
+
+
+def leftovers_complaint(left: Leftovers, note: Callable[[str], None]) -> str:
+    """What is to be said of a cluster at the end, where anything is."""
+    if left.unknown:
+        note(f"whether anything is left on the cluster could not be asked: {left.unknown}")
+    if not left:
+        return ""
+    return (
+        f"The sweep is finished and its verdict is recorded, but it left something on the cluster: "
+        f"{left}. It goes with this command's connection, unless Ray was told to keep it; "
+        "`ray list actors` and `ray list placement-groups` show what is there."
+    )
+
+
+def trials_at_once(
+    experiment: Experiment, cpus: float, gpus: float, note: Callable[[str], None]
+) -> float:
+    """How many trials may run at a time; what bounds them is told."""
+    import ray
+
+    resources = experiment.resources
+    members = pool_members(resources, cpus=cpus, gpus=gpus)
+    there, on_head = (
+        fit(resources, cpus=cpus, gpus=gpus), head_fit(resources, ray.nodes(), members=members),
+    )  # fmt: skip
+    note(there.arithmetic)
+    wanted = min(there.at_once, experiment.searched_trials + 1)
+    asked = experiment.search.max_concurrent if experiment.search is not None else None
+    if on_head.at_once < min(wanted, asked or math.inf):
+        note(
+            f"{on_head.arithmetic}. A head node with more memory holds more, and fewer trials with "
+            "more workers each (`resources.workers`) need less there"
+        )
+    return min(asked or math.inf, on_head.at_once)
+
+
+def _fit(
+    driver: Driver,
+    options: SweepOptions,
+    projection: MlflowSync,
+) -> None:
+    import ray
+    from ray import tune
+
+    from orchestrator.sweep.ray_tune import TuneRecorder, TuneSearcher
+
+    own = _FirstError()
+
+    @own.kept
+    def starting(tune_id: str) -> None:
+        driver.starting(tune_id)
+        # MLflow takes seconds to open; the workers are starting meanwhile.
+        projection.catch_up()
+
+    @own.kept
+    def ended(tune_id: str, error: bool) -> None:
+        driver.ended(tune_id, error)
+        projection.catch_up()
+
+    shared = [ray.put(driver.data)]
+    before = driver.unfinished
+    resources = driver.experiment.resources
+    pool = None
+    if resources.executor == "pool":
+        pool = driver.pool = Pool(
+            driver.experiment,
+            driver.journal.folder,
+            shared,
+            resources.members or max(1, worker_places(ray.nodes(), resources) // resources.workers),
+            unfinished=lambda: driver.unfinished,
+            note=driver.observer.note,
+        )
+    mailboxes = pool.mailboxes if pool is not None else []
+    trainable = tune.with_resources(
+        tune.with_parameters(slot_trial, mailboxes=mailboxes, shared=shared),
+        {HEAD_RESOURCE: HEAD_SHARE},
+    )
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=TuneSearcher(own.kept(driver.next_job), ended),
+            scheduler=options.scheduler,
+            num_samples=before,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"tune-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            # The process of a trial in the pool is light, and what it asks for goes on without it.
+            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+            storage_path=str(driver.journal.folder / "ray"),
+            callbacks=[TuneRecorder(own.kept(driver.hear), starting)],
+            verbose=0,
+        ),
+    )
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with _progress_read(driver):
+            tuner.fit()
+    except Exception:
+        if own.error is not None:
+            raise own.error from None  # Tune would wrap it in its own traceback
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own behind
+        if pool is not None:
+            pool.close()
+            driver.tidy()
+        shutil.rmtree(driver.journal.folder / "ray" / "tune", ignore_errors=True)
+    if driver.given_up:
+        return
+    if driver.unfinished or any(t.state == "RUNNING" for t in driver.trials.values()):
+        raise SweepInterruptedError("The sweep was stopped before all of its trials had run.")
+
+
+class _FirstError:
+    """Remembers the driver's own first error, which Ray Tune turns into text."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def kept(self, function: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:
+        """The same function, whose error is remembered."""
+
+        @functools.wraps(function)
+        def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                self.error = self.error or error
+                raise
+
+        return call
+
+
+@contextmanager
+def _progress_read(driver: Driver) -> Iterator[None]:
+    """Meanwhile, tell the observer how far the running trials say they are."""
+    stop = threading.Event()
+
+    def read() -> None:
+        said: dict[str, Any] = {}
+        while not stop.wait(PROGRESS_SECONDS):
+            for name in driver.running():
+                progress = ProgressFile(driver.journal.folder, name).read()
+                if progress is not None and progress != said.get(name):
+                    said[name] = progress
+                    driver.observer.progress(name, progress)
+
+    reader = threading.Thread(target=read, name="progress", daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        reader.join()

@@ -1,0 +1,184 @@
+"""Reading the test data on a Ray cluster.
+
+A base that fits onto one worker is read by a task, a larger one by workers that each hold a part.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from orchestrator.data.prepared import PreparedData, PreparedTask
+from orchestrator.executors.worker_group import prepare_for_deepspeed, worker_group
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.sections import ResourceSpec
+from orchestrator.sweep.readings import (
+    ReadingError,
+    Side,
+    read_each,
+    read_sides,
+    saved_heads,
+    writing_tokenizer,
+)
+
+POLL_SECONDS = 1.0
+"""How often a task on the cluster is asked whether it is done, so that Ctrl-C is heard."""
+
+
+def read_on_ray(
+    sides: Mapping[str, Side], data: PreparedData, resources: ResourceSpec, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """The same on the Ray cluster.
+
+    A base that fits onto one worker is read by a task with that worker's CPUs and GPUs; one that
+    ZeRO stage 3 parts among several workers by as many Ray Train workers.
+
+    Args:
+        sides: The models by name; their adapters must be readable where they are computed.
+        data: The tokenised data.
+        resources: What a worker of the sweep has.
+        folder: A folder for Ray Train, on the sweep's storage; removed afterwards.
+
+    Returns:
+        As `read_sides`.
+
+    Raises:
+        ReadingError: If it could not be run.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    shared = ray.put(data)
+    parted = {n: s for n, s in sides.items() if is_parted(s.experiment)}
+    found = _read_by_train(parted, shared, folder) if parted else {}
+    rest = {name: side for name, side in sides.items() if name not in parted}
+    if not rest:
+        return found
+    task: Any = ray.remote(
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=resources.gpus_per_worker,
+        max_retries=resources.max_failures,
+    )(read_sides)
+    asked = task.remote(rest, shared)
+    try:
+        while not ray.wait([asked], timeout=POLL_SECONDS)[0]:
+            pass
+        return {**found, **ray.get(asked)}
+    except RayError as error:
+        raise ReadingError(_last_line(error)) from None
+
+
+def is_parted(experiment: Experiment) -> bool:
+    """Whether a trial's base may be too large for one worker: ZeRO stage 3 over several."""
+    zero = experiment.training.deepspeed.get("zero_optimization", {})
+    return zero.get("stage") == 3 and experiment.resources.workers > 1
+
+
+def _read_by_train(
+    sides: Mapping[str, Side], shared: Any, folder: Path
+) -> dict[str, dict[str, Any]]:
+    from ray.train import FailureConfig, RunConfig
+    from ray.train.torch import TorchTrainer
+
+    found: dict[str, dict[str, Any]] = {}
+    for name, side in sides.items():
+        resources, target = side.experiment.resources, folder / f"{name}.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer = TorchTrainer(
+            _parted_worker,
+            train_loop_config={
+                "experiment": side.experiment.for_workers(),
+                "adapter": None if side.adapter is None else str(side.adapter),
+                "name": name,
+                "target": str(target),
+                "shared": [shared],
+            },
+            **worker_group(resources),
+            run_config=RunConfig(
+                name=f"test-{name}",
+                storage_path=str(folder),
+                failure_config=FailureConfig(
+                    max_failures=resources.max_failures, controller_failure_limit=3
+                ),
+            ),
+        )
+        try:
+            trainer.fit()
+            found |= json.loads(target.read_text(encoding="utf-8"))
+        except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
+            raise ReadingError(_last_line(error)) from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else repr(error)
+
+
+def _parted_worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker of a reading does; the first writes what was found."""
+    import ray
+    import ray.train
+
+    experiment = Experiment.model_validate(config["experiment"])
+    prepare_for_deepspeed(experiment)
+    adapter = None if config["adapter"] is None else Path(config["adapter"])
+    side = Side(experiment, adapter)
+    found = read_in_parts({config["name"]: side}, ray.get(config["shared"][0]))
+    if ray.train.get_context().get_world_rank() == 0:
+        Path(config["target"]).write_text(json.dumps(found), encoding="utf-8")
+
+
+def read_in_parts(sides: Mapping[str, Side], data: PreparedData) -> dict[str, dict[str, Any]]:
+    """The same by a group of workers, each of which holds a part of the base; a collective.
+
+    Args:
+        sides: The models by name.
+        data: The tokenised data.
+
+    Returns:
+        As `read_sides`, on every worker.
+    """
+    return read_each(sides, data, _parted_engine)
+
+
+@contextmanager
+def _parted_engine(side: Side, tasks: list[PreparedTask]) -> Iterator[Any]:
+    import torch
+
+    from curlora import adapter_kind_of, attach, load_adapter
+    from orchestrator.base.loading import load_base, partitioned
+    from orchestrator.engines.deepspeed import DeepSpeedEngine
+    from orchestrator.engines.sharded_base import zero3_config
+
+    experiment = side.experiment
+    torch.set_num_threads(experiment.resources.cpus_per_worker)
+    on_gpu = experiment.resources.gpus_per_worker > 0
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
+    with partitioned(zero3_config(experiment.training)):
+        model: Any = load_base(experiment.model, experiment.training.precision, device)
+        if side.adapter is None:
+            # DeepSpeed wants something to train; it is switched off.
+            model = attach(model, "lora", {"r": 1, "target_modules": "all-linear"}, seed=0)
+        else:
+            model = load_adapter(model, side.adapter)
+    # Nothing is trained, but DeepSpeed wants to be told of something that could be.
+    whole = side.adapter is not None and adapter_kind_of(side.adapter) == "full"
+    for name, parameter in model.named_parameters():
+        if whole or ".default" in name:
+            parameter.requires_grad_(parameter.is_floating_point())
+    engine = DeepSpeedEngine(
+        model,
+        experiment.training,
+        batch_tokens=experiment.data.batch_tokens,
+        heads=saved_heads(side),
+        tokenizer=writing_tokenizer(experiment, tasks),
+    )
+    with model.disable_adapter() if side.adapter is None else nullcontext():
+        yield engine

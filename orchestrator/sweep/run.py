@@ -1,0 +1,248 @@
+"""A sweep: from an experiment file to trials, a front and a champion, through Ray Tune.
+
+The driver (this process) decides and records: it proposes trials, receives their reports, writes
+the journal, and lets MLflow catch up with it. Running the same sweep again reads the journal and
+does what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from orchestrator.base.errors import ModelError
+from orchestrator.base.facts import vocabulary
+from orchestrator.base.files import UNKNOWN
+from orchestrator.data.formats.placed_row import DataError
+from orchestrator.data.preparation import prepare
+from orchestrator.executors.cluster_fit import ClusterError
+from orchestrator.executors.ray_settings import process_environment
+from orchestrator.executors.signals import sigterm_as_interrupt
+from orchestrator.loop.stage_report import StageReport
+from orchestrator.loop.trial_state import BASE_TRIAL
+from orchestrator.planning.preflight import PreflightError, cautions, check
+from orchestrator.records.errors import JournalError
+from orchestrator.records.events import reading_due, standing_verdict, without_nan
+from orchestrator.records.journal import Journal
+from orchestrator.records.redaction import redacted, redacted_document
+from orchestrator.records.sweep_folder import sweep_folder
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.load import LoadedExperiment
+from orchestrator.spec.sections import ResourceSpec
+from orchestrator.sweep.conclusion import Readings, conclude, row_0_key
+from orchestrator.sweep.continuation import record_continuation, retried_trials, set_leftovers_aside
+from orchestrator.sweep.driver import Driver
+from orchestrator.sweep.errors import SweepError
+from orchestrator.sweep.locally import run_trials_locally
+from orchestrator.sweep.mlflow_sync import MlflowSync
+from orchestrator.sweep.on_ray import check_scheduler, run_trials_on_ray
+from orchestrator.sweep.protocols import Observer
+from orchestrator.sweep.provenance import (
+    ChangedSweepError,
+    check_provenance,
+    check_same,
+    provenance_now,
+)
+from orchestrator.sweep.readings import read_sides
+from orchestrator.sweep.run_options import SweepOptions, SweepOutcome
+from orchestrator.system.content_cache import ContentCache
+
+
+def _own_workers(resources: ResourceSpec) -> ResourceSpec:
+    """A single trial has nobody to share a base with."""
+    if resources.executor != "pool":
+        return resources
+    return resources.model_copy(update={"executor": "train"})
+
+
+def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observer) -> SweepOutcome:
+    """Run a sweep, or what is missing of it.
+
+    Args:
+        loaded: The experiment and its tasks.
+        options: How to run it.
+        observer: Who is told what happens.
+
+    Returns:
+        The sweep's folder and its journal.
+
+    Raises:
+        SweepError: If it cannot be run; one message for the user.
+        SweepInterruptedError: If the user stopped it; what is finished is kept.
+    """
+    check_scheduler(options.scheduler)
+    experiment = loaded.experiment
+    if options.kind == "run":
+        experiment = experiment.model_copy(
+            update={
+                "search": None,
+                "name": f"{experiment.name}-run",
+                "resources": _own_workers(experiment.resources),
+            }
+        )
+        loaded = loaded.model_copy(update={"experiment": experiment})
+    storage = Path(experiment.storage).expanduser().resolve()
+    folder = sweep_folder(storage, experiment.name, new=options.new)
+
+    try:
+        with sigterm_as_interrupt() as raise_if_interrupted, Journal(folder) as journal:
+            complaint = _open(loaded, journal, observer, options, storage, raise_if_interrupted)
+            return SweepOutcome(folder, list(journal.lines), complaint)
+    except (
+        JournalError, ClusterError, DataError, ModelError, PreflightError, ChangedSweepError,
+    ) as error:  # fmt: skip
+        raise SweepError(str(error)) from None
+
+
+def _open(
+    loaded: LoadedExperiment,
+    journal: Journal,
+    observer: Observer,
+    options: SweepOptions,
+    storage: Path,
+    raise_if_interrupted: Callable[[], None],
+) -> str:
+    """Run what is missing; give what is to be mended although the sweep is finished."""
+    for line in journal.lines:
+        observer.line(line)
+    if journal.lines:
+        check_same(loaded, journal)
+    projection = MlflowSync(loaded.experiment, storage, journal, observer)
+    retried = retried_trials(journal, options)
+    if not retried and standing_verdict(journal.lines) is not None:
+        searched = [x for x in journal.lines if x["event"] == "trial_proposed" and not x.get("of")]
+        proposed = len(searched) - 1  # the base is one of them
+        wanted = _wanted(loaded.experiment)
+        whole = loaded.experiment.search is None or proposed >= wanted
+        if whole and not reading_due(journal.lines):
+            observer.note("this sweep is finished; nothing is left to run")
+            return projection.finish(just_decided=False)
+    before = standing_verdict(journal.lines)
+    try:
+        complaint = _run(
+            loaded, journal, observer, options, projection, retried, raise_if_interrupted
+        )
+    except BaseException:
+        projection.rest()
+        raise
+    observer.note("writing what remains to MLflow")
+    # A verdict of an earlier session has had its test data read now, and nothing else.
+    decided = (standing_verdict(journal.lines) or {}).get("n") != (before or {}).get("n")
+    return " ".join(filter(None, (complaint, projection.finish(just_decided=decided))))
+
+
+def _run(
+    loaded: LoadedExperiment,
+    journal: Journal,
+    observer: Observer,
+    options: SweepOptions,
+    projection: MlflowSync,
+    retried: Sequence[str],
+    raise_if_interrupted: Callable[[], None],
+) -> str:
+    from orchestrator.base.identity import base_sha256, setup_sha256, tokenizer_sha256
+    from orchestrator.base.loading import load_tokenizer
+
+    experiment = loaded.experiment
+    if experiment.resources.executor != "local":
+        # Ray reads some of it while it is imported, as the driver does first of all.
+        os.environ.update(process_environment())
+    observer.note("checking that nothing is in the way")
+    ended = {line["trial"] for line in journal.lines if line["event"] == "trial_ended"}
+    missing = max(1, _wanted(experiment) - len(ended - {BASE_TRIAL} - {*retried}))
+    check(loaded, journal.folder.parent, trials=missing, address=options.address)
+    if experiment.search is not None and experiment.search.left_out is not None:
+        observer.note(experiment.search.left_out)
+    for caution in cautions(experiment, journal.folder.parent):
+        observer.note(caution)
+    observer.note("reading the base model's weights and tokenizer")
+    base_hash = base_sha256(experiment.model)
+    cache = ContentCache(journal.folder.parent / "cache")
+    data = prepare(
+        loaded,
+        load_tokenizer(experiment.model),
+        note=observer.note,
+        cache=cache,
+        tokenizer_sha256=tokenizer_sha256(experiment.model, base_hash),
+        vocabulary=vocabulary(experiment.model),
+    )
+    provenance = {
+        "base": {
+            **experiment.model.model_dump(),
+            "sha256": base_hash,
+            "setup_sha256": setup_sha256(experiment.model),
+        },
+        "data": data.hashes,
+        **provenance_now(),
+    }
+    if not journal.lines:
+        set_leftovers_aside(journal.folder, observer)
+        observer.line(
+            journal.append(
+                "sweep_opened",
+                sweep=journal.folder.name,
+                sweep_id=uuid.uuid4().hex,
+                kind=options.kind,
+                experiment=redacted_document(experiment.model_dump(mode="json")),
+                tasks={n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
+                yaml=redacted(loaded.text),
+                origin=loaded.origin,
+                provenance=provenance,
+                controls=data.controls,
+            )
+        )
+    else:
+        check_provenance(journal, provenance)
+        record_continuation(journal, observer, provenance, retried, trials=_wanted(experiment))
+    row_0 = row_0_key(loaded, provenance)
+
+    def keep_row_0(report: StageReport) -> None:
+        if base_hash != UNKNOWN:
+            cache.write("base", row_0, without_nan(report.as_document()))
+
+    driver = Driver(loaded, journal, observer, data, keep_row_0)
+    measured = cache.read("base", row_0)
+    if measured is not None and BASE_TRIAL not in driver.trials:
+        observer.note("the untouched base was measured on this data before")
+        driver.adopt_base(StageReport.from_document(measured))
+    base_test = None if base_hash == UNKNOWN else {**row_0, "split": "test"}
+    readings = Readings(driver, cache, base_test)
+    return _run_what_is_missing(driver, options, projection, readings, raise_if_interrupted)
+
+
+def _run_what_is_missing(
+    driver: Driver,
+    options: SweepOptions,
+    projection: MlflowSync,
+    readings: Readings,
+    raise_if_interrupted: Callable[[], None],
+) -> str:
+    """Run trials, make the verdict, have its test data read: what has not been done yet.
+
+    Args:
+        driver: The sweep.
+        options: How it is run.
+        projection: Its MLflow.
+        readings: Of its test data.
+        raise_if_interrupted: Asked by what runs in this process.
+
+    Returns:
+        What the sweep left on the cluster, as a complaint; empty where nothing.
+    """
+    if driver.experiment.resources.executor == "local":
+        run_trials_locally(driver, projection, raise_if_interrupted)
+        conclude(driver, projection)
+        readings.make(read_sides)
+        return ""
+    if not driver.unfinished:  # it ended between its last trial and its last word
+        conclude(driver, projection)
+    if driver.unfinished or reading_due(driver.journal.lines):
+        return run_trials_on_ray(driver, options, projection, readings)
+    return ""
+
+
+def _wanted(experiment: Experiment) -> int:
+    """How many trials there are to be, the base not counted."""
+    return experiment.searched_trials

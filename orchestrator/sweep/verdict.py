@@ -1,0 +1,234 @@
+"""Who is champion: what all trials of a sweep scored, judged together.
+
+Trials are chosen by their validation scores, so the best of many is partly the luckiest. The
+verdict allows for that: the intervals that a champion's gain has to clear hold for all trials at
+once, repetitions with fresh seeds included, because those are scored on the same examples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.data.prepared import PreparedTask
+from orchestrator.loop.stage_report import DONE, StageReport
+from orchestrator.loop.trial_state import BASE_TRIAL
+from orchestrator.measures.champion import Candidate, best_candidate, choose_champion
+from orchestrator.measures.intervals import UNKNOWN
+from orchestrator.measures.objectives import front
+from orchestrator.spec.experiment import Experiment
+from orchestrator.sweep.baselines import Controls, bounds, number_of
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A whole trial as the verdict sees it."""
+
+    name: str
+    measures: Mapping[str, float]
+    examples: Mapping[str, Sequence[float]]
+    """By task, the final score of each validation example."""
+
+
+def fresh_seeds(own: int, used: Collection[int], count: int) -> list[int]:
+    """Seeds for repetitions: the first ones after the experiment's own that nothing was chosen by.
+
+    Args:
+        own: The experiment's seed.
+        used: The seeds of the trials among which finalists were chosen.
+        count: How many are wanted.
+
+    Returns:
+        The seeds, rising.
+    """
+    free = (seed for seed in itertools.count(own + 1) if seed not in used)
+    return list(itertools.islice(free, count))
+
+
+def judge(
+    tried: Mapping[str, Judged],
+    finalists: Mapping[str, Sequence[Judged]],
+    controls: Controls,
+    experiment: Experiment,
+    *,
+    stopped: int = 0,
+) -> dict[str, Any]:
+    """Name the front and the champion, or say why there is none.
+
+    Where finalists were repeated with fresh seeds, only they can win, by the means of their
+    repetitions. The seeds are fresh and the examples are not: the intervals allow for the choice
+    among all that were tried as well as for that among the finalists.
+
+    Args:
+        tried: Every whole trial that may become champion, by name.
+        finalists: Of the finalists, their repetitions; empty lists where there are none.
+        controls: What they are compared with.
+        experiment: The sweep's.
+        stopped: Trials that were looked at and stopped early.
+
+    Returns:
+        What the journal's `sweep_ended` holds.
+    """
+    rule = experiment.champion
+    repeated = [_finalist(name, repeats) for name, repeats in finalists.items() if repeats]
+    again = {
+        name: Judged(
+            name,
+            {**tried[name].measures, **_means(repeats)},
+            _mean_examples([one.examples for one in repeats]),
+        )
+        for name, repeats in finalists.items()
+        if repeats
+    }
+    family = {name: one.examples for name, one in tried.items()}
+    family |= {f"{name} again": one.examples for name, one in again.items()}
+    intervals = controls.joint_intervals(family, others=stopped)
+    candidates = [
+        Candidate(name, one.measures, intervals.get(f"{name} again", UNKNOWN))
+        for name, one in again.items()
+    ] or [
+        Candidate(name, one.measures, intervals.get(name, UNKNOWN)) for name, one in tried.items()
+    ]
+    compared = len(tried) + stopped
+    verdict = choose_champion(
+        candidates,
+        maximize=rule.maximize,
+        subject_to=rule.subject_to,
+        compared=compared,
+        basis=_seeds_words(repeated),
+        reference=controls.reference_name,
+    )
+    others = [c for c in candidates if c.name != verdict.champion]
+    runner_up = None
+    between = None
+    if others and verdict.champion is not None:
+        runner_up = best_candidate(others, maximize=rule.maximize, subject_to=rule.subject_to).name
+        shown = again or tried
+        between = controls.interval(shown[verdict.champion].examples, shown[runner_up].examples)
+    return {
+        "front": front({n: one.measures for n, one in tried.items()}, experiment.objectives),
+        "champion": verdict.champion,
+        "reason": verdict.reason,
+        "finalists": repeated,
+        "compared": compared,
+        "intervals": {c.name: bounds(c.gain_interval) for c in candidates},
+        "runner_up": runner_up,
+        "runner_up_interval": bounds(between),
+    }
+
+
+def reading(
+    verdict: Mapping[str, Any],
+    sides: Mapping[str, Mapping[str, Any]],
+    tasks: Sequence[PreparedTask],
+    *,
+    number: int,
+) -> dict[str, Any]:
+    """What a reading of the test data says; nothing is chosen by it.
+
+    Args:
+        verdict: The line of `sweep_ended` whose champion and runner-up were scored.
+        sides: What `orchestrator.sweep.readings.read_sides` found, by trial; the base among them.
+        tasks: The task sequence.
+        number: The reading's, from 1.
+
+    Returns:
+        What the journal's `test_read` holds.
+    """
+    champion, runner_up = verdict["champion"], verdict.get("runner_up")
+    unread = {name: side["unread"] for name, side in sides.items() if "unread" in side}
+    read = {name: side for name, side in sides.items() if name not in unread}
+    made: dict[str, Any] = {
+        # One that shows no score of the champion has not used the test data up.
+        "reading": number if {BASE_TRIAL, champion} <= set(read) else None,
+        "purpose": "the champion, its runner-up and the untouched base, once the verdict was made",
+        "champion": champion,
+        "runner_up": runner_up,
+        "examples": {task.name: len(task.test) for task in tasks},
+        "sides": read,
+        "unread": unread,
+    }
+    if made["reading"] is None:
+        return made
+    controls = Controls(tasks, _as_report(read[BASE_TRIAL]), "test")
+    reference = statistics.fmean(controls.reference_row)
+    trials = [name for name in (champion, runner_up) if name in read]
+    examples = {name: read[name]["per_example"] for name in trials}
+    means = {name: statistics.fmean(map(number_of, read[name]["row"])) for name in trials}
+    return {
+        **made,
+        "reference": controls.reference_name,
+        "controls": {"majority": controls.majority_row, "head_only": controls.head_only_row},
+        "accuracy": means,
+        "gain": {name: mean - reference for name, mean in means.items()},
+        "gain_intervals": {
+            name: bounds(controls.interval(mine, controls.reference_examples))
+            for name, mine in examples.items()
+        },
+        "intervals": {name: controls.intervals(mine) for name, mine in examples.items()},
+        "runner_up_interval": bounds(
+            controls.interval(examples[champion], examples[runner_up])
+            if runner_up in examples
+            else None
+        ),
+    }
+
+
+def _as_report(base: Mapping[str, Any]) -> StageReport:
+    """The base's scores on the test data as the report that controls are read from."""
+    return StageReport.from_document(
+        {
+            "task": "",
+            "task_index": -1,
+            "step": 0,
+            "steps": 0,
+            "fraction": DONE,
+            "score": None,
+            **base,
+        }
+    )
+
+
+def _finalist(name: str, repeats: Sequence[Judged]) -> dict[str, Any]:
+    """A finalist's repetitions: their mean measures, and the spread over seeds."""
+    names = list(repeats[0].measures)
+    return {
+        "trial": name,
+        "repeats": [one.name for one in repeats],
+        "mean": _means(repeats),
+        "spread": {n: _spread([one.measures[n] for one in repeats]) for n in names},
+    }
+
+
+def _means(repeats: Sequence[Judged]) -> dict[str, float]:
+    names = list(repeats[0].measures)
+    return {n: statistics.fmean(one.measures[n] for one in repeats) for n in names}
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The standard deviation; NaN where it is not known."""
+    known = len(values) > 1 and all(map(math.isfinite, values))
+    return statistics.stdev(values) if known else math.nan
+
+
+def _mean_examples(each: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    """Each example's mean score over some trials, by task; without tasks that one lacks."""
+    return {
+        task: [statistics.fmean(scores) for scores in zip(*(e[task] for e in each), strict=True)]
+        for task in each[0]
+        if all(task in e for e in each)
+    }
+
+
+def _seeds_words(repeated: Sequence[Mapping[str, Any]]) -> str:
+    """On which seeds a verdict stands, in words."""
+    counts = sorted({len(finalist["repeats"]) for finalist in repeated})
+    if not counts:
+        return ""
+    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    noun = "seed that had" if counts == [1] else "seeds that had"
+    return f"on {number} fresh {noun} no part in the choice"

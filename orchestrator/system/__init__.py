@@ -1,0 +1,1 @@
+"""Files, locks, JSON and the machine: nothing here knows of learning."""
