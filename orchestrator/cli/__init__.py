@@ -11,7 +11,7 @@ from orchestrator.cli import sweeps, methods, browse, models, predict, doctor
 from orchestrator.cli import runs, tasks
 
 # isort: on
-from orchestrator.cli.app import app, main
+from orchestrator.cli.application import app, main
 
 __all__ = [
     "app", "browse", "doctor", "main", "methods", "models", "predict", "runs", "sweeps", "tasks",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.app import app
+from orchestrator.cli.application import app
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.journals import begun_sweeps, read_sweep
 from orchestrator.cli.options import DEFAULT_STORAGE, Storage, TrackingUri

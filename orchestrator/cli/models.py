@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.text import Text
 
-from orchestrator.cli.app import app, champion_app
+from orchestrator.cli.application import app, champion_app
 from orchestrator.cli.console import make_console, print_json, print_note
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.options import (

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from orchestrator.cli.app import app
+from orchestrator.cli.application import app
 from orchestrator.cli.console import make_console, print_json, print_note
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.options import (

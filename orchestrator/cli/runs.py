@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli import query
-from orchestrator.cli.app import runs_app
+from orchestrator.cli.application import runs_app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.diff import diff_sweeps, diff_trials, render_diff
 from orchestrator.cli.errors import answers_mistakes

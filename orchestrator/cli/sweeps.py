@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import typer
 
-from orchestrator.cli.app import app
+from orchestrator.cli.application import app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.errors import FAILED, INTERRUPTED, answers_mistakes, stop
 from orchestrator.cli.options import Address, DataRoot, File, Json, New, Retry, check_data_root

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.app import tasks_app
+from orchestrator.cli.application import tasks_app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.options import DataRoot, Json, check_data_root

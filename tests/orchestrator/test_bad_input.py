@@ -33,7 +33,7 @@ ROWS = [
 def call(*words):
     # Seconds of a core, because other programs may have the cores for a moment.
     begun = time.process_time()
-    result = CliRunner().invoke(app.app, [str(word) for word in words])
+    result = CliRunner().invoke(app, [str(word) for word in words])
     assert time.process_time() - begun < SECONDS
     return result
 

@@ -45,7 +45,7 @@ GRID = {
 
 
 def call(*words):
-    return CliRunner().invoke(app.app, [str(word) for word in words])
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def one_message(result, code):

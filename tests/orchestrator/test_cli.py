@@ -68,7 +68,7 @@ def project(tmp_path, monkeypatch):
 
 
 def call(*words):
-    return CliRunner().invoke(app.app, [str(word) for word in words])
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def refused(result, *parts):

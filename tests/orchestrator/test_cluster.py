@@ -173,7 +173,7 @@ def test_the_verdict_comes_before_a_complaint(experiment_file, records, leaving,
         champion={"maximize": "gain", "subject_to": {}},
         data={"train_examples": 16, "validation_examples": 8, "rung_examples": 4},
     )  # fmt: skip
-    done = CliRunner().invoke(app.app, ["run", str(path)])
+    done = CliRunner().invoke(app, ["run", str(path)])
     assert done.exit_code == errors.FAILED
     assert "t001 after mood" in done.stdout
     assert "Traceback" not in done.stderr

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from orchestrator.cli.app import app
+from orchestrator.cli.application import app
 from orchestrator.data import task_preparation
 from orchestrator.data.encoding import encode_question, encode_writing
 from orchestrator.data.formats.placed_row import DataError

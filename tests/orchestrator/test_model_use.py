@@ -44,7 +44,7 @@ answer_column: answer
 
 
 def call(*words):
-    return CliRunner().invoke(app.app, [str(word) for word in words])
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def refused(result, *parts):

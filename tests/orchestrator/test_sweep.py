@@ -318,10 +318,10 @@ def test_a_sweep_that_an_older_version_let_begin_goes_on(
     with Journal(folder) as journal:
         journal.append("trial_proposed", trial="t002", overrides={batch: 7}, by="tpe")
     path = file(3)
-    again = CliRunner().invoke(app.app, ["sweep", str(path), "--new"])
+    again = CliRunner().invoke(app, ["sweep", str(path), "--new"])
     assert again.exit_code == errors.MISTAKE
     assert "List the values that are possible as a `choice`" in again.stderr
-    result = CliRunner().invoke(app.app, ["sweep", str(path)])
+    result = CliRunner().invoke(app, ["sweep", str(path)])
     assert result.exit_code == 0, result.output
     ends = trials(read_journal(folder))
     assert {name: end["state"] for name, end in ends.items()} == {

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from orchestrator.cli.app import app
+from orchestrator.cli.application import app
 from orchestrator.cli.output import task_check
 from orchestrator.data import inspect_facts, inspect_task
 from orchestrator.spec.task_files import TaskFileError, load_task, parse_task
