@@ -200,8 +200,8 @@ from pathlib import Path
 from peft import PeftModel
 from safetensors.torch import save_file
 import curlora
-from orchestrator.base_model import load_base
-from orchestrator.experiment import ModelSpec
+from orchestrator.base.loading import load_base
+from orchestrator.spec.sections import ModelSpec
 torch.set_num_threads(1)
 folder, out, tokens, *forms = sys.argv[1:]
 logits = {}

@@ -336,7 +336,7 @@ def test_reading_needs_neither_torch_nor_ray_and_is_quick(experiment_file, searc
     code = (
         "import sys, time; began = time.process_time()\n"
         "from pathlib import Path\n"
-        "from orchestrator.experiment import load_experiment\n"
+        "from orchestrator.spec.load import load_experiment\n"
         f"load_experiment(Path({str(path)!r}))\n"
         "heavy = {'torch', 'ray', 'mlflow', 'transformers', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -610,7 +610,7 @@ def test_deleted_experiment_is_explained(sweep_folder: Path) -> None:
 
 
 def test_importing_the_room_does_not_import_mlflow() -> None:
-    check = "import sys, orchestrator.tracking; sys.exit('mlflow' in sys.modules)"
+    check = "import sys, orchestrator.records.mlflow.projection; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
@@ -619,7 +619,7 @@ def test_a_fresh_database_is_made_without_a_word(tmp_path: Path) -> None:
     write_adapter(tmp_path / "demo" / "trials" / "t001" / "adapter")
     (tmp_path / "lines.json").write_text(json.dumps(whole_story()))
     check = (
-        "import json, pathlib, sys; from orchestrator.tracking import Projection; "
+        "import json, pathlib, sys; from orchestrator.records.mlflow.projection import Projection; "
         "root = pathlib.Path(sys.argv[1]); lines = json.loads((root / 'lines.json').read_text()); "
         "Projection(f'sqlite:///{root}/mlflow.db', root / 'demo').catch_up(lines)"
     )
