@@ -38,7 +38,7 @@ def report(
 ) -> None:
     """Write a sweep's report: one HTML page that needs no network, and its pictures as PNG."""
     folder, lines = read_sweep(sweep_name, storage)
-    from orchestrator.report import write_report
+    from orchestrator.report.written import write_report
 
     try:
         page = write_report(lines, folder, output)

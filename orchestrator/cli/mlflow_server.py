@@ -20,7 +20,7 @@ from orchestrator.records.events import Line
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.sweep_state import SweepView
-from orchestrator.report import PAGE, REPORT_FOLDER, write_report
+from orchestrator.report.written import PAGE, REPORT_FOLDER, write_report
 from orchestrator.system.mlflow_environment import own_mlflow
 from orchestrator.system.user_error import UserError
 

@@ -11,13 +11,17 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.base.facts import vocabulary
 from orchestrator.cli.application import tasks_app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.options import DataRoot, Json, check_data_root
 from orchestrator.cli.output import task_check
 from orchestrator.data.inspect_task import check_task, list_tasks
+from orchestrator.data.sources.reading import naming_file
 from orchestrator.spec.load import load_experiment
+from orchestrator.spec.sections import ModelSpec, TrainingSpec
+from orchestrator.spec.task_files import at_data_root, find_task_file, load_task
 
 _TASK_FOLDERS = (Path("experiments/tasks"), Path("tasks"))
 
@@ -60,9 +64,6 @@ def tasks_check(
 ) -> None:
     """Show a task's prompts, splits, labels and what looks wrong, before anything is trained."""
     check_data_root(data_root)
-    from orchestrator.data.sources.reading import naming_file
-    from orchestrator.spec.task_files import at_data_root, find_task_file, load_task
-
     file = find_task_file(task, list(_TASK_FOLDERS))
     spec = at_data_root(load_task(file), data_root)
     tokenizer, max_length, vocabulary = _tokenizer(model, data_root)
@@ -83,9 +84,7 @@ def _tokenizer(model: str | None, data_root: Path | None) -> tuple[Any, int | No
     """
     if model is None:
         return None, None, None
-    from orchestrator.base.facts import vocabulary
     from orchestrator.base.loading import load_tokenizer
-    from orchestrator.spec.sections import ModelSpec, TrainingSpec
 
     if model.endswith((".yaml", ".yml")):
         experiment = load_experiment(Path(model), data_root).experiment

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orchestrator.base.errors import BaseFilesError
 from orchestrator.base.facts import base_facts
+from orchestrator.engines.deepspeed_config import deepspeed_refuses
 from orchestrator.executors.cluster_checks import check_driver
 from orchestrator.executors.cluster_fit import ClusterError
 from orchestrator.planning.base_problems import base_problems
@@ -144,9 +145,5 @@ def _deepspeed_problems(experiment: Experiment) -> Iterator[str]:
     }
     if not specs:
         return
-    from orchestrator.engines.deepspeed_config import (
-        deepspeed_refuses,  # seconds, which few files need
-    )
-
     refused = [deepspeed_refuses(spec) for spec in specs.values()]
     yield from dict.fromkeys(text for text in refused if text is not None)

@@ -8,8 +8,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.base.errors import ModelError
 from orchestrator.base.facts import vocabulary
 from orchestrator.base.files import local_folder
+from orchestrator.data.items import Writing
+from orchestrator.data.model_inputs import scored_rows
+from orchestrator.data.preparation import prepare
 from orchestrator.planning.plan import TaskFacts
 from orchestrator.spec.domains import possible_values
 from orchestrator.spec.experiment import Experiment
@@ -53,7 +57,6 @@ class ByteTokenizer:
 
 def planning_tokenizer(model: ModelSpec) -> tuple[Any, str]:
     """The model's tokenizer or a stand-in, and where token counts come from."""
-    from orchestrator.base.errors import ModelError
     from orchestrator.base.loading import load_tokenizer
 
     missing = "an estimate from bytes, as the model's tokenizer is not on this machine"
@@ -72,8 +75,6 @@ def task_facts(
     loaded: LoadedExperiment, tokenizer: Any
 ) -> tuple[list[TaskFacts], dict[str, dict[str, Any]], int]:
     """Facts of each task and probe, the controls of each task, and the epochs."""
-    from orchestrator.data.preparation import prepare
-
     epochs = int(
         largest_value(loaded.experiment, "training.epochs", loaded.experiment.training.epochs)
     )
@@ -86,9 +87,6 @@ def task_facts(
 
 
 def _facts_of(name: str, task: PreparedTask, experiment: Experiment, epochs: int) -> TaskFacts:
-    from orchestrator.data.items import Writing
-    from orchestrator.data.model_inputs import scored_rows
-
     written = [item for item in task.validation if isinstance(item, Writing)]
     others = [item for item in task.validation if not isinstance(item, Writing)]
     rows = [row for item in others for row in scored_rows(item)]

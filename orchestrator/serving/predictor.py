@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curlora import AdapterError, load_adapter
 from orchestrator.base.errors import ModelError
 from orchestrator.base.identity import found_base
 from orchestrator.base.loading import load_base, load_tokenizer
@@ -123,8 +124,6 @@ class Predictor:
         heads = None
         if adapter:
             kept = folder / "adapter" / HEADS_FILE
-            from curlora import AdapterError, load_adapter
-
             try:
                 heads = LinearHeads.from_file(kept) if kept.is_file() else None
                 model = load_adapter(model, folder / "adapter").eval()

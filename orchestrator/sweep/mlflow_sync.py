@@ -13,7 +13,7 @@ from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.model_folder import adapter_flaw
 from orchestrator.records.sweep_folder import path_within
-from orchestrator.report import write_report
+from orchestrator.report.written import write_report
 from orchestrator.spec.experiment import Experiment
 from orchestrator.sweep.protocols import Observer
 

@@ -8,12 +8,12 @@ import pytest
 
 from orchestrator.measures.objectives import dominates
 from orchestrator.records.sweep_state import SweepView
-from orchestrator.report import write_report
 from orchestrator.report.assets import SCRIPT
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.page import render_page
 from orchestrator.report.svg import powers, ticks
 from orchestrator.report.sweep_figures import make_figures
+from orchestrator.report.written import write_report
 
 VOID = {"meta", "br", "input"}
 NASTY = "</td><script>alert(1)</script><img src=http://example.org/x onerror=alert(2)>"

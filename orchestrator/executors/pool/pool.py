@@ -17,6 +17,7 @@ from typing import Any
 
 from orchestrator.executors.cluster_fit import HEAD_RESOURCE
 from orchestrator.executors.pool.mailbox import Mailbox
+from orchestrator.executors.worker_group import worker_group
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import ResourceSpec
 
@@ -128,7 +129,6 @@ class Pool:
         from ray.train.torch import TorchTrainer
 
         from orchestrator.executors.pool.member_worker import member_worker
-        from orchestrator.executors.worker_group import worker_group
 
         return TorchTrainer(
             member_worker,

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from orchestrator.executors.pool.mailbox import RENEW_SECONDS
+from orchestrator.executors.train import trial_function
 
 POLL_SECONDS = 0.9
 """How often a trial asks for news of its job. At 0.4 s, eight trials and their mailbox were seen to
@@ -39,8 +40,6 @@ def slot_trial(
         shared: A list holding the reference of the prepared data, for the executor `train`.
     """
     if config["seat"] == "train":
-        from orchestrator.executors.train import trial_function
-
         trial_function(config, shared)
         return
     reason = _Follower(config, mailboxes).follow(config["member"])

@@ -1,0 +1,43 @@
+"""Writes a report: its page and its pictures, into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from orchestrator.records.events import Line
+from orchestrator.records.sweep_state import SweepView
+from orchestrator.report.page import render_page
+from orchestrator.report.png import draw_pictures
+from orchestrator.report.sweep_figures import make_figures
+
+REPORT_FOLDER = "report"
+"""Where a report lies: in the sweep's folder, and among the artifacts of its MLflow run."""
+PAGE = "index.html"
+
+
+def write_report(lines: Iterable[Line], folder: Path, output: Path | None = None) -> Path:
+    """Write a sweep's page and pictures, over those that are there.
+
+    Args:
+        lines: The journal.
+        folder: The sweep's folder.
+        output: Where to; by default `report` in the sweep's folder.
+
+    Returns:
+        The page.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    target = output or folder / REPORT_FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    view = SweepView.of(lines)
+    figures = make_figures(view)
+    draw_pictures(view, figures, target)
+    page = target / PAGE
+    # In one step, because a browser may be reading the old one.
+    partial = target / f".{PAGE}.partial"
+    partial.write_text(render_page(view, figures, folder), encoding="utf-8")
+    partial.replace(page)
+    return page
