@@ -6,7 +6,6 @@ loss, the cross-entropy of a text probe after each task and the size of what was
 """
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.methods import MethodSpec
 from orchestrator.spec.retention_settings import RETENTION_SETTINGS
+from tests.tiny import write_training_text
 
 TARGETS = ["q_proj", "v_proj"]
 
@@ -120,7 +120,7 @@ class World:
             document["head"] = "linear"
         if case.adapter == "corda":
             document |= {
-                "probes": ["prose", _with_training_text(self._root)],
+                "probes": ["prose", write_training_text(self._root)],
                 "method": case.method,
             }
         path = self._root / f"parity-{os.getpid()}-{case.adapter}.yaml"
@@ -180,20 +180,6 @@ class World:
             for end in pack.tick():
                 assert end.matrix is not None, end.reason
         return {case: np.array(numbers(made)) for case, made in reports.items()}
-
-
-def _with_training_text(root):
-    """A probe that has training rows, as `corda` needs one."""
-    folder = root / "data" / "lore"
-    if not folder.is_dir():
-        folder.mkdir()
-        for split in ("train", "validation"):
-            shutil.copyfile(root / "data/prose/validation.jsonl", folder / f"{split}.jsonl")
-        (root / "tasks" / "lore.yaml").write_text(
-            "name: lore\nkind: language_modelling\ndata: {files: ../data/lore}\n"
-            "splits: {test: null}\njoiner: ' '\n"
-        )
-    return "lore"
 
 
 def packable(found):

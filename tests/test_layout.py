@@ -134,9 +134,7 @@ def test_an_import_inside_a_function_keeps_something_heavy_out(name):
             if imported in modules():
                 late = loaded(imported) & HEAVY - loaded(name)
                 own = name.startswith("orchestrator.cli.") and imported not in ours_loaded(name)
-                assert late or own, (
-                    f"{function.name}: {imported} may stand at the top"
-                )
+                assert late or own, f"{function.name}: {imported} may stand at the top"
             else:
                 assert imported.split(".")[0] in HEAVY | RARELY | {"orchestrator", "curlora"}
 
