@@ -1,7 +1,9 @@
 """Runs a piece of work in CPU workers of one process group, as Ray Train would start them."""
 
 import os
+import queue as queues
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -27,7 +29,7 @@ def in_workers(number, work, folder, *arguments, timeout=480):
     try:
         # The first may wait for DeepSpeed's communication op to be compiled.
         while len(results) < len(workers):
-            rank, error, result = queue.get(timeout=timeout)
+            rank, error, result = _next_result(queue, workers, timeout)
             assert error is None, f"worker {rank} failed:\n{error}"
             results[rank] = result
     finally:
@@ -35,6 +37,18 @@ def in_workers(number, work, folder, *arguments, timeout=480):
             worker.join(30 if len(results) == len(workers) else 1)
             worker.kill()
     return [results[rank] for rank in range(len(workers))]
+
+
+def _next_result(queue, workers, timeout):
+    """What the next worker gave; one that died without a word is not waited for."""
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        died = [worker.exitcode for worker in workers if worker.exitcode]
+        try:
+            return queue.get(timeout=1)
+        except queues.Empty:
+            assert not died, f"a worker died, exit code {died[0]}; its output says why"
+    raise TimeoutError(f"no worker gave anything in {timeout} seconds")
 
 
 def _run(rank, number, work, folder, arguments, queue):
