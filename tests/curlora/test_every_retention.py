@@ -14,8 +14,8 @@ from curlora.curvature.derivatives import observe
 from curlora.curvature.layers import adapted_layers
 from curlora.curvature.observation import AdaptedLayer, Observation
 from curlora.retention.protocol import alone
-from curlora.retention.sizes import state_size
-from curlora.retention.table import RETENTIONS
+from curlora_kinds.retentions.sizes import state_size
+from curlora_kinds.retentions.table import RETENTIONS
 
 RANK = 2
 TASKS, STEPS, EXAMPLES, BATCH = 3, 3, 4, 2
