@@ -8,9 +8,7 @@ from peft import PeftConfig
 from curlora.adapters.cur_factors import FormChoice
 from curlora.cur.selection import Law, SelectionRule
 from curlora.peft_bridge import peft_type
-from curlora_kinds.adapters.curlora import KIND
-
-_AUTHOR_EPS = 1e-3
+from curlora_kinds.adapters.curlora import AUTHOR_EPS, KIND
 
 
 @dataclass
@@ -71,10 +69,13 @@ class CurloraConfig(PeftConfig):
                 getattr(self, name), list | tuple
             ):  # a set, as PEFT matches by membership
                 setattr(self, name, set(getattr(self, name)))
-        self._apply_preset()
-        for rank in (self.r, *self.rank_pattern.values()):
+        KIND.complete({name: getattr(self, name) for name in KIND.settings})
+        if self.preset == "author":
+            self.eps = AUTHOR_EPS
+            self.with_replacement = True
+        for rank in self.rank_pattern.values():
             KIND.settings["r"].check("r", rank)
-        for alpha in (self.alpha, *self.alpha_pattern.values()):
+        for alpha in self.alpha_pattern.values():
             KIND.settings["alpha"].check("alpha", alpha)
         if self.bias != "none":
             raise ValueError(
@@ -90,20 +91,6 @@ class CurloraConfig(PeftConfig):
                 f"`layers_pattern` is {self.layers_pattern!r} but `layers_to_transform` is not "
                 "set. Name the layers, or drop the pattern."
             )
-        self.selection_rule()
-
-    def _apply_preset(self) -> None:
-        if self.preset is None:
-            return
-        if self.preset != "author":
-            raise ValueError(f"`preset` must be 'author' or None, got {self.preset!r}.")
-        if self.eps not in {0.0, _AUTHOR_EPS}:
-            raise ValueError(
-                f"`preset: author` means `eps` {_AUTHOR_EPS}, got {self.eps!r}. Drop one of the "
-                "two."
-            )
-        self.eps = _AUTHOR_EPS
-        self.with_replacement = True
 
     def selection_rule(self) -> SelectionRule:
         """Give the rule by which this adapter's columns and rows are drawn."""

@@ -13,8 +13,19 @@ COLDEST_WITH_REPLACEMENT = 0.05
 """With replacement and a colder law than this, a few columns take nearly every draw."""
 
 
-def _warm_enough(values: dict[str, Any]) -> None:
-    if values["with_replacement"] and values["temperature"] < COLDEST_WITH_REPLACEMENT:
+AUTHOR_EPS = 1e-3
+"""`eps` of the author's code, which draws with replacement."""
+
+
+def _agree(values: dict[str, Any]) -> None:
+    author = values["preset"] == "author"
+    if author and values["eps"] not in {0.0, AUTHOR_EPS}:
+        raise ValueError(
+            f"`preset: author` means `eps` {AUTHOR_EPS}, got {values['eps']!r}. Drop one of the "
+            "two."
+        )
+    replaced = values["with_replacement"] or author
+    if replaced and values["temperature"] < COLDEST_WITH_REPLACEMENT:
         raise ValueError(
             f"`temperature` must be at least {COLDEST_WITH_REPLACEMENT} when `with_replacement` is "
             f"true, got {values['temperature']!r}: nearly every draw would be the same column. "
@@ -60,7 +71,7 @@ KIND = AdapterKind(
             in_file=False,
         ),
     },
-    check=_warm_enough,
+    check=_agree,
     made_by="curlora.adapters.curlora_config:CurloraConfig",
     count_trained=core,
     count_frozen=two_factors,

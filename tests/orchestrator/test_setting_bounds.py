@@ -5,12 +5,13 @@ The cases come from the tables of kinds: a new setting is tried without being na
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 from pydantic import ValidationError
 
-from curlora import adapter_config
+from curlora import CurloraConfig, SecuraConfig, adapter_config
 from curlora_kinds.adapters.table import ADAPTERS
 from curlora_kinds.retentions.table import RETENTIONS
 from curlora_kinds.settings import Choice, Flag, Number, ShareOrCount, Targets, Whole
@@ -87,9 +88,9 @@ def settings_of(table):
 @pytest.mark.parametrize(("kind", "name"), settings_of(ADAPTERS))
 def test_an_adapters_file_and_the_library_have_the_same_bounds(kind, name):
     source = {"source": "lore"} if kind.reads_text else {}
-    for value, allowed in edges(kind.settings[name]):
+    for value, in_range in edges(kind.settings[name]):
         settings = case(kind, name, value)
-        allowed = allowed and accepted(lambda s=settings: kind.check(kind.defaults | s))
+        allowed = in_range and accepted(lambda s=settings: kind.check(kind.defaults | s))
         written = {"adapter": {"kind": kind.name, **source, **settings}}
         library = accepted(lambda s=settings: adapter_config(kind.name, s))
         file = accepted(lambda w=written: MethodSpec.model_validate(w))
@@ -99,9 +100,9 @@ def test_an_adapters_file_and_the_library_have_the_same_bounds(kind, name):
 
 @pytest.mark.parametrize(("kind", "name"), settings_of(RETENTIONS))
 def test_a_retentions_file_and_the_library_have_the_same_bounds(kind, name):
-    for value, allowed in edges(kind.settings[name]):
+    for value, in_range in edges(kind.settings[name]):
         settings = case(kind, name, value)
-        allowed = allowed and accepted(lambda s=settings: kind.check(kind.defaults | s))
+        allowed = in_range and accepted(lambda s=settings: kind.check(kind.defaults | s))
         written = {"adapter": {"kind": "lora"}, "retention": {"kind": kind.name, **settings}}
         library = accepted(lambda s=settings: kind.build(s))
         file = accepted(lambda w=written: MethodSpec.model_validate(w))
@@ -124,6 +125,12 @@ def test_what_a_file_says_reaches_the_library_as_it_is(adapter):
     for name, value in settings.items():
         assert getattr(config, name) == value == adapter[name]
         assert type(value) is type(adapter[name])
+
+
+@pytest.mark.parametrize(("kind", "config"), [("curlora", CurloraConfig), ("secura", SecuraConfig)])
+def test_a_config_of_ours_has_the_defaults_of_its_kind(kind, config):
+    fields = {field.name: field.default for field in dataclasses.fields(config)}
+    assert ADAPTERS[kind].defaults.items() <= fields.items()
 
 
 def test_source_sets_are_named_in_a_file_and_counted_by_the_library():
