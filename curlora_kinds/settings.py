@@ -96,7 +96,7 @@ class Number(Setting):
         if not number or not self._holds(value):
             raise ValueError(f"`{name}` must be {self._allowed()}, got {value!r}.{self._advice()}")
 
-    def _holds(self, value: float) -> bool:
+    def _holds(self, value: Any) -> bool:
         return (
             (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)

@@ -196,6 +196,7 @@ def quick(project, *words):
     [
         (["--help"], 0),
         (["sweep", "wrong.yaml"], 2),
+        (["methods"], 0),
         (["runs", "list"], 0),
         (["runs", "show", "x"], 2),
     ],
