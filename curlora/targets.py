@@ -5,6 +5,8 @@ Plain tables, and PEFT's own where they end.
 
 import difflib
 
+from curlora.peft_bridge import LORA_TARGETS
+
 QUERY_KEY_VALUE = ("q_proj", "k_proj", "v_proj")
 
 # Fawi (2024, arXiv 2408.14572, Sec. 4) adapts the queries, keys and values of attention; these are
@@ -39,8 +41,6 @@ def known_targets() -> dict[str, tuple[str, ...] | str]:
         By `model_type`: endings of module names as in `DEFAULT_TARGETS`, and for families that are
         not in it what PEFT adapts there with LoRA, which may be a regular expression.
     """
-    from curlora.peft_bridge import LORA_TARGETS
-
     theirs: dict[str, tuple[str, ...] | str] = {
         family: names if isinstance(names, str) else tuple(names)
         for family, names in LORA_TARGETS.items()

@@ -12,22 +12,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from curlora_kinds.adapters import (
-    corda,
     curlora,
-    dora,
     full,
     head_only,
-    lora,
-    mica,
     miss,
     osf,
-    pissa,
     randlora,
-    rslora,
     secura,
     tinylora,
 )
 from curlora_kinds.adapters.kind import AdapterKind
+from curlora_kinds.adapters.lora_family import corda, dora, lora, mica, pissa, rslora
 from curlora_kinds.settings import nearest
 
 if TYPE_CHECKING:

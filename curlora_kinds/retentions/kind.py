@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from curlora_kinds.adapters.table import ADAPTERS
 from curlora_kinds.retentions.pairs import Refusal, goes_with_all
 from curlora_kinds.retentions.state import Setup, State
 from curlora_kinds.settings import Setting, complete, maker
-
-if TYPE_CHECKING:
-    from curlora.retention.protocol import Retention
 
 Values = dict[str, Any]
 """A value for every setting of a kind."""
@@ -77,14 +74,14 @@ class RetentionKind:
         self.check(values)
         return values
 
-    def build(self, settings: Mapping[str, Any] | None = None) -> Retention:
+    def build(self, settings: Mapping[str, Any] | None = None) -> Any:
         """Build the retention.
 
         Args:
             settings: Some of the settings.
 
         Returns:
-            One that has seen nothing.
+            A `curlora.retention.protocol.Retention` that has seen nothing.
 
         Raises:
             ValueError: A setting is unknown or wrong.

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from curlora_kinds.adapters.counts import two_factors
 from curlora_kinds.adapters.kind import AdapterKind
-from curlora_kinds.adapters.lora_settings import LORA_SETTINGS, lora_arguments, positive_alpha
+from curlora_kinds.adapters.lora_family.settings import (
+    LORA_SETTINGS,
+    lora_arguments,
+    positive_alpha,
+)
 
 KIND = AdapterKind(
     name="corda",

@@ -6,7 +6,7 @@ from typing import Any
 
 from curlora_kinds.adapters.counts import Shapes, sides, two_factors
 from curlora_kinds.adapters.kind import AdapterKind
-from curlora_kinds.adapters.lora_settings import LORA_CONFIG, LORA_SETTINGS, lora_arguments
+from curlora_kinds.adapters.lora_family.settings import LORA_CONFIG, LORA_SETTINGS, lora_arguments
 
 
 def _trained(values: dict[str, Any], shapes: Shapes) -> int:

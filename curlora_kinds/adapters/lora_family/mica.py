@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from curlora_kinds.adapters.counts import input_factor, output_factor
 from curlora_kinds.adapters.kind import AdapterKind
-from curlora_kinds.adapters.lora_settings import LORA_CONFIG, LORA_SETTINGS, lora_arguments
+from curlora_kinds.adapters.lora_family.settings import LORA_CONFIG, LORA_SETTINGS, lora_arguments
 
 KIND = AdapterKind(
     name="mica",

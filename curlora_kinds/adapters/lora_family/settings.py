@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from curlora_kinds.settings import Number, Targets, Whole
+from curlora_kinds.adapters.common_settings import DROPOUT, RANK
+from curlora_kinds.settings import Number, Targets
 
 LORA_CONFIG = "peft:LoraConfig"
-RANK = Whole(16, "Rank.", least=1)
-DROPOUT = Number(0.0, "Share of the inputs that is dropped in training.", least=0, below=1)
 LORA_SETTINGS = {
     "r": RANK,
     "target_modules": Targets(),
