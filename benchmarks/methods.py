@@ -44,10 +44,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import curlora
-from curlora.adapters.table import ADAPTERS
-from curlora.retention.sizes import state_size
-from curlora.retention.table import RETENTIONS
-from curlora.targets import quantisation_refuses
+from curlora_kinds.adapters.table import ADAPTERS, quantisation_refuses
+from curlora_kinds.retentions.sizes import state_size
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.loading import load_base
 from orchestrator.data.items import Example
 from orchestrator.engines.linear_heads import LinearHeads

@@ -30,7 +30,7 @@ from results_page import ROOT, machine, table, write_section
 from torch import Tensor
 
 import curlora
-from curlora.retention.table import RETENTIONS
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.loading import load_base, load_tokenizer
 from orchestrator.data.items import Example, example_of
 from orchestrator.data.preparation import prepare

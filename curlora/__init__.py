@@ -18,11 +18,11 @@ from curlora.adapters.curlora_config import CurloraConfig
 from curlora.adapters.curlora_layer import sampling_perplexity
 from curlora.adapters.export import export_lora
 from curlora.adapters.files import AdapterError
-from curlora.adapters.kind import AdapterKind
 from curlora.adapters.saving import adapter_kind_of, load_adapter, save_adapter
 from curlora.adapters.secura import SecuraModel, after_step, merged_tensors
 from curlora.adapters.secura_config import SecuraConfig
-from curlora.adapters.table import ADAPTERS, adapter_config, adapter_kind
+from curlora_kinds.adapters.kind import AdapterKind
+from curlora_kinds.adapters.table import ADAPTERS, adapter_config, adapter_kind
 
 __all__ = [
     "AdapterError",

@@ -8,6 +8,7 @@ adapters by structure and leaves integer buffers alone when it casts a layer.
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.lora.config import CordaConfig
@@ -41,13 +42,13 @@ __all__ = [
     "LORA_TARGETS",
     "BaseTuner",
     "BaseTunerLayer",
-    "CordaConfig",
     "LoraLayer",
     "MissLayer",
     "OSFLayer",
     "TinyLoraLayer",
     "cast_adapter_buffers",
     "check_adapters_to_merge",
+    "corda_config",
     "gather_params_ctx",
     "get_pattern_key",
     "get_quantization_kwargs",
@@ -81,6 +82,19 @@ def peft_type(name: str) -> PeftType:
     PeftType._member_map_[name] = member
     PeftType._value2member_map_[name] = member
     return member
+
+
+def corda_config(**arguments: Any) -> LoraConfig:
+    """Build the config of a LoRA that starts as CorDA does, in the mode that keeps knowledge.
+
+    Args:
+        arguments: Of `LoraConfig`.
+
+    Returns:
+        A config for `preprocess_corda` and `get_peft_model`.
+    """
+    knowledge_preserving = CordaConfig(corda_method="kpm")
+    return LoraConfig(**arguments, init_lora_weights="corda", corda_config=knowledge_preserving)
 
 
 def register_method(name: str, *, config_class: type[Any], tuner_class: type[Any]) -> None:

@@ -1,9 +1,11 @@
-"""Which layers a family's adapters go on by default, and which adapters a quantised base excludes.
+"""Which layers a family's adapters go on by default, and which engines a quantised base excludes.
 
 Plain tables, and PEFT's own where they end.
 """
 
 import difflib
+
+from curlora.peft_bridge import LORA_TARGETS
 
 QUERY_KEY_VALUE = ("q_proj", "k_proj", "v_proj")
 
@@ -39,8 +41,6 @@ def known_targets() -> dict[str, tuple[str, ...] | str]:
         By `model_type`: endings of module names as in `DEFAULT_TARGETS`, and for families that are
         not in it what PEFT adapts there with LoRA, which may be a regular expression.
     """
-    from curlora.peft_bridge import LORA_TARGETS
-
     theirs: dict[str, tuple[str, ...] | str] = {
         family: names if isinstance(names, str) else tuple(names)
         for family, names in LORA_TARGETS.items()
@@ -82,37 +82,6 @@ QUANTISATION_BITS: dict[str, float] = {"nf4": 4 + 32 / 64, "int8": 8.0, "torchao
 The scales of the int8 forms, one a row, are too few to be counted.
 """
 
-_TRAINED_ON_QUANTISED = ("curlora", "lora", "rslora", "head_only")
-
-_WHY_NOT = {
-    "full": "trains the weights of the base themselves, and a quantised weight takes no gradient",
-    "pissa": "moves the leading part of each weight into the adapter, and the remainder, quantised "
-    "once more, would lose more than the adapter can learn",
-    "corda": "moves a part of each weight into the adapter, and the remainder, quantised once "
-    "more, would lose more than the adapter can learn",
-    "secura": "compares its change with each weight as a number, which has not been built for a "
-    "base of whole numbers",
-}
-
-
-def quantisation_refuses(adapter_kind: str, quantization: str | None) -> str | None:
-    """Why an adapter cannot be trained on a quantised base.
-
-    Args:
-        adapter_kind: A kind of `curlora.ADAPTERS`.
-        quantization: A form of `QUANTISATION_BITS`, or None for a base of floating-point numbers.
-
-    Returns:
-        A sentence, or None where nothing is in the way.
-    """
-    if quantization is None or adapter_kind in _TRAINED_ON_QUANTISED:
-        return None
-    reason = _WHY_NOT.get(adapter_kind, "has not been built for a base of whole numbers")
-    return (
-        f"the adapter {adapter_kind!r} {reason}; remove `model.quantization` (now "
-        f"{quantization!r}), or use one of: {', '.join(_TRAINED_ON_QUANTISED)}"
-    )
-
 
 def quantisation_refuses_engine(quantization: str | None, stage: int | None) -> str | None:
     """Why a quantised base cannot be trained by an engine.
@@ -137,31 +106,3 @@ def quantisation_refuses_engine(quantization: str | None, stage: int | None) -> 
             "stage 0, 1 or 2"
         )
     return None
-
-
-_NOT_OVER_A_PARTED_BASE = {
-    "dora": "reads each whole weight in every pass",
-    "secura": "compares its change with each whole weight",
-    "tinylora": "decomposes each whole weight",
-    "corda": "moves a part of each whole weight into the adapter",
-    "osf": "decomposes each whole weight",
-}
-
-
-def parting_refuses(adapter_kind: str, stage: int | None) -> str | None:
-    """Why an adapter cannot be trained by DeepSpeed over a base that ZeRO stage 3 has parted.
-
-    Args:
-        adapter_kind: A kind of `curlora.ADAPTERS`.
-        stage: ZeRO stage of the DeepSpeed engine, None for the plain engine of one process.
-
-    Returns:
-        A sentence, or None where nothing is in the way.
-    """
-    reason = _NOT_OVER_A_PARTED_BASE.get(adapter_kind)
-    if reason is None or stage != 3:
-        return None
-    return (
-        f"the adapter {adapter_kind!r} {reason}, and ZeRO stage 3 has parted them; use stage 0, 1 "
-        "or 2"
-    )

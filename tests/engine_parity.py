@@ -13,8 +13,8 @@ import numpy as np
 import yaml
 
 from curlora import ADAPTERS, merged_tensors
-from curlora.retention.table import RETENTIONS
-from curlora.targets import parting_refuses
+from curlora_kinds.adapters.table import parting_refuses
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.loading import load_base, load_tokenizer, partitioned
 from orchestrator.data.preparation import prepare
 from orchestrator.engines.deepspeed import DeepSpeedEngine

@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from curlora.adapters.attached import ATTACHED, Attached
 from curlora.adapters.export import initial_factors
-from curlora.adapters.kind import ATTACHED, AdapterKind, Attached
-from curlora.adapters.table import ADAPTERS, adapter_kind
 from curlora.peft_bridge import (
     BaseTuner,
     BaseTunerLayer,
     include_all_linear_layers,
     preprocess_corda,
 )
+from curlora_kinds.adapters.kind import AdapterKind
+from curlora_kinds.adapters.table import ADAPTERS, adapter_kind
 
 
 def attach(
@@ -58,7 +59,7 @@ def attach(
     """
     entry = adapter_kind(kind)
     values = entry.complete(settings)
-    _check_text(kind, text)
+    _check_text(entry, text)
     _check_base(entry, base)
     record = Attached(kind, values)
     torch.manual_seed(seed)
@@ -71,7 +72,7 @@ def attach(
     _check_layers(entry, values, layers)
     if hasattr(config, "fan_in_fan_out") and any(isinstance(m, Conv1D) for m in layers.values()):
         cast(Any, config).fan_in_fan_out = True
-    if kind == "corda":
+    if entry.reads_text:
         _measure_inputs(base, config, layers, cast(Iterable[Tensor], text))
     model = cast(PeftModel, get_peft_model(cast(PreTrainedModel, base), config))
     if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
@@ -118,14 +119,15 @@ def _linear_names(base: nn.Module) -> list[str]:
     return sorted({n.split(".")[-1] for n, m in base.named_modules() if isinstance(m, linear)})
 
 
-def _check_text(kind: str, text: Iterable[Tensor] | None) -> None:
-    if kind == "corda" and text is None:
+def _check_text(entry: AdapterKind, text: Iterable[Tensor] | None) -> None:
+    if entry.reads_text and text is None:
         raise ValueError(
-            "Adapter 'corda' needs `text`: batches of token ids (B, L) of the knowledge to keep. "
-            "Name it, or choose 'mica', which needs none."
+            f"Adapter {entry.name!r} needs `text`: batches of token ids (B, L) of the knowledge to "
+            "keep. Name it, or choose 'mica', which needs none."
         )
-    if kind != "corda" and text is not None:
-        raise ValueError(f"Adapter {kind!r} reads no `text`. Only 'corda' does; drop it.")
+    if not entry.reads_text and text is not None:
+        reading = ", ".join(repr(name) for name, kind in ADAPTERS.items() if kind.reads_text)
+        raise ValueError(f"Adapter {entry.name!r} reads no `text`. Only {reading} does; drop it.")
 
 
 def _check_base(entry: AdapterKind, base: nn.Module) -> None:

@@ -1,6 +1,5 @@
 """Settings of a CURLoRA adapter as a PEFT config."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -9,8 +8,7 @@ from peft import PeftConfig
 from curlora.adapters.cur_factors import FormChoice
 from curlora.cur.selection import Law, SelectionRule
 from curlora.peft_bridge import peft_type
-
-_AUTHOR_EPS = 1e-3
+from curlora_kinds.adapters.curlora import AUTHOR_EPS, KIND
 
 
 @dataclass
@@ -71,11 +69,14 @@ class CurloraConfig(PeftConfig):
                 getattr(self, name), list | tuple
             ):  # a set, as PEFT matches by membership
                 setattr(self, name, set(getattr(self, name)))
-        self._apply_preset()
-        for rank in (self.r, *self.rank_pattern.values()):
-            _check_rank(rank)
-        for alpha in (self.alpha, *self.alpha_pattern.values()):
-            _check_alpha(alpha)
+        KIND.complete({name: getattr(self, name) for name in KIND.settings})
+        if self.preset == "author":
+            self.eps = AUTHOR_EPS
+            self.with_replacement = True
+        for rank in self.rank_pattern.values():
+            KIND.settings["r"].check("r", rank)
+        for alpha in self.alpha_pattern.values():
+            KIND.settings["alpha"].check("alpha", alpha)
         if self.bias != "none":
             raise ValueError(
                 f"`bias` must be 'none', got {self.bias!r}: CURLoRA trains `U` and nothing of the "
@@ -90,20 +91,6 @@ class CurloraConfig(PeftConfig):
                 f"`layers_pattern` is {self.layers_pattern!r} but `layers_to_transform` is not "
                 "set. Name the layers, or drop the pattern."
             )
-        self.selection_rule()
-
-    def _apply_preset(self) -> None:
-        if self.preset is None:
-            return
-        if self.preset != "author":
-            raise ValueError(f"`preset` must be 'author' or None, got {self.preset!r}.")
-        if self.eps not in {0.0, _AUTHOR_EPS}:
-            raise ValueError(
-                f"`preset: author` means `eps` {_AUTHOR_EPS}, got {self.eps!r}. Drop one of the "
-                "two."
-            )
-        self.eps = _AUTHOR_EPS
-        self.with_replacement = True
 
     def selection_rule(self) -> SelectionRule:
         """Give the rule by which this adapter's columns and rows are drawn."""
@@ -118,18 +105,3 @@ class CurloraConfig(PeftConfig):
     def to_dict(self) -> dict[str, Any]:
         """Give the settings that are saved: all but the leave to load on another base."""
         return super().to_dict() | {"allow_base_mismatch": False}
-
-
-def _check_rank(rank: Any) -> None:
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(
-            f"`r` must be a whole number of at least 1, got {rank!r}. "
-            "To leave a layer alone, drop it from `target_modules`."
-        )
-
-
-def _check_alpha(alpha: Any) -> None:
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise TypeError(f"`alpha` must be a number, got {alpha!r}.")
-    if not math.isfinite(alpha) or alpha == 0:
-        raise ValueError(f"`alpha` must be finite and not 0, got {alpha!r}: it scales the update.")

@@ -24,8 +24,8 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from curlora.adapters.attached import ATTACHED, Attached
 from curlora.adapters.curlora_layer import CurloraLayer
-from curlora.adapters.kind import ATTACHED, Attached
 from curlora.adapters.secura_layer import SecuraLayer
 from curlora.peft_bridge import BaseTunerLayer, LoraLayer, MissLayer, OSFLayer, TinyLoraLayer
 from curlora.permissions import write_tensors

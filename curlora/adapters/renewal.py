@@ -19,8 +19,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
+from curlora.adapters.attached import ATTACHED
 from curlora.adapters.curlora_layer import CurloraLayer
-from curlora.adapters.kind import ATTACHED
 from curlora.adapters.saving import MARKER
 from curlora.permissions import write_tensors
 

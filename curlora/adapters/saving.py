@@ -30,6 +30,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
 
+from curlora.adapters.attached import ATTACHED, Attached
 from curlora.adapters.export import export_lora
 from curlora.adapters.files import (
     CONFIG,
@@ -41,7 +42,6 @@ from curlora.adapters.files import (
     check_tensors,
     read_json,
 )
-from curlora.adapters.kind import ATTACHED, Attached
 from curlora.permissions import open_to_others
 
 MARKER = "adapter.json"

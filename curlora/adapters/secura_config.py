@@ -8,9 +8,9 @@ import torch
 from peft import PeftConfig
 from torch import Tensor
 
-from curlora.adapters.settings import SECURA_SETTINGS, complete, secura_width
 from curlora.cur.selection import Selection, energy_shares
 from curlora.peft_bridge import peft_type
+from curlora_kinds.adapters import secura
 
 Norm = Literal["none", "released", "bounded"]
 MergeRule = Literal["none", "M1", "M2"]
@@ -42,7 +42,7 @@ class SecuraConfig(PeftConfig):
     edge: float = 1.2
     """An element counts as strongly changed when its S is at most this (`EdgeNum`)."""
     share: float = 0.9
-    """The share of such elements above which the update is damped, in [0, 1) (`Percent`)."""
+    """The share of such elements above which the update is damped, in [0, 1] (`Percent`)."""
     decay: float = 0.99
     """By how much, in (0, 1] (`decayRatio`)."""
     init: Start = "truncated"
@@ -60,9 +60,8 @@ class SecuraConfig(PeftConfig):
         """Complete the inner width and refuse what cannot work."""
         super().__post_init__()
         self.peft_type = peft_type("SECURA")
-        given = {name: getattr(self, name) for name in SECURA_SETTINGS}
-        values = complete("secura", SECURA_SETTINGS, given)
-        self.m = secura_width(values)
+        values = secura.KIND.complete({name: getattr(self, name) for name in secura.KIND.settings})
+        self.m = secura.secura_width(values)
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), list | tuple):  # PEFT matches by membership
                 setattr(self, name, set(getattr(self, name)))

@@ -21,15 +21,14 @@ Deviations from the paper:
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-Law = Literal["inverted", "uniform", "energy"]
+from curlora_kinds.adapters import curlora
 
-# With replacement and a colder law than this, a few columns take nearly every draw.
-COLDEST_WITH_REPLACEMENT = 0.05
+Law = Literal["inverted", "uniform", "energy"]
 
 # Rows read at once in float64: 32 MiB for a weight with 4096 columns.
 _BLOCK_ROWS = 1024
@@ -65,29 +64,16 @@ class SelectionRule:
     """Where the draws come from, together with the module's name."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that define no law.
-
-        Raises:
-            ValueError: A setting is outside its range.
-        """
-        if self.law not in get_args(Law):
-            raise ValueError(
-                f"`selection` must be one of {', '.join(get_args(Law))}, got {self.law!r}."
-            )
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(
-                f"`temperature` must be positive and finite, got {self.temperature!r}. Towards 0 "
-                "it picks the columns of least energy; for the limit of infinity set `selection: "
-                "uniform`."
-            )
-        if self.with_replacement and self.temperature < COLDEST_WITH_REPLACEMENT:
-            raise ValueError(
-                f"`temperature` must be at least {COLDEST_WITH_REPLACEMENT} when "
-                f"`with_replacement` is true, got {self.temperature!r}: nearly every draw would be "
-                "the same column. Raise it, or draw without replacement."
-            )
-        if not (math.isfinite(self.eps) and self.eps >= 0):
-            raise ValueError(f"`eps` must be finite and at least 0, got {self.eps!r}.")
+        """Refuse settings that define no law, as the kind of adapter does."""
+        curlora.KIND.complete(
+            {
+                "selection": self.law,
+                "temperature": self.temperature,
+                "eps": self.eps,
+                "with_replacement": self.with_replacement,
+                "selection_seed": self.seed,
+            }
+        )
 
     def select(
         self, W: Tensor, r: int, *, name: str, shares: tuple[Tensor, Tensor] | None = None

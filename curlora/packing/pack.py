@@ -38,7 +38,6 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from curlora.adapters.attach import attach, targeted_layers
-from curlora.adapters.table import adapter_config, adapter_kind
 from curlora.cur.weight_facts import keep_facts, kept_facts
 from curlora.packing.blocks import Blocks, blocks_of
 from curlora.packing.core_segment import CurSegment
@@ -65,15 +64,16 @@ from curlora.packing.solo import (
 )
 from curlora.peft_bridge import LoraLayer, gather_params_ctx
 from curlora.targets import default_targets
+from curlora_kinds.adapters.table import ADAPTERS, PACKED_ADAPTERS, adapter_config, adapter_kind
 
 BARE = -1
 """The slot of a row that goes through the bare base."""
 
-_FAMILY_OF = {"curlora": "core", "lora": "low_rank", "rslora": "low_rank", "dora": "dora"}
-PACKED_KINDS = tuple(_FAMILY_OF)
-"""The kinds of `curlora.ADAPTERS` that a pack can hold."""
-
 _TICKS_KEPT = 16
+
+
+def _family_of(kind: str) -> str:
+    return str(ADAPTERS[kind].packs_as)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class _Member:
 
     @property
     def family(self) -> str:
-        return _FAMILY_OF[self.kind]
+        return _family_of(self.kind)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class PackedModel:
                 dtype=self._dtype,
                 device=self._device,
             )
-            for family in dict.fromkeys(_FAMILY_OF.values())
+            for family in dict.fromkeys(map(_family_of, PACKED_ADAPTERS))
         }
         self._ticks: dict[tuple[int, ...], list[Segment]] = {}
 
@@ -177,7 +177,7 @@ class PackedModel:
 
         Args:
             slot: From 0 to `capacity` - 1.
-            kind: One of `PACKED_KINDS`.
+            kind: One of `PACKED_ADAPTERS`.
             settings: Some of the kind's settings; `target_modules` is the pack's.
             seed: For what starts at random.
 
@@ -251,7 +251,7 @@ class PackedModel:
         """Give how many bytes more the pack will hold once an adapter has joined.
 
         Args:
-            kind: One of `PACKED_KINDS`.
+            kind: One of `PACKED_ADAPTERS`.
             settings: As `join` takes them.
 
         Returns:
@@ -262,7 +262,7 @@ class PackedModel:
             ValueError: The kind or a setting cannot be packed.
         """
         rank = int(self._complete(kind, settings)["r"])
-        size = self._families[_FAMILY_OF[kind]].bytes_of(rank)
+        size = self._families[_family_of(kind)].bytes_of(rank)
         if kind == "curlora" and self._twin(kind, settings, 0) is None:
             size += sum(
                 layer.selections.bytes_of(layer.d_in + layer.d_out, layer.weight().itemsize, rank)
@@ -404,10 +404,10 @@ class PackedModel:
         return model
 
     def _complete(self, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        if kind not in _FAMILY_OF:
+        if kind not in PACKED_ADAPTERS:
             raise ValueError(
                 f"Adapter {kind!r} cannot be packed. Train it alone, or use one of: "
-                f"{', '.join(PACKED_KINDS)}."
+                f"{', '.join(PACKED_ADAPTERS)}."
             )
         if settings.get("target_modules") is None:
             settings = {**settings, "target_modules": self._targets}

@@ -1,6 +1,7 @@
-"""What can protect earlier knowledge while a task is learnt: one file a kind, and their table."""
+"""What can protect earlier knowledge while a task is learnt: one file a kind."""
 
-from curlora.retention.kind import RetentionKind, Setting
-from curlora.retention.table import EWC_LORA_STRENGTH, RETENTIONS
+from curlora_kinds.retentions.ewc_weight import EWC_LORA_STRENGTH
+from curlora_kinds.retentions.kind import RetentionKind
+from curlora_kinds.retentions.table import RETENTIONS
 
-__all__ = ["EWC_LORA_STRENGTH", "RETENTIONS", "RetentionKind", "Setting"]
+__all__ = ["EWC_LORA_STRENGTH", "RETENTIONS", "RetentionKind"]

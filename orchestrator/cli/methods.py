@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from curlora_kinds.adapters.table import ADAPTERS
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.cli.application import app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.errors import answers_mistakes
@@ -40,9 +42,6 @@ def list_methods() -> Document:
         summary, method, learning_rate, source), each in the order of its own table. `writes_base`
         says when the base's weights are written: never, init, train or merge.
     """
-    from curlora import ADAPTERS
-    from curlora.retention.table import RETENTIONS
-
     return {
         "adapters": [
             {"kind": kind.name, "summary": kind.summary, "writes_base": kind.changes_base}

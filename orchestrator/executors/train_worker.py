@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from curlora_kinds.adapters.table import parting_refuses
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.trial_run import (
     adapted_model,
@@ -120,7 +121,6 @@ class _WorkerTrial:
     ) -> None:
         import torch
 
-        from curlora.targets import parting_refuses
         from orchestrator.base.loading import partitioned
         from orchestrator.engines.deepspeed import DeepSpeedEngine
         from orchestrator.engines.sharded_base import zero3_config

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.data.prepared import PreparedData
 from orchestrator.loop.answer import run
 from orchestrator.loop.learn import learn_sequence, measure_base
@@ -14,7 +15,7 @@ from orchestrator.loop.task_sequence import TaskSequence
 from orchestrator.loop.trial_state import BASE_TRIAL, TrialState
 from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
-from orchestrator.spec.adapter_settings import CordaSettings, adapter_options
+from orchestrator.spec.adapter_settings import AdapterWithText, adapter_options
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.retention_settings import retention_options
 from orchestrator.spec.task_kinds import GenerationTask
@@ -45,7 +46,7 @@ def adapted_model(trial: str, experiment: Experiment, data: PreparedData, device
         return attach(base, "lora", _LEAST_ADAPTER, seed=seed)
     adapter = experiment.method.adapter
     text = None
-    if isinstance(adapter, CordaSettings):
+    if isinstance(adapter, AdapterWithText):
         text = token_batches(e.tokens for e in data.tasks[str(adapter.source)].train)
     options = adapter_options(adapter)
     if "target_modules" in options and options["target_modules"] is None:
@@ -55,8 +56,6 @@ def adapted_model(trial: str, experiment: Experiment, data: PreparedData, device
 
 def fresh_retention(experiment: Experiment) -> Any:
     """What protects earlier tasks, with nothing seen yet."""
-    from curlora.retention.table import RETENTIONS
-
     spec = experiment.method.retention
     return RETENTIONS[spec.kind].build(retention_options(spec, experiment.training.seed))
 

@@ -12,7 +12,7 @@ from orchestrator.data.model_inputs import epoch_batches
 from orchestrator.data.prepared import PreparedData, PreparedTask
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.methods import EarlyStoppingSpec
-from orchestrator.spec.retention_settings import LaplaceRetention
+from orchestrator.spec.retention_settings import RetentionWithSources
 
 if TYPE_CHECKING:
     from curlora.retention.protocol import Retention
@@ -134,7 +134,7 @@ def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
     """What an experiment learns and measures."""
     method = experiment.method
     retention = method.retention
-    named = retention.sources if isinstance(retention, LaplaceRetention) else ()
+    named = retention.sources if isinstance(retention, RetentionWithSources) else ()
     return TaskSequence(
         tasks=tuple(data.tasks[name] for name in experiment.tasks),
         probes=tuple(data.tasks[name] for name in experiment.probes),

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from curlora_kinds.adapters.table import adapter_kind, parting_refuses, quantisation_refuses
+from curlora_kinds.retentions.sizes import state_size
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.facts import OPTIMISER_BYTES, RECORD_BYTES, BaseFacts
 from orchestrator.executors.pool.admission import packing_refuses
 from orchestrator.spec.adapter_settings import adapter_options
@@ -112,9 +115,6 @@ def method_facts(
 def _facts(
     method: MethodSpec, experiment: Experiment, base: BaseFacts, tokens_per_example: float
 ) -> MethodFacts:
-    from curlora.adapters.table import adapter_kind
-    from curlora.retention.sizes import state_size
-
     kind = adapter_kind(method.adapter.kind)
     options = adapter_options(method.adapter)
     targets = targets_of(method.adapter, base.model_type)
@@ -150,8 +150,7 @@ def _facts(
 
 def _refusals(method: MethodSpec, experiment: Experiment) -> Iterator[str]:
     """Why an adapter does not go with its retention, or with the base's form."""
-    from curlora.retention.table import RETENTIONS
-    from curlora.targets import parting_refuses, quantisation_refuses, quantisation_refuses_engine
+    from curlora.targets import quantisation_refuses_engine
 
     kind = method.adapter.kind
     options = retention_options(method.retention, experiment.training.seed)

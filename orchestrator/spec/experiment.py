@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS, Direction
 from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS
 from orchestrator.spec.domains import Choice
@@ -114,7 +115,7 @@ class Experiment(Spec):
                 )
         zero = cast("dict[str, Any]", self.training.deepspeed.get("zero_optimization", {}))
         kind = self.method.retention.kind
-        if zero.get("stage") == 3 and kind in {"ewc_weight", "ilora", "olora"}:
+        if zero.get("stage") == 3 and RETENTIONS[kind].needs_whole_adapter:
             raise ValueError(
                 f"the retention {kind!r} puts other values in the adapter's place, which ZeRO "
                 "stage 3 has partitioned; use stage 0, 1 or 2"

@@ -12,9 +12,13 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, model_validator
 
-from orchestrator.spec.adapter_settings import AdapterSettings, CordaSettings
+from orchestrator.spec.adapter_settings import AdapterSettings, AdapterWithText
 from orchestrator.spec.presets import PRESETS
-from orchestrator.spec.retention_settings import LaplaceRetention, NoRetention, RetentionSettings
+from orchestrator.spec.retention_settings import (
+    RETENTION_SETTINGS,
+    RetentionSettings,
+    RetentionWithSources,
+)
 from orchestrator.spec.validation import Spec
 from orchestrator.system.wording import suggestion
 
@@ -39,7 +43,7 @@ class MethodSpec(Spec):
     preset: str | None = None
     """A name of `PRESETS`; what is written beside it replaces the preset's own setting."""
     adapter: AdapterSettings
-    retention: RetentionSettings = NoRetention()
+    retention: RetentionSettings = RETENTION_SETTINGS["none"](kind="none")
     sequence: Literal["in_order", "joint"] = "in_order"
     """`joint` learns all tasks at once: what forgetting is measured against, not a method that
     learns one task after another."""
@@ -82,9 +86,9 @@ class MethodSpec(Spec):
     def sources(self) -> tuple[str, ...]:
         """The probes whose training rows the method reads."""
         named: list[str] = []
-        if isinstance(self.retention, LaplaceRetention):
+        if isinstance(self.retention, RetentionWithSources):
             named += self.retention.sources
-        if isinstance(self.adapter, CordaSettings) and self.adapter.source:
+        if isinstance(self.adapter, AdapterWithText) and self.adapter.source:
             named.append(self.adapter.source)
         return tuple(dict.fromkeys(named))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Collection
-from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -61,16 +60,12 @@ def render_validation_error(
         if problem["type"] == "string_type":
             text += _quotes(problem["input"])
         got = "" if problem["type"] == "missing" else f"; got {problem['input']!r}"
+        if got.removeprefix("; ") in text:
+            got = ""
         if len(got) > 120:
             got = got[:117] + "..."
         lines.append(f"{origin}: {place or 'the file'}: {text}{got}")
     return "\n".join(lines)
-
-
-def settings_by_kind(annotation: Any) -> dict[str, type[Spec]]:
-    """The models of a union that `kind` tells apart, by their kind."""
-    members: tuple[type[Spec], ...] = get_args(get_args(annotation)[0])
-    return {get_args(member.model_fields["kind"].annotation)[0]: member for member in members}
 
 
 class ExperimentError(UserError, ValueError):

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from curlora.adapters.table import ADAPTERS
-from curlora.retention.table import RETENTIONS
+from curlora_kinds.adapters.table import ADAPTERS
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.spec.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]

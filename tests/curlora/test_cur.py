@@ -202,11 +202,11 @@ def test_more_columns_than_have_energy_are_refused():
     ("settings", "message"),
     [
         ({"law": "inverse"}, "`selection` must be one of inverted, uniform, energy, got 'inverse'"),
-        ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
-        ({"temperature": -1.0}, "`temperature` must be positive and finite, got -1.0"),
-        ({"temperature": math.inf}, "`temperature` must be positive and finite, got inf"),
+        ({"temperature": 0.0}, "`temperature` must be a number above 0, got 0.0"),
+        ({"temperature": -1.0}, "`temperature` must be a number above 0, got -1.0"),
+        ({"temperature": math.inf}, "`temperature` must be finite, got inf.*`selection: uniform`"),
         ({"temperature": 0.04, "with_replacement": True}, "at least 0.05 when `with_replacement`"),
-        ({"eps": -1e-3}, "`eps` must be finite and at least 0, got -0.001"),
+        ({"eps": -1e-3}, "`eps` must be a number of at least 0, got -0.001"),
         ({"eps": math.nan}, "`eps` must be finite"),
     ],
 )

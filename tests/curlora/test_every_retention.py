@@ -14,8 +14,9 @@ from curlora.curvature.derivatives import observe
 from curlora.curvature.layers import adapted_layers
 from curlora.curvature.observation import AdaptedLayer, Observation
 from curlora.retention.protocol import alone
-from curlora.retention.sizes import state_size
-from curlora.retention.table import RETENTIONS
+from curlora_kinds.retentions.sizes import state_size
+from curlora_kinds.retentions.table import RETENTIONS
+from curlora_kinds.settings import Choice
 
 RANK = 2
 TASKS, STEPS, EXAMPLES, BATCH = 3, 3, 4, 2
@@ -25,7 +26,7 @@ QUICK = {"max_examples": 3, "capacity": 5, "decay": 0.5, "lambda1": 0.1, "lambda
 def variants(kind):
     """Every choice of a kind's words, and small numbers for the rest."""
     settings = RETENTIONS[kind].settings
-    words = {name: s.choices for name, s in settings.items() if s.choices}
+    words = {name: s.choices for name, s in settings.items() if isinstance(s, Choice)}
     numbers = {name: value for name, value in QUICK.items() if name in settings}
     for chosen in itertools.product(*words.values()):
         yield numbers | dict(zip(words, chosen, strict=True))

@@ -19,8 +19,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import curlora
-from curlora.packing.pack import BARE, PACKED_KINDS, PackedModel
+from curlora.packing.pack import BARE, PackedModel
 from curlora.packing.parameters import GRADIENTS, VALUES, SeatedParameters
+from curlora_kinds.adapters.table import PACKED_ADAPTERS
 
 VOCABULARY = 64
 TARGETS = {
@@ -528,7 +529,7 @@ def test_slots_with_one_selection_multiply_by_its_factors_at_once(exact_base, co
     assert (shared, batched) == ((each, 0) if same else (0, each))
 
 
-@pytest.mark.parametrize("kind", PACKED_KINDS)
+@pytest.mark.parametrize("kind", PACKED_ADAPTERS)
 def test_more_slots_take_no_more_operations(build_base, kind):
     # A loop over adapters would show here.
     counts = []

@@ -12,9 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from curlora import CurloraConfig
 from curlora.adapters.attach import attach
 from curlora.adapters.curlora_layer import curlora_layers
-from curlora.adapters.table import ADAPTERS
 from curlora.peft_bridge import keep_as_quantised
-from curlora.targets import QUANTISATION_BITS, quantisation_refuses
+from curlora.targets import QUANTISATION_BITS
+from curlora_kinds.adapters.table import ADAPTERS, quantisation_refuses
 from orchestrator.base.errors import ModelError
 from orchestrator.base.loading import load_base, partitioned
 from orchestrator.base.number_formats import memory_footprint

@@ -15,7 +15,8 @@ from transformers import (
 
 from curlora.adapters.attach import attach
 from curlora.adapters.saving import load_adapter, save_adapter
-from curlora.targets import default_targets, parting_refuses, quantisation_refuses_engine
+from curlora.targets import default_targets, quantisation_refuses_engine
+from curlora_kinds.adapters.table import parting_refuses
 from orchestrator.base.facts import base_facts, linear_shapes
 from orchestrator.base.loading import load_base
 from orchestrator.engines.scored_model import ScoredModel, check_logits

@@ -196,6 +196,7 @@ def quick(project, *words):
     [
         (["--help"], 0),
         (["sweep", "wrong.yaml"], 2),
+        (["methods"], 0),
         (["runs", "list"], 0),
         (["runs", "show", "x"], 2),
     ],
@@ -590,7 +591,7 @@ def test_doctor_reports_for_people_and_programs_and_fails_only_on_failures(proje
 
 def test_methods_are_listed_for_people_and_programs(monkeypatch):
     from curlora import ADAPTERS
-    from curlora.retention.table import RETENTIONS
+    from curlora_kinds.retentions.table import RETENTIONS
     from orchestrator.spec.presets import PRESETS
 
     monkeypatch.setenv("COLUMNS", "100")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from curlora.retention.protocol import Retention
-from curlora.retention.table import RETENTIONS
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.data.items import Example, Question, Window
 from orchestrator.data.prepared import PreparedTask
 from orchestrator.loop.answer import run

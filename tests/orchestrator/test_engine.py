@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from curlora import attach
-from curlora.retention.table import RETENTIONS
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.errors import ModelError
 from orchestrator.base.identity import base_sha256
 from orchestrator.base.loading import load_base, load_tokenizer

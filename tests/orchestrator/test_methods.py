@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from curlora import ADAPTERS
-from curlora.retention.table import RETENTIONS
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.planning.method_sizes import method_problems
 from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS, adapter_options
 from orchestrator.spec.assignments import grid_points
@@ -22,7 +22,7 @@ REQUIRED = {"corda": {"source": "text"}}
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_an_adapters_settings_are_the_librarys_with_its_defaults(kind):
     made = ADAPTER_SETTINGS[kind].model_validate({"kind": kind, **REQUIRED.get(kind, {})})
-    theirs = {k: v for k, v in ADAPTERS[kind].settings.items() if k != "preset"}
+    theirs = {k: v for k, v in ADAPTERS[kind].defaults.items() if k != "preset"}
     assert adapter_options(made) == theirs
 
 

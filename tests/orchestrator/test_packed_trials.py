@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import curlora
-from curlora.retention.table import RETENTIONS
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.loading import load_base, load_tokenizer
 from orchestrator.data.preparation import prepare
 from orchestrator.engines.plain import PlainEngine
 from orchestrator.executors.pool import packed_trials, passes
-from orchestrator.executors.pool.admission import PACKED_ADAPTERS, packing_refuses
+from orchestrator.executors.pool.admission import packing_refuses
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.loop import answer
 from orchestrator.loop.answer import run
@@ -329,7 +329,6 @@ def test_what_cannot_be_packed_is_said(world):
             pack.join("t", experiment, task_sequence(experiment, data), lambda *_: None)
         assert pack.free == 1
     assert all(packing_refuses(e.method) is None for e in trials.values())
-    assert PACKED_ADAPTERS == curlora.packing.pack.PACKED_KINDS
 
 
 # ------------------------------------------------------------------------------------- snapshots

@@ -8,7 +8,7 @@ import torch
 from curlora.adapters import cur_factors
 from curlora.adapters.attach import attach
 from curlora.adapters.curlora_layer import curlora_layers
-from curlora.retention.table import RETENTIONS
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.loading import load_base, partitioned
 from orchestrator.base.number_formats import memory_footprint
 from orchestrator.data.items import Example

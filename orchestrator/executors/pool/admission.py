@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from curlora_kinds.adapters.table import PACKED_ADAPTERS
+from curlora_kinds.retentions.table import PACKED_RETENTIONS
 from orchestrator.base.config import base_dropout
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.methods import MethodSpec
 from orchestrator.spec.task_kinds import ClassificationTask, TaskSpec
-
-PACKED_ADAPTERS = ("curlora", "lora", "rslora", "dora")
-"""What may be trained in a pack; `curlora.packing.pack.PACKED_KINDS` says the same."""
-PACKED_RETENTIONS = ("none", "ewc", "laplace", "replay")
-"""What may protect earlier tasks in a pack."""
 
 
 def packing_refuses(method: MethodSpec) -> str | None:

@@ -37,14 +37,14 @@ import torch
 from torch import Tensor
 
 import curlora
-from curlora.adapters.table import adapter_kind
 from curlora.curvature.derivatives import observe
 from curlora.curvature.layers import adapted_layers
 from curlora.curvature.observation import Observation
 from curlora.packing.pack import PackedModel
 from curlora.retention.protocol import Retention
-from curlora.retention.sizes import state_size
-from curlora.retention.table import RETENTIONS
+from curlora_kinds.adapters.table import adapter_kind
+from curlora_kinds.retentions.sizes import state_size
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.data.items import Example, Tokens
 from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.checkpoints import (

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.loop.task_sequence import TaskSequence
 from orchestrator.spec.experiment import Experiment
 
@@ -66,6 +67,6 @@ def cut_into_passes(
 def row_tokens(experiment: Experiment, sequence: TaskSequence) -> int:
     """Padded tokens of a trial's rows in a learning pass, at most."""
     rows = experiment.training.batch_size
-    if experiment.method.retention.kind == "replay":
+    if RETENTIONS[experiment.method.retention.kind].replays:
         rows *= 2  # as many replayed ones as new ones
     return rows * max((len(one.tokens) for task in sequence.tasks for one in task.train), default=0)

@@ -1,22 +1,26 @@
-"""A kind of adapter: what is known of it before a model is loaded, and after it was attached."""
+"""A kind of adapter: all that is known of it before a model is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from curlora.adapters.settings import Settings, complete
+from curlora_kinds.adapters.counts import Shapes, nothing
+from curlora_kinds.settings import Setting, complete, maker
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from torch import Tensor
+
+Values = dict[str, Any]
+"""A value for every setting of a kind."""
 
 
-Shapes = Mapping[str, tuple[int, ...]]
+def _all_agree(_: Values) -> None:
+    """Let any values stand together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdapterKind:
     """What is known of an adapter before a model is loaded."""
 
@@ -24,13 +28,17 @@ class AdapterKind:
     """Its key in `ADAPTERS`."""
     summary: str
     """One line: the paper and what is trained."""
-    settings: Mapping[str, Any]
-    """The settings it takes, with their defaults."""
-    make_config: Callable[[dict[str, Any]], PeftConfig] | None
-    """From complete settings to PEFT's config; None where nothing is added to the base."""
-    count_trained: Callable[[dict[str, Any], Shapes], int]
+    settings: Mapping[str, Setting] = field(default_factory=dict[str, Setting])
+    """The settings it takes."""
+    check: Callable[[Values], None] = _all_agree
+    """Refuses, with a ValueError, values that are in their ranges and contradict each other."""
+    made_by: str | None = None
+    """Where PEFT's config is made, as "module:name"; None where nothing is added to the base."""
+    arguments: Callable[[Values], Values] = dict
+    """From complete settings to what `made_by` is called with."""
+    count_trained: Callable[[Values, Shapes], int]
     """From complete settings and shapes to the number of trained parameters."""
-    count_frozen: Callable[[dict[str, Any], Shapes], int]
+    count_frozen: Callable[[Values, Shapes], int] = nothing
     """The floating-point numbers kept beside the base and the trained parameters."""
     changes_base: Literal["never", "init", "train", "merge"] = "never"
     """When the weights of the base are written: when attached, by each step, or when merged."""
@@ -43,8 +51,26 @@ class AdapterKind:
     """Whether GPT-2's Conv1D layers can be adapted."""
     reads_weight: bool = False
     """Whether it needs the base's weights as floating-point numbers, so none that is quantised."""
+    reads_text: bool = False
+    """Whether it starts from a text: the knowledge to keep."""
+    quantised: str | None = "has not been built for a base of whole numbers"
+    """Why it is not trained on a quantised base; None where it is."""
+    partitioned: str | None = None
+    """Why it is not trained by DeepSpeed on a base that ZeRO stage 3 has partitioned."""
+    packs_as: Literal["core", "low_rank", "dora"] | None = None
+    """How many of it train on one base (`curlora.packing`); None where they cannot."""
 
-    def complete(self, settings: Settings) -> dict[str, Any]:
+    @property
+    def defaults(self) -> Values:
+        """The settings where nothing is said."""
+        return {name: setting.default for name, setting in self.settings.items()}
+
+    @property
+    def trains_nothing(self) -> bool:
+        """Whether no parameter of the model is trained."""
+        return self.count_trained is nothing
+
+    def complete(self, settings: Mapping[str, Any]) -> Values:
         """Check settings and fill in the defaults.
 
         Args:
@@ -54,11 +80,14 @@ class AdapterKind:
             A value for every name of `settings`.
 
         Raises:
-            ValueError: A name is unknown, or a value is outside its range.
+            ValueError: A name is unknown, a value is outside its range, or two contradict each
+                other.
         """
-        return complete(self.name, self.settings, settings)
+        values = complete(f"Adapter {self.name!r}", self.settings, settings)
+        self.check(values)
+        return values
 
-    def build(self, settings: Settings) -> PeftConfig | None:
+    def build(self, settings: Mapping[str, Any]) -> PeftConfig | None:
         """Build the PEFT config.
 
         Args:
@@ -68,12 +97,12 @@ class AdapterKind:
             A config for `peft.get_peft_model`, or None where nothing is added to the base.
 
         Raises:
-            ValueError: A name is unknown, or a value is outside its range.
+            ValueError: A setting is unknown or wrong.
         """
         values = self.complete(settings)
-        return None if self.make_config is None else self.make_config(values)
+        return None if self.made_by is None else maker(self.made_by)(**self.arguments(values))
 
-    def trained(self, settings: Settings, shapes: Shapes) -> int:
+    def trained(self, settings: Mapping[str, Any], shapes: Shapes) -> int:
         """Give how many parameters will be trained.
 
         Args:
@@ -86,7 +115,7 @@ class AdapterKind:
         """
         return self.count_trained(self.complete(settings), shapes)
 
-    def frozen(self, settings: Settings, shapes: Shapes) -> int:
+    def frozen(self, settings: Mapping[str, Any], shapes: Shapes) -> int:
         """Give how many floating-point numbers are kept beside the base and what is trained.
 
         Args:
@@ -98,19 +127,3 @@ class AdapterKind:
             recognise the base by, are not counted.
         """
         return self.count_frozen(self.complete(settings), shapes)
-
-
-@dataclass
-class Attached:
-    """What `curlora.attach` remembers on the model it returns."""
-
-    kind: str
-    """A key of `ADAPTERS`."""
-    settings: dict[str, Any]
-    """All settings, as completed."""
-    initial: dict[str, tuple[Tensor, Tensor]] | None = None
-    """Of a kind that changes the base when attached: (B0 times scale, A0) by module name."""
-
-
-ATTACHED = "_curlora_attached"
-"""The attribute under which `curlora.attach` leaves its `Attached` on a model."""

@@ -1,0 +1,1 @@
+"""The kinds of adapters: one file each, and their table."""

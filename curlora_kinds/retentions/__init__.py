@@ -1,0 +1,1 @@
+"""The kinds of retentions: one file each, and their table."""
