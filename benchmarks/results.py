@@ -36,8 +36,8 @@ from orchestrator.executors.pool.admission import packing_refuses
 from orchestrator.planning.method_sizes import method_facts
 from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
 from orchestrator.records.scores import paired_interval
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
 from orchestrator.spec.experiment import Experiment
 
 PAGE = ROOT / "docs" / "results.md"
@@ -61,7 +61,7 @@ Difference = tuple[float, list[float] | None]
 class Outcome:
     """What one setting came to, over one or several seeds."""
 
-    trials: tuple[TrialView, ...]
+    trials: tuple[TrialRecord, ...]
     learnt: float
     """Mean score right after learning."""
     accuracy: float
@@ -82,7 +82,7 @@ class Outcome:
         return statistics.fmean(trial.measure("cost_s") for trial in self.trials)
 
 
-def outcome(view: SweepView, trials: Sequence[TrialView]) -> Outcome:
+def outcome(view: SweepState, trials: Sequence[TrialRecord]) -> Outcome:
     """Take the mean of finished trials that differ in their seed only.
 
     Args:
@@ -95,11 +95,11 @@ def outcome(view: SweepView, trials: Sequence[TrialView]) -> Outcome:
     tasks = view.tasks
     base = view.everything["base"]
     heads: Mapping[str, Any] = next(
-        r["head_only_per_example"] for r in base.reports if r.get("head_only_per_example")
+        r.head_only_per_example for r in base.reports if r.head_only_per_example
     )
     final = mean_examples([trial.per_example for trial in trials])
     learnt = mean_examples([trial.learnt_per_example(tasks) for trial in trials])
-    joint = all(r["task"] not in tasks for r in trials[0].reports if r["task_index"] >= 0)
+    joint = all(r.task not in tasks for r in trials[0].reports if r.task_index >= 0)
     choices = [score for trial in trials for score in _choice_scores(view, trial).values()]
     return Outcome(
         tuple(trials), _score(learnt, tasks), _score(final, tasks),
@@ -111,12 +111,12 @@ def outcome(view: SweepView, trials: Sequence[TrialView]) -> Outcome:
     )  # fmt: skip
 
 
-def _last_probes(trial: TrialView) -> dict[str, dict[str, float]] | None:
-    found = [r["probes"] for r in trial.reports if r.get("probes")]
+def _last_probes(trial: TrialRecord) -> dict[str, dict[str, float]] | None:
+    found = [r.probes for r in trial.reports if r.probes]
     return found[-1] if found else None
 
 
-def _choice_scores(view: SweepView, trial: TrialView) -> dict[str, float]:
+def _choice_scores(view: SweepState, trial: TrialRecord) -> dict[str, float]:
     """The last score on each multiple-choice probe, by the metric of its task file."""
     last = _last_probes(trial) or {}
     return {
@@ -136,7 +136,7 @@ def _difference(
     return _score(mine, tasks) - _score(other, tasks), paired_interval(mine, other, tasks)
 
 
-def finished(view: SweepView) -> list[TrialView]:
+def finished(view: SweepState) -> list[TrialRecord]:
     """The searched trials that ended well."""
     return [trial for trial in view.searched if trial.state == "COMPLETE"]
 
@@ -148,7 +148,7 @@ def told(difference: Difference | None) -> str:
     return f"{difference[0]:+.3f} {interval(difference[1])}"
 
 
-def facts(view: SweepView) -> str:
+def facts(view: SweepState) -> str:
     """What a sweep was run on and what it took."""
     made = view.provenance
     packages = made["packages"]
@@ -168,7 +168,7 @@ def facts(view: SweepView) -> str:
     ])  # fmt: skip
 
 
-def _choice_words(view: SweepView) -> str:
+def _choice_words(view: SweepState) -> str:
     scores = _choice_scores(view, view.everything["base"])
     return "".join(f", {score:.3f} on {name}" for name, score in scores.items())
 
@@ -176,9 +176,9 @@ def _choice_words(view: SweepView) -> str:
 # ------------------------------------------------------------------------------ methods
 
 
-def methods_parts(view: SweepView) -> dict[str, str]:
+def methods_parts(view: SweepState) -> dict[str, str]:
     """Tables and figure of every method's pick on fresh seeds."""
-    found: list[tuple[str, TrialView, Outcome]] = []
+    found: list[tuple[str, TrialRecord, Outcome]] = []
     for finalist in view.finalists:
         pick = view.trial(str(finalist["trial"]))
         repeats = repeats_of(view, pick.name)
@@ -220,7 +220,7 @@ def methods_parts(view: SweepView) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _searched_cells(view: SweepView, trial: TrialView) -> list[str]:
+def _searched_cells(view: SweepState, trial: TrialRecord) -> list[str]:
     if trial.state != "COMPLETE":
         return ["-", "-", "-", "-", f"{trial.state}: {trial.reason.splitlines()[0]}"]
     one = outcome(view, [trial])
@@ -228,7 +228,7 @@ def _searched_cells(view: SweepView, trial: TrialView) -> list[str]:
             number(one.perplexity, digits=1), trial.state]  # fmt: skip
 
 
-def _cost_table(view: SweepView, found: Sequence[tuple[str, TrialView, Outcome]]) -> str:
+def _cost_table(view: SweepState, found: Sequence[tuple[str, TrialRecord, Outcome]]) -> str:
     whole = Experiment.model_validate(view.experiment)
     rows: list[list[str]] = []
     for name, pick, one in found:
@@ -251,7 +251,7 @@ def _cost_table(view: SweepView, found: Sequence[tuple[str, TrialView, Outcome]]
 # ------------------------------------------------------------------------------ settings
 
 
-def settings_parts(view: SweepView) -> dict[str, str]:
+def settings_parts(view: SweepState) -> dict[str, str]:
     """Table and figures of CURLoRA's settings beside LoRA's."""
     rows = [
         [
@@ -273,17 +273,17 @@ def settings_parts(view: SweepView) -> dict[str, str]:
     }
 
 
-def step(trial: TrialView) -> float:
+def step(trial: TrialRecord) -> float:
     """Alpha times learning rate: with AdamW, how far a step moves the adapted weights."""
     return float(trial.overrides[ALPHA]) * float(trial.overrides[RATE])
 
 
-def _settings_order(trial: TrialView) -> tuple[Any, ...]:
+def _settings_order(trial: TrialRecord) -> tuple[Any, ...]:
     got = trial.overrides
     return got[KIND], got.get(RANK, 0), got.get(TEMPERATURE, 0.0), step(trial), got[RATE]
 
 
-def picks_table(view: SweepView, name: Callable[[TrialView], str]) -> str:
+def picks_table(view: SweepState, name: Callable[[TrialRecord], str]) -> str:
     """The picks on fresh seeds, and the first two of them against each other."""
     picks = [(view.trial(str(f["trial"])), f) for f in view.finalists]
     found = [(pick, outcome(view, repeats_of(view, pick.name))) for pick, _ in picks]
@@ -312,7 +312,7 @@ def picks_table(view: SweepView, name: Callable[[TrialView], str]) -> str:
     return text
 
 
-def _settings_words(trial: TrialView) -> str:
+def _settings_words(trial: TrialRecord) -> str:
     names = {RANK: "r", ALPHA: "alpha", TEMPERATURE: "temperature", RATE: "rate"}
     return ", ".join(
         f"{word} {trial.overrides[path]:g}"
@@ -324,7 +324,7 @@ def _settings_words(trial: TrialView) -> str:
 # ------------------------------------------------------------------------------ selection
 
 
-def selection_parts(view: SweepView) -> dict[str, str]:
+def selection_parts(view: SweepState) -> dict[str, str]:
     """Table and figure of CURLoRA's selection laws beside TinyLoRA."""
     groups = selection_groups(view)
     rows = [
@@ -364,9 +364,9 @@ def selection_parts(view: SweepView) -> dict[str, str]:
     }  # fmt: skip
 
 
-def selection_groups(view: SweepView) -> dict[tuple[str, float], Outcome]:
+def selection_groups(view: SweepState) -> dict[tuple[str, float], Outcome]:
     """The mean over the draws of each law and rate; TinyLoRA has one."""
-    groups: dict[tuple[str, float], list[TrialView]] = {}
+    groups: dict[tuple[str, float], list[TrialRecord]] = {}
     for trial in finished(view):
         law = str(trial.overrides.get(SELECTION) or trial.overrides[KIND])
         groups.setdefault((law, float(trial.overrides[RATE])), []).append(trial)
@@ -406,7 +406,7 @@ def _bars(difference: Difference) -> list[list[float]]:
     return [[max(0.0, value - bounds[0])], [max(0.0, bounds[1] - value)]]
 
 
-def figure_of_methods(view: SweepView, found: Sequence[tuple[str, TrialView, Outcome]]) -> None:
+def figure_of_methods(view: SweepState, found: Sequence[tuple[str, TrialRecord, Outcome]]) -> None:
     """Draw learning against forgetting, and learning against perplexity.
 
     Picks on fresh seeds have intervals; every setting of the search stands small beside them.
@@ -447,7 +447,7 @@ def figure_of_methods(view: SweepView, found: Sequence[tuple[str, TrialView, Out
     _save(figure, "methods")
 
 
-def figure_of_settings(view: SweepView) -> None:
+def figure_of_settings(view: SweepState) -> None:
     """Draw what each rank and temperature learns and forgets over alpha times learning rate."""
     figure, axes = _panels(3, 10.5)
     trials = finished(view)
@@ -518,7 +518,7 @@ def figure_of_settings(view: SweepView) -> None:
     _save(figure, "settings-tradeoff")
 
 
-def figure_of_selection(view: SweepView, groups: Mapping[tuple[str, float], Outcome]) -> None:
+def figure_of_selection(view: SweepState, groups: Mapping[tuple[str, float], Outcome]) -> None:
     """Draw what each selection law learns and what it does to the model, over the rate."""
     figure, axes = _panels(3, 10.5)
     laws = dict.fromkeys(law for law, _ in groups)
@@ -550,7 +550,7 @@ def figure_of_selection(view: SweepView, groups: Mapping[tuple[str, float], Outc
     _save(figure, "selection")
 
 
-PARTS: dict[str, Callable[[SweepView], dict[str, str]]] = {
+PARTS: dict[str, Callable[[SweepState], dict[str, str]]] = {
     "methods-small": methods_parts,
     "curlora-settings": settings_parts,
     "curlora-selection": selection_parts,
@@ -566,7 +566,7 @@ def main() -> None:
     blocks: dict[str, str] = {}
     for name, parts in PARTS.items():
         if (given.storage / name / JOURNAL_NAME).is_file():
-            blocks |= parts(SweepView.of(read_journal(given.storage / name)))
+            blocks |= parts(SweepState.of(read_journal(given.storage / name)))
     if not blocks:
         raise SystemExit(f"{given.storage} has none of {', '.join(PARTS)}")
     for name, text in blocks.items():

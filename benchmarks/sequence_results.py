@@ -16,8 +16,8 @@ from results_page import ROOT, table, write_section
 
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.scores import paired_interval
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
 
 PAGE = ROOT / "docs" / "results_sequence.md"
 SWEEPS = ("curlora-sequence-words", "curlora-sequence-heads")
@@ -38,19 +38,18 @@ def interval(bounds: list[float] | None) -> str:
     return f"[{bounds[0]:+.3f}, {bounds[1]:+.3f}]" if bounds else "-"
 
 
-def perplexity(trial: TrialView, *, first: bool = False) -> float:
+def perplexity(trial: TrialRecord, *, first: bool = False) -> float:
     """Perplexity on the language-modelling probe after everything was learnt."""
-    reports = [r for r in trial.reports if r.get("probes")]
-    report = reports[0 if first else -1]
-    return next(iter(report["probes"].values()))["perplexity"]
+    reports = [r.probes for r in trial.reports if r.probes]
+    return next(iter(reports[0 if first else -1].values()))["perplexity"]
 
 
-def kind(trial: TrialView) -> str:
+def kind(trial: TrialRecord) -> str:
     """The adapter of a trial."""
     return str(trial.overrides["method.adapter.kind"])
 
 
-def controls_table(view: SweepView) -> str:
+def controls_table(view: SweepState) -> str:
     """What every accuracy stands beside."""
     rows = [
         [name, *(number(score) for score in view.control_scores(key))]
@@ -59,7 +58,7 @@ def controls_table(view: SweepView) -> str:
     return table([["control", *view.tasks], *rows])
 
 
-def trials_table(view: SweepView) -> str:
+def trials_table(view: SweepState) -> str:
     """The trials by which learning rates were chosen."""
     finalists = {str(f["trial"]) for f in view.finalists}
     rows = []
@@ -77,7 +76,7 @@ def trials_table(view: SweepView) -> str:
          "probe drift", "perplexity", "state"], *rows])  # fmt: skip
 
 
-def repeats_of(view: SweepView, name: str) -> list[TrialView]:
+def repeats_of(view: SweepState, name: str) -> list[TrialRecord]:
     """The finished repetitions of a finalist."""
     return [t for t in view.trials if t.of == name and t.state == "COMPLETE"]
 
@@ -88,7 +87,7 @@ def spread(values: list[float], *, signed: bool = False, digits: int = 3) -> str
     return f"{number(statistics.fmean(values), signed=signed, digits=digits)} ({each})"
 
 
-def finalists_table(view: SweepView) -> str:
+def finalists_table(view: SweepState) -> str:
     """What the picks scored with seeds that had no part in the choice."""
     rows = []
     for finalist in view.finalists:
@@ -97,7 +96,7 @@ def finalists_table(view: SweepView) -> str:
         values = {m: [t.measure(m) for t in repeats] for m in repeats[0].measures}
         mean = mean_examples([trial.per_example for trial in repeats])
         base = view.everything["base"]
-        heads = next(r["head_only_per_example"] for r in base.reports)
+        heads = next(r.head_only_per_example or {} for r in base.reports)
         rows.append([
             f"{kind(view.trial(name))} ({name})",
             spread(values["accuracy"]), spread(values["gain"], signed=True),
@@ -119,7 +118,7 @@ def mean_examples(sides: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, l
     }
 
 
-def sequence_table(views: dict[str, SweepView]) -> str:
+def sequence_table(views: dict[str, SweepState]) -> str:
     """The paper's rows: each task when it was learnt and after the later ones."""
     columns = [
         (f"{name.rsplit('-', 1)[-1]}: {kind(view.trial(str(f['trial'])))}", view,
@@ -145,7 +144,7 @@ def sequence_table(views: dict[str, SweepView]) -> str:
     return table([["mean of the fresh seeds", *(name for name, _, _ in columns)], *rows])
 
 
-def facts(view: SweepView) -> str:
+def facts(view: SweepState) -> str:
     """What the sweep was run on and what it came to, in a line each."""
     packages = view.provenance["packages"]
     seconds = sum(t.ended - t.started for t in view.trials if t.ended and t.started)
@@ -163,7 +162,7 @@ def facts(view: SweepView) -> str:
 def main() -> None:
     """Print the tables, or put them into the page."""
     storage = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs")
-    views = {name: SweepView.of(read_journal(storage / name)) for name in SWEEPS}
+    views = {name: SweepState.of(read_journal(storage / name)) for name in SWEEPS}
     blocks = {"sequence": sequence_table(views)}
     for name, view in views.items():
         short = name.rsplit("-", 1)[-1]

@@ -147,6 +147,9 @@ class Recorder:
     def note(self, text):
         self.notes.append(text)
 
+    def event(self, event):
+        self.line(event.to_line())
+
     def line(self, line):
         self.lines.append(line)
 

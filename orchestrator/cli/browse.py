@@ -16,13 +16,13 @@ from orchestrator.records.events import Line
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.address import is_database, recorded_uri
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.user_error import UsageError
 
 
 def _uri_of(lines: list[Line], storage: Path, tracking_uri: str | None) -> str:
     """Where MLflow records a sweep: as given, as its experiment says, or in storage."""
-    return recorded_uri(SweepView.of(lines).experiment, storage, tracking_uri)
+    return recorded_uri(SweepState.of(lines).experiment, storage, tracking_uri)
 
 
 @app.command()

@@ -12,8 +12,8 @@ from rich.text import Text
 from orchestrator.cli.output.tables import add_cells, table
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.scores import flat, mean, paired_interval
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import BASE, TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import BASE, TrialRecord
 from orchestrator.system.formatting import show, show_interval, show_setting
 
 _NOT_COMPARED = ("name", "storage", "tracking.uri")
@@ -21,7 +21,7 @@ _NOT_COMPARED = ("name", "storage", "tracking.uri")
 
 
 def diff_trials(
-    left: tuple[SweepView, TrialView], right: tuple[SweepView, TrialView]
+    left: tuple[SweepState, TrialRecord], right: tuple[SweepState, TrialRecord]
 ) -> dict[str, Any]:
     """The differences of two trials, of one sweep or of two.
 
@@ -60,7 +60,7 @@ def diff_trials(
     }
 
 
-def _made_of(view: SweepView, trial: TrialView) -> dict[str, Any]:
+def _made_of(view: SweepState, trial: TrialRecord) -> dict[str, Any]:
     """What the trial follows from beside its settings: hashes, and the versions it ran with."""
     parts = {key: view.provenance.get(key) for key in ("base", "data")}
     names = dict.fromkeys(name for made_with in trial.versions for name in made_with)
@@ -70,7 +70,7 @@ def _made_of(view: SweepView, trial: TrialView) -> dict[str, Any]:
     }
 
 
-def diff_sweeps(left: SweepView, right: SweepView) -> dict[str, Any]:
+def diff_sweeps(left: SweepState, right: SweepState) -> dict[str, Any]:
     """The differences of two sweeps: what was asked, and of their best trials.
 
     Args:
@@ -94,17 +94,17 @@ def diff_sweeps(left: SweepView, right: SweepView) -> dict[str, Any]:
     return document
 
 
-def _asked(view: SweepView) -> dict[str, Any]:
+def _asked(view: SweepState) -> dict[str, Any]:
     return {k: v for k, v in flat(view.experiment).items() if k not in _NOT_COMPARED}
 
 
-def _settings(view: SweepView, trial: TrialView) -> dict[str, Any]:
+def _settings(view: SweepState, trial: TrialRecord) -> dict[str, Any]:
     """What made the trial: its settings and, for two sweeps, model, data and tasks."""
     parts = {part: view.experiment.get(part) for part in ("model", "tasks", "probes", "data")}
     return flat(parts) | (view.settings(trial) if trial.name != BASE else {})
 
 
-def _same_examples(left: SweepView, right: SweepView, task: str) -> bool:
+def _same_examples(left: SweepState, right: SweepState, task: str) -> bool:
     """Whether both sweeps scored the task on the same tokens."""
     if left is right:
         return True
@@ -112,14 +112,14 @@ def _same_examples(left: SweepView, right: SweepView, task: str) -> bool:
     return mine is not None and mine == (right.provenance.get("data") or {}).get(task)
 
 
-def _final(view: SweepView, trial: TrialView, task: str) -> float:
+def _final(view: SweepState, trial: TrialRecord, task: str) -> float:
     matrix = view.matrix(trial)
     if matrix is None or (not matrix.tasks_learnt and trial.name != BASE):
         return math.nan
     return matrix.rows[-1][matrix.tasks.index(task)]
 
 
-def _measures(left: TrialView, right: TrialView) -> dict[str, Any]:
+def _measures(left: TrialRecord, right: TrialRecord) -> dict[str, Any]:
     pairs = {n: _pair(left.measure(n), right.measure(n)) for n in NATURAL_DIRECTIONS}
     return {
         name: pair

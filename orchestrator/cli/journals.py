@@ -7,8 +7,8 @@ from pathlib import Path
 
 from orchestrator.records.events import Line
 from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
 from orchestrator.system.user_error import UsageError
 from orchestrator.system.wording import suggestion
 
@@ -41,7 +41,7 @@ def read_sweep(sweep_name: str, storage: Path) -> tuple[Path, list[Line]]:
     return folder, lines
 
 
-def find_trial(view: SweepView, name: str) -> TrialView:
+def find_trial(view: SweepState, name: str) -> TrialRecord:
     """A trial of a sweep by its name; one that is not there is a `UsageError`."""
     if name not in view.everything:
         known = list(view.everything)

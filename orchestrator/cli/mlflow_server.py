@@ -19,7 +19,7 @@ from pathlib import Path
 from orchestrator.records.events import Line
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.mlflow.projection import Projection
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.written import PAGE, REPORT_FOLDER, write_report
 from orchestrator.system.mlflow_environment import own_mlflow
 from orchestrator.system.user_error import UserError
@@ -66,7 +66,7 @@ def prepare(folder: Path, lines: Sequence[Line], uri: str) -> SweepPages:
         TrackingError: If MLflow cannot be used.
         OSError: If the report cannot be written.
     """
-    view, projection = SweepView.of(lines), Projection(uri, folder)
+    view, projection = SweepState.of(lines), Projection(uri, folder)
     report = None
     file = folder / REPORT_FOLDER / PAGE
     # The driver of a running sweep writes to MLflow itself.
@@ -78,7 +78,7 @@ def prepare(folder: Path, lines: Sequence[Line], uri: str) -> SweepPages:
     return SweepPages(folder.name, runs, report, file if file.is_file() else None)
 
 
-def columns(view: SweepView) -> list[str]:
+def columns(view: SweepState) -> list[str]:
     """The columns that MLflow's pages open with: measures, then the method's settings."""
     measures = dict.fromkeys([*_MEASURES, *(view.experiment.get("objectives") or {})])
     known = {path for trial in view.trials for path in view.settings(trial)}

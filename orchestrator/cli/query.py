@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
 from orchestrator.system.strict_json import is_number
 from orchestrator.system.user_error import UserError
 from orchestrator.system.wording import suggestion
@@ -108,13 +108,13 @@ def parse_filter(text: str) -> list[Comparison]:
         at = joined.end()
 
 
-def names_of(view: SweepView) -> list[str]:
+def names_of(view: SweepState) -> list[str]:
     """Every name that a filter or an order may use in this sweep."""
     settings = {path for trial in view.trials for path in view.settings(trial)}
     return [*_WORDS, *NATURAL_DIRECTIONS, *sorted(settings)]
 
 
-def value_of(view: SweepView, trial: TrialView, name: str) -> Any:
+def value_of(view: SweepState, trial: TrialRecord, name: str) -> Any:
     """A trial's value by the name that a filter uses; None or NaN where it has none."""
     match name:
         case "trial":
@@ -130,8 +130,8 @@ def value_of(view: SweepView, trial: TrialView, name: str) -> Any:
 
 
 def select(
-    view: SweepView, *, conditions: str | None = None, order: str | None = None
-) -> list[TrialView]:
+    view: SweepState, *, conditions: str | None = None, order: str | None = None
+) -> list[TrialRecord]:
     """The trials that a filter keeps, in the order asked for.
 
     Args:
@@ -161,7 +161,7 @@ def select(
     return trials
 
 
-def _check_name(option: str, name: str, known: list[str], view: SweepView) -> None:
+def _check_name(option: str, name: str, known: list[str], view: SweepState) -> None:
     if name in known:
         return
     # The last part of a path is what people remember: `kind` for `method.adapter.kind`.
@@ -187,15 +187,15 @@ def _check_number(comparison: Comparison) -> None:
 
 
 def _ordered(
-    view: SweepView, trials: list[TrialView], name: str, *, falling: bool
-) -> list[TrialView]:
+    view: SweepState, trials: list[TrialRecord], name: str, *, falling: bool
+) -> list[TrialRecord]:
     values = {trial.name: value_of(view, trial, name) for trial in trials}
 
-    def missing(trial: TrialView) -> bool:
+    def missing(trial: TrialRecord) -> bool:
         value = values[trial.name]
         return value is None or (isinstance(value, float) and math.isnan(value))
 
-    def key(trial: TrialView) -> tuple[int, float, str]:
+    def key(trial: TrialRecord) -> tuple[int, float, str]:
         value = values[trial.name]
         return (0, float(value), "") if is_number(value) else (1, 0.0, str(value))
 
@@ -203,7 +203,7 @@ def _ordered(
     return present + [trial for trial in trials if missing(trial)]
 
 
-def to_csv(view: SweepView, trials: Iterable[TrialView]) -> str:
+def to_csv(view: SweepState, trials: Iterable[TrialRecord]) -> str:
     """Trials as CSV (RFC 4180): a heading, then a line per trial, lines ended by CRLF.
 
     Args:

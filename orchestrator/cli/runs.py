@@ -24,8 +24,8 @@ from orchestrator.cli.output.trial_details import render_trial
 from orchestrator.cli.output.trials_table import render_trials
 from orchestrator.records.errors import JournalError
 from orchestrator.records.journal_lines import read_journal
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
 from orchestrator.system.user_error import UsageError
 
 
@@ -69,7 +69,7 @@ def runs_list(
     rows: list[dict[str, Any]] = []
     for folder in begun_sweeps(storage):
         try:
-            rows.append(sweep_row(SweepView.of(read_journal(folder)), folder))
+            rows.append(sweep_row(SweepState.of(read_journal(folder)), folder))
         except JournalError as error:
             typer.echo(f"orchestrate: left out: {error}", err=True)
     if as_json:
@@ -91,7 +91,7 @@ def _list_trials(
 ) -> None:
 
     folder, lines = read_sweep(sweep_name, storage)
-    view = SweepView.of(lines)
+    view = SweepState.of(lines)
     trials = query.select(view, conditions=conditions, order=order)
     if as_json:
         print_json([trial_row(view, trial, folder) for trial in trials])
@@ -132,9 +132,9 @@ def runs_diff(
         print_on(make_console(), render_diff(document))
 
 
-def _view_and_trial(name: str, storage: Path) -> tuple[SweepView, TrialView | None]:
+def _view_and_trial(name: str, storage: Path) -> tuple[SweepState, TrialRecord | None]:
     sweep_name, slash, trial = name.partition("/")
-    view = SweepView.of(read_sweep(sweep_name, storage)[1])
+    view = SweepState.of(read_sweep(sweep_name, storage)[1])
     # Two folders may hold sweeps of one name; the folder is what the user typed.
     view.name = sweep_name
     return view, find_trial(view, trial) if slash else None
@@ -164,7 +164,7 @@ def runs_show(
             shown = render_outcome(lines, folder, width=console.width)
             print_on(console, shown)
         return
-    view = SweepView.of(lines)
+    view = SweepState.of(lines)
     found = find_trial(view, trial)
     if as_json:
         print_json(trial_document(view, found, folder))

@@ -24,7 +24,7 @@ from orchestrator.planning.plan import Machine
 from orchestrator.planning.planner import make_plan
 from orchestrator.planning.storage_folder import free_disk
 from orchestrator.records import sweep_folder
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment, load_experiment
 from orchestrator.system import machine
@@ -148,12 +148,12 @@ def _run(
         print_json(outcome_document(outcome.lines, outcome.folder))
     if outcome.complaint:
         stop(outcome.complaint, FAILED)
-    view = SweepView.of(outcome.lines)
+    view = SweepState.of(outcome.lines)
     if not any(trial.state == "COMPLETE" for trial in view.trials):
         stop(_nothing_completed(view, outcome.folder), FAILED)
 
 
-def _nothing_completed(view: SweepView, folder: Path) -> str:
+def _nothing_completed(view: SweepState, folder: Path) -> str:
     failed = [trial for trial in view.trials if trial.state == "FAILED"]
     if not failed:
         return "no trial was completed; the table above says why."
@@ -176,7 +176,7 @@ def _command(
     return shlex.join(words + (["--json"] if as_json else []))
 
 
-def _interrupted(view: SweepView, storage: Path, again: str) -> str:
+def _interrupted(view: SweepState, storage: Path, again: str) -> str:
     if not view.name:
         return f"stopped before anything was recorded. Start again with:\n  {again}"
     done = len(view.finished)

@@ -21,12 +21,12 @@ from orchestrator.executors.trial_run import (
 from orchestrator.executors.worker_group import prepare_for_deepspeed
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
-from orchestrator.loop.stage_report import DONE, StageReport
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import SetAside, last_whole
 from orchestrator.loop.trial_state import BASE_TRIAL, fresh_state, read_state, write_state
 from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.spec.experiment import Experiment
 from orchestrator.system.seals import Maker, seal
 

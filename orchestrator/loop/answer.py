@@ -22,10 +22,10 @@ from orchestrator.loop.requests import (
     TrainStep,
 )
 from orchestrator.loop.scoring import Answers, DivergedError, score
-from orchestrator.loop.stage_report import StageReport
 from orchestrator.loop.task_sequence import Start, TaskSequence
 from orchestrator.loop.work_meter import Progress, WorkMeter
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.records.stage_report import StageReport
 
 EXPLODED = 30.0
 """A loss in nats per token that no learning explains: a uniform guess among a quarter of a million

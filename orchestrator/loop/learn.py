@@ -25,9 +25,9 @@ from orchestrator.loop.requests import (
     TrainStep,
 )
 from orchestrator.loop.scoring import DivergedError, Score
-from orchestrator.loop.stage_report import DONE, StageReport
 from orchestrator.loop.task_sequence import Stage, Start, TaskSequence, rung_steps
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
+from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.spec.methods import EarlyStoppingSpec
 from orchestrator.spec.task_kinds import ClassificationTask
 

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from orchestrator.data.items import Example
 from orchestrator.data.prepared import PreparedTask
-from orchestrator.loop.stage_report import StageReport
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.records.stage_report import StageReport
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.loop.stage_report import DONE, StageReport
 from orchestrator.loop.task_sequence import Start, TaskSequence
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.events import without_nan
+from orchestrator.records.stage_report import DONE, StageReport
 
 STATE_FILE = "trial.json"
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TypeVar
 
 from orchestrator.records.errors import JournalError
-from orchestrator.records.events import Line, without_nan
+from orchestrator.records.events import Event, Line, read_events, without_nan
 from orchestrator.records.journal_lines import JOURNAL_NAME, JournalLines, checked_line, line_sum
 from orchestrator.system.file_lock import LockingUnsupportedError, try_lock, unlock
+
+E = TypeVar("E", bound=Event)
 
 LOOKS_SECONDS = 10.0
 """How long processes that only look at a journal may be in the way of one that will write it."""
@@ -123,20 +126,23 @@ class Journal:
                 return file
             file.close()
 
-    def append(self, event: str, **fields: Any) -> Line:
+    def events(self) -> Iterator[Event]:
+        """Everything that it holds, oldest first."""
+        return read_events(self.lines)
+
+    def append(self, event: E) -> E:
         """Write one line and wait until the disk has it.
 
         Args:
-            event: One of those in the table of `orchestrator.records.events`.
-            **fields: What the event holds.
+            event: What happened.
 
         Returns:
-            The line as a reader will see it.
+            The event as a reader will see it, with its number and its time.
 
         Raises:
             JournalError: If the disk refuses it.
         """
-        stamped = {"n": len(self.lines), "time": round(self._clock(), 3), "event": event, **fields}
+        stamped = replace(event, n=len(self.lines), time=round(self._clock(), 3)).to_line()
         text = json.dumps(without_nan(stamped), allow_nan=False, separators=(",", ":")).encode()
         raw = text[:-1] + b',"sum":"' + line_sum(self._before, text).encode() + b'"}'
         content = raw + b"\n"
@@ -157,7 +163,7 @@ class Journal:
         line: Line = json.loads(text)
         self.lines.add(line, len(content))
         self._before = raw
-        return line
+        return type(event).from_line(line)
 
     def close(self) -> None:
         """Give the journal free for another writer; one that holds nothing leaves nothing."""

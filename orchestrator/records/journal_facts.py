@@ -1,15 +1,14 @@
-"""Facts that are read from the lines of a journal: identity, base, versions, what a trial ran."""
+"""Facts that follow from single events of a journal: identity, versions, what a trial ran."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.records.errors import TrackingError
-from orchestrator.records.events import Line
-from orchestrator.records.journal_lines import last_line
+from orchestrator.records.events import SweepOpened
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.validation import ExperimentError
 
@@ -32,17 +31,14 @@ def versions(document: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def sweep_id(lines: Sequence[Line]) -> str:
+def identity_of(opening: SweepOpened) -> str:
     """What no other sweep shares; before sweeps had an identity, name and first millisecond."""
-    opening = lines[0]
-    if opening.get("sweep_id"):
-        return str(opening["sweep_id"])
-    return f"{opening['sweep']}@{milliseconds(opening)}"
+    return opening.sweep_id or f"{opening.sweep}@{milliseconds(opening.time)}"
 
 
-def milliseconds(line: Line) -> int:
-    """The time of a line, in milliseconds since the epoch."""
-    return round(line["time"] * 1000)
+def milliseconds(time: float | None) -> int:
+    """The time of a line, in milliseconds since the epoch; 0 where it has none."""
+    return round((time or 0.0) * 1000)
 
 
 def effective_experiment(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> Experiment:
@@ -65,15 +61,3 @@ def effective_experiment(document: Mapping[str, Any], overrides: Mapping[str, An
             f"The journal holds an experiment that this version does not accept ({error}). "
             "Use the version that wrote it."
         ) from None
-
-
-def latest_base(lines: Sequence[Line]) -> dict[str, Any]:
-    """What was recorded of the base at the last start of the sweep: where it is, and its hash."""
-    continued = last_line(lines, "sweep_continued") or {}
-    return continued.get("base") or lines[0].get("provenance", {}).get("base", {})
-
-
-def versions_of(lines: Sequence[Line], trial: str) -> dict[str, str]:
-    """With which versions a trial was made, by what they are of; see `versions`."""
-    started = last_line(lines, "trial_started", trial) or {}
-    return started.get("versions") or versions(lines[0].get("provenance", {}))

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.records.errors import AdapterFolderError, ModelFolderError
-from orchestrator.records.events import Line
-from orchestrator.records.journal_facts import effective_experiment, latest_base, sweep_id
-from orchestrator.records.journal_lines import last_line
+from orchestrator.records.journal_facts import effective_experiment
 from orchestrator.records.redaction import redacted_document
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.sections import ModelSpec
 from orchestrator.spec.task_files import parse_task
 from orchestrator.spec.task_kinds import TaskSpec
@@ -117,14 +116,14 @@ _ADAPTER_FILES = {".json", ".safetensors"}
 
 
 def write_model_folder(
-    target: Path, *, adapter_folder: Path, lines: Sequence[Line], trial: str
+    target: Path, *, adapter_folder: Path, state: SweepState, trial: str
 ) -> Path:
     """Write the folder that a trained adapter travels in: `adapter/` and `model.json`.
 
     Args:
         target: Where to; created when missing, and what it held of a model is replaced.
         adapter_folder: What PEFT's `save_pretrained` wrote.
-        lines: The sweep's journal.
+        state: The sweep.
         trial: The trial that trained the adapter.
 
     Returns:
@@ -143,8 +142,7 @@ def write_model_folder(
             f"`adapter_model.safetensors`, are needed, got {[file.name for file in files]}. "
             "Pickled weights (`.bin`) are never read."
         )
-    expected = (last_line(lines, "trial_ended", trial) or {}).get("adapter_sha256")
-    wrong = adapter_flaw(adapter_folder, expected, trial)
+    wrong = adapter_flaw(adapter_folder, state.trial(trial).adapter_sha256, trial)
     if wrong is not None:
         raise AdapterFolderError(
             f"{adapter_folder} is not the adapter that trial {trial} made: {wrong}. It is not "
@@ -155,7 +153,7 @@ def write_model_folder(
     (target / ADAPTER_FOLDER).mkdir(parents=True)
     for file in files:
         shutil.copyfile(file, target / ADAPTER_FOLDER / file.name)
-    text = json.dumps(model_document(lines, trial), indent=2, allow_nan=False)
+    text = json.dumps(model_document(state, trial), indent=2, allow_nan=False)
     (target / MODEL_FILE).write_text(text + "\n", encoding="utf-8")
     seal(target, None)
     return target
@@ -185,14 +183,10 @@ def adapter_flaw(folder: Path, expected: str | None, trial: str) -> str | None:
     return f"it is that of trial {maker}" if maker != trial else "it is of another attempt"
 
 
-def model_document(lines: Sequence[Line], trial: str) -> dict[str, Any]:
+def model_document(state: SweepState, trial: str) -> dict[str, Any]:
     """What `model.json` says of the adapter of a trial."""
-    opening = lines[0]
-    proposed = last_line(lines, "trial_proposed", trial)
-    overrides = proposed["overrides"] if proposed else {}
-    experiment = effective_experiment(opening["experiment"], overrides)
-    base = latest_base(lines)
-    ended = last_line(lines, "trial_ended", trial) or {}
+    record, base = state.trial(trial), state.base
+    experiment = effective_experiment(state.experiment, record.overrides)
     model = experiment.model
     document = {
         "base": {
@@ -206,13 +200,13 @@ def model_document(lines: Sequence[Line], trial: str) -> dict[str, Any]:
         },
         "precision": experiment.training.precision,
         "max_length": experiment.training.max_length,
-        "tasks": {name: opening["tasks"][name] for name in experiment.tasks},
+        "tasks": {name: state.task_files[name] for name in experiment.tasks},
         "trial": trial,
-        "sweep": opening["sweep"],
-        "sweep_id": sweep_id(lines),
-        "adapter_sha256": ended.get("adapter_sha256"),
-        "measures": ended.get("measures", {}),
-        "overrides": overrides,
+        "sweep": state.name,
+        "sweep_id": state.identity,
+        "adapter_sha256": record.adapter_sha256,
+        "measures": record.measures,
+        "overrides": record.overrides,
         "experiment": experiment.model_dump(mode="json"),
     }
     return redacted_document(document)

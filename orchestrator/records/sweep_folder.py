@@ -8,10 +8,10 @@ from pathlib import Path, PurePath
 
 from orchestrator.records.errors import JournalError
 from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.trial_record import TrialRecord
 
 
-def log_path(trial: TrialView, folder: Path) -> Path:
+def log_path(trial: TrialRecord, folder: Path) -> Path:
     """Where the trial's log is, or would be."""
     usual = folder / "trials" / trial.name / "log.txt"
     # Earlier versions wrote where it was then, and the folder may have been moved.

@@ -14,161 +14,241 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
-from orchestrator.records.events import Line
-from orchestrator.records.journal_facts import versions
+from orchestrator.records.events import (
+    ChampionRegistered,
+    Event,
+    Line,
+    StageReported,
+    SweepContinued,
+    SweepEnded,
+    SweepOpened,
+    TestRead,
+    TrialEnded,
+    TrialProposed,
+    TrialStarted,
+    read_event,
+)  # fmt: skip
+from orchestrator.records.journal_facts import identity_of, versions
 from orchestrator.records.readings import reading_words
 from orchestrator.records.scores import flat, number
-from orchestrator.records.trial_record import BASE, Leading, TrialView, compared_with_base
+from orchestrator.records.stage_report import StageReport
+from orchestrator.records.trial_record import BASE, Leading, TrialRecord, compared_with_base
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.validation import ExperimentError
 
 
 @dataclass
-class SweepView:
-    """What the journal says of a sweep; lines are taken one by one."""
+class SweepState:
+    """What the journal says of a sweep; events are taken one by one."""
 
+    whole: bool = True
+    """Whether reports are kept whole; otherwise without what grows with steps and examples, the
+    untouched base's examples excepted: the journal holds the rest."""
     name: str = ""
     kind: str = "sweep"
-    experiment: dict[str, Any] = field(default_factory=dict)
-    controls: dict[str, dict[str, Any]] = field(default_factory=dict)
-    task_files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sweep_id: str = ""
+    """What the work of its trials is sealed with; empty before it has one."""
+    identity: str = ""
+    """What no other sweep shares, see `identity_of`: by it MLflow knows the sweep."""
+    unsealed: frozenset[str] = frozenset()
+    """The trials that were begun before the sweep had an identity."""
+    experiment: dict[str, Any] = field(default_factory=dict[str, Any])
+    controls: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    task_files: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     """The task files of tasks and probes, by name."""
     yaml: str = ""
     """The experiment file as it was written."""
     origin: str = ""
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What was recorded when it was opened."""
+    base: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What was recorded of the base at its last start: where it is, and its hashes."""
     opened: float | None = None
     changed: float | None = None
-    ended: bool = False
-    front: list[str] = field(default_factory=list)
-    champion: str | None = None
-    reason: str = ""
-    finalists: list[dict[str, Any]] = field(default_factory=list)
-    """Trials repeated with fresh seeds: `trial`, `repeats`, `mean` and `spread` by measure."""
-    runner_up: str | None = None
-    runner_up_interval: list[float] | None = None
-    """Of the champion's mean score minus the runner-up's."""
-    compared: int | None = None
-    """For the choice among how many trials the verdict's intervals allow; None: they do not."""
-    readings: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """The readings of the test data, oldest first: lines of `test_read`."""
+    verdict: SweepEnded | None = None
+    """The last one, unless trials went on after it."""
+    last_verdict: SweepEnded | None = None
+    """The last one, whatever came after it."""
+    readings: list[TestRead] = field(default_factory=list[TestRead])
+    """The readings of the test data, oldest first."""
     model: str | None = None
     """Name and version in the model registry, once the champion is registered."""
     version: str | None = None
-    everything: dict[str, TrialView] = field(default_factory=dict)
+    everything: dict[str, TrialRecord] = field(default_factory=dict[str, TrialRecord])
     """Every trial by name, the untouched base included."""
     _joint: dict[str, bool] = field(default_factory=dict[str, bool])
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict[str, str])
     """Those of the last start of the sweep, see `versions`."""
 
     @classmethod
-    def of(cls, lines: Iterable[Line]) -> SweepView:
-        """The view of a whole journal."""
-        view = cls()
-        for line in lines:
-            view.take(line)
-        return view
+    def of(cls, lines: Iterable[Line], *, whole: bool = True) -> SweepState:
+        """The state of a whole journal.
 
-    def take(self, line: Line) -> None:
-        """Take one journal line."""
-        self.changed = line.get("time")
-        match line["event"]:
-            case "sweep_opened":
-                self.name, self.kind = line["sweep"], line.get("kind", "sweep")
-                self.experiment, self.controls = line["experiment"], line.get("controls", {})
-                self.origin, self.provenance = line.get("origin", ""), line.get("provenance", {})
-                self.task_files, self.yaml = line.get("tasks") or {}, line.get("yaml") or ""
-                self.opened = line.get("time")
-                self.versions = versions(self.provenance)
-            case "sweep_continued":
-                self._take_continuation(line)
-            case "trial_proposed":
-                self._go_on()
-                trial = self.trial(line["trial"])
-                trial.overrides, trial.by = line.get("overrides", {}), str(line.get("by", ""))
-                trial.of = line.get("of")
-            case "trial_started":
-                self._take_start(line)
-            case "stage_report":
-                self._take_report(line)
-            case "trial_ended":
-                self._take_end(line)
-            case "sweep_ended":
-                self._take_verdict(line)
-            case "test_read":
-                self.readings.append(line)
-            case "champion_registered":
-                self.model, self.version = line["model"], str(line["version"])
-            case _:  # a newer version's event: what is known is still shown
+        Args:
+            lines: The journal's.
+            whole: Whether reports are kept whole.
+
+        Returns:
+            What they say together.
+        """
+        state = cls(whole)
+        for line in lines:
+            state.take(read_event(line))
+        return state
+
+    def take(self, event: Event) -> None:
+        """Take the next event; one of a newer version says nothing here."""
+        self.changed = event.time
+        match event:
+            case SweepOpened():
+                self._take_opening(event)
+            case SweepContinued():
+                self._take_continuation(event)
+            case TrialProposed() | TrialStarted() | StageReported() | TrialEnded():
+                self._take_of_trial(event)
+            case SweepEnded():
+                self.verdict = self.last_verdict = event
+            case TestRead():
+                self.readings.append(event)
+            case ChampionRegistered():
+                self.model, self.version = event.model, str(event.version)
+            case _:
                 pass
 
-    def _take_continuation(self, line: Line) -> None:
+    def _take_opening(self, event: SweepOpened) -> None:
+        self.name, self.kind, self.sweep_id = event.sweep, event.kind, event.sweep_id
+        self.experiment, self.controls = event.experiment, event.controls
+        self.origin, self.provenance = event.origin, event.provenance
+        self.task_files, self.yaml = event.tasks, event.yaml
+        self.opened, self.identity = event.time, identity_of(event)
+        self.base = self.provenance.get("base", {})
+        self.versions = versions(self.provenance)
+
+    def _take_continuation(self, event: SweepContinued) -> None:
         # Earlier versions wrote that of the code alone.
-        self.versions = self.versions | versions(line)
+        self.versions = self.versions | versions(event.to_line())
+        if event.sweep_id:
+            self.sweep_id, self.unsealed = event.sweep_id, frozenset(self.everything)
+        self.base = event.base or self.base
         search = self.experiment.get("search")
-        if search and line.get("trials"):
-            self.experiment = {**self.experiment, "search": {**search, "trials": line["trials"]}}
-        for name in line.get("retried", ()):
-            self._go_on()
-            trial = self.trial(name)
-            trial.state, trial.reason, trial.reports = "PROPOSED", "", []
-            trial.versions = []
+        if search and event.trials:
+            self.experiment = {**self.experiment, "search": {**search, "trials": event.trials}}
+        for name in event.retried:
+            self.verdict = None
+            self.trial(name).start_over()
 
-    def _take_verdict(self, line: Line) -> None:
-        self.ended, self.front = True, line["front"]
-        self.champion, self.reason = line["champion"], line["reason"]
-        self.finalists = line.get("finalists") or []
-        self.runner_up = line.get("runner_up")
-        self.runner_up_interval = line.get("runner_up_interval")
-        self.compared = line.get("compared")
+    def _take_of_trial(
+        self, event: TrialProposed | TrialStarted | StageReported | TrialEnded
+    ) -> None:
+        self.verdict = None
+        trial = self.trial(event.trial)
+        match event:
+            case TrialProposed():
+                trial.overrides, trial.by, trial.of = event.overrides, str(event.by), event.of
+            case TrialStarted():
+                self._take_start(trial, event)
+            case StageReported():
+                trial.take_report(self._kept(event), event.n)
+            case TrialEnded():
+                trial.state, trial.reason = event.state, event.reason
+                trial.measures, trial.gain_interval = event.measures or {}, event.gain_interval
+                trial.intervals = event.intervals or {}
+                trial.adapter, trial.log = event.adapter, event.log
+                trial.adapter_sha256 = event.adapter_sha256
+                trial.ended = event.time
 
-    def _go_on(self) -> None:
-        """Forget the verdict: trials are added to a sweep that had ended."""
-        self.ended, self.front, self.champion, self.reason = False, [], None, ""
-        self.finalists, self.runner_up, self.runner_up_interval = [], None, None
-        self.compared = None
-
-    def _take_start(self, line: Line) -> None:
-        trial = self.trial(line["trial"])
-        trial.state, trial.started = "RUNNING", line.get("time")
-        made_with = line.get("versions") or self.versions
+    def _take_start(self, trial: TrialRecord, event: TrialStarted) -> None:
+        trial.state, trial.started, trial.attempts = "RUNNING", event.time, event.attempt
+        # One value for all trials that were made with the same.
+        same = not event.versions or event.versions == self.versions
+        made_with = self.versions if same else event.versions
         if made_with and made_with not in trial.versions[-1:]:
             trial.versions = [*trial.versions, made_with]
 
-    def _take_report(self, line: Line) -> None:
-        trial, report = self.trial(line["trial"]), line["report"]
-        key = (report["task_index"], report.get("fraction"))
-        # One that is made again, as its adapter was lost, takes the place of the first.
-        others = [r for r in trial.reports if (r["task_index"], r.get("fraction")) != key]
-        trial.reports = [*others, report]
-
-    def _take_end(self, line: Line) -> None:
-        trial = self.trial(line["trial"])
-        trial.state, trial.reason = line["state"], line.get("reason") or ""
-        trial.measures, trial.gain_interval = line.get("measures") or {}, line.get("gain_interval")
-        trial.intervals = line.get("intervals") or {}
-        trial.adapter, trial.log = line.get("adapter"), line.get("log")
-        trial.adapter_sha256 = line.get("adapter_sha256")
-        trial.ended = line.get("time")
-
-    def trial(self, name: str) -> TrialView:
-        """The trial of that name, made when it is new."""
-        return self.everything.setdefault(name, TrialView(name))
+    def _kept(self, event: StageReported) -> StageReport:
+        if self.whole:
+            return event.report
+        return event.report.without_series(examples=event.trial == BASE)
 
     @property
-    def trials(self) -> list[TrialView]:
+    def base_sha256(self) -> str | None:
+        """The hash of the base model's weights; None where it was not recorded."""
+        return self.provenance.get("base", {}).get("sha256")
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is a verdict that stands."""
+        return self.verdict is not None
+
+    @property
+    def front(self) -> list[str]:
+        """The trials on the front, once the sweep has ended."""
+        return self._said.front
+
+    @property
+    def champion(self) -> str | None:
+        """The trial that won; None before the sweep has ended, or where there is none."""
+        return self._said.champion
+
+    @property
+    def reason(self) -> str:
+        """Why that one won, or none did."""
+        return self._said.reason
+
+    @property
+    def finalists(self) -> list[dict[str, Any]]:
+        """The trials that were repeated with fresh seeds, see `SweepEnded.finalists`."""
+        return self._said.finalists
+
+    @property
+    def runner_up(self) -> str | None:
+        """The best of the trials that did not win."""
+        return self._said.runner_up
+
+    @property
+    def runner_up_interval(self) -> list[float] | None:
+        """Of the champion's mean score minus the runner-up's."""
+        return self._said.runner_up_interval
+
+    @property
+    def compared(self) -> int | None:
+        """For the choice among how many trials the verdict's intervals allow; None: they do not."""
+        return self._said.compared
+
+    @property
+    def _said(self) -> SweepEnded:
+        return self.verdict or SweepEnded()
+
+    @property
+    def reading_due(self) -> bool:
+        """Whether the verdict has a champion whose test scores were never asked for.
+
+        False, too, where it was tried and could not be done.
+        """
+        verdict = self.verdict
+        if verdict is None or verdict.champion is None:
+            return False
+        pair = (verdict.champion, verdict.runner_up)
+        return all((asked.champion, asked.runner_up) != pair for asked in self.readings)
+
+    def trial(self, name: str) -> TrialRecord:
+        """The trial of that name, made when it is new."""
+        return self.everything.setdefault(name, TrialRecord(name))
+
+    @property
+    def trials(self) -> list[TrialRecord]:
         """The trials in the order of their proposal, without the untouched base."""
         return [trial for name, trial in self.everything.items() if name != BASE]
 
     @property
-    def searched(self) -> list[TrialView]:
+    def searched(self) -> list[TrialRecord]:
         """The trials without repetitions of another with a fresh seed."""
         return [trial for trial in self.trials if trial.of is None]
 
     @property
-    def finished(self) -> list[TrialView]:
+    def finished(self) -> list[TrialRecord]:
         """The trials that ended, however they ended."""
-        return [trial for trial in self.trials if trial.state not in {"PROPOSED", "RUNNING"}]
+        return [trial for trial in self.trials if trial.over]
 
     @property
     def total(self) -> int:
@@ -189,7 +269,7 @@ class SweepView:
         return list(self.experiment.get("tasks", []))
 
     @property
-    def best(self) -> TrialView | None:
+    def best(self) -> TrialRecord | None:
         """The champion, or else the finished trial with the largest gain, controls left out."""
         if self.champion is not None:
             return self.trial(self.champion)
@@ -203,15 +283,15 @@ class SweepView:
         return max(measured, key=lambda t: t.measure("gain"), default=None)
 
     @property
-    def reading(self) -> dict[str, Any] | None:
+    def reading(self) -> TestRead | None:
         """The reading of the test data that shows the present champion, None before there is one.
 
         Of several the first: later ones of the same champion score another runner-up.
         """
-        mine = [r for r in self.readings if r.get("reading") and r["champion"] == self.champion]
+        mine = [r for r in self.readings if r.reading and r.champion == self.champion]
         return mine[0] if mine and self.ended else None
 
-    def _is_joint(self, trial: TrialView) -> bool:
+    def _is_joint(self, trial: TrialRecord) -> bool:
         """Whether a trial learns all tasks at once: a control, which is never champion."""
         if trial.name not in self._joint:
             self._joint[trial.name] = self.settings(trial).get("method.sequence") == "joint"
@@ -227,12 +307,12 @@ class SweepView:
         zero_shot = (base.base_row if base else None) or [NOT_MEASURED] * len(self.tasks)
         found: list[tuple[tuple[int, float, float], Leading]] = []
         for trial in self.trials:
-            reports = [r for r in trial.reports if r["task_index"] >= 0]
+            reports = [r for r in trial.reports if r.task_index >= 0]
             if trial.state != "RUNNING" or not reports:
                 continue
             last = reports[-1]
             own, other = compared_with_base(last, self.tasks, zero_shot)
-            merit = (int(last["task_index"]), float(last["fraction"]), own)
+            merit = (last.task_index, last.fraction, own)
             if not math.isnan(own):
                 found.append((merit, Leading(trial.name, last, own, own - other)))
         return max(found, key=lambda pair: pair[0])[1] if found else None
@@ -244,7 +324,7 @@ class SweepView:
             return "The test examples were not read: there is no champion to read them for."
         if self.reading is not None:
             return reading_words(self.reading)
-        tried = [r["unread"] for r in self.readings if r["champion"] == self.champion]
+        tried = [r.unread for r in self.readings if r.champion == self.champion]
         if tried:
             why = "; ".join(f"{name}: {reason}" for name, reason in tried[-1].items())
             return f"The test examples could not be scored: {why.rstrip('.')}."
@@ -252,7 +332,7 @@ class SweepView:
             "The test examples have not been read; `orchestrate sweep` with the same file does it."
         )
 
-    def settings(self, trial: TrialView) -> dict[str, Any]:
+    def settings(self, trial: TrialRecord) -> dict[str, Any]:
         """The trial's whole method and training, its overrides applied."""
         if trial.name == BASE:
             return {}
@@ -282,7 +362,7 @@ class SweepView:
             return [number(self.controls.get(task, {}).get(control)) for task in self.tasks]
         found: dict[str, Any] = {}
         for report in base.reports if base else []:
-            found |= report.get("head_only") or {}
+            found |= report.head_only or {}
         return [_first_number(found.get(task)) for task in self.tasks]
 
     @property
@@ -292,7 +372,11 @@ class SweepView:
         paths = [*space, *(path for trial in self.searched for path in trial.overrides)]
         return list(dict.fromkeys(paths))
 
-    def matrix(self, trial: TrialView) -> AccuracyMatrix | None:
+    def versions_of(self, trial: TrialRecord) -> dict[str, str]:
+        """With which versions a trial was made last, by what they are of; see `versions`."""
+        return trial.versions[-1] if trial.versions else self.versions
+
+    def matrix(self, trial: TrialRecord) -> AccuracyMatrix | None:
         """The accuracy matrix as far as it was measured, None when no row was."""
         base = self.everything.get(BASE)
         first = trial.base_row or (base.base_row if base else None)

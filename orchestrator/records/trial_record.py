@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED
 from orchestrator.records.scores import mean, number
+from orchestrator.records.stage_report import StageReport
 
 BASE = "base"
 """Name of the control trial: the untouched base model."""
 
 
 @dataclass
-class TrialView:
+class TrialRecord:
     """What the journal says of one trial."""
 
     name: str
@@ -27,7 +28,14 @@ class TrialView:
     state: str = "PROPOSED"
     """PROPOSED, RUNNING, COMPLETE, FAILED or STOPPED."""
     reason: str = ""
-    reports: list[dict[str, Any]] = field(default_factory=list)
+    attempts: int = 0
+    """How often it was started."""
+    by_stage: dict[tuple[int, float], StageReport] = field(
+        default_factory=dict[tuple[int, float], StageReport]
+    )
+    """The last report of each stage, see `StageReport.stage`; oldest first."""
+    lines: dict[tuple[int, float], int] = field(default_factory=dict[tuple[int, float], int])
+    """Which line of the journal holds that report whole."""
     measures: dict[str, float | None] = field(default_factory=dict)
     gain_interval: list[float] | None = None
     intervals: dict[str, list[float] | None] = field(default_factory=dict)
@@ -42,6 +50,40 @@ class TrialView:
     """With which versions of what it was computed, see `versions`; several where a sweep was
     continued with others in the middle of it."""
 
+    @property
+    def over(self) -> bool:
+        """Whether it ended, however it ended."""
+        return self.state not in {"PROPOSED", "RUNNING"}
+
+    @property
+    def reports(self) -> list[StageReport]:
+        """Its reports, oldest first."""
+        return list(self.by_stage.values())
+
+    def take_report(self, report: StageReport, line: int) -> None:
+        """Know of a report; one that is made again takes the place of the first.
+
+        Args:
+            report: The report.
+            line: Which line of the journal holds it.
+        """
+        self.forget(report.stage)
+        self.by_stage[report.stage], self.lines[report.stage] = report, line
+
+    def forget(self, stage: tuple[int, float]) -> None:
+        """Let a report be made again."""
+        self.by_stage.pop(stage, None)
+        self.lines.pop(stage, None)
+
+    def start_over(self) -> None:
+        """Forget what it reported and how it ended."""
+        self.state, self.reason = "PROPOSED", ""
+        self.by_stage.clear()
+        self.lines.clear()
+        self.measures, self.gain_interval, self.intervals = {}, None, {}
+        self.adapter = self.adapter_sha256 = self.ended = None
+        self.versions = []
+
     def interval(self, control: str) -> list[float] | None:
         """The 95 % interval of its mean final score minus that of a control of `CONTROLS`."""
         if control == "zero_shot" and not self.intervals:  # journals of earlier versions
@@ -53,7 +95,7 @@ class TrialView:
         """By task, the final score of each validation example; empty when it did not end."""
         if self.state != "COMPLETE":
             return {}
-        found = [r["per_example"] for r in self.reports if r.get("per_example") and r.get("row")]
+        found = [r.per_example for r in self.reports if r.per_example and r.row]
         return {t: list(scores) for t, scores in found[-1].items() if scores} if found else {}
 
     def learnt_per_example(self, tasks: Sequence[str]) -> dict[str, list[float]]:
@@ -67,33 +109,29 @@ class TrialView:
         """
         found: dict[str, list[float]] = {}
         for report in self.reports:
-            scores = report.get("per_example") or {}
-            if report.get("row") and report["task_index"] >= 0:
+            scores = report.per_example or {}
+            if report.row and report.task_index >= 0:
                 # A report that is of none of the tasks is of all, learnt jointly.
-                own = [report["task"]] if report["task"] in tasks else tasks
+                own = [report.task] if report.task in tasks else tasks
                 found |= {t: list(scores[t]) for t in own if scores.get(t)}
         return found
 
     @property
     def losses(self) -> list[tuple[int, float]]:
         """Training loss by step, counted from 1 through all tasks; of a repeated step its last."""
-        steps = {int(r["task_index"]): int(r.get("steps") or 0) for r in self.reports}
+        steps = {r.task_index: r.steps for r in self.reports}
         series: dict[int, float] = {}
         for report in self.reports:
-            index, losses = int(report["task_index"]), report.get("losses") or []
+            index, losses = report.task_index, report.losses
             before = sum(count for task, count in steps.items() if 0 <= task < index)
-            first = before + int(report.get("step") or 0) - len(losses) + 1
+            first = before + report.step - len(losses) + 1
             series |= {first + i: number(loss) for i, loss in enumerate(losses)}
         return sorted(series.items())
 
     @property
     def task_steps(self) -> dict[int, int]:
         """Optimiser steps of each task that was begun, by its index from 0."""
-        return {
-            int(r["task_index"]): int(r.get("steps") or 0)
-            for r in self.reports
-            if r["task_index"] >= 0
-        }
+        return {r.task_index: r.steps for r in self.reports if r.task_index >= 0}
 
     def measure(self, name: str) -> float:
         """A measure, NaN when it was not measured."""
@@ -103,16 +141,16 @@ class TrialView:
     @property
     def base_row(self) -> list[float] | None:
         """The scores before anything was learnt, None unless this trial measured them."""
-        rows = [r["row"] for r in self.reports if r["task_index"] < 0 and r.get("row")]
-        return [number(score) for score in rows[-1]] if rows else None
+        rows = [r.row for r in self.reports if r.task_index < 0 and r.row]
+        return list(rows[-1]) if rows else None
 
     @property
     def learnt_rows(self) -> dict[int, list[float]]:
         """Scores on every task after each task that was learnt, by its index from 0."""
         return {
-            int(report["task_index"]): [number(score) for score in report["row"]]
+            report.task_index: list(report.row)
             for report in self.reports
-            if report["task_index"] >= 0 and report.get("row")
+            if report.task_index >= 0 and report.row
         }
 
 
@@ -121,7 +159,7 @@ class Leading:
     """A trial that has not ended yet, by its last report."""
 
     trial: str
-    report: Mapping[str, Any]
+    report: StageReport
     score: float
     """Mean over the tasks that were scored."""
     ahead: float
@@ -129,14 +167,14 @@ class Leading:
 
 
 def compared_with_base(
-    report: Mapping[str, Any], tasks: Sequence[str], zero_shot: Sequence[float]
+    report: StageReport, tasks: Sequence[str], zero_shot: Sequence[float]
 ) -> tuple[float, float]:
     """What a report scores, and the untouched base on the same tasks."""
-    if not report.get("row"):
+    row = report.row
+    if not row:
         # A report that is of none of the tasks is of all, learnt jointly.
-        single = report["task"] in tasks
-        other = zero_shot[tasks.index(report["task"])] if single else mean(zero_shot)
-        return number(report.get("score")), other
-    row = [number(score) for score in report["row"]]
+        single = report.task in tasks
+        other = zero_shot[tasks.index(report.task)] if single else mean(zero_shot)
+        return report.score, other
     known = [i for i, score in enumerate(row) if not math.isnan(score)]
     return mean([row[i] for i in known]), mean([zero_shot[i] for i in known])

@@ -9,13 +9,13 @@ from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.journal_facts import versions
 from orchestrator.records.redaction import redacted, redacted_document
 from orchestrator.records.scores import flat, number
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.markup import Markup, element, join
 from orchestrator.report.tables import fact_list, plain_table
 from orchestrator.system.formatting import show
 
 
-def asked(view: SweepView) -> Markup:
+def asked(view: SweepState) -> Markup:
     """What was asked: method, objectives, search space, tasks."""
     experiment = view.experiment
     search = experiment.get("search") or {}
@@ -50,7 +50,7 @@ def asked(view: SweepView) -> Markup:
     )
 
 
-def _task(view: SweepView, name: str) -> Markup:
+def _task(view: SweepState, name: str) -> Markup:
     """A task or probe in a list: kind and metric, what it asks, where it comes from."""
     spec = view.task_files.get(name, {})
     facts = ["probe, never learnt"] if name not in view.tasks else []
@@ -79,7 +79,7 @@ def _range(choice: Mapping[str, Any]) -> str:
     return "; ".join(told)
 
 
-def data(view: SweepView) -> Markup | None:
+def data(view: SweepState) -> Markup | None:
     """The data of each task: rows, where they come from, hashes."""
     if not view.controls:
         return None
@@ -142,7 +142,7 @@ def _fact(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _other(view: SweepView) -> Iterator[tuple[str, str]]:
+def _other(view: SweepState) -> Iterator[tuple[str, str]]:
     """Trials that ran with other versions than the sweep was begun with, and with which."""
     begun, found = versions(view.provenance), dict[str, list[str]]()
     for trial in view.everything.values():
@@ -154,7 +154,7 @@ def _other(view: SweepView) -> Iterator[tuple[str, str]]:
         yield ", ".join(names), made
 
 
-def made_from(view: SweepView) -> Markup:
+def made_from(view: SweepState) -> Markup:
     """Versions and hashes that the sweep was made from, and trials with others."""
     facts = flat(redacted_document(view.provenance))
     rows = [("", [name, element("code", _fact(value))]) for name, value in facts.items()]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.report import picture_sections, score_sections, trial_sections
 from orchestrator.report.assets import SCRIPT, STYLE
 from orchestrator.report.figures import Figures
@@ -18,7 +18,7 @@ from orchestrator.report.tables import fact_list, measure_cell, trial_link
 from orchestrator.system.formatting import count, show_duration, show_interval, show_setting
 
 
-def render_page(view: SweepView, figures: Figures, folder: Path) -> str:
+def render_page(view: SweepState, figures: Figures, folder: Path) -> str:
     """The whole page.
 
     Args:
@@ -76,7 +76,7 @@ def _time(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
-def _head(view: SweepView) -> Markup:
+def _head(view: SweepState) -> Markup:
     done = f"{len(view.finished)} of {count(view.total, 'trial')} finished"
     states = [trial.state for trial in view.trials]
     for state in ("FAILED", "STOPPED", "RUNNING"):
@@ -102,7 +102,7 @@ def _head(view: SweepView) -> Markup:
     )
 
 
-def _verdict(view: SweepView) -> Markup:
+def _verdict(view: SweepState) -> Markup:
     best = view.best
     told: list[object] = []
     if not view.ended:
@@ -145,7 +145,7 @@ def _separated(parts: Sequence[Markup]) -> list[object]:
     return out
 
 
-def _caveat(view: SweepView) -> str:
+def _caveat(view: SweepState) -> str:
     words = "Scores of trials are validation scores" + (
         ", by which the trials were chosen, so the best of them is optimistic. "
         if view.kind != "run"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.figures import Axis, Parallel, measure_words
 from orchestrator.report.trial_roles import trial_series
 from orchestrator.system.formatting import show_setting
@@ -17,7 +17,7 @@ def _logarithmic(domain: Mapping[str, Any]) -> bool:
     return "log_uniform" in domain or any(map(_logarithmic, domain.get("alternatives") or ()))
 
 
-def parallel_coordinates(view: SweepView, colours: Mapping[str, int]) -> Parallel | None:
+def parallel_coordinates(view: SweepState, colours: Mapping[str, int]) -> Parallel | None:
     """Complete trials on an axis for each setting and measure that differs."""
     trials = [trial for trial in view.searched if trial.state == "COMPLETE"]
     if len(trials) < 2:

@@ -6,7 +6,7 @@ import math
 
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.readings import CONTROLS
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.report import svg_curves, svg_trade_off
 from orchestrator.report.figures import Figures, measure_words
 from orchestrator.report.markup import Markup, element, join
@@ -18,7 +18,7 @@ _MOST_OPEN = 6
 """Matrices that are open from the start; the others open on a click."""
 
 
-def front(view: SweepView, figures: Figures) -> Markup | None:
+def front(view: SweepState, figures: Figures) -> Markup | None:
     """The trade-offs, with a legend."""
     if not figures.trade_offs:
         if not view.trials:
@@ -79,7 +79,7 @@ def parallel(figures: Figures) -> Markup | None:
     )
 
 
-def curves(view: SweepView, figures: Figures) -> Markup | None:
+def curves(view: SweepState, figures: Figures) -> Markup | None:
     """Losses by step, and scores by tasks learnt."""
     if figures.learning is None and not figures.forgetting:
         return None
@@ -137,7 +137,7 @@ def curves(view: SweepView, figures: Figures) -> Markup | None:
     return join(*parts)
 
 
-def matrices(view: SweepView) -> Markup | None:
+def matrices(view: SweepState) -> Markup | None:
     """The accuracy matrix of every trial, the best ones open."""
     parts = []
     for trial in by_merit(view):
@@ -168,7 +168,7 @@ def matrices(view: SweepView) -> Markup | None:
     return join(element("p", told, class_="quiet"), element("div", *parts, class_="matrices"))
 
 
-def _heat_map(view: SweepView, matrix: AccuracyMatrix) -> Markup:
+def _heat_map(view: SweepState, matrix: AccuracyMatrix) -> Markup:
     # Many names side by side would make the matrix wider than a screen; the rows name them too.
     narrow = len(matrix.tasks) > 5
     names = ["0 (untouched base)", *(f"{i} {task}" for i, task in enumerate(matrix.tasks, 1))]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.figures import (
     COLOURS,
     Curves,
@@ -32,7 +32,7 @@ _MOST_CHARACTERS = 32
 _CONTROL_LINES = {"majority class": "--", "chance": ":"}
 
 
-def draw_pictures(view: SweepView, figures: Figures, folder: Path) -> list[Path]:
+def draw_pictures(view: SweepState, figures: Figures, folder: Path) -> list[Path]:
     """Write every picture that there is; the same figures give the same bytes.
 
     Args:
@@ -197,7 +197,7 @@ def _parallel(figure: Parallel) -> Figure:
     return sheet
 
 
-def _matrices(view: SweepView) -> Figure | None:
+def _matrices(view: SweepState) -> Figure | None:
     import numpy as np
 
     found: list[tuple[str, Any]] = []

@@ -13,22 +13,22 @@ from orchestrator.records.readings import (
     reading_words,
 )
 from orchestrator.records.scores import mean, paired_interval
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import BASE, TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import BASE, TrialRecord
 from orchestrator.report.figures import measure_words
 from orchestrator.report.markup import Markup, element, join
 from orchestrator.report.tables import SIGNED, plain_table
 from orchestrator.system.formatting import show, show_interval
 
 
-def test_readings(view: SweepView) -> Markup | None:
+def test_readings(view: SweepState) -> Markup | None:
     """What the test data say, each reading by itself, the first one first."""
     parts: list[object] = []
     for reading in view.readings:
-        if not reading.get("reading"):
+        if not reading.reading:
             continue
-        champion, runner_up = reading["champion"], reading["runner_up"]
-        labels = {**CONTROLS, runner_up: f"{runner_up}, the runner-up"}
+        champion, runner_up = reading.champion, reading.runner_up
+        labels = {**CONTROLS, str(runner_up): f"{runner_up}, the runner-up"}
         rows = [
             (
                 "champion" if name == champion else "control",
@@ -36,7 +36,7 @@ def test_readings(view: SweepView) -> Markup | None:
             )
             for name, scores in reading_scores(reading).items()
         ]
-        counts = [reading["examples"].get(task, "-") for task in view.tasks]
+        counts = [reading.examples.get(task, "-") for task in view.tasks]
         rows.append(("control", ["test examples", *map(str, counts), ""]))
         compared = [
             ("", [name, show(score), show(difference, signed=True), show_interval(interval)])
@@ -45,18 +45,18 @@ def test_readings(view: SweepView) -> Markup | None:
         parts += [
             element("p", reading_words(reading)),
             plain_table(
-                f"Reading {reading['reading']}: {champion} minus each, mean over tasks",
+                f"Reading {reading.reading}: {champion} minus each, mean over tasks",
                 ["compared with", "its mean", "difference", "95 % interval"],
                 compared,
             ),
             plain_table(
-                f"Reading {reading['reading']}: scores by task", ["", *view.tasks, "mean"], rows
+                f"Reading {reading.reading}: scores by task", ["", *view.tasks, "mean"], rows
             ),
         ]
     return join(*parts) if parts else None
 
 
-def scores_by_task(view: SweepView) -> Markup | None:
+def scores_by_task(view: SweepState) -> Markup | None:
     """Controls beside what the champion (or the largest gain) reached, by task and on average."""
     if not view.tasks:
         return None
@@ -97,7 +97,7 @@ def scores_by_task(view: SweepView) -> Markup | None:
     return join(plain_table(caption, heads, rows), told)
 
 
-def _against_controls(view: SweepView, best: TrialView, final: float) -> Markup:
+def _against_controls(view: SweepState, best: TrialRecord, final: float) -> Markup:
     rows = []
     for control, label in CONTROLS.items():
         interval, score = best.interval(control), mean(view.control_scores(control))
@@ -113,7 +113,7 @@ def _against_controls(view: SweepView, best: TrialView, final: float) -> Markup:
     )
 
 
-def finalists(view: SweepView) -> Markup | None:
+def finalists(view: SweepState) -> Markup | None:
     """What fresh seeds gave."""
     if not view.finalists:
         return None

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS, Direction, front
 from orchestrator.records.readings import CONTROLS
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import COLOURS, Curves, Dot, Figures, Series, TradeOff
 from orchestrator.report.parallel_axes import parallel_coordinates
 from orchestrator.report.trial_roles import by_merit, role_of, trial_series
@@ -18,7 +18,7 @@ MOST_LINES = 40
 _MOST_POINTS = 150
 
 
-def make_figures(view: SweepView) -> Figures:
+def make_figures(view: SweepState) -> Figures:
     """The pictures of a sweep, as far as it has come.
 
     Args:
@@ -41,7 +41,7 @@ def make_figures(view: SweepView) -> Figures:
     )
 
 
-def _outstanding(view: SweepView) -> dict[str, int]:
+def _outstanding(view: SweepState) -> dict[str, int]:
     """Champion and front; while there is none, the trials with the largest gain so far."""
     ranked = [trial for trial in by_merit(view) if trial.of is None]
     named = [trial.name for trial in ranked if role_of(view, trial) in {"champion", "front"}]
@@ -52,14 +52,14 @@ def _outstanding(view: SweepView) -> dict[str, int]:
     return {name: first + i for i, name in enumerate(named[: len(COLOURS) - first])}
 
 
-def _drawn(view: SweepView, colours: Mapping[str, int]) -> list[TrialView]:
+def _drawn(view: SweepState, colours: Mapping[str, int]) -> list[TrialRecord]:
     """The trials that the curves show, background first so that the others lie above it."""
     begun = [trial for trial in by_merit(view) if trial.reports]
     begun.sort(key=lambda trial: trial.name not in colours)
     return begun[:MOST_LINES][::-1]
 
 
-def _trade_offs(view: SweepView) -> list[TradeOff]:
+def _trade_offs(view: SweepState) -> list[TradeOff]:
     made = []
     for x in ("forgetting", "probe_drift"):
         dots = [_dot(view, trial, x) for trial in view.trials if trial.state == "COMPLETE"]
@@ -74,7 +74,7 @@ def _trade_offs(view: SweepView) -> list[TradeOff]:
     return made
 
 
-def _dot(view: SweepView, trial: TrialView, x: str) -> Dot:
+def _dot(view: SweepState, trial: TrialRecord, x: str) -> Dot:
     interval = trial.gain_interval
     whole = interval is not None and all(bound is not None for bound in interval)
     return Dot(
@@ -88,7 +88,7 @@ def _dot(view: SweepView, trial: TrialView, x: str) -> Dot:
 
 
 def _learning(
-    view: SweepView, drawn: Sequence[TrialView], colours: Mapping[str, int]
+    view: SweepState, drawn: Sequence[TrialRecord], colours: Mapping[str, int]
 ) -> Curves | None:
     series = []
     for trial in drawn:
@@ -125,7 +125,7 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
 
 
 def _forgetting(
-    view: SweepView, drawn: Sequence[TrialView], colours: Mapping[str, int], task: int
+    view: SweepState, drawn: Sequence[TrialRecord], colours: Mapping[str, int], task: int
 ) -> Curves | None:
     series = []
     for trial in drawn:

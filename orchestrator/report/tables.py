@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.markup import Markup, element, join
 from orchestrator.system.formatting import show
 
@@ -95,7 +95,7 @@ def plain_table(
     return scrolled(caption or heads[0], made)
 
 
-def measure_cell(trial: TrialView, name: str) -> str:
+def measure_cell(trial: TrialRecord, name: str) -> str:
     """A measure as the tables write it."""
     digits = 0 if name.startswith("cost") else 3
     return show(trial.measure(name), signed=name in SIGNED, digits=digits)

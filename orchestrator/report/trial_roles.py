@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import Series
 
 
-def role_of(view: SweepView, trial: TrialView) -> str:
+def role_of(view: SweepState, trial: TrialRecord) -> str:
     """champion, front, repeat or trial."""
     if trial.name == view.champion:
         return "champion"
@@ -19,11 +19,11 @@ def role_of(view: SweepView, trial: TrialView) -> str:
     return "repeat" if trial.of else "trial"
 
 
-def by_merit(view: SweepView) -> list[TrialView]:
+def by_merit(view: SweepState) -> list[TrialRecord]:
     """Champion, front, then the others by falling gain; trials without a gain last."""
     order = {"champion": 0, "front": 1, "trial": 2, "repeat": 2}
 
-    def rank(trial: TrialView) -> tuple[int, float]:
+    def rank(trial: TrialRecord) -> tuple[int, float]:
         gain = trial.measure("gain")
         return order[role_of(view, trial)], math.inf if math.isnan(gain) else -gain
 
@@ -31,8 +31,8 @@ def by_merit(view: SweepView) -> list[TrialView]:
 
 
 def trial_series(
-    view: SweepView,
-    trial: TrialView,
+    view: SweepState,
+    trial: TrialRecord,
     colours: Mapping[str, int],
     points: Sequence[tuple[float, float]],
 ) -> Series:

@@ -10,8 +10,8 @@ from typing import Any
 from orchestrator.records.readings import CONTROLS
 from orchestrator.records.scores import mean
 from orchestrator.records.sweep_folder import log_path
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import measure_words
 from orchestrator.report.markup import Markup, element, join
 from orchestrator.report.tables import measure_cell, plain_table, scrolled, trial_link
@@ -22,7 +22,7 @@ _MEASURES = ("gain", "accuracy", "forgetting", "probe_drift", "cost_s")
 _FIRST = {"gain": "descending", "accuracy": "descending"}
 
 
-def all_trials(view: SweepView) -> Markup:
+def all_trials(view: SweepState) -> Markup:
     """Every trial in one table that can be sorted."""
     if not view.trials:
         return element("p", "No trial has been proposed yet.")
@@ -100,8 +100,8 @@ def _sort_head(words: str, kind: str, first: str | None = None, title: str | Non
 
 
 def _trial_row(
-    view: SweepView,
-    trial: TrialView,
+    view: SweepState,
+    trial: TrialRecord,
     measures: Sequence[str],
     compared: Sequence[str],
     paths: Sequence[str],
@@ -145,13 +145,13 @@ def _value(shown: str, value: Any) -> Markup:
     )
 
 
-def _log(trial: TrialView, folder: Path) -> Path:
+def _log(trial: TrialRecord, folder: Path) -> Path:
     """Where a trial's log is, or was when the sweep's folder was elsewhere."""
     path = log_path(trial, folder)
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
-def failed(view: SweepView, folder: Path) -> Markup | None:
+def failed(view: SweepState, folder: Path) -> Markup | None:
     """Trials that failed or were stopped, and why."""
     rows = []
     for trial in view.trials:

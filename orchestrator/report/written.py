@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.records.events import Line
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.page import render_page
 from orchestrator.report.png import draw_pictures
 from orchestrator.report.sweep_figures import make_figures
@@ -32,7 +32,7 @@ def write_report(lines: Iterable[Line], folder: Path, output: Path | None = None
     """
     target = output or folder / REPORT_FOLDER
     target.mkdir(parents=True, exist_ok=True)
-    view = SweepView.of(lines)
+    view = SweepState.of(lines)
     figures = make_figures(view)
     draw_pictures(view, figures, target)
     page = target / PAGE

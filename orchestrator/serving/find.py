@@ -27,7 +27,7 @@ from orchestrator.records.model_folder import (
     write_model_folder,
 )
 from orchestrator.records.sweep_folder import path_within
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.task_kinds import LanguageModellingTask, TaskSpec
 from orchestrator.system.seals import UNSEALED, flaw
 from orchestrator.system.user_error import UserError
@@ -136,8 +136,7 @@ def _found_folder(reference: str, storage: Path, tracking_uri: str | None) -> It
 
 
 def _trial_folder(sweep: Path, trial: str, target: Path) -> Path:
-    lines = read_journal(sweep)
-    view = SweepView.of(lines)
+    view = SweepState.of(read_journal(sweep), whole=False)
     found = view.everything.get(trial)
     if found is None:
         known = list(view.everything)
@@ -154,7 +153,7 @@ def _trial_folder(sweep: Path, trial: str, target: Path) -> Path:
         raise ModelUseError(
             f"The adapter of '{sweep.name}/{trial}' is gone: there is no {adapter}."
         )
-    return write_model_folder(target, adapter_folder=adapter, lines=lines, trial=trial)
+    return write_model_folder(target, adapter_folder=adapter, state=view, trial=trial)
 
 
 def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:
@@ -172,7 +171,7 @@ def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:
         ModelUseError: If there is no registry.
     """
     lines = read_journal(storage / name) if "/" not in name else []
-    experiment = SweepView.of(lines).experiment
+    experiment = SweepState.of(lines).experiment
     own = tracking_uri or (experiment.get("tracking") or {}).get("uri")
     if not own and not (storage / DATABASE_NAME).is_file():
         again = f" (`orchestrate report {name}` makes it anew from the journal)" if lines else ""

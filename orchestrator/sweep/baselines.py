@@ -13,8 +13,8 @@ from typing import Literal
 
 from orchestrator.data.items import Question
 from orchestrator.data.prepared import PreparedTask
-from orchestrator.loop.stage_report import StageReport
 from orchestrator.measures.intervals import Interval, gain_interval, joint_intervals
+from orchestrator.records.stage_report import StageReport
 from orchestrator.spec.task_kinds import ClassificationTask
 
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.loop.trial_state import BASE_TRIAL
-from orchestrator.records.events import reading_due
+from orchestrator.records.events import SweepStopped
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.task_kinds import computed_fields
 from orchestrator.sweep.driver import Driver
@@ -47,7 +47,7 @@ class Readings:
             read: Scores models on the test data.
         """
         driver = self._driver
-        if not reading_due(driver.journal.lines):
+        if not driver.state.reading_due:
             return
         sides = driver.to_be_read()
         found: dict[str, Any] = {}
@@ -120,7 +120,7 @@ def _give_up(driver: Driver, projection: MlflowSync) -> NoReturn:
             f"All {len(failed)} trials that were begun have failed, {count} of them with: "
             f"{reason.rstrip('.')}."
         )
-    driver.record("sweep_stopped", reason=why, trials=[trial.name for trial in failed])
+    driver.record(SweepStopped(why, [trial.name for trial in failed]))
     projection.catch_up()
     raise SweepError(
         f"{why} Log: {log}. Nothing more was begun. When the cause is mended, the same command "

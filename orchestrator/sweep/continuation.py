@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.loop.trial_state import BASE_TRIAL
-from orchestrator.records.events import without_series
+from orchestrator.records.events import SweepContinued
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_facts import versions
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import adapter_flaw
 from orchestrator.records.sweep_folder import path_within, sweep_folder
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.search_space import SearchSpec
 from orchestrator.sweep.protocols import Observer
@@ -46,9 +46,9 @@ def has_begun(experiment: Experiment) -> bool:
     )  # fmt: skip
 
 
-def retried_trials(journal: Journal, options: SweepOptions) -> list[str]:
+def retried_trials(state: SweepState, folder: Path, options: SweepOptions) -> list[str]:
     """The trials that start over; the base always, as nothing is judged without row 0."""
-    trials = SweepView.of(map(without_series, journal.lines)).everything
+    trials = state.everything
     failed = [name for name, trial in trials.items() if trial.state == "FAILED"]
     if not options.retry_failed:
         return [name for name in failed if name == BASE_TRIAL]
@@ -56,14 +56,14 @@ def retried_trials(journal: Journal, options: SweepOptions) -> list[str]:
         name
         for name, trial in trials.items()
         if trial.adapter
-        and adapter_flaw(path_within(journal.folder, trial.adapter), trial.adapter_sha256, name)
-        is not None
+        and adapter_flaw(path_within(folder, trial.adapter), trial.adapter_sha256, name) is not None
     ]
     return [*failed, *lost]
 
 
 def record_continuation(
     journal: Journal,
+    state: SweepState,
     observer: Observer,
     provenance: Mapping[str, Any],
     retried: Sequence[str],
@@ -71,28 +71,25 @@ def record_continuation(
     trials: int,
 ) -> None:
     """Record that a sweep goes on, and say what is not as it was."""
-    named: dict[str, Any] = {}
-    if not any(line.get("sweep_id") for line in journal.lines):
-        named = {"sweep_id": uuid.uuid4().hex}
+    named = None
+    if not state.sweep_id:
+        named = uuid.uuid4().hex
         observer.note(
             "this sweep was begun before checksums: what its trials have left is not verified"
         )
-    before = SweepView.of(map(without_series, journal.lines)).versions
-    changes = differing_versions(before, versions(provenance))
+    changes = differing_versions(state.versions, versions(provenance))
     if changes:
         observer.note(
             f"not as before: {', '.join(changes)}; each trial's record says what it was made with"
         )
-    observer.line(
-        journal.append(
-            "sweep_continued",
-            trials=trials,
-            retried=retried,
-            base=provenance["base"],
-            **{key: provenance[key] for key in ("code", "packages", "python", "platform")},
-            **named,
-        )
+    told = SweepContinued(
+        trials=trials,
+        retried=list(retried),
+        base=provenance["base"],
+        **{key: provenance[key] for key in ("code", "packages", "python", "platform")},
+        sweep_id=named,
     )
+    observer.event(journal.append(told))
 
 
 def set_leftovers_aside(folder: Path, observer: Observer) -> None:

@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,23 @@ from typing import Any
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.pool.admission import base_refuses, trial_refuses
 from orchestrator.loop.progress_file import ProgressFile
-from orchestrator.loop.stage_report import DONE, StageReport
 from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.measures.champion import Candidate, best_candidate
-from orchestrator.measures.intervals import UNKNOWN, Interval
+from orchestrator.measures.intervals import UNKNOWN
 from orchestrator.measures.objectives import NEEDS_ORDER, ProbeReading, measures
-from orchestrator.records.events import Line, reading_due, standing_verdict
+from orchestrator.records.events import (
+    Event,
+    SetAside,
+    StageReported,
+    TrialEnded,
+    TrialProposed,
+    TrialStarted,
+)  # fmt: skip
 from orchestrator.records.journal import Journal
-from orchestrator.records.journal_facts import versions
-from orchestrator.records.journal_lines import last_line
 from orchestrator.records.model_folder import adapter_flaw
+from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.reach import refusal
@@ -70,12 +76,8 @@ class Driver:
         self.journal = journal
         self.observer = observer
         self.data = data
-        self.trials: dict[str, Trial] = {}
-        self._sweep_id = ""
-        self._versions: dict[str, str] = {}
-        self._base_sha256: str | None = None
-        self._unsealed: Set[str] = frozenset()
-        """The trials that were begun before this sweep had an identity."""
+        self.state = SweepState.of(journal.lines, whole=False)
+        self.trials = {name: Trial(record) for name, record in self.state.everything.items()}
         self._by_tune_id: dict[str, str] = {}
         self._running: dict[str, ResourceSpec] = {}
         self.capacity = Capacity()
@@ -87,8 +89,6 @@ class Driver:
         self._joint_trials: dict[str, bool] = {}
         self.scheduled = False
         """Whether a scheduler of Ray Tune may stop trials."""
-        for line in journal.lines:
-            self._replay(line)
         self._proposer: Proposer | None = None
         if self.experiment.search is not None:
             past = [PastTrial(t.name, t.overrides, t.state, t.measures) for t in self._searched()]
@@ -98,51 +98,12 @@ class Driver:
                 past,
                 refuses=lambda overrides: refusal(self.experiment, overrides),
             )
-        self._waiting = [t.name for t in self.trials.values() if t.state == "RUNNING"]
+        self._waiting = [t.name for t in self.trials.values() if not t.over]
         self._failed_now: list[str] = []
         self._finish_whole_trials()
         self._end_impossible_trials()
 
-    # -- reading the journal ----------------------------------------------------------------------
-
-    def _replay(self, line: Line) -> None:
-        match line["event"]:
-            case "sweep_opened":
-                self._sweep_id = line.get("sweep_id", "")
-                self._base_sha256 = line["provenance"].get("base", {}).get("sha256")
-                self._versions = versions(line["provenance"])
-            case "trial_proposed":
-                self.trials[line["trial"]] = Trial(
-                    line["trial"], line["overrides"], of=line.get("of")
-                )
-            case "sweep_continued":
-                self._versions = self._versions | versions(line)
-                if line.get("sweep_id"):
-                    self._sweep_id, self._unsealed = line["sweep_id"], frozenset(self.trials)
-                for name in line.get("retried", ()):
-                    self._start_over(self.trials[name])
-            case "trial_started":
-                self.trials[line["trial"]].attempts = line["attempt"]
-            case "stage_report":
-                report = StageReport.from_document(line["report"])
-                self.trials[line["trial"]].take(report, line["n"])
-            case "trial_ended":
-                trial = self.trials[line["trial"]]
-                trial.state = line["state"]
-                trial.measures = {
-                    k: math.nan if v is None else v for k, v in (line["measures"] or {}).items()
-                } or None
-                if line["gain_interval"]:
-                    trial.interval = Interval(*line["gain_interval"])
-            case _:
-                pass
-
-    def _start_over(self, trial: Trial) -> None:
-        """Forget what a failed trial reported; its checkpoint went when it failed."""
-        trial.state, trial.failure, trial.log = "RUNNING", None, None
-        trial.measures = trial.interval = trial.trouble = None
-        trial.reports.clear()
-        trial.lines.clear()
+    # -- going on ---------------------------------------------------------------------------------
 
     def _finish_whole_trials(self) -> None:
         """A driver that died between a trial's last report and its end: the end is now."""
@@ -155,8 +116,7 @@ class Driver:
                 self.finish(name)
             else:
                 # It is made again, with the report that belongs to it.
-                key = trial.last_key(len(self.experiment.tasks))
-                del trial.reports[key], trial.lines[key]
+                trial.record.forget(trial.last_stage(len(self.experiment.tasks)))
 
     def _end_impossible_trials(self) -> None:
         """Fail what an older version proposed though it cannot be; the sweep goes on without it."""
@@ -175,13 +135,13 @@ class Driver:
             report: What that base trial reported.
         """
         base = self.trials.get(BASE_TRIAL)
-        if base is not None and (base.state != "RUNNING" or base.reports):
+        if base is not None and (base.over or base.reports):
             return
         if base is None:
             self._propose(BASE_TRIAL, {}, "an earlier sweep")
         else:
             self._waiting.remove(BASE_TRIAL)
-        self._started(BASE_TRIAL, self.trials[BASE_TRIAL].attempts + 1)
+        self._started(BASE_TRIAL)
         self._stage(self.trials[BASE_TRIAL], report.as_document(), None)
         self.finish(BASE_TRIAL)
 
@@ -200,7 +160,7 @@ class Driver:
     def _search_over(self) -> bool:
         searched = self._searched()
         total = self._total
-        return len(searched) >= total and all(t.state != "RUNNING" for t in searched)
+        return len(searched) >= total and all(t.over for t in searched)
 
     @property
     def unfinished(self) -> int:
@@ -285,13 +245,11 @@ class Driver:
         if name is None:
             later = self._waiting or (self._running and self._missing_repetitions())
             return WAIT if later else None
-        trial = self.trials[name]
-        trial.attempts += 1
         self._by_tune_id[tune_id] = name
         experiment = self.trial_experiment(name)
         ProgressFile(self.journal.folder, name).remove()
         self._running[name] = experiment.resources
-        self._started(name, trial.attempts)
+        self._started(name)
         job: dict[str, Any] = {
             "trial": name,
             "experiment": experiment.for_workers(),
@@ -306,8 +264,9 @@ class Driver:
             job |= {"member": self.pool.assign(name), "row_0": self._row_0()}
         return job
 
-    def _started(self, name: str, attempt: int) -> None:
-        self.record("trial_started", trial=name, attempt=attempt, versions=self._versions)
+    def _started(self, name: str) -> None:
+        attempt = self.trials[name].record.attempts + 1
+        self.record(TrialStarted(name, attempt, self.state.versions))
 
     def _next_that_fits(self) -> str | None:
         """A trial that can start now, proposed if need be; None while none can."""
@@ -410,9 +369,7 @@ class Driver:
 
     def _propose(self, name: str, overrides: dict[str, Any], by: str, of: str | None = None) -> str:
         self.experiment.with_overrides(overrides)  # what cannot be must not be recorded
-        self.trials[name] = Trial(name, overrides, of=of)
-        extra = {} if of is None else {"of": of}
-        self.record("trial_proposed", trial=name, overrides=overrides, by=by, **extra)
+        self.record(TrialProposed(name, overrides, by, of))
         return name
 
     def trial_experiment(self, name: str) -> Experiment:
@@ -426,7 +383,7 @@ class Driver:
         experiment = self.trial_experiment(name)
         tasks = [*experiment.tasks, *experiment.probes]
         made_of = {
-            "base": [self._base_sha256, experiment.model.quantization],
+            "base": [self.state.base_sha256, experiment.model.quantization],
             "data": [self.data.hashes[task] for task in tasks],
             "tasks": [computed_fields(self.loaded.tasks[task]) for task in tasks],
             "settings": experiment.model_dump(
@@ -435,7 +392,8 @@ class Driver:
             ),
             "workers": [experiment.resources.executor, experiment.resources.workers],
         }
-        return Maker(self._sweep_id, name, fingerprint(made_of), unsealed=name in self._unsealed)
+        unsealed = name in self.state.unsealed
+        return Maker(self.state.sweep_id, name, fingerprint(made_of), unsealed=unsealed)
 
     def adapter_folder(self, name: str) -> Path:
         """Where a trial's adapter is kept."""
@@ -486,11 +444,12 @@ class Driver:
         """Record, and say, that something foreign or damaged is not used."""
         self.observer.note(f"{what} is not used, and kept as {kept_as.name}: {because}")
         self.record(
-            "set_aside",
-            trial=name,
-            what=_within(self.journal.folder, what),
-            kept_as=_within(self.journal.folder, kept_as),
-            because=because,
+            SetAside(
+                trial=name,
+                what=_within(self.journal.folder, what),
+                kept_as=_within(self.journal.folder, kept_as),
+                because=because,
+            )
         )
 
     # -- what trials say --------------------------------------------------------------------------
@@ -544,7 +503,9 @@ class Driver:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("a", encoding="utf-8") as file:
-                    file.write(f"attempt {trial.attempts}: {message.get('details', reason)}\n")
+                    file.write(
+                        f"attempt {trial.record.attempts}: {message.get('details', reason)}\n"
+                    )
             except OSError as error:
                 raise SweepError(
                     no_room(self.journal.folder, f"the log of {trial.name}", str(error))
@@ -558,8 +519,7 @@ class Driver:
 
     def _stage(self, trial: Trial, document: Mapping[str, Any], checkpoint: str | None) -> None:
         report = StageReport.from_document(document)
-        key = (report.task_index, report.fraction)
-        if key in trial.reports or trial.state != "RUNNING":
+        if report.stage in trial.reports or trial.over:
             return
         last = report.row is not None and report.task_index == len(self.experiment.tasks) - 1
         if last and checkpoint is not None:
@@ -568,8 +528,7 @@ class Driver:
             trial.trouble = self._keep_adapter(trial.name, Path(checkpoint) / "adapter")
             if trial.trouble is not None:
                 return
-        line = self.record("stage_report", trial=trial.name, report=report.as_document())
-        trial.take(report, line["n"])
+        self.record(StageReported(trial.name, report))
 
     def ended(self, tune_id: str, error: bool) -> None:
         """Ray Tune says that a trial is over."""
@@ -588,37 +547,34 @@ class Driver:
     def finish(self, name: str) -> None:
         """End a trial, now or, when row 0 is still being measured, as soon as it is known."""
         trial = self.trials[name]
-        if trial.state != "RUNNING":
+        if trial.over:
             return  # row 0 came between its last report and Ray Tune's word that it is over
         final = trial.last_report(len(self.experiment.tasks))
         if trial.failure is not None or final is None:
             self._end_early(trial)
             return
         if name == BASE_TRIAL:
-            trial.measures = self._measures(trial, trial, final)
-            self._end(trial, "COMPLETE", "")
+            self._end(trial, "COMPLETE", "", self._measures(trial, trial, final))
             if self._base_measured is not None:
                 self._base_measured(final)
             for other in list(self.trials.values()):
                 whole = other.last_report(len(self.experiment.tasks)) is not None
-                if other.state == "RUNNING" and whole and other.name not in self._waiting:
+                if not other.over and whole and other.name not in self._waiting:
                     self.finish(other.name)
             return
         base = self.trials.get(BASE_TRIAL)
         base_report = base.last_report(0) if base is not None else None
         if base is None or base_report is None:
             return
-        trial.measures = self._measures(trial, base, final)
-        controls = self._controls()
-        trial.interval = controls.interval(self.examples(name), controls.reference_examples)
+        found = self._measures(trial, base, final)
         wanted = set(self.experiment.objectives)
         if self._joint(name):
             wanted -= NEEDS_ORDER
-        bad = [n for n in sorted(wanted) if not math.isfinite(trial.measures[n])]
+        bad = [n for n in sorted(wanted) if not math.isfinite(found[n])]
         if bad:
             self._end(trial, "FAILED", f"the objectives {bad} could not be measured")
         else:
-            self._end(trial, "COMPLETE", "")
+            self._end(trial, "COMPLETE", "", found)
 
     def _end_early(self, trial: Trial) -> None:
         """End a trial that has failed, or was stopped before its last report."""
@@ -634,28 +590,31 @@ class Driver:
             self._joint_trials[name] = self.trial_experiment(name).method.sequence == "joint"
         return self._joint_trials[name]
 
-    def _end(self, trial: Trial, state: str, reason: str) -> None:
-        trial.state = state
-        complete = state == "COMPLETE"
+    def _end(
+        self, trial: Trial, state: str, reason: str, measured: dict[str, float] | None = None
+    ) -> None:
+        """Record the end of a trial; `measured` only if it is complete."""
         adapter = self.adapter_folder(trial.name)
-        has_adapter = complete and adapter.is_dir()
-        final = trial.last_report(len(self.experiment.tasks))
+        has_adapter = state == "COMPLETE" and adapter.is_dir()
+        compared = measured is not None and trial.name != BASE_TRIAL
+        controls = self._controls() if compared else None
+        examples = self.examples(trial.name) if compared else None
         self.record(
-            "trial_ended",
-            trial=trial.name,
-            state=state,
-            reason=reason,
-            measures=trial.measures if complete else None,
-            gain_interval=bounds(trial.interval) if complete else None,
-            intervals=self._controls().intervals(self.examples(trial.name))
-            if complete and trial.name != BASE_TRIAL and final is not None
-            else None,
-            adapter=str(adapter.relative_to(self.journal.folder)) if has_adapter else None,
-            adapter_sha256=content_hash(file_hashes(adapter)) if has_adapter else None,
-            log=trial.log and _within(self.journal.folder, Path(trial.log)),
+            TrialEnded(
+                trial=trial.name,
+                state=state,
+                reason=reason,
+                measures=None if measured is None else {**measured},
+                gain_interval=controls
+                and bounds(controls.interval(examples, controls.reference_examples)),
+                intervals=controls and controls.intervals(examples),
+                adapter=str(adapter.relative_to(self.journal.folder)) if has_adapter else None,
+                adapter_sha256=content_hash(file_hashes(adapter)) if has_adapter else None,
+                log=trial.log and _within(self.journal.folder, Path(trial.log)),
+            )
         )
         if self._proposer is not None and trial.name != BASE_TRIAL and trial.of is None:
-            self._proposer.tell(trial.name, trial.measures if complete else None)
+            self._proposer.tell(trial.name, measured)
         ProgressFile(self.journal.folder, trial.name).remove()
         if state == "FAILED":
             self._failed_now.append(trial.name)
@@ -668,7 +627,7 @@ class Driver:
     def tidy(self) -> None:
         """Remove what members of the pool have saved of trials that had ended meanwhile."""
         for trial in self.trials.values():
-            if trial.state != "RUNNING":
+            if trial.over:
                 self._remove_checkpoint(trial)
 
     def _measures(self, trial: Trial, base: Trial, final: StageReport) -> dict[str, float]:
@@ -722,20 +681,12 @@ class Driver:
 
     def conclude(self) -> None:
         """Name the front and the champion when nothing is left to run, unless that is done."""
-        if standing_verdict(self.journal.lines) is not None:
+        if self.state.verdict is not None:
             return
         tried = {t.name: self._judged(t) for t in self._eligible()}
         finalists = {t.name: self._repeats(t) for t in self.finalists()}
-        self.record(
-            "sweep_ended",
-            **judge(
-                tried,
-                finalists,
-                self._controls(),
-                self.experiment,
-                stopped=sum(trial.state == "STOPPED" for trial in self._searched()),
-            ),
-        )
+        stopped = sum(trial.state == "STOPPED" for trial in self._searched())
+        self.record(judge(tried, finalists, self._controls(), self.experiment, stopped=stopped))
 
     def to_be_read(self) -> dict[str, Side]:
         """Say whose test scores the verdict asks for.
@@ -743,11 +694,11 @@ class Driver:
         Returns:
             Trials and the base, by name, without those that an earlier reading has scored.
         """
-        verdict = standing_verdict(self.journal.lines)
-        if verdict is None or not reading_due(self.journal.lines):
+        verdict = self.state.verdict
+        if verdict is None or not self.state.reading_due:
             return {}
         known = self._read_before()
-        names = (BASE_TRIAL, verdict["champion"], verdict.get("runner_up"))
+        names = (BASE_TRIAL, verdict.champion, verdict.runner_up)
         for name in names[1:]:
             if name is not None and name not in known:
                 self._set_other_adapter_aside(name)
@@ -763,16 +714,14 @@ class Driver:
 
     def _set_other_adapter_aside(self, name: str) -> None:
         """Let nothing be read from an adapter that the journal does not vouch for."""
-        ended = last_line(self.journal.lines, "trial_ended", name) or {}
         folder = self.adapter_folder(name)
-        wrong = adapter_flaw(folder, ended.get("adapter_sha256"), name)
+        wrong = adapter_flaw(folder, self.state.trial(name).adapter_sha256, name)
         if wrong is not None and folder.is_dir():
             self._heard_set_aside(name, folder, move_aside(folder), wrong)
 
     def _read_before(self) -> dict[str, dict[str, Any]]:
         """The test scores that earlier readings have journalled, by trial."""
-        lines = [line for line in self.journal.lines if line["event"] == "test_read"]
-        return {name: side for line in lines for name, side in line["sides"].items()}
+        return {n: side for read in self.state.readings for n, side in read.sides.items()}
 
     def test_read(self, sides: Mapping[str, dict[str, Any]]) -> None:
         """Journal a reading of the test data.
@@ -780,19 +729,17 @@ class Driver:
         Args:
             sides: What was found of `to_be_read`, by name.
         """
-        lines = self.journal.lines
-        verdict = standing_verdict(lines)
+        verdict = self.state.verdict
         assert verdict is not None, "test data are read for a verdict"
-        wanted = {BASE_TRIAL, verdict["champion"], verdict.get("runner_up")}
+        wanted = {BASE_TRIAL, verdict.champion, verdict.runner_up}
         everything = {**self._read_before(), **sides}
         self.record(
-            "test_read",
-            **reading(
+            reading(
                 verdict,
                 {name: side for name, side in everything.items() if name in wanted},
                 [self.data.tasks[name] for name in self.experiment.tasks],
-                number=1 + sum(bool(x.get("reading")) for x in lines if x["event"] == "test_read"),
-            ),
+                number=1 + sum(bool(read.reading) for read in self.state.readings),
+            )
         )
 
     def _judged(self, trial: Trial) -> Judged:
@@ -819,16 +766,18 @@ class Driver:
             By task; None where it has no last report, or that holds none.
         """
         trial = self.trials[name]
-        number = trial.lines.get(trial.last_key(len(self.experiment.tasks)))
+        number = trial.record.lines.get(trial.last_stage(len(self.experiment.tasks)))
         if number is None:
             return None
         return StageReport.from_document(self.journal.lines[number]["report"]).per_example
 
-    def record(self, event: str, **fields: Any) -> Line:
-        """Journal a line, then tell the observer."""
-        line = self.journal.append(event, **fields)
-        self.observer.line(line)
-        return line
+    def record(self, event: Event) -> None:
+        """Journal what happens, take it in, then tell the observer."""
+        written = self.journal.append(event)
+        self.state.take(written)
+        if isinstance(written, TrialProposed):
+            self.trials[written.trial] = Trial(self.state.trial(written.trial))
+        self.observer.event(written)
 
 
 def _is_seen(folder: Path) -> bool:

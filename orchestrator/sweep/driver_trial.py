@@ -1,50 +1,67 @@
-"""One trial as the driver sees it: its reports, its state, what it measured."""
+"""A trial as the driver sees it: what the journal says of it, and what this session knows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.loop.stage_report import DONE, StageReport
 from orchestrator.loop.trial_state import BASE_TRIAL
-from orchestrator.measures.intervals import Interval
+from orchestrator.records.scores import number
+from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.trial_record import TrialRecord
 
 
 @dataclass
 class Trial:
     """One trial as the driver sees it."""
 
-    name: str
-    overrides: dict[str, Any]
-    of: str | None = None
-    """The finalist that this trial repeats with a fresh seed."""
-    attempts: int = 0
-    reports: dict[tuple[int, float], StageReport] = field(
-        default_factory=dict[tuple[int, float], StageReport]
-    )
-    """Without what grows with steps and examples (the base's last keeps its examples)."""
-    lines: dict[tuple[int, float], int] = field(default_factory=dict[tuple[int, float], int])
-    """Which line of the journal holds a report whole."""
-    state: str = "RUNNING"
-    measures: dict[str, float] | None = None
-    interval: Interval | None = None
+    record: TrialRecord
+    """What the journal says of it."""
     failure: str | None = None
     trouble: str | None = None
     """Why its last report could not be taken."""
     log: str | None = None
 
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.record.name
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Dotted paths of the experiment and its values."""
+        return self.record.overrides
+
+    @property
+    def of(self) -> str | None:
+        """The finalist that this trial repeats with a fresh seed."""
+        return self.record.of
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.record.over
+
+    @property
+    def state(self) -> str:
+        """RUNNING until it is over, then COMPLETE, FAILED or STOPPED."""
+        return self.record.state if self.over else "RUNNING"
+
+    @property
+    def reports(self) -> Mapping[tuple[int, float], StageReport]:
+        """By stage, without what grows with steps and examples (the base keeps its examples)."""
+        return self.record.by_stage
+
+    @property
+    def measures(self) -> dict[str, float] | None:
+        """What it measured, NaN where it could not; None unless it is complete."""
+        return {name: number(v) for name, v in self.record.measures.items()} or None
+
     def last_report(self, tasks: int) -> StageReport | None:
         """The report after the last task, which makes a trial whole."""
-        return self.reports.get(self.last_key(tasks))
+        return self.reports.get(self.last_stage(tasks))
 
-    def last_key(self, tasks: int) -> tuple[int, float]:
-        """Where among the reports that one is."""
+    def last_stage(self, tasks: int) -> tuple[int, float]:
+        """Which of its reports that one is."""
         return (-1 if self.name == BASE_TRIAL else tasks - 1, DONE)
-
-    def take(self, report: StageReport, line: int) -> None:
-        """Know of a report, which stands in a line of the journal."""
-        key = (report.task_index, report.fraction)
-        if self.name != BASE_TRIAL:
-            report = replace(report, per_example=None)
-        self.reports[key] = replace(report, losses=(), learning_rates=())
-        self.lines[key] = line

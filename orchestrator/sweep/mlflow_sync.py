@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from orchestrator.records.errors import TrackingError
+from orchestrator.records.events import ChampionRegistered, SweepEnded, TestRead
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import last_line
 from orchestrator.records.mlflow.address import tracking_uri
@@ -19,7 +20,7 @@ from orchestrator.sweep.protocols import Observer
 
 MLFLOW_PAUSE_SECONDS = 60.0
 """How long MLflow is left alone after it could not be reached."""
-_REGISTERED = {"sweep_ended", "test_read", "champion_registered"}
+_REGISTERED = {SweepEnded.name, TestRead.name, ChampionRegistered.name}
 """Lines after which the registry lacks something, and the one that says that it has it."""
 
 
@@ -101,13 +102,8 @@ class MlflowSync:
                     "Restore it from a copy, or add `--retry-failed`, which trains it again."
                 )
         registered = mlflow.register(lines, just_decided=just_decided)
-        line = self._journal.append(
-            "champion_registered",
-            trial=champion,
-            model=registered.model,
-            version=registered.version,
-        )
-        self._observer.line(line)
+        told = ChampionRegistered(champion, registered.model, registered.version)
+        self._observer.event(self._journal.append(told))
         self._observer.note(registered.text)
         mlflow.catch_up(lines, running=False)
         return ""
@@ -115,7 +111,7 @@ class MlflowSync:
     def _is_registered(self) -> bool:
         """Whether the registry holds the last verdict's champion, its test scores included."""
         told = [line["event"] for line in self._journal.lines if line["event"] in _REGISTERED]
-        return told[-1] == "champion_registered"
+        return told[-1] == ChampionRegistered.name
 
     def _attach_report(self) -> None:
         """Write the sweep's page and put it beside its run; a full disk costs no sweep."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orchestrator.records.events import Line
+from orchestrator.records.events import Event
 from orchestrator.spec.sections import ResourceSpec
 
 
@@ -17,8 +17,8 @@ class Observer(Protocol):
     def note(self, text: str) -> None:
         """What the driver is doing."""
 
-    def line(self, line: Line) -> None:
-        """A journal line: each old one of a continued sweep at its start, then each new one."""
+    def event(self, event: Event) -> None:
+        """What is journalled: all that was, where a sweep is continued, then each new event."""
 
     def progress(self, trial: str, progress: dict[str, Any]) -> None:
         """How far a trial is."""

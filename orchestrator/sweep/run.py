@@ -20,14 +20,16 @@ from orchestrator.data.preparation import prepare
 from orchestrator.executors.cluster_fit import ClusterError
 from orchestrator.executors.ray_settings import process_environment
 from orchestrator.executors.signals import sigterm_as_interrupt
-from orchestrator.loop.stage_report import StageReport
 from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.planning.preflight import PreflightError, cautions, check
 from orchestrator.records.errors import JournalError
-from orchestrator.records.events import reading_due, standing_verdict, without_nan
+from orchestrator.records.events import JOURNAL_VERSION, SweepEnded, SweepOpened, without_nan
 from orchestrator.records.journal import Journal
+from orchestrator.records.journal_lines import last_line
 from orchestrator.records.redaction import redacted, redacted_document
+from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import sweep_folder
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ResourceSpec
@@ -105,37 +107,39 @@ def _open(
     raise_if_interrupted: Callable[[], None],
 ) -> str:
     """Run what is missing; give what is to be mended although the sweep is finished."""
-    for line in journal.lines:
-        observer.line(line)
+    state = SweepState(whole=False)
+    for event in journal.events():
+        state.take(event)
+        observer.event(event)
     if journal.lines:
         check_same(loaded, journal)
     projection = MlflowSync(loaded.experiment, storage, journal, observer)
-    retried = retried_trials(journal, options)
-    if not retried and standing_verdict(journal.lines) is not None:
-        searched = [x for x in journal.lines if x["event"] == "trial_proposed" and not x.get("of")]
-        proposed = len(searched) - 1  # the base is one of them
-        wanted = _wanted(loaded.experiment)
+    retried = retried_trials(state, journal.folder, options)
+    if not retried and state.ended:
+        proposed, wanted = len(state.searched), _wanted(loaded.experiment)
         whole = loaded.experiment.search is None or proposed >= wanted
-        if whole and not reading_due(journal.lines):
+        if whole and not state.reading_due:
             observer.note("this sweep is finished; nothing is left to run")
             return projection.finish(just_decided=False)
-    before = standing_verdict(journal.lines)
+    before = len(journal.lines)
     try:
         complaint = _run(
-            loaded, journal, observer, options, projection, retried, raise_if_interrupted
+            loaded, journal, state, observer, options, projection, retried, raise_if_interrupted
         )
     except BaseException:
         projection.rest()
         raise
     observer.note("writing what remains to MLflow")
     # A verdict of an earlier session has had its test data read now, and nothing else.
-    decided = (standing_verdict(journal.lines) or {}).get("n") != (before or {}).get("n")
+    verdict = last_line(journal.lines, SweepEnded.name)
+    decided = verdict is not None and verdict["n"] >= before
     return " ".join(filter(None, (complaint, projection.finish(just_decided=decided))))
 
 
 def _run(
     loaded: LoadedExperiment,
     journal: Journal,
+    state: SweepState,
     observer: Observer,
     options: SweepOptions,
     projection: MlflowSync,
@@ -150,8 +154,8 @@ def _run(
         # Ray reads some of it while it is imported, as the driver does first of all.
         os.environ.update(process_environment())
     observer.note("checking that nothing is in the way")
-    ended = {line["trial"] for line in journal.lines if line["event"] == "trial_ended"}
-    missing = max(1, _wanted(experiment) - len(ended - {BASE_TRIAL} - {*retried}))
+    done = {trial.name for trial in state.finished} - {*retried}
+    missing = max(1, _wanted(experiment) - len(done))
     check(loaded, journal.folder.parent, trials=missing, address=options.address)
     if experiment.search is not None and experiment.search.left_out is not None:
         observer.note(experiment.search.left_out)
@@ -179,23 +183,27 @@ def _run(
     }
     if not journal.lines:
         set_leftovers_aside(journal.folder, observer)
-        observer.line(
+        observer.event(
             journal.append(
-                "sweep_opened",
-                sweep=journal.folder.name,
-                sweep_id=uuid.uuid4().hex,
-                kind=options.kind,
-                experiment=redacted_document(experiment.model_dump(mode="json")),
-                tasks={n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
-                yaml=redacted(loaded.text),
-                origin=loaded.origin,
-                provenance=provenance,
-                controls=data.controls,
+                SweepOpened(
+                    sweep=journal.folder.name,
+                    sweep_id=uuid.uuid4().hex,
+                    kind=options.kind,
+                    experiment=redacted_document(experiment.model_dump(mode="json")),
+                    tasks={n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
+                    yaml=redacted(loaded.text),
+                    origin=loaded.origin,
+                    provenance=provenance,
+                    controls=data.controls,
+                    version=JOURNAL_VERSION,
+                )
             )
         )
     else:
         check_provenance(journal, provenance)
-        record_continuation(journal, observer, provenance, retried, trials=_wanted(experiment))
+        record_continuation(
+            journal, state, observer, provenance, retried, trials=_wanted(experiment)
+        )
     row_0 = row_0_key(loaded, provenance)
 
     def keep_row_0(report: StageReport) -> None:
@@ -238,7 +246,7 @@ def _run_what_is_missing(
         return ""
     if not driver.unfinished:  # it ended between its last trial and its last word
         conclude(driver, projection)
-    if driver.unfinished or reading_due(driver.journal.lines):
+    if driver.unfinished or driver.state.reading_due:
         return run_trials_on_ray(driver, options, projection, readings)
     return ""
 

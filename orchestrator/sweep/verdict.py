@@ -11,15 +11,16 @@ import itertools
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.data.prepared import PreparedTask
-from orchestrator.loop.stage_report import DONE, StageReport
 from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.measures.champion import Candidate, best_candidate, choose_champion
 from orchestrator.measures.intervals import UNKNOWN
 from orchestrator.measures.objectives import front
+from orchestrator.records.events import SweepEnded, TestRead
+from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.spec.experiment import Experiment
 from orchestrator.sweep.baselines import Controls, bounds, number_of
 
@@ -56,7 +57,7 @@ def judge(
     experiment: Experiment,
     *,
     stopped: int = 0,
-) -> dict[str, Any]:
+) -> SweepEnded:
     """Name the front and the champion, or say why there is none.
 
     Where finalists were repeated with fresh seeds, only they can win, by the means of their
@@ -71,7 +72,7 @@ def judge(
         stopped: Trials that were looked at and stopped early.
 
     Returns:
-        What the journal's `sweep_ended` holds.
+        The verdict, to be written.
     """
     rule = experiment.champion
     repeated = [_finalist(name, repeats) for name, repeats in finalists.items() if repeats]
@@ -109,73 +110,72 @@ def judge(
         runner_up = best_candidate(others, maximize=rule.maximize, subject_to=rule.subject_to).name
         shown = again or tried
         between = controls.interval(shown[verdict.champion].examples, shown[runner_up].examples)
-    return {
-        "front": front({n: one.measures for n, one in tried.items()}, experiment.objectives),
-        "champion": verdict.champion,
-        "reason": verdict.reason,
-        "finalists": repeated,
-        "compared": compared,
-        "intervals": {c.name: bounds(c.gain_interval) for c in candidates},
-        "runner_up": runner_up,
-        "runner_up_interval": bounds(between),
-    }
+    return SweepEnded(
+        front=front({n: one.measures for n, one in tried.items()}, experiment.objectives),
+        champion=verdict.champion,
+        reason=verdict.reason,
+        finalists=repeated,
+        compared=compared,
+        intervals={c.name: bounds(c.gain_interval) for c in candidates},
+        runner_up=runner_up,
+        runner_up_interval=bounds(between),
+    )
 
 
 def reading(
-    verdict: Mapping[str, Any],
+    verdict: SweepEnded,
     sides: Mapping[str, Mapping[str, Any]],
     tasks: Sequence[PreparedTask],
     *,
     number: int,
-) -> dict[str, Any]:
+) -> TestRead:
     """What a reading of the test data says; nothing is chosen by it.
 
     Args:
-        verdict: The line of `sweep_ended` whose champion and runner-up were scored.
+        verdict: The one whose champion and runner-up were scored.
         sides: What `orchestrator.sweep.readings.read_sides` found, by trial; the base among them.
         tasks: The task sequence.
         number: The reading's, from 1.
 
     Returns:
-        What the journal's `test_read` holds.
+        The reading, to be written.
     """
-    champion, runner_up = verdict["champion"], verdict.get("runner_up")
+    champion, runner_up = verdict.champion, verdict.runner_up
     unread = {name: side["unread"] for name, side in sides.items() if "unread" in side}
-    read = {name: side for name, side in sides.items() if name not in unread}
-    made: dict[str, Any] = {
-        # One that shows no score of the champion has not used the test data up.
-        "reading": number if {BASE_TRIAL, champion} <= set(read) else None,
-        "purpose": "the champion, its runner-up and the untouched base, once the verdict was made",
-        "champion": champion,
-        "runner_up": runner_up,
-        "examples": {task.name: len(task.test) for task in tasks},
-        "sides": read,
-        "unread": unread,
-    }
-    if made["reading"] is None:
-        return made
+    read = {name: dict(side) for name, side in sides.items() if name not in unread}
+    made = TestRead(
+        purpose="the champion, its runner-up and the untouched base, once the verdict was made",
+        champion=champion,
+        runner_up=runner_up,
+        examples={task.name: len(task.test) for task in tasks},
+        sides=read,
+        unread=unread,
+    )
+    if champion is None or not {BASE_TRIAL, champion} <= set(read):
+        return made  # one that shows no score of the champion has not used the test data up
     controls = Controls(tasks, _as_report(read[BASE_TRIAL]), "test")
     reference = statistics.fmean(controls.reference_row)
     trials = [name for name in (champion, runner_up) if name in read]
     examples = {name: read[name]["per_example"] for name in trials}
     means = {name: statistics.fmean(map(number_of, read[name]["row"])) for name in trials}
-    return {
-        **made,
-        "reference": controls.reference_name,
-        "controls": {"majority": controls.majority_row, "head_only": controls.head_only_row},
-        "accuracy": means,
-        "gain": {name: mean - reference for name, mean in means.items()},
-        "gain_intervals": {
+    return replace(
+        made,
+        reading=number,
+        reference=controls.reference_name,
+        controls={"majority": controls.majority_row, "head_only": controls.head_only_row},
+        accuracy=means,
+        gain={name: mean - reference for name, mean in means.items()},
+        gain_intervals={
             name: bounds(controls.interval(mine, controls.reference_examples))
             for name, mine in examples.items()
         },
-        "intervals": {name: controls.intervals(mine) for name, mine in examples.items()},
-        "runner_up_interval": bounds(
+        intervals={name: controls.intervals(mine) for name, mine in examples.items()},
+        runner_up_interval=bounds(
             controls.interval(examples[champion], examples[runner_up])
             if runner_up in examples
             else None
         ),
-    }
+    )
 
 
 def _as_report(base: Mapping[str, Any]) -> StageReport:

@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 
 TASKS = ["a", "b"]
 PROBE = {"accuracy": 0.5, "accuracy_norm": 0.25}
@@ -41,7 +41,7 @@ def view_of(*trials):
             "event": "trial_ended", "trial": f"t{number}", "state": "COMPLETE",
             "measures": {"cost_s": 60.0 * (number + 1)},
         })  # fmt: skip
-    return SweepView.of(lines)
+    return SweepState.of(lines)
 
 
 def sequential(second_of_a):

@@ -28,7 +28,8 @@ from orchestrator.planning import preflight
 from orchestrator.records.errors import JournalError
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import read_journal
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
+from tests.journals import say
 
 pytestmark = pytest.mark.usefixtures("records")
 
@@ -178,9 +179,9 @@ def test_what_has_failed_runs_again_when_it_is_asked_for(small, failing, tmp_pat
     }  # fmt: skip
     again = [x["trial"] for x in lines if x["event"] == "trial_started" and x["attempt"] > 1]
     assert again == ["t002", "t003"], "what was completed stays as it is"
-    trials = SweepView.of(lines).everything
+    trials = SweepState.of(lines).everything
     whole, retried = (
-        [report["fraction"] for report in trials[name].reports] for name in ("t001", "t002")
+        [report.fraction for report in trials[name].reports] for name in ("t001", "t002")
     )
     assert retried == whole, "nothing of the failed attempt is left"
     assert (folder / "trials" / "t002" / "adapter" / "adapter_model.safetensors").is_file()
@@ -238,7 +239,7 @@ def test_a_ray_that_does_not_start_is_one_message(small, tmp_path, monkeypatch):
 def test_a_second_driver_is_refused_and_harms_nothing(small, tmp_path):
     folder = tmp_path / "runs" / "tiny"
     with Journal(folder) as journal:
-        journal.append("sweep_opened", sweep="tiny")
+        say(journal, "sweep_opened", sweep="tiny")
         text = one_message(call("sweep", small()), errors.MISTAKE)
         assert "Another process is running the sweep" in text
         assert "--new" in text
@@ -397,13 +398,13 @@ def test_a_journal_that_is_refused_a_write_keeps_whole_lines(tmp_path, monkeypat
         return written(descriptor, content)
 
     with Journal(tmp_path) as journal:
-        journal.append("sweep_opened")
+        say(journal, "sweep_opened")
         monkeypatch.setattr(os, "write", half)
         with pytest.raises(JournalError, match=r"No space left.*go on with the same command"):
-            journal.append("refused")
+            say(journal, "refused")
         monkeypatch.undo()
         assert [line["event"] for line in read_journal(tmp_path)] == ["sweep_opened"]
-        journal.append("later")
+        say(journal, "later")
     assert [line["event"] for line in read_journal(tmp_path)] == ["sweep_opened", "later"]
     assert (tmp_path / "journal.jsonl").read_bytes().endswith(b"}\n")
 
@@ -428,16 +429,16 @@ def test_a_journal_on_a_full_disk_goes_on_when_there_is_room(small_disk):
 
     def fill(journal):
         for _ in range(1000):
-            journal.append("line", text="x" * 500)
+            say(journal, "line", text="x" * 500)
 
     with Journal(folder) as journal:
-        journal.append("sweep_opened")
+        say(journal, "sweep_opened")
         with pytest.raises(JournalError, match="No space left"):
             fill(journal)
         count = len(journal.lines)
         assert read_journal(folder) == list(journal.lines)
         resize("1m")
-        assert journal.append("line")["n"] == count
+        assert say(journal, "line")["n"] == count
     assert len(read_journal(folder)) == count + 1
 
 

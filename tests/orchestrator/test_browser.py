@@ -13,7 +13,8 @@ import pytest
 
 from orchestrator.cli import mlflow_server
 from orchestrator.records.journal import Journal
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
+from tests.journals import say
 
 
 def free_port():
@@ -23,7 +24,7 @@ def free_port():
 
 
 def test_columns_are_measures_then_settings_of_the_search(new_sweep):
-    found = mlflow_server.columns(SweepView.of(new_sweep()))
+    found = mlflow_server.columns(SweepState.of(new_sweep()))
     assert found[:3] == ["metrics.gain", "metrics.forgetting", "metrics.probe_drift"]
     assert found[3:7] == [f"params.{path}" for path in (
         "method.adapter.kind", "method.adapter.r", "method.adapter.alpha",
@@ -60,7 +61,7 @@ def test_pages_answer_on_loopback_only_and_end_with_their_children(tmp_path, new
             fields = {k: v for k, v in line.items() if k not in {"n", "time", "event"}}
             if "adapter" in fields:
                 fields["adapter"] = None
-            journal.append(line["event"], **fields)
+            say(journal, line["event"], **fields)
     port = free_port()
     command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "ui", "--port"]
     running = subprocess.Popen(

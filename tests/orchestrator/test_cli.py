@@ -10,10 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app, errors
+from orchestrator.records.events import read_event
 from orchestrator.records.journal import Journal
 from orchestrator.spec.experiment import Experiment
 from orchestrator.system.seals import seal
 from orchestrator.system.user_error import UserError
+from tests.journals import say
 
 ROOT = Path(__file__).parent.parent.parent
 EXPERIMENT = """\
@@ -95,9 +97,9 @@ def document():
 def write_sweep(storage, name="demo", trials=("t001", "t002"), state="COMPLETE", ended=True):
     folder = storage / name
     with Journal(folder) as journal:
-        journal.append(
-            "sweep_opened", sweep=name, kind="sweep", experiment=document(), yaml="", tasks=TASKS,
-            origin="demo.yaml", provenance={"base": {"sha256": "0" * 64}}, controls={},
+        say(
+            journal, "sweep_opened", sweep=name, kind="sweep", experiment=document(), yaml="",
+            tasks=TASKS, origin="demo.yaml", provenance={"base": {"sha256": "0" * 64}}, controls={},
         )  # fmt: skip
         for number, trial in enumerate(trials):
             adapter = folder / "trials" / trial / "adapter"
@@ -105,20 +107,24 @@ def write_sweep(storage, name="demo", trials=("t001", "t002"), state="COMPLETE",
             (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
             (adapter / "adapter_model.safetensors").write_bytes(b"weights")
             overrides = {"method.adapter.r": 4 * (number + 1)}
-            journal.append("trial_proposed", trial=trial, overrides=overrides, by="tpe")
-            journal.append("trial_started", trial=trial, attempt=1)
+            say(journal, "trial_proposed", trial=trial, overrides=overrides, by="tpe")
+            say(journal, "trial_started", trial=trial, attempt=1)
             row = {"task": "colour", "task_index": 0, "fraction": 1.0, "row": [0.8], "step": 1,
                    "steps": 1}  # fmt: skip
-            journal.append("stage_report", trial=trial, report=row)
-            journal.append(
-                "trial_ended", trial=trial, state=state, reason="", log=None,
+            say(journal, "stage_report", trial=trial, report=row)
+            say(
+                journal, "trial_ended", trial=trial, state=state, reason="", log=None,
                 measures={"gain": 0.1 * (number + 1)}, gain_interval=[0.05, 0.3],
                 adapter=f"trials/{trial}/adapter" if state == "COMPLETE" else None,
             )  # fmt: skip
         if ended:
             best = trials[-1] if state == "COMPLETE" else None
-            journal.append(
-                "sweep_ended", front=[best] if best else [], champion=best, reason="largest gain"
+            say(
+                journal,
+                "sweep_ended",
+                front=[best] if best else [],
+                champion=best,
+                reason="largest gain",
             )
         return folder, list(journal.lines)
 
@@ -146,7 +152,7 @@ def sweeps(monkeypatch, project):
     def complete(loaded, chosen, observer):
         folder, lines = write_sweep(Path(loaded.experiment.storage))
         for line in lines:
-            observer.line(line)
+            observer.event(read_event(line))
         return SimpleNamespace(folder=folder, lines=lines, complaint="")
 
     fake = SimpleNamespace(
@@ -272,7 +278,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_continue(sweeps, stop):
     def interrupt(loaded, options, observer):
         _, lines = write_sweep(Path("runs"), trials=("t001",), ended=False)
         for line in lines:
-            observer.line(line)
+            observer.event(read_event(line))
         raise stop
 
     sweeps.run = interrupt

@@ -11,9 +11,9 @@ from orchestrator.data.prepared import PreparedTask
 from orchestrator.loop.answer import run
 from orchestrator.loop.learn import learn_sequence, measure_base
 from orchestrator.loop.scoring import DivergedError
-from orchestrator.loop.stage_report import StageReport
 from orchestrator.loop.task_sequence import ALL_TASKS, Start, TaskSequence, rung_steps
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.records.stage_report import StageReport
 from orchestrator.spec.methods import EarlyStoppingSpec
 from orchestrator.spec.task_files import parse_task
 

@@ -1,6 +1,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from orchestrator.cli import diff
 from orchestrator.cli.diff import diff_sweeps, diff_trials
 from orchestrator.cli.output import documents, outcome_tables, sweep_list, tables, trial_details
 from orchestrator.records.events import without_nan
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.formatting import show_duration, show_setting
 
 FOLDER = Path("runs/demo")
@@ -128,7 +129,7 @@ def test_document_for_programs_is_json_without_nan(with_champion):
 
 
 def test_one_trial_is_shown_whole(with_champion):
-    view = SweepView.of(with_champion)
+    view = SweepState.of(with_champion)
     text = text_of(trial_details.render_trial(view, view.trial("t003"), FOLDER))
     for wanted in ("method.adapter.r", "2.0e-03", "Scores on each task", "Reports",
                    "runs/demo/trials/t003/log.txt", "runs/demo/trials/t003/adapter"):  # fmt: skip
@@ -138,10 +139,10 @@ def test_one_trial_is_shown_whole(with_champion):
 
 
 def test_a_trial_shows_the_strengths_that_its_penalty_had(with_champion):
-    view = SweepView.of(with_champion)
+    view = SweepState.of(with_champion)
     trial = view.trial("t003")
     assert "strength" not in text_of(trial_details.render_trial(view, trial, FOLDER))
-    trial.reports[-1]["strength"] = 1234.5
+    trial.take_report(replace(trial.reports[-1], strength=1234.5), 0)
     text = text_of(trial_details.render_trial(view, trial, FOLDER))
     assert "strength" in text
     assert "1.23e+03" in text
@@ -159,7 +160,7 @@ def test_credentials_of_the_tracking_server_are_not_printed(new_story):
 
 def test_grid_counts_its_points(new_story):
     search = {"space": {"method.adapter.r": {"choice": [2, 4, 8]}}, "searcher": "grid"}
-    assert SweepView.of(new_story(search=search).lines).total == 3
+    assert SweepState.of(new_story(search=search).lines).total == 3
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_durations_are_said_as_people_say_them(seconds, words):
 def test_newer_controls_and_fresh_seeds_are_shown(new_sweep):
     lines = new_sweep(repeats=2)
     text = outcome(lines)
-    view = SweepView.of(lines)
+    view = SweepState.of(lines)
     assert row_of(text, "head only")[-3:] == ["0.438"] * 3
     best = view.trial(view.champion)
     table = text[text.index(f"{best.name} minus each control") :]
@@ -195,7 +196,7 @@ def test_journal_without_the_newer_controls_shows_none(with_champion):
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_differences_fit_the_width(new_sweep, width):
-    view = SweepView.of(new_sweep())
+    view = SweepState.of(new_sweep())
     shown = diff.render_diff(diff_trials((view, view.trial("t001")), (view, view.trial("t002"))))
     text = text_of(shown, width)
     assert all(len(line.rstrip()) <= width for line in text.splitlines())
@@ -204,7 +205,7 @@ def test_differences_fit_the_width(new_sweep, width):
 
 
 def test_settings_that_differ_beyond_the_decimals_are_shown_apart(new_sweep):
-    left, right = SweepView.of(new_sweep(trials=1)), SweepView.of(new_sweep(trials=1))
+    left, right = SweepState.of(new_sweep(trials=1)), SweepState.of(new_sweep(trials=1))
     right.experiment["training"]["weight_decay"] = 0.0001
     row = row_of(text_of(diff.render_diff(diff_sweeps(left, right))), "training.weight_decay")
     assert row[1:] == ["0.0", "0.0001"]
@@ -212,7 +213,7 @@ def test_settings_that_differ_beyond_the_decimals_are_shown_apart(new_sweep):
 
 def test_test_scores_lead_and_later_readings_are_called_so(new_sweep):
     lines = new_sweep(tested=True)
-    view = SweepView.of(lines)
+    view = SweepState.of(lines)
     text = outcome(lines)
     first = text.index("Test examples, reading 1")
     assert first < text.index("Sweep made-up")
@@ -225,9 +226,9 @@ def test_test_scores_lead_and_later_readings_are_called_so(new_sweep):
     assert row_of(table[table.index("Test scores by task") :], "test examples")[-3:] == ["10"] * 3
     again = lines[-1] | {"n": 1 + lines[-1]["n"], "reading": 2, "champion": champion}
     lines.append(again)
-    second = SweepView.of(lines)
+    second = SweepState.of(lines)
     assert second.reading is not None
-    assert second.reading["reading"] == 1, "the first reading stays the headline"
+    assert second.reading.reading == 1, "the first reading stays the headline"
     assert "Test examples, reading 2" in outcome(lines)
 
 
@@ -242,11 +243,11 @@ def test_a_sweep_with_more_trials_than_it_ended_with_goes_on(with_champion):
     story = with_champion
     n = len(story)
     story.append({"n": n, "time": 2000.0, "event": "sweep_continued", "trials": 9})
-    view = SweepView.of(story)
+    view = SweepState.of(story)
     assert view.ended, "the same command alone adds nothing"
     story.append({"n": n + 1, "time": 2001.0, "event": "trial_proposed", "trial": "t005",
                   "overrides": {}, "by": "tpe"})  # fmt: skip
-    view = SweepView.of(story)
+    view = SweepState.of(story)
     assert not view.ended
     assert view.champion is None
     assert view.total == 9
@@ -270,7 +271,7 @@ def test_single_trials_and_differences_show_the_very_values(new_story):
     story = new_story()
     story.complete("t001", 0.1, **{"training.learning_rate": 0.00404267123,
                                    "method.adapter.alpha": 0.0512345})  # fmt: skip
-    view = SweepView.of(story.lines)
+    view = SweepState.of(story.lines)
     one = text_of(trial_details.render_trial(view, view.trial("t001"), FOLDER))
     assert "4.04267123e-03" in one
     assert "0.0512345" in one
@@ -288,7 +289,7 @@ def test_a_task_without_test_examples_leaves_no_mean_and_breaks_no_table(new_swe
     reading, champion = lines[-1], lines[-1]["champion"]
     for side in reading["sides"].values():
         side["row"][1] = None
-    reading["examples"][SweepView.of(lines).tasks[1]] = 0
+    reading["examples"][SweepState.of(lines).tasks[1]] = 0
     for name in (champion, reading["runner_up"]):
         reading["accuracy"][name] = reading["gain"][name] = reading["gain_intervals"][name] = None
     reading["runner_up_interval"] = None

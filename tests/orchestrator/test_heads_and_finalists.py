@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.engines.checkpoints import read_tensors
 from orchestrator.records.model_folder import write_model_folder
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.serving.predictor import PredictionError, Predictor
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.validation import ExperimentError
@@ -72,7 +73,7 @@ def test_a_linear_head_is_learnt_kept_and_asked(headed, recorder, tmp_path):
     }  # fmt: skip
     # The stored model answers as the trial did.
     folder = write_model_folder(
-        tmp_path / "model", adapter_folder=adapter, lines=outcome.lines, trial="t001"
+        tmp_path / "model", adapter_folder=adapter, state=SweepState.of(outcome.lines), trial="t001"
     )
     predictor = Predictor.from_folder(folder)
     rows = [
@@ -177,7 +178,7 @@ def test_writing_is_learnt_scored_and_asked(experiment_file, recorder, tiny_task
     assert trial["row"][0] >= base["row"][0]
     adapter = outcome.folder / "trials" / "t001" / "adapter"
     folder = write_model_folder(
-        tmp_path / "model", adapter_folder=adapter, lines=outcome.lines, trial="t001"
+        tmp_path / "model", adapter_folder=adapter, state=SweepState.of(outcome.lines), trial="t001"
     )
     predictor = Predictor.from_folder(folder)
     lines = (tiny_tasks / "data" / "echo" / "validation.jsonl").read_text().splitlines()

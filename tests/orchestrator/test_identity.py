@@ -17,7 +17,7 @@ from orchestrator.records.errors import AdapterFolderError
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import last_line, read_journal
 from orchestrator.records.model_folder import write_model_folder
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.serving import find
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.sections import ModelSpec
@@ -32,6 +32,7 @@ from orchestrator.sweep.provenance import (
 from orchestrator.system.seals import content_hash, file_hashes, flaw
 from orchestrator.system.strict_json import fingerprint
 from tests.conftest import Recorder
+from tests.journals import say
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +87,8 @@ def drive(loaded, data, folder, observer=None, sweep_id="5e8a41d0"):
     """Run what is missing of a sweep, without MLflow; its journal."""
     with Journal(folder) as journal:
         if not journal.lines:
-            journal.append(
-                "sweep_opened", sweep=folder.name, sweep_id=sweep_id, controls={},
+            say(
+                journal, "sweep_opened", sweep=folder.name, sweep_id=sweep_id, controls={},
                 experiment=loaded.experiment.model_dump(mode="json"),
                 tasks={n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
                 provenance={
@@ -212,8 +213,8 @@ def test_a_trial_whose_adapter_is_gone_makes_it_again(loaded, data, whole, tmp_p
     assert (end["state"], end["adapter"]) == ("COMPLETE", "trials/t001/adapter")
     assert flaw(folder / end["adapter"]) is None
     assert losses(lines, "t001") == losses(whole[1], "t001")
-    view = SweepView.of(lines).everything["t001"]
-    fractions = [report["fraction"] for report in view.reports]
+    view = SweepState.of(lines).everything["t001"]
+    fractions = [report.fraction for report in view.reports]
     assert fractions == [0.25, 0.5, 1.0], "shown once"
 
 
@@ -265,7 +266,7 @@ def test_an_adapter_that_the_journal_does_not_vouch_for_is_not_used(
     with pytest.raises(AdapterFolderError, match=because):
         write_model_folder(
             tmp_path / "model", adapter_folder=folder / "trials" / "t001" / "adapter",
-            lines=lines, trial="t001",
+            state=SweepState.of(lines), trial="t001",
         )  # fmt: skip
     assert not (tmp_path / "model").exists()
     with pytest.raises((AdapterFolderError, find.ModelUseError)):  # noqa: SIM117
@@ -274,15 +275,16 @@ def test_an_adapter_that_the_journal_does_not_vouch_for_is_not_used(
     with Journal(folder) as journal:
         options = run_options.SweepOptions(retry_failed=True)
         lost = ["t001", "t002"] if damage is swap else ["t001"]
-        assert continuation.retried_trials(journal, options) == lost
-        assert continuation.retried_trials(journal, run_options.SweepOptions()) == []
+        state = SweepState.of(journal.lines)
+        assert continuation.retried_trials(state, folder, options) == lost
+        assert continuation.retried_trials(state, folder, run_options.SweepOptions()) == []
 
 
 def test_a_model_folder_that_was_changed_is_not_used(copied, tmp_path):
     folder, lines = copied
     model = write_model_folder(
         tmp_path / "model", adapter_folder=folder / "trials" / "t001" / "adapter",
-        lines=lines, trial="t001",
+        state=SweepState.of(lines), trial="t001",
     )  # fmt: skip
     said = []
     with find.model_folder(str(model), tmp_path, None, note=said.append) as found:
@@ -303,11 +305,11 @@ def test_a_moved_base_is_known_by_its_hash(copied, tiny_base, tmp_path):
     folder, lines = copied
     model = write_model_folder(
         tmp_path / "model", adapter_folder=folder / "trials" / "t001" / "adapter",
-        lines=[
+        state=SweepState.of([
             {**lines[0], "experiment": {
                 **lines[0]["experiment"], "model": {"name": str(tmp_path / "was here")}}},
             *lines[1:],
-        ],
+        ]),
         trial="t001",
     )  # fmt: skip
     with pytest.raises(ModelError, match=r"was here any more.*--base DIR"):
@@ -348,7 +350,7 @@ def test_a_version_is_asked_for_where_a_sweep_of_that_name_is(copied, tmp_path, 
     folder, lines = copied
     model = write_model_folder(
         tmp_path / "model", adapter_folder=folder / "trials" / "t001" / "adapter",
-        lines=lines, trial="t001",
+        state=SweepState.of(lines), trial="t001",
     )  # fmt: skip
     asked = []
 
@@ -369,8 +371,8 @@ def test_a_version_is_asked_for_where_a_sweep_of_that_name_is(copied, tmp_path, 
 
 def opened(loaded, folder, **provenance):
     journal = Journal(folder)
-    journal.append(
-        "sweep_opened", sweep="told",
+    say(
+        journal, "sweep_opened", sweep="told",
         experiment=loaded.experiment.model_dump(mode="json"),
         tasks={n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
         provenance={"base": {"sha256": "a", "name": "x"}, "data": {}, **provenance},
@@ -434,10 +436,10 @@ def test_other_packages_are_said_and_shown_by_trial(new_story):
     story = new_story()
     story.lines[0]["provenance"] = {"packages": {"torch": "2.13.0"}, "python": "3.11.9"}
     story.complete("t001", 0.1)
-    before = SweepView.of(story.lines).versions
+    before = SweepState.of(story.lines).versions
     story.add("sweep_continued", trials=2, packages={"torch": "2.14.0"}, python="3.11.9")
     story.complete("t002", 0.2)
-    view = SweepView.of(story.lines)
+    view = SweepState.of(story.lines)
     assert differing_versions(before, view.versions) == ["torch 2.13.0 -> 2.14.0"]
     assert view.everything["t001"].versions == [{"torch": "2.13.0", "python": "3.11.9"}]
     first, second = view.everything["t001"], view.everything["t002"]
@@ -455,7 +457,7 @@ def test_the_driver_keeps_little_of_a_trial(loaded, data, tmp_path):
     with opened(loaded, folder) as journal:
         for number in range(1, count + 1):
             name = f"t{number:03d}"
-            journal.append("trial_proposed", trial=name, overrides={"method.adapter.r": 2}, by="x")
+            say(journal, "trial_proposed", trial=name, overrides={"method.adapter.r": 2}, by="x")
             for index in range(4):
                 for fraction in (0.25, 0.5, 1.0):
                     report = {
@@ -465,8 +467,8 @@ def test_the_driver_keeps_little_of_a_trial(loaded, data, tmp_path):
                         "row": [0.5] * 4 if fraction == 1.0 else None,
                         "per_example": {"mood": [i * 1e-3 for i in range(1000)]},
                     }  # fmt: skip
-                    journal.append("stage_report", trial=name, report=report)
-            journal.append("trial_ended", trial=name, state="COMPLETE", measures={"gain": 0.1},
+                    say(journal, "stage_report", trial=name, report=report)
+            say(journal, "trial_ended", trial=name, state="COMPLETE", measures={"gain": 0.1},
                            gain_interval=[0.0, 0.2])  # fmt: skip
     with opened(loaded, tmp_path / "none") as none:
         Driver(loaded, none, Recorder(), data)  # what is imported once

@@ -12,7 +12,7 @@ from orchestrator.data.encoding import encode_question
 from orchestrator.data.formats.placed_row import DataError
 from orchestrator.loop.scoring import score
 from orchestrator.records.errors import JournalError
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.serving.answers import predict_rows
 from orchestrator.serving.find import model_folder
 from orchestrator.serving.predictor import PredictionError, Predictor
@@ -154,7 +154,7 @@ def test_a_journal_that_points_elsewhere_is_not_followed(new_story, tmp_path, na
         model_folder("foreign/t001", tmp_path, None),
     ):
         pass
-    view = SweepView.of(story.lines)
+    view = SweepState.of(story.lines)
     with pytest.raises(JournalError, match="does not lie in the sweep's folder"):
         trial_document(view, view.everything["t001"], tmp_path / "foreign")
 

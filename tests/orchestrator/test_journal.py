@@ -9,15 +9,16 @@ import time
 import pytest
 
 from orchestrator.records.errors import JournalError
-from orchestrator.records.events import without_series
 from orchestrator.records.journal import Journal, is_being_written
 from orchestrator.records.journal_lines import read_journal
+from orchestrator.records.stage_report import StageReport
+from tests.journals import say
 
 
 def test_lines_come_back_in_order_with_numbers_and_nan_as_null(tmp_path):
     with Journal(tmp_path / "s", clock=lambda: 12.5) as journal:
-        journal.append("sweep_opened", sweep="s")
-        line = journal.append("stage_report", report={"score": float("nan"), "row": (1.0, 0.5)})
+        say(journal, "sweep_opened", sweep="s")
+        line = say(journal, "stage_report", report={"score": float("nan"), "row": (1.0, 0.5)})
     assert line == {
         "n": 1, "time": 12.5, "event": "stage_report", "report": {"score": None, "row": [1.0, 0.5]},
     }  # fmt: skip
@@ -26,22 +27,22 @@ def test_lines_come_back_in_order_with_numbers_and_nan_as_null(tmp_path):
 
 def test_a_torn_last_line_is_dropped_and_the_journal_goes_on(tmp_path):
     with Journal(tmp_path) as journal:
-        journal.append("sweep_opened")
-        journal.append("trial_proposed", trial="t001")
+        say(journal, "sweep_opened")
+        say(journal, "trial_proposed", trial="t001")
     path = tmp_path / "journal.jsonl"
     path.write_bytes(path.read_bytes() + b'{"n":2,"time":1.0,"ev')
     assert len(read_journal(tmp_path)) == 2
     with Journal(tmp_path) as journal:
         assert [line["n"] for line in journal.lines] == [0, 1]
-        journal.append("trial_started", trial="t001", attempt=1)
+        say(journal, "trial_started", trial="t001", attempt=1)
     assert [line["event"] for line in read_journal(tmp_path)][-1] == "trial_started"
 
 
 def test_every_prefix_of_the_bytes_is_readable(tmp_path):
     with Journal(tmp_path / "whole") as journal:
-        journal.append("sweep_opened")
+        say(journal, "sweep_opened")
         for number in range(3):
-            journal.append("stage_report", report={"step": number, "text": "ä"})
+            say(journal, "stage_report", report={"step": number, "text": "ä"})
     content = (tmp_path / "whole" / "journal.jsonl").read_bytes()
     (tmp_path / "cut").mkdir()
     for length in range(len(content) + 1):
@@ -52,8 +53,8 @@ def test_every_prefix_of_the_bytes_is_readable(tmp_path):
 
 def test_a_damaged_line_in_the_middle_is_refused_and_nothing_is_changed(tmp_path):
     with Journal(tmp_path) as journal:
-        journal.append("sweep_opened")
-        journal.append("b")
+        say(journal, "sweep_opened")
+        say(journal, "b")
     path = tmp_path / "journal.jsonl"
     damaged = path.read_bytes().replace(b'"event":"sweep_opened"', b'"event":"sweep_opened')
     path.write_bytes(damaged)
@@ -84,7 +85,7 @@ def test_whoever_only_looks_is_no_second_writer(tmp_path):
         unlock = threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN))
         unlock.start()
         with Journal(tmp_path) as opened:
-            assert opened.append("sweep_opened")["n"] == 0
+            assert say(opened, "sweep_opened")["n"] == 0
         unlock.join()
 
 
@@ -99,7 +100,7 @@ def test_a_second_writer_is_refused_at_once(tmp_path):
 def _write_and_die(folder):
     journal = Journal(folder)
     for number in range(1000):
-        journal.append("sweep_opened", number=number)
+        say(journal, "sweep_opened", number=number)
         if number == 20:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -111,7 +112,7 @@ def test_what_was_appended_before_a_kill_is_there(tmp_path):
     assert process.exitcode == -signal.SIGKILL
     assert [line["number"] for line in read_journal(tmp_path)] == list(range(21))
     with Journal(tmp_path) as journal:  # the lock died with its holder
-        assert journal.append("y")["n"] == 21
+        assert say(journal, "y")["n"] == 21
 
 
 def test_storage_that_cannot_be_written_is_one_message(tmp_path):
@@ -123,7 +124,7 @@ def test_storage_that_cannot_be_written_is_one_message(tmp_path):
 def test_journal_says_whether_somebody_writes_it(tmp_path):
     assert not is_being_written(tmp_path / "none")
     with Journal(tmp_path) as journal:
-        journal.append("sweep_opened", sweep="x")
+        say(journal, "sweep_opened", sweep="x")
         assert is_being_written(tmp_path)
     assert not is_being_written(tmp_path)
 
@@ -135,10 +136,10 @@ def test_journal_says_whether_somebody_writes_it(tmp_path):
 def written(tmp_path):
     """A journal of four lines, and its path."""
     with Journal(tmp_path) as journal:
-        journal.append("sweep_opened", sweep="s")
-        journal.append("trial_proposed", trial="t001")
-        journal.append("stage_report", trial="t001", report={"score": 0.75, "losses": [0.5]})
-        journal.append("trial_ended", trial="t001", state="COMPLETE")
+        say(journal, "sweep_opened", sweep="s")
+        say(journal, "trial_proposed", trial="t001")
+        say(journal, "stage_report", trial="t001", report={"score": 0.75, "losses": [0.5]})
+        say(journal, "trial_ended", trial="t001", state="COMPLETE")
     return tmp_path / "journal.jsonl"
 
 
@@ -181,8 +182,8 @@ def test_every_digit_that_changes_is_noticed(written):
 
 def test_a_line_of_another_journal_is_noticed(written, tmp_path):
     with Journal(tmp_path / "other") as journal:
-        journal.append("sweep_opened", sweep="other")
-        journal.append("trial_proposed", trial="t001")
+        say(journal, "sweep_opened", sweep="other")
+        say(journal, "trial_proposed", trial="t001")
     line = (tmp_path / "other" / "journal.jsonl").read_bytes().splitlines()[1]
     with_line(written, 1, line)
     refused(written, "line 2 is not as it was written, or not the one that followed line 1")
@@ -193,7 +194,7 @@ def test_a_journal_without_sums_is_read_and_continued(written):
     written.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert read_journal(written.parent) == lines
     with Journal(written.parent) as journal:
-        journal.append("sweep_continued")
+        say(journal, "sweep_continued")
     assert [line["event"] for line in read_journal(written.parent)][-1] == "sweep_continued"
     with_line(written, 3, written.read_bytes().splitlines()[3].replace(b"COMPLETE", b"FAILED"))
     refused(written, "not the one that followed line 4")
@@ -211,12 +212,12 @@ def test_lines_are_read_again_from_the_file(written):
         assert lines[1:] == whole[1:]
         assert lines[3:1:-1] == whole[3:1:-1]
         assert lines[4:] == []
-        added = journal.append("sweep_ended", champion=None)
+        added = say(journal, "sweep_ended", champion=None)
         assert (lines[-1], len(lines)) == (added, 5)
     assert list(lines) == [*whole, added], "also once the journal is closed"
 
 
-def test_a_report_without_its_series_is_small(written):
-    report = read_journal(written.parent)[2]
-    assert without_series(report)["report"] == {"score": 0.75}
-    assert report["report"]["losses"] == [0.5]
+def test_a_report_without_its_series_is_small():
+    whole = StageReport("mood", 0, 4, 4, 1.0, 0.75, losses=(0.5,), per_example={"mood": (1.0,)})
+    assert whole.without_series() == StageReport("mood", 0, 4, 4, 1.0, 0.75)
+    assert whole.without_series(examples=True).per_example == {"mood": (1.0,)}

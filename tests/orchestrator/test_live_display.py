@@ -8,6 +8,7 @@ from rich.console import Console
 
 from orchestrator.cli.output import live
 from orchestrator.cli.output.tables import print_on
+from orchestrator.records.events import read_event
 
 
 def text_of(shown, width=100):
@@ -39,7 +40,7 @@ def lines_display(terminal=False, now=0.0):
 def test_without_a_terminal_every_event_is_a_line(with_champion):
     shown, out, _ = lines_display()
     for line in with_champion:
-        shown.line(line)
+        shown.event(read_event(line))
     text = out.getvalue()
     assert "sweep demo: 4 trials over movie_sentiment, text_source, product_sentiment" in text
     assert "t003 proposed: r 4, learning_rate 2.0e-03" in text
@@ -53,7 +54,7 @@ def test_without_a_terminal_every_event_is_a_line(with_champion):
 def test_a_quiet_sweep_still_speaks(story):
     shown, out, clock = lines_display()
     for line in story.lines:
-        shown.line(line)
+        shown.event(read_event(line))
     shown.progress("t004", progress(0.4))
     out.truncate(0)
     clock.now += 9
@@ -68,10 +69,10 @@ def test_a_quiet_sweep_still_speaks(story):
 def test_lines_of_an_earlier_call_are_counted_and_not_repeated(story):
     shown, out, clock = lines_display(now=99_999.0)
     for line in story.lines:
-        shown.line(line)
+        shown.event(read_event(line))
     clock.now += 5
     line = {"n": 99, "time": clock.now, "event": "trial_started", "trial": "t004", "attempt": 2}
-    shown.line(line)
+    shown.event(read_event(line))
     said = out.getvalue().splitlines()
     assert [text.split("  ", 1)[1] for text in said] == [
         "continuing demo: 3 of 4 trials had finished",
@@ -82,10 +83,10 @@ def test_lines_of_an_earlier_call_are_counted_and_not_repeated(story):
 def test_time_left_comes_from_finished_trials_and_the_running_share(story):
     shown, _, clock = lines_display()
     for line in story.lines:
-        shown.line(line)
+        shown.event(read_event(line))
     story.start("t004")
-    shown.line(story.lines[-2])
-    shown.line(story.lines[-1])
+    shown.event(read_event(story.lines[-2]))
+    shown.event(read_event(story.lines[-1]))
     clock.now = story.lines[-1]["time"]
     view = shown.view
     seconds = [view.trial(n).ended - view.trial(n).started for n in ("t002", "t003")]
@@ -98,7 +99,7 @@ def test_time_left_before_the_first_trial_has_finished_comes_from_the_running_on
     story.start("t001")
     shown, _, clock = lines_display()
     for line in story.lines:
-        shown.line(line)
+        shown.event(read_event(line))
     assert shown.time_left() is None
     clock.now = story.lines[-1]["time"] + 30
     shown.progress("t001", progress(0.5))
@@ -109,7 +110,7 @@ def test_terminal_gets_a_panel_with_every_running_trial(story):
     shown, out, clock = lines_display(terminal=True, now=5.0)
     with shown:
         for line in story.lines:
-            shown.line(line)
+            shown.event(read_event(line))
         shown.progress("t004", progress(0.4))
         clock.now += 10
         panel = text_of(shown.panel())
@@ -124,7 +125,7 @@ def test_the_panel_shows_what_is_known_before_a_trial_has_ended(new_story):
     shown, _, _ = lines_display(terminal=True)
     base = story.lines.pop()  # its end; its scores are there
     for line in story.lines:
-        shown.line(line)
+        shown.event(read_event(line))
     panel = text_of(shown.panel(), 140)
     assert "untouched base  movie_sentiment 0.550, text_source 0.300" in panel
     assert "product_sentiment -" not in panel
@@ -134,12 +135,12 @@ def test_the_panel_shows_what_is_known_before_a_trial_has_ended(new_story):
         story.start(number)
         story.report(number, 0, fraction)
     for line in story.lines[-7:]:
-        shown.line(line)
+        shown.event(read_event(line))
     panel = text_of(shown.panel(), 140)
     told = "t002, score 0.610 on movie_sentiment at 50%, +0.060 over the untouched base"
     assert f"best so far  {told}" in panel
     story.report("t001", 0, 1.0, row=[0.75, 0.3, None])
-    shown.line(story.lines[-1])
+    shown.event(read_event(story.lines[-1]))
     panel = text_of(shown.panel(), 140)
     told = "t001, score 0.525 on all tasks after movie_sentiment, +0.100 over the untouched base"
     assert f"best so far  {told}" in panel
@@ -152,7 +153,7 @@ def test_a_score_stands_alone_while_the_base_is_measured(new_story):
     story.report("t001", 0, 0.25)
     shown, _, _ = lines_display(terminal=True)
     for line in story.lines:
-        shown.line(line)
+        shown.event(read_event(line))
     panel = text_of(shown.panel(), 140)
     assert "untouched base  -" in panel
     assert "best so far  t001, score 0.610 on movie_sentiment at 25%  " in panel
@@ -161,7 +162,7 @@ def test_a_score_stands_alone_while_the_base_is_measured(new_story):
 def test_display_may_be_told_from_many_threads(story):
     shown, _, _ = lines_display()
     for line in story.lines:
-        shown.line(line)
+        shown.event(read_event(line))
 
     def tell(name):
         for step in range(50):

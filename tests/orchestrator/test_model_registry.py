@@ -27,6 +27,7 @@ from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.mlflow.registry import champion_record, resolve
 from orchestrator.records.model_folder import write_model_folder
 from orchestrator.records.redaction import redacted
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
 
 LABELS = {"0": " bad", "1": " good"}
@@ -104,7 +105,9 @@ def storage(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> P
             write_adapter(storage / folder / "trials" / trial / "adapter")
         projection = Projection(address(storage), storage / folder)
         projection.catch_up(journal_lines(start=start))
-    register_champion(address(storage), sweep_folder=storage / "demo", lines=journal_lines())
+    register_champion(
+        address(storage), sweep_folder=storage / "demo", state=SweepState.of(journal_lines())
+    )
     return storage
 
 
@@ -156,7 +159,7 @@ def test_model_folder_holds_json_and_safetensors_only(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
     lines = journal_lines()
     folder = write_model_folder(
-        tmp_path / "model", adapter_folder=adapter, lines=lines, trial="t002"
+        tmp_path / "model", adapter_folder=adapter, state=SweepState.of(lines), trial="t002"
     )
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     assert files == [
@@ -183,14 +186,17 @@ def test_pickled_adapter_is_refused(tmp_path: Path) -> None:
     (folder / "adapter_model.bin").write_bytes(b"")
     with pytest.raises(ValueError, match=r"Pickled weights \(`.bin`\) are never read"):
         write_model_folder(
-            tmp_path / "model", adapter_folder=folder, lines=journal_lines(), trial="t001"
+            tmp_path / "model",
+            adapter_folder=folder,
+            state=SweepState.of(journal_lines()),
+            trial="t001",
         )
 
 
 def test_champion_is_one_version_with_an_alias_and_its_origin(storage: Path) -> None:
     uri, folder = address(storage), storage / "demo"
-    first = register_champion(uri, sweep_folder=folder, lines=journal_lines())
-    again = register_champion(uri, sweep_folder=folder, lines=journal_lines())
+    first = register_champion(uri, sweep_folder=folder, state=SweepState.of(journal_lines()))
+    again = register_champion(uri, sweep_folder=folder, state=SweepState.of(journal_lines()))
     assert (first.model, first.version) == ("demo", again.version)
     assert "has the alias `champion`" in again.text
     record = champion_record("demo", uri, storage)
@@ -239,7 +245,9 @@ def test_unknown_reference_names_what_there_is(storage: Path, reference: str, me
 
 def test_no_champion_leaves_the_alias_of_an_earlier_sweep(storage: Path) -> None:
     lines = journal_lines(champion=None, start=1_800_000_000.0)
-    outcome = register_champion(address(storage), sweep_folder=storage / "demo-2", lines=lines)
+    outcome = register_champion(
+        address(storage), sweep_folder=storage / "demo-2", state=SweepState.of(lines)
+    )
     assert outcome.version is None
     assert "no method beats the untouched base" in outcome.text
     assert "still names version 1, of an earlier sweep; it was not moved" in outcome.text
@@ -249,7 +257,7 @@ def test_no_champion_leaves_the_alias_of_an_earlier_sweep(storage: Path) -> None
 def test_no_champion_and_no_model_sets_nothing(fresh_storage: Path) -> None:
     uri = address(fresh_storage)
     outcome = register_champion(
-        uri, sweep_folder=fresh_storage / "demo", lines=journal_lines(champion=None)
+        uri, sweep_folder=fresh_storage / "demo", state=SweepState.of(journal_lines(champion=None))
     )
     assert outcome.version is None
     assert "alias" not in outcome.text
@@ -264,12 +272,14 @@ def test_alias_follows_the_later_verdict_and_never_goes_back(fresh_storage: Path
         lines = journal_lines(start=start)
         Projection(address(fresh_storage), fresh_storage / folder).catch_up(lines)
         outcome = register_champion(
-            address(fresh_storage), sweep_folder=fresh_storage / folder, lines=lines
+            address(fresh_storage), sweep_folder=fresh_storage / folder, state=SweepState.of(lines)
         )
     assert outcome.version == "2"
     assert "got the alias `champion` instead of version 1" in outcome.text
     earlier = register_champion(
-        address(fresh_storage), sweep_folder=fresh_storage / "demo", lines=journal_lines()
+        address(fresh_storage),
+        sweep_folder=fresh_storage / "demo",
+        state=SweepState.of(journal_lines()),
     )
     assert earlier.version == "1"
     assert "stays with version 2, which was chosen later" in earlier.text
@@ -299,7 +309,7 @@ def test_the_alias_follows_the_last_verdict_when_the_clock_steps_back(fresh_stor
         if champion != lines[-1]["champion"]:
             lines = with_verdict(lines, champion, seconds_later=-3600.0)
         Projection(uri, folder).catch_up(lines)
-        outcome = register_champion(uri, sweep_folder=folder, lines=lines)
+        outcome = register_champion(uri, sweep_folder=folder, state=SweepState.of(lines))
         assert outcome.version == {"t001": "1", "t002": "2"}[champion]
         assert champion_record("demo", uri, fresh_storage)["trial"] == champion
 
@@ -311,7 +321,7 @@ def test_a_verdict_of_this_moment_is_the_latest_whatever_the_clock_says(
     for name, start in (("demo", 1_800_000_000.0), ("demo-2", 1_700_000_000.0)):
         folder, lines = sweep_of_two(fresh_storage, name), journal_lines(start=start)
         Projection(uri, folder).catch_up(lines)
-        register_champion(uri, sweep_folder=folder, lines=lines, just_decided=True)
+        register_champion(uri, sweep_folder=folder, state=SweepState.of(lines), just_decided=True)
     assert champion_record("demo", uri, fresh_storage)["version"] == "2"
 
 
@@ -319,19 +329,21 @@ def test_an_alias_that_somebody_moved_or_took_away_is_left_alone(fresh_storage: 
     uri, folder = address(fresh_storage), sweep_of_two(fresh_storage)
     lines = journal_lines()
     Projection(uri, folder).catch_up(lines)
-    register_champion(uri, sweep_folder=folder, lines=lines)
+    register_champion(uri, sweep_folder=folder, state=SweepState.of(lines))
     later = with_verdict(lines, "t002", 60.0)
-    register_champion(uri, sweep_folder=folder, lines=later)
+    register_champion(uri, sweep_folder=folder, state=SweepState.of(later))
     client = connect(uri)
     client.set_registered_model_alias("demo", "champion", "1")
     last = with_verdict(later, "t002", 60.0)
-    outcome = register_champion(uri, sweep_folder=folder, lines=last, just_decided=True)
+    outcome = register_champion(
+        uri, sweep_folder=folder, state=SweepState.of(last), just_decided=True
+    )
     assert outcome.version == "2"
     assert "stays with version 1, which somebody gave it to" in outcome.text
     assert "set_registered_model_alias('demo', 'champion', 2)" in outcome.text
     assert champion_record("demo", uri, fresh_storage)["version"] == "1"
     client.delete_registered_model_alias("demo", "champion")
-    outcome = register_champion(uri, sweep_folder=folder, lines=last)
+    outcome = register_champion(uri, sweep_folder=folder, state=SweepState.of(last))
     assert "Somebody took the alias `champion` from it" in outcome.text
     with pytest.raises(UnknownModelError, match=r"no '@champion'. Aliases: none"):
         champion_record("demo", uri, fresh_storage)
@@ -345,7 +357,7 @@ def test_a_deleted_run_of_the_champion_says_how_to_bring_it_back(fresh_storage: 
     run = client.search_runs([experiment], "tags.`orchestrator.trial` = 't001'")[0].info.run_id
     client.delete_run(run)
     with pytest.raises(TrackingError, match=f"was deleted.*mlflow runs restore --run-id {run}"):
-        register_champion(uri, sweep_folder=folder, lines=journal_lines())
+        register_champion(uri, sweep_folder=folder, state=SweepState.of(journal_lines()))
 
 
 def test_a_model_is_found_among_hundreds(fresh_storage: Path) -> None:
@@ -361,7 +373,9 @@ def test_a_model_is_found_among_hundreds(fresh_storage: Path) -> None:
 def test_champion_needs_its_run(storage: Path) -> None:
     lines = journal_lines(start=1_900_000_000.0)
     with pytest.raises(TrackingError, match="Bring it up to date from the journal first"):
-        register_champion(address(storage), sweep_folder=storage / "demo-3", lines=lines)
+        register_champion(
+            address(storage), sweep_folder=storage / "demo-3", state=SweepState.of(lines)
+        )
 
 
 class _KilledError(BaseException):
@@ -391,10 +405,12 @@ def test_a_kill_between_any_two_requests_gives_one_version(
                 register_champion(
                     address(fresh_storage),
                     sweep_folder=fresh_storage / "demo",
-                    lines=journal_lines(),
+                    state=SweepState.of(journal_lines()),
                 )
     outcome = register_champion(
-        address(fresh_storage), sweep_folder=fresh_storage / "demo", lines=journal_lines()
+        address(fresh_storage),
+        sweep_folder=fresh_storage / "demo",
+        state=SweepState.of(journal_lines()),
     )
     assert outcome.version == "1"
     assert "has the alias" in outcome.text
@@ -448,7 +464,9 @@ def test_a_real_champion_answers_through_mlflow(tiny_base: Path, fresh_storage: 
     spec = ModelSpec(name=str(tiny_base))
     lines[0]["provenance"]["base"] = {"name": spec.name, "sha256": base_sha256(spec)}
     Projection(address(fresh_storage), fresh_storage / "demo").catch_up(lines)
-    register_champion(address(fresh_storage), sweep_folder=fresh_storage / "demo", lines=lines)
+    register_champion(
+        address(fresh_storage), sweep_folder=fresh_storage / "demo", state=SweepState.of(lines)
+    )
     root = resolve("demo@champion", address(fresh_storage), fresh_storage).parents[1]
     model = mlflow.pyfunc.load_model(str(root))
     answer = model.predict(pd.DataFrame({"text": ["a good film", "a bad book"]}))
@@ -525,7 +543,7 @@ def test_a_server_holds_the_model_and_nobody_prints_its_credentials(
         write_adapter(tmp_path / "demo" / "trials" / trial / "adapter")
     lines = journal_lines()
     Projection(server, tmp_path / "demo").catch_up(lines)
-    register_champion(server, sweep_folder=tmp_path / "demo", lines=lines)
+    register_champion(server, sweep_folder=tmp_path / "demo", state=SweepState.of(lines))
     folder = resolve("demo@champion", server, tmp_path, cache=tmp_path / "cache")
     assert folder.is_relative_to(tmp_path / "cache")
     assert json.loads((folder / "model.json").read_text())["trial"] == "t001"

@@ -141,7 +141,7 @@ def test_the_pool_is_opened_when_the_cpus_are_free_again(driver):
 
 def made_base(driver):
     """The base has been measured before."""
-    from orchestrator.loop.stage_report import DONE, StageReport
+    from orchestrator.records.stage_report import DONE, StageReport
 
     examples = dict.fromkeys(driver.experiment.tasks, (1.0,) * 4)
     report = StageReport(

@@ -24,6 +24,7 @@ from orchestrator.spec.space_checks import check_space
 from orchestrator.spec.validation import ExperimentError
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.search import PastTrial, Proposer
+from tests.journals import say
 
 DOMAINS = {
     "method.adapter.r": [{"choice": [2, 8]}, {"int_uniform": [2, 8]}, {"uniform": [2, 8]}],
@@ -301,9 +302,9 @@ def test_an_impossible_trial_of_an_older_journal_fails_and_the_sweep_goes_on(
 ):
     loaded, data = related
     with Journal(tmp_path / "old") as journal:
-        journal.append("sweep_opened", sweep="old", experiment={"name": "old"}, provenance={})
+        say(journal, "sweep_opened", sweep="old", experiment={"name": "old"}, provenance={})
         for name, overrides in (("base", {}), ("t001", {WORKERS: 2, BATCH: 7})):
-            journal.append("trial_proposed", trial=name, overrides=overrides, by="tpe")
+            say(journal, "trial_proposed", trial=name, overrides=overrides, by="tpe")
     for _ in range(2):  # at every resume
         with Journal(tmp_path / "old") as journal:
             driver = Driver(loaded, journal, recorder, data)

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from orchestrator.measures.objectives import dominates
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.assets import SCRIPT
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.page import render_page
@@ -55,7 +55,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def report(tmp_path):
     def make(lines):
-        view = SweepView.of(lines)
+        view = SweepState.of(lines)
         return Page(render_page(view, make_figures(view), tmp_path))
 
     return make
@@ -157,7 +157,7 @@ def test_journal_of_an_older_version_is_shown(report, with_champion):
 
 
 def test_hundred_trials_stay_below_two_megabytes(new_sweep, tmp_path):
-    view = SweepView.of(new_sweep(trials=100, tasks=8, steps=64))
+    view = SweepState.of(new_sweep(trials=100, tasks=8, steps=64))
     text = render_page(view, make_figures(view), tmp_path)
     assert len(text.encode()) < 2_000_000
     assert Page(text).text.count("complete") >= 100
@@ -182,7 +182,7 @@ def test_table_can_be_sorted_by_its_buttons(report, new_sweep):
 
 
 def test_joined_trials_are_those_that_no_other_beats(new_sweep):
-    view = SweepView.of(new_sweep(trials=30))
+    view = SweepState.of(new_sweep(trials=30))
     for figure in make_figures(view).trade_offs:
         values = {dot.name: {"gain": dot.y, figure.x: dot.x} for dot in figure.dots}
         ways = {"gain": "max", figure.x: "min"}
@@ -202,13 +202,13 @@ def test_losses_run_through_all_tasks_and_a_repeated_step_counts_once(new_sweep)
         line for line in lines if line["event"] == "stage_report" and line["trial"] == "t001"
     ]
     again = dict(reports[0], report=reports[0]["report"] | {"losses": [9.0] * 4})
-    losses = SweepView.of([*lines, again]).trial("t001").losses
+    losses = SweepState.of([*lines, again]).trial("t001").losses
     assert losses == [*((i, 9.0) for i in (1, 2, 3, 4)), (5, 2.0), (6, 1.0), (7, 2 / 3), (8, 0.5)]
 
 
 def test_long_series_are_thinned_to_means(new_sweep):
     lines = new_sweep(trials=1, tasks=1, steps=1000)
-    drawn = make_figures(SweepView.of(lines)).learning.series[0].points
+    drawn = make_figures(SweepState.of(lines)).learning.series[0].points
     assert len(drawn) <= 150
     width = 7
     expected = sum(2.0 / (i + 1) for i in range(width)) / width
@@ -216,7 +216,7 @@ def test_long_series_are_thinned_to_means(new_sweep):
 
 
 def test_parallel_places_keep_order_and_leave_out_what_all_share(new_sweep):
-    view = SweepView.of(new_sweep(trials=8))
+    view = SweepState.of(new_sweep(trials=8))
     figure = make_figures(view).parallel
     labels = [axis.label for axis in figure.axes]
     assert "method.adapter.r" not in labels
@@ -253,7 +253,7 @@ def test_markup_escapes_all_but_markup():
 def test_test_scores_lead_the_page(new_sweep, tmp_path):
     lines = new_sweep(tested=True)
     page = write_report(lines, tmp_path).read_text(encoding="utf-8")
-    champion = SweepView.of(lines).champion
+    champion = SweepState.of(lines).champion
     headline = f"On 30 test examples, which had no part in any choice: gain of {champion} +0.350"
     assert headline in page
     assert page.index(headline) < page.index("largest gain".capitalize())

@@ -4,12 +4,12 @@ import pytest
 
 from orchestrator.cli.diff import diff_sweeps, diff_trials
 from orchestrator.measures.intervals import gain_interval
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 
 
 @pytest.fixture
 def view(new_sweep):
-    return SweepView.of(new_sweep(trials=3, failing=[2]))
+    return SweepState.of(new_sweep(trials=3, failing=[2]))
 
 
 def both(view, left, right):
@@ -53,9 +53,9 @@ def test_trial_that_failed_has_no_difference(view):
 
 def test_examples_of_other_data_are_not_paired(new_sweep):
     data = {f"task{i}": "aa" for i in range(3)}
-    left = SweepView.of(new_sweep(provenance={"data": data}))
-    right = SweepView.of(new_sweep(provenance={"data": data | {"task1": "bb"}}))
-    same = SweepView.of(new_sweep(provenance={"data": data}))
+    left = SweepState.of(new_sweep(provenance={"data": data}))
+    right = SweepState.of(new_sweep(provenance={"data": data | {"task1": "bb"}}))
+    same = SweepState.of(new_sweep(provenance={"data": data}))
     one = left.trial("t001")
     assert diff_trials((left, one), (same, same.trial("t001")))["interval"] == [0, 0]
     found = diff_trials((left, one), (right, right.trial("t001")))
@@ -66,18 +66,18 @@ def test_examples_of_other_data_are_not_paired(new_sweep):
 
 
 def test_sweeps_differ_in_what_was_asked_and_in_their_best(new_sweep):
-    left, right = SweepView.of(new_sweep()), SweepView.of(new_sweep(trials=6))
+    left, right = SweepState.of(new_sweep()), SweepState.of(new_sweep(trials=6))
     right.experiment["training"]["batch_size"] = 32
     found = diff_sweeps(left, right)
     assert found["settings"] == {"training.batch_size": {"left": 8, "right": 32}}
     assert found["left"].endswith(f"/{left.champion}")
-    empty = SweepView.of(new_sweep(trials=1, failing=[1]))
+    empty = SweepState.of(new_sweep(trials=1, failing=[1]))
     assert not diff_sweeps(left, empty)["measures"]
 
 
 def test_the_scores_right_after_learning_are_those_of_the_report_that_ended_the_task():
     lines = trial_lines("t001", ["a", "b"], [{"a": [1.0, 0.0]}, {"a": [0.0, 0.0], "b": [1.0]}])
-    view = SweepView.of(lines)
+    view = SweepState.of(lines)
 
     trial = view.trial("t001")
 
@@ -87,7 +87,7 @@ def test_the_scores_right_after_learning_are_those_of_the_report_that_ended_the_
 
 def test_what_is_learnt_jointly_is_learnt_at_the_end():
     lines = trial_lines("t001", ["all tasks"], [{"a": [1.0, 0.0], "b": [1.0]}], first=1)
-    assert SweepView.of(lines).trial("t001").learnt_per_example(["a", "b"]) == {
+    assert SweepState.of(lines).trial("t001").learnt_per_example(["a", "b"]) == {
         "a": [1.0, 0.0], "b": [1.0],
     }  # fmt: skip
 

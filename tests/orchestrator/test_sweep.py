@@ -27,6 +27,7 @@ from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.run_options import SweepOptions
+from tests.journals import say
 
 pytestmark = pytest.mark.usefixtures("records")
 
@@ -242,7 +243,7 @@ def test_a_trial_that_is_whole_before_row_0_ends_once(
     # Of the same identity, or what the first one's trials have left would be another sweep's.
     opening = {k: v for k, v in whole.lines[0].items() if k not in {"n", "time", "event"}}
     with Journal(tmp_path / "other") as journal:
-        journal.append("sweep_opened", **opening)
+        say(journal, "sweep_opened", **opening)
         driver = Driver(loaded, journal, recorder, data)
         names = {driver.next_job(tune_id)["trial"]: tune_id for tune_id in ("a", "b")}
         for name in ("t001", "base"):
@@ -316,7 +317,7 @@ def test_a_sweep_that_an_older_version_let_begin_goes_on(
         older.setattr("orchestrator.spec.load.check_space", lambda experiment: None)
         folder = run(file(1), recorder).folder
     with Journal(folder) as journal:
-        journal.append("trial_proposed", trial="t002", overrides={batch: 7}, by="tpe")
+        say(journal, "trial_proposed", trial="t002", overrides={batch: 7}, by="tpe")
     path = file(3)
     again = CliRunner().invoke(app, ["sweep", str(path), "--new"])
     assert again.exit_code == errors.MISTAKE
@@ -333,7 +334,7 @@ def test_a_sweep_that_an_older_version_let_begin_goes_on(
 
 def opened(storage, folder, name):
     with Journal(storage / folder) as journal:
-        journal.append("sweep_opened", sweep=folder, experiment={"name": name})
+        say(journal, "sweep_opened", sweep=folder, experiment={"name": name})
 
 
 def test_a_name_is_that_of_the_opening_line_not_of_the_folder(tmp_path):

@@ -7,12 +7,12 @@ import pytest
 
 from orchestrator.cli import query
 from orchestrator.cli.query import QueryError, parse_filter, select
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 
 
 @pytest.fixture
 def view(new_sweep):
-    return SweepView.of(new_sweep(trials=12, failing=[3, 5], repeats=1))
+    return SweepState.of(new_sweep(trials=12, failing=[3, 5], repeats=1))
 
 
 def chosen(view, conditions=None, order=None):

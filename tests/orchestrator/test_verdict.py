@@ -5,16 +5,18 @@ import random
 import pytest
 
 from orchestrator.data.prepared import PreparedTask
-from orchestrator.loop.stage_report import StageReport
-from orchestrator.records.events import reading_due
+from orchestrator.records.events import read_event
 from orchestrator.records.journal import Journal
 from orchestrator.records.readings import reading_words
+from orchestrator.records.stage_report import StageReport
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.task_files import parse_task
 from orchestrator.sweep.baselines import Controls
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.verdict import Judged, fresh_seeds, judge
+from tests.journals import say
 
 TASK = "mood"
 EXAMPLES = 60
@@ -60,7 +62,7 @@ class MadeUp:
         data = type("Data", (), fields)()
         self.journal = Journal(folder)
         if not len(self.journal.lines):
-            self.journal.append("sweep_opened", sweep="made-up", experiment={}, provenance={})
+            say(self.journal, "sweep_opened", sweep="made-up", experiment={}, provenance={})
         self.driver = Driver(loaded, self.journal, recorder, data)
 
     def run(self, scores, *, then=lambda driver: None):
@@ -158,8 +160,8 @@ def test_the_best_of_many_has_to_clear_more_than_a_single_trial():
     base = tuple(float(i % 2) for i in range(EXAMPLES))
     lucky = tuple(1.0 if i in {0, 2, 4, 6, 8, 10, 12} else x for i, x in enumerate(base))
     alone = judge({"t001": judged("t001", lucky)}, {}, controls(base), experiment())
-    assert alone["champion"] == "t001"
-    assert alone["compared"] == 1
+    assert alone.champion == "t001"
+    assert alone.compared == 1
     generator = random.Random(1)
     many = {"t001": judged("t001", lucky)}
     for number in range(2, 41):
@@ -167,9 +169,9 @@ def test_the_best_of_many_has_to_clear_more_than_a_single_trial():
         scores = tuple(1.0 - x if i in turned else x for i, x in enumerate(base))
         many[f"t{number:03d}"] = judged(f"t{number:03d}", scores)
     among = judge(many, {}, controls(base), experiment())
-    assert among["compared"] == 40
-    assert among["champion"] is None
-    assert "allows for the choice among 40 trials" in among["reason"]
+    assert among.compared == 40
+    assert among.champion is None
+    assert "allows for the choice among 40 trials" in among.reason
 
 
 def test_fresh_seeds_do_not_make_examples_fresh():
@@ -183,9 +185,9 @@ def test_fresh_seeds_do_not_make_examples_fresh():
         scores = tuple(1.0 - x if i in turned else x for i, x in enumerate(base))
         many[f"t{number:03d}"] = judged(f"t{number:03d}", scores)
     repeats = {"t001": [judged("t001-s1", lucky), judged("t001-s2", lucky)]}
-    assert judge(many, repeats, controls(base), experiment())["champion"] is None
+    assert judge(many, repeats, controls(base), experiment()).champion is None
     few = {"t001": many["t001"]}
-    assert judge(few, repeats, controls(base), experiment())["champion"] == "t001"
+    assert judge(few, repeats, controls(base), experiment()).champion == "t001"
 
 
 def test_an_interval_is_of_all_the_tasks_of_its_mean_or_of_none():
@@ -205,7 +207,7 @@ def test_one_or_two_validation_examples_name_no_champion(count):
     task = PreparedTask(TASK, spec(), (), (), (), ("no", "yes"), {"majority_label": "no"})
     one = Judged("t001", {"gain": 1.0}, {TASK: (1.0,) * count})
     found = judge({"t001": one}, {}, Controls([task], base), experiment())
-    assert found["champion"] is None
+    assert found.champion is None
 
 
 def test_another_champion_is_reading_2_and_what_was_read_is_not_read_again(tmp_path, recorder):
@@ -240,8 +242,8 @@ def test_another_champion_is_reading_2_and_what_was_read_is_not_read_again(tmp_p
     assert set(second["sides"]) == {"base", "t002", "t003"}
     assert second["sides"]["t002"] == first["sides"]["t002"]
     assert second["gain"]["t003"] == pytest.approx(0.7)
-    assert "had been looked at before" in reading_words(second)
-    assert "had no part in any choice" in reading_words(first)
+    assert "had been looked at before" in reading_words(read_event(second))
+    assert "had no part in any choice" in reading_words(read_event(first))
 
 
 def test_the_same_champion_and_runner_up_are_not_read_again():
@@ -249,9 +251,9 @@ def test_the_same_champion_and_runner_up_are_not_read_again():
         {"event": "sweep_ended", "champion": "t001", "runner_up": "t002"},
         {"event": "test_read", "champion": "t001", "runner_up": "t002", "reading": 1},
     ]
-    assert not reading_due(lines)
-    more = [*lines, {"event": "trial_proposed"}]
-    assert not reading_due(more), "no verdict stands"
-    assert not reading_due([*more, lines[0]])
-    assert reading_due([*more, {**lines[0], "runner_up": "t003"}])
-    assert not reading_due([{**lines[0], "champion": None}])
+    assert not SweepState.of(lines).reading_due
+    more = [*lines, {"event": "trial_proposed", "trial": "t003"}]
+    assert not SweepState.of(more).reading_due, "no verdict stands"
+    assert not SweepState.of([*more, lines[0]]).reading_due
+    assert SweepState.of([*more, {**lines[0], "runner_up": "t003"}]).reading_due
+    assert not SweepState.of([{**lines[0], "champion": None}]).reading_due

@@ -13,13 +13,13 @@ from orchestrator.records.events import Line
 from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.redaction import redacted
 from orchestrator.records.sweep_folder import log_path, path_within
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import BASE, TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import BASE, TrialRecord
 
 _OF_LINES = {"n", "time", "event"}
 
 
-def trial_document(view: SweepView, trial: TrialView, folder: Path) -> dict[str, Any]:
+def trial_document(view: SweepState, trial: TrialRecord, folder: Path) -> dict[str, Any]:
     """One trial for programs: settings, measures, matrix, reports, paths.
 
     Args:
@@ -46,7 +46,7 @@ def trial_document(view: SweepView, trial: TrialView, folder: Path) -> dict[str,
         "repeats": trial.of,
         "matrix": None if matrix is None else {"tasks": matrix.tasks, "rows": matrix.rows},
         "reports": [
-            {key: value for key, value in report.items() if key != "per_example"}
+            {k: v for k, v in report.as_document().items() if k != "per_example"}
             for report in trial.reports
         ],
         "adapter": str(adapter) if adapter else None,
@@ -55,7 +55,7 @@ def trial_document(view: SweepView, trial: TrialView, folder: Path) -> dict[str,
     }
 
 
-def trial_row(view: SweepView, trial: TrialView, folder: Path) -> dict[str, Any]:
+def trial_row(view: SweepState, trial: TrialRecord, folder: Path) -> dict[str, Any]:
     """One trial of a list, for programs: `trial_document` without its reports."""
     document = trial_document(view, trial, folder)
     del document["reports"]
@@ -72,7 +72,7 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
     Returns:
         A JSON-like document; NaN may occur and is for the writer to turn into null.
     """
-    view = SweepView.of(lines)
+    view = SweepState.of(lines)
     base = view.everything.get(BASE)
     zero_shot = base.base_row if base else None
     return {
@@ -95,10 +95,10 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         "compared": view.compared,
         "test_readings": [
             {
-                **{key: value for key, value in reading.items() if key not in _OF_LINES},
+                **{key: value for key, value in reading.to_line().items() if key not in _OF_LINES},
                 "sides": {
                     name: {key: value for key, value in side.items() if "per_example" not in key}
-                    for name, side in reading["sides"].items()
+                    for name, side in reading.sides.items()
                 },
             }
             for reading in view.readings
@@ -112,7 +112,7 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
     }
 
 
-def _by_task(view: SweepView, control: str) -> dict[str, float] | None:
+def _by_task(view: SweepState, control: str) -> dict[str, float] | None:
     scores = view.control_scores(control)
     measured = not all(math.isnan(score) for score in scores)
     return dict(zip(view.tasks, scores, strict=True)) if measured else None

@@ -27,13 +27,19 @@ from orchestrator.cli.output.progress_words import (
     step_place,
     task_place,
 )
-from orchestrator.records.events import Line, without_series
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.events import (
+    ChampionRegistered,
+    Event,
+    SweepEnded,
+    TestRead,
+    TrialEnded,
+)  # fmt: skip
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE
 from orchestrator.system.formatting import show, show_duration
 
-_IMPORTANT = {"trial_ended", "sweep_ended", "test_read", "champion_registered"}
-"""Lines that are said above the panel, too."""
+_IMPORTANT = (TrialEnded, SweepEnded, TestRead, ChampionRegistered)
+"""What is are said above the panel, too."""
 HEARTBEAT_SECONDS = 10.0
 """A sweep without a terminal is never silent for longer than this."""
 
@@ -51,7 +57,7 @@ class LiveDisplay:
             console: Where to show it; its kind decides between panel and lines.
             clock: Seconds since the epoch, as the journal writes them.
         """
-        self.view = SweepView()
+        self.view = SweepState(whole=False)
         self._console = console
         self._clock = clock
         self._lock = threading.RLock()
@@ -98,17 +104,17 @@ class LiveDisplay:
             if self._live is None:
                 self._say(text)
 
-    def line(self, line: Line) -> None:
-        """Take a journal line; lines older than this display were shown by another one."""
+    def event(self, event: Event) -> None:
+        """Take an event; one older than this display was shown by another one."""
         with self._lock:
-            old = line.get("time", self._began) < self._began
+            old = event.time is not None and event.time < self._began
             if not old:
                 self._catch_up()
-            self.view.take(without_series(line))
-            if line["event"] == "trial_ended":
-                self._progress.pop(line["trial"], None)
-            told = describe(line, self.view)
-            important = line["event"] in _IMPORTANT
+            self.view.take(event)
+            if isinstance(event, TrialEnded):
+                self._progress.pop(event.trial, None)
+            told = describe(event, self.view)
+            important = isinstance(event, _IMPORTANT)
             if told and not old and (self._live is None or important):
                 self._say(told)
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 
 
 def program() -> str:
@@ -18,7 +18,7 @@ def program() -> str:
     return "orchestrate" if found and Path(found) == beside else short_path(beside)
 
 
-def next_commands(view: SweepView, folder: Path) -> dict[str, list[str]]:
+def next_commands(view: SweepState, folder: Path) -> dict[str, list[str]]:
     """The commands that come next, by what they are for.
 
     Args:

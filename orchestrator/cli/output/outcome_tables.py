@@ -14,7 +14,7 @@ from orchestrator.cli.output.scores import comparison_tables, reading_tables, ta
 from orchestrator.cli.output.tables import print_on
 from orchestrator.cli.output.trials_table import trial_tables
 from orchestrator.records.events import Line
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.formatting import show, show_interval
 
 
@@ -29,7 +29,7 @@ def render_outcome(lines: Iterable[Line], folder: Path, *, width: int = 100) -> 
     Returns:
         Tables of trials and tasks, the verdict, and the commands that come next.
     """
-    view = SweepView.of(lines)
+    view = SweepState.of(lines)
     parts: list[RenderableType] = [*reading_tables(view, width), *trial_tables(view, width)]
     parts += [Text(), *task_tables(view, width)]
     parts += [*comparison_tables(view), _verdict(view), Text(), _caveat(view), Text()]
@@ -39,7 +39,7 @@ def render_outcome(lines: Iterable[Line], folder: Path, *, width: int = 100) -> 
 
 def outcome_svg(lines: Iterable[Line], folder: Path) -> str:
     """The picture of `render_outcome` in 100 columns, without the commands, as an SVG document."""
-    view = SweepView.of(lines)
+    view = SweepState.of(lines)
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
     parts = [*reading_tables(view, 100), *trial_tables(view, 100), Text()]
     parts += task_tables(view, 100)
@@ -48,7 +48,7 @@ def outcome_svg(lines: Iterable[Line], folder: Path) -> str:
     return console.export_svg(title=f"orchestrate runs show {folder.name}")
 
 
-def _verdict(view: SweepView) -> Text:
+def _verdict(view: SweepState) -> Text:
     front = ", ".join(view.front) or "none"
     if not view.ended:
         best = view.best
@@ -70,7 +70,7 @@ def _verdict(view: SweepView) -> Text:
     return text
 
 
-def _caveat(view: SweepView) -> Text:
+def _caveat(view: SweepState) -> Text:
     seeds = {view.settings(trial).get("training.seed") for trial in view.searched} - {None}
     if view.finalists:
         how_many = "one seed, but for the finalists, whose means over fresh seeds stand above"
@@ -92,7 +92,7 @@ def _caveat(view: SweepView) -> Text:
     return Text(told, style="dim")
 
 
-def _next_steps(view: SweepView, folder: Path) -> Text:
+def _next_steps(view: SweepState, folder: Path) -> Text:
     text = Text(no_wrap=True, overflow="ignore")
     headings = {"browse": "To look at it", "use": "To use it"}
     for number, (purpose, commands) in enumerate(next_commands(view, folder).items()):

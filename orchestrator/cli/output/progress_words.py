@@ -7,15 +7,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.cli.output.trials_table import failure
-from orchestrator.records.events import Line
+from orchestrator.records.events import (
+    ChampionRegistered,
+    Event,
+    StageReported,
+    SweepContinued,
+    SweepEnded,
+    SweepOpened,
+    TestRead,
+    TrialEnded,
+    TrialProposed,
+    TrialStarted,
+)  # fmt: skip
 from orchestrator.records.readings import reading_words
-from orchestrator.records.scores import number
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import BASE, TrialView
+from orchestrator.records.stage_report import StageReport
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import BASE, TrialRecord
 from orchestrator.system.formatting import count, show, show_interval, show_setting
 
 
-def base_words(view: SweepView) -> str:
+def base_words(view: SweepState) -> str:
     """What the untouched base scores, as soon as that is known."""
     scores = view.control_scores("zero_shot")
     known = [
@@ -26,7 +37,7 @@ def base_words(view: SweepView) -> str:
     return ", ".join(known) or "-"
 
 
-def best_words(view: SweepView) -> str:
+def best_words(view: SweepState) -> str:
     """The best trial by what is known: its gain, or how far it is and what it scores there."""
     best = view.best
     if best is not None:
@@ -37,10 +48,10 @@ def best_words(view: SweepView) -> str:
         return "-"
     report, ahead = leading.report, show(leading.ahead, signed=True)
     told = f"{leading.trial}, score {show(leading.score)} on "
-    if report.get("row"):
-        told += f"all tasks after {report['task']}"
+    if report.row:
+        told += f"all tasks after {report.task}"
     else:
-        told += f"{report['task']} at {report['fraction']:.0%}"
+        told += f"{report.task} at {report.fraction:.0%}"
     return told + (f", {ahead} over the untouched base" if not math.isnan(leading.ahead) else "")
 
 
@@ -71,42 +82,50 @@ def phase_words(progress: Mapping[str, Any]) -> str:
     return " ".join(word for word in words if word not in {"", "-"})
 
 
-def describe(line: Line, view: SweepView) -> str:
-    """One journal line in words, empty for one that needs none.
+def describe(event: Event, view: SweepState) -> str:
+    """One event in words, empty for one that needs none.
 
     Args:
-        line: The line.
-        view: The sweep, with the line taken already.
+        event: The event.
+        view: The sweep, with the event taken already.
 
     Returns:
         A sentence without a final stop.
     """
-    match line["event"]:
-        case "sweep_opened":
+    match event:
+        case SweepOpened():
             told = f"{view.kind} {view.name}: {count(view.total, 'trial')} over "
             told += ", ".join(view.tasks)
-        case "sweep_continued":
-            retried = line.get("retried") or []
+        case SweepContinued():
+            retried = event.retried
             told = f"running again what failed: {', '.join(retried)}" if retried else ""
-        case "trial_proposed":
-            told = f"{line['trial']} proposed: {_chosen(line.get('overrides', {}))}"
-        case "trial_started":
-            attempt = line.get("attempt", 1)
-            told = f"{line['trial']} starts" + (f" again, attempt {attempt}" * (attempt > 1))
-        case "stage_report":
-            told = _describe_report(line["trial"], line["report"])
-        case "trial_ended":
-            told = _describe_end(view, view.trial(line["trial"]))
-        case "sweep_ended":
-            who = f"champion {line['champion']}" if line["champion"] else "no champion"
-            told = f"ended, {who}: {line['reason']}"
-        case "test_read":
-            told = reading_words(line) if line.get("reading") else view.test_words
-        case "champion_registered":
-            told = f"registered {line['trial']} as {line['model']}, version {line['version']}"
+        case TrialProposed() | TrialStarted() | StageReported() | TrialEnded():
+            told = _describe_trial(event, view)
+        case SweepEnded():
+            who = f"champion {event.champion}" if event.champion else "no champion"
+            told = f"ended, {who}: {event.reason}"
+        case TestRead():
+            told = reading_words(event) if event.reading else view.test_words
+        case ChampionRegistered():
+            told = f"registered {event.trial} as {event.model}, version {event.version}"
         case _:
             told = ""
     return told
+
+
+def _describe_trial(
+    event: TrialProposed | TrialStarted | StageReported | TrialEnded, view: SweepState
+) -> str:
+    match event:
+        case TrialProposed():
+            return f"{event.trial} proposed: {_chosen(event.overrides)}"
+        case TrialStarted():
+            again = f" again, attempt {event.attempt}" * (event.attempt > 1)
+            return f"{event.trial} starts{again}"
+        case StageReported():
+            return _describe_report(event.trial, event.report)
+        case TrialEnded():
+            return _describe_end(view, view.trial(event.trial))
 
 
 def _chosen(overrides: Mapping[str, Any]) -> str:
@@ -116,21 +135,20 @@ def _chosen(overrides: Mapping[str, Any]) -> str:
     return ", ".join(words) or "the settings of the file"
 
 
-def _describe_report(trial: str, report: Mapping[str, Any]) -> str:
-    if report["task_index"] < 0:
-        scores = " ".join(show(number(score)) for score in report.get("row") or [])
+def _describe_report(trial: str, report: StageReport) -> str:
+    scores = " ".join(map(show, report.row or ()))
+    if report.task_index < 0:
         return f"{trial}: scores of the untouched base {scores}"
     told = (
-        f"{trial}: {report['task']} {report.get('fraction', 0):.0%} "
-        f"(step {report.get('step')}/{report.get('steps')}), score {show(report.get('score'))}, "
-        f"loss {show(report.get('loss'))}"
+        f"{trial}: {report.task} {report.fraction:.0%} (step {report.step}/{report.steps}), "
+        f"score {show(report.score)}, loss {show(report.loss)}"
     )
-    if report.get("row"):
-        told += ", all tasks " + " ".join(show(number(score)) for score in report["row"])
+    if report.row:
+        told += f", all tasks {scores}"
     return told
 
 
-def _describe_end(view: SweepView, trial: TrialView) -> str:
+def _describe_end(view: SweepState, trial: TrialRecord) -> str:
     done = f"{len(view.finished)} of {view.total} trials"
     if trial.name == BASE:
         return f"{BASE} {trial.state.lower()}"

@@ -14,37 +14,37 @@ from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.readings import CONTROLS, reading_comparisons, reading_scores
 from orchestrator.records.scores import mean
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.formatting import show, show_interval
 
 
-def reading_tables(view: SweepView, width: int) -> list[RenderableType]:
+def reading_tables(view: SweepState, width: int) -> list[RenderableType]:
     """What the test data say, each reading by itself, the first one first."""
     tables: list[RenderableType] = []
     for reading in view.readings:
-        if not reading.get("reading"):
+        if not reading.reading:
             continue
-        champion = reading["champion"]
-        title = f"Test examples, reading {reading['reading']}: {champion} minus each control"
+        champion = reading.champion
+        title = f"Test examples, reading {reading.reading}: {champion} minus each control"
         made = table(title, "compared with", "its mean", "difference", "95 % interval",
                      left={"compared with"})  # fmt: skip
         for name, score, difference, interval in reading_comparisons(reading):
             add_cells(
                 made, [name, show(score), show(difference, signed=True), show_interval(interval)]
             )
-        labels = {**CONTROLS, reading["runner_up"]: f"{reading['runner_up']}, the runner-up",
-                  champion: f"{champion}, champion then"}  # fmt: skip
+        labels = {**CONTROLS, str(reading.runner_up): f"{reading.runner_up}, the runner-up",
+                  str(champion): f"{champion}, champion then"}  # fmt: skip
         rows = {
             labels.get(name, name): [show(score) for score in scores]
             for name, scores in reading_scores(reading).items()
         }
-        rows["test examples"] = [str(reading["examples"].get(t, "-")) for t in view.tasks]
+        rows["test examples"] = [str(reading.examples.get(t, "-")) for t in view.tasks]
         tables += [made, Text(), *task_tables(view, width, rows, "Test scores by task")]
     return tables
 
 
 def task_tables(
-    view: SweepView,
+    view: SweepState,
     width: int,
     rows: Mapping[str, list[str]] | None = None,
     title: str = "Scores by task",
@@ -77,7 +77,7 @@ def _task_table(
     return made
 
 
-def task_rows(view: SweepView) -> dict[str, list[str]]:
+def task_rows(view: SweepState) -> dict[str, list[str]]:
     """The rows of the table of tasks: controls first, then what the best trial reached.
 
     Args:
@@ -126,7 +126,7 @@ def _learnt_rows(name: str, matrix: AccuracyMatrix) -> dict[str, list[str]]:
     return rows
 
 
-def comparison_tables(view: SweepView) -> list[RenderableType]:
+def comparison_tables(view: SweepState) -> list[RenderableType]:
     """The best trial against each control, and what fresh seeds gave; empty for older journals."""
     tables: list[RenderableType] = []
     best = view.best

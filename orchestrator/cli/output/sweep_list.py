@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import RenderableType
 
 from orchestrator.cli.output.tables import add_cells, table
-from orchestrator.records.sweep_state import SweepView
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.formatting import show, show_duration
 
 
-def sweep_row(view: SweepView, folder: Path) -> dict[str, Any]:
+def sweep_row(view: SweepState, folder: Path) -> dict[str, Any]:
     """One sweep of a list, for programs and for `render_sweeps`.
 
     Args:

@@ -12,12 +12,12 @@ from orchestrator.cli.output.tables import add_cells, table
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.sweep_folder import log_path
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
 from orchestrator.system.formatting import show, show_interval, show_setting
 
 
-def render_trial(view: SweepView, trial: TrialView, folder: Path) -> RenderableType:
+def render_trial(view: SweepState, trial: TrialRecord, folder: Path) -> RenderableType:
     """One trial for people: settings, measures, matrix, reports, paths.
 
     Args:
@@ -59,9 +59,9 @@ def _matrix_table(matrix: AccuracyMatrix) -> Table:
     return made
 
 
-def _report_table(trial: TrialView) -> Table:
+def _report_table(trial: TrialRecord) -> Table:
     # Only some retentions multiply a penalty by a number, which may have been found by itself.
-    held = ["strength"] if any(r.get("strength") is not None for r in trial.reports) else []
+    held = ["strength"] if any(r.strength is not None for r in trial.reports) else []
     made = table(
         "Reports", "task", "step", "share", "score", "loss", "tokens", "seconds", *held, "probes",
         left={"task", "probes"},
@@ -69,19 +69,19 @@ def _report_table(trial: TrialView) -> Table:
     for report in trial.reports:
         probes = " ".join(
             f"{name} {show(next(iter(reading.values()), None))}"
-            for name, reading in (report.get("probes") or {}).items()
+            for name, reading in (report.probes or {}).items()
         )
         add_cells(
             made,
             [
-                str(report.get("task") or "(untouched base)"),
-                f"{report.get('step', '-')}/{report.get('steps', '-')}",
-                show(report.get("fraction"), digits=2),
-                show(report.get("score")),
-                show(report.get("loss")),
-                str(report.get("tokens", "-")),
-                show(report.get("seconds"), digits=1),
-                *(_strength(report.get(name)) for name in held),
+                str(report.task or "(untouched base)"),
+                f"{report.step}/{report.steps}",
+                show(report.fraction, digits=2),
+                show(report.score),
+                show(report.loss),
+                str(report.tokens),
+                show(report.seconds, digits=1),
+                *(_strength(report.strength) for _ in held),
                 probes or "-",
             ],
         )

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orchestrator.cli.output.tables import add_cells, natural_width, table
-from orchestrator.records.sweep_state import SweepView
-from orchestrator.records.trial_record import TrialView
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
 from orchestrator.system.formatting import count, show, show_interval, show_setting
 
 _SHOWN_SETTINGS = {
@@ -25,7 +25,7 @@ _SHOWN_MEASURES = (
 
 
 def trial_tables(
-    view: SweepView, width: int, trials: Sequence[TrialView] | None = None
+    view: SweepState, width: int, trials: Sequence[TrialRecord] | None = None
 ) -> list[RenderableType]:
     """Trials with settings and measures, in two tables where one is too wide."""
     trials = view.trials if trials is None else trials
@@ -66,7 +66,7 @@ def trial_tables(
     return tables
 
 
-def _progress_words(view: SweepView) -> str:
+def _progress_words(view: SweepState) -> str:
     done, total = len(view.finished), view.total
     many = count(total, "trial")
     if view.ended:
@@ -74,7 +74,7 @@ def _progress_words(view: SweepView) -> str:
     return f"{done} of {many} finished so far"
 
 
-def _marked(view: SweepView, trial: TrialView) -> str:
+def _marked(view: SweepState, trial: TrialRecord) -> str:
     if trial.name == view.champion:
         return f"{trial.name} *"
     if trial.of is not None:
@@ -82,13 +82,13 @@ def _marked(view: SweepView, trial: TrialView) -> str:
     return f"{trial.name} +" if trial.name in view.front else trial.name
 
 
-def _style(view: SweepView, trial: TrialView) -> str:
+def _style(view: SweepState, trial: TrialRecord) -> str:
     if trial.name == view.champion:
         return "bold green"
     return {"FAILED": "red", "STOPPED": "dim"}.get(trial.state, "")
 
 
-def _measure_cells(trial: TrialView) -> list[str]:
+def _measure_cells(trial: TrialRecord) -> list[str]:
     return [
         show(trial.measure("gain"), signed=True),
         show_interval(trial.gain_interval),
@@ -100,7 +100,7 @@ def _measure_cells(trial: TrialView) -> list[str]:
     ]
 
 
-def failure(trial: TrialView) -> str:
+def failure(trial: TrialRecord) -> str:
     """One sentence on a failed trial: why, and where its log is."""
     return f"{trial.name} failed: {trial.reason or 'no reason was recorded'}" + (
         f" (log: {trial.log})" if trial.log else ""
@@ -108,7 +108,7 @@ def failure(trial: TrialView) -> str:
 
 
 def render_trials(
-    view: SweepView, width: int, trials: Sequence[TrialView] | None = None
+    view: SweepState, width: int, trials: Sequence[TrialRecord] | None = None
 ) -> RenderableType:
     """The trials of one sweep for people, without the rest of the outcome.
 

@@ -30,12 +30,12 @@ from orchestrator.loop.answer import run
 from orchestrator.loop.learn import measure_base
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
-from orchestrator.loop.stage_report import StageReport
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
 from orchestrator.loop.trial_state import BASE_TRIAL, read_state
 from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.records.stage_report import StageReport
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import default_batch_tokens
 from orchestrator.spec.task_kinds import GenerationTask

@@ -84,11 +84,11 @@ from orchestrator.loop.requests import (
     TrainStep,
 )
 from orchestrator.loop.scoring import score
-from orchestrator.loop.stage_report import DONE, StageReport
 from orchestrator.loop.task_sequence import TaskSequence
 from orchestrator.loop.trial_state import TrialState, fresh_state, read_state, write_state
 from orchestrator.loop.work_meter import Progress, WorkMeter
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.spec.adapter_settings import adapter_options
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.retention_settings import retention_options

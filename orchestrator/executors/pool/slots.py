@@ -14,10 +14,10 @@ from torch import Tensor
 from curlora.packing.pack import Moments
 from curlora.retention.protocol import Retention
 from orchestrator.loop.requests import Learning
-from orchestrator.loop.stage_report import StageReport
 from orchestrator.loop.trial_state import TrialState
 from orchestrator.loop.work_meter import WorkMeter
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.records.stage_report import StageReport
 from orchestrator.spec.sections import TrainingSpec
 
 

@@ -7,15 +7,13 @@ used again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.records.errors import TrackingError
-from orchestrator.records.events import Line
-from orchestrator.records.journal_facts import sweep_id
-from orchestrator.records.journal_lines import last_line
+from orchestrator.records.events import SweepEnded
 from orchestrator.records.mlflow.client import TAG, connect, mlflow_errors
 from orchestrator.records.mlflow.models import log_trial_model
 from orchestrator.records.mlflow.storage_folder import storage_identity
@@ -35,6 +33,7 @@ from orchestrator.records.mlflow.version_tags import (
 )
 from orchestrator.records.redaction import redacted
 from orchestrator.records.sweep_folder import path_within
+from orchestrator.records.sweep_state import SweepState
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,7 +57,7 @@ class Registration:
 
 
 def register_champion(
-    uri: str, *, sweep_folder: Path, lines: Sequence[Line], just_decided: bool = False
+    uri: str, *, sweep_folder: Path, state: SweepState, just_decided: bool = False
 ) -> Registration:
     """Register the champion's model under the sweep's name and give it the alias `champion`.
 
@@ -69,7 +68,7 @@ def register_champion(
     Args:
         uri: Where MLflow records; the sweep must have been projected before.
         sweep_folder: The sweep's folder.
-        lines: The sweep's journal, with its verdict.
+        state: The sweep, with its verdict.
         just_decided: The verdict is of this moment, so that it is the latest whatever clocks say.
 
     Returns:
@@ -78,13 +77,13 @@ def register_champion(
     Raises:
         TrackingError: If MLflow cannot be used, or does not hold the champion's run.
     """
-    verdict, sweep = last_line(lines, "sweep_ended"), str(lines[0]["sweep"])
+    verdict, sweep = state.last_verdict, state.name
     with mlflow_errors(uri, sweep_folder):
         client, identity = connect(uri), storage_identity(uri, sweep_folder.parent, make=True)
         model, name = find_model(client, sweep, identity)
         alias = _aliased(client, model)
-        if verdict is None or verdict["champion"] is None:
-            why = verdict["reason"] if verdict else "the sweep has not ended"
+        if verdict is None or verdict.champion is None:
+            why = verdict.reason if verdict else "the sweep has not ended"
             kept = (
                 f" The alias `{CHAMPION_ALIAS}` of the model {name!r} still names version "
                 f"{alias.version}, of an earlier sweep; it was not moved."
@@ -92,15 +91,15 @@ def register_champion(
                 else ""
             )
             return Registration(name, None, f"No champion was registered: {why}.{kept}")
-        trial = str(verdict["champion"])
-        run, parent = _champion_runs(client, lines, trial, identity, uri, sweep_folder)
+        trial = verdict.champion
+        run, parent = _champion_runs(client, state, trial, identity, uri, sweep_folder)
         model = _owned_model(client, name, model, own_tags(identity, sweep))
-        version = _known_version(client, name, sweep_id(lines), trial)
+        version = _known_version(client, name, state.identity, trial)
         if version is None:
             version = _new_version(client, name, run, parent,
-                                   sweep_folder=sweep_folder, lines=lines, trial=trial)  # fmt: skip
+                                   sweep_folder=sweep_folder, state=state, trial=trial)  # fmt: skip
         else:
-            version = _decided_again(client, version, verdict, test_scores(lines, trial))
+            version = _decided_again(client, version, verdict, test_scores(state, trial))
         text = _move_alias(client, model, version, alias, latest=just_decided)
         return Registration(name, str(version.version), text)
 
@@ -118,11 +117,11 @@ def _owned_model(
 
 
 def _champion_runs(
-    client: MlflowClient, lines: Sequence[Line], trial: str, identity: str, uri: str, folder: Path
+    client: MlflowClient, state: SweepState, trial: str, identity: str, uri: str, folder: Path
 ) -> tuple[Run, Run]:
     """The runs of a champion and of its sweep; an error when they are missing or were deleted."""
-    experiment, _ = find_experiment(client, str(lines[0]["sweep"]), identity, sweep_id(lines))
-    runs = find_runs(client, experiment.experiment_id, sweep_id(lines)) if experiment else {}
+    experiment, _ = find_experiment(client, state.name, identity, state.identity)
+    runs = find_runs(client, experiment.experiment_id, state.identity) if experiment else {}
     if trial not in runs or None not in runs:
         raise TrackingError(
             f"MLflow at {redacted(uri)} does not hold the run of the champion {trial!r} of "
@@ -149,7 +148,7 @@ def _known_version(client: MlflowClient, name: str, sweep: str, trial: str) -> M
 
 
 def _decided_again(
-    client: MlflowClient, version: ModelVersion, verdict: Line, test: Mapping[str, Any] | None
+    client: MlflowClient, version: ModelVersion, verdict: SweepEnded, test: Mapping[str, Any] | None
 ) -> ModelVersion:
     """Bring a version's tags up to date.
 
@@ -159,7 +158,7 @@ def _decided_again(
     Args:
         client: From `connect`.
         version: The version.
-        verdict: The line of `sweep_ended` that names its trial.
+        verdict: The one that names its trial.
         test: What `test_scores` gave.
 
     Returns:
@@ -174,14 +173,14 @@ def _decided_again(
 
 def _new_version(
     client: MlflowClient, name: str, run: Run, parent: Run, *,
-    sweep_folder: Path, lines: Sequence[Line], trial: str,
+    sweep_folder: Path, state: SweepState, trial: str,
 ) -> ModelVersion:  # fmt: skip
     """A version that holds a trial's model."""
-    ended = last_line(lines, "trial_ended", trial)
-    if ended is None or not ended["adapter"]:
+    kept = state.trial(trial).adapter
+    if not kept:
         raise TrackingError(f"The journal of {sweep_folder} names no adapter of {trial!r}.")
-    adapter = path_within(sweep_folder, ended["adapter"])
-    model_id = log_trial_model(client, run, adapter_folder=adapter, lines=lines, trial=trial)
+    adapter = path_within(sweep_folder, kept)
+    model_id = log_trial_model(client, run, adapter_folder=adapter, state=state, trial=trial)
     yaml_uri = f"runs:/{parent.info.run_id}/experiment.yaml"
     return client.create_model_version(
         name,
@@ -189,7 +188,7 @@ def _new_version(
         source=client.get_logged_model(model_id).artifact_location,
         run_id=run.info.run_id,
         model_id=model_id,
-        tags=version_tags(lines, trial, sweep_folder) | {f"{TAG}experiment_yaml": yaml_uri},
+        tags=version_tags(state, trial, sweep_folder) | {f"{TAG}experiment_yaml": yaml_uri},
         description=f"Trial {trial} of {sweep_folder}; its experiment file: {yaml_uri}",
     )
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.records.events import Line
-from orchestrator.records.journal_facts import sweep_id, versions_of
 from orchestrator.records.mlflow.client import TAG
 from orchestrator.records.mlflow.signature import input_example, model_signature
 from orchestrator.records.model_folder import read_model_document, write_model_folder
+from orchestrator.records.sweep_state import SweepState
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,7 +27,7 @@ _LOADED_WITH = ("torch", "transformers", "peft", "safetensors")
 
 
 def log_trial_model(
-    client: MlflowClient, run: Run, *, adapter_folder: Path, lines: Sequence[Line], trial: str
+    client: MlflowClient, run: Run, *, adapter_folder: Path, state: SweepState, trial: str
 ) -> str:
     """Log a trial's adapter as a `pyfunc` model of its run, once.
 
@@ -37,7 +35,7 @@ def log_trial_model(
         client: From `connect`.
         run: The trial's MLflow run.
         adapter_folder: What PEFT's `save_pretrained` wrote.
-        lines: The sweep's journal.
+        state: The sweep.
         trial: The trial's name.
 
     Returns:
@@ -57,12 +55,12 @@ def log_trial_model(
             return model.model_id
     with tempfile.TemporaryDirectory(prefix="orchestrator-model-") as scratch:
         folder = write_model_folder(
-            Path(scratch) / "trained", adapter_folder=adapter_folder, lines=lines, trial=trial
+            Path(scratch) / "trained", adapter_folder=adapter_folder, state=state, trial=trial
         )
         # One that a crash left half written is written again, under the same identity.
         model = next(iter(found), None) or client.create_logged_model(
             experiment_id, name=_LOGGED_MODEL_NAME, source_run_id=run_id,
-            tags={f"{TAG}sweep": sweep_id(lines), f"{TAG}trial": trial}, model_type="adapter",
+            tags={f"{TAG}sweep": state.identity, f"{TAG}trial": trial}, model_type="adapter",
         )  # fmt: skip
         document = read_model_document(folder)
         saved = Path(scratch) / "saved"
@@ -78,7 +76,7 @@ def log_trial_model(
                 ),
                 signature=model_signature(document),
                 input_example=input_example(document),
-                pip_requirements=_requirements(lines, trial),
+                pip_requirements=_requirements(state, trial),
             )
         client.log_model_artifacts(model.model_id, str(saved))
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
@@ -86,9 +84,9 @@ def log_trial_model(
     return model.model_id
 
 
-def _requirements(lines: Sequence[Line], trial: str) -> list[str]:
+def _requirements(state: SweepState, trial: str) -> list[str]:
     """Exact pins of what loading needs: as the trial was made with, else what is installed here."""
-    made_with = versions_of(lines, trial)
+    made_with = state.versions_of(state.trial(trial))
     own = made_with.get("code", "").partition(" ")[0] or _installed("curlora-orchestrator")
     pins = [f"curlora-orchestrator=={own}" if own else "curlora-orchestrator"]
     # "2.13.0+cpu" is a build that package indexes do not serve.

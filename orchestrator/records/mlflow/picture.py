@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.records.events import Line
+from orchestrator.records.events import Event
 from orchestrator.records.journal_facts import milliseconds
 from orchestrator.records.redaction import redacted_document
 from orchestrator.system.strict_json import is_number
@@ -47,15 +47,15 @@ class Picture:
     status: str = "RUNNING"
     end: int | None = None
 
-    def measure(self, line: Line, values: Mapping[str, Any], step: int) -> None:
+    def measure(self, event: Event, values: Mapping[str, Any], step: int) -> None:
         """Add the values that are numbers; what was not measured is left out."""
         for key, value in values.items():
             if is_number(value):
-                self.points.append(_Point(line["n"], key, value, milliseconds(line), step))
+                self.points.append(_Point(event.n, key, value, milliseconds(event.time), step))
 
-    def close(self, line: Line, status: str) -> None:
+    def close(self, event: Event, status: str) -> None:
         """The run is over, for now."""
-        self.status, self.end = status, milliseconds(line)
+        self.status, self.end = status, milliseconds(event.time)
 
     def reopen(self) -> None:
         """The run goes on."""

@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.records.errors import AdapterFolderError, TrackingError
-from orchestrator.records.events import Line
-from orchestrator.records.journal_facts import milliseconds, sweep_id
+from orchestrator.records.events import (
+    ChampionRegistered,
+    Line,
+    SweepOpened,
+    read_event,
+    read_events,
+)  # fmt: skip
+from orchestrator.records.journal_facts import milliseconds
 from orchestrator.records.mlflow.address import artifacts_address, is_database, is_own_database
 from orchestrator.records.mlflow.champion import Registration, register_champion
 from orchestrator.records.mlflow.client import TAG, connect, mlflow_errors
@@ -36,6 +42,7 @@ from orchestrator.records.mlflow.tags import (
 )
 from orchestrator.records.redaction import redacted
 from orchestrator.records.sweep_folder import path_within
+from orchestrator.records.sweep_state import SweepState
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -150,15 +157,16 @@ class Projection:
                 self._held = self._client = self._sweep = None
 
     def _fold(self, lines: Sequence[Line]) -> SweepRuns:
-        if lines[0]["event"] != "sweep_opened":
+        opening = read_event(lines[0])
+        if not isinstance(opening, SweepOpened):
             raise TrackingError(
                 f"The journal of {self._folder} should begin with `sweep_opened`, "
                 f"got {lines[0]['event']!r}."
             )
         if self._sweep is None:
-            self._sweep, self._folded = SweepRuns(lines[0], sweep_id(lines), self._folder), 0
-        for line in lines[self._folded :]:
-            self._sweep.add(line)
+            self._sweep, self._folded = SweepRuns(opening, self._folder), 0
+        for event in read_events(lines[self._folded :]):
+            self._sweep.add(event)
             self._folded += 1
         return self._sweep
 
@@ -175,11 +183,12 @@ class Projection:
         Raises:
             TrackingError: If MLflow cannot be used.
         """
+        state = self._fold(lines).state
         registration = register_champion(
-            self._uri, sweep_folder=self._folder, lines=lines, just_decided=just_decided
+            self._uri, sweep_folder=self._folder, state=state, just_decided=just_decided
         )
-        champion = next(x["champion"] for x in reversed(lines) if x["event"] == "sweep_ended")
-        self._registration = (champion, registration)
+        if state.last_verdict is not None and state.last_verdict.champion is not None:
+            self._registration = (state.last_verdict.champion, registration)
         return registration
 
     def attach(self, folder: Path) -> str:
@@ -241,7 +250,8 @@ class Projection:
         }  # fmt: skip
         with mlflow_errors(self._uri, self._folder):
             client = self._connected()
-            experiment = self._experiment(client, str(lines[0]["sweep"]), sweep_id(lines))
+            state = self._fold(lines).state
+            experiment = self._experiment(client, state.name, state.identity)
             client.set_experiment_tag(
                 experiment, f"mlflow.sharedViewState.{_VIEW}", json.dumps(view)
             )
@@ -278,13 +288,13 @@ class Projection:
     def _write(self, sweep: SweepRuns, lines: Sequence[Line], *, running: bool) -> None:
         client = self._connected()
         if self._held is None:
-            self._experiment_id = self._experiment(client, str(lines[0]["sweep"]), sweep.identity)
+            self._experiment_id = self._experiment(client, sweep.state.name, sweep.state.identity)
             self._held = self._find(client, sweep)
             sweep.touched |= sweep.everything()
         elif not running:
             sweep.touched |= {name for name, held in self._held.items() if held.end is None}
         held = self._held
-        rested = None if running else milliseconds(lines[-1])
+        rested = None if running else milliseconds(lines[-1]["time"])
         for trial, picture in sweep.pictures(sweep.touched).items():
             if trial is not None:
                 picture.tags["mlflow.parentRunId"] = held[None].run.info.run_id
@@ -293,9 +303,8 @@ class Projection:
             if held[trial].deleted:
                 continue
             self._write_run(client, held[trial], picture)
-            ended = sweep.trials[trial].ended if trial is not None else None
-            if ended is not None:
-                self._write_model(client, held[trial], ended, lines)
+            if trial is not None:
+                self._write_model(client, held[trial], sweep.state, trial)
             self._write_status(client, held[trial], picture, rested)
         if sweep.registered is not None:
             self._write_registration(client, held, sweep.registered, lines)
@@ -331,7 +340,7 @@ class Projection:
         """The runs that are there; the sweep's own is made when missing."""
         found = {
             trial: only_one(client, runs)
-            for trial, runs in find_runs(client, self._experiment_id, sweep.identity).items()
+            for trial, runs in find_runs(client, self._experiment_id, sweep.state.identity).items()
         }
         mark = int(found[None].data.tags.get(_MARK, -1)) if None in found else -1
         held = {
@@ -390,22 +399,21 @@ class Projection:
                 digests[key] = digest
         self._tag(client, held, digests)
 
-    def _write_model(
-        self, client: MlflowClient, held: _Held, ended: Line, lines: Sequence[Line]
-    ) -> None:
-        if ended["state"] != "COMPLETE" or not ended.get("adapter") or _MODEL in held.tags:
+    def _write_model(self, client: MlflowClient, held: _Held, state: SweepState, name: str) -> None:
+        trial = state.trial(name)
+        if trial.state != "COMPLETE" or not trial.adapter or _MODEL in held.tags:
             return
-        folder = path_within(self._folder, ended["adapter"])
+        folder = path_within(self._folder, trial.adapter)
         # Without the folder (a journal on another machine) the run simply has no model yet.
-        if ended["trial"] in self._refused or not folder.is_dir():
+        if name in self._refused or not folder.is_dir():
             return
         try:
             model = log_trial_model(
-                client, held.run, adapter_folder=folder, lines=lines, trial=ended["trial"]
+                client, held.run, adapter_folder=folder, state=state, trial=name
             )
         except AdapterFolderError as error:
             # One damaged folder keeps no other trial from being recorded.
-            self._refused.add(ended["trial"])
+            self._refused.add(name)
             self._tag(client, held, {f"{_MODEL}_refused": shortened(str(error), _TAG_CHARACTERS)})
         else:
             self._tag(client, held, {_MODEL: model})
@@ -428,21 +436,25 @@ class Projection:
         held.status, held.end = status, end
 
     def _write_registration(
-        self, client: MlflowClient, held: dict[str | None, _Held], line: Line, lines: Sequence[Line]
+        self,
+        client: MlflowClient,
+        held: dict[str | None, _Held],
+        told: ChampionRegistered,
+        lines: Sequence[Line],
     ) -> None:
         """Say which version the champion is; make it again where the registry was lost."""
-        own, champion = held[None], held.get(line["trial"])
-        if own.tags.get(_REGISTERED) == str(line["n"]) or own.deleted:
+        own, champion = held[None], held.get(told.trial)
+        if own.tags.get(_REGISTERED) == str(told.n) or own.deleted:
             return
         # Without its model (a journal on another machine) there is nothing to register.
         if champion is None or champion.deleted or _MODEL not in champion.tags:
             return
         known = self._registration
-        if known is None or known[0] != line["trial"]:
-            known = (line["trial"], self.register(lines, just_decided=False))
+        if known is None or known[0] != told.trial:
+            known = (told.trial, self.register(lines, just_decided=False))
         version = {_VERSION: f"{known[1].model}/{known[1].version}"}
         self._tag(client, champion, version)
-        self._tag(client, own, {**version, _REGISTERED: str(line["n"])})
+        self._tag(client, own, {**version, _REGISTERED: str(told.n)})
 
     @staticmethod
     def _tag(client: MlflowClient, held: _Held, tags: Mapping[str, str]) -> None:

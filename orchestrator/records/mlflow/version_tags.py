@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.records.events import Line
-from orchestrator.records.journal_facts import sweep_id, versions_of
-from orchestrator.records.journal_lines import last_line
+from orchestrator.records.events import SweepEnded
 from orchestrator.records.mlflow.client import TAG
 from orchestrator.records.model_folder import model_document
 from orchestrator.records.redaction import redacted_document
+from orchestrator.records.sweep_state import SweepState
 
 
-def version_tags(lines: Sequence[Line], trial: str, sweep_folder: Path) -> dict[str, str]:
+def version_tags(state: SweepState, trial: str, sweep_folder: Path) -> dict[str, str]:
     """What made a version, and what is known of its trial, as tags."""
-    opening, document = lines[0], model_document(lines, trial)
-    verdict, ended = (
-        last_line(lines, "sweep_ended") or {},
-        last_line(lines, "trial_ended", trial) or {},
-    )
-    provenance = opening.get("provenance", {})
+    record, provenance = state.trial(trial), state.provenance
+    document = model_document(state, trial)
     experiment = document["experiment"]
     adapter = experiment["method"]["adapter"]
     seeds = {
         "training": experiment["training"]["seed"],
-        "search": (opening["experiment"].get("search") or {}).get("seed"),
+        "search": (state.experiment.get("search") or {}).get("seed"),
         "selection": adapter.get("selection_seed"),
     }
     details = {
@@ -36,20 +30,20 @@ def version_tags(lines: Sequence[Line], trial: str, sweep_folder: Path) -> dict[
         "code": provenance.get("code", {}),
         "packages": {
             name: version
-            for name, version in versions_of(lines, trial).items()
+            for name, version in state.versions_of(record).items()
             if name not in {"code", "python", "platform"}
         },
         "seeds": {key: seed for key, seed in seeds.items() if seed is not None},
         "overrides": document["overrides"],
         "measures": document["measures"],
-        "gain_interval": ended.get("gain_interval"),
-        TEST_TAG.removeprefix(TAG): test_scores(lines, trial),
+        "gain_interval": record.gain_interval,
+        TEST_TAG.removeprefix(TAG): test_scores(state, trial),
     }
     return {
-        f"{TAG}sweep": sweep_id(lines),
+        f"{TAG}sweep": state.identity,
         f"{TAG}trial": trial,
         f"{TAG}folder": str(sweep_folder.resolve()),
-        **verdict_tags(verdict),
+        **verdict_tags(state.last_verdict),
         f"{TAG}base_name": str(details["base"].get("name") or details["base"].get("gguf")),
         f"{TAG}base_sha256": str(details["base"].get("sha256")),
         f"{TAG}code_version": str(details["code"].get("version")),
@@ -57,12 +51,13 @@ def version_tags(lines: Sequence[Line], trial: str, sweep_folder: Path) -> dict[
     }
 
 
-def verdict_tags(verdict: Mapping[str, Any]) -> dict[str, str]:
+def verdict_tags(verdict: SweepEnded | None) -> dict[str, str]:
     """The verdict that chose a version, as tags."""
+    chosen = verdict or SweepEnded(n=0)
     return {
-        f"{TAG}reason": verdict.get("reason", ""),
-        f"{TAG}decided": str(verdict.get("time", 0.0)),
-        DECIDED_TAG: str(verdict.get("n", 0)),
+        f"{TAG}reason": chosen.reason,
+        f"{TAG}decided": str(chosen.time or 0.0),
+        DECIDED_TAG: str(chosen.n),
     }
 
 
@@ -72,28 +67,28 @@ DECIDED_TAG = f"{TAG}decided_n"
 """Tag of a version: the line of its verdict, by which verdicts of one sweep follow each other."""
 
 
-def test_scores(lines: Sequence[Line], champion: str) -> dict[str, Any] | None:
+def test_scores(state: SweepState, champion: str) -> dict[str, Any] | None:
     """What the first reading of the test data said of a champion.
 
     Args:
-        lines: The sweep's journal.
+        state: The sweep.
         champion: The trial.
 
     Returns:
         `reading`, `examples`, `accuracy`, `gain` and its interval, the score of each task, the
         intervals over each control and over the runner-up; None when they were not read.
     """
-    for line in lines:
-        if line["event"] == "test_read" and line["reading"] and line["champion"] == champion:
-            tasks = lines[0]["experiment"]["tasks"]
-            return {
-                "reading": line["reading"],
-                "examples": sum(line["examples"].values()),
-                "accuracy": line["accuracy"][champion],
-                "gain": line["gain"][champion],
-                "gain_interval": line["gain_intervals"][champion],
-                "scores": dict(zip(tasks, line["sides"][champion]["row"], strict=True)),
-                "minus": {**line["intervals"][champion], "runner_up": line["runner_up_interval"]},
-                "runner_up": line["runner_up"],
-            }
-    return None
+    found = [one for one in state.readings if one.reading and one.champion == champion]
+    if not found:
+        return None
+    first = found[0]
+    return {
+        "reading": first.reading,
+        "examples": sum(first.examples.values()),
+        "accuracy": first.accuracy[champion],
+        "gain": first.gain[champion],
+        "gain_interval": first.gain_intervals[champion],
+        "scores": dict(zip(state.tasks, first.sides[champion]["row"], strict=True)),
+        "minus": {**first.intervals[champion], "runner_up": first.runner_up_interval},
+        "runner_up": first.runner_up,
+    }

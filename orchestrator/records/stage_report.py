@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
 
 DONE = 1.0
 
@@ -60,17 +60,42 @@ class StageReport:
         """The report as a JSON document."""
         return asdict(self)
 
+    @property
+    def stage(self) -> tuple[int, float]:
+        """Which of a trial's reports it is: the task's index, and how much of the task is done."""
+        return (self.task_index, self.fraction)
+
+    def without_series(self, *, examples: bool = False) -> Self:
+        """The report without what grows with steps and examples, and is seldom read again.
+
+        Args:
+            examples: Whether the score of each example is kept.
+
+        Returns:
+            The same in all else.
+        """
+        short = replace(self, losses=(), learning_rates=())
+        return short if examples else replace(short, per_example=None, head_only_per_example=None)
+
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> StageReport:
-        """The report of `as_document`, JSON lists turned back into tuples."""
-        fields = dict(document)
-        if fields.get("row") is not None:
-            fields["row"] = tuple(math.nan if v is None else v for v in fields["row"])
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """The report of `as_document`, JSON lists turned back into tuples.
+
+        Args:
+            document: Its JSON.
+
+        Returns:
+            The report; what another version did not write has its default, and what this one does
+            not know is left out.
+        """
+        known = {each.name for each in fields(cls)}
+        held = {k: v for k, v in document.items() if k in known and v is not None}
+        held = {"task": "", "step": 0, "steps": 0, "fraction": DONE, "score": math.nan} | held
+        if "row" in held:
+            held["row"] = tuple(math.nan if v is None else v for v in held["row"])
         for name in ("losses", "learning_rates"):
-            fields[name] = tuple(fields.get(name) or ())
+            held[name] = tuple(held.get(name, ()))
         for name in ("per_example", "head_only_per_example"):
-            if fields.get(name) is not None:
-                fields[name] = {k: tuple(v) for k, v in fields[name].items()}
-        if fields.get("score") is None:
-            fields["score"] = math.nan
-        return cls(**fields)
+            if name in held:
+                held[name] = {k: tuple(v) for k, v in held[name].items()}
+        return cls(**held)
