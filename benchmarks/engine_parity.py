@@ -6,7 +6,7 @@
 All pairs of adapter and retention that are not refused, on a tiny random Llama: DeepSpeed at ZeRO 0
 to 3 with two CPU workers, in fp32 (the largest relative difference of any loss or probe) and in
 bf16 (the root mean square of differences over three seeds, as a multiple of the plain engine's own
-in bf16). `tests/orchestrator/test_engine_parity.py` holds the short form to 1e-5 and 2.
+in bf16). `tests/orchestrator/engines/test_parity.py` holds the short form to 1e-5 and 2.
 """
 
 from __future__ import annotations

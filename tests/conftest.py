@@ -23,14 +23,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 @functools.cache
 def _with_ray():
-    """The names of the files whose tests use the one cluster."""
+    """The files whose tests use the one cluster."""
     files = Path(__file__).parent.rglob("test_*.py")
-    return {path.name for path in files if "ray_cluster" in path.read_text(encoding="utf-8")}
+    return {path for path in files if "ray_cluster" in path.read_text(encoding="utf-8")}
 
 
 def pytest_collection_modifyitems(items):
     """Files with Ray come first: together they take longest."""
-    items.sort(key=lambda item: item.path.name not in _with_ray())
+    items.sort(key=lambda item: item.path not in _with_ray())
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -42,7 +42,7 @@ def pytest_xdist_make_scheduler(config, log):
 
         def _split_scope(self, nodeid):
             file = nodeid.partition("::")[0]
-            return "with Ray" if Path(file).name in _with_ray() else file
+            return "with Ray" if config.rootpath / file in _with_ray() else file
 
     return OneCluster(config, log)
 

@@ -167,3 +167,29 @@ def test_functions_are_short_and_take_few_arguments(name):
         if function.name not in LONG:
             assert lines <= 60, function.name
             assert count <= 8, function.name
+
+
+WHOLE = {
+    "curlora/adapters/test_table.py": "every kind of adapter of `curlora_kinds`",
+    "curlora/adapters/test_quantised.py": "adapters on quantised bases",
+    "curlora/retention/test_table.py": "every kind of retention of `curlora_kinds`",
+    "orchestrator/engines/test_parity.py": "every engine beside the plain one",
+    "orchestrator/executors/pool/test_packed_ranks.py": "one pool over several workers",
+    "orchestrator/executors/pool/test_seats.py": "the pool as the driver sees it",
+    "orchestrator/spec/test_experiment_files.py": "the files of `experiments/`",
+    "orchestrator/spec/test_setting_bounds.py": "files beside the library",
+    "orchestrator/sweep/test_heads_and_finalists.py": "a sweep with both",
+    "orchestrator/sweep/test_proposals.py": "whatever a search may propose",
+}
+"""Tests of more than one module, and of what."""
+
+
+def test_tests_mirror_the_tree():
+    for package in PACKAGES:
+        for path in (ROOT / "tests" / package).rglob("test_*.py"):
+            place = path.relative_to(ROOT / "tests")
+            if len(place.parts) == 2 or str(place) in WHOLE:
+                continue  # tests of the whole stand at the top
+            tested = ROOT / place.parent / place.name.removeprefix("test_")
+            assert tested.is_file(), f"{place}: there is no {tested.relative_to(ROOT)}"
+    assert all((ROOT / "tests" / place).is_file() for place in WHOLE)

@@ -2,8 +2,8 @@
 
 A kind says how its PEFT config is made of the plain settings of an experiment file, which settings
 it has and what they may be, whether it touches the base, how many numbers it will train, and what
-it does not go with. Every kind goes through the same tests (`tests/curlora/test_every_adapter.py`,
-`tests/orchestrator/test_setting_bounds.py`); `curlora.attach` puts one on a model.
+it does not go with. Every kind goes through the same tests (`tests/curlora/adapters/test_table.py`,
+`tests/orchestrator/spec/test_setting_bounds.py`); `curlora.attach` puts one on a model.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def test_an_event_comes_back_from_its_line(event, tmp_path):
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.name)
 def test_the_documented_fields_are_those_of_the_class(kind):
-    text = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "journal.md").read_text()
     [row] = re.findall(rf"^\| `{kind.name}` \| (.*) \|$", text, re.MULTILINE)
     assert re.findall(r"`(\w+)`", row) == [
         f.name for f in fields(kind) if f.name not in {"n", "time"}

@@ -18,7 +18,7 @@ from orchestrator.spec import task_files
 from orchestrator.spec.task_files import TaskFileError, load_task, parse_task
 from orchestrator.spec.task_kinds import GenerationTask, LanguageModellingTask
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "experiments" / "tasks"
 DATA_ROOT = Path(os.environ.get("ORCHESTRATOR_DATA_ROOT", ROOT.parent / "shared" / "data"))
 

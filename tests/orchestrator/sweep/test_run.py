@@ -31,7 +31,7 @@ from tests.journals import say
 
 pytestmark = pytest.mark.usefixtures("records")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOCAL = {"executor": "local"}
 
 

@@ -21,7 +21,7 @@ from orchestrator.serving import answers as answers_module
 from orchestrator.serving import find
 from orchestrator.system.seals import seal
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SWEEP = "sentiment-sequence"  # as in docs/use.md, whose example is run here
 TOKENS = [[2, 5, 12, 14, 7, 30, 9], [11, 3, 3, 8, 21, 16, 4]]
 ECHO = """\

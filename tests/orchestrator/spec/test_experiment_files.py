@@ -34,7 +34,7 @@ from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.run_options import SweepOptions
 from orchestrator.sweep.search import Proposer
 
-FOLDER = Path(__file__).parents[2] / "experiments"
+FOLDER = Path(__file__).parents[3] / "experiments"
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 BY_METHOD = [name for name, path in FILES.items() if "method.preset:" in path.read_text()]
 FILLER = [f"w{number}" for number in range(120)]

@@ -14,7 +14,7 @@ from orchestrator.spec.search_space import SearchSpec
 from orchestrator.spec.task_files import TaskFileError
 from orchestrator.spec.validation import ExperimentError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def edited(path: Path, change) -> Path:

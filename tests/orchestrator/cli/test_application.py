@@ -17,7 +17,7 @@ from orchestrator.system.seals import seal
 from orchestrator.system.user_error import UserError
 from tests.journals import say
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 EXPERIMENT = """\
 name: demo
 model: {name: some/model}

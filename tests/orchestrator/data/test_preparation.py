@@ -23,7 +23,7 @@ from orchestrator.spec.load import load_experiment
 from orchestrator.spec.sections import DataLimits
 from orchestrator.spec.task_files import find_task_file, load_task, parse_task
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA_ROOT = Path(os.environ.get("ORCHESTRATOR_DATA_ROOT", ROOT.parent / "shared" / "data"))
 
 
