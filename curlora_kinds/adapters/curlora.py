@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from curlora_kinds.adapters.common_settings import RANK
 from curlora_kinds.adapters.counts import core, two_factors
 from curlora_kinds.adapters.kind import AdapterKind
+from curlora_kinds.adapters.rank_and_dropout import RANK
 from curlora_kinds.settings import Choice, Flag, Number, Targets, Whole
 
 COLDEST_WITH_REPLACEMENT = 0.05

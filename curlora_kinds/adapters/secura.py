@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from curlora_kinds.adapters.common_settings import RANK
 from curlora_kinds.adapters.counts import Shapes, core, two_factors
 from curlora_kinds.adapters.kind import AdapterKind
+from curlora_kinds.adapters.rank_and_dropout import RANK
 from curlora_kinds.settings import Choice, Number, Targets, Whole
 
 

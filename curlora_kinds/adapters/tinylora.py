@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from curlora_kinds.adapters.common_settings import DROPOUT, RANK
 from curlora_kinds.adapters.counts import Shapes, core, two_factors
 from curlora_kinds.adapters.kind import AdapterKind
+from curlora_kinds.adapters.rank_and_dropout import DROPOUT, RANK
 from curlora_kinds.settings import Targets, Whole
 
 

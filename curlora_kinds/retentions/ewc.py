@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from curlora_kinds.retentions.common_settings import DECAY, MAX_EXAMPLES, PULL, STRENGTH
 from curlora_kinds.retentions.kind import RetentionKind
+from curlora_kinds.retentions.penalty_settings import DECAY, MAX_EXAMPLES, PULL, STRENGTH
 from curlora_kinds.retentions.state import Part, Setup, State
 
 

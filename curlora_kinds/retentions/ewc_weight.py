@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from curlora_kinds.adapters.kind import AdapterKind
-from curlora_kinds.retentions.common_settings import DECAY, MAX_EXAMPLES
 from curlora_kinds.retentions.kind import RetentionKind
 from curlora_kinds.retentions.pairs import only_with
+from curlora_kinds.retentions.penalty_settings import DECAY, MAX_EXAMPLES
 from curlora_kinds.retentions.state import WORD_BYTES, Part, Setup, State, earlier_adapters
 from curlora_kinds.settings import Number
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from curlora_kinds.adapters.kind import AdapterKind
 from curlora_kinds.adapters.table import ADAPTERS
-from curlora_kinds.retentions.common_settings import DECAY, MAX_EXAMPLES, PULL, STRENGTH
 from curlora_kinds.retentions.kind import RetentionKind
 from curlora_kinds.retentions.pairs import only_with
+from curlora_kinds.retentions.penalty_settings import DECAY, MAX_EXAMPLES, PULL, STRENGTH
 from curlora_kinds.retentions.state import Part, Setup, State
 from curlora_kinds.settings import Choice, Flag, Number
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from curlora_kinds.retentions.common_settings import SEED, SHARE, capacity
 from curlora_kinds.retentions.kind import RetentionKind
+from curlora_kinds.retentions.penalty_settings import SEED, SHARE, capacity
 from curlora_kinds.retentions.state import Setup, State, references, rows_elsewhere
 
 

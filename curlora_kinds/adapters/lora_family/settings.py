@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from curlora_kinds.adapters.common_settings import DROPOUT, RANK
+from curlora_kinds.adapters.rank_and_dropout import DROPOUT, RANK
 from curlora_kinds.settings import Number, Targets
 
 LORA_CONFIG = "peft:LoraConfig"
