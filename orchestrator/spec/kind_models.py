@@ -6,6 +6,7 @@ file may say of it follows from there.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Protocol
 
@@ -61,6 +62,8 @@ def model_of(kind: Kind, base: type[Spec], suffix: str) -> type[Any]:
         __module__=base.__module__,
         **fields,
     )
+    # Experiments travel to workers, and pickle looks for a class by its name in its module.
+    setattr(sys.modules[base.__module__], model.__name__, model)
     return model
 
 

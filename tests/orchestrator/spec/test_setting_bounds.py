@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 
 import pytest
 from pydantic import ValidationError
@@ -15,8 +16,9 @@ from curlora import CurloraConfig, SecuraConfig, adapter_config
 from curlora_kinds.adapters.table import ADAPTERS
 from curlora_kinds.retentions.table import RETENTIONS
 from curlora_kinds.settings import Choice, Flag, Number, ShareOrCount, Targets, Whole
+from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS
 from orchestrator.spec.methods import MethodSpec
-from orchestrator.spec.retention_settings import retention_options
+from orchestrator.spec.retention_settings import RETENTION_SETTINGS, retention_options
 
 STEP = 1e-6
 
@@ -140,3 +142,10 @@ def test_source_sets_are_named_in_a_file_and_counted_by_the_library():
     }).retention  # fmt: skip
     options = retention_options(retention, seed=3)
     assert RETENTIONS["laplace"].complete(options)["source"] == "texts"
+
+
+def test_settings_travel_to_workers():
+    """As an experiment is sent: pickle finds the models that are made of the tables."""
+    for models in (ADAPTER_SETTINGS, RETENTION_SETTINGS):
+        for model in models.values():
+            assert pickle.loads(pickle.dumps(model)) is model
