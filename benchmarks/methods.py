@@ -41,6 +41,7 @@ import torch
 from pydantic import ValidationError
 from results_page import machine, table
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import curlora
@@ -253,7 +254,12 @@ def kept_bytes(step: Callable[[], object]) -> int:
     """
     gc.collect()
     # All of them, because some adapters keep frozen factors outside parameters and buffers.
-    tensors = [found for found in gc.get_objects() if issubclass(type(found), Tensor)]
+    # Fake tensors, which something else in the process may have left, have no data.
+    tensors = [
+        found
+        for found in gc.get_objects()
+        if issubclass(type(found), Tensor) and not issubclass(type(found), FakeTensor)
+    ]
     saved = Saved({tensor.untyped_storage().data_ptr() for tensor in tensors})
 
     def unpack(packed: Held | Tensor) -> Tensor:
