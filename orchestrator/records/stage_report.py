@@ -89,8 +89,9 @@ class StageReport:
             not know is left out.
         """
         known = {each.name for each in fields(cls)}
-        held = {k: v for k, v in document.items() if k in known and v is not None}
-        held = {"task": "", "step": 0, "steps": 0, "fraction": DONE, "score": math.nan} | held
+        held: dict[str, Any] = {"task": "", "step": 0, "steps": 0, "fraction": DONE}
+        held["score"] = math.nan
+        held |= {k: v for k, v in document.items() if k in known and v is not None}
         if "row" in held:
             held["row"] = tuple(math.nan if v is None else v for v in held["row"])
         for name in ("losses", "learning_rates"):
