@@ -63,9 +63,12 @@ def test_pages_answer_on_loopback_only_and_end_with_their_children(tmp_path, new
                 fields["adapter"] = None
             say(journal, line["event"], **fields)
     port = free_port()
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "ui", "--port"]
+    # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from orchestrator.cli import main; main()"
     running = subprocess.Popen(
-        [*command, str(port)], cwd=home, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code, "ui", "--port", str(port)],
+        cwd=home, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": os.getcwd()},  # noqa: PTH109
     )  # fmt: skip
     try:
