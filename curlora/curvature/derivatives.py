@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from curlora.adapters.curlora_layer import CurloraLayer
-from curlora.curvature.layers import PARAMETER, adapted_layers
+from curlora.curvature.layers import PARAMETER, adapted_layers, whole_shape
 from curlora.curvature.observation import Derivative, Observation, Params, statistic
 
 
@@ -86,8 +86,8 @@ def _taps(model: nn.Module, params: Params, wanted: frozenset[Derivative]) -> li
         if not isinstance(layer, CurloraLayer):
             acting = model.get_submodule(name.removesuffix(".weight"))
         if "linear" in wanted:
-            widths = (params[name].shape[1], params[name].shape[0])
-            taps.append(_Tap(name, "linear", layer, acting, found["adapter"], widths))
+            outputs, inputs = whole_shape(params[name])
+            taps.append(_Tap(name, "linear", layer, acting, found["adapter"], (inputs, outputs)))
     if "weights" in wanted:
         for name, described in adapted_layers(model, params).items():
             layer = model.get_submodule(name)

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from curlora.adapters.curlora_layer import CurloraLayer
 from curlora.curvature.observation import AdaptedLayer, Params, statistic
@@ -26,6 +27,11 @@ def lora_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
     known = set(names)
     pairs = [(name, name.replace(".lora_A.", ".lora_B.")) for name in names if ".lora_A." in name]
     return [(A, B) for A, B in pairs if B in known]
+
+
+def whole_shape(parameter: Tensor) -> torch.Size:
+    """The shape of a parameter, also of one that ZeRO stage 3 has released, which is empty."""
+    return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def adapted_layers(model: nn.Module, params: Params) -> dict[str, AdaptedLayer]:
@@ -52,7 +58,7 @@ def adapted_layers(model: nn.Module, params: Params) -> dict[str, AdaptedLayer]:
             )
         elif (second := name.replace(".lora_A.", ".lora_B.")) in params:
             layers[found["layer"]] = AdaptedLayer(
-                (params[second].shape[0], parameter.shape[1]),
+                (whole_shape(params[second])[0], whole_shape(parameter)[1]),
                 float(cast(Any, layer).scaling[found["adapter"]]),
                 (second, name),
             )

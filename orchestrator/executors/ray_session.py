@@ -189,6 +189,6 @@ def _free_port() -> int:
 
 
 def package_folders() -> list[Path]:
-    """The two packages, for shipping to the nodes of a cluster."""
+    """The packages of this distribution, for shipping to the nodes of a cluster."""
     here = Path(__file__).resolve().parents[1]
-    return [here, here.parent / "curlora"]
+    return [here, here.parent / "curlora", here.parent / "curlora_kinds"]

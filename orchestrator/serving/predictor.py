@@ -35,6 +35,7 @@ from orchestrator.spec.task_kinds import (
     TaskSpec,
 )
 from orchestrator.system.seals import UNSEALED, flaw
+from orchestrator.system.strict_json import half_character
 from orchestrator.system.user_error import UserError
 from orchestrator.system.wording import suggestion
 
@@ -152,8 +153,8 @@ class Predictor:
             One prediction per row.
 
         Raises:
-            PredictionError: If the task is not known, needs a head that is not there, or gets
-                answers that are no numbers.
+            PredictionError: If the task is not known, needs a head that is not there, is asked
+                with a text that no encoding can write, or gets answers that are no numbers.
         """
         spec = self._specs.get(task)
         if spec is None or isinstance(spec, LanguageModellingTask):
@@ -161,6 +162,12 @@ class Predictor:
                 f"This model has no task {task!r} to be asked.{suggestion(task, self.tasks)} "
                 f"Its tasks: {', '.join(self.tasks)}."
             )
+        for number, row in enumerate(rows, start=1):
+            if (place := half_character(row)) is not None:
+                raise PredictionError(
+                    f"Row {number}: `{place}` holds half of a character (one of two surrogates), "
+                    "as when a text is cut within an emoji. Cut texts between characters."
+                )
         if isinstance(spec, GenerationTask):
             prompts = [encode_prompt(spec, row, self.tokenizer, self._max_length) for row in rows]
             self._refuse_unknown_ids(task, (i for prompt in prompts for i in prompt))

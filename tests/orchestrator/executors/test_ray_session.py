@@ -1,10 +1,11 @@
 """What a cluster holds, and what is said of one that cannot be used or was not left clean."""
 
+import tomllib
 import types
 
 import pytest
 
-from orchestrator.executors import cluster_checks, cluster_fit, ray_leftovers
+from orchestrator.executors import cluster_checks, cluster_fit, ray_leftovers, ray_session
 from orchestrator.executors.cluster_fit import (
     HEAD_RESOURCE,
     MEMBER_BYTES,
@@ -26,6 +27,15 @@ def nodes(head_memory, *others):
         {"Alive": True, "Resources": head},
         *({"Alive": True, "Resources": {"CPU": 8.0, "memory": one}} for one in others),
     ]
+
+
+def test_a_cluster_is_sent_every_package_that_ours_imports():
+    sent = ray_session.package_folders()
+    document = tomllib.loads((sent[0].parent / "pyproject.toml").read_text())
+    assert {folder.name for folder in sent} == set(
+        document["tool"]["importlinter"]["root_packages"]
+    )
+    assert all((folder / "__init__.py").is_file() for folder in sent)
 
 
 # --- the head node -------------------------------------------------------------------------------

@@ -141,6 +141,13 @@ def test_a_row_with_a_token_that_the_base_lacks_is_refused(predictor):
         made.predict("quiz", [ROW])
 
 
+@pytest.mark.parametrize("changed", [{"text": "why \ud83d"}, {"choices": ["a", "\ude00 b"]}])
+def test_half_a_character_is_refused_by_its_row(predictor, changed):
+    place = next(iter(changed))
+    with pytest.raises(PredictionError, match=f"Row 2: `{place}.* half of a character"):
+        predictor(TABLE, quiz("accuracy")).predict("quiz", [ROW, ROW | changed])
+
+
 @pytest.mark.parametrize("named", ["/etc", "../other/adapter", "trials/../../other"])
 def test_a_journal_that_points_elsewhere_is_not_followed(new_story, tmp_path, named):
     story = new_story()
