@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("curlora", "curlora_kinds", "orchestrator")
 
 HEAVY = {
+    "sklearn",
     "torch", "transformers", "peft", "deepspeed", "ray", "mlflow", "optuna", "datasets",
     "matplotlib", "safetensors", "numpy", "pandas", "pyarrow", "sqlalchemy", "alembic", "jinja2",
     "huggingface_hub", "gguf", "sacrebleu", "rouge_score", "torchao", "tokenizers", "accelerate",
