@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("curlora", "curlora_kinds", "orchestrator")
 
 HEAVY = {
+    "sklearn",
     "torch", "transformers", "peft", "deepspeed", "ray", "mlflow", "optuna", "datasets",
     "matplotlib", "safetensors", "numpy", "pandas", "pyarrow", "sqlalchemy", "alembic", "jinja2",
     "huggingface_hub", "gguf", "sacrebleu", "rouge_score", "torchao", "tokenizers", "accelerate",
@@ -26,7 +27,6 @@ RARELY = {"difflib", "importlib", "pydoc_data", "yaml"}
 """Light, and needed by a message or a check that few runs come to."""
 
 LONG = {
-    "all_trials": "one line for each table of the report",
     "_fit": "the arguments of Ray Tune, which cannot be taken apart",
     "_run": "the order of a sweep's parts",
     "predict": "typer reads the options of the command from its parameters",
@@ -146,6 +146,18 @@ def test_files_are_short_and_folders_small():
     assert sum(length > 300 for length in lengths) <= len(lengths) / 5
     for folder, inside in itertools.groupby(sorted(files), key=lambda path: path.parent):
         assert len(list(inside)) <= 20, folder
+
+
+def test_what_is_no_code_is_installed_with_it():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    installed = {
+        path
+        for package, patterns in config["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    files = {p for package in PACKAGES for p in (ROOT / package).rglob("*") if p.is_file()}
+    assert {path for path in files if path.suffix not in {".py", ".pyc"}} == installed
 
 
 def test_every_folder_says_what_it_is():

@@ -60,8 +60,7 @@ def head_only(
             "fitted to them. Try `training.precision: fp32`, or another base."
         )
     seen, unseen = features[: len(examples)], features[len(examples) :]
-    weight, bias, mean, scale = fit(seen, torch.tensor(labels), len(task.labels))
-    guesses = (((unseen - mean) / scale) @ weight.T + bias).argmax(dim=1).tolist()
+    guesses = fit(seen, labels).predict(unseen.numpy()).tolist()
     right = tuple(
         float(guess == question.answer) for guess, question in zip(guesses, questions, strict=True)
     )
@@ -80,39 +79,24 @@ def _chosen(examples: Sequence[Example]) -> list[Example]:
     return first
 
 
-def fit(
-    features: Tensor, labels: Tensor, count: int, *, penalty: float = PENALTY
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def fit(features: Tensor, labels: Sequence[int], *, penalty: float = PENALTY) -> Any:
     """Multinomial logistic regression on standardised features, to convergence (L-BFGS).
 
     Args:
         features: Float64 (N, d).
-        labels: Integers in [0, count), shape (N,).
-        count: Number of labels.
-        penalty: Strength of the L2 penalty on the weights; the bias is free.
+        labels: N integers, at least two different ones. A label that is not among them is never
+            answered.
+        penalty: Of half the squared weights of a softmax; the bias is free.
 
     Returns:
-        Weights (count, d), bias (count,), and the features' mean and scale (d,).
+        A pipeline of scikit-learn; `predict` maps features (M, d) to M labels.
     """
-    mean = features.mean(dim=0)
-    scale = features.std(dim=0, correction=0)
-    # A feature that never varies says nothing; dividing by its zero scale would.
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    inputs = (features - mean) / scale
-    with torch.enable_grad():
-        weight = torch.zeros((count, features.shape[1]), dtype=torch.float64, requires_grad=True)
-        bias = torch.zeros(count, dtype=torch.float64, requires_grad=True)
-        solver = torch.optim.LBFGS(
-            [weight, bias], max_iter=500, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
-        )
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-        def objective() -> Tensor:
-            solver.zero_grad()
-            logits = inputs @ weight.T + bias
-            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-            loss = loss + 0.5 * penalty * weight.square().sum()
-            loss.backward()
-            return loss
-
-        solver.step(objective)  # type: ignore[arg-type]
-    return weight.detach(), bias.detach(), mean, scale
+    # For two labels scikit-learn learns the difference w of the softmax's two weights, which are
+    # w/2 and -w/2 at its optimum: their half squares sum to half of half the square of w.
+    strength = 1 / penalty if len(set(labels)) > 2 else 2 / penalty
+    regression = LogisticRegression(C=strength, tol=1e-7, max_iter=2000)
+    return make_pipeline(StandardScaler(), regression).fit(features.numpy(), labels)

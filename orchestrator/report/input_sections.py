@@ -10,61 +10,57 @@ from orchestrator.records.journal_facts import versions
 from orchestrator.records.redaction import redacted, redacted_document
 from orchestrator.records.scores import flat, number
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.report.markup import Markup, element, join
-from orchestrator.report.tables import fact_list, plain_table
+from orchestrator.report.tables import Row, Table
 from orchestrator.system.formatting import show
 
+_SHOWN = {
+    "rows",
+    "origins",
+    "train_examples",
+    "validation_examples",
+    "test_examples",
+    "chance",
+    "majority",
+    "majority_label",
+    "label_counts",
+}
+"""Facts of a task that have a place of their own; others follow as they are."""
 
-def asked(view: SweepState) -> Markup:
+
+def asked(view: SweepState) -> dict[str, Any]:
     """What was asked: method, objectives, search space, tasks."""
     experiment = view.experiment
     search = experiment.get("search") or {}
-    space = [
-        element("li", element("code", path), ": ", _range(choice))
-        for path, choice in (search.get("space") or {}).items()
-    ]
     champion = experiment.get("champion") or {}
     limits = ", ".join(
         f"{name} {'>=' if NATURAL_DIRECTIONS.get(name) == 'max' else '<='} {limit:g}"
         for name, limit in (champion.get("subject_to") or {}).items()
     )
-    probes = experiment.get("probes") or []
     objectives = (experiment.get("objectives") or {}).items()
-    return join(
-        element("ol", *(_task(view, name) for name in view.tasks), class_="tasks"),
-        element("ul", *(_task(view, name) for name in probes), class_="tasks") if probes else None,
-        fact_list(
-            {
-                "objectives": ", ".join(f"{name} ({way}imum)" for name, way in objectives),
-                "champion": f"{champion.get('maximize', '-')} decides"
-                + (f", among trials that keep {limits}" if limits else "")
-                + ", only if the interval of its gain, widened for the choice, lies above 0",
-                "search": f"{search['searcher']}, seed {search.get('seed', 0)}"
-                if search
-                else "none",
-                "searched": element("ul", *space, style="margin:0;padding-left:1.1rem")
-                if space
-                else "",
-            }
-        ),
-    )
+    facts = {
+        "objectives": ", ".join(f"{name} ({way}imum)" for name, way in objectives),
+        "champion": f"{champion.get('maximize', '-')} decides"
+        + (f", among trials that keep {limits}" if limits else "")
+        + ", only if the interval of its gain, widened for the choice, lies above 0",
+        "search": f"{search['searcher']}, seed {search.get('seed', 0)}" if search else "none",
+    }
+    return {
+        "tasks": [_task(view, name) for name in view.tasks],
+        "probes": [_task(view, name) for name in experiment.get("probes") or []],
+        "facts": facts,
+        "space": {path: _range(choice) for path, choice in (search.get("space") or {}).items()},
+    }
 
 
-def _task(view: SweepState, name: str) -> Markup:
+def _task(view: SweepState, name: str) -> dict[str, Any]:
     """A task or probe in a list: kind and metric, what it asks, where it comes from."""
     spec = view.task_files.get(name, {})
     facts = ["probe, never learnt"] if name not in view.tasks else []
     facts += [str(spec[key]).replace("_", " ") for key in ("kind", "metric") if spec.get(key)]
     facts += ["a linear head of its own"] * (spec.get("head") == "linear")
     facts += ["chat template"] * (spec.get("template") == "chat")
-    about, source = spec.get("description"), spec.get("source")
-    return element(
-        "li",
-        element("strong", name),
-        f": {', '.join(facts)}" if facts else None,
-        element("div", about) if about else None,
-        element("div", f"From: {source}", class_="quiet") if source else None,
-    )
+    told = {"about": spec.get("description"), "source": spec.get("source")}
+    return {"name": name, "facts": ", ".join(facts), **told}
 
 
 def _range(choice: Mapping[str, Any]) -> str:
@@ -79,57 +75,38 @@ def _range(choice: Mapping[str, Any]) -> str:
     return "; ".join(told)
 
 
-def data(view: SweepState) -> Markup | None:
+def data(view: SweepState) -> list[Table]:
     """The data of each task: rows, where they come from, hashes."""
-    if not view.controls:
-        return None
-    rows = []
+    return [_splits(view), _controls(view)] if view.controls else []
+
+
+def _splits(view: SweepState) -> Table:
+    rows: list[Row] = []
     for task, facts in view.controls.items():
         examples, present = facts.get("rows") or {}, facts.get("origins") or {}
         for split in ("train", "validation", "test"):
             if split not in present and not examples.get(split):
                 continue
+            name = task if split == "train" or "train" not in present else ""
             used = facts.get(f"{split}_examples")
-            rows.append(
-                (
-                    "",
-                    [
-                        task if split == "train" or "train" not in present else "",
-                        split,
-                        "-" if used is None else used,
-                        examples.get(split, "-"),
-                        present.get(split, "-"),
-                    ],
-                )
-            )
-    splits = plain_table(
-        "Rows used and where they came from",
-        ["task", "split", "used", "in the source", "origin"],
-        rows,
-        words=(1, 4),
-    )
-    known = (
-        "rows",
-        "origins",
-        "train_examples",
-        "validation_examples",
-        "test_examples",
-        "chance",
-        "majority",
-        "majority_label",
-        "label_counts",
-    )
-    others = list(dict.fromkeys(k for f in view.controls.values() for k in f if k not in known))
-    facts_rows = []
+            known = [examples.get(split, "-"), present.get(split, "-")]
+            rows.append(("", [name, split, "-" if used is None else used, *known]))
+    heads = ["task", "split", "used", "in the source", "origin"]
+    return Table("Rows used and where they came from", heads, rows, words=(1, 4))
+
+
+def _controls(view: SweepState) -> Table:
+    others = list(dict.fromkeys(k for f in view.controls.values() for k in f if k not in _SHOWN))
+    rows: list[Row] = []
     for task, facts in view.controls.items():
         labels = ", ".join(f"{k} {v}" for k, v in (facts.get("label_counts") or {}).items()) or "-"
         majority = show(facts.get("majority"))
         majority += f" ({facts['majority_label']})" if facts.get("majority_label") else ""
         cells = [_fact(facts.get(name)) for name in others]
-        facts_rows.append(("", [task, majority, show(facts.get("chance")), labels, *cells]))
+        rows.append(("", [task, majority, show(facts.get("chance")), labels, *cells]))
     heads = ["task", "majority class", "chance", "labels in validation"]
     heads += [name.replace("_", " ") for name in others]
-    return join(splits, plain_table("Controls and facts", heads, facts_rows, words=(3,)))
+    return Table("Controls and facts", heads, rows, words=(3,))
 
 
 def _fact(value: Any) -> str:
@@ -154,16 +131,15 @@ def _other(view: SweepState) -> Iterator[tuple[str, str]]:
         yield ", ".join(names), made
 
 
-def made_from(view: SweepState) -> Markup:
+def made_from(view: SweepState) -> dict[str, Any]:
     """Versions and hashes that the sweep was made from, and trials with others."""
     facts = flat(redacted_document(view.provenance))
-    rows = [("", [name, element("code", _fact(value))]) for name, value in facts.items()]
-    rows += [("", [f"{names} ran with", element("code", made)]) for names, made in _other(view)]
-    origin = f"The experiment as written in {view.origin}" if view.origin else "The experiment"
-    return join(
-        plain_table("Hashes, code and packages", ["what", "value"], rows, words=(1,))
-        if rows
-        else None,
-        element("h3", origin),
-        element("pre", redacted(view.yaml)) if view.yaml else element("p", "It was not recorded."),
-    )
+    rows: list[Row] = [("", [name, _fact(value)]) for name, value in facts.items()]
+    rows += [("", [f"{names} ran with", made]) for names, made in _other(view)]
+    heads = ["what", "value"]
+    table = Table("Hashes, code and packages", heads, rows, words=(1,), code=1)
+    return {
+        "table": table if rows else None,
+        "origin": view.origin,
+        "yaml": redacted(view.yaml),
+    }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import Any
 
+from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
+from orchestrator.records.events import TestRead
 from orchestrator.records.readings import (
     CONTROLS,
     reading_comparisons,
@@ -16,109 +19,109 @@ from orchestrator.records.scores import mean, paired_interval
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE, TrialRecord
 from orchestrator.report.figures import measure_words
-from orchestrator.report.markup import Markup, element, join
-from orchestrator.report.tables import SIGNED, plain_table
+from orchestrator.report.tables import SIGNED, Row, Table
 from orchestrator.system.formatting import show, show_interval
 
 
-def test_readings(view: SweepState) -> Markup | None:
+def test_readings(view: SweepState) -> list[dict[str, Any]]:
     """What the test data say, each reading by itself, the first one first."""
-    parts: list[object] = []
-    for reading in view.readings:
-        if not reading.reading:
-            continue
-        champion, runner_up = reading.champion, reading.runner_up
-        labels = {**CONTROLS, str(runner_up): f"{runner_up}, the runner-up"}
-        rows = [
-            (
-                "champion" if name == champion else "control",
-                [labels.get(name, name), *map(show, scores), show(mean(scores))],
-            )
-            for name, scores in reading_scores(reading).items()
-        ]
-        counts = [reading.examples.get(task, "-") for task in view.tasks]
-        rows.append(("control", ["test examples", *map(str, counts), ""]))
-        compared = [
-            ("", [name, show(score), show(difference, signed=True), show_interval(interval)])
-            for name, score, difference, interval in reading_comparisons(reading)
-        ]
-        parts += [
-            element("p", reading_words(reading)),
-            plain_table(
-                f"Reading {reading.reading}: {champion} minus each, mean over tasks",
-                ["compared with", "its mean", "difference", "95 % interval"],
-                compared,
-            ),
-            plain_table(
-                f"Reading {reading.reading}: scores by task", ["", *view.tasks, "mean"], rows
-            ),
-        ]
-    return join(*parts) if parts else None
+    return [
+        {"words": reading_words(reading), "tables": _reading_tables(view, reading)}
+        for reading in view.readings
+        if reading.reading
+    ]
 
 
-def scores_by_task(view: SweepState) -> Markup | None:
+def _reading_tables(view: SweepState, reading: TestRead) -> list[Table]:
+    champion, runner_up = reading.champion, reading.runner_up
+    compared: list[Row] = [
+        ("", [name, show(score), show(difference, signed=True), show_interval(interval)])
+        for name, score, difference, interval in reading_comparisons(reading)
+    ]
+    labels = {**CONTROLS, str(runner_up): f"{runner_up}, the runner-up"}
+    rows = [
+        _score_row("champion" if name == champion else "control", labels.get(name, name), scores)
+        for name, scores in reading_scores(reading).items()
+    ]
+    counts = [reading.examples.get(task, "-") for task in view.tasks]
+    return [
+        Table(
+            f"Reading {reading.reading}: {champion} minus each, mean over tasks",
+            ["compared with", "its mean", "difference", "95 % interval"],
+            compared,
+        ),
+        Table(
+            f"Reading {reading.reading}: scores by task",
+            ["", *view.tasks, "mean"],
+            [*rows, ("control", ["test examples", *counts, ""])],
+        ),
+    ]
+
+
+def _score_row(kind: str, label: str, scores: list[float]) -> Row:
+    return kind, [label, *map(show, scores), show(mean(scores))]
+
+
+def scores_by_task(view: SweepState) -> list[Table]:
     """Controls beside what the champion (or the largest gain) reached, by task and on average."""
     if not view.tasks:
-        return None
-    heads = ["", *view.tasks, "mean"]
-    rows: list[tuple[str, Sequence[object]]] = []
+        return []
     best = view.best
     matrix = view.matrix(best) if best is not None else None
+    rows, more = list(_control_rows(view)), list[Table]()
+    if best is not None and matrix is not None and matrix.tasks_learnt:
+        rows += _trial_rows(view, best, matrix)
+        more.append(_against_controls(view, best, matrix))
+    counts = [view.controls.get(task, {}).get("validation_examples") for task in view.tasks]
+    counts = ["-" if count is None else count for count in counts]
+    rows.append(("control", ["validation examples", *counts, ""]))
+    who = "of the champion" if view.champion else "of the largest gain"
+    caption = f"Controls, and the scores {who}" if best is not None else "Controls"
+    return [Table(caption, ["", *view.tasks, "mean"], rows), *more]
+
+
+def _control_rows(view: SweepState) -> Iterator[Row]:
     for control, label in (*CONTROLS.items(), ("chance", "chance")):
         scores = view.control_scores(control)
         if control != "head_only" or any(not math.isnan(score) for score in scores):
-            rows.append(("control", [label, *map(show, scores), show(mean(scores))]))
-    told = None
-    if best is not None and matrix is not None and matrix.tasks_learnt:
-        last = matrix.tasks_learnt
-        after = [matrix.rows[i + 1][i] if i < last else math.nan for i in range(len(view.tasks))]
-        final = list(matrix.rows[last])
-        rows.append(
-            ("", [f"{best.name} right after the task", *map(show, after), show(mean(after))])
-        )
-        label = f"{best.name} after {matrix.tasks[last - 1]}"
-        rows.append(("champion", [label, *map(show, final), show(mean(final))]))
-        base = view.everything[BASE].per_example if BASE in view.everything else {}
-        own = [paired_interval(best.per_example, base, [task]) for task in view.tasks]
-        row = [
-            "  minus zero-shot, 95 %",
-            *map(show_interval, own),
-            show_interval(best.interval("zero_shot")),
-        ]
-        if any(own):  # a linear head has no zero-shot score
-            rows.append(("", row))
-        told = _against_controls(view, best, mean(final))
-    counts = [view.controls.get(task, {}).get("validation_examples") for task in view.tasks]
-    rows.append(
-        ("control", ["validation examples", *("-" if c is None else c for c in counts), ""])
-    )
-    who = "of the champion" if view.champion else "of the largest gain"
-    caption = f"Controls, and the scores {who}" if best is not None else "Controls"
-    return join(plain_table(caption, heads, rows), told)
+            yield _score_row("control", label, scores)
 
 
-def _against_controls(view: SweepState, best: TrialRecord, final: float) -> Markup:
-    rows = []
+def _trial_rows(view: SweepState, best: TrialRecord, matrix: AccuracyMatrix) -> Iterator[Row]:
+    last = matrix.tasks_learnt
+    after = [matrix.rows[i + 1][i] if i < last else math.nan for i in range(len(view.tasks))]
+    yield _score_row("", f"{best.name} right after the task", after)
+    label = f"{best.name} after {matrix.tasks[last - 1]}"
+    yield _score_row("champion", label, list(matrix.rows[last]))
+    base = view.everything[BASE].per_example if BASE in view.everything else {}
+    own = [paired_interval(best.per_example, base, [task]) for task in view.tasks]
+    if any(own):  # a linear head has no zero-shot score
+        intervals = map(show_interval, [*own, best.interval("zero_shot")])
+        yield "", ["  minus zero-shot, 95 %", *intervals]
+
+
+def _against_controls(view: SweepState, best: TrialRecord, matrix: AccuracyMatrix) -> Table:
+    final = mean(list(matrix.rows[matrix.tasks_learnt]))
+    rows: list[Row] = []
     for control, label in CONTROLS.items():
         interval, score = best.interval(control), mean(view.control_scores(control))
         if interval is None and math.isnan(score):
             continue
-        rows.append(
-            ("", [label, show(score), show(final - score, signed=True), show_interval(interval)])
-        )
-    return plain_table(
+        cells = [label, show(score), show(final - score, signed=True), show_interval(interval)]
+        rows.append(("", cells))
+    return Table(
         f"{best.name} against each control, mean over tasks",
         ["control", "its mean", "difference", "95 % interval"],
         rows,
     )
 
 
-def finalists(view: SweepState) -> Markup | None:
+def finalists(view: SweepState) -> list[Table]:
     """What fresh seeds gave."""
     if not view.finalists:
-        return None
+        return []
     names = [n for n in NATURAL_DIRECTIONS if any(n in f.get("mean", {}) for f in view.finalists)]
-    rows = []
+    rows: list[Row] = []
     for finalist in view.finalists:
         spread = finalist.get("spread") or {}
         cells = [
@@ -129,4 +132,4 @@ def finalists(view: SweepState) -> Markup | None:
         repeats = ", ".join(finalist.get("repeats") or []) or "-"
         rows.append((kind, [finalist["trial"], repeats, *cells]))
     heads = ["finalist", "repeated as", *map(measure_words, names)]
-    return plain_table("Mean ± standard deviation over seeds", heads, rows, words=(1,))
+    return [Table("Mean ± standard deviation over seeds", heads, rows, words=(1,))]

@@ -6,9 +6,34 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.report.markup import Markup, element, join
+from markupsafe import Markup, escape
 
 _BACKGROUND = {"champion": "k0", "front": "kf", "control": "kc"}
+
+
+def element(tag: str, *children: object, **attributes: object) -> Markup:
+    """One element.
+
+    Args:
+        tag: Its name.
+        *children: Text (escaped) and markup; None is left out.
+        **attributes: Values are escaped; None leaves the attribute out. A final underscore of a
+            name is dropped (`class_`), others become hyphens.
+
+    Returns:
+        The element's markup.
+    """
+    words = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return Markup(f"<{tag}{words}>{join(*children)}</{tag}>" if children else f"<{tag}{words}/>")
+
+
+def join(*parts: object) -> Markup:
+    """Parts one after another, escaped where they are no markup; None is left out."""
+    return Markup("".join(escape(part) for part in parts if part is not None))
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from orchestrator.report.figures import Axis, Curves, Parallel, Series
-from orchestrator.report.markup import Markup, element, join
 from orchestrator.report.svg import (
     Frame,
     axis_names,
     cut_to,
+    element,
     grid,
+    join,
     line_between,
     padded_range,
     picture,

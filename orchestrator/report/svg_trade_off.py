@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from orchestrator.report.figures import Dot, TradeOff, measure_words
-from orchestrator.report.markup import Markup, element, join
 from orchestrator.report.svg import (
     Frame,
     axis_names,
+    element,
     grid,
+    join,
     line_between,
     padded_range,
     picture,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ from orchestrator.records.sweep_folder import log_path
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import measure_words
-from orchestrator.report.markup import Markup, element, join
-from orchestrator.report.tables import measure_cell, plain_table, scrolled, trial_link
+from orchestrator.report.tables import Row, Table, measure_cell
 from orchestrator.report.trial_roles import by_merit, role_of
 from orchestrator.system.formatting import show, show_interval, show_setting
 
@@ -22,147 +22,128 @@ _MEASURES = ("gain", "accuracy", "forgetting", "probe_drift", "cost_s")
 _FIRST = {"gain": "descending", "accuracy": "descending"}
 
 
-def all_trials(view: SweepState) -> Markup:
+@dataclass(frozen=True)
+class Cell:
+    """What a trial has in one column."""
+
+    text: str
+    key: str | None = None
+    """By which the column is sorted; None comes last."""
+    word: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table of all trials, but for their names."""
+
+    head: str
+    cell: Callable[[TrialRecord], Cell]
+    kind: str | None = None
+    """How it is sorted: number or word; None if not at all."""
+    first: str | None = None
+    """The order of the first click if not ascending."""
+    path: str | None = None
+    """Of the setting that it shows."""
+
+
+def all_trials(view: SweepState) -> dict[str, Any]:
     """Every trial in one table that can be sorted."""
-    if not view.trials:
-        return element("p", "No trial has been proposed yet.")
-    extra = [n for n in view.experiment.get("objectives") or {} if n not in _MEASURES]
-    measures = [*_MEASURES[:4], *extra, _MEASURES[4]]
     settings = {trial.name: view.settings(trial) for trial in view.trials}
-    paths = [
-        path
-        for path in view.searched_settings
-        if len({str(settings[t.name].get(path)) for t in view.trials}) > 1 or len(view.trials) == 1
+    columns = [
+        Column("state", lambda trial: Cell(trial.state.lower(), trial.state, word=True), "word"),
+        *_measure_columns(view),
+        *_setting_columns(view, settings),
     ]
-    head: list[Markup] = [_sort_head("trial", "word"), _sort_head("state", "word")]
-    for name in measures:
-        head.append(
-            _sort_head(
-                measure_words(name),
-                "number",
-                _FIRST.get(name),
-            )
+    rows = []
+    for trial in by_merit(view):
+        told = {"champion": " ★", "front": " +"}.get(role_of(view, trial), "")
+        if trial.of:
+            told += f" (seed {settings[trial.name].get('training.seed', '-')} of {trial.of})"
+        rows.append(
+            {
+                "name": trial.name,
+                "kind": f"{role_of(view, trial)} {trial.state}",
+                "linked": bool(trial.reports),
+                "told": told,
+                "cells": [column.cell(trial) for column in columns],
+            }
+        )
+    return {"columns": columns, "rows": rows, "controls": list(_controls(view, columns))}
+
+
+def _measure_columns(view: SweepState) -> Iterator[Column]:
+    extra = [n for n in view.experiment.get("objectives") or {} if n not in _MEASURES]
+    for name in (*_MEASURES[:4], *extra, _MEASURES[4]):
+        yield Column(
+            measure_words(name),
+            lambda trial, name=name: _number(measure_cell(trial, name), trial.measure(name)),
+            "number",
+            _FIRST.get(name),
         )
         if name == "gain":
-            head.append(element("th", "95 % interval", scope="col"))
-    compared = [c for c in ("majority", "head_only") if any(t.interval(c) for t in view.trials)]
-    head += [
-        element("th", f"minus {CONTROLS[c].split(' (')[0]}, 95 %", scope="col") for c in compared
-    ]
-    for path in paths:
-        values = [settings[t.name].get(path) for t in view.trials]
-        kind = "number" if all(isinstance(v, int | float) or v is None for v in values) else "word"
-        head.append(_sort_head(path.rsplit(".", 1)[-1], kind, title=path))
-    body = [
-        _trial_row(view, t, measures, compared, paths, settings[t.name]) for t in by_merit(view)
-    ]
-    width = 4 + len(measures) - 2
-    controls = []
+            yield Column("95 % interval", lambda trial: Cell(show_interval(trial.gain_interval)))
+    for control in ("majority", "head_only"):
+        if any(trial.interval(control) for trial in view.trials):
+            yield Column(
+                f"minus {CONTROLS[control].split(' (')[0]}, 95 %",
+                lambda trial, control=control: Cell(show_interval(trial.interval(control))),
+            )
+
+
+def _setting_columns(
+    view: SweepState, settings: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Column]:
+    """A column for each searched setting in which trials differ."""
+
+    def cell(value: Any, path: str) -> Cell:
+        shown = show_setting(path, value)
+        return (
+            Cell(shown, shown, word=True)
+            if isinstance(value, str | bool)
+            else _number(shown, value)
+        )
+
+    for path in view.searched_settings:
+        values = [settings[trial.name].get(path) for trial in view.trials]
+        if len(set(map(str, values))) == 1 and len(values) > 1:
+            continue
+        numeric = all(isinstance(value, int | float) or value is None for value in values)
+        yield Column(
+            path.rsplit(".", 1)[-1],
+            lambda trial, path=path: cell(settings[trial.name].get(path), path),
+            "number" if numeric else "word",
+            path=path,
+        )
+
+
+def _number(shown: str, value: Any) -> Cell:
+    known = isinstance(value, int | float) and not math.isnan(value) and shown != "-"
+    return Cell(shown, f"{value:.6g}" if known else None)
+
+
+def _controls(view: SweepState, columns: Sequence[Column]) -> Iterator[tuple[str, list[str]]]:
+    """The name and the cells of each control that has a score."""
     for control, label in (*CONTROLS.items(), ("chance", "chance")):
         score = mean(view.control_scores(control))
         if not math.isnan(score):
-            cells = ["control", *([""] * (width - 1 + len(compared) + len(paths)))]
-            cells[measures.index("accuracy") + 2] = show(score)
-            short = label.partition(" (")[0]
-            controls.append(
-                element(
-                    "tr",
-                    element("th", short, scope="row"),
-                    *(element("td", c, class_="w" if c == "control" else None) for c in cells),
-                    class_="control",
-                )
-            )
-    told = "Click a heading to sort. Below the trials stand the controls for their accuracy."
-    return join(
-        element("p", told, class_="quiet"),
-        scrolled(
-            "All trials",
-            element(
-                "table",
-                element("thead", element("tr", *head)),
-                element("tbody", *body),
-                element("tbody", *controls),
-                class_="trials",
-            ),
-        ),
-    )
+            cells = {"state": "control", "accuracy": show(score)}
+            shown = ["" if column.path else cells.get(column.head, "") for column in columns]
+            yield label.partition(" (")[0], shown
 
 
-def _sort_head(words: str, kind: str, first: str | None = None, title: str | None = None) -> Markup:
-    return element(
-        "th",
-        element("button", words, type="button", title=title),
-        scope="col",
-        data_kind=kind,
-        data_first=first,
-        class_="w" if kind == "word" else None,
-    )
-
-
-def _trial_row(
-    view: SweepState,
-    trial: TrialRecord,
-    measures: Sequence[str],
-    compared: Sequence[str],
-    paths: Sequence[str],
-    settings: Mapping[str, Any],
-) -> Markup:
-    role = role_of(view, trial)
-    sign = {"champion": " ★", "front": " +"}.get(role, "")
-    name = join(trial_link(trial.name) if trial.reports else trial.name, sign)
-    if trial.of:
-        name = join(name, f" (seed {settings.get('training.seed', '-')} of {trial.of})")
-    cells = [element("td", trial.state.lower(), class_="w", data_v=trial.state)]
-    for measure in measures:
-        cells.append(_value(measure_cell(trial, measure), trial.measure(measure)))
-        if measure == "gain":
-            cells.append(element("td", show_interval(trial.gain_interval)))
-    cells += [element("td", show_interval(trial.interval(control))) for control in compared]
-    for path in paths:
-        value = settings.get(path)
-        words = isinstance(value, str | bool)
-        shown = show_setting(path, value)
-        cells.append(
-            element("td", shown, class_="w", data_v=shown) if words else _value(shown, value)
-        )
-    return element(
-        "tr",
-        element("th", name, scope="row", data_v=trial.name),
-        *cells,
-        class_=f"{role} {trial.state}",
-        data_trial=trial.name,
-    )
-
-
-def _value(shown: str, value: Any) -> Markup:
-    known = value is not None and not (isinstance(value, float) and math.isnan(value))
-    return element(
-        "td",
-        shown,
-        data_v=f"{value:.6g}"
-        if known and shown != "-" and isinstance(value, int | float)
-        else None,
-    )
+def failed(view: SweepState, folder: Path) -> list[Table]:
+    """Trials that failed or were stopped, and why."""
+    rows: list[Row] = []
+    for trial in view.trials:
+        if trial.state in {"FAILED", "STOPPED"}:
+            log = _log(trial, folder) if trial.state == "FAILED" else "-"
+            reason = trial.reason or "no reason was recorded"
+            rows.append((trial.state, [trial.name, trial.state.lower(), reason, log]))
+    heads = ["trial", "state", "why", "log, in the sweep's folder"]
+    return [Table("", heads, rows, words=(1, 2, 3), code=3)] if rows else []
 
 
 def _log(trial: TrialRecord, folder: Path) -> Path:
     """Where a trial's log is, or was when the sweep's folder was elsewhere."""
     path = log_path(trial, folder)
     return path.relative_to(folder) if path.is_relative_to(folder) else path
-
-
-def failed(view: SweepState, folder: Path) -> Markup | None:
-    """Trials that failed or were stopped, and why."""
-    rows = []
-    for trial in view.trials:
-        if trial.state in {"FAILED", "STOPPED"}:
-            log = _log(trial, folder) if trial.state == "FAILED" else "-"
-            reason = trial.reason or "no reason was recorded"
-            rows.append(
-                (trial.state, [trial.name, trial.state.lower(), reason, element("code", log)])
-            )
-    if not rows:
-        return None
-    return plain_table(
-        "", ["trial", "state", "why", "log, in the sweep's folder"], rows, words=(1, 2, 3)
-    )

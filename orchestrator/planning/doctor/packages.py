@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import re
 import shutil
 import sys
 from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
 
 from orchestrator.planning.doctor.check import Check
 from orchestrator.system.byte_units import GIB
@@ -60,31 +61,25 @@ def requirement_problem(text: str) -> str | None:
     """What is wrong with the installed package of a requirement such as "torch>=2.6".
 
     Args:
-        text: A requirement with at most a lower bound.
+        text: A requirement as PEP 508 writes it.
 
     Returns:
         A few words, None when the requirement is met.
     """
-    match = re.match(r"^\s*([A-Za-z0-9_.-]+)\s*(?:\[[^\]]*\])?\s*(?:>=\s*([0-9][^\s,;]*))?", text)
-    if match is None:
-        return f"{text!r} is not understood"
-    name, bound = match.groups()
     try:
-        version = importlib.metadata.version(name)
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        return f"{text!r} is not understood: {str(error).splitlines()[0]}"
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return None  # of another platform or Python
+    try:
+        version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return f"{name} is missing"
-    if bound is not None and _release(version) < _release(bound):
-        return f"{name} {version} is older than {bound}"
+        return f"{requirement.name} is missing"
+    # A release candidate or a local build that is installed counts by its number.
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"{requirement.name} {version} does not meet {requirement.specifier}"
     return None
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The release numbers of a version, trailing zeros left out so that 3.0 equals 3.0.0."""
-    numbers = re.match(r"\d+(?:\.\d+)*", version)
-    parts = [int(part) for part in numbers.group().split(".")] if numbers else [0]
-    while len(parts) > 1 and parts[-1] == 0:
-        parts.pop()
-    return tuple(parts)
 
 
 def check_torch() -> Check:

@@ -79,6 +79,24 @@ def test_a_rare_label_takes_part(monkeypatch):
     assert (found.value, found.metrics["examples"]) == (1.0, 11.0)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_fit_is_the_minimum_of_the_penalised_softmax_loss(count):
+    generator = torch.Generator().manual_seed(count)
+    labels = torch.arange(60) % count
+    features = torch.randn(60, 5, dtype=torch.float64, generator=generator) + labels[:, None]
+    features[:, 0] = 3.0  # never varies
+    scaler, regression = head_only.fit(features, labels.tolist(), penalty=2.0)
+    weight, bias = torch.tensor(regression.coef_), torch.tensor(regression.intercept_)
+    if count == 2:
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    weight.requires_grad_(), bias.requires_grad_()
+    logits = torch.tensor(scaler.transform(features.numpy())) @ weight.T + bias
+    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    slopes = torch.autograd.grad(loss + weight.square().sum(), (weight, bias))
+    assert loss.item() < 50
+    assert max(slope.abs().max().item() for slope in slopes) < 1e-4
+
+
 def test_hidden_states_that_are_not_finite_are_no_score():
     train = [Example((label, 9, label), 2, None, label) for label in (0, 1)]
     with pytest.raises(DivergedError, match="not finite"):

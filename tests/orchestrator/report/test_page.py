@@ -1,21 +1,25 @@
 """The report: one page that needs nothing beside itself, whatever a sweep came to."""
 
+import base64
+import hashlib
 import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+from markupsafe import Markup
 
 from orchestrator.measures.objectives import dominates
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.report.assets import SCRIPT
-from orchestrator.report.markup import Markup, element
+from orchestrator.report import page as page_module
 from orchestrator.report.page import render_page
-from orchestrator.report.svg import powers, ticks
+from orchestrator.report.svg import element, powers, ticks
 from orchestrator.report.sweep_figures import make_figures
 from orchestrator.report.written import write_report
 
 VOID = {"meta", "br", "input"}
+TEMPLATES = Path(page_module.__file__).parent / "templates"
 NASTY = "</td><script>alert(1)</script><img src=http://example.org/x onerror=alert(2)>"
 
 
@@ -88,11 +92,38 @@ def test_what_users_wrote_is_shown_as_text(report, new_sweep):
             line["reason"] = NASTY
     page = report(lines)
     scripts = [data for tag, data in page.texts if tag == "script"]
-    assert "".join(scripts) == SCRIPT
+    assert "".join(scripts) == (TEMPLATES / "script.js").read_text(encoding="utf-8")
     assert len(page.all("script")) == 1
     assert not page.all("img")
     assert page.text.count("<script>alert(1)</script>") >= 8
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
+
+
+def test_only_the_script_of_the_page_may_run(report, new_sweep):
+    page = report(new_sweep())
+    script = "".join(data for tag, data in page.texts if tag == "script")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [a["content"] for a in page.all("meta") if "http-equiv" in a]
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_control_characters_are_replaced_wherever_they_come_from(new_sweep, tmp_path):
+    lines = new_sweep(sweep="a\x01b", yaml="c\x00d\n\te", provenance={"f\x7fg": "h\x0bi"})
+    lines[0]["experiment"]["tasks"][0] = "j\x1fk"
+    view = SweepState.of(lines)
+    text = render_page(view, make_figures(view), tmp_path)
+    assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text)
+    for shown in ("a\ufffdb", "c\ufffdd\n\te", "f\ufffdg", "h\ufffdi", "j\ufffdk"):
+        assert shown in text
+
+
+def test_no_template_shows_a_value_unescaped():
+    templates = list(TEMPLATES.glob("*.jinja"))
+    assert templates
+    for template in templates:
+        assert not re.search(r"\|\s*safe|autoescape", template.read_text(encoding="utf-8")), (
+            template
+        )
 
 
 def test_credentials_are_not_shown(report, new_sweep):
@@ -243,10 +274,11 @@ def test_powers_lie_in_the_range():
     assert all(1.2 <= tick <= 9 for tick in powers(1.2, 9))
 
 
-def test_markup_escapes_all_but_markup():
-    made = element("td", "<&\"'\x01", title='"><b>', hidden=True, lang=None)
-    assert made == '<td title="&quot;&gt;&lt;b&gt;" hidden>&lt;&amp;&quot;&#x27;\ufffd</td>'
-    assert element("b", made) == f"<b>{made}</b>"
+def test_elements_escape_all_but_markup():
+    made = element("text", "<&\"'", class_='"><b>', lang=None)
+    assert made == '<text class="&#34;&gt;&lt;b&gt;">&lt;&amp;&#34;&#39;</text>'
+    assert element("g", made, None) == f"<g>{made}</g>"
+    assert element("line", x1=0) == '<line x1="0"/>'
     assert isinstance(made, Markup)
 
 

@@ -32,7 +32,11 @@ def test_every_check_answers_and_says_how_to_mend(tmp_path, monkeypatch):
     ("requirement", "installed", "problem"),
     [
         ("torch>=2.6", "2.13.0+cpu", None),
-        ("torch>=2.6", "2.5.1", "torch 2.5.1 is older than 2.6"),
+        ("torch>=2.6", "2.5.1", "torch 2.5.1 does not meet >=2.6"),
+        ("torch>=2.6,<3", "3.0", "torch 3.0 does not meet <3,>=2.6"),
+        ("torch>=2.6", "2.10.0rc1", None),
+        ("winloop>=9; sys_platform == 'win32'", "0.1", None),
+        ("torch=>2", "2.6", "'torch=>2' is not understood: Expected semicolon (after name with no"),
         ("transformers>=5.0", "5.0", None),
         ("ray[default,train,tune]>=2.51", "2.60.0", None),
         ("typer", "0.1", None),
@@ -40,7 +44,8 @@ def test_every_check_answers_and_says_how_to_mend(tmp_path, monkeypatch):
 )
 def test_versions_are_compared_by_number(monkeypatch, requirement, installed, problem):
     monkeypatch.setattr(packages.importlib.metadata, "version", lambda name: installed)
-    assert packages.requirement_problem(requirement) == problem
+    found = packages.requirement_problem(requirement)
+    assert found == problem or (problem is not None and str(found).startswith(problem))
 
 
 def test_missing_package_fails(monkeypatch):
