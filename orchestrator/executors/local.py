@@ -20,9 +20,10 @@ from orchestrator.executors.trial_run import (
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
-from orchestrator.loop.trial_state import BASE_TRIAL, fresh_state, read_state, write_state
+from orchestrator.loop.trial_state import fresh_state, read_state, write_state
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.system.seals import Maker, seal
 

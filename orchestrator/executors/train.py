@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.executors.train_worker import run_checkpoint, train_worker
 from orchestrator.executors.worker_group import worker_group
 from orchestrator.loop.trial_state import read_state
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.experiment import Experiment
 from orchestrator.system.seals import Maker
 
@@ -37,7 +38,7 @@ def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> N
     from ray.tune.integration.ray_train import TuneReportCallback
 
     experiment = Experiment.model_validate(config["experiment"])
-    resources = experiment.resources
+    resources, folder = experiment.resources, SweepFolder(Path(config["folder"]))
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -50,7 +51,7 @@ def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> N
         **worker_group(resources),
         run_config=RunConfig(
             name=config["trial"],
-            storage_path=str(Path(config["folder"]) / "ray"),
+            storage_path=str(folder.ray),
             failure_config=FailureConfig(
                 max_failures=resources.max_failures, controller_failure_limit=3
             ),
@@ -59,7 +60,7 @@ def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> N
         ),
     )
     # Which checkpoint is the last is found by the workers; a damaged note of it must not stop them.
-    (Path(config["folder"]) / "ray" / config["trial"] / _RAY_NOTE).unlink(missing_ok=True)
+    (folder.work(config["trial"]) / _RAY_NOTE).unlink(missing_ok=True)
     try:
         trainer.fit()
     except WorkerGroupError as error:
@@ -85,7 +86,7 @@ def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> N
 
 def _failure(config: Mapping[str, Any], *errors: BaseException) -> dict[str, Any]:
     """The message of a failed trial: its reason in one line, and the path of its log."""
-    log = Path(config["folder"]) / "trials" / str(config["trial"]) / "log.txt"
+    log = SweepFolder(Path(config["folder"])).log(str(config["trial"]))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         for error in errors:

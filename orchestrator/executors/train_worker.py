@@ -23,10 +23,12 @@ from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import SetAside, last_whole
-from orchestrator.loop.trial_state import BASE_TRIAL, fresh_state, read_state, write_state
+from orchestrator.loop.trial_state import fresh_state, read_state, write_state
 from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.system.seals import Maker, seal
 
@@ -103,7 +105,7 @@ def run_checkpoint(sweep_folder: Path, maker: Maker) -> tuple[Path | None, list[
     """The last whole checkpoint that a trial's own workers have left; see `last_whole`."""
     # Their names are the times at which they were written. Ray Train removes old ones by itself,
     # and wants them to be there.
-    folder = sweep_folder / "ray" / maker.trial
+    folder = SweepFolder(sweep_folder).work(maker.trial)
     names = sorted(path for path in folder.glob("checkpoint_*") if ".set-aside-" not in path.name)
     return last_whole(reversed(names), maker, leave=True)
 

@@ -73,7 +73,3 @@ def read_state(folder: Path) -> TrialState:
 def fresh_state(sequence: TaskSequence) -> TrialState:
     """The state of a trial that has not begun."""
     return TrialState(AccuracyMatrix.empty([t.name for t in sequence.tasks]), Start(), ())
-
-
-BASE_TRIAL = "base"
-"""The name of the trial that measures row 0."""

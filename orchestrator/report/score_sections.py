@@ -14,7 +14,7 @@ from orchestrator.records.readings import (
 )
 from orchestrator.records.scores import mean, paired_interval
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import BASE, TrialRecord
+from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
 from orchestrator.report.figures import measure_words
 from orchestrator.report.markup import Markup, element, join
 from orchestrator.report.tables import SIGNED, plain_table
@@ -78,7 +78,7 @@ def scores_by_task(view: SweepState) -> Markup | None:
         )
         label = f"{best.name} after {matrix.tasks[last - 1]}"
         rows.append(("champion", [label, *map(show, final), show(mean(final))]))
-        base = view.everything[BASE].per_example if BASE in view.everything else {}
+        base = view.everything[BASE_TRIAL].per_example if BASE_TRIAL in view.everything else {}
         own = [paired_interval(best.per_example, base, [task]) for task in view.tasks]
         row = [
             "  minus zero-shot, 95 %",

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from orchestrator.data.prepared import PreparedData
-from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.records.events import SweepStopped
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.task_kinds import computed_fields
 from orchestrator.sweep.driver import Driver

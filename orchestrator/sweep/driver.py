@@ -18,7 +18,6 @@ from typing import Any
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.pool.admission import base_refuses, trial_refuses
 from orchestrator.loop.progress_file import ProgressFile
-from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.measures.champion import Candidate, best_candidate
 from orchestrator.measures.intervals import UNKNOWN
@@ -34,7 +33,9 @@ from orchestrator.records.events import (
 from orchestrator.records.journal import Journal
 from orchestrator.records.model_folder import adapter_flaw
 from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.reach import refusal
@@ -74,6 +75,7 @@ class Driver:
         self.loaded = loaded
         self.experiment = loaded.experiment
         self.journal = journal
+        self.folder = SweepFolder(journal.folder)
         self.observer = observer
         self.data = data
         self.state = SweepState.of(journal.lines, whole=False)
@@ -397,7 +399,7 @@ class Driver:
 
     def adapter_folder(self, name: str) -> Path:
         """Where a trial's adapter is kept."""
-        return self.journal.folder / "trials" / name / "adapter"
+        return self.folder.adapter(name)
 
     def _adapter_flaw(self, name: str) -> str | None:
         """Why the adapter that is kept of a trial is not the one that it made; None if it is."""
@@ -446,8 +448,8 @@ class Driver:
         self.record(
             SetAside(
                 trial=name,
-                what=_within(self.journal.folder, what),
-                kept_as=_within(self.journal.folder, kept_as),
+                what=self.folder.relative(what),
+                kept_as=self.folder.relative(kept_as),
                 because=because,
             )
         )
@@ -499,7 +501,7 @@ class Driver:
         trial.failure = reason
         trial.log = message.get("log")
         if trial.log is None:
-            path = self.journal.folder / "trials" / trial.name / "log.txt"
+            path = self.folder.log(trial.name)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("a", encoding="utf-8") as file:
@@ -610,7 +612,7 @@ class Driver:
                 intervals=controls and controls.intervals(examples),
                 adapter=str(adapter.relative_to(self.journal.folder)) if has_adapter else None,
                 adapter_sha256=content_hash(file_hashes(adapter)) if has_adapter else None,
-                log=trial.log and _within(self.journal.folder, Path(trial.log)),
+                log=trial.log and self.folder.relative(Path(trial.log)),
             )
         )
         if self._proposer is not None and trial.name != BASE_TRIAL and trial.of is None:
@@ -622,7 +624,7 @@ class Driver:
 
     def _remove_checkpoint(self, trial: Trial) -> None:
         """What an ended trial would have gone on from is of no use any more."""
-        shutil.rmtree(self.journal.folder / "ray" / trial.name, ignore_errors=True)
+        shutil.rmtree(self.folder.work(trial.name), ignore_errors=True)
 
     def tidy(self) -> None:
         """Remove what members of the pool have saved of trials that had ended meanwhile."""
@@ -789,8 +791,3 @@ def _is_seen(folder: Path) -> bool:
             list(folder.parent.parent.iterdir())  # asks the server anew
         time.sleep(SEEN_SECONDS)
     return folder.is_dir()
-
-
-def _within(folder: Path, path: Path) -> str:
-    """A path as it is journalled: relative to the sweep's folder, which may be moved."""
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

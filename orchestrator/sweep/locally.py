@@ -37,7 +37,7 @@ def _run_one_locally(driver: Driver, name: str, raise_if_interrupted: Callable[[
             own.append(error)  # the driver's failure, not the trial's
             raise
 
-    folder = driver.journal.folder / "ray" / name
+    folder = driver.folder.work(name)
     try:
         run_locally(
             name, driver.trial_experiment(name), driver.data, folder, driver.maker(name), tell

@@ -90,7 +90,7 @@ def run_trials_on_ray(
         if driver.unfinished:
             _fit(driver, options, projection)
         conclude(driver, projection)
-        folder = driver.journal.folder / "ray" / "test"
+        folder = driver.folder.readings
         readings.make(functools.partial(read_on_ray, resources=experiment.resources, folder=folder))
         left = wait_until_clean()
     return leftovers_complaint(left, note)
@@ -182,10 +182,10 @@ def _fit(
             trial_dirname_creator=lambda trial: f"tune-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=driver.folder.tune.name,
             # The process of a trial in the pool is light, and what it asks for goes on without it.
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-            storage_path=str(driver.journal.folder / "ray"),
+            storage_path=str(driver.folder.tune.parent),
             callbacks=[TuneRecorder(own.kept(driver.hear), starting)],
             verbose=0,
         ),
@@ -204,7 +204,7 @@ def _fit(
         if pool is not None:
             pool.close()
             driver.tidy()
-        shutil.rmtree(driver.journal.folder / "ray" / "tune", ignore_errors=True)
+        shutil.rmtree(driver.folder.tune, ignore_errors=True)
     if driver.given_up:
         return
     if driver.unfinished or any(t.state == "RUNNING" for t in driver.trials.values()):

@@ -20,7 +20,6 @@ from orchestrator.data.preparation import prepare
 from orchestrator.executors.cluster_fit import ClusterError
 from orchestrator.executors.ray_settings import process_environment
 from orchestrator.executors.signals import sigterm_as_interrupt
-from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.planning.preflight import PreflightError, cautions, check
 from orchestrator.records.errors import JournalError
 from orchestrator.records.events import JOURNAL_VERSION, SweepEnded, SweepOpened, without_nan
@@ -30,6 +29,7 @@ from orchestrator.records.redaction import redacted, redacted_document
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import sweep_folder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ResourceSpec

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.data.prepared import PreparedTask
-from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.measures.champion import Candidate, best_candidate, choose_champion
 from orchestrator.measures.intervals import UNKNOWN
 from orchestrator.measures.objectives import front
 from orchestrator.records.events import SweepEnded, TestRead
 from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.sweep.baselines import Controls, bounds, number_of
 

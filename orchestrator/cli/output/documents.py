@@ -12,9 +12,9 @@ from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.events import Line
 from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.redaction import redacted
-from orchestrator.records.sweep_folder import log_path, path_within
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import BASE, TrialRecord
+from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
 
 _OF_LINES = {"n", "time", "event"}
 
@@ -31,7 +31,7 @@ def trial_document(view: SweepState, trial: TrialRecord, folder: Path) -> dict[s
         A JSON-like document; NaN may occur and is for the writer to turn into null.
     """
     matrix = view.matrix(trial)
-    adapter = path_within(folder, trial.adapter) if trial.adapter else None
+    adapter = SweepFolder(folder).within(trial.adapter) if trial.adapter else None
     return {
         "trial": trial.name,
         "state": trial.state,
@@ -51,7 +51,7 @@ def trial_document(view: SweepState, trial: TrialRecord, folder: Path) -> dict[s
         ],
         "adapter": str(adapter) if adapter else None,
         "versions": trial.versions,
-        "log": str(log_path(trial, folder)),
+        "log": str(SweepFolder(folder).written_log(trial)),
     }
 
 
@@ -73,7 +73,7 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         A JSON-like document; NaN may occur and is for the writer to turn into null.
     """
     view = SweepState.of(lines)
-    base = view.everything.get(BASE)
+    base = view.everything.get(BASE_TRIAL)
     zero_shot = base.base_row if base else None
     return {
         "sweep": view.name,

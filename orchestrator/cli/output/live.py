@@ -35,7 +35,7 @@ from orchestrator.records.events import (
     TrialEnded,
 )  # fmt: skip
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import BASE
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.system.formatting import show, show_duration
 
 _IMPORTANT = (TrialEnded, SweepEnded, TestRead, ChampionRegistered)
@@ -182,7 +182,7 @@ class LiveDisplay:
             shares = {
                 name: share_done(progress)
                 for name, progress in self._progress.items()
-                if name != BASE and self.view.trial(name).started is not None
+                if name != BASE_TRIAL and self.view.trial(name).started is not None
             }
             if not durations:
                 durations = [

@@ -32,10 +32,12 @@ from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
-from orchestrator.loop.trial_state import BASE_TRIAL, read_state
+from orchestrator.loop.trial_state import read_state
 from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import default_batch_tokens
 from orchestrator.spec.task_kinds import GenerationTask
@@ -296,7 +298,7 @@ class Member:
     # ----------------------------------------------------------------------------- what is said
 
     def _checkpoint(self, name: str) -> Path:
-        return self._folder / "ray" / name / "checkpoint"
+        return SweepFolder(self._folder).checkpoint(name)
 
     def _hear(
         self, pack: PackedTrials, maker: Maker, report: StageReport, matrix: AccuracyMatrix

@@ -23,7 +23,7 @@ from orchestrator.data.prepared import PreparedData
 from orchestrator.engines.workers import ALONE, RankError, Ranks
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.worker_group import prepare_for_deepspeed
-from orchestrator.loop.trial_state import BASE_TRIAL
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 
 BEAT_SECONDS = 5.0

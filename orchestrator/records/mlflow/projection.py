@@ -41,7 +41,7 @@ from orchestrator.records.mlflow.tags import (
     own_tags,
 )
 from orchestrator.records.redaction import redacted
-from orchestrator.records.sweep_folder import path_within
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 
 if TYPE_CHECKING:
@@ -403,7 +403,7 @@ class Projection:
         trial = state.trial(name)
         if trial.state != "COMPLETE" or not trial.adapter or _MODEL in held.tags:
             return
-        folder = path_within(self._folder, trial.adapter)
+        folder = SweepFolder(self._folder).within(trial.adapter)
         # Without the folder (a journal on another machine) the run simply has no model yet.
         if name in self._refused or not folder.is_dir():
             return

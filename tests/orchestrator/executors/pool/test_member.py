@@ -21,7 +21,8 @@ from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
-from orchestrator.loop.trial_state import BASE_TRIAL, read_state
+from orchestrator.loop.trial_state import read_state
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import load_experiment
 from orchestrator.system.seals import Maker, seal
 

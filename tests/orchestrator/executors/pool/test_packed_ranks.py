@@ -18,7 +18,8 @@ from orchestrator.executors.pool.member import Member
 from orchestrator.executors.pool.member_worker import serve
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.loop.task_sequence import task_sequence
-from orchestrator.loop.trial_state import BASE_TRIAL, read_state
+from orchestrator.loop.trial_state import read_state
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.sections import TrainingSpec
 from orchestrator.system.seals import Maker
