@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from orchestrator.data.prepared import PreparedData
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import (
+    Failed,
+    Finished,
+    MessageHere,
+    Progressed,
+    Reported,
+    WorkSetAside,
+)
 from orchestrator.executors.trial_run import (
     adapted_model,
     check_engine_logits,
@@ -24,56 +30,36 @@ from orchestrator.loop.trial_state import fresh_state, read_state, write_state
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.records.trial_record import BASE_TRIAL
-from orchestrator.spec.experiment import Experiment
-from orchestrator.system.seals import Maker, seal
+from orchestrator.system.seals import seal
 
 
-def run_locally(
-    trial: str,
-    experiment: Experiment,
-    data: PreparedData,
-    folder: Path,
-    maker: Maker,
-    tell: Callable[[dict[str, Any]], None],
-) -> None:
-    """One trial in this process with the plain engine; its checkpoints are in `folder`.
+def run_locally(job: Job, data: PreparedData, tell: Callable[[MessageHere], None]) -> None:
+    """One trial in this process with the plain engine; its last whole checkpoint is continued.
 
     Args:
-        trial: The trial's name.
-        experiment: With the trial's overrides applied.
+        job: The trial.
         data: The tokenised data.
-        folder: Where its checkpoints are kept; the last whole one is continued.
-        maker: What its checkpoints are sealed with.
-        tell: Receives the same messages as Ray Tune would.
+        tell: Receives what the trial says.
     """
     import torch
 
-    torch.set_num_threads(experiment.resources.cpus_per_worker)
-    local = _LocalTrial(trial, experiment, data, folder / "checkpoint", maker, tell)
+    torch.set_num_threads(job.experiment.resources.cpus_per_worker)
+    local = _LocalTrial(job, data, tell)
     try:
         local.run()
     except DivergedError as error:
-        tell({"kind": "failed", "reason": str(error)})
+        tell(Failed(str(error)))
 
 
 class _LocalTrial:
     """A trial in this process."""
 
-    def __init__(
-        self,
-        name: str,
-        experiment: Experiment,
-        data: PreparedData,
-        checkpoint: Path,
-        maker: Maker,
-        tell: Callable[[dict[str, Any]], None],
-    ) -> None:
+    def __init__(self, job: Job, data: PreparedData, tell: Callable[[MessageHere], None]) -> None:
         from orchestrator.engines.plain import PlainEngine
 
-        self._maker = maker
-        self._name = name
-        self._checkpoint = checkpoint
-        self._tell = tell
+        self._maker, self._tell, experiment = job.maker, tell, job.experiment
+        self._name = name = job.trial
+        self._checkpoint = job.folder.checkpoint(name)
         self._sequence = task_sequence(experiment, data)
         self._state = fresh_state(self._sequence)
         device = "cuda" if experiment.resources.gpus_per_worker else "cpu"
@@ -87,13 +73,13 @@ class _LocalTrial:
             retention=None if name == BASE_TRIAL else fresh_retention(experiment),
         )
         check_engine_logits(self._engine, self._model)
-        found, aside = found_checkpoint(checkpoint, maker)
+        found, aside = found_checkpoint(self._checkpoint, self._maker)
         for thing in aside:
-            tell(thing.as_message())
+            tell(WorkSetAside.of(thing))
         if found is not None:
-            self._state = read_state(checkpoint)
+            self._state = read_state(self._checkpoint)
             if name != BASE_TRIAL:
-                self._engine.load(checkpoint)
+                self._engine.load(self._checkpoint)
 
     def run(self) -> None:
         """Learn what is left of the sequence."""
@@ -104,15 +90,9 @@ class _LocalTrial:
             self._sequence,
             self._state,
             self._on_report,
-            lambda progress: self._tell({"kind": "progress", "progress": asdict(progress)}),
+            lambda progress: self._tell(Progressed(progress)),
         )
-        self._tell(
-            {
-                "kind": "finished",
-                "checkpoint_path": str(self._checkpoint),
-                "reports": [report.as_document() for report in self._state.reports],
-            }
-        )
+        self._tell(Finished(self._state.reports, self._checkpoint))
 
     def _on_report(self, report: StageReport, matrix: AccuracyMatrix) -> None:
         self._state = self._state.after(report, matrix)
@@ -125,10 +105,4 @@ class _LocalTrial:
                 seal(fresh / "adapter", self._maker)
         write_state(fresh, self._state)
         keep_checkpoint(fresh, self._checkpoint, self._maker)
-        self._tell(
-            {
-                "kind": "stage",
-                "report": report.as_document(),
-                "checkpoint_path": str(self._checkpoint),
-            }
-        )
+        self._tell(Reported(report, self._checkpoint))

@@ -10,6 +10,8 @@ from typing import Any
 
 from curlora_kinds.adapters.table import parting_refuses
 from orchestrator.data.prepared import PreparedData
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import Failed, Ready, Reported, WorkSetAside, to_metrics
 from orchestrator.executors.trial_run import (
     adapted_model,
     check_engine_logits,
@@ -29,7 +31,6 @@ from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.trial_record import BASE_TRIAL
-from orchestrator.spec.experiment import Experiment
 from orchestrator.system.seals import Maker, seal
 
 
@@ -37,47 +38,33 @@ def train_worker(config: dict[str, Any]) -> None:
     """What every Ray Train worker of a trial does.
 
     Args:
-        config: `trial`, `experiment` (a document), `maker` (a document), `folder` (the sweep's) and
-            `shared` (a list holding the reference of the `PreparedData`).
+        config: `job`, see `Job.as_config`, and `shared`, a list holding the reference of the
+            `PreparedData`.
     """
     import ray
     import ray.train
 
-    experiment = Experiment.model_validate(config["experiment"])
-    prepare_for_deepspeed(experiment)
+    job = Job.from_config(config["job"])
+    prepare_for_deepspeed(job.experiment)
     import torch
 
-    torch.set_num_threads(experiment.resources.cpus_per_worker)
-    maker = Maker(**config["maker"])
-    checkpoint, aside = _worker_checkpoint(Path(config["folder"]), maker)
+    torch.set_num_threads(job.experiment.resources.cpus_per_worker)
+    checkpoint, aside = _worker_checkpoint(job.folder, job.maker)
     for found in aside:
-        ray.train.report(found.as_message())
-    trial = _WorkerTrial(
-        maker,
-        experiment,
-        ray.get(config["shared"][0]),
-        checkpoint,
-        ProgressFile(Path(config["folder"]), config["trial"]),
-    )
-    # A worker that was killed may have left a checkpoint whose report never arrived: it is told
-    # again. Not `pid`: Ray Tune writes its own process's number under that name.
-    ray.train.report(
-        {
-            "kind": "ready",
-            "worker_pid": os.getpid(),
-            "reports": trial.reports_so_far,
-            "checkpoint_path": str(checkpoint) if checkpoint is not None else None,
-        }
-    )
+        ray.train.report(to_metrics(WorkSetAside.of(found)))
+    trial = _WorkerTrial(job, ray.get(config["shared"][0]), checkpoint)
+    ray.train.report(to_metrics(Ready(os.getpid(), trial.reports_so_far, checkpoint)))
     try:
         trial.run()
     except DivergedError as error:
         # The loss is the same on every worker, so all of them come here; a restart would only
         # diverge again.
-        ray.train.report({"kind": "failed", "reason": str(error)})
+        ray.train.report(to_metrics(Failed(str(error))))
 
 
-def _worker_checkpoint(sweep_folder: Path, maker: Maker) -> tuple[Path | None, list[SetAside]]:
+def _worker_checkpoint(
+    sweep_folder: SweepFolder, maker: Maker
+) -> tuple[Path | None, list[SetAside]]:
     """Where a trial goes on from, and what was set aside; the same on all of its workers.
 
     Ray Train knows which checkpoint is the last, but not whether it is whole.
@@ -101,11 +88,11 @@ def _worker_checkpoint(sweep_folder: Path, maker: Maker) -> tuple[Path | None, l
     return ranks.told(found)
 
 
-def run_checkpoint(sweep_folder: Path, maker: Maker) -> tuple[Path | None, list[SetAside]]:
+def run_checkpoint(sweep_folder: SweepFolder, maker: Maker) -> tuple[Path | None, list[SetAside]]:
     """The last whole checkpoint that a trial's own workers have left; see `last_whole`."""
     # Their names are the times at which they were written. Ray Train removes old ones by itself,
     # and wants them to be there.
-    folder = SweepFolder(sweep_folder).work(maker.trial)
+    folder = sweep_folder.work(maker.trial)
     names = sorted(path for path in folder.glob("checkpoint_*") if ".set-aside-" not in path.name)
     return last_whole(reversed(names), maker, leave=True)
 
@@ -113,23 +100,16 @@ def run_checkpoint(sweep_folder: Path, maker: Maker) -> tuple[Path | None, list[
 class _WorkerTrial:
     """A trial in one of its Ray Train workers: model, engine, and what it reports."""
 
-    def __init__(
-        self,
-        maker: Maker,
-        experiment: Experiment,
-        data: PreparedData,
-        checkpoint: Path | None,
-        progress: ProgressFile,
-    ) -> None:
+    def __init__(self, job: Job, data: PreparedData, checkpoint: Path | None) -> None:
         import torch
 
         from orchestrator.base.loading import partitioned
         from orchestrator.engines.deepspeed import DeepSpeedEngine
         from orchestrator.engines.sharded_base import zero3_config
 
-        self._maker = maker
-        self._name = name = maker.trial
-        self._progress = progress
+        self._maker, experiment = job.maker, job.experiment
+        self._name = name = job.trial
+        self._progress = ProgressFile(job.folder.path, name)
         self._sequence = task_sequence(experiment, data)
         self._state = read_state(checkpoint) if checkpoint else fresh_state(self._sequence)
         on_gpu = experiment.resources.gpus_per_worker > 0
@@ -157,9 +137,9 @@ class _WorkerTrial:
             self._engine.load_optimizer(checkpoint)
 
     @property
-    def reports_so_far(self) -> list[dict[str, Any]]:
-        """What was reported up to the checkpoint that it goes on from, as documents."""
-        return [report.as_document() for report in self._state.reports]
+    def reports_so_far(self) -> tuple[StageReport, ...]:
+        """What was reported up to the checkpoint that it goes on from."""
+        return self._state.reports
 
     def run(self) -> None:
         """Learn what is left of the sequence."""
@@ -193,7 +173,7 @@ class _WorkerTrial:
         part = context.get_world_rank()
         seal(folder, self._maker, part=part, parts=context.get_world_size())
         ray.train.report(
-            {"kind": "stage", "report": report.as_document()},
+            to_metrics(Reported(report)),
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
         )
         shutil.rmtree(folder)

@@ -11,11 +11,23 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.data.prepared import PreparedData
+from orchestrator.executors.job import Job, Seat
+from orchestrator.executors.messages import (
+    Failed,
+    Finished,
+    Lost,
+    Message,
+    MessageHere,
+    Progressed,
+    Ready,
+    Reported,
+    WorkSetAside,
+)
 from orchestrator.executors.pool.admission import base_refuses, trial_refuses
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
@@ -87,7 +99,7 @@ class Driver:
         """Where trials that can be packed run; None: each has workers of its own."""
         self._pool_starts = False
         """Whether members were told to start, and none has been heard of since."""
-        self._seats: dict[str, str] = {}
+        self._seats: dict[str, Seat] = {}
         self._joint_trials: dict[str, bool] = {}
         self.scheduled = False
         """Whether a scheduler of Ray Tune may stop trials."""
@@ -144,7 +156,7 @@ class Driver:
         else:
             self._waiting.remove(BASE_TRIAL)
         self._started(BASE_TRIAL)
-        self._stage(self.trials[BASE_TRIAL], report.as_document(), None)
+        self._stage(self.trials[BASE_TRIAL], report, None)
         self.finish(BASE_TRIAL)
 
     # -- proposing --------------------------------------------------------------------------------
@@ -221,8 +233,8 @@ class Driver:
         """The seeds of all trials of the search, whatever became of them."""
         return {self._seed_of(trial) for trial in self._searched()}
 
-    def next_job(self, tune_id: str) -> dict[str, Any] | Wait | None:
-        """The next trial's configuration for Ray Tune.
+    def next_job(self, tune_id: str) -> Job | Wait | None:
+        """The next trial that is to run.
 
         A trial that does not fit beside those that run lets one other go first: a trial of two
         workers would otherwise leave half of a machine idle until all others have ended.
@@ -231,7 +243,7 @@ class Driver:
             tune_id: Tune's id for it.
 
         Returns:
-            The configuration, `WAIT` while none fits, or None when there is none left.
+            Its job, `WAIT` while none fits, or None when there is none left.
         """
         if self.given_up:
             # What runs may still prove us wrong.
@@ -252,18 +264,12 @@ class Driver:
         ProgressFile(self.journal.folder, name).remove()
         self._running[name] = experiment.resources
         self._started(name)
-        job: dict[str, Any] = {
-            "trial": name,
-            "experiment": experiment.for_workers(),
-            "maker": asdict(self.maker(name)),
-            "folder": str(self.journal.folder),
-            "seat": self.seat(name),
-        }
-        if self.pool is not None and job["seat"] == "pool":
+        job = Job(experiment, self.maker(name), self.folder, self.seat(name))
+        if self.pool is not None and job.seat == "pool":
             if not self.pool.is_open:
                 self.pool.open()
                 self._pool_starts = True
-            job |= {"member": self.pool.assign(name), "row_0": self._row_0()}
+            job = replace(job, member=self.pool.assign(name), row_0=self._row_0())
         return job
 
     def _started(self, name: str) -> None:
@@ -286,7 +292,7 @@ class Driver:
             self._waiting.append(name)
         return None
 
-    def seat(self, name: str) -> str:
+    def seat(self, name: str) -> Seat:
         """Where a trial runs: "pool" or "train" (workers of its own)."""
         if self.pool is None:
             return "train"
@@ -294,7 +300,7 @@ class Driver:
             self._seats[name] = self._choose_seat(name)
         return self._seats[name]
 
-    def _choose_seat(self, name: str) -> str:
+    def _choose_seat(self, name: str) -> Seat:
         experiment = self.trial_experiment(name)
         specs = {task: prepared.spec for task, prepared in self.data.tasks.items()}
         if name == BASE_TRIAL:
@@ -303,11 +309,11 @@ class Driver:
             refused = trial_refuses(experiment, specs, sweep=self.experiment)
         return "pool" if refused is None else "train"
 
-    def _row_0(self) -> list[float | None] | None:
+    def _row_0(self) -> tuple[float | None, ...] | None:
         """What trials are compared with, by task; None until it is measured."""
         if self.trials[BASE_TRIAL].state != "COMPLETE":
             return None
-        return [v if math.isfinite(v) else None for v in self._controls().reference_row]
+        return tuple(v if math.isfinite(v) else None for v in self._controls().reference_row)
 
     @property
     def given_up(self) -> bool:
@@ -456,7 +462,7 @@ class Driver:
 
     # -- what trials say --------------------------------------------------------------------------
 
-    def hear(self, tune_id: str, message: Mapping[str, Any]) -> None:
+    def hear(self, tune_id: str, message: Message) -> None:
         """Take in a message of a trial that Ray Tune knows by its id."""
         self.hear_trial(self._by_tune_id[tune_id], message)
 
@@ -464,70 +470,64 @@ class Driver:
         """Ray Tune starts a trial's process."""
         self.observer.progress(self._by_tune_id[tune_id], {"phase": "starting"})
 
-    def hear_trial(self, name: str, message: Mapping[str, Any]) -> None:
+    def hear_trial(self, name: str, message: MessageHere) -> None:
         """Take in a message of a trial."""
         trial = self.trials[name]
         if self._pool_starts and self.seat(name) == "pool":
             self._pool_starts = False
             self.observer.note("the pool has started")
-        match message.get("kind"):
-            case "progress":
-                self.observer.progress(name, dict(message["progress"]))
-            case "ready":
-                self.observer.progress(name, {"phase": "ready", "pid": message["worker_pid"]})
+        match message:
+            case Progressed():
+                self.observer.progress(name, asdict(message.progress))
+            case Ready():
+                self.observer.progress(name, {"phase": "ready", "pid": message.worker_pid})
                 self._stages(trial, message)
-            case "stage":
-                self._stage(trial, message["report"], message.get("checkpoint_path"))
-            case "finished":
+            case Reported():
+                self._stage(trial, message.report, message.checkpoint_path)
+            case Finished():
                 self._stages(trial, message)
-            case "failed":
-                self._failed(trial, str(message["reason"]), message)
-            case "set_aside":
-                places = Path(message["what"]), Path(message["kept_as"])
-                self._heard_set_aside(name, *places, str(message["because"]))
-            case "lost":
+            case Failed():
+                self._failed(trial, message)
+            case WorkSetAside():
+                self._heard_set_aside(name, message.what, message.kept_as, message.because)
+            case Lost():
                 # The trial is not to blame, and would be lost; left unfinished, it is run again.
                 raise SweepError(
-                    f"No member of the pool is left to run {name}: {message['reason']}. What is "
+                    f"No member of the pool is left to run {name}: {message.reason}. What is "
                     "finished is kept; once that is mended, the same command goes on."
                 )
-            case _:
-                pass
 
-    def _failed(self, trial: Trial, reason: str, message: Mapping[str, Any]) -> None:
-        if is_out_of_room(reason):
+    def _failed(self, trial: Trial, message: Failed) -> None:
+        if is_out_of_room(message.reason):
             # The trial is not to blame, and would be lost; left unfinished, it is run again.
-            raise SweepError(no_room(self.journal.folder, f"trial {trial.name}", reason))
-        trial.failure = reason
-        trial.log = message.get("log")
+            raise SweepError(no_room(self.journal.folder, f"trial {trial.name}", message.reason))
+        trial.failure, trial.log = message.reason, message.log
         if trial.log is None:
             path = self.folder.log(trial.name)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("a", encoding="utf-8") as file:
-                    file.write(
-                        f"attempt {trial.record.attempts}: {message.get('details', reason)}\n"
-                    )
+                    said = message.details or message.reason
+                    file.write(f"attempt {trial.record.attempts}: {said}\n")
             except OSError as error:
                 raise SweepError(
                     no_room(self.journal.folder, f"the log of {trial.name}", str(error))
                 ) from None
             trial.log = str(path)
 
-    def _stages(self, trial: Trial, message: Mapping[str, Any]) -> None:
+    def _stages(self, trial: Trial, message: Ready | Finished) -> None:
         """Take in those reports of a checkpoint that never arrived."""
-        for report in message.get("reports", ()):
-            self._stage(trial, report, message.get("checkpoint_path"))
+        for report in message.reports:
+            self._stage(trial, report, message.checkpoint_path)
 
-    def _stage(self, trial: Trial, document: Mapping[str, Any], checkpoint: str | None) -> None:
-        report = StageReport.from_document(document)
+    def _stage(self, trial: Trial, report: StageReport, checkpoint: Path | None) -> None:
         if report.stage in trial.reports or trial.over:
             return
         last = report.row is not None and report.task_index == len(self.experiment.tasks) - 1
         if last and checkpoint is not None:
             # Copied before it is journalled: a journalled last report has its adapter. The last
             # message repeats all reports, so that it is looked for twice.
-            trial.trouble = self._keep_adapter(trial.name, Path(checkpoint) / "adapter")
+            trial.trouble = self._keep_adapter(trial.name, checkpoint / "adapter")
             if trial.trouble is not None:
                 return
         self.record(StageReported(trial.name, report))
@@ -541,7 +541,7 @@ class Driver:
         trial = self.trials[name]
         if error and trial.failure is None:
             reason = "the trial's process ended unexpectedly (out of memory, or killed)"
-            self._failed(trial, reason, {})
+            self._failed(trial, Failed(reason))
         self.finish(name)
 
     # -- ending -----------------------------------------------------------------------------------

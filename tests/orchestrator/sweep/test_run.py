@@ -228,10 +228,9 @@ def test_a_trial_that_is_whole_before_row_0_ends_once(
 ):
     said = {}
 
-    def heard(name, *rest):
-        *rest, tell = rest
-        said[name] = []
-        run_locally(name, *rest, lambda message: (said[name].append(message), tell(message)))
+    def heard(job, data, tell):
+        said[job.trial] = []
+        run_locally(job, data, lambda message: (said[job.trial].append(message), tell(message)))
 
     monkeypatch.setattr("orchestrator.sweep.locally.run_locally", heard)
     # The second driver takes the adapter from where the first one's trial has left it.
@@ -245,7 +244,7 @@ def test_a_trial_that_is_whole_before_row_0_ends_once(
     with Journal(tmp_path / "other") as journal:
         say(journal, "sweep_opened", **opening)
         driver = Driver(loaded, journal, recorder, data)
-        names = {driver.next_job(tune_id)["trial"]: tune_id for tune_id in ("a", "b")}
+        names = {driver.next_job(tune_id).trial: tune_id for tune_id in ("a", "b")}
         for name in ("t001", "base"):
             for message in said[name]:
                 driver.hear(names[name], message)

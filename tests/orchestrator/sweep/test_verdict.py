@@ -5,6 +5,8 @@ import random
 import pytest
 
 from orchestrator.data.prepared import PreparedTask
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import Reported
 from orchestrator.records.events import read_event
 from orchestrator.records.journal import Journal
 from orchestrator.records.readings import reading_words
@@ -71,11 +73,11 @@ class MadeUp:
         `then` is called with the driver once the verdict is made. Gives the verdict.
         """
         number = 0
-        while isinstance(job := self.driver.next_job(str(number)), dict):
-            name = job["trial"]
+        while isinstance(job := self.driver.next_job(str(number)), Job):
+            name = job.trial
             trial = self.driver.trials[name]
             found = report(-1 if name == "base" else 0, scores(name, trial.overrides))
-            self.driver.hear_trial(name, {"kind": "stage", "report": found.as_document()})
+            self.driver.hear_trial(name, Reported(found))
             self.driver.ended(str(number), error=False)
             number += 1
         self.driver.conclude()

@@ -5,6 +5,7 @@ import pytest
 from orchestrator.base.loading import load_tokenizer
 from orchestrator.data.preparation import prepare
 from orchestrator.executors.cluster_fit import worker_places
+from orchestrator.executors.messages import Failed, Lost
 from orchestrator.executors.pool.pool import Pool
 from orchestrator.records.journal import Journal
 from orchestrator.spec.experiment import Experiment
@@ -70,18 +71,18 @@ def driver(experiment_file, tmp_path):
 def names(driver, count):
     """The trials of the next calls; "wait" where none can start."""
     jobs = [driver.next_job(f"{len(driver.trials)}/{n}") for n in range(count)]
-    return ["wait" if isinstance(job, Wait) else job["trial"] for job in jobs]
+    return ["wait" if isinstance(job, Wait) else job.trial for job in jobs]
 
 
 def end(driver, name):
-    driver.hear_trial(name, {"kind": "failed", "reason": "of no interest here"})
+    driver.hear_trial(name, Failed("of no interest here"))
     tune_id = next(i for i, n in driver._by_tune_id.items() if n == name)
     driver.ended(tune_id, error=False)
 
 
 def test_neither_trials_nor_members_are_told_where_mlflow_is(driver):
     made = driver(["lora"], 1, tracking={"uri": "postgresql://ada:sesame@db/mlflow"})
-    job = made.next_job("1")
+    job = made.next_job("1").as_config()
     pool = object.__new__(Pool)
     pool._experiment, pool._sweep_folder = made.experiment, made.journal.folder
     pool._unfinished = lambda: made.unfinished
@@ -166,7 +167,7 @@ def test_a_trial_that_no_member_is_left_for_is_no_failure(driver):
     made = driver(["curlora"], 2)
     names(made, 2)
     with pytest.raises(SweepError, match="the base cannot be read"):
-        made.hear_trial("t001", {"kind": "lost", "reason": "member 0: the base cannot be read"})
+        made.hear_trial("t001", Lost("member 0: the base cannot be read"))
     assert made.trials["t001"].state == "RUNNING"  # it is run again when the sweep goes on
     assert made.trials["t001"].failure is None
 
