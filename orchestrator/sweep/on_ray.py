@@ -85,8 +85,10 @@ def run_trials_on_ray(
         check_storage(driver.journal.folder)
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         required_fit(largest_resources(experiment), cpus=cpus, gpus=gpus)
-        driver.capacity = Capacity(cpus, gpus, trials_at_once(experiment, cpus, gpus, note))
-        driver.scheduled = options.scheduler is not None
+        driver.admission.capacity = Capacity(
+            cpus, gpus, trials_at_once(experiment, cpus, gpus, note)
+        )
+        driver.admission.scheduled = options.scheduler is not None
         if driver.unfinished:
             _fit(driver, options, projection)
         conclude(driver, projection)
@@ -159,7 +161,7 @@ def _fit(
     resources = driver.experiment.resources
     pool = None
     if resources.executor == "pool":
-        pool = driver.pool = Pool(
+        pool = driver.admission.pool = Pool(
             driver.experiment,
             driver.journal.folder,
             shared,

@@ -326,6 +326,6 @@ def test_what_cannot_be_is_never_recorded(related, tmp_path, recorder):
     with Journal(tmp_path / "new") as journal:
         driver = Driver(loaded, journal, recorder, data)
         with pytest.raises(ExperimentError, match="must be a multiple"):
-            driver._propose("t001", {WORKERS: 2, BATCH: 7}, "nobody")
+            driver.proposals.propose("t001", {WORKERS: 2, BATCH: 7}, "nobody")
         assert not len(journal.lines)
         assert driver.trials == {}

@@ -23,6 +23,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.sweep_folder import sweep_folder
 from orchestrator.spec.load import load_experiment
+from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.run import run_sweep
@@ -234,7 +235,7 @@ def test_a_trial_that_is_whole_before_row_0_ends_once(
 
     monkeypatch.setattr("orchestrator.sweep.locally.run_locally", heard)
     # The second driver takes the adapter from where the first one's trial has left it.
-    monkeypatch.setattr(Driver, "_remove_checkpoint", lambda driver, trial: None)
+    monkeypatch.setattr(KeptWork, "remove_checkpoint", lambda kept, trial: None)
     path = experiment_file(search={**search, "trials": 1}, resources=LOCAL)
     whole = run(path, recorder)
     loaded = load_experiment(path)

@@ -61,7 +61,7 @@ def driver(experiment_file, tmp_path):
         loaded = load_experiment(path)
         data = prepare(loaded, load_tokenizer(loaded.experiment.model))
         made = Driver(loaded, journal, Recorder(), data)
-        made.pool, made.capacity = Places(), Capacity(cpus, 0.0)
+        made.admission.pool, made.admission.capacity = Places(), Capacity(cpus, 0.0)
         return made
 
     with Journal(tmp_path / "runs" / "seats") as journal:
@@ -100,18 +100,18 @@ def test_a_full_pool_lets_nothing_more_be_proposed_than_one_trial(driver):
     assert set(made.trials) == {"base", "t001", "t002", "t003"}
     end(made, "t001")
     assert names(made, 2) == ["t003", "wait"]
-    assert made.pool.said[-2:] == ["release t001", "assign t003"]
+    assert made.admission.pool.said[-2:] == ["release t001", "assign t003"]
 
 
 def test_trials_that_cannot_be_packed_gather_until_the_pool_is_empty(driver):
     made = driver(["secura", "lora"], 2)
     # Two of SECURA wait, for both CPUs are the pool's; two of LoRA go on in it.
     assert names(made, 4) == ["base", "t003", "t004", "wait"]
-    assert made.seat("t001") == "train"
+    assert made.admission.seat("t001") == "train"
     for name in ("t003", "t004"):
         end(made, name)
     assert names(made, 1) == ["wait"]  # the base still runs there
-    assert "shut" not in made.pool.said
+    assert "shut" not in made.admission.pool.said
     end(made, "base")
     # Nothing but the base has failed, and without it nothing can go on.
     assert made.given_up
@@ -125,7 +125,10 @@ def test_the_pool_is_shut_for_what_it_cannot_hold(driver):
     assert names(made, 1) == ["wait"]
     end(made, "t002")
     assert names(made, 2) == ["t003", "t004"]
-    assert [word for word in made.pool.said if word in {"open", "shut"}] == ["open", "shut"]
+    assert [word for word in made.admission.pool.said if word in {"open", "shut"}] == [
+        "open",
+        "shut",
+    ]
 
 
 def test_the_pool_is_opened_when_the_cpus_are_free_again(driver):
@@ -134,10 +137,10 @@ def test_the_pool_is_opened_when_the_cpus_are_free_again(driver):
     assert names(made, 3) == ["t001", "t002", "wait"]
     end(made, "t001")
     assert names(made, 1) == ["wait"]
-    assert made.pool.said.count("open") == 0
+    assert made.admission.pool.said.count("open") == 0
     end(made, "t002")
     assert names(made, 2) == ["t003", "t004"]
-    assert made.pool.said.count("open") == 1
+    assert made.admission.pool.said.count("open") == 1
 
 
 def made_base(driver):
@@ -157,8 +160,8 @@ def made_base(driver):
 def test_both_run_side_by_side_where_there_is_room(driver):
     made = driver(["secura", "lora"], 2, cpus=3.0)
     assert names(made, 4) == ["base", "t001", "t003", "t004"]
-    assert "shut" not in made.pool.said
-    assert [job for job in made.pool.said if job.startswith("assign")] == [
+    assert "shut" not in made.admission.pool.said
+    assert [job for job in made.admission.pool.said if job.startswith("assign")] == [
         "assign base", "assign t003", "assign t004",
     ]  # fmt: skip
 
