@@ -12,7 +12,7 @@ from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.journals import begun_sweeps, read_sweep
 from orchestrator.cli.options import DEFAULT_STORAGE, Storage, TrackingUri
 from orchestrator.records.errors import TrackingError
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.address import is_database, recorded_uri

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.sweep_folder import SweepFolder

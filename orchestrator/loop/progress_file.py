@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.loop.work_meter import Progress
-from orchestrator.records.events import without_nan
 from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.system.strict_json import without_nan
 
 
 class ProgressFile:

@@ -10,8 +10,8 @@ from typing import Any
 
 from orchestrator.loop.task_sequence import Start, TaskSequence
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
-from orchestrator.records.events import without_nan
 from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.system.strict_json import without_nan
 
 STATE_FILE = "trial.json"
 

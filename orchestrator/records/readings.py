@@ -85,9 +85,9 @@ def reading_scores(reading: TestRead) -> dict[str, list[float]]:
     """
     sides, controls = reading.sides, reading.controls
     rows = {
-        "zero_shot": sides[BASE_TRIAL]["row"],
+        "zero_shot": sides[BASE_TRIAL].row,
         **controls,
-        **{name: sides[name]["row"] for name in (reading.runner_up, reading.champion)
+        **{name: sides[name].row for name in (reading.runner_up, reading.champion)
            if name is not None and name in sides},
     }  # fmt: skip
     numbers = {name: [number(score) for score in row] for name, row in rows.items()}

@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
+from orchestrator.records.event import Event, Line
+from orchestrator.records.event_values import Finalist
 from orchestrator.records.events import (
     ChampionRegistered,
-    Event,
-    Line,
     StageReported,
     SweepContinued,
     SweepEnded,
@@ -27,7 +27,7 @@ from orchestrator.records.events import (
     TrialProposed,
     TrialStarted,
     read_event,
-)  # fmt: skip
+)
 from orchestrator.records.journal_facts import identity_of, versions
 from orchestrator.records.readings import reading_words
 from orchestrator.records.scores import flat, number
@@ -196,7 +196,7 @@ class SweepState:
         return self._said.reason
 
     @property
-    def finalists(self) -> list[dict[str, Any]]:
+    def finalists(self) -> tuple[Finalist, ...]:
         """The trials that were repeated with fresh seeds, see `SweepEnded.finalists`."""
         return self._said.finalists
 

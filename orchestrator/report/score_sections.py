@@ -117,16 +117,16 @@ def finalists(view: SweepState) -> Markup | None:
     """What fresh seeds gave."""
     if not view.finalists:
         return None
-    names = [n for n in NATURAL_DIRECTIONS if any(n in f.get("mean", {}) for f in view.finalists)]
+    names = [n for n in NATURAL_DIRECTIONS if any(n in f.mean for f in view.finalists)]
     rows = []
     for finalist in view.finalists:
-        spread = finalist.get("spread") or {}
         cells = [
-            f"{show(finalist['mean'].get(name), signed=name in SIGNED)} ± {show(spread.get(name))}"
+            f"{show(finalist.mean.get(name), signed=name in SIGNED)} "
+            f"± {show(finalist.spread.get(name))}"
             for name in names
         ]
-        kind = "champion" if finalist["trial"] == view.champion else ""
-        repeats = ", ".join(finalist.get("repeats") or []) or "-"
-        rows.append((kind, [finalist["trial"], repeats, *cells]))
+        kind = "champion" if finalist.trial == view.champion else ""
+        repeats = ", ".join(finalist.repeats) or "-"
+        rows.append((kind, [finalist.trial, repeats, *cells]))
     heads = ["finalist", "repeated as", *map(measure_words, names)]
     return plain_table("Mean ± standard deviation over seeds", heads, rows, words=(1,))

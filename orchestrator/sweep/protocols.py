@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orchestrator.records.events import Event
+from orchestrator.records.event import Event
 from orchestrator.spec.sections import ResourceSpec
 
 

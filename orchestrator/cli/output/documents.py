@@ -9,7 +9,8 @@ from typing import Any
 
 from orchestrator.cli.output.next_commands import next_commands
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
+from orchestrator.records.event_values import Finalist
 from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.redaction import redacted
 from orchestrator.records.sweep_folder import SweepFolder
@@ -89,7 +90,7 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         "front": view.front,
         "champion": view.champion,
         "reason": view.reason,
-        "finalists": view.finalists,
+        "finalists": Finalist.write_all(view.finalists),
         "runner_up": view.runner_up,
         "runner_up_interval": view.runner_up_interval,
         "compared": view.compared,
@@ -97,7 +98,7 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
             {
                 **{key: value for key, value in reading.to_line().items() if key not in _OF_LINES},
                 "sides": {
-                    name: {key: value for key, value in side.items() if "per_example" not in key}
+                    name: {k: v for k, v in side.as_document().items() if "per_example" not in k}
                     for name, side in reading.sides.items()
                 },
             }

@@ -27,13 +27,8 @@ from orchestrator.cli.output.progress_words import (
     step_place,
     task_place,
 )
-from orchestrator.records.events import (
-    ChampionRegistered,
-    Event,
-    SweepEnded,
-    TestRead,
-    TrialEnded,
-)  # fmt: skip
+from orchestrator.records.event import Event
+from orchestrator.records.events import ChampionRegistered, SweepEnded, TestRead, TrialEnded
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.system.formatting import show, show_duration

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.cli.output.trials_table import failure
+from orchestrator.records.event import Event
 from orchestrator.records.events import (
     ChampionRegistered,
-    Event,
     StageReported,
     SweepContinued,
     SweepEnded,
@@ -18,7 +18,7 @@ from orchestrator.records.events import (
     TrialEnded,
     TrialProposed,
     TrialStarted,
-)  # fmt: skip
+)
 from orchestrator.records.readings import reading_words
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_state import SweepState

@@ -14,13 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.records.errors import AdapterFolderError, TrackingError
-from orchestrator.records.events import (
-    ChampionRegistered,
-    Line,
-    SweepOpened,
-    read_event,
-    read_events,
-)  # fmt: skip
+from orchestrator.records.event import Line
+from orchestrator.records.events import ChampionRegistered, SweepOpened, read_event, read_events
 from orchestrator.records.journal_facts import milliseconds
 from orchestrator.records.mlflow.address import is_own_database
 from orchestrator.records.mlflow.champion import Registration, register_champion

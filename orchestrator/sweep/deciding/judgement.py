@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.records.event_values import SideScores
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.sweep.deciding.kept_work import KeptWork
@@ -68,22 +69,25 @@ class Judgement:
         """Journal a reading of the test data.
 
         Args:
-            sides: What was found of `to_be_read`, by name.
+            sides: What was found of `to_be_read`, by name, see `readings.read_sides`.
         """
         ledger, verdict = self._ledger, self._ledger.state.verdict
         assert verdict is not None, "test data are read for a verdict"
         wanted = {BASE_TRIAL, verdict.champion, verdict.runner_up}
-        everything = {**self._read_before(), **sides}
+        unread = {name: side["unread"] for name, side in sides.items() if "unread" in side}
+        read = {n: SideScores.from_document(s) for n, s in sides.items() if n not in unread}
+        everything = {**self._read_before(), **read}
         ledger.record(
             reading(
                 verdict,
-                {name: side for name, side in everything.items() if name in wanted},
+                {n: side for n, side in everything.items() if n in wanted and n not in unread},
+                {name: why for name, why in unread.items() if name in wanted},
                 [ledger.data.tasks[name] for name in ledger.experiment.tasks],
                 number=1 + sum(bool(read.reading) for read in ledger.state.readings),
             )
         )
 
-    def _read_before(self) -> dict[str, dict[str, Any]]:
+    def _read_before(self) -> dict[str, SideScores]:
         """The test scores that earlier readings have journalled, by trial."""
         return {n: side for read in self._ledger.state.readings for n, side in read.sides.items()}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from orchestrator.data.prepared import PreparedData
-from orchestrator.records.events import Event, TrialProposed
+from orchestrator.records.event import Event
+from orchestrator.records.events import TrialProposed
 from orchestrator.records.journal import Journal
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder
