@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 
 from orchestrator.data.prepared import PreparedData
@@ -12,7 +11,6 @@ from orchestrator.executors.messages import (
     Finished,
     MessageHere,
     Progressed,
-    Reported,
     WorkSetAside,
 )
 from orchestrator.executors.trial_run import (
@@ -23,14 +21,12 @@ from orchestrator.executors.trial_run import (
     learn_rest,
     tokenizer_for_texts,
 )
+from orchestrator.executors.trial_shell import KeptCheckpoint, TrialShell
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
-from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
-from orchestrator.loop.trial_state import fresh_state, read_state, write_state
-from orchestrator.measures.accuracy_matrix import AccuracyMatrix
-from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.loop.trial_checkpoints import found_checkpoint
+from orchestrator.loop.trial_state import fresh_state, read_state
 from orchestrator.records.trial_record import BASE_TRIAL
-from orchestrator.system.seals import seal
 
 
 def run_locally(job: Job, data: PreparedData, tell: Callable[[MessageHere], None]) -> None:
@@ -57,11 +53,10 @@ class _LocalTrial:
     def __init__(self, job: Job, data: PreparedData, tell: Callable[[MessageHere], None]) -> None:
         from orchestrator.engines.plain import PlainEngine
 
-        self._maker, self._tell, experiment = job.maker, tell, job.experiment
+        self._tell, experiment = tell, job.experiment
         self._name = name = job.trial
-        self._checkpoint = job.folder.checkpoint(name)
+        self._checkpoint = checkpoint = job.folder.checkpoint(name)
         self._sequence = task_sequence(experiment, data)
-        self._state = fresh_state(self._sequence)
         device = "cuda" if experiment.resources.gpus_per_worker else "cpu"
         self._model = adapted_model(name, experiment, data, device)
         self._engine = PlainEngine(
@@ -73,13 +68,14 @@ class _LocalTrial:
             retention=None if name == BASE_TRIAL else fresh_retention(experiment),
         )
         check_engine_logits(self._engine, self._model)
-        found, aside = found_checkpoint(self._checkpoint, self._maker)
+        found, aside = found_checkpoint(checkpoint, job.maker)
         for thing in aside:
             tell(WorkSetAside.of(thing))
-        if found is not None:
-            self._state = read_state(self._checkpoint)
-            if name != BASE_TRIAL:
-                self._engine.load(self._checkpoint)
+        if found is not None and name != BASE_TRIAL:
+            self._engine.load(checkpoint)
+        state = fresh_state(self._sequence) if found is None else read_state(checkpoint)
+        kept = KeptCheckpoint(checkpoint, job.maker, tell)
+        self._shell = TrialShell(job.maker, state, kept)
 
     def run(self) -> None:
         """Learn what is left of the sequence."""
@@ -88,21 +84,8 @@ class _LocalTrial:
             self._model,
             self._engine,
             self._sequence,
-            self._state,
-            self._on_report,
+            self._shell.state,
+            lambda report, matrix: self._shell.reported(report, matrix, self._engine),
             lambda progress: self._tell(Progressed(progress)),
         )
-        self._tell(Finished(self._state.reports, self._checkpoint))
-
-    def _on_report(self, report: StageReport, matrix: AccuracyMatrix) -> None:
-        self._state = self._state.after(report, matrix)
-        fresh = self._checkpoint.with_name("checkpoint.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        if self._name != BASE_TRIAL:
-            self._engine.save(fresh, with_optimizer=report.fraction < DONE)
-            if report.fraction == DONE:
-                self._engine.save_adapter(fresh / "adapter")
-                seal(fresh / "adapter", self._maker)
-        write_state(fresh, self._state)
-        keep_checkpoint(fresh, self._checkpoint, self._maker)
-        self._tell(Reported(report, self._checkpoint))
+        self._tell(Finished(self._shell.state.reports, self._checkpoint))

@@ -20,15 +20,15 @@ from orchestrator.executors.trial_run import (
     learn_rest,
     tokenizer_for_texts,
 )
+from orchestrator.executors.trial_shell import TrialShell
 from orchestrator.executors.worker_group import prepare_for_deepspeed
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import SetAside, last_whole
-from orchestrator.loop.trial_state import fresh_state, read_state, write_state
+from orchestrator.loop.trial_state import fresh_state, read_state
 from orchestrator.loop.work_meter import Progress
-from orchestrator.measures.accuracy_matrix import AccuracyMatrix
-from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.system.seals import Maker, seal
@@ -97,6 +97,31 @@ def run_checkpoint(sweep_folder: SweepFolder, maker: Maker) -> tuple[Path | None
     return last_whole(reversed(names), maker, leave=True)
 
 
+class _RayTrainCheckpoints:
+    """Checkpoints that Ray Train keeps; each worker adds its part."""
+
+    def __init__(self, maker: Maker) -> None:
+        import ray.train
+
+        context = ray.train.get_context()
+        self.part, self._parts = context.get_world_rank(), context.get_world_size()
+        self._maker = maker
+
+    def fresh(self) -> Path:
+        return Path(tempfile.mkdtemp(prefix=f"{self._maker.trial}-"))
+
+    def keep(self, fresh: Path, report: StageReport) -> None:
+        """Report to Ray Train, which waits for all workers and puts their parts together."""
+        import ray.train
+
+        seal(fresh, self._maker, part=self.part, parts=self._parts)
+        ray.train.report(
+            to_metrics(Reported(report)),
+            checkpoint=ray.train.Checkpoint.from_directory(str(fresh)),
+        )
+        shutil.rmtree(fresh)
+
+
 class _WorkerTrial:
     """A trial in one of its Ray Train workers: model, engine, and what it reports."""
 
@@ -107,11 +132,13 @@ class _WorkerTrial:
         from orchestrator.engines.deepspeed import DeepSpeedEngine
         from orchestrator.engines.sharded_base import zero3_config
 
-        self._maker, experiment = job.maker, job.experiment
+        experiment = job.experiment
         self._name = name = job.trial
         self._progress = ProgressFile(job.folder.path, name)
         self._sequence = task_sequence(experiment, data)
-        self._state = read_state(checkpoint) if checkpoint else fresh_state(self._sequence)
+        state = read_state(checkpoint) if checkpoint else fresh_state(self._sequence)
+        checkpoints = _RayTrainCheckpoints(job.maker)
+        self._shell = TrialShell(job.maker, state, checkpoints, first=checkpoints.part == 0)
         on_gpu = experiment.resources.gpus_per_worker > 0
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
         zero3 = zero3_config(experiment.training)
@@ -130,7 +157,7 @@ class _WorkerTrial:
             retention=None if name == BASE_TRIAL else fresh_retention(experiment),
         )
         check_engine_logits(self._engine, self._model)
-        inside = self._state.start.step > 0
+        inside = state.start.step > 0
         if checkpoint is not None and name != BASE_TRIAL:
             self._engine.load_retention(checkpoint, inside=inside)
         if checkpoint is not None and inside:
@@ -139,7 +166,7 @@ class _WorkerTrial:
     @property
     def reports_so_far(self) -> tuple[StageReport, ...]:
         """What was reported up to the checkpoint that it goes on from."""
-        return self._state.reports
+        return self._shell.state.reports
 
     def run(self) -> None:
         """Learn what is left of the sequence."""
@@ -148,35 +175,10 @@ class _WorkerTrial:
             self._model,
             self._engine,
             self._sequence,
-            self._state,
-            self._on_report,
+            self._shell.state,
+            lambda report, matrix: self._shell.reported(report, matrix, self._engine),
             self._on_progress,
         )
-
-    def _on_report(self, report: StageReport, matrix: AccuracyMatrix) -> None:
-        """Report a rung or the end of a task, with the checkpoint that belongs to it."""
-        import ray.train
-
-        self._state = self._state.after(report, matrix)
-        context = ray.train.get_context()
-        first = context.get_world_rank() == 0
-        folder = Path(tempfile.mkdtemp(prefix=f"{self._name}-"))
-        if self._name != BASE_TRIAL:
-            self._engine.save(folder, with_optimizer=report.fraction < DONE)
-        if self._name != BASE_TRIAL and report.fraction == DONE:
-            with self._engine.gathered():
-                if first:
-                    self._engine.save_adapter(folder / "adapter")
-                    seal(folder / "adapter", self._maker)
-        if first:
-            write_state(folder, self._state)
-        part = context.get_world_rank()
-        seal(folder, self._maker, part=part, parts=context.get_world_size())
-        ray.train.report(
-            to_metrics(Reported(report)),
-            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
-        )
-        shutil.rmtree(folder)
 
     def _on_progress(self, progress: Progress) -> None:
         import ray.train

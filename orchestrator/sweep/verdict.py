@@ -155,7 +155,7 @@ def reading(
         return made  # one that shows no score of the champion has not used the test data up
     controls = Controls(tasks, _as_report(sides[BASE_TRIAL]), "test")
     reference = statistics.fmean(controls.reference_row)
-    trials = [name for name in (champion, runner_up) if name in sides]
+    trials = [name for name in (champion, runner_up) if name is not None and name in sides]
     examples = {name: sides[name].per_example for name in trials}
     means = {name: statistics.fmean(sides[name].row) for name in trials}
     return replace(
