@@ -1,6 +1,7 @@
 """A job is the same on the other side of Ray Tune, but for what must not travel."""
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ JOB = Job(EXPERIMENT, Maker("a sweep", "t001", "settings"), SweepFolder(Path("/r
 def test_a_job_is_read_as_it_was_given(changes):
     job = replace(JOB, **changes)
     assert Job.from_config(json.loads(json.dumps(job.as_config()))) == job
+    assert pickle.loads(pickle.dumps(job)) == job, "a mailbox passes it on as it is"
 
 
 def test_where_mlflow_is_does_not_travel():
