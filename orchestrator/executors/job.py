@@ -11,7 +11,7 @@ from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.experiment import Experiment
 from orchestrator.system.seals import Maker
 
-Seat: TypeAlias = Literal["train", "pool"]
+TrialExecutor: TypeAlias = Literal["train", "pool"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Job:
     maker: Maker
     """What its checkpoints and its adapter are sealed with."""
     folder: SweepFolder
-    seat: Seat = "train"
+    executor: TrialExecutor = "train"
     """Whether it has workers of its own or a slot of the pool; the executor `local` has neither."""
     member: int = 0
     """The member of the pool that it is to try first."""
@@ -43,7 +43,7 @@ class Job:
             "experiment": self.experiment.for_workers(),
             "maker": asdict(self.maker),
             "folder": str(self.folder.path),
-            "seat": self.seat,
+            "executor": self.executor,
             "member": self.member,
             "row_0": None if self.row_0 is None else list(self.row_0),
         }
@@ -63,7 +63,7 @@ class Job:
             Experiment.model_validate(config["experiment"]),
             Maker(**config["maker"]),
             SweepFolder(Path(config["folder"])),
-            config["seat"],
+            config["executor"],
             config["member"],
             None if row_0 is None else tuple(row_0),
         )

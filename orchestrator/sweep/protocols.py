@@ -39,7 +39,7 @@ class Capacity:
         return cpus <= self.cpus and gpus <= self.gpus
 
 
-class Seats(Protocol):
+class TrialPool(Protocol):
     """The pool as the driver sees it: places for trials that can be packed."""
 
     @property

@@ -41,7 +41,7 @@ def slot_trial(
         shared: A list holding the reference of the prepared data, for the executor `train`.
     """
     job = Job.from_config(config)
-    if job.seat == "train":
+    if job.executor == "train":
         trial_function(job, shared)
         return
     reason = _Follower(job, mailboxes).follow(job.member)

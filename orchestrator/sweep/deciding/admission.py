@@ -1,16 +1,16 @@
-"""What may run now: where each trial has its seat, what fits beside what, and what waits."""
+"""What may run now: which executor runs each trial, what fits beside what, and what waits."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.executors.job import Job, Seat
+from orchestrator.executors.job import Job, TrialExecutor
 from orchestrator.executors.pool.admission import base_refuses, trial_refuses
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.sections import ResourceSpec
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.proposals import Proposals
-from orchestrator.sweep.protocols import WAIT, Capacity, Seats, Wait
+from orchestrator.sweep.protocols import WAIT, Capacity, TrialPool, Wait
 
 
 class Admission:
@@ -25,7 +25,7 @@ class Admission:
         """
         self._ledger, self._proposals = ledger, proposals
         self.capacity = Capacity()
-        self.pool: Seats | None = None
+        self.pool: TrialPool | None = None
         """Where trials that can be packed run; None: each has workers of its own."""
         self.scheduled = False
         """Whether a scheduler of Ray Tune may stop trials."""
@@ -35,7 +35,7 @@ class Admission:
         """What each running trial needs."""
         self._pool_starts = False
         """Whether members were told to start, and none has been heard of since."""
-        self._seats: dict[str, Seat] = {}
+        self._executors: dict[str, TrialExecutor] = {}
 
     def next(self) -> str | Wait | None:
         """The next trial to start, proposed if need be.
@@ -66,21 +66,21 @@ class Admission:
             job: The trial's, without its place.
 
         Returns:
-            The job with its seat; for the pool, which is opened for it, with a member.
+            The job with its executor; for the pool, which is opened for it, with a member.
         """
-        seat = self.seat(job.trial)
+        executor = self.executor_of(job.trial)
         self.running[job.trial] = job.experiment.resources
-        if self.pool is None or seat != "pool":
-            return replace(job, seat=seat)
+        if self.pool is None or executor != "pool":
+            return replace(job, executor=executor)
         if not self.pool.is_open:
             self.pool.open()
             self._pool_starts = True
         member = self.pool.assign(job.trial)
-        return replace(job, seat=seat, member=member, row_0=self._ledger.row_0())
+        return replace(job, executor=executor, member=member, row_0=self._ledger.row_0())
 
     def heard(self, name: str) -> None:
         """A trial has said something, so that what it runs in is there."""
-        if self._pool_starts and self.seat(name) == "pool":
+        if self._pool_starts and self.executor_of(name) == "pool":
             self._pool_starts = False
             self._ledger.observer.note("the pool has started")
 
@@ -90,15 +90,15 @@ class Admission:
         if self.pool is not None:
             self.pool.release(name)
 
-    def seat(self, name: str) -> Seat:
+    def executor_of(self, name: str) -> TrialExecutor:
         """Where a trial runs: in the pool, or in workers of its own."""
         if self.pool is None:
             return "train"
-        if name not in self._seats:
-            self._seats[name] = self._choose_seat(name)
-        return self._seats[name]
+        if name not in self._executors:
+            self._executors[name] = self._choose_executor(name)
+        return self._executors[name]
 
-    def _choose_seat(self, name: str) -> Seat:
+    def _choose_executor(self, name: str) -> TrialExecutor:
         experiment = self._ledger.experiment_of(name)
         specs = {task: prepared.spec for task, prepared in self._ledger.data.tasks.items()}
         if name == BASE_TRIAL:
@@ -116,7 +116,7 @@ class Admission:
         # Trials that the pool cannot hold gather while it works, so that it is shut seldom. One
         # that it could hold waits for a place; the next is better proposed when more is known.
         most = 1 if self.pool is None else max(1, self.pool.places)
-        while len(self.waiting) <= most and "pool" not in map(self.seat, self.waiting):
+        while len(self.waiting) <= most and "pool" not in map(self.executor_of, self.waiting):
             name = self._proposals.next()
             if name is None or self._fits(name):
                 return name
@@ -126,10 +126,9 @@ class Admission:
     def _fits(self, name: str) -> bool:
         if self.scheduled and name != BASE_TRIAL and self._ledger.row_0() is None:
             return False  # a scheduler compares gains over row 0
-        seated = {other: self.seat(other) for other in self.running}
-        held = [self.running[other] for other, seat in seated.items() if seat == "train"]
-        if self.pool is not None and self.seat(name) == "pool":
-            if len(seated) - len(held) >= self.pool.places:
+        held = [own for other, own in self.running.items() if self.executor_of(other) == "train"]
+        if self.pool is not None and self.executor_of(name) == "pool":
+            if len(self.running) - len(held) >= self.pool.places:
                 return False
             return self.pool.is_open or self.capacity.holds([*held, *self.pool.resources])
         if self.pool is not None and self.pool.is_open:

@@ -234,7 +234,7 @@ EXPERIMENT = {
 }  # fmt: skip
 TRIAL = Job(
     Experiment.model_validate(EXPERIMENT), Maker("sweep", "a", ""), SweepFolder(Path("/nowhere")),
-    seat="pool",
+    executor="pool",
 ).as_config()  # fmt: skip
 DONE = Finished()
 

@@ -107,7 +107,7 @@ def test_trials_that_cannot_be_packed_gather_until_the_pool_is_empty(driver):
     made = driver(["secura", "lora"], 2)
     # Two of SECURA wait, for both CPUs are the pool's; two of LoRA go on in it.
     assert names(made, 4) == ["base", "t003", "t004", "wait"]
-    assert made.admission.seat("t001") == "train"
+    assert made.admission.executor_of("t001") == "train"
     for name in ("t003", "t004"):
         end(made, name)
     assert names(made, 1) == ["wait"]  # the base still runs there
