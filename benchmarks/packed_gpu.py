@@ -22,7 +22,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +181,10 @@ def resident(given: argparse.Namespace) -> dict[str, Any]:
 
     from orchestrator.base.loading import load_tokenizer
     from orchestrator.data.preparation import prepare
+    from orchestrator.executors.job import Job
+    from orchestrator.executors.messages import Failed
     from orchestrator.executors.pool.member import Member
+    from orchestrator.records.sweep_folder import SweepFolder
     from orchestrator.spec.load import load_experiment
     from orchestrator.system.seals import Maker
 
@@ -204,10 +206,8 @@ def resident(given: argparse.Namespace) -> dict[str, Any]:
         before = _held(given.device)
         for number in range(given.resident):
             trial = experiment.with_overrides({"training.seed": number})
-            maker = asdict(Maker("benchmark", f"trial {number}", ""))
-            job = {"trial": f"trial {number}", "experiment": trial.model_dump(mode="json")}
-            job["maker"] = maker
-            member.take(job)
+            maker = Maker("benchmark", f"trial {number}", "")
+            member.take(Job(trial, maker, SweepFolder(folder)))
 
         def join() -> None:
             tick()  # the first trial shows what a pass takes; then the others are let in
@@ -215,8 +215,9 @@ def resident(given: argparse.Namespace) -> dict[str, Any]:
 
         def tick() -> None:
             for name, message in member.work():
-                if message["kind"] == "failed":
-                    raise RuntimeError(f"{name}: {message['reason']} {message['details']}")
+                match message:
+                    case Failed():
+                        raise RuntimeError(f"{name}: {message.reason} {message.details}")
 
         joining = clock(join)
         after = _held(given.device)

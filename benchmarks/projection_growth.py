@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
 from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.spec.experiment import Experiment

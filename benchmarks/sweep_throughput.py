@@ -177,7 +177,9 @@ def tune_sweep(path: Path, at_once: int) -> None:
     folder = Path(tempfile.mkdtemp())
 
     def trial(config: dict[str, Any]) -> None:
+        from orchestrator.executors.job import Job
         from orchestrator.executors.local import run_locally
+        from orchestrator.records.sweep_folder import SweepFolder
         from orchestrator.spec.experiment import Experiment
         from orchestrator.system.seals import Maker
 
@@ -187,7 +189,7 @@ def tune_sweep(path: Path, at_once: int) -> None:
         reports: list[Any] = []
         name = f"rate-{config['rate']:.3g}"
         maker = Maker("benchmark", name, "")
-        run_locally(name, experiment, ray.get(held), folder / name, maker, reports.append)
+        run_locally(Job(experiment, maker, SweepFolder(folder)), ray.get(held), reports.append)
         tune.report({"reports": len(reports)})
 
     tuner = tune.Tuner(

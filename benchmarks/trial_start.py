@@ -13,7 +13,6 @@ import argparse
 import os
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,10 @@ from sweep_throughput import Sweep, write_experiment
 
 from orchestrator.base.loading import load_tokenizer
 from orchestrator.data.preparation import prepare
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import Failed
 from orchestrator.executors.pool.member import Member
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.load import load_experiment
 from orchestrator.system.seals import Maker
 
@@ -49,15 +51,17 @@ def measure() -> list[tuple[str, float, float]]:
         found: list[tuple[str, float, float]] = []
         for number, (label, overrides) in enumerate(STARTS.items()):
             trial = loaded.experiment.with_overrides(overrides)
-            maker = asdict(Maker("benchmark", f"t{number}", ""))
-            document = trial.model_dump(mode="json")
-            member.take({"trial": f"t{number}", "experiment": document, "maker": maker})
+            maker = Maker("benchmark", f"t{number}", "")
+            member.take(Job(trial, maker, SweepFolder(folder)))
             start = time.perf_counter()
             member.begin()
             began = time.perf_counter()
             for who, message in member.work():
-                if message["kind"] == "failed":
-                    raise RuntimeError(f"{who}: {message['reason']}")
+                match message:
+                    case Failed(reason):
+                        raise RuntimeError(f"{who}: {reason}")
+                    case _:
+                        pass
             found.append((label, began - start, time.perf_counter() - began))
     return found
 

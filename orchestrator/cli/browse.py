@@ -12,10 +12,11 @@ from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.journals import begun_sweeps, read_sweep
 from orchestrator.cli.options import DEFAULT_STORAGE, Storage, TrackingUri
 from orchestrator.records.errors import TrackingError
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.address import is_database, recorded_uri
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.user_error import UsageError
 
@@ -43,7 +44,7 @@ def report(
     try:
         page = write_report(lines, folder, output)
     except OSError as error:
-        where = output or folder / "report"
+        where = output or SweepFolder(folder).report
         raise UsageError(
             f"The report cannot be written to {where}: {error.strerror or error}. Name another "
             "folder with `--output DIR`."

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from orchestrator.records.events import without_nan
+from orchestrator.system.strict_json import without_nan
 
 WIDTH_WITHOUT_TERMINAL = 100
 

@@ -13,7 +13,7 @@ from orchestrator.cli.output.tables import add_cells, table
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.scores import flat, mean, paired_interval
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import BASE, TrialRecord
+from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
 from orchestrator.system.formatting import show, show_interval, show_setting
 
 _NOT_COMPARED = ("name", "storage", "tracking.uri")
@@ -101,7 +101,7 @@ def _asked(view: SweepState) -> dict[str, Any]:
 def _settings(view: SweepState, trial: TrialRecord) -> dict[str, Any]:
     """What made the trial: its settings and, for two sweeps, model, data and tasks."""
     parts = {part: view.experiment.get(part) for part in ("model", "tasks", "probes", "data")}
-    return flat(parts) | (view.settings(trial) if trial.name != BASE else {})
+    return flat(parts) | (view.settings(trial) if trial.name != BASE_TRIAL else {})
 
 
 def _same_examples(left: SweepState, right: SweepState, task: str) -> bool:
@@ -114,7 +114,7 @@ def _same_examples(left: SweepState, right: SweepState, task: str) -> bool:
 
 def _final(view: SweepState, trial: TrialRecord, task: str) -> float:
     matrix = view.matrix(trial)
-    if matrix is None or (not matrix.tasks_learnt and trial.name != BASE):
+    if matrix is None or (not matrix.tasks_learnt and trial.name != BASE_TRIAL):
         return math.nan
     return matrix.rows[-1][matrix.tasks.index(task)]
 

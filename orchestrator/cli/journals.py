@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from orchestrator.records.events import Line
-from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
+from orchestrator.records.event import Line
+from orchestrator.records.journal_lines import read_journal
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.system.user_error import UsageError
@@ -17,7 +18,7 @@ def begun_sweeps(storage: Path) -> list[Path]:
     """Folders with a journal, the one that was begun first first."""
     if not storage.is_dir():
         return []
-    journals = [folder / JOURNAL_NAME for folder in storage.iterdir() if folder.is_dir()]
+    journals = [SweepFolder(folder).journal for folder in storage.iterdir() if folder.is_dir()]
     return [journal.parent for journal in sorted(filter(Path.is_file, journals), key=_begun)]
 
 

@@ -16,11 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.mlflow.projection import Projection
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.report.written import PAGE, REPORT_FOLDER, write_report
+from orchestrator.report.written import PAGE, write_report
 from orchestrator.system.mlflow_environment import own_mlflow
 from orchestrator.system.user_error import UserError
 
@@ -68,7 +69,7 @@ def prepare(folder: Path, lines: Sequence[Line], uri: str) -> SweepPages:
     """
     view, projection = SweepState.of(lines), Projection(uri, folder)
     report = None
-    file = folder / REPORT_FOLDER / PAGE
+    file = SweepFolder(folder).report / PAGE
     # The driver of a running sweep writes to MLflow itself.
     if not is_being_written(folder):
         file = write_report(lines, folder)

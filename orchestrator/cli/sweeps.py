@@ -23,7 +23,7 @@ from orchestrator.cli.output.tables import print_on
 from orchestrator.planning.plan import Machine
 from orchestrator.planning.planner import make_plan
 from orchestrator.planning.storage_folder import free_disk
-from orchestrator.records import sweep_folder
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment, load_experiment
@@ -159,7 +159,7 @@ def _nothing_completed(view: SweepState, folder: Path) -> str:
         return "no trial was completed; the table above says why."
     reason, count = Counter(trial.reason for trial in failed).most_common(1)[0]
     logged = [trial for trial in failed if trial.reason == reason and trial.log]
-    log = sweep_folder.log_path(logged[0], folder) if logged else None
+    log = SweepFolder(folder).written_log(logged[0]) if logged else None
     return (
         f"no trial was completed; {count} of {len(failed)} failed with: {reason.rstrip('.')}."
         + (f" Log: {log}." if log else "")

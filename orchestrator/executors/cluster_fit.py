@@ -20,8 +20,8 @@ GIB = 2**30
 MIB = 2**20
 TRIAL_BYTES = 120 * MIB
 """Memory of its own that the process of a trial of the pool has on the head node; measured."""
-MEMBER_BYTES = 700 * MIB
-"""The same of a member's mailbox (61 MiB) and of what Ray Train starts for it beside its workers:
+MEMBER_BYTES = 710 * MIB
+"""The same of a member's mailbox (72 MiB) and of what Ray Train starts for it beside its workers:
 a controller (247), a data-set manager, a placement-group cleaner and a synchronisation actor (some
 110 each) and a queue (61)."""
 TRAIN_BYTES = 890 * MIB

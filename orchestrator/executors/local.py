@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from orchestrator.data.prepared import PreparedData
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import (
+    Failed,
+    Finished,
+    MessageHere,
+    Progressed,
+    WorkSetAside,
+)
 from orchestrator.executors.trial_run import (
     adapted_model,
     check_engine_logits,
@@ -17,64 +21,42 @@ from orchestrator.executors.trial_run import (
     learn_rest,
     tokenizer_for_texts,
 )
+from orchestrator.executors.trial_shell import KeptCheckpoint, TrialShell
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
-from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
-from orchestrator.loop.trial_state import BASE_TRIAL, fresh_state, read_state, write_state
-from orchestrator.measures.accuracy_matrix import AccuracyMatrix
-from orchestrator.records.stage_report import DONE, StageReport
-from orchestrator.spec.experiment import Experiment
-from orchestrator.system.seals import Maker, seal
+from orchestrator.loop.trial_checkpoints import found_checkpoint
+from orchestrator.loop.trial_state import fresh_state, read_state
+from orchestrator.records.trial_record import BASE_TRIAL
 
 
-def run_locally(
-    trial: str,
-    experiment: Experiment,
-    data: PreparedData,
-    folder: Path,
-    maker: Maker,
-    tell: Callable[[dict[str, Any]], None],
-) -> None:
-    """One trial in this process with the plain engine; its checkpoints are in `folder`.
+def run_locally(job: Job, data: PreparedData, tell: Callable[[MessageHere], None]) -> None:
+    """One trial in this process with the plain engine; its last whole checkpoint is continued.
 
     Args:
-        trial: The trial's name.
-        experiment: With the trial's overrides applied.
+        job: The trial.
         data: The tokenised data.
-        folder: Where its checkpoints are kept; the last whole one is continued.
-        maker: What its checkpoints are sealed with.
-        tell: Receives the same messages as Ray Tune would.
+        tell: Receives what the trial says.
     """
     import torch
 
-    torch.set_num_threads(experiment.resources.cpus_per_worker)
-    local = _LocalTrial(trial, experiment, data, folder / "checkpoint", maker, tell)
+    torch.set_num_threads(job.experiment.resources.cpus_per_worker)
+    local = _LocalTrial(job, data, tell)
     try:
         local.run()
     except DivergedError as error:
-        tell({"kind": "failed", "reason": str(error)})
+        tell(Failed(str(error)))
 
 
 class _LocalTrial:
     """A trial in this process."""
 
-    def __init__(
-        self,
-        name: str,
-        experiment: Experiment,
-        data: PreparedData,
-        checkpoint: Path,
-        maker: Maker,
-        tell: Callable[[dict[str, Any]], None],
-    ) -> None:
+    def __init__(self, job: Job, data: PreparedData, tell: Callable[[MessageHere], None]) -> None:
         from orchestrator.engines.plain import PlainEngine
 
-        self._maker = maker
-        self._name = name
-        self._checkpoint = checkpoint
-        self._tell = tell
+        self._tell, experiment = tell, job.experiment
+        self._name = name = job.trial
+        self._checkpoint = checkpoint = job.folder.checkpoint(name)
         self._sequence = task_sequence(experiment, data)
-        self._state = fresh_state(self._sequence)
         device = "cuda" if experiment.resources.gpus_per_worker else "cpu"
         self._model = adapted_model(name, experiment, data, device)
         self._engine = PlainEngine(
@@ -86,13 +68,14 @@ class _LocalTrial:
             retention=None if name == BASE_TRIAL else fresh_retention(experiment),
         )
         check_engine_logits(self._engine, self._model)
-        found, aside = found_checkpoint(checkpoint, maker)
+        found, aside = found_checkpoint(checkpoint, job.maker)
         for thing in aside:
-            tell(thing.as_message())
-        if found is not None:
-            self._state = read_state(checkpoint)
-            if name != BASE_TRIAL:
-                self._engine.load(checkpoint)
+            tell(WorkSetAside.of(thing))
+        if found is not None and name != BASE_TRIAL:
+            self._engine.load(checkpoint)
+        state = fresh_state(self._sequence) if found is None else read_state(checkpoint)
+        kept = KeptCheckpoint(checkpoint, job.maker, tell)
+        self._shell = TrialShell(job.maker, state, kept)
 
     def run(self) -> None:
         """Learn what is left of the sequence."""
@@ -101,33 +84,8 @@ class _LocalTrial:
             self._model,
             self._engine,
             self._sequence,
-            self._state,
-            self._on_report,
-            lambda progress: self._tell({"kind": "progress", "progress": asdict(progress)}),
+            self._shell.state,
+            lambda report, matrix: self._shell.reported(report, matrix, self._engine),
+            lambda progress: self._tell(Progressed(progress)),
         )
-        self._tell(
-            {
-                "kind": "finished",
-                "checkpoint_path": str(self._checkpoint),
-                "reports": [report.as_document() for report in self._state.reports],
-            }
-        )
-
-    def _on_report(self, report: StageReport, matrix: AccuracyMatrix) -> None:
-        self._state = self._state.after(report, matrix)
-        fresh = self._checkpoint.with_name("checkpoint.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        if self._name != BASE_TRIAL:
-            self._engine.save(fresh, with_optimizer=report.fraction < DONE)
-            if report.fraction == DONE:
-                self._engine.save_adapter(fresh / "adapter")
-                seal(fresh / "adapter", self._maker)
-        write_state(fresh, self._state)
-        keep_checkpoint(fresh, self._checkpoint, self._maker)
-        self._tell(
-            {
-                "kind": "stage",
-                "report": report.as_document(),
-                "checkpoint_path": str(self._checkpoint),
-            }
-        )
+        self._tell(Finished(self._shell.state.reports, self._checkpoint))

@@ -11,10 +11,11 @@ from orchestrator.data.prepared import PreparedData
 from orchestrator.loop.answer import run
 from orchestrator.loop.learn import learn_sequence, measure_base
 from orchestrator.loop.task_sequence import TaskSequence
-from orchestrator.loop.trial_state import BASE_TRIAL, TrialState
+from orchestrator.loop.trial_state import TrialState
 from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.adapter_settings import AdapterWithText, adapter_options
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.retention_settings import retention_options

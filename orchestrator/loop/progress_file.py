@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.loop.work_meter import Progress
-from orchestrator.records.events import without_nan
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.system.strict_json import without_nan
 
 
 class ProgressFile:
@@ -31,7 +32,7 @@ class ProgressFile:
             sweep_folder: The sweep's folder.
             trial: The trial's name.
         """
-        self._path = sweep_folder / "trials" / trial / "progress.json"
+        self._path = SweepFolder(sweep_folder).progress(trial)
         self._written = -math.inf
 
     def write(self, progress: Progress) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.loop.trial_state import STATE_FILE
 from orchestrator.system import durable
@@ -58,11 +57,6 @@ class SetAside:
     what: Path
     kept_as: Path
     because: str
-
-    def as_message(self) -> dict[str, Any]:
-        """What a trial says of it."""
-        fields = {"what": str(self.what), "kept_as": str(self.kept_as), "because": self.because}
-        return {"kind": "set_aside", **fields}
 
 
 def found_checkpoint(kept: Path, maker: Maker) -> tuple[Path | None, list[SetAside]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from orchestrator.loop.task_sequence import Start, TaskSequence
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
-from orchestrator.records.events import without_nan
 from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.system.strict_json import without_nan
 
 STATE_FILE = "trial.json"
 
@@ -73,7 +73,3 @@ def read_state(folder: Path) -> TrialState:
 def fresh_state(sequence: TaskSequence) -> TrialState:
     """The state of a trial that has not begun."""
     return TrialState(AccuracyMatrix.empty([t.name for t in sequence.tasks]), Start(), ())
-
-
-BASE_TRIAL = "base"
-"""The name of the trial that measures row 0."""

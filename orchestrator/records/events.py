@@ -8,73 +8,16 @@ JSON has neither. docs/journal.md lists what each event holds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, ClassVar, Self, TypeAlias, cast
+from dataclasses import dataclass, field
+from typing import Any, Self
 
-from orchestrator.records.errors import JournalError
+from orchestrator.records.event import ONLY_IF_SAID, STAMP, Event, Line, typed
+from orchestrator.records.event_values import Finalist, SideScores
 from orchestrator.records.stage_report import StageReport
-
-Line: TypeAlias = dict[str, Any]
-"""A line of a journal as JSON has it."""
 
 JOURNAL_VERSION = 1
 """The form of the journals that are written now; it rises when an old reader would misread one."""
-
-_STAMP = ("n", "time")
-_ONLY_IF_SAID = {"written": "only where it is not None"}
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened in a sweep."""
-
-    name: ClassVar[str]
-    """What its line calls it: the line's `event`."""
-
-    n: int = field(default=-1, kw_only=True)
-    """The number of its line, from 0; -1 before it is written."""
-    time: float | None = field(default=None, kw_only=True)
-    """Seconds since the epoch; None before it is written."""
-
-    def to_line(self) -> Line:
-        """The event as the journal holds it; without number and time before it is written."""
-        stamp = {name: getattr(self, name) for name in _STAMP} if self.n >= 0 else {}
-        return {**stamp, "event": self.name, **self._content()}
-
-    def _content(self) -> dict[str, Any]:
-        """What the line holds of the event itself."""
-        found = {f.name: (f, getattr(self, f.name)) for f in fields(self) if f.name not in _STAMP}
-        return {
-            name: value for name, (f, value) in found.items() if value is not None or not f.metadata
-        }
-
-    @classmethod
-    def from_line(cls, line: Mapping[str, Any]) -> Self:
-        """The event of a line.
-
-        Args:
-            line: One whose `event` is the `name` of this class.
-
-        Returns:
-            The event, with defaults for what the line does not hold.
-
-        Raises:
-            JournalError: If something is missing that no version has left out.
-        """
-        held = {f.name: line[f.name] for f in fields(cls) if line.get(f.name) is not None}
-        lacking = [f.name for f in fields(cls) if f.name not in held and not _has_default(f)]
-        if lacking:
-            raise JournalError(
-                f"Line {line.get('n')} of the journal, `{line['event']}`, lacks "
-                f"{', '.join(f'`{name}`' for name in lacking)}."
-            )
-        return cls(**held)
-
-
-def _has_default(one: Field[Any]) -> bool:
-    return one.default is not MISSING or one.default_factory is not MISSING
 
 
 @dataclass(frozen=True)
@@ -118,7 +61,7 @@ class SweepContinued(Event):
     packages: dict[str, Any] = field(default_factory=dict[str, Any])
     python: str = ""
     platform: str = ""
-    sweep_id: str | None = field(default=None, metadata=_ONLY_IF_SAID)
+    sweep_id: str | None = field(default=None, metadata=ONLY_IF_SAID)
     """Given here where the opening has none."""
 
 
@@ -132,7 +75,7 @@ class TrialProposed(Event):
     """Dotted paths of the experiment and the trial's values."""
     by: str = ""
     """The searcher, or who else."""
-    of: str | None = field(default=None, metadata=_ONLY_IF_SAID)
+    of: str | None = field(default=None, metadata=ONLY_IF_SAID)
     """The finalist that it repeats with a fresh seed."""
 
 
@@ -154,17 +97,7 @@ class StageReported(Event):
 
     name = "stage_report"
     trial: str
-    report: StageReport
-
-    def _content(self) -> dict[str, Any]:
-        return {"trial": self.trial, "report": self.report.as_document()}
-
-    @classmethod
-    def from_line(cls, line: Mapping[str, Any]) -> Self:
-        """The event of a line, see `Event.from_line`."""
-        report = line.get("report")
-        read = None if report is None else StageReport.from_document(report)
-        return super().from_line({**line, "report": read})
+    report: StageReport = field(metadata=typed(StageReport.from_document, StageReport.as_document))
 
 
 @dataclass(frozen=True)
@@ -217,8 +150,10 @@ class SweepEnded(Event):
     front: list[str] = field(default_factory=list[str])
     champion: str | None = None
     reason: str = ""
-    finalists: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """Trials repeated with fresh seeds: `trial`, `repeats`, `mean` and `spread` by measure."""
+    finalists: tuple[Finalist, ...] = field(
+        default=(), metadata=typed(Finalist.read_all, Finalist.write_all)
+    )
+    """Trials repeated with fresh seeds."""
     compared: int | None = None
     """For the choice among how many trials the intervals allow; None: they do not."""
     intervals: dict[str, list[float] | None] = field(
@@ -243,8 +178,11 @@ class TestRead(Event):
     runner_up: str | None = None
     examples: dict[str, int] = field(default_factory=dict[str, int])
     """By task, how many were scored."""
-    sides: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    """By trial, the base among them: `row`, `metrics`, `per_example`."""
+    sides: dict[str, SideScores] = field(
+        default_factory=dict[str, SideScores],
+        metadata=typed(SideScores.read_all, SideScores.write_all),
+    )
+    """By trial, the base among them."""
     unread: dict[str, str] = field(default_factory=dict[str, str])
     """Why a trial could not be scored."""
     reference: str = ""
@@ -298,13 +236,13 @@ class UnknownEvent(Event):
 
     def to_line(self) -> Line:
         """The line, as it was."""
-        stamp = {name: getattr(self, name) for name in _STAMP} if self.n >= 0 else {}
+        stamp = {name: getattr(self, name) for name in STAMP} if self.n >= 0 else {}
         return {**stamp, "event": self.event, **self.held}
 
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> Self:
         """The event of any line."""
-        held = {k: v for k, v in line.items() if k not in {*_STAMP, "event"}}
+        held = {k: v for k, v in line.items() if k not in {*STAMP, "event"}}
         return cls(line["event"], held, n=line.get("n", -1), time=line.get("time"))
 
 
@@ -335,14 +273,3 @@ def read_event(line: Mapping[str, Any]) -> Event:
 def read_events(lines: Iterable[Mapping[str, Any]]) -> Iterator[Event]:
     """The events of some lines, see `read_event`."""
     return map(read_event, lines)
-
-
-def without_nan(value: Any) -> Any:
-    """The same document with every NaN and infinity replaced by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): without_nan(v) for k, v in cast("Mapping[Any, Any]", value).items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in cast("list[Any]", value)]
-    return value

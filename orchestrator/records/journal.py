@@ -19,9 +19,11 @@ from types import TracebackType
 from typing import TypeVar
 
 from orchestrator.records.errors import JournalError
-from orchestrator.records.events import Event, Line, read_events, without_nan
+from orchestrator.records.event import Event, Line
+from orchestrator.records.events import read_events
 from orchestrator.records.journal_lines import JOURNAL_NAME, JournalLines, checked_line, line_sum
 from orchestrator.system.file_lock import LockingUnsupportedError, try_lock, unlock
+from orchestrator.system.strict_json import without_nan
 
 E = TypeVar("E", bound=Event)
 

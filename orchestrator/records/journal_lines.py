@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast, overload
 
 from orchestrator.records.errors import JournalError
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
 
 JOURNAL_NAME = "journal.jsonl"
 

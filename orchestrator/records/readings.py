@@ -6,7 +6,7 @@ import math
 
 from orchestrator.records.events import TestRead
 from orchestrator.records.scores import mean, number
-from orchestrator.records.trial_record import BASE
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.system.formatting import show, show_interval
 
 CONTROLS = {
@@ -85,9 +85,9 @@ def reading_scores(reading: TestRead) -> dict[str, list[float]]:
     """
     sides, controls = reading.sides, reading.controls
     rows = {
-        "zero_shot": sides[BASE]["row"],
+        "zero_shot": sides[BASE_TRIAL].row,
         **controls,
-        **{name: sides[name]["row"] for name in (reading.runner_up, reading.champion)
+        **{name: sides[name].row for name in (reading.runner_up, reading.champion)
            if name is not None and name in sides},
     }  # fmt: skip
     numbers = {name: [number(score) for score in row] for name, row in rows.items()}

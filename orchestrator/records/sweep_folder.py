@@ -4,47 +4,105 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from orchestrator.records.errors import JournalError
-from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
+from orchestrator.records.journal_lines import JOURNAL_NAME
 from orchestrator.records.trial_record import TrialRecord
 
 
-def log_path(trial: TrialRecord, folder: Path) -> Path:
-    """Where the trial's log is, or would be."""
-    usual = folder / "trials" / trial.name / "log.txt"
-    # Earlier versions wrote where it was then, and the folder may have been moved.
-    written = folder / trial.log if trial.log else usual
-    return written if written.is_relative_to(folder) else usual
+@dataclass(frozen=True)
+class SweepFolder:
+    """The layout of a sweep's folder: every path in it is made here."""
 
+    path: Path
 
-def path_within(folder: Path, named: str) -> Path:
-    """The place of a folder that a journal names.
+    @property
+    def journal(self) -> Path:
+        """The journal, of which all else that is shown can be made anew."""
+        return self.path / JOURNAL_NAME
 
-    Args:
-        folder: The sweep's folder.
-        named: What the journal says, relative to it.
+    @property
+    def report(self) -> Path:
+        """The HTML page and its pictures."""
+        return self.path / "report"
 
-    Returns:
-        The path.
+    @property
+    def trials(self) -> Path:
+        """What is kept of each trial."""
+        return self.path / "trials"
 
-    Raises:
-        JournalError: If it leads out of the folder: the journal may be anybody's.
-    """
-    if PurePath(named).is_absolute() or ".." in PurePath(named).parts:
-        raise JournalError(
-            f"The journal of {folder} names the path {named[:200]!r}, which does not lie in the "
-            "sweep's folder. No sweep writes that, so it is not used. Take the sweep from where it "
-            "was made."
-        )
-    return folder / named
+    @property
+    def ray(self) -> Path:
+        """What running trials go on from; the storage path of Ray Tune and Ray Train."""
+        return self.path / "ray"
 
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's own files; it makes the folder by its last name in `ray`."""
+        return self.ray / "tune"
 
-def sweep_folders(storage: Path) -> list[Path]:
-    """The sweeps in a storage folder, oldest first."""
-    found = [path.parent for path in storage.glob(f"*/{JOURNAL_NAME}")]
-    return sorted(found, key=lambda folder: (read_journal(folder) or [{}])[0].get("time", 0.0))
+    @property
+    def members(self) -> Path:
+        """What Ray Train writes of the members of a pool."""
+        return self.ray / "members"
+
+    @property
+    def readings(self) -> Path:
+        """What Ray Train writes while test examples are scored."""
+        return self.ray / "test"
+
+    def adapter(self, trial: str) -> Path:
+        """The adapter that is kept of a trial."""
+        return self.trials / trial / "adapter"
+
+    def log(self, trial: str) -> Path:
+        """Why a trial failed, at length."""
+        return self.trials / trial / "log.txt"
+
+    def progress(self, trial: str) -> Path:
+        """How far a running trial is."""
+        return self.trials / trial / "progress.json"
+
+    def work(self, trial: str) -> Path:
+        """The checkpoints of a trial that is not over."""
+        return self.ray / trial
+
+    def checkpoint(self, trial: str) -> Path:
+        """The checkpoint of a trial of `local` and `pool`; Ray Train names its own in `work`."""
+        return self.work(trial) / "checkpoint"
+
+    def written_log(self, trial: TrialRecord) -> Path:
+        """The log that the journal names, or the place where it would be."""
+        usual = self.log(trial.name)
+        # Earlier versions wrote where it was then, and the folder may have been moved.
+        written = self.path / trial.log if trial.log else usual
+        return written if written.is_relative_to(self.path) else usual
+
+    def within(self, named: str) -> Path:
+        """The place that a journal names.
+
+        Args:
+            named: What the journal says, relative to the folder.
+
+        Returns:
+            The path.
+
+        Raises:
+            JournalError: If it leads out of the folder: the journal may be anybody's.
+        """
+        if PurePath(named).is_absolute() or ".." in PurePath(named).parts:
+            raise JournalError(
+                f"The journal of {self.path} names the path {named[:200]!r}, which does not lie in "
+                "the sweep's folder. No sweep writes that, so it is not used. Take the sweep from "
+                "where it was made."
+            )
+        return self.path / named
+
+    def relative(self, path: Path) -> str:
+        """A path as it is journalled: relative to the folder, which may be moved."""
+        return str(path.relative_to(self.path)) if path.is_relative_to(self.path) else str(path)
 
 
 def sweep_folder(storage: Path, name: str, *, new: bool) -> Path:
@@ -68,7 +126,7 @@ def sweep_folder(storage: Path, name: str, *, new: bool) -> Path:
     if numbers and not new:
         return storage / _numbered(name, max(numbers))
     number = max(numbers, default=0) + 1
-    while (storage / _numbered(name, number) / JOURNAL_NAME).is_file():
+    while SweepFolder(storage / _numbered(name, number)).journal.is_file():
         number += 1
     return storage / _numbered(name, number)
 

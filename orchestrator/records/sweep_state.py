@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
+from orchestrator.records.event import Event, Line
+from orchestrator.records.event_values import Finalist
 from orchestrator.records.events import (
     ChampionRegistered,
-    Event,
-    Line,
     StageReported,
     SweepContinued,
     SweepEnded,
@@ -27,12 +27,12 @@ from orchestrator.records.events import (
     TrialProposed,
     TrialStarted,
     read_event,
-)  # fmt: skip
+)
 from orchestrator.records.journal_facts import identity_of, versions
 from orchestrator.records.readings import reading_words
 from orchestrator.records.scores import flat, number
 from orchestrator.records.stage_report import StageReport
-from orchestrator.records.trial_record import BASE, Leading, TrialRecord, compared_with_base
+from orchestrator.records.trial_record import BASE_TRIAL, Leading, TrialRecord, compared_with_base
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.validation import ExperimentError
 
@@ -168,7 +168,7 @@ class SweepState:
     def _kept(self, event: StageReported) -> StageReport:
         if self.whole:
             return event.report
-        return event.report.without_series(examples=event.trial == BASE)
+        return event.report.without_series(examples=event.trial == BASE_TRIAL)
 
     @property
     def base_sha256(self) -> str | None:
@@ -196,7 +196,7 @@ class SweepState:
         return self._said.reason
 
     @property
-    def finalists(self) -> list[dict[str, Any]]:
+    def finalists(self) -> tuple[Finalist, ...]:
         """The trials that were repeated with fresh seeds, see `SweepEnded.finalists`."""
         return self._said.finalists
 
@@ -238,7 +238,7 @@ class SweepState:
     @property
     def trials(self) -> list[TrialRecord]:
         """The trials in the order of their proposal, without the untouched base."""
-        return [trial for name, trial in self.everything.items() if name != BASE]
+        return [trial for name, trial in self.everything.items() if name != BASE_TRIAL]
 
     @property
     def searched(self) -> list[TrialRecord]:
@@ -303,7 +303,7 @@ class SweepState:
 
         Before a trial has ended, that is all that can be compared.
         """
-        base = self.everything.get(BASE)
+        base = self.everything.get(BASE_TRIAL)
         zero_shot = (base.base_row if base else None) or [NOT_MEASURED] * len(self.tasks)
         found: list[tuple[tuple[int, float, float], Leading]] = []
         for trial in self.trials:
@@ -334,7 +334,7 @@ class SweepState:
 
     def settings(self, trial: TrialRecord) -> dict[str, Any]:
         """The trial's whole method and training, its overrides applied."""
-        if trial.name == BASE:
+        if trial.name == BASE_TRIAL:
             return {}
         parsed = _experiment(self.experiment)
         if parsed is None:
@@ -355,7 +355,7 @@ class SweepState:
         Returns:
             One score per task.
         """
-        base = self.everything.get(BASE)
+        base = self.everything.get(BASE_TRIAL)
         if control == "zero_shot":
             return (base.base_row if base else None) or [NOT_MEASURED] * len(self.tasks)
         if control != "head_only":
@@ -378,7 +378,7 @@ class SweepState:
 
     def matrix(self, trial: TrialRecord) -> AccuracyMatrix | None:
         """The accuracy matrix as far as it was measured, None when no row was."""
-        base = self.everything.get(BASE)
+        base = self.everything.get(BASE_TRIAL)
         first = trial.base_row or (base.base_row if base else None)
         learnt = trial.learnt_rows
         if not learnt and first is None:

@@ -11,8 +11,8 @@ from orchestrator.measures.accuracy_matrix import NOT_MEASURED
 from orchestrator.records.scores import mean, number
 from orchestrator.records.stage_report import StageReport
 
-BASE = "base"
-"""Name of the control trial: the untouched base model."""
+BASE_TRIAL = "base"
+"""Name of the control trial that measures row 0: the untouched base model."""
 
 
 @dataclass

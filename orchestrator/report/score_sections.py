@@ -17,7 +17,7 @@ from orchestrator.records.readings import (
 )
 from orchestrator.records.scores import mean, paired_interval
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import BASE, TrialRecord
+from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
 from orchestrator.report.figures import measure_words
 from orchestrator.report.tables import SIGNED, Row, Table
 from orchestrator.system.formatting import show, show_interval
@@ -93,7 +93,7 @@ def _trial_rows(view: SweepState, best: TrialRecord, matrix: AccuracyMatrix) -> 
     yield _score_row("", f"{best.name} right after the task", after)
     label = f"{best.name} after {matrix.tasks[last - 1]}"
     yield _score_row("champion", label, list(matrix.rows[last]))
-    base = view.everything[BASE].per_example if BASE in view.everything else {}
+    base = view.everything[BASE_TRIAL].per_example if BASE_TRIAL in view.everything else {}
     own = [paired_interval(best.per_example, base, [task]) for task in view.tasks]
     if any(own):  # a linear head has no zero-shot score
         intervals = map(show_interval, [*own, best.interval("zero_shot")])
@@ -120,16 +120,16 @@ def finalists(view: SweepState) -> list[Table]:
     """What fresh seeds gave."""
     if not view.finalists:
         return []
-    names = [n for n in NATURAL_DIRECTIONS if any(n in f.get("mean", {}) for f in view.finalists)]
+    names = [n for n in NATURAL_DIRECTIONS if any(n in f.mean for f in view.finalists)]
     rows: list[Row] = []
     for finalist in view.finalists:
-        spread = finalist.get("spread") or {}
         cells = [
-            f"{show(finalist['mean'].get(name), signed=name in SIGNED)} ± {show(spread.get(name))}"
+            f"{show(finalist.mean.get(name), signed=name in SIGNED)} "
+            f"± {show(finalist.spread.get(name))}"
             for name in names
         ]
-        kind = "champion" if finalist["trial"] == view.champion else ""
-        repeats = ", ".join(finalist.get("repeats") or []) or "-"
-        rows.append((kind, [finalist["trial"], repeats, *cells]))
+        kind = "champion" if finalist.trial == view.champion else ""
+        repeats = ", ".join(finalist.repeats) or "-"
+        rows.append((kind, [finalist.trial, repeats, *cells]))
     heads = ["finalist", "repeated as", *map(measure_words, names)]
     return [Table("Mean ± standard deviation over seeds", heads, rows, words=(1,))]

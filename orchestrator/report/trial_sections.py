@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.records.readings import CONTROLS
 from orchestrator.records.scores import mean
-from orchestrator.records.sweep_folder import log_path
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import measure_words
@@ -145,5 +145,5 @@ def failed(view: SweepState, folder: Path) -> list[Table]:
 
 def _log(trial: TrialRecord, folder: Path) -> Path:
     """Where a trial's log is, or was when the sweep's folder was elsewhere."""
-    path = log_path(trial, folder)
+    path = SweepFolder(folder).written_log(trial)
     return path.relative_to(folder) if path.is_relative_to(folder) else path

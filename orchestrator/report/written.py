@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.page import render_page
 from orchestrator.report.png import draw_pictures
 from orchestrator.report.sweep_figures import make_figures
 
-REPORT_FOLDER = "report"
-"""Where a report lies: in the sweep's folder, and among the artifacts of its MLflow run."""
 PAGE = "index.html"
 
 
@@ -30,7 +29,7 @@ def write_report(lines: Iterable[Line], folder: Path, output: Path | None = None
     Raises:
         OSError: If the folder cannot be written.
     """
-    target = output or folder / REPORT_FOLDER
+    target = output or SweepFolder(folder).report
     target.mkdir(parents=True, exist_ok=True)
     view = SweepState.of(lines)
     figures = make_figures(view)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
+from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.address import DATABASE_NAME, recorded_uri
 from orchestrator.records.mlflow.champion import CHAMPION_ALIAS
 from orchestrator.records.mlflow.registry import resolve
@@ -26,7 +26,7 @@ from orchestrator.records.model_folder import (
     tasks_of,
     write_model_folder,
 )
-from orchestrator.records.sweep_folder import path_within
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.task_kinds import LanguageModellingTask, TaskSpec
 from orchestrator.system.seals import UNSEALED, flaw
@@ -122,7 +122,7 @@ def _found_folder(reference: str, storage: Path, tracking_uri: str | None) -> It
     owner, slash, trial = reference.partition("/")
     version = slash and trial.isdigit()  # no trial is named by a number alone
     own = "@" not in reference and slash and not version
-    if own and (storage / owner / JOURNAL_NAME).is_file():
+    if own and SweepFolder(storage / owner).journal.is_file():
         with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
             yield _trial_folder(storage / owner, trial, Path(scratch) / "model")
         return
@@ -148,7 +148,7 @@ def _trial_folder(sweep: Path, trial: str, target: Path) -> Path:
         raise ModelUseError(
             f"Trial {trial!r} of {sweep.name!r} has no adapter: its state is {found.state.lower()}."
         )
-    adapter = path_within(sweep, found.adapter)
+    adapter = SweepFolder(sweep).within(found.adapter)
     if not adapter.is_dir():
         raise ModelUseError(
             f"The adapter of '{sweep.name}/{trial}' is gone: there is no {adapter}."

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from orchestrator.data.prepared import PreparedData
-from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.records.events import SweepStopped
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.task_kinds import computed_fields
 from orchestrator.sweep.driver import Driver
@@ -22,7 +22,7 @@ def conclude(driver: Driver, projection: MlflowSync) -> None:
     """Make the verdict, unless everything has failed."""
     if driver.given_up and (driver.unfinished or driver.trials[BASE_TRIAL].state == "FAILED"):
         _give_up(driver, projection)
-    driver.conclude()
+    driver.judgement.conclude()
 
 
 class Readings:
@@ -49,7 +49,7 @@ class Readings:
         driver = self._driver
         if not driver.state.reading_due:
             return
-        sides = driver.to_be_read()
+        sides = driver.judgement.to_be_read()
         found: dict[str, Any] = {}
         kept = self._cache.read("base", self._base_key) if self._base_key and sides else None
         if kept is not None and BASE_TRIAL in sides:
@@ -70,7 +70,7 @@ class Readings:
         base = found.get(BASE_TRIAL)
         if self._base_key and kept is None and base is not None and "unread" not in base:
             self._cache.write("base", self._base_key, base)
-        driver.test_read(found)
+        driver.judgement.test_read(found)
 
 
 def row_0_key(loaded: LoadedExperiment, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _give_up(driver: Driver, projection: MlflowSync) -> NoReturn:
             f"All {len(failed)} trials that were begun have failed, {count} of them with: "
             f"{reason.rstrip('.')}."
         )
-    driver.record(SweepStopped(why, [trial.name for trial in failed]))
+    driver.ledger.record(SweepStopped(why, [trial.name for trial in failed]))
     projection.catch_up()
     raise SweepError(
         f"{why} Log: {log}. Nothing more was begun. When the cause is mended, the same command "

@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.records.events import SweepContinued
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_facts import versions
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import adapter_flaw
-from orchestrator.records.sweep_folder import path_within, sweep_folder
+from orchestrator.records.sweep_folder import SweepFolder, sweep_folder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.search_space import SearchSpec
 from orchestrator.sweep.protocols import Observer
@@ -48,7 +48,7 @@ def has_begun(experiment: Experiment) -> bool:
 
 def retried_trials(state: SweepState, folder: Path, options: SweepOptions) -> list[str]:
     """The trials that start over; the base always, as nothing is judged without row 0."""
-    trials = state.everything
+    trials, inside = state.everything, SweepFolder(folder)
     failed = [name for name, trial in trials.items() if trial.state == "FAILED"]
     if not options.retry_failed:
         return [name for name in failed if name == BASE_TRIAL]
@@ -56,7 +56,7 @@ def retried_trials(state: SweepState, folder: Path, options: SweepOptions) -> li
         name
         for name, trial in trials.items()
         if trial.adapter
-        and adapter_flaw(path_within(folder, trial.adapter), trial.adapter_sha256, name) is not None
+        and adapter_flaw(inside.within(trial.adapter), trial.adapter_sha256, name) is not None
     ]
     return [*failed, *lost]
 
@@ -94,9 +94,10 @@ def record_continuation(
 
 def set_leftovers_aside(folder: Path, observer: Observer) -> None:
     """Let a sweep that begins find nothing of another in its folder."""
-    for name in ("trials", "ray"):
-        if (folder / name).exists():
-            kept_as = move_aside(folder / name)
+    inside = SweepFolder(folder)
+    for found in (inside.trials, inside.ray):
+        if found.exists():
+            kept_as = move_aside(found)
             observer.note(
-                f"{folder / name} is of a sweep whose journal is gone; it is kept as {kept_as.name}"
+                f"{found} is of a sweep whose journal is gone; it is kept as {kept_as.name}"
             )

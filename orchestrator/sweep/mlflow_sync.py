@@ -13,7 +13,7 @@ from orchestrator.records.journal_lines import last_line
 from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.model_folder import adapter_flaw
-from orchestrator.records.sweep_folder import path_within
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.report.written import write_report
 from orchestrator.spec.experiment import Experiment
 from orchestrator.sweep.protocols import Observer
@@ -93,7 +93,7 @@ class MlflowSync:
         lines, folder = self._journal.lines, self._journal.folder
         ended = last_line(lines, "trial_ended", champion) or {}
         if ended.get("adapter"):
-            adapter = path_within(folder, ended["adapter"])
+            adapter = SweepFolder(folder).within(ended["adapter"])
             wrong = adapter_flaw(adapter, ended.get("adapter_sha256"), champion)
             if wrong is not None:
                 return (

@@ -85,12 +85,14 @@ def run_trials_on_ray(
         check_storage(driver.journal.folder)
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         required_fit(largest_resources(experiment), cpus=cpus, gpus=gpus)
-        driver.capacity = Capacity(cpus, gpus, trials_at_once(experiment, cpus, gpus, note))
-        driver.scheduled = options.scheduler is not None
+        driver.admission.capacity = Capacity(
+            cpus, gpus, trials_at_once(experiment, cpus, gpus, note)
+        )
+        driver.admission.scheduled = options.scheduler is not None
         if driver.unfinished:
             _fit(driver, options, projection)
         conclude(driver, projection)
-        folder = driver.journal.folder / "ray" / "test"
+        folder = driver.folder.readings
         readings.make(functools.partial(read_on_ray, resources=experiment.resources, folder=folder))
         left = wait_until_clean()
     return leftovers_complaint(left, note)
@@ -159,7 +161,7 @@ def _fit(
     resources = driver.experiment.resources
     pool = None
     if resources.executor == "pool":
-        pool = driver.pool = Pool(
+        pool = driver.admission.pool = Pool(
             driver.experiment,
             driver.journal.folder,
             shared,
@@ -182,10 +184,10 @@ def _fit(
             trial_dirname_creator=lambda trial: f"tune-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=driver.folder.tune.name,
             # The process of a trial in the pool is light, and what it asks for goes on without it.
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-            storage_path=str(driver.journal.folder / "ray"),
+            storage_path=str(driver.folder.tune.parent),
             callbacks=[TuneRecorder(own.kept(driver.hear), starting)],
             verbose=0,
         ),
@@ -204,7 +206,7 @@ def _fit(
         if pool is not None:
             pool.close()
             driver.tidy()
-        shutil.rmtree(driver.journal.folder / "ray" / "tune", ignore_errors=True)
+        shutil.rmtree(driver.folder.tune, ignore_errors=True)
     if driver.given_up:
         return
     if driver.unfinished or any(t.state == "RUNNING" for t in driver.trials.values()):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orchestrator.records.events import Event
+from orchestrator.records.event import Event
 from orchestrator.spec.sections import ResourceSpec
 
 
@@ -39,7 +39,7 @@ class Capacity:
         return cpus <= self.cpus and gpus <= self.gpus
 
 
-class Seats(Protocol):
+class TrialPool(Protocol):
     """The pool as the driver sees it: places for trials that can be packed."""
 
     @property

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import Message, from_metrics
 from orchestrator.sweep.protocols import Wait
 
 
@@ -16,14 +18,14 @@ class TuneSearcher(Searcher):
 
     def __init__(
         self,
-        next_job: Callable[[str], dict[str, Any] | Wait | None],
+        next_job: Callable[[str], Job | Wait | None],
         ended: Callable[[str, bool], None],
     ) -> None:
         """Connect Tune to the sweep.
 
         Args:
-            next_job: Gives the configuration of the next trial for a Tune trial id, `WAIT` when
-                it does not fit beside those that run, None when there is none left.
+            next_job: Gives the next job for a Tune trial id, `WAIT` when it does not fit beside
+                those that run, None when there is none left.
             ended: Told the Tune trial id, and whether Tune saw an error, when a trial ends.
         """
         super().__init__(metric=None, mode=None)
@@ -35,7 +37,7 @@ class TuneSearcher(Searcher):
         job = self._next_job(trial_id)
         if isinstance(job, Wait):
             return None
-        return Searcher.FINISHED if job is None else job
+        return Searcher.FINISHED if job is None else job.as_config()
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -60,7 +62,7 @@ class TuneRecorder(Callback):
 
     def __init__(
         self,
-        hear: Callable[[str, Mapping[str, Any]], None],
+        hear: Callable[[str, Message], None],
         starting: Callable[[str], None],
     ) -> None:
         """Connect Tune to the sweep.
@@ -85,7 +87,9 @@ class TuneRecorder(Callback):
     ) -> None:
         """A trial has reported."""
         del iteration, trials, info
-        self._hear(trial.trial_id, result)
+        message = from_metrics(result)
+        if message is not None:
+            self._hear(trial.trial_id, message)
         # Tune keeps each trial's last result, and the last message repeats every report.
         for key in ("report", "reports"):
             result.pop(key, None)

@@ -16,9 +16,9 @@ from typing import Any
 
 from orchestrator.data.prepared import PreparedData, PreparedTask
 from orchestrator.loop.scoring import Score, score
-from orchestrator.records.events import without_nan
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.task_kinds import ClassificationTask, GenerationTask
+from orchestrator.system.strict_json import without_nan
 
 
 class ReadingError(RuntimeError):

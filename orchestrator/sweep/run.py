@@ -20,16 +20,16 @@ from orchestrator.data.preparation import prepare
 from orchestrator.executors.cluster_fit import ClusterError
 from orchestrator.executors.ray_settings import process_environment
 from orchestrator.executors.signals import sigterm_as_interrupt
-from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.planning.preflight import PreflightError, cautions, check
 from orchestrator.records.errors import JournalError
-from orchestrator.records.events import JOURNAL_VERSION, SweepEnded, SweepOpened, without_nan
+from orchestrator.records.events import JOURNAL_VERSION, SweepEnded, SweepOpened
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import last_line
 from orchestrator.records.redaction import redacted, redacted_document
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import sweep_folder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ResourceSpec
@@ -50,6 +50,7 @@ from orchestrator.sweep.provenance import (
 from orchestrator.sweep.readings import read_sides
 from orchestrator.sweep.run_options import SweepOptions, SweepOutcome
 from orchestrator.system.content_cache import ContentCache
+from orchestrator.system.strict_json import without_nan
 
 
 def _own_workers(resources: ResourceSpec) -> ResourceSpec:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
 
 
 @dataclass(frozen=True)

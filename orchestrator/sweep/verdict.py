@@ -12,17 +12,17 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from orchestrator.data.prepared import PreparedTask
-from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.measures.champion import Candidate, best_candidate, choose_champion
 from orchestrator.measures.intervals import UNKNOWN
 from orchestrator.measures.objectives import front
+from orchestrator.records.event_values import Finalist, SideScores
 from orchestrator.records.events import SweepEnded, TestRead
 from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
-from orchestrator.sweep.baselines import Controls, bounds, number_of
+from orchestrator.sweep.baselines import Controls, bounds
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def judge(
         front=front({n: one.measures for n, one in tried.items()}, experiment.objectives),
         champion=verdict.champion,
         reason=verdict.reason,
-        finalists=repeated,
+        finalists=tuple(repeated),
         compared=compared,
         intervals={c.name: bounds(c.gain_interval) for c in candidates},
         runner_up=runner_up,
@@ -124,7 +124,8 @@ def judge(
 
 def reading(
     verdict: SweepEnded,
-    sides: Mapping[str, Mapping[str, Any]],
+    sides: Mapping[str, SideScores],
+    unread: Mapping[str, str],
     tasks: Sequence[PreparedTask],
     *,
     number: int,
@@ -133,7 +134,8 @@ def reading(
 
     Args:
         verdict: The one whose champion and runner-up were scored.
-        sides: What `orchestrator.sweep.readings.read_sides` found, by trial; the base among them.
+        sides: What was scored, by trial; the base among them.
+        unread: Why a trial could not be scored.
         tasks: The task sequence.
         number: The reading's, from 1.
 
@@ -141,23 +143,21 @@ def reading(
         The reading, to be written.
     """
     champion, runner_up = verdict.champion, verdict.runner_up
-    unread = {name: side["unread"] for name, side in sides.items() if "unread" in side}
-    read = {name: dict(side) for name, side in sides.items() if name not in unread}
     made = TestRead(
         purpose="the champion, its runner-up and the untouched base, once the verdict was made",
         champion=champion,
         runner_up=runner_up,
         examples={task.name: len(task.test) for task in tasks},
-        sides=read,
-        unread=unread,
+        sides=dict(sides),
+        unread=dict(unread),
     )
-    if champion is None or not {BASE_TRIAL, champion} <= set(read):
+    if champion is None or not {BASE_TRIAL, champion} <= set(sides):
         return made  # one that shows no score of the champion has not used the test data up
-    controls = Controls(tasks, _as_report(read[BASE_TRIAL]), "test")
+    controls = Controls(tasks, _as_report(sides[BASE_TRIAL]), "test")
     reference = statistics.fmean(controls.reference_row)
-    trials = [name for name in (champion, runner_up) if name in read]
-    examples = {name: read[name]["per_example"] for name in trials}
-    means = {name: statistics.fmean(map(number_of, read[name]["row"])) for name in trials}
+    trials = [name for name in (champion, runner_up) if name is not None and name in sides]
+    examples = {name: sides[name].per_example for name in trials}
+    means = {name: statistics.fmean(sides[name].row) for name in trials}
     return replace(
         made,
         reading=number,
@@ -178,30 +178,24 @@ def reading(
     )
 
 
-def _as_report(base: Mapping[str, Any]) -> StageReport:
+def _as_report(base: SideScores) -> StageReport:
     """The base's scores on the test data as the report that controls are read from."""
-    return StageReport.from_document(
-        {
-            "task": "",
-            "task_index": -1,
-            "step": 0,
-            "steps": 0,
-            "fraction": DONE,
-            "score": None,
-            **base,
-        }
-    )
+    return StageReport(
+        "", -1, 0, 0, DONE, math.nan,
+        row=base.row, metrics=base.metrics, per_example=base.per_example,
+        head_only=base.head_only, head_only_per_example=base.head_only_per_example,
+    )  # fmt: skip
 
 
-def _finalist(name: str, repeats: Sequence[Judged]) -> dict[str, Any]:
+def _finalist(name: str, repeats: Sequence[Judged]) -> Finalist:
     """A finalist's repetitions: their mean measures, and the spread over seeds."""
     names = list(repeats[0].measures)
-    return {
-        "trial": name,
-        "repeats": [one.name for one in repeats],
-        "mean": _means(repeats),
-        "spread": {n: _spread([one.measures[n] for one in repeats]) for n in names},
-    }
+    return Finalist(
+        name,
+        tuple(one.name for one in repeats),
+        _means(repeats),
+        {n: _spread([one.measures[n] for one in repeats]) for n in names},
+    )
 
 
 def _means(repeats: Sequence[Judged]) -> dict[str, float]:
@@ -224,9 +218,9 @@ def _mean_examples(each: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, l
     }
 
 
-def _seeds_words(repeated: Sequence[Mapping[str, Any]]) -> str:
+def _seeds_words(repeated: Sequence[Finalist]) -> str:
     """On which seeds a verdict stands, in words."""
-    counts = sorted({len(finalist["repeats"]) for finalist in repeated})
+    counts = sorted({len(finalist.repeats) for finalist in repeated})
     if not counts:
         return ""
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

@@ -93,11 +93,11 @@ def failing(monkeypatch):
         def wanted(name):
             return name != "base"
 
-        def run(self, name, *rest):
-            if self.wanted(name):
+        def run(self, job, *rest):
+            if self.wanted(job.trial):
                 raise RuntimeError(f"something\n{self.reason}")
-            run_locally(name, *rest)
-            if name in self.at_the_end:
+            run_locally(job, *rest)
+            if job.trial in self.at_the_end:
                 raise RuntimeError(self.reason)
 
     failing = Failing()
@@ -274,10 +274,10 @@ def test_records_that_cannot_be_reached_in_the_middle_catch_up_later(
     (records / "mlflow.db").rename(database / "mlflow.db")
     path = small(tracking={"uri": f"sqlite:///{database}/mlflow.db"})
 
-    def vanish(name, *rest):
-        if name == "t002":
+    def vanish(job, *rest):
+        if job.trial == "t002":
             database.rename(tmp_path / "away")
-        run_locally(name, *rest)
+        run_locally(job, *rest)
 
     monkeypatch.setattr("orchestrator.sweep.locally.run_locally", vanish)
     text = one_message(call("sweep", path), errors.FAILED)
@@ -317,10 +317,10 @@ def test_a_server_that_is_down_is_asked_once_a_minute_and_told_of_once(small, mo
 
 
 def test_ctrl_c_leaves_no_run_that_seems_to_be_running(small, records, monkeypatch):
-    def stopped(name, *rest):
-        if name == "t002":
+    def stopped(job, *rest):
+        if job.trial == "t002":
             raise KeyboardInterrupt
-        run_locally(name, *rest)
+        run_locally(job, *rest)
 
     monkeypatch.setattr("orchestrator.sweep.locally.run_locally", stopped)
     one_message(call("sweep", small()), errors.INTERRUPTED)
@@ -362,10 +362,10 @@ def test_a_server_that_dies_in_the_middle_costs_nothing(small, records, tmp_path
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-    def dying(name, *rest):
-        if name == "t002":
+    def dying(job, *rest):
+        if job.trial == "t002":
             end()
-        run_locally(name, *rest)
+        run_locally(job, *rest)
 
     path, folder = small(tracking={"uri": f"http://127.0.0.1:{port}"}), tmp_path / "runs" / "tiny"
     try:

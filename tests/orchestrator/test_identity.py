@@ -22,6 +22,7 @@ from orchestrator.serving import find
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.sections import ModelSpec
 from orchestrator.sweep import continuation, locally, run_options
+from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.provenance import (
     ChangedSweepError,
@@ -221,13 +222,13 @@ def test_a_trial_whose_adapter_is_gone_makes_it_again(loaded, data, whole, tmp_p
 def test_an_adapter_that_never_appears_fails_its_trial_with_the_place(
     loaded, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("orchestrator.sweep.driver.SEEN_SECONDS", 0.0)
-    keep = Driver._keep_adapter
+    monkeypatch.setattr("orchestrator.sweep.deciding.kept_work.SEEN_SECONDS", 0.0)
+    keep = KeptWork.keep_adapter
 
     def unseen(self, name, source):
         return keep(self, name, source.with_name("elsewhere") if name == "t001" else source)
 
-    monkeypatch.setattr(Driver, "_keep_adapter", unseen)
+    monkeypatch.setattr(KeptWork, "keep_adapter", unseen)
     ends = ended(drive(loaded, data, tmp_path / "told"))
     assert (ends["t001"]["state"], ends["t002"]["state"]) == ("FAILED", "COMPLETE")
     assert ends["t001"]["reason"].endswith("elsewhere cannot be used: it is missing")
@@ -477,7 +478,7 @@ def test_the_driver_keeps_little_of_a_trial(loaded, data, tmp_path):
         driver = Driver(loaded, journal, Recorder(), data)
         resident = tracemalloc.get_traced_memory()[0] / count
         tracemalloc.stop()
-        examples = driver.examples("t003")
+        examples = driver.ledger.examples("t003")
     assert examples == {"mood": tuple(i * 1e-3 for i in range(1000))}, "read again"
     assert resident <= 20 * 1024
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from orchestrator.cli.output.next_commands import next_commands
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
+from orchestrator.records.event_values import Finalist
 from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.redaction import redacted
-from orchestrator.records.sweep_folder import log_path, path_within
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import BASE, TrialRecord
+from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
 
 _OF_LINES = {"n", "time", "event"}
 
@@ -31,7 +32,7 @@ def trial_document(view: SweepState, trial: TrialRecord, folder: Path) -> dict[s
         A JSON-like document; NaN may occur and is for the writer to turn into null.
     """
     matrix = view.matrix(trial)
-    adapter = path_within(folder, trial.adapter) if trial.adapter else None
+    adapter = SweepFolder(folder).within(trial.adapter) if trial.adapter else None
     return {
         "trial": trial.name,
         "state": trial.state,
@@ -51,7 +52,7 @@ def trial_document(view: SweepState, trial: TrialRecord, folder: Path) -> dict[s
         ],
         "adapter": str(adapter) if adapter else None,
         "versions": trial.versions,
-        "log": str(log_path(trial, folder)),
+        "log": str(SweepFolder(folder).written_log(trial)),
     }
 
 
@@ -73,7 +74,7 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         A JSON-like document; NaN may occur and is for the writer to turn into null.
     """
     view = SweepState.of(lines)
-    base = view.everything.get(BASE)
+    base = view.everything.get(BASE_TRIAL)
     zero_shot = base.base_row if base else None
     return {
         "sweep": view.name,
@@ -89,7 +90,7 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         "front": view.front,
         "champion": view.champion,
         "reason": view.reason,
-        "finalists": view.finalists,
+        "finalists": Finalist.write_all(view.finalists),
         "runner_up": view.runner_up,
         "runner_up_interval": view.runner_up_interval,
         "compared": view.compared,
@@ -97,7 +98,7 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
             {
                 **{key: value for key, value in reading.to_line().items() if key not in _OF_LINES},
                 "sides": {
-                    name: {key: value for key, value in side.items() if "per_example" not in key}
+                    name: {k: v for k, v in side.as_document().items() if "per_example" not in k}
                     for name, side in reading.sides.items()
                 },
             }

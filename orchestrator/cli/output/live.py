@@ -27,15 +27,10 @@ from orchestrator.cli.output.progress_words import (
     step_place,
     task_place,
 )
-from orchestrator.records.events import (
-    ChampionRegistered,
-    Event,
-    SweepEnded,
-    TestRead,
-    TrialEnded,
-)  # fmt: skip
+from orchestrator.records.event import Event
+from orchestrator.records.events import ChampionRegistered, SweepEnded, TestRead, TrialEnded
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import BASE
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.system.formatting import show, show_duration
 
 _IMPORTANT = (TrialEnded, SweepEnded, TestRead, ChampionRegistered)
@@ -182,7 +177,7 @@ class LiveDisplay:
             shares = {
                 name: share_done(progress)
                 for name, progress in self._progress.items()
-                if name != BASE and self.view.trial(name).started is not None
+                if name != BASE_TRIAL and self.view.trial(name).started is not None
             }
             if not durations:
                 durations = [

@@ -13,7 +13,7 @@ from orchestrator.cli.output.next_commands import next_commands
 from orchestrator.cli.output.scores import comparison_tables, reading_tables, task_tables
 from orchestrator.cli.output.tables import print_on
 from orchestrator.cli.output.trials_table import trial_tables
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.formatting import show, show_interval
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.cli.output.trials_table import failure
+from orchestrator.records.event import Event
 from orchestrator.records.events import (
     ChampionRegistered,
-    Event,
     StageReported,
     SweepContinued,
     SweepEnded,
@@ -18,11 +18,11 @@ from orchestrator.records.events import (
     TrialEnded,
     TrialProposed,
     TrialStarted,
-)  # fmt: skip
+)
 from orchestrator.records.readings import reading_words
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import BASE, TrialRecord
+from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
 from orchestrator.system.formatting import count, show, show_interval, show_setting
 
 
@@ -150,8 +150,8 @@ def _describe_report(trial: str, report: StageReport) -> str:
 
 def _describe_end(view: SweepState, trial: TrialRecord) -> str:
     done = f"{len(view.finished)} of {view.total} trials"
-    if trial.name == BASE:
-        return f"{BASE} {trial.state.lower()}"
+    if trial.name == BASE_TRIAL:
+        return f"{BASE_TRIAL} {trial.state.lower()}"
     if trial.state == "FAILED":
         return f"{failure(trial)}; {done}"
     gain = f"gain {show(trial.measure('gain'), signed=True)} {show_interval(trial.gain_interval)}"

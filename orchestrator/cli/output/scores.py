@@ -144,7 +144,7 @@ def comparison_tables(view: SweepState) -> list[RenderableType]:
                         show_interval(best.interval(control))])  # fmt: skip
         tables += [made, Text()]
     if view.finalists:
-        names = [n for n in NATURAL_DIRECTIONS if any(n in f["mean"] for f in view.finalists)]
+        names = [n for n in NATURAL_DIRECTIONS if any(n in f.mean for f in view.finalists)]
         shown = [
             name for name in ("gain", "accuracy", "forgetting", "probe_drift") if name in names
         ]
@@ -153,12 +153,11 @@ def comparison_tables(view: SweepState) -> list[RenderableType]:
             "trial", "seeds", *(name.replace("_", " ") for name in shown), left={"trial"},
         )  # fmt: skip
         for finalist in view.finalists:
-            spread = finalist.get("spread") or {}
             cells = [
-                f"{show(finalist['mean'].get(name), signed=name != 'accuracy')} "
-                f"+- {show(spread.get(name))}"
+                f"{show(finalist.mean.get(name), signed=name != 'accuracy')} "
+                f"+- {show(finalist.spread.get(name))}"
                 for name in shown
             ]
-            add_cells(made, [finalist["trial"], str(1 + len(finalist["repeats"])), *cells])
+            add_cells(made, [finalist.trial, str(1 + len(finalist.repeats)), *cells])
         tables += [made, Text()]
     return tables

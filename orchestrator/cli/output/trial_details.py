@@ -11,7 +11,7 @@ from rich.text import Text
 from orchestrator.cli.output.tables import add_cells, table
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
-from orchestrator.records.sweep_folder import log_path
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.system.formatting import show, show_interval, show_setting
@@ -44,7 +44,8 @@ def render_trial(view: SweepState, trial: TrialRecord, folder: Path) -> Renderab
     if matrix is not None:
         parts += [_matrix_table(matrix), Text()]
     parts += [_report_table(trial), Text()]
-    paths = Text(f"log      {log_path(trial, folder)}", no_wrap=True, overflow="ignore")
+    log = SweepFolder(folder).written_log(trial)
+    paths = Text(f"log      {log}", no_wrap=True, overflow="ignore")
     if trial.adapter:
         paths.append(f"\nadapter  {folder / trial.adapter}")
     parts.append(paths)

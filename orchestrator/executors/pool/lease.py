@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
+
+from orchestrator.executors.messages import Failed, Finished, Message, Ready
+
+if TYPE_CHECKING:
+    from orchestrator.executors.job import Job
 
 STRICT_FROM = 2
 """A job that was in the member at so many deaths since its last report is tested up to the next."""
-ENDINGS = ("finished", "failed")
-"""The kinds of messages after which a member says nothing more of a job."""
+ENDINGS = (Finished, Failed)
+"""The messages after which a member says nothing more of a job."""
 
 
 @dataclass
 class Lease:
     """A job that somebody waits for."""
 
-    job: dict[str, Any]
+    job: Job
     renewed: float
-    messages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    messages: list[Message] = field(default_factory=list["Message"])
     taken: bool = False
     """Whether the member has it."""
     losses: int = 0
@@ -31,17 +35,17 @@ class Lease:
     @property
     def over(self) -> bool:
         """Whether the member says nothing more of it."""
-        return bool(self.messages) and self.messages[-1]["kind"] in ENDINGS
+        return bool(self.messages) and isinstance(self.messages[-1], ENDINGS)
 
     @property
     def strict(self) -> bool:
         """Whether its test lasts up to its next report. Before, all others have passed theirs."""
         return self.suspicion >= STRICT_FROM
 
-    def hear(self, message: Mapping[str, Any]) -> None:
+    def hear(self, message: Message) -> None:
         """Keep a message of the member, and what it says for the job."""
-        self.messages.append(dict(message))
-        if message["kind"] != "ready":
+        self.messages.append(message)
+        if not isinstance(message, Ready):
             self.suspicion = self.losses = 0
         if not self.strict:
             self.tested = False

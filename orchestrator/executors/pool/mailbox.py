@@ -16,10 +16,14 @@ is held against a job only if that was alone, or under such a second test.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from orchestrator.executors.messages import Failed, Message, News, Ready, Todo
 from orchestrator.executors.pool.lease import Lease
+
+if TYPE_CHECKING:
+    from orchestrator.executors.job import Job
 
 LEASE_SECONDS = 60.0
 """A job whose trial's process has not been heard of for so long is dropped."""
@@ -69,20 +73,19 @@ class Mailbox:
 
     # ------------------------------------------------------------------------------- trials
 
-    def ask(self, job: Mapping[str, Any]) -> None:
+    def ask(self, job: Job) -> None:
         """Leave a job, or take up one that is still here.
 
         Args:
-            job: `trial` names it; the rest is the member's.
+            job: The trial's; nothing but its name is read here.
         """
-        name = str(job["trial"])
-        lease = self._leases.get(name)
+        lease = self._leases.get(job.trial)
         if lease is None or lease.over:
-            self._leases[name] = Lease(dict(job), self._clock())
+            self._leases[job.trial] = Lease(job, self._clock())
         else:
             lease.renewed = self._clock()
 
-    def poll(self, trial: str, seen: int) -> dict[str, Any]:
+    def poll(self, trial: str, seen: int) -> News:
         """Ask for news, which renews the lease.
 
         Args:
@@ -90,19 +93,22 @@ class Mailbox:
             seen: How many messages were read before.
 
         Returns:
-            `messages`, the further ones; `gone`, why nothing more will come from this member, or
-            None; `absent`, whether it has given no sign of life for long; `waits`, whether the job
-            has yet to begin and might as well do so elsewhere; `known`, whether it is here at all.
+            The news; of a job that is not here, those of the member alone.
         """
-        told = {"gone": self._gone, "absent": self._absent()}
         lease = self._leases.get(trial)
         if lease is None:
-            return {"messages": [], "known": False, "waits": False, **told}
+            return News(gone=self._gone, absent=self._absent())
         lease.renewed = self._clock()
         # One that may have killed the member is tested here.
         serves = self._room is not None
         waits = serves and not lease.taken and not lease.over and lease.suspicion == 0
-        return {"messages": lease.messages[seen:], "known": True, "waits": waits, **told}
+        return News(
+            tuple(lease.messages[seen:]),
+            gone=self._gone,
+            absent=self._absent(),
+            waits=waits,
+            known=True,
+        )
 
     def renew(self, trial: str) -> None:
         """The trial's process is there, whatever it waits for.
@@ -196,10 +202,10 @@ class Mailbox:
     def exchange(
         self,
         incarnation: str,
-        said: Sequence[tuple[str, Mapping[str, Any]]],
+        said: Sequence[tuple[str, Message]],
         free: int,
         generation: int = 0,
-    ) -> dict[str, Any]:
+    ) -> Todo:
         """Hand over messages, and be told what to do.
 
         Args:
@@ -209,10 +215,10 @@ class Mailbox:
             generation: The one that it was started in.
 
         Returns:
-            `join`, jobs to begin; `drop`, trials to forget; `close`, whether to end.
+            What the member is to do.
         """
         if generation != self._generation:  # it was closed, and needed long to ask
-            return {"join": [], "drop": [], "close": True}
+            return Todo(close=True)
         self._starts = 0
         self._sign()
         if incarnation != self._incarnation:
@@ -223,7 +229,7 @@ class Mailbox:
             lease = self._leases.get(trial)
             if lease is not None and lease.taken:
                 lease.hear(message)
-                if message["kind"] != "ready":
+                if not isinstance(message, Ready):
                     self._deaths = 0
         now = self._clock()
         for trial, lease in list(self._leases.items()):
@@ -234,10 +240,10 @@ class Mailbox:
         join = [] if self._closed else self._hand_out(free)
         waiting = any(not lease.taken and not lease.over for lease in self._leases.values())
         self._room = 0 if waiting else free - len(join)
-        return {"join": join, "drop": drop, "close": self._closed}
+        return Todo(tuple(join), tuple(drop), self._closed)
 
-    def _hand_out(self, free: int) -> list[dict[str, Any]]:
-        join: list[dict[str, Any]] = []
+    def _hand_out(self, free: int) -> list[Job]:
+        join: list[Job] = []
         inside = [lease for lease in self._leases.values() if lease.taken and not lease.over]
         for lease in self._leases.values():
             if len(join) >= free or any(other.tested for other in inside):
@@ -262,4 +268,4 @@ class Mailbox:
             lease.losses += 1
             if lease.losses > self._max_failures:
                 reason = f"the member's process died {lease.losses} times while it held this trial"
-                lease.messages.append({"kind": "failed", "reason": reason})
+                lease.messages.append(Failed(reason))

@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from orchestrator.engines.plain import PlainEngine
 from orchestrator.engines.scored_model import check_logits
 from orchestrator.engines.sharded_base import ShardedBase, zero3_config
 from orchestrator.engines.workers import ALONE, RankError, Ranks
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import Failed, Finished, Message, Ready, Reported, WorkSetAside
 from orchestrator.executors.pool.bare_base import BareBase
 from orchestrator.executors.pool.failures import Failure, attempt
 from orchestrator.executors.pool.packed_trials import PackedTrials
@@ -32,10 +33,12 @@ from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
-from orchestrator.loop.trial_state import BASE_TRIAL, read_state
+from orchestrator.loop.trial_state import read_state
 from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import default_batch_tokens
 from orchestrator.spec.task_kinds import GenerationTask
@@ -86,17 +89,17 @@ class Member:
         self._memory = DeviceMemory(device)
         self._pack: PackedTrials | None = None
         self._targets: Any = None
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[Job] = []
         self._crowd = math.inf
         """With so many trials in the pack another ran out of memory while it joined."""
-        self._said: list[tuple[str, dict[str, Any]]] = []
+        self._said: list[tuple[str, Message]] = []
         self._progress: dict[str, ProgressFile] = {}
-        self._reports: dict[str, list[dict[str, Any]]] = {}
+        self._reports: dict[str, list[StageReport]] = {}
 
     @property
     def names(self) -> list[str]:
         """The trials that have begun and those that wait."""
-        return [*self.begun, *(str(job["trial"]) for job in self._waiting)]
+        return [*self.begun, *(job.trial for job in self._waiting)]
 
     @property
     def begun(self) -> list[str]:
@@ -113,17 +116,13 @@ class Member:
         """Whether there is anything to do."""
         return bool(self.names)
 
-    def take(self, job: dict[str, Any]) -> None:
-        """Begin a trial as soon as it can be.
-
-        Args:
-            job: `trial`, `experiment` and `maker` (documents).
-        """
+    def take(self, job: Job) -> None:
+        """Begin a trial as soon as it can be."""
         self._waiting.append(job)
 
     def drop(self, name: str) -> None:
         """Forget a trial, whatever it has learnt."""
-        self._waiting = [job for job in self._waiting if job["trial"] != name]
+        self._waiting = [job for job in self._waiting if job.trial != name]
         self._forget(name)
         if self._pack is not None and name in self.begun:
             self._pack.drop(name)
@@ -133,12 +132,12 @@ class Member:
         self._said = [
             (trial, message)
             for trial, message in self._said
-            if trial != name or message["kind"] == "set_aside"
+            if trial != name or isinstance(message, WorkSetAside)
         ]
         self._reports.pop(name, None)
         self._progress.pop(name, None)
 
-    def work(self) -> list[tuple[str, dict[str, Any]]]:
+    def work(self) -> list[tuple[str, Message]]:
         """Begin what can begin, and let every trial go on by one step.
 
         Returns:
@@ -165,15 +164,13 @@ class Member:
             if self._begin(job):
                 self._waiting.remove(job)
 
-    def _begin(self, job: Mapping[str, Any]) -> bool:
+    def _begin(self, job: Job) -> bool:
         """Let a trial join; False while it has to wait for a pack of its own layers."""
-        name = str(job["trial"])
-        experiment = Experiment.model_validate(job["experiment"])
+        name = job.trial
         if name == BASE_TRIAL:
-            self._measure_base(experiment)
+            self._measure_base(job.experiment)
             return True
-        maker = Maker(**job["maker"])
-        begun = attempt(functools.partial(self._let_join, maker, experiment))
+        begun = attempt(functools.partial(self._let_join, job.maker, job.experiment))
         if isinstance(begun, bool):
             return begun
         if begun.memory and not self._ranks.alone:
@@ -211,15 +208,15 @@ class Member:
         if self._ranks.first:
             snapshot, aside = found_checkpoint(self._checkpoint(name), maker)
         snapshot, aside = self._ranks.told((snapshot, aside))
-        self._said += [(name, found.as_message()) for found in aside]
+        self._said += [(name, WorkSetAside.of(found)) for found in aside]
 
         def hear(report: StageReport, matrix: AccuracyMatrix) -> None:
             self._hear(pack, maker, report, matrix)
 
         self._reports[name] = []
         if snapshot is not None:
-            self._reports[name] = [r.as_document() for r in read_state(snapshot).reports]
-        self._said.append((name, {"kind": "ready", "worker_pid": os.getpid()}))
+            self._reports[name] = list(read_state(snapshot).reports)
+        self._said.append((name, Ready(os.getpid())))
         for end in pack.join(name, experiment, sequence, hear, snapshot):
             self._ended(end)
         return True
@@ -276,7 +273,7 @@ class Member:
         if isinstance(found, Failure):
             self._fail(BASE_TRIAL, _plain(found), found.details)
             return
-        self._said.append((BASE_TRIAL, {"kind": "finished", "reports": [], "checkpoint_path": ""}))
+        self._said.append((BASE_TRIAL, Finished()))
 
     def _read_base(self, experiment: Experiment) -> None:
         sequence = task_sequence(experiment, self._data)
@@ -296,7 +293,7 @@ class Member:
     # ----------------------------------------------------------------------------- what is said
 
     def _checkpoint(self, name: str) -> Path:
-        return self._folder / "ray" / name / "checkpoint"
+        return SweepFolder(self._folder).checkpoint(name)
 
     def _hear(
         self, pack: PackedTrials, maker: Maker, report: StageReport, matrix: AccuracyMatrix
@@ -320,12 +317,9 @@ class Member:
         self._say_stage(name, report, kept)
 
     def _say_stage(self, name: str, report: StageReport, checkpoint: Path | None) -> None:
-        message: dict[str, Any] = {"kind": "stage", "report": report.as_document()}
-        if checkpoint is not None:
-            message["checkpoint_path"] = str(checkpoint)
-        self._said.append((name, message))
+        self._said.append((name, Reported(report, checkpoint)))
         if name in self._reports:
-            self._reports[name].append(message["report"])
+            self._reports[name].append(report)
 
     def _tell_progress(self, name: str, progress: Progress) -> None:
         if self._ranks.first:
@@ -337,17 +331,10 @@ class Member:
             self._fail(end.name, end.reason, end.details)
             return
         # What was said before a restart may not have been heard: the last message repeats it all.
-        self._said.append((
-            end.name,
-            {
-                "kind": "finished",
-                "checkpoint_path": str(self._checkpoint(end.name)),
-                "reports": reports,
-            },
-        ))  # fmt: skip
+        self._said.append((end.name, Finished(tuple(reports), self._checkpoint(end.name))))
 
     def _fail(self, name: str, reason: str, details: str) -> None:
-        self._said.append((name, {"kind": "failed", "reason": reason, "details": details}))
+        self._said.append((name, Failed(reason, details)))
 
 
 def _plain(failure: Failure) -> str:

@@ -13,17 +13,20 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.base.errors import ModelError
 from orchestrator.data.prepared import PreparedData
 from orchestrator.engines.workers import ALONE, RankError, Ranks
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import Message, Todo
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.worker_group import prepare_for_deepspeed
-from orchestrator.loop.trial_state import BASE_TRIAL
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 
 BEAT_SECONDS = 5.0
@@ -65,12 +68,12 @@ def member_worker(config: dict[str, Any]) -> None:
     data: PreparedData = ray.get(config["shared"][0])
     incarnation = uuid.uuid4().hex
 
-    def exchange(said: list[tuple[str, dict[str, Any]]], free: int) -> Mapping[str, Any]:
+    def exchange(said: list[tuple[str, Message]], free: int) -> Todo:
         try:
             return ray.get(mailbox.exchange.remote(incarnation, said, free, generation))
         except ActorDiedError:
             # Whoever waits finds out by asking it. Starting anew would not bring it back.
-            return {"join": [], "drop": [], "close": True}
+            return Todo(close=True)
 
     with _beating(mailbox, generation) if ranks.first else nullcontext():
         try:
@@ -118,7 +121,7 @@ def serve(member: Member, exchange: Any, ranks: Ranks = ALONE, *, expected: int 
         RankError: The workers have not all come to the same point, so that nothing of what was
             said since the last exchange may count.
     """
-    said: list[tuple[str, dict[str, Any]]] = []
+    said: list[tuple[str, Message]] = []
     gathering = _Gathering(expected)
     last = -EXCHANGE_SECONDS
     while True:
@@ -131,11 +134,11 @@ def serve(member: Member, exchange: Any, ranks: Ranks = ALONE, *, expected: int 
         todo = ranks.told(todo)
         if todo is not None:
             last, said = now, []
-            if todo["close"]:
+            if todo.close:
                 return
-            for name in todo["drop"]:
+            for name in todo.drop:
                 member.drop(name)
-            for job in todo["join"]:
+            for job in todo.join:
                 member.take(job)
         said += member.work()
         if not member.busy and not said:
@@ -147,7 +150,7 @@ class _Gathering:
 
     def __init__(self, expected: int) -> None:
         self._expected = expected
-        self._jobs: list[dict[str, Any]] = []
+        self._jobs: list[Job] = []
         self._came = 0.0
 
     @property
@@ -155,26 +158,26 @@ class _Gathering:
         """How many jobs are held back."""
         return len(self._jobs)
 
-    def through(self, todo: Mapping[str, Any], busy: bool) -> dict[str, Any]:
+    def through(self, todo: Todo, busy: bool) -> Todo:
         """Hold back what is to begin, or let go of all that was held.
 
         Args:
-            todo: What the mailbox says: `join`, `drop` and `close`.
+            todo: What the mailbox says.
             busy: Whether the member has trials.
 
         Returns:
             The same, with what is to begin now.
         """
         now = time.monotonic()
-        at_once = [job for job in todo["join"] if job["trial"] == BASE_TRIAL]
-        come = [job for job in todo["join"] if job["trial"] != BASE_TRIAL]
+        at_once = tuple(job for job in todo.join if job.trial == BASE_TRIAL)
+        come = [job for job in todo.join if job.trial != BASE_TRIAL]
         if come:
             self._came = now
-        self._jobs = [job for job in self._jobs if job["trial"] not in todo["drop"]] + come
+        self._jobs = [job for job in self._jobs if job.trial not in todo.drop] + come
         if not busy and self.held < self._expected and now - self._came < GATHER_SECONDS:
-            return {**todo, "join": at_once}
+            return replace(todo, join=at_once)
         ready, self._jobs = self._jobs, []
-        return {**todo, "join": [*at_once, *ready]}
+        return replace(todo, join=(*at_once, *ready))
 
 
 def _check_agreement(states: list[Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator.executors.cluster_fit import HEAD_RESOURCE
 from orchestrator.executors.pool.mailbox import Mailbox
 from orchestrator.executors.worker_group import worker_group
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import ResourceSpec
 
@@ -165,7 +166,7 @@ class Pool:
 
     @property
     def _folder(self) -> Path:
-        return self._sweep_folder / "ray" / "members"
+        return SweepFolder(self._sweep_folder).members
 
     def shut(self) -> None:
         """Let the members end; what is in them goes on from its last report, elsewhere or later."""

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import Lost, Message, News, Reported, to_metrics
+from orchestrator.executors.pool.lease import ENDINGS
 from orchestrator.executors.pool.mailbox import RENEW_SECONDS
 from orchestrator.executors.train import trial_function
 
@@ -33,30 +36,27 @@ def slot_trial(
     """One trial: in a slot of the pool, or by the executor `train` where it cannot be packed.
 
     Args:
-        config: `trial`, `experiment` and `maker` (documents), `folder` (the sweep's), `seat`
-            ("pool" or "train"); for the pool also `member` (which mailbox to try first) and
-            `row_0` (what the untouched base scores on each task, or None).
+        config: The job, see `Job.as_config`.
         mailboxes: Actors of `mailbox.Mailbox`, one of each member.
         shared: A list holding the reference of the prepared data, for the executor `train`.
     """
-    if config["seat"] == "train":
-        trial_function(config, shared)
+    job = Job.from_config(config)
+    if job.executor == "train":
+        trial_function(job, shared)
         return
-    reason = _Follower(config, mailboxes).follow(config["member"])
+    reason = _Follower(job, mailboxes).follow(job.member)
     if reason is not None:
         from ray import tune
 
-        tune.report({"kind": "lost", "reason": reason})
+        tune.report(to_metrics(Lost(reason)))
 
 
 class _Follower:
     """Reads a job's messages from mailboxes and reports each once."""
 
-    def __init__(self, config: Mapping[str, Any], mailboxes: Sequence[Any]) -> None:
+    def __init__(self, job: Job, mailboxes: Sequence[Any]) -> None:
         self._mailboxes = mailboxes
-        self._trial = str(config["trial"])
-        self._job = {key: config[key] for key in ("trial", "experiment", "maker")}
-        self._row_0: Sequence[float | None] | None = config["row_0"]
+        self._trial, self._job = job.trial, job
         self._told: set[tuple[int, float]] = set()
         self._place = 0
         """Which mailbox has the job."""
@@ -127,22 +127,22 @@ class _Follower:
         mailbox, seen, waited = self._mailboxes[place], 0, 0
         ray.get(mailbox.ask.remote(self._job))
         while True:
-            news: dict[str, Any] = ray.get(mailbox.poll.remote(self._trial, seen))
-            if not news["known"]:
+            news: News = ray.get(mailbox.poll.remote(self._trial, seen))
+            if not news.known:
                 # The lease ran out while this process was held up: ask again.
                 ray.get(mailbox.ask.remote(self._job))
                 seen = 0
-            seen += len(news["messages"])
-            for message in news["messages"]:
+            seen += len(news.messages)
+            for message in news.messages:
                 if self._is_new(message):
-                    tune.report({**message, **self._progress(message)})
-                if message["kind"] in {"finished", "failed"}:
+                    tune.report({**to_metrics(message), **self._progress(message)})
+                if isinstance(message, ENDINGS):
                     return None
-            if news["gone"] is not None:
-                return str(news["gone"])
-            waited = waited + 1 if news["waits"] else 0
+            if news.gone is not None:
+                return news.gone
+            waited = waited + 1 if news.waits else 0
             other = None
-            if news["absent"]:
+            if news.absent:
                 other = self._first("present", {*gone, place})
             elif waited > PATIENT_POLLS:
                 other = self._first("room", {*gone, place})
@@ -164,27 +164,27 @@ class _Follower:
                         return number
         return None
 
-    def _is_new(self, message: Mapping[str, Any]) -> bool:
+    def _is_new(self, message: Message) -> bool:
         """Whether a stage is told for the first time: a resumed job repeats what it reported."""
-        if message["kind"] != "stage":
+        if not isinstance(message, Reported):
             return True
-        key = (message["report"]["task_index"], message["report"]["fraction"])
-        if key in self._told:
+        stage = message.report.stage
+        if stage in self._told:
             return False
-        self._told.add(key)
+        self._told.add(stage)
         return True
 
-    def _progress(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _progress(self, message: Message) -> dict[str, Any]:
         """What Ray Tune's schedulers can read: `gain` and `tasks_learnt`, after each task."""
-        row = message.get("report", {}).get("row")
-        if row is None or self._row_0 is None:
+        row_0 = self._job.row_0
+        if not isinstance(message, Reported) or message.report.row is None or row_0 is None:
             return {}
         pairs = [
             (now, before)
-            for now, before in zip(row, self._row_0, strict=True)
-            if now is not None and before is not None and math.isfinite(now + before)
+            for now, before in zip(message.report.row, row_0, strict=True)
+            if before is not None and math.isfinite(now + before)
         ]
         if not pairs:
             return {}
         gain = sum(now - before for now, before in pairs) / len(pairs)
-        return {"gain": gain, "tasks_learnt": message["report"]["task_index"] + 1}
+        return {"gain": gain, "tasks_learnt": message.report.task_index + 1}

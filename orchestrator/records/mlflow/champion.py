@@ -32,7 +32,7 @@ from orchestrator.records.mlflow.version_tags import (
     version_tags,
 )
 from orchestrator.records.redaction import redacted
-from orchestrator.records.sweep_folder import path_within
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _new_version(
     kept = state.trial(trial).adapter
     if not kept:
         raise TrackingError(f"The journal of {sweep_folder} names no adapter of {trial!r}.")
-    adapter = path_within(sweep_folder, kept)
+    adapter = SweepFolder(sweep_folder).within(kept)
     model_id = log_trial_model(client, run, adapter_folder=adapter, state=state, trial=trial)
     yaml_uri = f"runs:/{parent.info.run_id}/experiment.yaml"
     return client.create_model_version(

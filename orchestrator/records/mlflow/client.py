@@ -23,6 +23,7 @@ from orchestrator.records.journal_lines import JOURNAL_NAME
 from orchestrator.records.mlflow.address import database_file, is_database
 from orchestrator.records.mlflow.database import check_place, prepare
 from orchestrator.records.redaction import redacted
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.system.environment import changed
 from orchestrator.system.mlflow_environment import mlflow_redirects, spare_loopback
 
@@ -83,8 +84,8 @@ def mlflow_errors(uri: str, sweep_folder: Path | None = None) -> Iterator[None]:
         KeyboardInterrupt: If that was what the body was stopped by, whatever became of it.
     """
     safe = (
-        f" Nothing is lost: {sweep_folder / JOURNAL_NAME} holds everything, and the same command "
-        "catches MLflow up when that is mended."
+        f" Nothing is lost: {SweepFolder(sweep_folder).journal} holds everything, and the same "
+        "command catches MLflow up when that is mended."
         if sweep_folder is not None
         else ""
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.records.events import Event
+from orchestrator.records.event import Event
 from orchestrator.records.journal_facts import milliseconds
 from orchestrator.records.redaction import redacted_document
 from orchestrator.system.strict_json import is_number

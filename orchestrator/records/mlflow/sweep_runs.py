@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.records.event import Event
 from orchestrator.records.events import (
     ChampionRegistered,
-    Event,
     StageReported,
     SweepEnded,
     SweepOpened,
@@ -23,8 +23,7 @@ from orchestrator.records.events import (
     TrialEnded,
     TrialProposed,
     TrialStarted,
-    without_nan,
-)  # fmt: skip
+)
 from orchestrator.records.journal_facts import effective_experiment, identity_of, milliseconds
 from orchestrator.records.mlflow.client import TAG
 from orchestrator.records.mlflow.picture import Picture, flat_parameters, json_text
@@ -32,6 +31,7 @@ from orchestrator.records.redaction import redacted, redacted_document
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.spec.reach import refusal
+from orchestrator.system.strict_json import without_nan
 
 _STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED", "STOPPED": "KILLED"}
 _REOPENING = (TrialProposed, TrialStarted, StageReported, TrialEnded)
@@ -236,7 +236,7 @@ class SweepRuns:
             return
         self.touched |= {None, *event.sides}
         for name, side in event.sides.items():
-            scores = zip(self.state.tasks, side["row"], strict=True)
+            scores = zip(self.state.tasks, side.row, strict=True)
             values: dict[str, Any] = {f"test/{task}": score for task, score in scores}
             if name in event.gain:
                 low, high = event.gain_intervals.get(name) or (None, None)

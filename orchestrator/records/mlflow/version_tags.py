@@ -11,6 +11,7 @@ from orchestrator.records.mlflow.client import TAG
 from orchestrator.records.model_folder import model_document
 from orchestrator.records.redaction import redacted_document
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.system.strict_json import without_nan
 
 
 def version_tags(state: SweepState, trial: str, sweep_folder: Path) -> dict[str, str]:
@@ -88,7 +89,7 @@ def test_scores(state: SweepState, champion: str) -> dict[str, Any] | None:
         "accuracy": first.accuracy[champion],
         "gain": first.gain[champion],
         "gain_interval": first.gain_intervals[champion],
-        "scores": dict(zip(state.tasks, first.sides[champion]["row"], strict=True)),
+        "scores": without_nan(dict(zip(state.tasks, first.sides[champion].row, strict=True))),
         "minus": {**first.intervals[champion], "runner_up": first.runner_up_interval},
         "runner_up": first.runner_up,
     }

@@ -242,7 +242,7 @@ def test_short_tasks_have_fewer_rungs(steps, expected):
 def test_reports_survive_json():
     import json
 
-    from orchestrator.records.events import without_nan
+    from orchestrator.system.strict_json import without_nan
 
     _, reports, _ = learn(FakeEngine(), sequence())
     for report, _ in reports:

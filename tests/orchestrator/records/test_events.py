@@ -7,17 +7,24 @@ import pytest
 
 from orchestrator.records import events
 from orchestrator.records.errors import JournalError
-from orchestrator.records.events import EVENTS, UnknownEvent, read_event, without_nan
+from orchestrator.records.event_values import Finalist, SideScores
+from orchestrator.records.events import EVENTS, UnknownEvent, read_event
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.system.strict_json import without_nan
 
 REPORT = StageReport(
     "mood", 1, 8, 8, 1.0, 0.75, loss=0.5, losses=(0.6, 0.5), learning_rates=(1e-3, 1e-4),
     tokens=90, seconds=1.5, row=(0.75, 0.5), probes={"docs": {"cross_entropy": 3.0}},
     metrics={"mood": {"accuracy": 0.75}}, per_example={"mood": (1.0, 0.5)},
 )  # fmt: skip
+SIDE = SideScores(
+    (0.5,), {"mood": {"accuracy": 0.5}}, {"mood": (1.0, 0.0)}, {"mood": {"accuracy": 0.5}},
+    {"mood": (0.0, 1.0)},
+)  # fmt: skip
+FINALIST = Finalist("t002", ("t002-s1",), {"gain": 0.5}, {"gain": 0.125})
 WHOLE = [
     events.SweepOpened("demo", "0" * 32, "run", {"name": "demo"}, {"mood": {"kind": "c"}}, "name:",
                        "demo.yaml", {"base": {"sha256": "a"}}, {"mood": {"chance": 0.5}}, 1),
@@ -31,9 +38,9 @@ WHOLE = [
                       "trials/t002/log.txt"),
     events.SetAside("t002", "adapter", "adapter.aside", "it is damaged"),
     events.SweepStopped("everything failed", ["t001"]),
-    events.SweepEnded(["t002"], "t002", "best", [{"trial": "t002"}], 2, {"t002": [0.0, 0.5]},
+    events.SweepEnded(["t002"], "t002", "best", (FINALIST,), 2, {"t002": [0.0, 0.5]},
                       "t001", [-0.1, 0.2]),
-    events.TestRead(1, "the verdict", "t002", "t001", {"mood": 9}, {"base": {"row": [0.5]}},
+    events.TestRead(1, "the verdict", "t002", "t001", {"mood": 9}, {"base": SIDE},
                     {"t001": "no room"}, "the base", {"majority": [0.5]}, {"t002": 0.75},
                     {"t002": 0.25}, {"t002": None}, {"t002": {"zero_shot": None}}, [0.0, 0.1]),
     events.ChampionRegistered("t002", "demo", "1"),
@@ -44,7 +51,9 @@ def test_every_event_is_tried_whole():
     """What follows says something of every field only if none has its default here."""
     assert [type(event) for event in WHOLE] == list(EVENTS)
     for event in WHOLE:
-        shown = {f.name for f in fields(event) if getattr(event, f.name) not in (None, "", {}, [])}
+        shown = {
+            f.name for f in fields(event) if getattr(event, f.name) not in (None, "", {}, [], ())
+        }
         assert shown >= {f.name for f in fields(event)} - {"n", "time"}
 
 

@@ -11,9 +11,12 @@ import yaml
 from orchestrator.base.loading import load_tokenizer
 from orchestrator.data.preparation import prepare
 from orchestrator.data.prepared import PreparedData
+from orchestrator.executors.job import Job
 from orchestrator.executors.local import run_locally
+from orchestrator.executors.messages import Finished
 from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
 from orchestrator.records.mlflow.registry import champion_record
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.load import load_experiment
 from orchestrator.sweep.readings import Side, read_sides
 from orchestrator.sweep.readings_on_ray import read_in_parts, read_on_ray
@@ -191,15 +194,15 @@ def test_a_saved_adapter_scores_what_its_trial_scored(tiny_base, tiny_tasks, tmp
     said = []
     for name in ("t001", "base"):
         maker = Maker("sweep", name, "settings")
-        run_locally(name, experiment, data, tmp_path / name, maker, said.append)
-    trial, base = (message["reports"][-1] for message in said if message["kind"] == "finished")
-    adapter = tmp_path / "t001" / "checkpoint" / "adapter"
+        run_locally(Job(experiment, maker, SweepFolder(tmp_path)), data, said.append)
+    trial, base = (message.reports[-1] for message in said if isinstance(message, Finished))
+    adapter = SweepFolder(tmp_path).checkpoint("t001") / "adapter"
     found = read_sides({"t001": Side(experiment, adapter), "base": Side(experiment, None)}, data)
     for name, report in (("t001", trial), ("base", base)):
-        expected = {task: list(scores) for task, scores in report["per_example"].items()}
+        expected = {task: list(scores) for task, scores in report.per_example.items()}
         got = {task: list(scores) for task, scores in found[name]["per_example"].items()}
         assert got == expected
-    assert found["base"]["head_only"].keys() == base["head_only"].keys()
+    assert found["base"]["head_only"].keys() == base.head_only.keys()
 
 
 def test_what_cannot_be_scored_says_why(tiny_base, tiny_tasks, tmp_path):

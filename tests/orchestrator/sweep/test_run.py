@@ -21,8 +21,9 @@ from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_state import TrialState, fresh_state
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import read_journal
-from orchestrator.records.sweep_folder import sweep_folder, sweep_folders
+from orchestrator.records.sweep_folder import sweep_folder
 from orchestrator.spec.load import load_experiment
+from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.run import run_sweep
@@ -176,7 +177,7 @@ def test_the_same_command_again_runs_nothing_again(experiment_file, recorder, se
     again = run(path, recorder)
     assert again.lines == first.lines
     assert any("nothing is left to run" in note for note in recorder.notes)
-    assert len(sweep_folders(first.folder.parent)) == 1
+    assert len([*first.folder.parent.glob("*/journal.jsonl")]) == 1
     new = run(path, recorder, new=True)
     assert new.folder == sweep_folder(first.folder.parent, "tiny", new=False) != first.folder
     assert trials(new.lines)["t001"]["measures"]["gain"] == pytest.approx(
@@ -228,14 +229,13 @@ def test_a_trial_that_is_whole_before_row_0_ends_once(
 ):
     said = {}
 
-    def heard(name, *rest):
-        *rest, tell = rest
-        said[name] = []
-        run_locally(name, *rest, lambda message: (said[name].append(message), tell(message)))
+    def heard(job, data, tell):
+        said[job.trial] = []
+        run_locally(job, data, lambda message: (said[job.trial].append(message), tell(message)))
 
     monkeypatch.setattr("orchestrator.sweep.locally.run_locally", heard)
     # The second driver takes the adapter from where the first one's trial has left it.
-    monkeypatch.setattr(Driver, "_remove_checkpoint", lambda driver, trial: None)
+    monkeypatch.setattr(KeptWork, "remove_checkpoint", lambda kept, trial: None)
     path = experiment_file(search={**search, "trials": 1}, resources=LOCAL)
     whole = run(path, recorder)
     loaded = load_experiment(path)
@@ -245,7 +245,7 @@ def test_a_trial_that_is_whole_before_row_0_ends_once(
     with Journal(tmp_path / "other") as journal:
         say(journal, "sweep_opened", **opening)
         driver = Driver(loaded, journal, recorder, data)
-        names = {driver.next_job(tune_id)["trial"]: tune_id for tune_id in ("a", "b")}
+        names = {driver.next_job(tune_id).trial: tune_id for tune_id in ("a", "b")}
         for name in ("t001", "base"):
             for message in said[name]:
                 driver.hear(names[name], message)

@@ -6,88 +6,12 @@ import pytest
 
 from orchestrator.data.prepared import PreparedTask
 from orchestrator.records.events import read_event
-from orchestrator.records.journal import Journal
 from orchestrator.records.readings import reading_words
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.load import LoadedExperiment
-from orchestrator.spec.task_files import parse_task
 from orchestrator.sweep.baselines import Controls
-from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.verdict import Judged, fresh_seeds, judge
-from tests.journals import say
-
-TASK = "mood"
-EXAMPLES = 60
-
-
-def spec():
-    return parse_task(
-        {"name": TASK, "kind": "classification", "data": {"files": "."}, "prompt": "{text}",
-         "labels": {"no": " no", "yes": " yes"}},
-        "mood.yaml",
-    )  # fmt: skip
-
-
-def experiment(**changes):
-    document = {
-        "name": "made-up", "model": {"name": "m"}, "tasks": [TASK],
-        "method": {"adapter": {"kind": "lora"}}, "objectives": {"gain": "max"},
-        "champion": {"maximize": "gain", "subject_to": {}},
-    }  # fmt: skip
-    return Experiment.model_validate(document | changes)
-
-
-def answers(share, seed=0):
-    generator = random.Random(seed)
-    return tuple(float(generator.random() < share) for _ in range(EXAMPLES))
-
-
-def report(index, scores):
-    return StageReport(
-        task=TASK, task_index=index, step=1, steps=1, fraction=1.0, score=sum(scores) / EXAMPLES,
-        row=(sum(scores) / EXAMPLES,), probes={}, per_example={TASK: scores}, losses=(1.0,),
-    )  # fmt: skip
-
-
-class MadeUp:
-    """A driver of a sweep whose trials score what they are told to."""
-
-    def __init__(self, folder, recorder, **changes):
-        task = PreparedTask(TASK, spec(), (), (), (), ("no", "yes"), {"majority_label": "no"})
-        own = experiment(**changes)
-        loaded = LoadedExperiment(experiment=own, tasks={TASK: spec()}, text="", origin="made-up")
-        fields = {"tasks": {TASK: task}, "controls": {TASK: {}}, "hashes": {TASK: "data"}}
-        data = type("Data", (), fields)()
-        self.journal = Journal(folder)
-        if not len(self.journal.lines):
-            say(self.journal, "sweep_opened", sweep="made-up", experiment={}, provenance={})
-        self.driver = Driver(loaded, self.journal, recorder, data)
-
-    def run(self, scores, *, then=lambda driver: None):
-        """Run all trials; `scores` gives those of a trial by its name and overrides.
-
-        `then` is called with the driver once the verdict is made. Gives the verdict.
-        """
-        number = 0
-        while isinstance(job := self.driver.next_job(str(number)), dict):
-            name = job["trial"]
-            trial = self.driver.trials[name]
-            found = report(-1 if name == "base" else 0, scores(name, trial.overrides))
-            self.driver.hear_trial(name, {"kind": "stage", "report": found.as_document()})
-            self.driver.ended(str(number), error=False)
-            number += 1
-        self.driver.conclude()
-        verdict = self.journal.lines[-1]
-        then(self.driver)
-        self.journal.close()
-        return verdict
-
-    def proposed(self):
-        return {
-            line["trial"]: line for line in self.journal.lines if line["event"] == "trial_proposed"
-        }
+from tests.made_up_sweep import EXAMPLES, TASK, MadeUp, answers, experiment, report, spec
 
 
 def test_joint_learning_is_no_finalist_even_when_it_scores_best(tmp_path, recorder):
@@ -216,9 +140,9 @@ def test_another_champion_is_reading_2_and_what_was_read_is_not_read_again(tmp_p
     asked = []
 
     def read(driver):
-        sides = driver.to_be_read()
+        sides = driver.judgement.to_be_read()
         asked.append(set(sides))
-        driver.test_read({
+        driver.judgement.test_read({
             name: {"row": [best.get(name, 0.3)], "metrics": {},
                    "per_example": {TASK: list(answers(best.get(name, 0.3), name))}}
             for name in sides

@@ -11,9 +11,9 @@ from rich.console import Console
 from orchestrator.cli import diff
 from orchestrator.cli.diff import diff_sweeps, diff_trials
 from orchestrator.cli.output import documents, outcome_tables, sweep_list, tables, trial_details
-from orchestrator.records.events import without_nan
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.formatting import show_duration, show_setting
+from orchestrator.system.strict_json import without_nan
 
 FOLDER = Path("runs/demo")
 BEST = "largest gain (+0.200) among the 2 that keep probe_drift <= 0.05"

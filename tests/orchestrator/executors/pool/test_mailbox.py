@@ -4,9 +4,12 @@ import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import pytest
 
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import Failed, Finished, News, Ready, Reported, Todo
 from orchestrator.executors.pool.mailbox import (
     ABSENT_SECONDS,
     LEASE_SECONDS,
@@ -14,6 +17,10 @@ from orchestrator.executors.pool.mailbox import (
     Mailbox,
 )
 from orchestrator.executors.pool.slot_trial import slot_trial
+from orchestrator.records.stage_report import StageReport
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.spec.experiment import Experiment
+from orchestrator.system.seals import Maker
 
 
 class Clock:
@@ -24,23 +31,25 @@ class Clock:
 
 
 def job(name):
-    return {"trial": name, "experiment": {}}
+    """A job; a mailbox reads nothing but its name."""
+    return types.SimpleNamespace(trial=name)
 
 
-READY = {"kind": "ready"}
+READY = Ready(1)
 
 
-def stage(number):
-    return {"kind": "stage", "report": number}
+def stage(step):
+    """What a trial says after so many steps."""
+    return Reported(StageReport("mood", 0, step, 4, step / 4, 0.5))
 
 
 def test_jobs_are_handed_out_in_order_to_as_many_as_are_free():
     box = Mailbox()
     for name in "abc":
         box.ask(job(name))
-    assert [j["trial"] for j in box.exchange("m1", [], 2)["join"]] == ["a", "b"]
-    assert box.exchange("m1", [], 0)["join"] == []
-    assert [j["trial"] for j in box.exchange("m1", [], 1)["join"]] == ["c"]
+    assert [j.trial for j in box.exchange("m1", [], 2).join] == ["a", "b"]
+    assert box.exchange("m1", [], 0).join == ()
+    assert [j.trial for j in box.exchange("m1", [], 1).join] == ["c"]
 
 
 def test_a_trial_reads_each_message_once_and_a_second_time_if_it_asks_from_the_start():
@@ -48,9 +57,9 @@ def test_a_trial_reads_each_message_once_and_a_second_time_if_it_asks_from_the_s
     box.ask(job("a"))
     box.exchange("m1", [], 1)
     box.exchange("m1", [("a", stage(1)), ("a", stage(2))], 0)
-    assert [m["report"] for m in box.poll("a", 0)["messages"]] == [1, 2]
-    assert box.poll("a", 2)["messages"] == []
-    assert [m["report"] for m in box.poll("a", 1)["messages"]] == [2]
+    assert [m.report.step for m in box.poll("a", 0).messages] == [1, 2]
+    assert box.poll("a", 2).messages == ()
+    assert [m.report.step for m in box.poll("a", 1).messages] == [2]
 
 
 def test_a_released_job_is_dropped_by_the_member_and_what_it_still_says_is_lost():
@@ -61,10 +70,8 @@ def test_a_released_job_is_dropped_by_the_member_and_what_it_still_says_is_lost(
     box.release("a")
     box.release("b")  # never begun: the member need not know of it
     todo = box.exchange("m1", [("a", stage(1))], 1)
-    assert (todo["drop"], todo["join"]) == (["a"], [])
-    assert box.poll("a", 0) == {
-        "messages": [], "gone": None, "absent": False, "known": False, "waits": False,
-    }  # fmt: skip
+    assert (todo.drop, todo.join) == (("a",), ())
+    assert box.poll("a", 0) == News()
 
 
 def test_a_job_that_nobody_asks_for_is_dropped_and_one_that_is_asked_for_is_kept():
@@ -76,11 +83,11 @@ def test_a_job_that_nobody_asks_for_is_dropped_and_one_that_is_asked_for_is_kept
     clock.now = 0.9 * LEASE_SECONDS
     box.poll("a", 0)
     clock.now = 1.1 * LEASE_SECONDS
-    assert box.exchange("m1", [], 0)["drop"] == ["b"]
+    assert box.exchange("m1", [], 0).drop == ("b",)
     # A trial that was merely held up asks again, and its job goes on.
-    assert not box.poll("b", 0)["known"]
+    assert not box.poll("b", 0).known
     box.ask(job("b"))
-    assert [j["trial"] for j in box.exchange("m1", [], 1)["join"]] == ["b"]
+    assert [j.trial for j in box.exchange("m1", [], 1).join] == ["b"]
 
 
 def test_a_member_that_starts_anew_is_given_its_jobs_again_but_not_those_that_ended():
@@ -88,41 +95,41 @@ def test_a_member_that_starts_anew_is_given_its_jobs_again_but_not_those_that_en
     for name in "abc":
         box.ask(job(name))
     box.exchange("m1", [], 2)
-    box.exchange("m1", [("a", stage(1)), ("b", {"kind": "finished"})], 0)
+    box.exchange("m1", [("a", stage(1)), ("b", Finished())], 0)
     # One that was in it at the death comes first, and alone until it has lived through a step.
-    assert [j["trial"] for j in box.exchange("m2", [], 3)["join"]] == ["a"]
-    assert box.exchange("m2", [], 2)["join"] == []
-    assert [j["trial"] for j in box.exchange("m2", [("a", READY)], 2)["join"]] == ["c"]
+    assert [j.trial for j in box.exchange("m2", [], 3).join] == ["a"]
+    assert box.exchange("m2", [], 2).join == ()
+    assert [j.trial for j in box.exchange("m2", [("a", READY)], 2).join] == ["c"]
     # What was said before is still there.
-    assert box.poll("a", 0)["messages"] == [stage(1), READY]
+    assert box.poll("a", 0).messages == (stage(1), READY)
 
 
 def test_a_job_that_was_in_a_member_at_too_many_deaths_has_failed():
     box = Mailbox(max_failures=1)
     box.ask(job("a"))
     box.exchange("m1", [], 1)
-    assert box.exchange("m2", [], 1)["join"]
+    assert box.exchange("m2", [], 1).join
     box.ask(job("b"))
-    assert [j["trial"] for j in box.exchange("m3", [], 2)["join"]] == ["b"]
-    [message] = box.poll("a", 0)["messages"]
-    assert message["kind"] == "failed"
-    assert "died 2 times" in message["reason"]
+    assert [j.trial for j in box.exchange("m3", [], 2).join] == ["b"]
+    [message] = box.poll("a", 0).messages
+    assert isinstance(message, Failed)
+    assert "died 2 times" in message.reason
 
 
 def test_a_closed_mailbox_hands_out_nothing_until_it_is_opened_again():
     box = Mailbox()
     box.ask(job("a"))
     box.close()
-    assert box.exchange("m1", [], 1) == {"join": [], "drop": [], "close": True}
+    assert box.exchange("m1", [], 1) == Todo(close=True)
     box.lose("it was shut")
-    assert box.poll("a", 0)["gone"] == "it was shut"
+    assert box.poll("a", 0).gone == "it was shut"
     box.reopen(1)
     # The former member, which has not heard of it, ends; the next one works.
     assert box.begin() is None
-    assert box.exchange("m1", [("a", stage(1))], 1) == {"join": [], "drop": [], "close": True}
-    assert box.exchange("m2", [], 1, 1)["join"]
-    assert box.poll("a", 0)["messages"] == []
-    assert box.poll("a", 0)["gone"] is None
+    assert box.exchange("m1", [("a", stage(1))], 1) == Todo(close=True)
+    assert box.exchange("m2", [], 1, 1).join
+    assert box.poll("a", 0).messages == ()
+    assert box.poll("a", 0).gone is None
 
 
 @pytest.mark.parametrize(
@@ -139,15 +146,15 @@ def test_a_member_without_signs_of_life_is_absent_until_it_gives_one(sign):
     sign(box)
     clock.now = ABSENT_SECONDS
     assert box.present()
-    assert not box.poll("a", 0)["absent"]
+    assert not box.poll("a", 0).absent
     clock.now += 1
     assert not box.present()
-    assert box.poll("a", 0)["absent"]
+    assert box.poll("a", 0).absent
     box.beat(7)  # of another generation
     assert not box.present()
     sign(box)
     assert box.present()
-    assert not box.poll("a", 0)["absent"]
+    assert not box.poll("a", 0).absent
 
 
 def test_a_member_may_take_longer_to_start():
@@ -171,7 +178,7 @@ def test_a_member_that_is_closed_or_lost_is_not_present_and_not_absent():
     assert not closed.present()
     assert not lost.present()
     clock.now = START_SECONDS + 1
-    assert not closed.poll("a", 0)["absent"]
+    assert not closed.poll("a", 0).absent
 
 
 # --- a trial between several members --------------------------------------------------------------
@@ -220,16 +227,22 @@ def waiting(monkeypatch, clock, then):
     monkeypatch.setattr("orchestrator.executors.pool.slot_trial.time.sleep", sleep)
 
 
-TRIAL = {
-    "trial": "a", "experiment": {}, "maker": {}, "seat": "pool", "member": 0, "row_0": None,
+EXPERIMENT = {
+    "name": "made-up", "model": {"name": "/nowhere"}, "tasks": ["mood"],
+    "method": {"adapter": {"kind": "lora"}}, "training": {},
+    "objectives": {"gain": "max"}, "champion": {"maximize": "gain"},
 }  # fmt: skip
-DONE = {"kind": "finished", "reports": []}
+TRIAL = Job(
+    Experiment.model_validate(EXPERIMENT), Maker("sweep", "a", ""), SweepFolder(Path("/nowhere")),
+    executor="pool",
+).as_config()  # fmt: skip
+DONE = Finished()
 
 
 def test_a_trial_of_a_lost_member_goes_on_in_another_from_what_was_reported(two, monkeypatch):
     clock, handles, told = two
     first, second = (handle.box for handle in handles)
-    step = stage({"task_index": 0, "fraction": 0.5, "row": None})
+    step = stage(2)
 
     def then():
         second.exchange("n1", [], 0)  # full for now, and alive
@@ -246,8 +259,8 @@ def test_a_trial_of_a_lost_member_goes_on_in_another_from_what_was_reported(two,
     assert [message["kind"] for message in told] == ["stage", "finished"]
     assert clock.now > ABSENT_SECONDS
     # The lost one comes back, and is not asked for what it had.
-    assert first.exchange("m1", [], 0)["drop"] == ["a"]
-    assert first.exchange("m2", [], 1)["join"] == []
+    assert first.exchange("m1", [], 0).drop == ("a",)
+    assert first.exchange("m2", [], 1).join == ()
 
 
 def test_a_report_that_waits_for_the_driver_keeps_its_lease_and_what_was_said_meanwhile(
@@ -258,7 +271,7 @@ def test_a_report_that_waits_for_the_driver_keeps_its_lease_and_what_was_said_me
 
     clock, handles, told = two
     box = handles[0].box
-    step = stage({"task_index": 0, "fraction": 0.5, "row": None})
+    step = stage(2)
     monkeypatch.setattr("orchestrator.executors.pool.slot_trial.RENEW_SECONDS", 0.01)
     pause = threading.Event()
 
@@ -272,7 +285,7 @@ def test_a_report_that_waits_for_the_driver_keeps_its_lease_and_what_was_said_me
                     if box._leases["a"].renewed == clock.now:
                         break
                     pause.wait(0.01)
-                assert box.exchange("m1", [], 1) == {"join": [], "drop": [], "close": False}
+                assert box.exchange("m1", [], 1) == Todo()
 
     def then():
         if not told:
@@ -310,13 +323,13 @@ def test_a_trial_that_waits_goes_where_a_slot_is_free(two, monkeypatch):
         full.exchange("m1", [], 0)
         for name in ("x", "y"):
             full.poll(name, 0)
-        if [j["trial"] for j in free.exchange("n1", [], 1)["join"]] == ["a"]:
+        if [j.trial for j in free.exchange("n1", [], 1).join] == ["a"]:
             free.exchange("n1", [("a", DONE)], 0)
 
     waiting(monkeypatch, clock, then)
     slot_trial(TRIAL, handles)
     assert [message["kind"] for message in told] == ["finished"]
-    assert full.exchange("m1", [], 1)["join"] == []
+    assert full.exchange("m1", [], 1).join == ()
 
 
 def test_room_is_what_nobody_waits_for():
@@ -324,14 +337,14 @@ def test_room_is_what_nobody_waits_for():
     assert box.room() == 0  # nothing has been heard yet
     for name in "ab":
         box.ask(job(name))
-    assert not box.poll("a", 0)["waits"]  # for a slot: the member is about to start
+    assert not box.poll("a", 0).waits  # for a slot: the member is about to start
     box.exchange("m1", [], 1)
     assert box.room() == 0  # b waits
-    assert (box.poll("a", 0)["waits"], box.poll("b", 0)["waits"]) == (False, True)
+    assert (box.poll("a", 0).waits, box.poll("b", 0).waits) == (False, True)
     box.exchange("m1", [], 3)
     assert box.room() == 2
     box.exchange("m2", [], 4)  # it has died and comes back: both are suspects
-    assert not box.poll("b", 0)["waits"]
+    assert not box.poll("b", 0).waits
     box.close()
     assert box.room() == 0
 
@@ -368,11 +381,11 @@ def test_a_trial_of_the_pool_does_not_load_torch():
 
 def test_a_member_that_dies_again_and_again_before_it_takes_anything_is_given_up():
     box = Mailbox()
-    box.ask({"trial": "t1"})
+    box.ask(job("t1"))
 
     assert [box.begin() for _ in range(4)] == [0, 0, 0, None]
 
-    gone = box.poll("t1", 0)["gone"]
+    gone = box.poll("t1", 0).gone
     assert "died 3 times before it had loaded the base" in gone
 
 
@@ -391,14 +404,14 @@ def test_an_opened_mailbox_counts_the_starts_anew():
     box.reopen(1)
 
     assert box.begin(1) == 0
-    assert box.poll("t1", 0)["gone"] is None
+    assert box.poll("t1", 0).gone is None
 
 
 def test_the_first_reason_for_which_a_member_is_lost_stands():
     box = Mailbox()
     box.lose("the base cannot be read")
     box.lose("it has ended")
-    assert box.poll("a", 0)["gone"] == "the base cannot be read"
+    assert box.poll("a", 0).gone == "the base cannot be read"
 
 
 def test_a_member_that_died_at_work_is_told_so_until_something_is_reported():
@@ -435,12 +448,12 @@ class Kills:
         inside, said = {}, []
         while True:
             todo = self.box.exchange(incarnation, said, 4 - len(inside))
-            if not inside and not todo["join"]:
+            if not inside and not todo.join:
                 return True
             said = []
-            for one in todo["join"]:
-                inside[one["trial"]] = 0
-                said.append((one["trial"], READY))
+            for one in todo.join:
+                inside[one.trial] = 0
+                said.append((one.trial, READY))
             for name in list(inside):
                 if inside[name] == self.lives.get(name):
                     return False
@@ -449,7 +462,7 @@ class Kills:
                     saved[name] += 1
                     said.append((name, stage(saved[name])))
                 if saved[name] == reports:
-                    said.append((name, {"kind": "finished"}))
+                    said.append((name, Finished()))
                     del inside[name]
 
 
@@ -459,8 +472,10 @@ def test_only_the_jobs_that_kill_a_member_fail(lives, poison):
     box, trials = Mailbox(max_failures=1), list("abcdef")
     member = Kills(box, dict.fromkeys(poison, lives))
     member.run(trials, reports=5)
-    ends = {name: box.poll(name, 0)["messages"][-1]["kind"] for name in trials}
-    assert {name for name, kind in ends.items() if kind == "finished"} >= {*trials} - {*poison}
+    ends = {name: box.poll(name, 0).messages[-1] for name in trials}
+    assert {name for name, end in ends.items() if isinstance(end, Finished)} >= {*trials} - {
+        *poison
+    }
     if lives < 2:  # else it reports something at each start, and may get to its end
-        assert [name for name, kind in ends.items() if kind == "failed"] == poison
+        assert [name for name, end in ends.items() if isinstance(end, Failed)] == poison
     assert member.deaths <= 4 * len(poison) + 2

@@ -4,7 +4,6 @@ import errno
 import shutil
 import threading
 import types
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,20 @@ from ray.exceptions import ActorDiedError
 from orchestrator.base.loading import load_tokenizer
 from orchestrator.data.preparation import prepare
 from orchestrator.engines.plain import PlainEngine
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import Failed, Finished, Reported, Todo, WorkSetAside
 from orchestrator.executors.pool import member_worker
+from orchestrator.executors.pool.lease import ENDINGS
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
-from orchestrator.loop.trial_state import BASE_TRIAL, read_state
+from orchestrator.loop.trial_state import read_state
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import load_experiment
 from orchestrator.system.seals import Maker, seal
-
-ENDINGS = {"finished", "failed"}
 
 
 @pytest.fixture(scope="module")
@@ -62,22 +64,21 @@ def maker(name):
 
 def job(loaded, name, **overrides):
     experiment = loaded.experiment.with_overrides(overrides)
-    document = experiment.model_dump(mode="json")
-    return {"trial": name, "experiment": document, "maker": asdict(maker(name))}
+    return Job(experiment, maker(name), SweepFolder(Path("unused")))
 
 
 def serve(member, names, most=200):
     """Let a member work until all have ended; what it said last of each, and the order."""
     last = {}
     for _ in range(most):
-        last |= {name: message for name, message in member.work() if message["kind"] in ENDINGS}
+        last |= {name: message for name, message in member.work() if isinstance(message, ENDINGS)}
         if set(last) == set(names):
             return last
     raise AssertionError(f"still at work: {member.names}")
 
 
 def kinds(last):
-    return {name: message["kind"] for name, message in last.items()}
+    return {name: type(message) for name, message in last.items()}
 
 
 # ------------------------------------------------------------------------------- who begins when
@@ -94,7 +95,7 @@ class Taken:
         return bool(self.names)
 
     def take(self, job):
-        self.names.append(job["trial"])
+        self.names.append(job.trial)
 
     def drop(self, name):
         self.names = [other for other in self.names if other != name]
@@ -112,12 +113,11 @@ def turns(todo, *, expected, monkeypatch, patience=1e9):
     monkeypatch.setattr(member_worker, "IDLE_SECONDS", 0.0)
     monkeypatch.setattr(member_worker, "EXCHANGE_SECONDS", 0.0)
     member, said = Taken(), iter(todo)
-    nothing = {"join": [], "drop": [], "close": False}
 
     def exchange(*_):
         told = next(said, {"close": True})
-        told = {**told, "join": [{"trial": name} for name in told.get("join", "")]}
-        return nothing | told
+        join = [types.SimpleNamespace(trial=name) for name in told.get("join", "")]
+        return Todo(tuple(join), tuple(told.get("drop", "")), told.get("close", False))
 
     member_worker.serve(member, exchange, expected=expected)
     return member.turns
@@ -144,7 +144,7 @@ class Mailboxes:
             self.calls.append(name)
             if name in self.dead:
                 return ActorDiedError()
-            return 0 if name == "begin" else {"join": [], "drop": [], "close": False}
+            return 0 if name == "begin" else Todo()
 
         return types.SimpleNamespace(remote=remote)
 
@@ -199,9 +199,9 @@ def test_what_does_not_fit_beside_others_waits_and_is_never_refused(member, load
     monkeypatch.setattr(type(member._memory), "holds", lambda *_: False)
     last = {}
     while len(last) < 5:
-        last |= {n: m for n, m in member.work() if m["kind"] in ENDINGS}
+        last |= {n: m for n, m in member.work() if isinstance(m, ENDINGS)}
         seen.append(len(member._pack.names))
-    assert set(kinds(last).values()) == {"finished"}
+    assert set(kinds(last).values()) == {Finished}
     assert max(seen) == 1
 
 
@@ -230,8 +230,8 @@ def test_what_does_not_fit_alone_fails_in_words(member, loaded, monkeypatch):
     monkeypatch.setattr(member._memory, "free", lambda: 10)
     member.take(job(loaded, "a"))
     last = serve(member, ["a"])
-    assert last["a"]["kind"] == "failed"
-    assert "GiB are free on the member; lower its rank" in last["a"]["reason"]
+    assert isinstance(last["a"], Failed)
+    assert "GiB are free on the member; lower its rank" in last["a"].reason
 
 
 def test_a_pass_that_had_to_be_halved_does_not_keep_others_out(member, loaded, monkeypatch):
@@ -255,7 +255,7 @@ def test_a_pass_that_had_to_be_halved_does_not_keep_others_out(member, loaded, m
             member.work()
     assert not state["left"]
     assert member._memory.peak < 1 << 60
-    assert set(kinds(serve(member, "abc")).values()) == {"finished"}
+    assert set(kinds(serve(member, "abc")).values()) == {Finished}
 
 
 # ------------------------------------------------------------------------------- what goes wrong
@@ -276,19 +276,19 @@ def test_what_is_foreign_or_damaged_is_set_aside_and_the_checkpoint_before_it_us
     other, said = Member(loaded.experiment, data, tmp_path), []
     for name in "abc":
         other.take(job(loaded, name))
-    while sum(message["kind"] in ENDINGS for _, message in said) < 3:
+    while sum(isinstance(message, ENDINGS) for _, message in said) < 3:
         said += other.work()
-    aside = [(name, m) for name, m in said if m["kind"] == "set_aside"]
-    assert [(name, m["because"]) for name, m in aside] == [
+    aside = [(name, m) for name, m in said if isinstance(m, WorkSetAside)]
+    assert [(name, m.because) for name, m in aside] == [
         ("a", "its file weights.safetensors is damaged"),
         *[("b", "it belongs to trial a of the sweep a sweep")] * 2,
     ]
-    assert all(Path(message["kept_as"]).is_dir() for _, message in aside), "they are kept"
-    stages = {name: [m["report"] for n, m in said if n == name and "report" in m] for name in "abc"}
-    assert len(stages["b"]) - len(stages["a"]) == len(former.reports) == 1, "a went on from it"
+    assert all(message.kept_as.is_dir() for _, message in aside), "they are kept"
+    stages = {n: sum(isinstance(m, Reported) for name, m in said if name == n) for n in "abc"}
+    assert stages["b"] - stages["a"] == len(former.reports) == 1, "a went on from it"
     last = dict(said)
-    assert set(kinds(last).values()) == {"finished"}
-    losses = {n: [r["losses"] for r in m["reports"]] for n, m in last.items()}
+    assert set(kinds(last).values()) == {Finished}
+    losses = {n: [r.losses for r in m.reports] for n, m in last.items()}
     assert losses["a"] == losses["b"] == losses["c"]
 
 
@@ -306,8 +306,8 @@ def test_what_is_whole_but_cannot_be_gone_on_from_fails_its_trial_alone(
     for name in "ab":
         other.take(job(loaded, name))
     last = serve(other, "ab")
-    assert kinds(last) == {"a": "failed", "b": "finished"}
-    assert last["a"]["details"]
+    assert kinds(last) == {"a": Failed, "b": Finished}
+    assert last["a"].details
 
 
 def test_memory_that_does_not_suffice_for_joining_is_waited_for(member, loaded, monkeypatch):
@@ -322,7 +322,7 @@ def test_memory_that_does_not_suffice_for_joining_is_waited_for(member, loaded, 
     monkeypatch.setattr(PackedTrials, "join", full_beside_others)
     for name in "ab":
         member.take(job(loaded, name))
-    assert set(kinds(serve(member, "ab")).values()) == {"finished"}
+    assert set(kinds(serve(member, "ab")).values()) == {Finished}
     assert tried == ["a", "b", "b"], "joining takes a while, and the other waits meanwhile"
 
 
@@ -336,15 +336,15 @@ def test_memory_that_does_not_suffice_for_the_base_is_said_and_harms_no_trial(
     for name in ("a", BASE_TRIAL):
         member.take(job(loaded, name))
     last = serve(member, ["a", BASE_TRIAL])
-    assert kinds(last) == {"a": "finished", BASE_TRIAL: "failed"}
-    assert "OutOfMemoryError" in last[BASE_TRIAL]["reason"]
+    assert kinds(last) == {"a": Finished, BASE_TRIAL: Failed}
+    assert "OutOfMemoryError" in last[BASE_TRIAL].reason
 
 
 def test_layers_that_cannot_be_packed_are_said(member, loaded):
     member.take(job(loaded, "a", **{"method.adapter.target_modules": ["embed_tokens"]}))
     member.take(job(loaded, "b"))
     last = serve(member, "ab")
-    assert kinds(last) == {"a": "failed", "b": "finished"}
+    assert kinds(last) == {"a": Failed, "b": Finished}
 
 
 def test_progress_that_cannot_be_written_is_left_out(member, loaded, monkeypatch):

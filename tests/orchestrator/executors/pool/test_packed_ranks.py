@@ -1,6 +1,6 @@
 """Two workers that deal the rows of a pack out between them compute what one of them does."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,8 @@ from orchestrator.data.preparation import prepare
 from orchestrator.engines.checkpoints import read_tensors
 from orchestrator.engines.sharded_base import ShardedBase, zero3_config
 from orchestrator.engines.workers import ALONE, Ranks
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import Finished, Reported
 from orchestrator.executors.pool.admission import trial_refuses
 from orchestrator.executors.pool.lease import ENDINGS
 from orchestrator.executors.pool.mailbox import Mailbox
@@ -18,7 +20,9 @@ from orchestrator.executors.pool.member import Member
 from orchestrator.executors.pool.member_worker import serve
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.loop.task_sequence import task_sequence
-from orchestrator.loop.trial_state import BASE_TRIAL, read_state
+from orchestrator.loop.trial_state import read_state
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.sections import TrainingSpec
 from orchestrator.system.seals import Maker
@@ -268,13 +272,12 @@ def served(folder, loaded, data, changes, ranks=ALONE):
     box, told = Mailbox(), []
     for name, overrides in JOBS.items():
         experiment = loaded.experiment.with_overrides({**changes, **overrides})
-        maker = asdict(Maker("a sweep", name, "some settings"))
-        document = experiment.model_dump(mode="json")
-        box.ask({"trial": name, "experiment": document, "maker": maker})
+        maker = Maker("a sweep", name, "some settings")
+        box.ask(Job(experiment, maker, SweepFolder(folder)))
 
     def exchange(said, free):
         told.extend(said)
-        if len([name for name, message in told if message["kind"] in ENDINGS]) == len(JOBS):
+        if len([name for name, message in told if isinstance(message, ENDINGS)]) == len(JOBS):
             box.close()
         return box.exchange("member", said, free)
 
@@ -292,16 +295,16 @@ def test_a_member_of_two_workers_with_a_parted_base_says_what_one_worker_says(
     for name in JOBS:
         wanted = [message for trial, message in expected if trial == name]
         got = [message for trial, message in found if trial == name]
-        assert [m["kind"] for m in got] == [m["kind"] for m in wanted]
-        assert got[-1]["kind"] == "finished", got[-1]
-        reports = [(m["report"], w["report"]) for m, w in zip(got, wanted, strict=True)
-                   if m["kind"] == "stage"]  # fmt: skip
+        assert [*map(type, got)] == [*map(type, wanted)]
+        assert isinstance(got[-1], Finished), got[-1]
+        reports = [(m.report, w.report) for m, w in zip(got, wanted, strict=True)
+                   if isinstance(m, Reported)]  # fmt: skip
         for mine, theirs in reports:
-            assert mine["losses"] == pytest.approx(theirs["losses"], abs=1e-4)
-            assert mine["row"] == theirs["row"]
-            assert mine["head_only"] == theirs["head_only"]
-            for probe, values in (theirs["probes"] or {}).items():
-                assert mine["probes"][probe] == pytest.approx(values, abs=1e-3)
+            assert mine.losses == pytest.approx(theirs.losses, abs=1e-4)
+            assert mine.row == theirs.row
+            assert mine.head_only == theirs.head_only
+            for probe, values in (theirs.probes or {}).items():
+                assert mine.probes[probe] == pytest.approx(values, abs=1e-3)
         if name != BASE_TRIAL:
             saved = two_workers[1] / "member" / "ray" / name / "checkpoint" / "adapter"
             adapter = read_tensors(saved / "adapter_model.safetensors")

@@ -5,6 +5,7 @@ import pytest
 from orchestrator.base.loading import load_tokenizer
 from orchestrator.data.preparation import prepare
 from orchestrator.executors.cluster_fit import worker_places
+from orchestrator.executors.messages import Failed, Lost
 from orchestrator.executors.pool.pool import Pool
 from orchestrator.records.journal import Journal
 from orchestrator.spec.experiment import Experiment
@@ -60,7 +61,7 @@ def driver(experiment_file, tmp_path):
         loaded = load_experiment(path)
         data = prepare(loaded, load_tokenizer(loaded.experiment.model))
         made = Driver(loaded, journal, Recorder(), data)
-        made.pool, made.capacity = Places(), Capacity(cpus, 0.0)
+        made.admission.pool, made.admission.capacity = Places(), Capacity(cpus, 0.0)
         return made
 
     with Journal(tmp_path / "runs" / "seats") as journal:
@@ -70,18 +71,18 @@ def driver(experiment_file, tmp_path):
 def names(driver, count):
     """The trials of the next calls; "wait" where none can start."""
     jobs = [driver.next_job(f"{len(driver.trials)}/{n}") for n in range(count)]
-    return ["wait" if isinstance(job, Wait) else job["trial"] for job in jobs]
+    return ["wait" if isinstance(job, Wait) else job.trial for job in jobs]
 
 
 def end(driver, name):
-    driver.hear_trial(name, {"kind": "failed", "reason": "of no interest here"})
+    driver.hear_trial(name, Failed("of no interest here"))
     tune_id = next(i for i, n in driver._by_tune_id.items() if n == name)
     driver.ended(tune_id, error=False)
 
 
 def test_neither_trials_nor_members_are_told_where_mlflow_is(driver):
     made = driver(["lora"], 1, tracking={"uri": "postgresql://ada:sesame@db/mlflow"})
-    job = made.next_job("1")
+    job = made.next_job("1").as_config()
     pool = object.__new__(Pool)
     pool._experiment, pool._sweep_folder = made.experiment, made.journal.folder
     pool._unfinished = lambda: made.unfinished
@@ -99,18 +100,18 @@ def test_a_full_pool_lets_nothing_more_be_proposed_than_one_trial(driver):
     assert set(made.trials) == {"base", "t001", "t002", "t003"}
     end(made, "t001")
     assert names(made, 2) == ["t003", "wait"]
-    assert made.pool.said[-2:] == ["release t001", "assign t003"]
+    assert made.admission.pool.said[-2:] == ["release t001", "assign t003"]
 
 
 def test_trials_that_cannot_be_packed_gather_until_the_pool_is_empty(driver):
     made = driver(["secura", "lora"], 2)
     # Two of SECURA wait, for both CPUs are the pool's; two of LoRA go on in it.
     assert names(made, 4) == ["base", "t003", "t004", "wait"]
-    assert made.seat("t001") == "train"
+    assert made.admission.executor_of("t001") == "train"
     for name in ("t003", "t004"):
         end(made, name)
     assert names(made, 1) == ["wait"]  # the base still runs there
-    assert "shut" not in made.pool.said
+    assert "shut" not in made.admission.pool.said
     end(made, "base")
     # Nothing but the base has failed, and without it nothing can go on.
     assert made.given_up
@@ -124,7 +125,10 @@ def test_the_pool_is_shut_for_what_it_cannot_hold(driver):
     assert names(made, 1) == ["wait"]
     end(made, "t002")
     assert names(made, 2) == ["t003", "t004"]
-    assert [word for word in made.pool.said if word in {"open", "shut"}] == ["open", "shut"]
+    assert [word for word in made.admission.pool.said if word in {"open", "shut"}] == [
+        "open",
+        "shut",
+    ]
 
 
 def test_the_pool_is_opened_when_the_cpus_are_free_again(driver):
@@ -133,10 +137,10 @@ def test_the_pool_is_opened_when_the_cpus_are_free_again(driver):
     assert names(made, 3) == ["t001", "t002", "wait"]
     end(made, "t001")
     assert names(made, 1) == ["wait"]
-    assert made.pool.said.count("open") == 0
+    assert made.admission.pool.said.count("open") == 0
     end(made, "t002")
     assert names(made, 2) == ["t003", "t004"]
-    assert made.pool.said.count("open") == 1
+    assert made.admission.pool.said.count("open") == 1
 
 
 def made_base(driver):
@@ -156,8 +160,8 @@ def made_base(driver):
 def test_both_run_side_by_side_where_there_is_room(driver):
     made = driver(["secura", "lora"], 2, cpus=3.0)
     assert names(made, 4) == ["base", "t001", "t003", "t004"]
-    assert "shut" not in made.pool.said
-    assert [job for job in made.pool.said if job.startswith("assign")] == [
+    assert "shut" not in made.admission.pool.said
+    assert [job for job in made.admission.pool.said if job.startswith("assign")] == [
         "assign base", "assign t003", "assign t004",
     ]  # fmt: skip
 
@@ -166,7 +170,7 @@ def test_a_trial_that_no_member_is_left_for_is_no_failure(driver):
     made = driver(["curlora"], 2)
     names(made, 2)
     with pytest.raises(SweepError, match="the base cannot be read"):
-        made.hear_trial("t001", {"kind": "lost", "reason": "member 0: the base cannot be read"})
+        made.hear_trial("t001", Lost("member 0: the base cannot be read"))
     assert made.trials["t001"].state == "RUNNING"  # it is run again when the sweep goes on
     assert made.trials["t001"].failure is None
 

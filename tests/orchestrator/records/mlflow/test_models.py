@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from orchestrator.records.errors import TrackingError, UnknownModelError
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
 from orchestrator.records.mlflow.champion import register_champion
 from orchestrator.records.mlflow.client import connect
 from orchestrator.records.mlflow.projection import Projection

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from orchestrator.records.errors import TrackingError
-from orchestrator.records.events import Line
+from orchestrator.records.event import Line
 from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.mlflow.registry import champion_record, resolve

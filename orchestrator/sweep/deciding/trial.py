@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.records.scores import number
 from orchestrator.records.stage_report import DONE, StageReport
-from orchestrator.records.trial_record import TrialRecord
+from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
 
 
 @dataclass

@@ -1,0 +1,69 @@
+"""A job: all that an executor needs to know of a trial that it is to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.spec.experiment import Experiment
+from orchestrator.system.seals import Maker
+
+TrialExecutor: TypeAlias = Literal["train", "pool"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial that is to be run."""
+
+    experiment: Experiment
+    """The sweep's with the trial's overrides, validated."""
+    maker: Maker
+    """What its checkpoints and its adapter are sealed with."""
+    folder: SweepFolder
+    executor: TrialExecutor = "train"
+    """Whether it has workers of its own or a slot of the pool; the executor `local` has neither."""
+    member: int = 0
+    """The member of the pool that it is to try first."""
+    row_0: tuple[float | None, ...] | None = None
+    """What the untouched base scores on each task, None where it was not measured; None as a
+    whole before row 0 is."""
+
+    @property
+    def trial(self) -> str:
+        """The trial's name."""
+        return self.maker.trial
+
+    def as_config(self) -> dict[str, Any]:
+        """The job as Ray Tune takes it; without `tracking`, see `Experiment.for_workers`."""
+        return {
+            "trial": self.trial,
+            "experiment": self.experiment.for_workers(),
+            "maker": asdict(self.maker),
+            "folder": str(self.folder.path),
+            "executor": self.executor,
+            "member": self.member,
+            "row_0": None if self.row_0 is None else list(self.row_0),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Job:
+        """The job of `as_config`.
+
+        Args:
+            config: What Ray Tune gives to a trial.
+
+        Returns:
+            The job; its experiment is validated here, once for each process.
+        """
+        row_0 = config["row_0"]
+        return cls(
+            Experiment.model_validate(config["experiment"]),
+            Maker(**config["maker"]),
+            SweepFolder(Path(config["folder"])),
+            config["executor"],
+            config["member"],
+            None if row_0 is None else tuple(row_0),
+        )

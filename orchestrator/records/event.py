@@ -1,0 +1,84 @@
+"""What every event of a journal has: its line, its number, its time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, ClassVar, Self, TypeAlias
+
+from orchestrator.records.errors import JournalError
+
+Line: TypeAlias = dict[str, Any]
+"""A line of a journal as JSON has it."""
+
+STAMP = ("n", "time")
+ONLY_IF_SAID = {"only_if_said": True}
+"""Of a field: it is not written where it is None."""
+
+
+def typed(read: Callable[[Any], Any], write: Callable[[Any], Any]) -> dict[str, Any]:
+    """Of a field whose value is of a class of ours: how it is read from JSON, and written."""
+    return {"read": read, "write": write}
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a sweep."""
+
+    name: ClassVar[str]
+    """What its line calls it: the line's `event`."""
+
+    n: int = field(default=-1, kw_only=True)
+    """The number of its line, from 0; -1 before it is written."""
+    time: float | None = field(default=None, kw_only=True)
+    """Seconds since the epoch; None before it is written."""
+
+    def to_line(self) -> Line:
+        """The event as the journal holds it; without number and time before it is written."""
+        stamp = {name: getattr(self, name) for name in STAMP} if self.n >= 0 else {}
+        return {**stamp, "event": self.name, **self._content()}
+
+    def _content(self) -> dict[str, Any]:
+        """What the line holds of the event itself."""
+        content: dict[str, Any] = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name in STAMP or (value is None and "only_if_said" in one.metadata):
+                continue
+            write = one.metadata.get("write")
+            content[one.name] = value if write is None else write(value)
+        return content
+
+    @classmethod
+    def from_line(cls, line: Mapping[str, Any]) -> Self:
+        """The event of a line.
+
+        Args:
+            line: One whose `event` is the `name` of this class.
+
+        Returns:
+            The event, with defaults for what the line does not hold.
+
+        Raises:
+            JournalError: If something is missing that no version has left out.
+        """
+        held = {
+            f.name: f.metadata.get("read", _as_it_is)(line[f.name])
+            for f in fields(cls)
+            if line.get(f.name) is not None
+        }
+        lacking = [f.name for f in fields(cls) if f.name not in held and not _has_default(f)]
+        if lacking:
+            raise JournalError(
+                f"Line {line.get('n')} of the journal, `{line['event']}`, lacks "
+                f"{', '.join(f'`{name}`' for name in lacking)}."
+            )
+        return cls(**held)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _has_default(one: Field[Any]) -> bool:
+    return one.default is not MISSING or one.default_factory is not MISSING

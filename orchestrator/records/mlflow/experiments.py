@@ -1,0 +1,104 @@
+"""A sweep's experiment and runs in MLflow: found again by their tags, or made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.records.errors import TrackingError
+from orchestrator.records.mlflow.address import artifacts_address, is_database
+from orchestrator.records.mlflow.client import TAG
+from orchestrator.records.mlflow.held_run import HeldRun, create_run
+from orchestrator.records.mlflow.storage_folder import storage_identity
+from orchestrator.records.mlflow.sweep_runs import SweepRuns
+from orchestrator.records.mlflow.tags import (
+    find_experiment,
+    find_runs,
+    is_deleted,
+    only_one,
+    own_tags,
+)
+from orchestrator.records.redaction import redacted
+from orchestrator.records.sweep_state import SweepState
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MARK = f"{TAG}journal_n"
+"""The tag of a sweep's own run that holds the last line of the journal that is there whole."""
+
+
+def experiment_for(
+    client: MlflowClient, uri: str, storage: Path, state: SweepState, say: Callable[[str], None]
+) -> str:
+    """The MLflow experiment of a sweep; made when missing.
+
+    Args:
+        client: From `connect`.
+        uri: Where MLflow records.
+        storage: The storage folder.
+        state: The sweep's.
+        say: Told when another storage folder has taken the name.
+
+    Returns:
+        Its identifier.
+
+    Raises:
+        TrackingError: If somebody deleted it.
+    """
+    name = state.name
+    identity = storage_identity(uri, storage, make=True)
+    found, free = find_experiment(client, name, identity, state.identity)
+    tags = own_tags(identity, name)
+    if found is None:
+        if free != name:
+            say(
+                f"MLflow has an experiment {name!r} of another storage folder; this one's is "
+                f"named {free!r}"
+            )
+        # A server chooses its own place; a bare database would choose the working folder.
+        place = artifacts_address(storage, free) if is_database(uri) else None
+        return client.create_experiment(free, artifact_location=place, tags=tags)
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"The MLflow experiment {found.name!r} at {redacted(uri)} was deleted. Bring "
+            f"it back (`mlflow experiments restore -x {found.experiment_id}`), or remove it "
+            "for good (`mlflow gc`)."
+        )
+    for key, value in tags.items():
+        if key not in found.tags:
+            client.set_experiment_tag(found.experiment_id, key, value)
+    return found.experiment_id
+
+
+def runs_of(
+    client: MlflowClient, experiment_id: str, sweep: SweepRuns, say: Callable[[str], None]
+) -> dict[str | None, HeldRun]:
+    """The runs of a sweep that are there; the sweep's own is made when missing.
+
+    Args:
+        client: From `connect`.
+        experiment_id: From `experiment_for`.
+        sweep: The sweep.
+        say: Told which were deleted.
+
+    Returns:
+        By trial, None for the sweep's own.
+    """
+    found = {
+        trial: only_one(client, runs)
+        for trial, runs in find_runs(client, experiment_id, sweep.state.identity).items()
+    }
+    mark = int(found[None].data.tags.get(MARK, -1)) if None in found else -1
+    held = {
+        trial: HeldRun(run, dict(run.data.tags), set(run.data.params), run.info.status,
+                     run.info.end_time, mark, is_deleted(run))
+        for trial, run in found.items()
+    }  # fmt: skip
+    if None not in held:
+        held[None] = create_run(client, experiment_id, sweep.parent)
+    deleted = sorted(str(name or "the sweep itself") for name, h in held.items() if h.deleted)
+    if deleted:
+        say(f"deleted in MLflow, and left so: {', '.join(deleted)}")
+    return held

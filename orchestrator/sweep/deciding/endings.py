@@ -1,0 +1,190 @@
+"""How trials end: complete with their measures, failed, or stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from orchestrator.loop.progress_file import ProgressFile
+from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
+from orchestrator.measures.objectives import NEEDS_ORDER, ProbeReading, measures
+from orchestrator.records.events import TrialEnded
+from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.spec.task_kinds import LanguageModellingTask
+from orchestrator.sweep.baselines import bounds
+from orchestrator.sweep.deciding.admission import Admission
+from orchestrator.sweep.deciding.kept_work import KeptWork
+from orchestrator.sweep.deciding.ledger import Ledger
+from orchestrator.sweep.deciding.proposals import Proposals
+from orchestrator.sweep.deciding.trial import Trial
+from orchestrator.system.seals import content_hash, file_hashes
+
+ENOUGH_FAILURES = 3
+"""A sweep whose first trials have all failed, this many of them, is stopped."""
+
+
+class Endings:
+    """Ends trials, and knows which have failed in this session."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        proposals: Proposals,
+        admission: Admission,
+        kept: KeptWork,
+        base_measured: Callable[[StageReport], None] | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            ledger: The sweep's.
+            proposals: Learns what each trial scored.
+            admission: Knows which trials wait, and whether a scheduler may stop them.
+            kept: Their adapters.
+            base_measured: Receives row 0 once it is known.
+        """
+        self._ledger, self._proposals = ledger, proposals
+        self._admission, self._kept = admission, kept
+        self._base_measured = base_measured
+        self._failed_now: list[str] = []
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing more is begun: the base, or every trial of this session, has failed.
+
+        A trial that was completed in any session shows that trials can be.
+        """
+        if BASE_TRIAL in self._failed_now:
+            return True
+        fine = any(
+            trial.state == "COMPLETE" or self._ledger.last_report(trial) is not None
+            for trial in self._ledger.trials.values()
+            if trial.name != BASE_TRIAL
+        )
+        return len(self._failed_now) >= ENOUGH_FAILURES and not fine
+
+    def failures_now(self) -> list[Trial]:
+        """The trials that failed in this session, in the order in which they did."""
+        return [self._ledger.trials[name] for name in self._failed_now]
+
+    def refuse(self, trial: Trial, reason: str) -> None:
+        """Fail a trial that cannot be, which says nothing of the others."""
+        self._end(trial, "FAILED", f"its settings are impossible together: {reason}")
+        self._failed_now.remove(trial.name)
+
+    def finish(self, name: str) -> None:
+        """End a trial, now or, when row 0 is still being measured, as soon as it is known."""
+        trial = self._ledger.trials[name]
+        if trial.over:
+            return  # row 0 came between its last report and Ray Tune's word that it is over
+        final = self._ledger.last_report(trial)
+        if trial.failure is not None or final is None:
+            self._end_early(trial)
+        elif name == BASE_TRIAL:
+            self._finish_base(trial, final)
+        elif self._ledger.base_report() is not None:
+            self._finish_whole(trial, final)
+
+    def _finish_base(self, base: Trial, final: StageReport) -> None:
+        self._end(base, "COMPLETE", "", self._measures(base, final))
+        if self._base_measured is not None:
+            self._base_measured(final)
+        for other in list(self._ledger.trials.values()):
+            whole = self._ledger.last_report(other) is not None
+            if not other.over and whole and other.name not in self._admission.waiting:
+                self.finish(other.name)
+
+    def _finish_whole(self, trial: Trial, final: StageReport) -> None:
+        found = self._measures(trial, final)
+        wanted = set(self._ledger.experiment.objectives)
+        if self._ledger.learns_jointly(trial.name):
+            wanted -= NEEDS_ORDER
+        bad = [n for n in sorted(wanted) if not math.isfinite(found[n])]
+        if bad:
+            self._end(trial, "FAILED", f"the objectives {bad} could not be measured")
+        else:
+            self._end(trial, "COMPLETE", "", found)
+
+    def _end_early(self, trial: Trial) -> None:
+        """End a trial that has failed, or was stopped before its last report."""
+        if trial.failure is None and self._admission.scheduled and trial.reports:
+            self._end(trial, "STOPPED", "stopped by the scheduler")
+            return
+        reason = trial.failure or trial.trouble or "the trial ended before its last report"
+        self._end(trial, "FAILED", reason)
+
+    def _end(
+        self, trial: Trial, state: str, reason: str, measured: dict[str, float] | None = None
+    ) -> None:
+        """Record the end of a trial; `measured` only if it is complete."""
+        folder = self._ledger.folder
+        adapter = folder.adapter(trial.name)
+        has_adapter = state == "COMPLETE" and adapter.is_dir()
+        compared = measured is not None and trial.name != BASE_TRIAL
+        controls = self._ledger.controls() if compared else None
+        examples = self._ledger.examples(trial.name) if compared else None
+        self._ledger.record(
+            TrialEnded(
+                trial=trial.name,
+                state=state,
+                reason=reason,
+                measures=None if measured is None else {**measured},
+                gain_interval=controls
+                and bounds(controls.interval(examples, controls.reference_examples)),
+                intervals=controls and controls.intervals(examples),
+                adapter=folder.relative(adapter) if has_adapter else None,
+                adapter_sha256=content_hash(file_hashes(adapter)) if has_adapter else None,
+                log=trial.log and folder.relative(Path(trial.log)),
+            )
+        )
+        self._proposals.tell(trial, measured)
+        ProgressFile(folder.path, trial.name).remove()
+        if state == "FAILED":
+            self._failed_now.append(trial.name)
+        self._kept.remove_checkpoint(trial.name)
+
+    # ------------------------------------------------------------------------------ what it scored
+
+    def _measures(self, trial: Trial, final: StageReport) -> dict[str, float]:
+        ledger, tasks = self._ledger, self._ledger.experiment.tasks
+        base = ledger.base_report()
+        if base is None or base.row is None:
+            raise AssertionError("measures are read only once row 0 is known")
+        headed = tuple(ledger.data.tasks[task].has_head for task in tasks)
+        matrix = AccuracyMatrix(tasks, (base.row,), headed)
+        for index in range(final.task_index + 1):
+            report = trial.reports.get((index, DONE))
+            row = report.row if report is not None else None
+            # Where tasks are learnt jointly, only the last row is ever measured.
+            matrix = matrix.with_row(row or (NOT_MEASURED,) * len(tasks))
+        return measures(
+            matrix,
+            reference=ledger.controls().reference_row,
+            probes=self._probes(base.probes or {}, final.probes or {}),
+            cost_s=final.seconds * ledger.experiment_of(trial.name).resources.workers,
+            cost_tokens=float(final.tokens),
+        )
+
+    def _probes(
+        self, before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
+    ) -> list[ProbeReading]:
+        readings: list[ProbeReading] = []
+        for name in self._ledger.experiment.probes:
+            spec = self._ledger.loaded.tasks[name]
+            if isinstance(spec, LanguageModellingTask):
+                readings.append(
+                    ProbeReading(
+                        "language_modelling",
+                        before[name]["cross_entropy"],
+                        after[name]["cross_entropy"],
+                    )
+                )
+            else:
+                chance = float(self._ledger.data.controls[name].get("chance", 0.0))
+                metric = spec.metric
+                readings.append(
+                    ProbeReading("choice", before[name][metric], after[name][metric], chance)
+                )
+        return readings

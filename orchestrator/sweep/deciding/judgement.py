@@ -1,0 +1,106 @@
+"""A sweep's last words: its front and champion, and what the test data say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.records.event_values import SideScores
+from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.spec.experiment import Experiment
+from orchestrator.sweep.deciding.kept_work import KeptWork
+from orchestrator.sweep.deciding.ledger import Ledger
+from orchestrator.sweep.deciding.proposals import Proposals
+from orchestrator.sweep.deciding.trial import Trial
+from orchestrator.sweep.readings import Side
+from orchestrator.sweep.verdict import Judged, judge, reading
+
+
+class Judgement:
+    """Makes the verdict, says whose test scores it asks for, and records them."""
+
+    def __init__(self, ledger: Ledger, proposals: Proposals, kept: KeptWork) -> None:
+        """Begin.
+
+        Args:
+            ledger: The sweep's.
+            proposals: Knows the finalists.
+            kept: The trials' adapters.
+        """
+        self._ledger, self._proposals, self._kept = ledger, proposals, kept
+
+    def conclude(self) -> None:
+        """Name the front and the champion, unless that is done."""
+        ledger = self._ledger
+        if ledger.state.verdict is not None:
+            return
+        tried = {t.name: self._judged(t) for t in ledger.eligible()}
+        finalists = {t.name: self._repeats(t) for t in self._proposals.finalists()}
+        stopped = sum(trial.state == "STOPPED" for trial in ledger.searched())
+        ledger.record(
+            judge(tried, finalists, ledger.controls(), ledger.experiment, stopped=stopped)
+        )
+
+    def to_be_read(self) -> dict[str, Side]:
+        """Say whose test scores the verdict asks for.
+
+        Returns:
+            Trials and the base, by name, without those that an earlier reading has scored.
+        """
+        ledger, verdict = self._ledger, self._ledger.state.verdict
+        if verdict is None or not ledger.state.reading_due:
+            return {}
+        known = self._read_before()
+        names = (BASE_TRIAL, verdict.champion, verdict.runner_up)
+        for name in names[1:]:
+            if name is not None and name not in known:
+                self._kept.set_other_adapter_aside(name)
+        return {
+            name: Side(
+                # Without what only the driver needs, such as where MLflow records.
+                Experiment.model_validate(ledger.experiment_of(name).for_workers()),
+                None if name == BASE_TRIAL else ledger.folder.adapter(name),
+            )
+            for name in names
+            if name is not None and name not in known
+        }
+
+    def test_read(self, sides: Mapping[str, dict[str, Any]]) -> None:
+        """Journal a reading of the test data.
+
+        Args:
+            sides: What was found of `to_be_read`, by name, see `readings.read_sides`.
+        """
+        ledger, verdict = self._ledger, self._ledger.state.verdict
+        assert verdict is not None, "test data are read for a verdict"
+        wanted = {BASE_TRIAL, verdict.champion, verdict.runner_up}
+        unread = {name: side["unread"] for name, side in sides.items() if "unread" in side}
+        read = {n: SideScores.from_document(s) for n, s in sides.items() if n not in unread}
+        everything = {**self._read_before(), **read}
+        ledger.record(
+            reading(
+                verdict,
+                {n: side for n, side in everything.items() if n in wanted and n not in unread},
+                {name: why for name, why in unread.items() if name in wanted},
+                [ledger.data.tasks[name] for name in ledger.experiment.tasks],
+                number=1 + sum(bool(read.reading) for read in ledger.state.readings),
+            )
+        )
+
+    def _read_before(self) -> dict[str, SideScores]:
+        """The test scores that earlier readings have journalled, by trial."""
+        return {n: side for read in self._ledger.state.readings for n, side in read.sides.items()}
+
+    def _judged(self, trial: Trial) -> Judged:
+        return Judged(trial.name, trial.measures or {}, self._ledger.examples(trial.name) or {})
+
+    def _repeats(self, finalist: Trial) -> list[Judged]:
+        """A finalist's repetitions with seeds that had no part in the choice."""
+        used = self._ledger.searched_seeds()
+        return [
+            self._judged(trial)
+            for trial in self._ledger.trials.values()
+            if trial.of == finalist.name
+            and trial.state == "COMPLETE"
+            and self._ledger.seed_of(trial) not in used
+        ]

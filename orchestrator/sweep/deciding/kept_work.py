@@ -1,0 +1,131 @@
+"""What trials leave behind: whose it is, what is kept of it, and what is not used."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from orchestrator.records.events import SetAside
+from orchestrator.records.model_folder import adapter_flaw
+from orchestrator.spec.task_kinds import computed_fields
+from orchestrator.sweep.deciding.ledger import Ledger
+from orchestrator.sweep.errors import SweepError, no_room
+from orchestrator.system.durable import copy_folder
+from orchestrator.system.seals import UNSEALED, Maker, file_hashes, flaw, move_aside
+from orchestrator.system.strict_json import fingerprint
+
+SEEN_TRIES, SEEN_SECONDS = 5, 0.2
+"""How often, and after what pause, an adapter that was announced is looked for."""
+
+
+class KeptWork:
+    """The checkpoints and adapters of a sweep's trials."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Begin.
+
+        Args:
+            ledger: The sweep's, where what is set aside is recorded.
+        """
+        self._ledger = ledger
+
+    def maker(self, name: str) -> Maker:
+        """What a trial's checkpoints and adapter are sealed with."""
+        ledger, experiment = self._ledger, self._ledger.experiment_of(name)
+        tasks = [*experiment.tasks, *experiment.probes]
+        made_of = {
+            "base": [ledger.state.base_sha256, experiment.model.quantization],
+            "data": [ledger.data.hashes[task] for task in tasks],
+            "tasks": [computed_fields(ledger.loaded.tasks[task]) for task in tasks],
+            "settings": experiment.model_dump(
+                mode="json",
+                include={"method", "head", "training", "data"},
+            ),
+            "workers": [experiment.resources.executor, experiment.resources.workers],
+        }
+        unsealed = name in ledger.state.unsealed
+        return Maker(ledger.state.sweep_id, name, fingerprint(made_of), unsealed=unsealed)
+
+    def adapter_flaw(self, name: str) -> str | None:
+        """Why the adapter that is kept of a trial is not the one that it made; None if it is."""
+        folder, maker = self._ledger.folder.adapter(name), self.maker(name)
+        if not folder.is_dir():
+            return "it is missing"
+        wrong = flaw(folder, maker)
+        return None if wrong == UNSEALED and maker.unsealed else wrong
+
+    def keep_adapter(self, name: str, source: Path) -> str | None:
+        """Copy the adapter that a trial has made, once it has been found to be whole.
+
+        Args:
+            name: The trial.
+            source: Where it was saved.
+
+        Returns:
+            Why it cannot be used; None when it is kept.
+
+        Raises:
+            SweepError: If the disk refuses.
+        """
+        maker, target = self.maker(name), self._ledger.folder.adapter(name)
+        wrong = flaw(source, maker) if _is_seen(source) else "it is missing"
+        if wrong is not None and not (wrong == UNSEALED and maker.unsealed):
+            return f"its adapter in {source} cannot be used: {wrong}"
+        try:
+            if target.is_dir():
+                kept = self.adapter_flaw(name)
+                if kept is None and file_hashes(target) == file_hashes(source):
+                    return None
+                if kept is None:  # of an attempt whose last report was not heard
+                    shutil.rmtree(target)
+                else:
+                    self.set_aside(name, target, move_aside(target), kept)
+            copy_folder(source, target)
+        except OSError as error:
+            raise SweepError(
+                no_room(self._ledger.folder.path, f"the adapter of {name}", str(error))
+            ) from None
+        return None
+
+    def set_other_adapter_aside(self, name: str) -> None:
+        """Let nothing be read from an adapter that the journal does not vouch for."""
+        folder = self._ledger.folder.adapter(name)
+        wrong = adapter_flaw(folder, self._ledger.state.trial(name).adapter_sha256, name)
+        if wrong is not None and folder.is_dir():
+            self.set_aside(name, folder, move_aside(folder), wrong)
+
+    def set_aside(self, name: str, what: Path, kept_as: Path, because: str) -> None:
+        """Record, and say, that something foreign or damaged is not used.
+
+        Args:
+            name: The trial whose work it should have been.
+            what: Where it was.
+            kept_as: Where it is now.
+            because: What is wrong with it.
+        """
+        ledger = self._ledger
+        ledger.observer.note(f"{what} is not used, and kept as {kept_as.name}: {because}")
+        ledger.record(
+            SetAside(
+                trial=name,
+                what=ledger.folder.relative(what),
+                kept_as=ledger.folder.relative(kept_as),
+                because=because,
+            )
+        )
+
+    def remove_checkpoint(self, name: str) -> None:
+        """What an ended trial would have gone on from is of no use any more."""
+        shutil.rmtree(self._ledger.folder.work(name), ignore_errors=True)
+
+
+def _is_seen(folder: Path) -> bool:
+    """Whether a folder is there; a network file system may show it only after a moment."""
+    for _ in range(SEEN_TRIES):
+        if folder.is_dir():
+            return True
+        if folder.parent.parent.is_dir():
+            list(folder.parent.parent.iterdir())  # asks the server anew
+        time.sleep(SEEN_SECONDS)
+    return folder.is_dir()

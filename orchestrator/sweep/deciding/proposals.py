@@ -1,0 +1,150 @@
+"""Which trials a sweep is to have: the base, those of the search, repetitions of its finalists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.measures.champion import Candidate, best_candidate
+from orchestrator.measures.intervals import UNKNOWN
+from orchestrator.records.events import TrialProposed
+from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.spec.reach import refusal
+from orchestrator.sweep.deciding.ledger import Ledger
+from orchestrator.sweep.deciding.trial import Trial
+from orchestrator.sweep.verdict import fresh_seeds
+
+if TYPE_CHECKING:
+    from orchestrator.sweep.search import Proposer
+
+
+class Proposals:
+    """Proposes trials in order, and counts those that are still to come."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Set up the search with what earlier sessions have found.
+
+        Args:
+            ledger: The sweep's.
+        """
+        self._ledger = ledger
+        self._proposer = _proposer(ledger)
+
+    @property
+    def total(self) -> int:
+        """How many trials the search is to have."""
+        return self._proposer.total if self._proposer is not None else 1
+
+    @property
+    def missing(self) -> int:
+        """How many trials are yet to be proposed; at most, while the search goes on."""
+        base = int(BASE_TRIAL not in self._ledger.trials)
+        searched = max(0, self.total - len(self._ledger.searched()))
+        return base + searched + self.missing_repetitions
+
+    @property
+    def missing_repetitions(self) -> int:
+        """How many of these repeat a finalist."""
+        if self._search_over:
+            return sum(name not in self._ledger.trials for name, _, _ in self._repetitions())
+        return self._ledger.experiment.repeated_trials
+
+    @property
+    def _search_over(self) -> bool:
+        searched = self._ledger.searched()
+        return len(searched) >= self.total and all(trial.over for trial in searched)
+
+    def next(self) -> str | None:
+        """Propose the next trial; None while there is none to propose, or for good."""
+        trials, search = self._ledger.trials, self._ledger.experiment.search
+        if BASE_TRIAL not in trials:
+            return self.propose(BASE_TRIAL, {}, "control")
+        name = f"t{len(trials):03d}"
+        if self._proposer is None or search is None:
+            if not self._ledger.searched():
+                return self.propose(name, {}, "user")
+            return self._propose_repetition()
+        overrides = self._proposer.propose(name)
+        if overrides is None:
+            return self._propose_repetition()
+        return self.propose(name, overrides, search.searcher)
+
+    def propose(
+        self, name: str, overrides: Mapping[str, Any], by: str, of: str | None = None
+    ) -> str:
+        """Record that a trial is to be run.
+
+        Args:
+            name: The trial's.
+            overrides: Dotted paths of the experiment and its values.
+            by: Who proposes it.
+            of: The finalist that it repeats.
+
+        Returns:
+            Its name.
+
+        Raises:
+            ExperimentError: If it cannot be: that is not recorded.
+        """
+        self._ledger.experiment.with_overrides(overrides)
+        self._ledger.record(TrialProposed(name, dict(overrides), by, of))
+        return name
+
+    def tell(self, trial: Trial, measured: Mapping[str, float] | None) -> None:
+        """Let the search learn what a trial scored; None: it has failed or was stopped."""
+        if self._proposer is not None and trial.name != BASE_TRIAL and trial.of is None:
+            self._proposer.tell(trial.name, measured)
+
+    def finalists(self) -> list[Trial]:
+        """The best searched trial of each group; those that keep the champion's limits first."""
+        experiment = self._ledger.experiment
+        rule, per = experiment.champion, experiment.finalists.per
+        groups: dict[str, list[Candidate]] = {}
+        for trial in self._ledger.eligible():
+            # A choice may be a list, which is no key.
+            group = json.dumps(trial.overrides.get(per)) if per is not None else ""
+            groups.setdefault(group, []).append(
+                Candidate(trial.name, trial.measures or {}, UNKNOWN)
+            )
+        best = [
+            best_candidate(group, maximize=rule.maximize, subject_to=rule.subject_to)
+            for group in groups.values()
+        ]
+        return [self._ledger.trials[candidate.name] for candidate in best]
+
+    def _repetitions(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Name, finalist and overrides of every repetition with a fresh seed."""
+        experiment = self._ledger.experiment
+        own, count = experiment.training.seed, experiment.finalists.fresh_seeds
+        if not count:
+            return []
+        seeds = fresh_seeds(own, self._ledger.searched_seeds(), count)
+        return [
+            (f"{t.name}-s{seed - own}", t.name, {**t.overrides, "training.seed": seed})
+            for t in self.finalists()
+            for seed in seeds
+        ]
+
+    def _propose_repetition(self) -> str | None:
+        if not self._search_over:
+            return None
+        for name, finalist, overrides in self._repetitions():
+            if name not in self._ledger.trials:
+                return self.propose(name, overrides, "fresh seed", of=finalist)
+        return None
+
+
+def _proposer(ledger: Ledger) -> Proposer | None:
+    """The search; None of a sweep of a single trial."""
+    from orchestrator.sweep.search import PastTrial, Proposer
+
+    experiment = ledger.experiment
+    if experiment.search is None:
+        return None
+    return Proposer(
+        experiment.search,
+        experiment.objectives,
+        [PastTrial(t.name, t.overrides, t.state, t.measures) for t in ledger.searched()],
+        refuses=lambda overrides: refusal(experiment, overrides),
+    )

@@ -1,0 +1,109 @@
+"""A trial is saved before its report is told, and each worker writes what is its own."""
+
+from contextlib import contextmanager
+
+import pytest
+
+from orchestrator.executors.trial_shell import KeptCheckpoint, TrialShell
+from orchestrator.loop.task_sequence import Start
+from orchestrator.loop.trial_checkpoints import found_checkpoint
+from orchestrator.loop.trial_state import TrialState, read_state
+from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.records.stage_report import StageReport
+from orchestrator.system.seals import Maker, flaw
+
+MATRIX = AccuracyMatrix(("mood",), ((0.5,),))
+BEGUN = TrialState(MATRIX, Start(), ())
+RUNG = StageReport("mood", 0, 2, 4, 0.5, 0.6)
+END = StageReport("mood", 0, 4, 4, 1.0, 0.75, row=(0.75,))
+
+
+def maker(trial="t001"):
+    return Maker("a sweep", trial, "some settings")
+
+
+class Engine:
+    """Writes names in the place of tensors."""
+
+    def __init__(self):
+        self.calls, self.whole = [], False
+
+    def save(self, folder, *, with_optimizer):
+        self.calls.append("save")
+        folder.mkdir(exist_ok=True)
+        (folder / "weights").write_text("optimizer" if with_optimizer else "")
+
+    def save_adapter(self, folder):
+        assert self.whole, "the tensors of all workers are needed"
+        self.calls.append("adapter")
+        folder.mkdir()
+        (folder / "tensors").write_text("")
+
+    @contextmanager
+    def gathered(self):
+        self.calls.append("gather")
+        self.whole = True
+        yield
+        self.whole = False
+
+
+class Folders:
+    """Checkpoints one beside the other, and which reports were told."""
+
+    def __init__(self, place):
+        self.place, self.told = place, []
+
+    def fresh(self):
+        folder = self.place / str(len(self.told))
+        folder.mkdir()
+        return folder
+
+    def keep(self, fresh, report):
+        self.told.append(
+            (report, sorted(p.relative_to(fresh).as_posix() for p in fresh.rglob("*")))
+        )
+
+
+def test_what_is_told_can_be_gone_on_from(tmp_path):
+    kept, found = tmp_path / "checkpoint", []
+
+    def tell(message):
+        assert found_checkpoint(message.checkpoint_path, maker()) == (kept, [])
+        found.append((message.report, read_state(message.checkpoint_path)))
+
+    shell = TrialShell(maker(), BEGUN, KeptCheckpoint(kept, maker(), tell))
+    (tmp_path / "checkpoint.new").mkdir()
+    (tmp_path / "checkpoint.new" / "half").write_text("of a process that was killed")
+    engine = Engine()
+    shell.reported(RUNG, MATRIX, engine)
+    assert not (kept / "half").exists()
+    assert (kept / "weights").read_text() == "optimizer", "learning goes on within the task"
+    shell.reported(END, MATRIX.with_row((0.75,)), engine)
+    assert (kept / "weights").read_text() == ""
+    assert flaw(kept / "adapter", maker()) is None
+    assert [report for report, _ in found] == [RUNG, END]
+    assert [state.reports for _, state in found] == [(RUNG,), (RUNG, END)]
+    assert shell.state == found[-1][1]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_each_worker_saves_its_part_and_the_first_the_rest(tmp_path, first):
+    engine, folders = Engine(), Folders(tmp_path)
+    shell = TrialShell(maker(), BEGUN, folders, first=first)
+    shell.reported(RUNG, MATRIX, engine)
+    shell.reported(END, MATRIX, engine)
+    own = ["save", "save", "gather"]
+    assert engine.calls == [*own, "adapter"] if first else own
+    rest = ["adapter", "adapter/seal.json", "adapter/tensors"] if first else []
+    state = ["trial.json"] if first else []
+    assert folders.told == [
+        (RUNG, [*state, "weights"]), (END, [*rest, *state, "weights"]),
+    ]  # fmt: skip
+    assert shell.state.reports == (RUNG, END), "all of them know where the trial is"
+
+
+def test_of_the_base_nothing_is_saved_but_its_state(tmp_path):
+    engine, folders = Engine(), Folders(tmp_path)
+    TrialShell(maker("base"), BEGUN, folders).reported(END, MATRIX, engine)
+    assert engine.calls == []
+    assert folders.told == [(END, ["trial.json"])]

@@ -1,0 +1,45 @@
+"""A sweep's last words are said once."""
+
+from orchestrator.records.events import TrialEnded
+from orchestrator.sweep.deciding.judgement import Judgement
+from orchestrator.sweep.deciding.kept_work import KeptWork
+from orchestrator.sweep.deciding.proposals import Proposals
+
+
+def judgement_of(ledger):
+    return Judgement(ledger, Proposals(ledger), KeptWork(ledger))
+
+
+def test_a_verdict_is_made_once_and_asks_for_the_test_scores_of_its_champion(ledgers, reported):
+    ledger = ledgers()
+    proposals = Proposals(ledger)
+    for share in (0.3, 0.95):
+        name = proposals.next()
+        reported(ledger, name, share)
+        ledger.record(TrialEnded(name, "COMPLETE", measures={"gain": share - 0.3}))
+    made = judgement_of(ledger)
+    assert made.to_be_read() == {}
+    made.conclude()
+    before = len(ledger.journal.lines)
+    made.conclude()
+    assert len(ledger.journal.lines) == before
+    assert ledger.state.champion == "t001"
+    sides = made.to_be_read()
+    assert {name: side.adapter for name, side in sides.items()} == {
+        "base": None, "t001": ledger.folder.adapter("t001"),
+    }  # fmt: skip
+
+
+def test_what_could_not_be_read_is_journalled_and_not_asked_for_again(ledgers, reported):
+    ledger = ledgers()
+    proposals = Proposals(ledger)
+    for share in (0.3, 0.95):
+        name = proposals.next()
+        reported(ledger, name, share)
+        ledger.record(TrialEnded(name, "COMPLETE", measures={"gain": share - 0.3}))
+    made = judgement_of(ledger)
+    made.conclude()
+    made.test_read({"t001": {"unread": "its adapter is gone"}})
+    [read] = ledger.state.readings
+    assert (read.reading, read.unread) == (None, {"t001": "its adapter is gone"})
+    assert judgement_of(ledgers()).to_be_read() == {}

@@ -1,0 +1,40 @@
+"""What is known of a sweep is what its journal says."""
+
+from orchestrator.records.events import TrialProposed, TrialStarted
+from tests.made_up_sweep import TASK, answers
+
+
+def test_reading_the_journal_again_gives_the_same_ledger(ledgers, reported):
+    first = ledgers()
+    for name in ("base", "t001"):
+        first.record(TrialProposed(name, {}, "user"))
+        first.record(TrialStarted(name))
+        reported(first, name)
+    again = ledgers()
+    assert again.state.everything == first.state.everything
+    assert again.row_0() == first.row_0() is None, "the base has not ended"
+    assert again.base_report() == first.base_report() is not None
+
+
+def test_what_is_recorded_is_journalled_before_it_is_told(ledgers, recorder):
+    ledger = ledgers()
+    ledger.record(TrialProposed("t001", {"training.seed": 3}, "user"))
+    assert recorder.lines == [ledger.journal.lines[-1]]
+    assert ledger.seed_of(ledger.trials["t001"]) == 3
+    assert ledger.searched_seeds() == {3}
+
+
+def test_the_experiment_of_a_trial_is_validated_once(ledgers):
+    ledger = ledgers()
+    ledger.record(TrialProposed("t001", {"training.learning_rate": 0.5}, "user"))
+    assert ledger.experiment_of("t001").training.learning_rate == 0.5
+    assert ledger.experiment_of("t001") is ledger.experiment_of("t001")
+
+
+def test_examples_are_those_of_the_journal_though_the_state_keeps_none(ledgers, reported):
+    ledger = ledgers()
+    ledger.record(TrialProposed("t001", {}, "user"))
+    assert ledger.examples("t001") is None
+    reported(ledger, "t001", 0.8)
+    assert ledger.last_report(ledger.trials["t001"]).per_example is None
+    assert ledger.examples("t001") == {TASK: answers(0.8, "t001")}
