@@ -29,9 +29,10 @@ from orchestrator.data.items import Question, Window
 from orchestrator.data.model_inputs import Scored, epoch_batches, scored_rows
 from orchestrator.data.preparation import prepare
 from orchestrator.data.prepared import PreparedData, PreparedTask
-from orchestrator.engines.micro_batches import Place, sharded_batch
+from orchestrator.engines.micro_batches import sharded_batch
 from orchestrator.engines.row_batches import bucketed, padded
 from orchestrator.engines.scored_model import ScoredModel
+from orchestrator.engines.workers import Workers
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.spec.load import LoadedExperiment, load_experiment
@@ -70,7 +71,7 @@ def training_batches(
     for seed in SEEDS:
         for batch in epoch_batches(task.train, batch_size, seed=seed, epochs=1):
             for rank in range(workers):
-                for micro in sharded_batch(batch, [], Place(rank, workers), 1).micros:
+                for micro in sharded_batch(batch, [], Workers(rank, workers), 1).micros:
                     yield micro.rows, micro.counts
 
 

@@ -36,10 +36,11 @@ from orchestrator.engines.checkpoints import (
     write_tensors,
 )
 from orchestrator.engines.linear_heads import HEADS_FILE, LinearHeads
-from orchestrator.engines.micro_batches import MicroBatch, Place, StepBatch
+from orchestrator.engines.micro_batches import MicroBatch, StepBatch
 from orchestrator.engines.optimizer import reach
 from orchestrator.engines.row_batches import heads_of, padded, scored_example, token_places
 from orchestrator.engines.scored_model import Comparison, ScoredModel, trainable_parameters
+from orchestrator.engines.workers import Workers
 from orchestrator.spec.sections import TrainingSpec, default_batch_tokens
 
 
@@ -51,14 +52,14 @@ class BaseEngine:
         model: Any,
         spec: TrainingSpec,
         *,
-        place: Place,
+        workers: Workers,
         batch_tokens: int | None,
         heads: LinearHeads | None,
         tokenizer: Any,
         retention: Retention | None,
     ) -> None:
         self._spec = spec
-        self._place = place
+        self._workers = workers
         self._tokenizer = tokenizer
         self._model = model
         self._device = next(model.parameters()).device
@@ -70,7 +71,7 @@ class BaseEngine:
         self.retention = retention or Retention()
         self.scored.retention = self.retention
         self.retention.bind(adapted_layers(model, self.scored.adapter))
-        self._shares = place.world * spec.accumulation
+        self._shares = workers.world * spec.accumulation
         self._merges = bool(curlora.merged_tensors(model))
         self._steps = 1
         self._rate = 0.0
@@ -87,7 +88,7 @@ class BaseEngine:
         most = self.retention.max_examples
         observed = [self._observe(found, f"source {i}", most) for i, found in enumerate(sources)]
         self.retention.begin_sequence(
-            self._adapter_values(), tasks=tasks, observed=observed, total=self._total
+            self._adapter_values(), tasks=tasks, observed=observed, total=self._totals
         )
 
     def begin_task(self, index: int, steps: int, examples: Sequence[Example] = ()) -> None:
@@ -102,7 +103,7 @@ class BaseEngine:
             self._adapter_values(),
             index,
             observed=looked_at,
-            total=self._total,
+            total=self._totals,
             reach=reach(self._spec, steps),
         )
 
@@ -112,7 +113,7 @@ class BaseEngine:
             self._adapter_values(),
             index,
             self._observe(examples, f"task {index}", self.retention.max_examples),
-            self._total,
+            self._totals,
             len(examples),
         )
 
@@ -122,10 +123,9 @@ class BaseEngine:
         if not self.retention.observes or not count:
             return
         chosen = random.Random(f"{self._spec.seed}/{name}").sample(list(examples), count)
-        mine = chosen[self._place.rank :: self._place.world]
-        # A ZeRO-3 forward is a collective, so nobody may run one example fewer than the others.
-        whole = -(-count // self._place.world)
-        padding = [chosen[-1]] * (whole - len(mine))
+        mine = chosen[self._workers.rank :: self._workers.world]
+        # A ZeRO-3 forward is a collective, so no worker may run one example fewer than the others.
+        padding = [chosen[-1]] * (self._workers.max_rows(count) - len(mine))
         self.scored.eval()
 
         def log_probability(example: Example) -> Tensor:
@@ -144,9 +144,8 @@ class BaseEngine:
     def _after_observing(self) -> None:
         """Tidy up after gradients that were not taken by the engine's own backward pass."""
 
-    def _total(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sums over all workers."""
-        return statistics
+    def _totals(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._workers.totals(statistics, self._device)
 
     def _adapter_values(self) -> dict[str, Tensor]:
         """The adapter's tensors, whole."""

@@ -28,10 +28,11 @@ from orchestrator.engines.checkpoints import (
 from orchestrator.engines.deepspeed_config import deepspeed_config
 from orchestrator.engines.generation import prompt_batches, write_batch
 from orchestrator.engines.linear_heads import LinearHeads
-from orchestrator.engines.micro_batches import Place, sharded_batch
+from orchestrator.engines.micro_batches import sharded_batch
 from orchestrator.engines.optimizer import adamw, schedule_factor, seed_step, set_rates
 from orchestrator.engines.row_batches import bucketed, first_pick, padded
 from orchestrator.engines.scored_model import hidden_size
+from orchestrator.engines.workers import Workers
 from orchestrator.spec.sections import TrainingSpec
 from orchestrator.spec.task_kinds import GenerationTask
 
@@ -67,16 +68,16 @@ class DeepSpeedEngine(BaseEngine):
         """
         import deepspeed
 
-        place = Place(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        workers = Workers.of_group()
         super().__init__(
-            model, spec, place=place, batch_tokens=batch_tokens, heads=heads, tokenizer=tokenizer,
-            retention=retention,
+            model, spec, workers=workers, batch_tokens=batch_tokens, heads=heads,
+            tokenizer=tokenizer, retention=retention,
         )  # fmt: skip
         if weights is not None:
             self._load_weights(weights)
         if spec.precision == "bf16":
             cast_adapter_buffers(model, torch.bfloat16)
-        config = deepspeed_config(spec, place.world)
+        config = deepspeed_config(spec, workers.world)
         self._stage = int(config["zero_optimization"]["stage"])
         own_optimizer = "optimizer" in config
         client = None if own_optimizer else adamw(self.trainable, spec)
@@ -176,13 +177,6 @@ class DeepSpeedEngine(BaseEngine):
         with self.gathered():
             return {name: p.detach().clone() for name, p in self.scored.adapter.items()}
 
-    def _total(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
-        summed: dict[str, Tensor] = {}
-        for name, tensor in statistics.items():
-            summed[name] = tensor.to(self._device).clone()
-            torch.distributed.all_reduce(summed[name])
-        return summed
-
     def _schedule(self) -> dict[str, Any]:
         """DeepSpeed's own schedule: its state, and the rates that it set last."""
         rates = [float(group["lr"]) for group in self._optimizer.param_groups]
@@ -197,9 +191,9 @@ class DeepSpeedEngine(BaseEngine):
         self, examples: Sequence[Example], step: int, replayed: Sequence[Example] = ()
     ) -> float:
         """Take one optimiser step together with the other workers; see `Engine`."""
-        seed_step(self._spec.seed, step, self._place.rank)
+        seed_step(self._spec.seed, step, self._workers.rank)
         self._engine.train()
-        batch = sharded_batch(examples, replayed, self._place, self._spec.accumulation)
+        batch = sharded_batch(examples, replayed, self._workers, self._spec.accumulation)
         factor = schedule_factor(self._spec, step, self._steps)
         self._rate = self._spec.learning_rate * factor
         if self._fresh_schedule is None:
@@ -223,7 +217,7 @@ class DeepSpeedEngine(BaseEngine):
         skipped = bool(getattr(self._engine.optimizer, "overflow", False))
         if skipped or (norm is not None and not 0.0 <= float(norm) < LARGEST_NORM):
             own.fill_(math.nan)  # clipped by it, or divided by its square, a step would be zero
-        torch.distributed.all_reduce(own)
+        self._workers.all_reduce([own])
         if self._fresh_schedule is not None:
             self._rate = float(self._optimizer.param_groups[0]["lr"])
         self._stepped(step)
@@ -232,7 +226,7 @@ class DeepSpeedEngine(BaseEngine):
     def _share(self, batches: list[list[int]]) -> list[list[int]]:
         """This worker's part of some batches; every worker gets equally many."""
         # A ZeRO-3 forward is a collective, so nobody may run one batch more than the others.
-        while len(batches) % self._place.world:
+        while len(batches) % self._workers.world:
             largest = max(range(len(batches)), key=lambda i: len(batches[i]))
             half = len(batches[largest]) // 2
             if half == 0:
@@ -240,7 +234,7 @@ class DeepSpeedEngine(BaseEngine):
                 continue
             batches.append(batches[largest][half:])
             batches[largest] = batches[largest][:half]
-        return batches[self._place.rank :: self._place.world]
+        return batches[self._workers.rank :: self._workers.world]
 
     def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
         """The log-probability of every pick of every row; each worker computes its share."""
@@ -288,7 +282,7 @@ class DeepSpeedEngine(BaseEngine):
                 synced=self._stage == 3,
             )  # fmt: skip
             mine |= dict(zip(batch, texts, strict=True))
-        parts: list[dict[int, str | None]] = [{} for _ in range(self._place.world)]
+        parts: list[dict[int, str | None]] = [{} for _ in range(self._workers.world)]
         torch.distributed.all_gather_object(parts, mine)
         whole = {index: text for part in parts for index, text in part.items()}
         return [whole[index] for index in range(len(prompts))]
@@ -313,17 +307,17 @@ class DeepSpeedEngine(BaseEngine):
     def save(self, folder: Path, *, with_optimizer: bool) -> None:
         """Write rank 0's view of the weights and every rank's optimiser shard; a collective."""
         with self.gathered():
-            if self._place.rank == 0:
+            if self._workers.first:
                 self._save_weights(folder)
                 write_json(
                     folder / "engine.json",
-                    {"steps": self._steps, "world": self._place.world, "stage": self._stage},
+                    {"steps": self._steps, "world": self._workers.world, "stage": self._stage},
                 )
         if with_optimizer:
-            shard = folder / f"optimizer-rank{self._place.rank}.safetensors"
+            shard = folder / f"optimizer-rank{self._workers.rank}.safetensors"
             write_tensors(shard, flat_state(self._optimizer, self._masters()))
             if self._fresh_schedule is not None:
-                name = f"schedule-rank{self._place.rank}.json"
+                name = f"schedule-rank{self._workers.rank}.json"
                 write_json(folder / name, self._schedule())
 
     def load_optimizer(self, folder: Path) -> None:
@@ -336,10 +330,10 @@ class DeepSpeedEngine(BaseEngine):
             ValueError: If it was written by another number of workers or ZeRO stage.
         """
         facts = read_json(folder / "engine.json")
-        if (facts["world"], facts["stage"]) != (self._place.world, self._stage):
+        if (facts["world"], facts["stage"]) != (self._workers.world, self._stage):
             raise ValueError(
                 f"The checkpoint inside a task was written by {facts['world']} workers at ZeRO "
-                f"stage {facts['stage']}, now there are {self._place.world} at stage "
+                f"stage {facts['stage']}, now there are {self._workers.world} at stage "
                 f"{self._stage}. Use the same resources, or start another sweep with --new."
             )
         self._steps = int(facts["steps"])
@@ -347,8 +341,8 @@ class DeepSpeedEngine(BaseEngine):
         load_flat_state(
             self._optimizer,
             self._masters(),
-            read_tensors(folder / f"optimizer-rank{self._place.rank}.safetensors"),
+            read_tensors(folder / f"optimizer-rank{self._workers.rank}.safetensors"),
         )
         if self._fresh_schedule is not None:
-            name = f"schedule-rank{self._place.rank}.json"
+            name = f"schedule-rank{self._workers.rank}.json"
             self._set_schedule(read_json(folder / name))

@@ -26,10 +26,11 @@ from orchestrator.engines.checkpoints import (
 )
 from orchestrator.engines.generation import prompt_batches, write_batch
 from orchestrator.engines.linear_heads import LinearHeads
-from orchestrator.engines.micro_batches import Place, sharded_batch
+from orchestrator.engines.micro_batches import sharded_batch
 from orchestrator.engines.optimizer import adamw, schedule_factor, seed_step, set_rates
 from orchestrator.engines.row_batches import bucketed, first_pick, padded
 from orchestrator.engines.scored_model import hidden_size
+from orchestrator.engines.workers import ALONE
 from orchestrator.spec.sections import TrainingSpec
 from orchestrator.spec.task_kinds import GenerationTask
 
@@ -58,7 +59,7 @@ class PlainEngine(BaseEngine):
             retention: What protects earlier tasks; None: nothing.
         """
         super().__init__(
-            model, spec, place=Place(), batch_tokens=batch_tokens, heads=heads,
+            model, spec, workers=ALONE, batch_tokens=batch_tokens, heads=heads,
             tokenizer=tokenizer, retention=retention,
         )  # fmt: skip
         self._optimizer: torch.optim.AdamW | None = None
@@ -79,7 +80,7 @@ class PlainEngine(BaseEngine):
             raise RuntimeError("`begin_task` must come before `train_step`.")
         seed_step(self._spec.seed, step, 0)
         self.scored.train()
-        batch = sharded_batch(examples, replayed, self._place, self._spec.accumulation)
+        batch = sharded_batch(examples, replayed, self._workers, self._spec.accumulation)
         loss = 0.0
         for micro in batch.micros:
             part, wanted = self._part(self.scored, batch, micro)

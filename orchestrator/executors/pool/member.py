@@ -21,7 +21,7 @@ from orchestrator.engines.device_memory import DeviceMemory
 from orchestrator.engines.plain import PlainEngine
 from orchestrator.engines.scored_model import check_logits
 from orchestrator.engines.sharded_base import ShardedBase, zero3_config
-from orchestrator.engines.workers import ALONE, RankError, Ranks
+from orchestrator.engines.workers import ALONE, Workers, WorkersError
 from orchestrator.executors.pool.bare_base import BareBase
 from orchestrator.executors.pool.failures import Failure, attempt
 from orchestrator.executors.pool.packed_trials import PackedTrials
@@ -50,7 +50,7 @@ class Member:
         experiment: Experiment,
         data: PreparedData,
         folder: Path,
-        ranks: Ranks = ALONE,
+        workers: Workers = ALONE,
         *,
         halvings: int = 0,
     ) -> None:
@@ -60,7 +60,7 @@ class Member:
             experiment: The sweep's.
             data: Every task and probe.
             folder: The sweep's folder, where trials are saved; all workers read it.
-            ranks: The member's workers, each of which makes a `Member` and the same calls.
+            workers: The member's workers, each of which makes a `Member` and the same calls.
             halvings: How often passes are to be half as large as the experiment says.
         """
         import torch
@@ -71,11 +71,11 @@ class Member:
         device: Any = "cpu"
         if resources.gpus_per_worker:
             device = torch.device("cuda", torch.cuda.current_device())
-        self._ranks, self._own = ranks, uuid.uuid4().hex[:8]
-        zero3 = None if ranks.alone else zero3_config(experiment.training)
+        self._workers, self._own = workers, uuid.uuid4().hex[:8]
+        zero3 = None if workers.alone else zero3_config(experiment.training)
         with partitioned(zero3):
             self._base: Any = load_base(experiment.model, experiment.training.precision, device)
-        self._parted = ShardedBase(self._base, zero3) if zero3 is not None else None
+        self._sharded = ShardedBase(self._base, zero3) if zero3 is not None else None
         writes = any(isinstance(task.spec, GenerationTask) for task in data.tasks.values())
         self._tokenizer = load_tokenizer(experiment.model) if writes else None
         tokens = experiment.data.batch_tokens or default_batch_tokens(
@@ -176,8 +176,8 @@ class Member:
         begun = attempt(functools.partial(self._let_join, maker, experiment))
         if isinstance(begun, bool):
             return begun
-        if begun.memory and not self._ranks.alone:
-            raise RankError(f"worker {self._ranks.rank} is out of memory: {begun.reason}")
+        if begun.memory and not self._workers.alone:
+            raise WorkersError(f"worker {self._workers.rank} is out of memory: {begun.reason}")
         self._forget(name)
         if begun.memory and self.begun:
             self._crowd = len(self.begun)
@@ -201,16 +201,16 @@ class Member:
         sequence = task_sequence(experiment, self._data)
         tokens = pack.tokens_with(experiment, sequence)
         fits = self._memory.holds(need, tokens) if shared else need <= self._memory.free()
-        if not all(self._ranks.parts(fits)):
+        if not all(self._workers.all_gather(fits)):
             if shared:
                 return False  # until another has ended
             self._fail(name, *[self._no_room(need)] * 2)
             return True
         self._progress[name] = ProgressFile(self._folder, name)
         snapshot, aside = None, []
-        if self._ranks.first:
+        if self._workers.first:
             snapshot, aside = found_checkpoint(self._checkpoint(name), maker)
-        snapshot, aside = self._ranks.told((snapshot, aside))
+        snapshot, aside = self._workers.broadcast((snapshot, aside))
         self._said += [(name, found.as_message()) for found in aside]
 
         def hear(report: StageReport, matrix: AccuracyMatrix) -> None:
@@ -246,14 +246,14 @@ class Member:
                 capacity=self._capacity,
                 batch_tokens=self._batch_tokens,
                 tokenizer=self._tokenizer,
-                ranks=self._ranks,
-                parted=self._parted,
+                workers=self._workers,
+                sharded=self._sharded,
             )
         return self._pack
 
     def _bare_base(self, experiment: Experiment) -> Any:
         """Who computes row 0."""
-        if self._ranks.alone:
+        if self._workers.alone:
             return PlainEngine(
                 self._base, experiment.training, batch_tokens=self._batch_tokens,
                 tokenizer=self._tokenizer,
@@ -266,7 +266,7 @@ class Member:
         """Row 0, on the bare base; trials wait meanwhile."""
         work = functools.partial(self._read_base, experiment)
         found: Failure | None
-        if self._ranks.alone:
+        if self._workers.alone:
             found = attempt(work)
         else:
             try:
@@ -290,7 +290,7 @@ class Member:
             matrix=AccuracyMatrix.empty([task.name for task in sequence.tasks]),
             start=None,
             on_report=lambda report, _: self._say_stage(BASE_TRIAL, report, None),
-            on_progress=file.write if self._ranks.first else lambda _: None,
+            on_progress=file.write if self._workers.first else lambda _: None,
         )
 
     # ----------------------------------------------------------------------------- what is said
@@ -306,12 +306,12 @@ class Member:
         kept = self._checkpoint(name)
         # A member that was taken for lost may write, too, until it is told to forget the trial.
         fresh = kept.with_name(f"checkpoint.{self._own}.new")
-        if self._ranks.first:
+        if self._workers.first:
             shutil.rmtree(fresh, ignore_errors=True)
         if matrix.complete and report.row is not None:
             # All workers take part, so nothing that can fail on the first alone comes before it.
             pack.save_adapter(name, fresh / "adapter")
-        if self._ranks.first:
+        if self._workers.first:
             fresh.mkdir(parents=True, exist_ok=True)
             if (fresh / "adapter").is_dir():
                 seal(fresh / "adapter", maker)
@@ -328,7 +328,7 @@ class Member:
             self._reports[name].append(message["report"])
 
     def _tell_progress(self, name: str, progress: Progress) -> None:
-        if self._ranks.first:
+        if self._workers.first:
             self._progress[name].write(progress)
 
     def _ended(self, end: Ended) -> None:

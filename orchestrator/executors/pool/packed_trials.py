@@ -13,11 +13,11 @@ later passes are no larger; a pass that fails otherwise is taken apart until it 
 made it fail.
 
 Several workers (`engines.workers`) can hold the same slots, each with the whole base, or where that
-is too large with a part of it (`engines.sharded_base`). The rows of every pass are
-dealt out among them, and the adapters' gradients are summed once a tick; all else each of them
-computes for itself, and alike. What fails in a pass on one has failed on all. Only over a parted
-base that ends all of them, because the others wait within the pass: trials go on from their last
-reports once all have started anew.
+is too large with a shard of it (`engines.sharded_base`). The rows of every pass are
+sharded across them, and the adapters' gradients are summed once a tick; all else each of them
+computes for itself, and alike. What fails in a pass on one has failed on all. With a sharded base
+one failed pass ends the whole member, because the others wait within the pass: trials go on from
+their last reports once all workers have restarted.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from orchestrator.engines.optimizer import reach, schedule_factor
 from orchestrator.engines.row_batches import FULL_PASS, bucketed, first_pick, padded, scored_example
 from orchestrator.engines.scored_model import ScoredModel, hidden_size
 from orchestrator.engines.sharded_base import ShardedBase
-from orchestrator.engines.workers import ALONE, RankError, Ranks
+from orchestrator.engines.workers import ALONE, Workers, WorkersError
 from orchestrator.executors.pool.admission import packing_refuses
 from orchestrator.executors.pool.failures import (
     Failure,
@@ -114,8 +114,8 @@ class PackedTrials:
         capacity: int,
         batch_tokens: int,
         tokenizer: Any = None,
-        ranks: Ranks = ALONE,
-        parted: ShardedBase | None = None,
+        workers: Workers = ALONE,
+        sharded: ShardedBase | None = None,
     ) -> None:
         """Take a base.
 
@@ -125,18 +125,18 @@ class PackedTrials:
             capacity: Most trials at a time.
             batch_tokens: Padded tokens of one pass, on each worker.
             tokenizer: Needed where a task is scored on written text.
-            ranks: The workers that hold the same trials. Each must make the same calls in the same
-                order: `tick`, `join`, `drop` and `save_adapter` are collectives.
-            parted: Where each of them holds only a part of the base.
+            workers: The workers that hold the same trials. Each must make the same calls in the
+                same order: `tick`, `join`, `drop` and `save_adapter` are collectives.
+            sharded: The base where it is sharded across them (ZeRO stage 3).
         """
         self._base = base
-        self._parted = parted
-        self._scored = ScoredModel(base).eval() if parted is None else parted.scored
+        self._sharded = sharded
+        self._scored = ScoredModel(base).eval() if sharded is None else sharded.scored
         self._pack = PackedModel(base, target_modules, capacity=capacity)
         self._device = next(base.parameters()).device
         self._learning, self._reading, self._writing = (PassSize(batch_tokens) for _ in range(3))
         self._tokenizer = tokenizer
-        self._ranks = ranks
+        self._workers = workers
         self._slots: dict[int, Slot] = {}
         self._free = list(range(capacity))
         self.largest = 0
@@ -257,10 +257,10 @@ class PackedTrials:
     @contextmanager
     def _readable(self) -> Iterator[None]:
         """Within it the pack can read weights of the base."""
-        if self._parted is None:
+        if self._sharded is None:
             yield
             return
-        with self._parted.readable():
+        with self._sharded.readable():
             yield
 
     def _solo(self, number: int) -> Any:
@@ -291,7 +291,7 @@ class PackedTrials:
             The trials that ended.
 
         Raises:
-            RankError: There are several workers, and a pass or a sum over them has failed on one.
+            WorkersError: There are several workers, and a pass or a sum has failed on one.
         """
         learners = [s for s in self._slots.values() if isinstance(s.request, TrainStep)]
         readers = [s for s in self._slots.values() if not isinstance(s.request, TrainStep)]
@@ -321,11 +321,11 @@ class PackedTrials:
             What it returned, or why it failed.
 
         Raises:
-            RankError: Memory did not suffice, and there are other workers, where it may have.
+            WorkersError: Memory did not suffice, and there are other workers, where it may have.
         """
         found = attempt(work)
-        if isinstance(found, Failure) and found.memory and not self._ranks.alone:
-            raise RankError(f"worker {self._ranks.rank} is out of memory: {found.reason}")
+        if isinstance(found, Failure) and found.memory and not self._workers.alone:
+            raise WorkersError(f"worker {self._workers.rank} is out of memory: {found.reason}")
         return found
 
     def _in_step(self, work: Callable[[], Result]) -> Result | Failure:
@@ -338,16 +338,16 @@ class PackedTrials:
             What it returned, or the first worker's failure on whom it failed.
 
         Raises:
-            RankError: It failed within a pass of a parted base, where other workers wait.
+            WorkersError: It failed within a pass of a sharded base, where other workers wait.
         """
-        if self._ranks.alone:
+        if self._workers.alone:
             return attempt(work)
-        if self._parted is not None:
-            with self._ranks.together():
+        if self._sharded is not None:
+            with self._workers.collective():
                 return work()
         found = attempt(work)
-        told = self._ranks.parts(found if isinstance(found, Failure) else None)
-        return next((failure for failure in told if failure is not None), found)
+        failures = self._workers.all_gather(found if isinstance(found, Failure) else None)
+        return next((failure for failure in failures if failure is not None), found)
 
     def _is_here(self, slot: Slot) -> bool:
         """Whether a slot has not been dropped, within a report of its own or of another."""
@@ -366,7 +366,7 @@ class PackedTrials:
     def save_adapter(self, name: str, folder: Path) -> None:
         """Write a trial's adapter, as `curlora.load_adapter` reads it; the first worker writes."""
         solo = self._solo(self._slot(name).number)
-        if self._ranks.first:
+        if self._workers.first:
             curlora.save_adapter(solo, folder)
 
     def state(self, name: str) -> TrialState:
@@ -420,7 +420,7 @@ class PackedTrials:
         """
         own = row_tokens(experiment, sequence)
         together = own + sum(slot.tokens for slot in self._slots.values())
-        return min(-(-together // self._ranks.world), self._learning.tokens)
+        return min(-(-together // self._workers.world), self._learning.tokens)
 
     def progress(self, name: str) -> Progress:
         """How far a trial is, by estimated work.
@@ -462,7 +462,7 @@ class PackedTrials:
                     f"The trial {name!r} is between two reports, where it cannot go on from. Call "
                     "`save` from within its `on_report`."
                 )
-        if not self._ranks.first:
+        if not self._workers.first:
             return
         values = self._pack.state(slot.number)
         write_tensors(folder / WEIGHTS_FILE, values)
@@ -539,7 +539,10 @@ class PackedTrials:
                     self._observe(slot, s, f"source {i}", most) for i, s in enumerate(sources)
                 ]
                 slot.retention.begin_sequence(
-                    self._pack.state(slot.number), tasks=tasks, observed=observed, total=self._total
+                    self._pack.state(slot.number),
+                    tasks=tasks,
+                    observed=observed,
+                    total=self._totals,
                 )
             case BeginTask(name=name, index=index, steps=steps, examples=examples):
                 slot.steps = steps
@@ -550,14 +553,14 @@ class PackedTrials:
                     self._pack.state(slot.number),
                     index,
                     observed=self._observe(slot, examples, f"beginning {index}", looked_at),
-                    total=self._total,
+                    total=self._totals,
                     reach=reach(slot.spec, steps),
                 )
             case EndTask(index=index, examples=examples):
                 most = slot.retention.max_examples
                 observed_now = self._observe(slot, examples, f"task {index}", most)
                 slot.retention.end_task(
-                    self._pack.state(slot.number), index, observed_now, self._total, len(examples)
+                    self._pack.state(slot.number), index, observed_now, self._totals, len(examples)
                 )
             case Report(report=report, matrix=matrix):
                 whole = replace(
@@ -578,10 +581,10 @@ class PackedTrials:
 
     def _report(self, tell: Callable[[], None]) -> None:
         """Make a report; that it failed on the first worker, who writes, is told to the others."""
-        if self._ranks.alone:
+        if self._workers.alone:
             tell()
             return
-        found = self._ranks.told(self._attempt(tell))
+        found = self._workers.broadcast(self._attempt(tell))
         if isinstance(found, Failure):
             raise SharedFailureError(found)
 
@@ -639,7 +642,9 @@ class PackedTrials:
         order = sorted(learners, key=lambda s: (-longest[s.number], s.number))
         sizes = [(len(rows[slot.number]), longest[slot.number]) for slot in order]
         each = PASS_TOKENS if self._device.type == "cpu" else FULL_PASS
-        for first, last in cut_into_passes(sizes, self._ranks.most, self._learning.tokens, each):
+        for first, last in cut_into_passes(
+            sizes, self._workers.max_rows, self._learning.tokens, each
+        ):
             yield [(slot, rows[slot.number]) for slot in order[first:last]]
 
     @staticmethod
@@ -651,13 +656,13 @@ class PackedTrials:
         longest = max(len(row.tokens) for _, mine in group for row in mine)
         count = sum(len(mine) for _, mine in group)
         if len(group) == 1:
-            count = min(count, self._learning.rows(longest) * self._ranks.world)
+            count = min(count, self._learning.rows(longest) * self._workers.world)
         found = self._in_step(functools.partial(self._passes, group, count))
         if not isinstance(found, Failure):
             return dict(found)
         for slot, _ in group:
             self._pack.zero_gradients(slot.number)
-        most = self._ranks.most(count)
+        most = self._workers.max_rows(count)
         if found.memory:
             self._learning.failed(most, longest)
             self._make_room()
@@ -674,7 +679,7 @@ class PackedTrials:
         rows = [(slot.number, row) for slot, mine in group for row in mine]
         losses = dict.fromkeys(scored, 0.0)
         for start in range(0, len(rows), count):
-            own, counts = self._ranks.share(rows[start : start + count])
+            own, counts = self._workers.shard(rows[start : start + count])
             for number, loss in self._pass(own, scored, counts=counts).items():
                 losses[number] += loss
         return losses
@@ -693,26 +698,22 @@ class PackedTrials:
         over = [scored[number] for number in numbers]
         losses = sums / torch.tensor(over, dtype=sums.dtype, device=self._device) * float(counts)
         losses.sum().backward()
-        if self._parted is not None:
-            self._parted.release()
+        if self._sharded is not None:
+            self._sharded.release()
         return dict(zip(numbers, losses.tolist(), strict=True))
 
     def _summed(self, losses: Mapping[int, float | Failure]) -> dict[int, float | Failure]:
         """Sum losses and gradients over the workers, once a tick."""
         found = {n: loss for n, loss in losses.items() if not isinstance(loss, Failure)}
-        if self._ranks.alone or not found:
+        if self._workers.alone or not found:
             return {**found}
         whole = torch.tensor(list(found.values()), dtype=torch.float64, device=self._device)
-        self._ranks.sum([whole, *self._pack.gradient_matrices()])
+        self._workers.all_reduce([whole, *self._pack.gradient_matrices()])
         return dict(zip(found, whole.tolist(), strict=True))
 
-    def _total(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _totals(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums over all workers, of what a retention has seen."""
-        if self._ranks.alone:
-            return statistics
-        summed = {name: tensor.to(self._device).clone() for name, tensor in statistics.items()}
-        self._ranks.sum(list(summed.values()))
-        return summed
+        return self._workers.totals(statistics, self._device)
 
     def _make_room(self) -> None:
         """Give back what the allocator has kept of a pass that failed."""
@@ -738,11 +739,11 @@ class PackedTrials:
         if not slot.retention.observes or not count:
             return
         chosen = random.Random(f"{slot.spec.seed}/{name}").sample(list(examples), count)
-        mine = chosen[self._ranks.rank :: self._ranks.world]
-        # Where the base is parted, nobody may run one example fewer than the others.
-        padding = [chosen[-1]] * (self._ranks.most(count) - len(mine))
+        mine = chosen[self._workers.rank :: self._workers.world]
+        # Where the base is sharded, no worker may run one example fewer than the others.
+        padding = [chosen[-1]] * (self._workers.max_rows(count) - len(mine))
         derivatives = self._derivatives
-        if self._parted is not None and slot.retention.observes == {"gradients"}:
+        if self._sharded is not None and slot.retention.observes == {"gradients"}:
             derivatives = self._gradients
         for number, observation in enumerate(derivatives(slot, [*mine, *padding])):
             if number < len(mine):
@@ -758,17 +759,17 @@ class PackedTrials:
             return scored(*padded([scored_example(example)], self._device)).sum()
 
         what = slot.retention.observes
-        # What it refuses it refuses on every worker; in a pass of a parted base nothing may be.
+        # What it refuses it refuses on every worker; in a pass of a sharded base nothing may be.
         list(observe(solo, log_probability, params, [], what))
         found = observe(solo, log_probability, params, examples, what)
         for _ in examples:
             observation = self._observed(functools.partial(next, found))
-            if self._parted is not None:
-                self._parted.release_all()
+            if self._sharded is not None:
+                self._sharded.release_all()
             yield observation
 
     def _gradients(self, slot: Slot, examples: Sequence[Example]) -> Iterator[Observation]:
-        """Gradients only, of the pack itself: a DoRA of its own reads weights that are parted."""
+        """Gradients only, of the pack itself: a DoRA of its own reads weights that are sharded."""
         for example in examples:
             row = (slot.number, scored_example(example))
             # Minus the loss, and not divided by the number of tokens.
@@ -833,18 +834,18 @@ class PackedTrials:
             By row, in nats; and of which slots some could not be computed, and why.
 
         Raises:
-            RankError: There are several workers, and a pass over a parted base has failed on one.
+            WorkersError: A pass over a sharded base has failed on one of several workers.
         """
         result: list[list[float]] = [[] for _ in rows]
         failures: dict[int, Failure] = {}
-        waiting = bucketed(rows, self._reading.tokens * self._ranks.world)
+        waiting = bucketed(rows, self._reading.tokens * self._workers.world)
         while waiting:
             # Rows of a slot are neighbours.
             batch = sorted(waiting.pop(0), key=lambda i: owners[i])
             batch = [i for i in batch if owners[i] not in failures]
             if not batch:
                 continue
-            own, counts = self._ranks.share(batch)
+            own, counts = self._workers.shard(batch)
             chosen = [rows[i] for i in own]
             found = self._in_step(functools.partial(self._score, chosen, [owners[i] for i in own]))
             if not isinstance(found, Failure):
@@ -852,7 +853,7 @@ class PackedTrials:
                     result[index] = values
                 continue
             longest = max(len(rows[i].tokens) for i in batch)
-            most = self._ranks.most(len(batch))
+            most = self._workers.max_rows(len(batch))
             if found.memory:
                 self._reading.failed(most, longest)
                 self._make_room()
@@ -860,7 +861,7 @@ class PackedTrials:
                 failures[owners[batch[0]]] = too_long(found, longest)
             elif found.memory and most > 1:
                 left = [i for one in (batch, *waiting) for i in one]
-                tokens = self._reading.tokens * self._ranks.world
+                tokens = self._reading.tokens * self._workers.world
                 again = bucketed([rows[i] for i in left], tokens)
                 waiting = [[left[place] for place in one] for one in again]
             else:
@@ -870,11 +871,11 @@ class PackedTrials:
 
     def _gathered(self, mine: list[list[float]], sizes: Sequence[int]) -> list[list[float]]:
         """The values of all rows, of which each worker has computed some."""
-        if self._ranks.alone:
+        if self._workers.alone:
             return mine
         flat = [value for one, n in zip(mine, sizes, strict=True) for value in one or [0.0] * n]
         whole = torch.tensor(flat, dtype=torch.float64, device=self._device)
-        self._ranks.sum([whole] if flat else [])  # no rows where texts are written
+        self._workers.all_reduce([whole] if flat else [])  # no rows where texts are written
         values = iter(whole.tolist())
         return [list(itertools.islice(values, n)) for n in sizes]
 
@@ -888,14 +889,14 @@ class PackedTrials:
             float32 (rows, hidden), on the CPU.
         """
         whole = torch.zeros((len(rows), hidden_size(self._base)), device=self._device)
-        with self._ranks.together(), torch.no_grad():
-            for batch in bucketed(rows, self._reading.tokens * self._ranks.world):
-                own, counts = self._ranks.share(batch)
+        with self._workers.collective(), torch.no_grad():
+            for batch in bucketed(rows, self._reading.tokens * self._workers.world):
+                own, counts = self._workers.shard(batch)
                 input_ids, places, _ = padded([first_pick(rows[i]) for i in own], self._device)
                 found = self._scored(input_ids, places, None)
                 if counts:
                     whole[own] = found
-        self._ranks.sum([whole])
+        self._workers.all_reduce([whole])
         return whole.cpu()
 
     def _score(self, rows: Sequence[Scored], owners: Sequence[int]) -> list[list[float]]:
@@ -909,10 +910,10 @@ class PackedTrials:
     ) -> list[str | None]:
         """What the model of one slot writes after each prompt; a collective."""
         mine: dict[int, str | None] = {}
-        waiting = prompt_batches(prompts, task, self._writing.tokens * self._ranks.world)
+        waiting = prompt_batches(prompts, task, self._writing.tokens * self._workers.world)
         while waiting:
             batch = waiting.pop(0)
-            own, counts = self._ranks.share(batch)
+            own, counts = self._workers.shard(batch)
             chosen = [prompts[i] for i in own]
             found = self._in_step(functools.partial(self._written, number, chosen, task))
             if not isinstance(found, Failure):
@@ -924,14 +925,16 @@ class PackedTrials:
             self._writing.tokens = max(1, self._writing.tokens // 2)
             half = len(batch) // 2
             waiting = [batch[:half], batch[half:], *waiting]
-        whole = {index: text for part in self._ranks.parts(mine) for index, text in part.items()}
+        whole = {
+            index: text for part in self._workers.all_gather(mine) for index, text in part.items()
+        }
         return [whole[index] for index in range(len(prompts))]
 
     def _written(
         self, number: int, prompts: Sequence[Tokens], task: GenerationTask
     ) -> list[str | None]:
         """The texts of one batch."""
-        synced = self._parted is not None
+        synced = self._sharded is not None
         with self._pack.rows([number] * len(prompts)):
             return write_batch(
                 self._base, self._tokenizer, prompts, task, self._device, synced=synced
