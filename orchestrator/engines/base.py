@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from curlora.curvature.derivatives import observe
 from curlora.curvature.layers import adapted_layers
 from curlora.curvature.observation import Observation
 from curlora.retention.protocol import Retention
-from orchestrator.data.items import Example
+from orchestrator.data.items import Example, Tokens
 from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.checkpoints import (
     RETENTION_FILE,
@@ -35,13 +36,33 @@ from orchestrator.engines.checkpoints import (
     read_tensors,
     write_tensors,
 )
+from orchestrator.engines.generation import prompt_batches, write_batch
 from orchestrator.engines.linear_heads import HEADS_FILE, LinearHeads
 from orchestrator.engines.micro_batches import MicroBatch, StepBatch
 from orchestrator.engines.optimizer import reach
-from orchestrator.engines.row_batches import heads_of, padded, scored_example, token_places
-from orchestrator.engines.scored_model import Comparison, ScoredModel, trainable_parameters
+from orchestrator.engines.row_batches import (
+    bucketed,
+    heads_of,
+    padded,
+    scored_example,
+    token_places,
+)
+from orchestrator.engines.scored_model import (
+    Comparison,
+    ScoredModel,
+    hidden_size,
+    trainable_parameters,
+)
+from orchestrator.engines.shards import (
+    gather_texts,
+    gather_values,
+    hidden_states,
+    run_shards,
+    values_by_row,
+)
 from orchestrator.engines.workers import Workers
 from orchestrator.spec.sections import TrainingSpec, default_batch_tokens
+from orchestrator.spec.task_kinds import GenerationTask
 
 
 class BaseEngine:
@@ -71,6 +92,10 @@ class BaseEngine:
         self.retention = retention or Retention()
         self.scored.retention = self.retention
         self.retention.bind(adapted_layers(model, self.scored.adapter))
+        self._forward: Any = self.scored
+        """What is called for a pass: the model, or what DeepSpeed wraps it in."""
+        self._synced = False
+        """Whether a worker that has written its texts goes on computing for the others (ZeRO-3)."""
         self._shares = workers.world * spec.accumulation
         self._merges = bool(curlora.merged_tensors(model))
         self._steps = 1
@@ -151,6 +176,15 @@ class BaseEngine:
         """The adapter's tensors, whole."""
         return dict(self.scored.adapter)
 
+    def _fresh_optimizer(self) -> None:
+        raise NotImplementedError
+
+    def _rewrite(self, values: Mapping[str, Tensor]) -> None:
+        """Give trained tensors other values, masters of the optimiser included."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ answers
+
     def held_out_loss(self, examples: Sequence[Example]) -> float:
         """Mean loss per scored token of examples that are not learnt, in nats."""
         found = self.log_probabilities([scored_example(example) for example in examples])
@@ -158,15 +192,39 @@ class BaseEngine:
         return -sum(values) / len(values)
 
     def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
-        """The log-probability of every pick of every row."""
-        raise NotImplementedError
+        """The log-probability of every pick of every row; a collective, as all answers are."""
+        self._forward.eval()
+        with torch.no_grad():
+            batches = bucketed(rows, self._batch_tokens * self._workers.world)
+            mine = run_shards(batches, self._workers, partial(self._picks, rows))
+        return gather_values(mine, [len(row.picks) for row in rows], self._workers, self._device)
 
-    def _fresh_optimizer(self) -> None:
-        raise NotImplementedError
+    def _picks(self, rows: Sequence[Scored], own: list[int]) -> list[list[float]]:
+        chosen = [rows[index] for index in own]
+        found = self._forward(*padded(chosen, self._device), heads_of(chosen, self._device))
+        return values_by_row(found, chosen)
 
-    def _rewrite(self, values: Mapping[str, Tensor]) -> None:
-        """Give trained tensors other values, masters of the optimiser included."""
-        raise NotImplementedError
+    def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
+        """The last hidden state at the first pick of every row: float32 (rows, hidden)."""
+        self._forward.eval()
+        return hidden_states(
+            self._forward, rows, self._batch_tokens, hidden_size(self._model), self._workers,
+            self._device,
+        )  # fmt: skip
+
+    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str | None]:
+        """What the model writes after each prompt; see `Engine`."""
+        self._forward.eval()
+
+        def written(own: list[int]) -> list[str | None]:
+            chosen = [prompts[index] for index in own]
+            return write_batch(
+                self._model, self._tokenizer, chosen, task, self._device, synced=self._synced
+            )
+
+        batches = prompt_batches(prompts, task, self._batch_tokens * self._workers.world)
+        mine = run_shards(batches, self._workers, written)
+        return gather_texts(mine, len(prompts), self._workers)
 
     # ------------------------------------------------------------------ a step
 

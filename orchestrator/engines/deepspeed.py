@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from curlora.peft_bridge import cast_adapter_buffers
 from curlora.retention.protocol import Retention
-from orchestrator.data.items import Example, Tokens
-from orchestrator.data.model_inputs import Scored
+from orchestrator.data.items import Example
 from orchestrator.engines.base import BaseEngine
 from orchestrator.engines.checkpoints import (
     flat_state,
@@ -26,15 +25,11 @@ from orchestrator.engines.checkpoints import (
     write_tensors,
 )
 from orchestrator.engines.deepspeed_config import deepspeed_config
-from orchestrator.engines.generation import prompt_batches, write_batch
 from orchestrator.engines.linear_heads import LinearHeads
 from orchestrator.engines.micro_batches import sharded_batch
 from orchestrator.engines.optimizer import adamw, schedule_factor, seed_step, set_rates
-from orchestrator.engines.row_batches import bucketed, first_pick, padded
-from orchestrator.engines.scored_model import hidden_size
 from orchestrator.engines.workers import Workers
 from orchestrator.spec.sections import TrainingSpec
-from orchestrator.spec.task_kinds import GenerationTask
 
 LARGEST_NORM = math.sqrt(torch.finfo(torch.float32).max)
 """A gradient's norm from here on has no finite square, and neither has AdamW's second moment."""
@@ -89,6 +84,8 @@ class DeepSpeedEngine(BaseEngine):
             config=config,
             dist_init_required=False,
         )
+        self._forward = self._engine
+        self._synced = self._stage == 3
         if self._stage == 3:
             for reader, parameter in self._read_elsewhere():
                 deepspeed.zero.register_external_parameter(reader, parameter)
@@ -222,70 +219,6 @@ class DeepSpeedEngine(BaseEngine):
             self._rate = float(self._optimizer.param_groups[0]["lr"])
         self._stepped(step)
         return float(own)
-
-    def _share(self, batches: list[list[int]]) -> list[list[int]]:
-        """This worker's part of some batches; every worker gets equally many."""
-        # A ZeRO-3 forward is a collective, so nobody may run one batch more than the others.
-        while len(batches) % self._workers.world:
-            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
-            half = len(batches[largest]) // 2
-            if half == 0:
-                batches.append(batches[-1])
-                continue
-            batches.append(batches[largest][half:])
-            batches[largest] = batches[largest][:half]
-        return batches[self._workers.rank :: self._workers.world]
-
-    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
-        """The log-probability of every pick of every row; each worker computes its share."""
-        self._engine.eval()
-        offsets = [0]
-        for row in rows:
-            offsets.append(offsets[-1] + len(row.picks))
-        whole = torch.zeros(offsets[-1], dtype=torch.float64)
-        counted = torch.zeros(offsets[-1], dtype=torch.float64)
-        with torch.no_grad():
-            for batch in self._share(bucketed(rows, self._batch_tokens)):
-                chosen = [rows[index] for index in batch]
-                values = self._engine(*padded(chosen, self._device), chosen[0].head)
-                places = torch.cat([torch.arange(offsets[i], offsets[i + 1]) for i in batch])
-                whole[places] = values.double().cpu()
-                counted[places] = 1.0
-        both = torch.stack([whole, counted]).to(self._device)
-        torch.distributed.all_reduce(both)
-        flat = (both[0] / both[1]).tolist()
-        return [flat[offsets[i] : offsets[i + 1]] for i in range(len(rows))]
-
-    def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
-        """The last hidden state at the first pick of every row; each worker computes its share."""
-        self._engine.eval()
-        width = hidden_size(self._model)
-        # The last column counts how often a row was computed.
-        whole = torch.zeros((len(rows), width + 1))
-        with torch.no_grad():
-            for batch in self._share(bucketed(rows, self._batch_tokens)):
-                chosen = [first_pick(rows[index]) for index in batch]
-                input_ids, positions, _ = padded(chosen, self._device)
-                whole[batch, :width] = self._engine(input_ids, positions, None).cpu()
-                whole[batch, width] = 1.0
-        gathered = whole.to(self._device)
-        torch.distributed.all_reduce(gathered)
-        return (gathered[:, :width] / gathered[:, width:]).cpu()
-
-    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str | None]:
-        """What the model writes after each prompt; each worker writes its share."""
-        self._engine.eval()
-        mine: dict[int, str | None] = {}
-        for batch in self._share(prompt_batches(prompts, task, self._batch_tokens)):
-            texts = write_batch(
-                self._model, self._tokenizer, [prompts[i] for i in batch], task, self._device,
-                synced=self._stage == 3,
-            )  # fmt: skip
-            mine |= dict(zip(batch, texts, strict=True))
-        parts: list[dict[int, str | None]] = [{} for _ in range(self._workers.world)]
-        torch.distributed.all_gather_object(parts, mine)
-        whole = {index: text for part in parts for index, text in part.items()}
-        return [whole[index] for index in range(len(prompts))]
 
     def _masters(self) -> list[Tensor]:
         """This rank's fp32 tensors; ZeRO-3 hands them to the optimiser only while it steps."""

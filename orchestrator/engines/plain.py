@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from curlora.retention.protocol import Retention
-from orchestrator.data.items import Example, Tokens
-from orchestrator.data.model_inputs import Scored
+from orchestrator.data.items import Example
 from orchestrator.engines.base import BaseEngine
 from orchestrator.engines.checkpoints import (
     flat_state,
@@ -24,15 +23,11 @@ from orchestrator.engines.checkpoints import (
     write_json,
     write_tensors,
 )
-from orchestrator.engines.generation import prompt_batches, write_batch
 from orchestrator.engines.linear_heads import LinearHeads
 from orchestrator.engines.micro_batches import sharded_batch
 from orchestrator.engines.optimizer import adamw, schedule_factor, seed_step, set_rates
-from orchestrator.engines.row_batches import bucketed, first_pick, padded
-from orchestrator.engines.scored_model import hidden_size
 from orchestrator.engines.workers import ALONE
 from orchestrator.spec.sections import TrainingSpec
-from orchestrator.spec.task_kinds import GenerationTask
 
 
 class PlainEngine(BaseEngine):
@@ -99,41 +94,6 @@ class PlainEngine(BaseEngine):
         self._optimizer.zero_grad(set_to_none=True)
         self._stepped(step)
         return loss
-
-    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
-        """The log-probability of every pick of every row."""
-        self.scored.eval()
-        result: list[list[float]] = [[] for _ in rows]
-        with torch.inference_mode():
-            for batch in bucketed(rows, self._batch_tokens):
-                chosen = [rows[index] for index in batch]
-                values = self.scored(*padded(chosen, self._device), chosen[0].head).tolist()
-                for index, row in zip(batch, chosen, strict=True):
-                    result[index], values = values[: len(row.picks)], values[len(row.picks) :]
-        return result
-
-    def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
-        """The last hidden state at the first pick of every row: float32 (rows, hidden)."""
-        self.scored.eval()
-        result = torch.zeros((len(rows), hidden_size(self.scored.model)))
-        with torch.inference_mode():
-            for batch in bucketed(rows, self._batch_tokens):
-                chosen = [first_pick(rows[index]) for index in batch]
-                input_ids, positions, _ = padded(chosen, self._device)
-                result[batch] = self.scored(input_ids, positions, None).cpu()
-        return result
-
-    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str | None]:
-        """What the model writes after each prompt; see `Engine`."""
-        self.scored.eval()
-        result: list[str | None] = [None] * len(prompts)
-        for batch in prompt_batches(prompts, task, self._batch_tokens):
-            texts = write_batch(
-                self.scored.model, self._tokenizer, [prompts[i] for i in batch], task, self._device
-            )
-            for index, text in zip(batch, texts, strict=True):
-                result[index] = text
-        return result
 
     def save(self, folder: Path, *, with_optimizer: bool) -> None:
         """Write weights, the retention's state and, inside a task, optimiser state."""

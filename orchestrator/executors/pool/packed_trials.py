@@ -23,7 +23,6 @@ their last reports once all workers have restarted.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import random
 import time
@@ -57,9 +56,16 @@ from orchestrator.engines.checkpoints import (
 )
 from orchestrator.engines.generation import prompt_batches, write_batch
 from orchestrator.engines.optimizer import reach, schedule_factor
-from orchestrator.engines.row_batches import FULL_PASS, bucketed, first_pick, padded, scored_example
+from orchestrator.engines.row_batches import FULL_PASS, bucketed, padded, scored_example
 from orchestrator.engines.scored_model import ScoredModel, hidden_size
 from orchestrator.engines.sharded_base import ShardedBase
+from orchestrator.engines.shards import (
+    gather_texts,
+    gather_values,
+    hidden_states,
+    run_shards,
+    values_by_row,
+)
 from orchestrator.engines.workers import ALONE, Workers, WorkersError
 from orchestrator.executors.pool.admission import packing_refuses
 from orchestrator.executors.pool.failures import (
@@ -836,48 +842,39 @@ class PackedTrials:
         Raises:
             WorkersError: A pass over a sharded base has failed on one of several workers.
         """
-        result: list[list[float]] = [[] for _ in rows]
         failures: dict[int, Failure] = {}
-        waiting = bucketed(rows, self._reading.tokens * self._workers.world)
-        while waiting:
-            # Rows of a slot are neighbours.
-            batch = sorted(waiting.pop(0), key=lambda i: owners[i])
-            batch = [i for i in batch if owners[i] not in failures]
-            if not batch:
-                continue
-            own, counts = self._workers.shard(batch)
-            chosen = [rows[i] for i in own]
-            found = self._in_step(functools.partial(self._score, chosen, [owners[i] for i in own]))
-            if not isinstance(found, Failure):
-                for index, values in zip(own, found, strict=True) if counts else ():
-                    result[index] = values
-                continue
+
+        def compute(own: list[int]) -> list[list[float]] | Failure:
+            work = functools.partial(self._score, [rows[i] for i in own], [owners[i] for i in own])
+            return self._in_step(work)
+
+        def recover(
+            batch: list[int], failure: Failure, waiting: list[list[int]]
+        ) -> list[list[int]]:
             longest = max(len(rows[i].tokens) for i in batch)
             most = self._workers.max_rows(len(batch))
-            if found.memory:
+            if failure.memory:
                 self._reading.failed(most, longest)
                 self._make_room()
             if len(batch) == 1:
-                failures[owners[batch[0]]] = too_long(found, longest)
-            elif found.memory and most > 1:
-                left = [i for one in (batch, *waiting) for i in one]
-                tokens = self._reading.tokens * self._workers.world
-                again = bucketed([rows[i] for i in left], tokens)
-                waiting = [[left[place] for place in one] for one in again]
-            else:
-                half = len(batch) // 2
-                waiting = [batch[:half], batch[half:], *waiting]
-        return self._gathered(result, [len(row.picks) for row in rows]), failures
+                failed = owners[batch[0]]
+                failures[failed] = too_long(failure, longest)
+                left = [[i for i in one if owners[i] != failed] for one in waiting]
+                return [one for one in left if one]
+            if failure.memory and most > 1:
+                return batches([i for one in (batch, *waiting) for i in one])
+            half = len(batch) // 2
+            return [batch[:half], batch[half:], *waiting]
 
-    def _gathered(self, mine: list[list[float]], sizes: Sequence[int]) -> list[list[float]]:
-        """The values of all rows, of which each worker has computed some."""
-        if self._workers.alone:
-            return mine
-        flat = [value for one, n in zip(mine, sizes, strict=True) for value in one or [0.0] * n]
-        whole = torch.tensor(flat, dtype=torch.float64, device=self._device)
-        self._workers.all_reduce([whole] if flat else [])  # no rows where texts are written
-        values = iter(whole.tolist())
-        return [list(itertools.islice(values, n)) for n in sizes]
+        def batches(indices: Sequence[int]) -> list[list[int]]:
+            tokens = self._reading.tokens * self._workers.world
+            found = bucketed([rows[i] for i in indices], tokens)
+            # Rows of a slot are neighbours.
+            return [sorted((indices[at] for at in one), key=lambda i: owners[i]) for one in found]
+
+        mine = run_shards(batches(range(len(rows))), self._workers, compute, recover)
+        sizes = [len(row.picks) for row in rows]
+        return gather_values(mine, sizes, self._workers, self._device), failures
 
     def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
         """The last hidden state of the bare base at the first pick of every row; a collective.
@@ -888,47 +885,39 @@ class PackedTrials:
         Returns:
             float32 (rows, hidden), on the CPU.
         """
-        whole = torch.zeros((len(rows), hidden_size(self._base)), device=self._device)
-        with self._workers.collective(), torch.no_grad():
-            for batch in bucketed(rows, self._reading.tokens * self._workers.world):
-                own, counts = self._workers.shard(batch)
-                input_ids, places, _ = padded([first_pick(rows[i]) for i in own], self._device)
-                found = self._scored(input_ids, places, None)
-                if counts:
-                    whole[own] = found
-        self._workers.all_reduce([whole])
-        return whole.cpu()
+        with self._workers.collective():
+            return hidden_states(
+                self._scored, rows, self._reading.tokens, hidden_size(self._base), self._workers,
+                self._device,
+            )  # fmt: skip
 
     def _score(self, rows: Sequence[Scored], owners: Sequence[int]) -> list[list[float]]:
         """The log-probabilities of some rows, in one pass."""
         with torch.no_grad(), self._pack.rows(owners):
-            values = iter(self._scored(*padded(rows, self._device)).tolist())
-        return [list(itertools.islice(values, len(row.picks))) for row in rows]
+            return values_by_row(self._scored(*padded(rows, self._device)), rows)
 
     def write(
         self, number: int, prompts: Sequence[Tokens], task: GenerationTask
     ) -> list[str | None]:
         """What the model of one slot writes after each prompt; a collective."""
-        mine: dict[int, str | None] = {}
-        waiting = prompt_batches(prompts, task, self._writing.tokens * self._workers.world)
-        while waiting:
-            batch = waiting.pop(0)
-            own, counts = self._workers.shard(batch)
+
+        def compute(own: list[int]) -> list[str | None] | Failure:
             chosen = [prompts[i] for i in own]
-            found = self._in_step(functools.partial(self._written, number, chosen, task))
-            if not isinstance(found, Failure):
-                mine |= dict(zip(own, found, strict=True)) if counts else {}
-                continue
-            if not found.memory or len(batch) == 1:
-                raise SharedFailureError(found)
+            return self._in_step(functools.partial(self._written, number, chosen, task))
+
+        def recover(
+            batch: list[int], failure: Failure, waiting: list[list[int]]
+        ) -> list[list[int]]:
+            if not failure.memory or len(batch) == 1:
+                raise SharedFailureError(failure)
             self._make_room()
             self._writing.tokens = max(1, self._writing.tokens // 2)
             half = len(batch) // 2
-            waiting = [batch[:half], batch[half:], *waiting]
-        whole = {
-            index: text for part in self._workers.all_gather(mine) for index, text in part.items()
-        }
-        return [whole[index] for index in range(len(prompts))]
+            return [batch[:half], batch[half:], *waiting]
+
+        batches = prompt_batches(prompts, task, self._writing.tokens * self._workers.world)
+        mine = run_shards(batches, self._workers, compute, recover)
+        return gather_texts(mine, len(prompts), self._workers)
 
     def _written(
         self, number: int, prompts: Sequence[Tokens], task: GenerationTask
