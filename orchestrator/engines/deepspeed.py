@@ -16,8 +16,10 @@ from curlora.retention.protocol import Retention
 from orchestrator.data.items import Example
 from orchestrator.engines.base import BaseEngine
 from orchestrator.engines.checkpoints import (
+    ENGINE_FILE,
     flat_state,
     load_flat_state,
+    optimizer_file,
     read_json,
     read_tensors,
     stepped_tensors,
@@ -243,11 +245,11 @@ class DeepSpeedEngine(BaseEngine):
             if self._workers.first:
                 self._save_weights(folder)
                 write_json(
-                    folder / "engine.json",
+                    folder / ENGINE_FILE,
                     {"steps": self._steps, "world": self._workers.world, "stage": self._stage},
                 )
         if with_optimizer:
-            shard = folder / f"optimizer-rank{self._workers.rank}.safetensors"
+            shard = folder / optimizer_file(self._workers.rank)
             write_tensors(shard, flat_state(self._optimizer, self._masters()))
             if self._fresh_schedule is not None:
                 name = f"schedule-rank{self._workers.rank}.json"
@@ -262,7 +264,7 @@ class DeepSpeedEngine(BaseEngine):
         Raises:
             ValueError: If it was written by another number of workers or ZeRO stage.
         """
-        facts = read_json(folder / "engine.json")
+        facts = read_json(folder / ENGINE_FILE)
         if (facts["world"], facts["stage"]) != (self._workers.world, self._stage):
             raise ValueError(
                 f"The checkpoint inside a task was written by {facts['world']} workers at ZeRO "
@@ -274,7 +276,7 @@ class DeepSpeedEngine(BaseEngine):
         load_flat_state(
             self._optimizer,
             self._masters(),
-            read_tensors(folder / f"optimizer-rank{self._workers.rank}.safetensors"),
+            read_tensors(folder / optimizer_file(self._workers.rank)),
         )
         if self._fresh_schedule is not None:
             name = f"schedule-rank{self._workers.rank}.json"

@@ -15,8 +15,10 @@ from curlora.retention.protocol import Retention
 from orchestrator.data.items import Example
 from orchestrator.engines.base import BaseEngine
 from orchestrator.engines.checkpoints import (
+    ENGINE_FILE,
     flat_state,
     load_flat_state,
+    optimizer_file,
     read_json,
     read_tensors,
     stepped_tensors,
@@ -100,16 +102,16 @@ class PlainEngine(BaseEngine):
         self._save_weights(folder)
         if with_optimizer and self._optimizer is not None:
             state = flat_state(self._optimizer, stepped_tensors(self._optimizer))
-            write_tensors(folder / "optimizer-rank0.safetensors", state)
-        write_json(folder / "engine.json", {"steps": self._steps, "world": 1})
+            write_tensors(folder / optimizer_file(0), state)
+        write_json(folder / ENGINE_FILE, {"steps": self._steps, "world": 1})
 
     def load(self, folder: Path) -> None:
         """Go on from `save`: weights, and optimiser state when it was saved inside a task."""
         self._load_weights(folder)
-        shard = folder / "optimizer-rank0.safetensors"
+        shard = folder / optimizer_file(0)
         self.load_retention(folder, inside=shard.is_file())
         if shard.is_file():
-            self._steps = int(read_json(folder / "engine.json")["steps"])
+            self._steps = int(read_json(folder / ENGINE_FILE)["steps"])
             self._fresh_optimizer()
             assert self._optimizer is not None
             masters = stepped_tensors(self._optimizer)
