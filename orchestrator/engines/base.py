@@ -40,6 +40,7 @@ from orchestrator.engines.retention_phases import RetentionPhases, log_probabili
 from orchestrator.engines.row_batches import (
     bucketed,
     heads_of,
+    mean_loss,
     padded,
     scored_example,
     token_places,
@@ -139,9 +140,7 @@ class BaseEngine(RetentionPhases):
 
     def held_out_loss(self, examples: Sequence[Example]) -> float:
         """Mean loss per scored token of examples that are not learnt, in nats."""
-        found = self.log_probabilities([scored_example(example) for example in examples])
-        values = [value for row in found for value in row]
-        return -sum(values) / len(values)
+        return mean_loss(self.log_probabilities([scored_example(e) for e in examples]))
 
     def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
         """The log-probability of every pick of every row; a collective, as all answers are."""

@@ -127,9 +127,8 @@ def run(
                     meter.train((*request.examples, *request.replayed), request.step, answer)
                     on_progress(meter.reading("training"))
                 case Evaluate():
-                    items = request.task.validation[: request.limit]
-                    answer = score(items, request.task.spec, engine)
-                    meter.evaluate(request.task, len(items))
+                    answer = score(request.items, request.task.spec, engine)
+                    meter.evaluate(request.task, len(request.items))
                     on_progress(meter.reading("evaluating"))
                 case FitHeadOnly():
                     from orchestrator.loop.head_only import head_only

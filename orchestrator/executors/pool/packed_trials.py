@@ -56,7 +56,7 @@ from orchestrator.engines.checkpoints import (
 )
 from orchestrator.engines.generation import prompt_batches, write_batch
 from orchestrator.engines.optimizer import reach, schedule_factor
-from orchestrator.engines.row_batches import FULL_PASS, bucketed, padded, scored_example
+from orchestrator.engines.row_batches import FULL_PASS, bucketed, mean_loss, padded, scored_example
 from orchestrator.engines.scored_model import ScoredModel, hidden_size
 from orchestrator.engines.sharded_base import ShardedBase
 from orchestrator.engines.shards import (
@@ -76,7 +76,6 @@ from orchestrator.executors.pool.failures import (
     too_long,
 )
 from orchestrator.executors.pool.passes import PASS_TOKENS, PassSize, cut_into_passes, row_tokens
-from orchestrator.executors.pool.scoring import KnownAnswers, asked_rows
 from orchestrator.executors.pool.slots import Ended, Slot, charged, moments_of, optimizer_tensors
 from orchestrator.loop.answer import check_loss, six_digits
 from orchestrator.loop.learn import learn_sequence
@@ -84,12 +83,13 @@ from orchestrator.loop.requests import (
     BeginSequence,
     BeginTask,
     EndTask,
+    Evaluate,
     FitHeadOnly,
     HeldOutLoss,
     Report,
     TrainStep,
 )
-from orchestrator.loop.scoring import score
+from orchestrator.loop.scoring import prompts_of, rows_of, score_of, score_of_texts
 from orchestrator.loop.task_sequence import TaskSequence
 from orchestrator.loop.trial_state import TrialState, fresh_state, read_state, write_state
 from orchestrator.loop.work_meter import Progress, WorkMeter
@@ -799,7 +799,7 @@ class PackedTrials:
         wanted: dict[int, list[Scored]] = {}
         values: dict[int, list[list[float]] | Failure] = {}
         for slot in readers:
-            rows = attempt(functools.partial(asked_rows, slot.request))
+            rows = attempt(functools.partial(self._rows_to_score, slot.request))
             if isinstance(rows, Failure):
                 values[slot.number] = rows
             else:
@@ -816,16 +816,20 @@ class PackedTrials:
     def _scored_answer(self, slot: Slot, values: list[list[float]]) -> Any:
         request = slot.request
         if isinstance(request, HeldOutLoss):
-            flat = [value for row in values for value in row]
-            return -sum(flat) / len(flat)
-        items = request.task.validation[: request.limit]
-        answer = score(
-            items,
-            request.task.spec,
-            KnownAnswers(values, functools.partial(self.write, slot.number)),
-        )
+            return mean_loss(values)
+        items, spec = request.items, request.task.spec
+        if isinstance(spec, GenerationTask):
+            answer = score_of_texts(items, spec, self.write(slot.number, prompts_of(items), spec))
+        else:
+            answer = score_of(items, spec, values)
         slot.meter.evaluate(request.task, len(items))
         return answer
+
+    @staticmethod
+    def _rows_to_score(request: Evaluate | HeldOutLoss) -> list[Scored]:
+        if isinstance(request, HeldOutLoss):
+            return [scored_example(example) for example in request.examples]
+        return rows_of(request.items)
 
     def log_probabilities(
         self, rows: Sequence[Scored], owners: Sequence[int]
