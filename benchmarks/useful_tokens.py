@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from orchestrator.executors.pool import packed_trials
+from orchestrator.executors.pool import shared_passes
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -155,7 +155,7 @@ def packed_passes(
         (learning if torch.is_grad_enabled() else reading).append((rows, True))
         return padded(rows, device)
 
-    packed_trials.padded = counted
+    shared_passes.padded = counted
     method = {"method.adapter.kind": "curlora", "method.adapter.r": 4,
               "method.adapter.target_modules": ["q_proj"]}  # fmt: skip
     number = 0
@@ -169,7 +169,7 @@ def packed_passes(
             for end in pack.tick() if pack.names else ():
                 if end.matrix is None:
                     raise RuntimeError(f"{end.name}: {end.reason}")
-    packed_trials.padded = padded
+    shared_passes.padded = padded
     return padding_of(learning), padding_of(reading)
 
 

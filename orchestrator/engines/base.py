@@ -125,7 +125,8 @@ class BaseEngine(RetentionPhases):
     def _after_observing(self) -> None:
         """Tidy up after gradients that were not taken by the engine's own backward pass."""
 
-    def _adapter_values(self) -> dict[str, Tensor]:
+    def adapter_values(self) -> dict[str, Tensor]:
+        """The adapter's tensors."""
         return dict(self.scored.adapter)
 
     @abstractmethod

@@ -170,7 +170,8 @@ class DeepSpeedEngine(BaseEngine):
             # Gradients of single tensors do not run the hooks by which layers let go of weights.
             self._engine.empty_partition_cache()
 
-    def _adapter_values(self) -> dict[str, Tensor]:
+    def adapter_values(self) -> dict[str, Tensor]:
+        """The adapter's tensors, gathered under ZeRO stage 3; a collective."""
         if self._stage < 3:
             return dict(self.scored.adapter)
         with self.gathered():

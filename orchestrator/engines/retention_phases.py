@@ -44,7 +44,7 @@ class RetentionPhases(ABC):
         self._steps = 1
 
     @abstractmethod
-    def _adapter_values(self) -> dict[str, Tensor]:
+    def adapter_values(self) -> dict[str, Tensor]:
         """The adapter's tensors, whole."""
 
     @abstractmethod
@@ -60,7 +60,7 @@ class RetentionPhases(ABC):
         most = self.retention.max_examples
         observed = [self._observe(found, f"source {i}", most) for i, found in enumerate(sources)]
         self.retention.begin_sequence(
-            self._adapter_values(), tasks=tasks, observed=observed, total=self._totals
+            self.adapter_values(), tasks=tasks, observed=observed, total=self._totals
         )
 
     def begin_task(self, index: int, steps: int, examples: Sequence[Example] = ()) -> None:
@@ -68,7 +68,7 @@ class RetentionPhases(ABC):
         self._steps = steps
         self._fresh(index)
         self.retention.begin_task(
-            self._adapter_values(),
+            self.adapter_values(),
             index,
             observed=self._observe(examples, f"beginning {index}", self.retention.looks_at),
             total=self._totals,
@@ -78,9 +78,7 @@ class RetentionPhases(ABC):
     def end_task(self, index: int, examples: Sequence[Example]) -> None:
         """Let the retention take in what was learnt: curvature, buffers."""
         observed = self._observe(examples, f"task {index}", self.retention.max_examples)
-        self.retention.end_task(
-            self._adapter_values(), index, observed, self._totals, len(examples)
-        )
+        self.retention.end_task(self.adapter_values(), index, observed, self._totals, len(examples))
 
     def _observe(self, examples: Sequence[Example], name: str, most: int) -> Iterator[Observation]:
         """This worker's shard of the examples that the retention looks at, as it asks for them."""

@@ -19,15 +19,12 @@ from orchestrator.base.loading import load_base, load_tokenizer, partitioned
 from orchestrator.data.prepared import PreparedData
 from orchestrator.engines.device_memory import DeviceMemory
 from orchestrator.engines.plain import PlainEngine
-from orchestrator.engines.scored_model import check_logits
 from orchestrator.engines.sharded_base import ShardedBase, zero3_config
 from orchestrator.engines.workers import ALONE, Workers, WorkersError
-from orchestrator.executors.pool.bare_base import BareBase
+from orchestrator.executors.pool.bare_base import measure_bare_base
 from orchestrator.executors.pool.failures import Failure, attempt
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.executors.pool.slots import Ended
-from orchestrator.loop.answer import run
-from orchestrator.loop.learn import measure_base
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
@@ -260,7 +257,7 @@ class Member:
             )  # fmt: skip
         pack = self._pack or self._pack_for(experiment)
         assert pack is not None  # only trials that have begun can be in the way of another pack
-        return BareBase(pack)
+        return pack.bare_base()
 
     def _measure_base(self, experiment: Experiment) -> None:
         """Row 0, on the bare base; trials wait meanwhile."""
@@ -279,16 +276,10 @@ class Member:
         self._said.append((BASE_TRIAL, {"kind": "finished", "reports": [], "checkpoint_path": ""}))
 
     def _read_base(self, experiment: Experiment) -> None:
-        sequence = task_sequence(experiment, self._data)
         file = ProgressFile(self._folder, BASE_TRIAL)
-        engine = self._bare_base(experiment)
-        check_logits(engine.scored, self._base.config.get_text_config().vocab_size)
-        run(
-            measure_base(sequence),
-            engine,
-            sequence=sequence,
-            matrix=AccuracyMatrix.empty([task.name for task in sequence.tasks]),
-            start=None,
+        measure_bare_base(
+            self._bare_base(experiment),
+            task_sequence(experiment, self._data),
             on_report=lambda report, _: self._say_stage(BASE_TRIAL, report, None),
             on_progress=file.write if self._workers.first else lambda _: None,
         )

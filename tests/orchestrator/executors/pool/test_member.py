@@ -16,6 +16,7 @@ from orchestrator.base.loading import load_tokenizer
 from orchestrator.data.preparation import prepare
 from orchestrator.engines.plain import PlainEngine
 from orchestrator.executors.pool import member_worker
+from orchestrator.executors.pool.learning_passes import LearningPasses
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.loop.progress_file import ProgressFile
@@ -235,7 +236,7 @@ def test_what_does_not_fit_alone_fails_in_words(member, loaded, monkeypatch):
 
 
 def test_a_pass_that_had_to_be_halved_does_not_keep_others_out(member, loaded, monkeypatch):
-    fits = PackedTrials._passes
+    fits = LearningPasses._compute
     state = {"left": 1}
 
     def passes(self, group, count):
@@ -244,7 +245,7 @@ def test_a_pass_that_had_to_be_halved_does_not_keep_others_out(member, loaded, m
             raise torch.OutOfMemoryError("full")
         return fits(self, group, count)
 
-    monkeypatch.setattr(PackedTrials, "_passes", passes)
+    monkeypatch.setattr(LearningPasses, "_compute", passes)
     monkeypatch.setattr(member._memory, "free", lambda: 1 << 62)
     for name in "abc":  # the first is a step ahead
         member.take(job(loaded, name))

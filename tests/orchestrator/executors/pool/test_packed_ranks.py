@@ -153,10 +153,10 @@ def _failing(folder, trials, data):
 
     def break_row(pack):
         if "lora" in pack.names:
-            slot = pack._slot("lora")
-            first, second, third = slot.request.examples
+            slot = pack._slots.named("lora")
+            first, second, third = slot.run.request.examples
             wrong = replace(second, tokens=(10_000, *second.tokens[1:]))
-            slot.request = replace(slot.request, examples=(first, wrong, third))
+            slot.run.request = replace(slot.run.request, examples=(first, wrong, third))
 
     some = {name: trials[name] for name in ("curlora", "lora")}
     return *learn(pack_of(base, workers), some, data, folder, break_row), len(failed)
