@@ -15,14 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.base.loading import load_base, load_tokenizer, partitioned
 from orchestrator.data.prepared import PreparedData
 from orchestrator.engines.device_memory import DeviceMemory
-from orchestrator.engines.plain import PlainEngine
-from orchestrator.engines.sharded_base import ShardedBase, zero3_config
 from orchestrator.engines.workers import ALONE, Workers, WorkersError
-from orchestrator.executors.pool.bare_base import measure_bare_base
 from orchestrator.executors.pool.failures import Failure, attempt
+from orchestrator.executors.pool.member_base import MemberBase
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.executors.pool.slots import Ended
 from orchestrator.loop.progress_file import ProgressFile
@@ -34,8 +31,6 @@ from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.sections import default_batch_tokens
-from orchestrator.spec.task_kinds import GenerationTask
 from orchestrator.system.seals import Maker, seal
 
 
@@ -62,27 +57,11 @@ class Member:
         """
         import torch
 
-        resources = experiment.resources
-        torch.set_num_threads(resources.cpus_per_worker)
-        self._experiment, self._data, self._folder = experiment, data, folder
-        device: Any = "cpu"
-        if resources.gpus_per_worker:
-            device = torch.device("cuda", torch.cuda.current_device())
+        torch.set_num_threads(experiment.resources.cpus_per_worker)
+        self._data, self._folder = data, folder
         self._workers, self._own = workers, uuid.uuid4().hex[:8]
-        zero3 = None if workers.alone else zero3_config(experiment.training)
-        with partitioned(zero3):
-            self._base: Any = load_base(experiment.model, experiment.training.precision, device)
-        self._sharded = ShardedBase(self._base, zero3) if zero3 is not None else None
-        writes = any(isinstance(task.spec, GenerationTask) for task in data.tasks.values())
-        self._tokenizer = load_tokenizer(experiment.model) if writes else None
-        tokens = experiment.data.batch_tokens or default_batch_tokens(
-            on_gpu=resources.gpus_per_worker > 0, packed=True
-        )
-        self._batch_tokens = max(1, tokens >> halvings)
-        self._capacity = resources.slots
-        self._memory = DeviceMemory(device)
-        self._pack: PackedTrials | None = None
-        self._targets: Any = None
+        self._base = MemberBase(experiment, data, workers, halvings=halvings)
+        self._memory = DeviceMemory(self._base.device)
         self._waiting: list[dict[str, Any]] = []
         self._crowd = math.inf
         """With so many trials in the pack another ran out of memory while it joined."""
@@ -98,12 +77,12 @@ class Member:
     @property
     def begun(self) -> list[str]:
         """The trials that are in the pack."""
-        return self._pack.names if self._pack is not None else []
+        return self._base.pack.names if self._base.pack is not None else []
 
     @property
     def free(self) -> int:
         """How many more trials can begin."""
-        return max(0, self._capacity - len(self.names))
+        return max(0, self._base.capacity - len(self.names))
 
     @property
     def busy(self) -> bool:
@@ -122,8 +101,8 @@ class Member:
         """Forget a trial, whatever it has learnt."""
         self._waiting = [job for job in self._waiting if job["trial"] != name]
         self._forget(name)
-        if self._pack is not None and name in self.begun:
-            self._pack.drop(name)
+        if self._base.pack is not None and name in self.begun:
+            self._base.pack.drop(name)
 
     def _forget(self, name: str) -> None:
         """Say nothing of a trial but what was set aside, and keep nothing of what it said."""
@@ -142,17 +121,18 @@ class Member:
             What there is to say: trial and message.
         """
         self.begin()
-        if self._pack is not None and self._pack.names:
-            sizes = self._pack.pass_tokens
+        pack = self._base.pack
+        if pack is not None and pack.names:
+            sizes = pack.pass_tokens
             with self._memory.watched():
-                ended = self._pack.tick()
-            self._memory.tokens = max(self._memory.tokens, self._pack.largest)
-            if self._pack.pass_tokens != sizes:
+                ended = pack.tick()
+            self._memory.tokens = max(self._memory.tokens, pack.largest)
+            if pack.pass_tokens != sizes:
                 self._memory.forget()  # what has just filled the memory is not tried again
             for end in ended:
                 self._ended(end)
-            for name in self._pack.names:
-                self._tell_progress(name, self._pack.progress(name))
+            for name in pack.names:
+                self._tell_progress(name, pack.progress(name))
         said, self._said = self._said, []
         return said
 
@@ -185,7 +165,7 @@ class Member:
 
     def _let_join(self, maker: Maker, experiment: Experiment) -> bool:
         name = maker.trial
-        pack = self._pack_for(experiment)
+        pack = self._base.pack_for(experiment)
         if pack is None or not pack.free:
             return False
         if len(pack.names) >= self._crowd:
@@ -227,38 +207,6 @@ class Member:
             "GiB are free on the member; lower its rank"
         )
 
-    def _pack_for(self, experiment: Experiment) -> PackedTrials | None:
-        """The pack of a trial's layers; None while trials of other layers hold the base."""
-        targets = getattr(experiment.method.adapter, "target_modules", None)
-        if self._pack is not None and self._targets != targets:
-            if self._pack.names:
-                return None
-            self._pack.unhook()
-            self._pack = None
-        if self._pack is None:
-            self._targets = targets
-            self._pack = PackedTrials(
-                self._base,
-                list(targets) if isinstance(targets, tuple) else targets,
-                capacity=self._capacity,
-                batch_tokens=self._batch_tokens,
-                tokenizer=self._tokenizer,
-                workers=self._workers,
-                sharded=self._sharded,
-            )
-        return self._pack
-
-    def _bare_base(self, experiment: Experiment) -> Any:
-        """Who computes row 0."""
-        if self._workers.alone:
-            return PlainEngine(
-                self._base, experiment.training, batch_tokens=self._batch_tokens,
-                tokenizer=self._tokenizer,
-            )  # fmt: skip
-        pack = self._pack or self._pack_for(experiment)
-        assert pack is not None  # only trials that have begun can be in the way of another pack
-        return pack.bare_base()
-
     def _measure_base(self, experiment: Experiment) -> None:
         """Row 0, on the bare base; trials wait meanwhile."""
         work = functools.partial(self._read_base, experiment)
@@ -277,8 +225,8 @@ class Member:
 
     def _read_base(self, experiment: Experiment) -> None:
         file = ProgressFile(self._folder, BASE_TRIAL)
-        measure_bare_base(
-            self._bare_base(experiment),
+        self._base.measure(
+            experiment,
             task_sequence(experiment, self._data),
             on_report=lambda report, _: self._say_stage(BASE_TRIAL, report, None),
             on_progress=file.write if self._workers.first else lambda _: None,
