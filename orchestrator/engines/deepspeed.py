@@ -95,7 +95,7 @@ class DeepSpeedEngine(BaseEngine):
         self._fresh_schedule = self._schedule() if "scheduler" in config else None
 
     def _read_elsewhere(self) -> Iterator[tuple[nn.Module, nn.Parameter]]:
-        """Parameters that a module reads without owning them: ZeRO-3 has to be told of each."""
+        """Parameters that a module reads without owning them: ZeRO-3 must register each."""
         for module in self.scored.modules():
             for child in module.children():
                 # Such a dictionary is never called, so nothing gathers what it holds.

@@ -72,7 +72,7 @@ def attempt(work: Callable[[], Result]) -> Result | Failure:
         What it returned, or why it failed.
 
     Raises:
-        AcceleratorError: The device is of no use any more, to nobody.
+        AcceleratorError: The device is of no use any more, to any trial.
         WorkersError: The other workers wait for what this one has not done.
     """
     try:

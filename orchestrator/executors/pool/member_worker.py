@@ -2,7 +2,7 @@
 
 It has one worker where the base fits onto a device. Several shard the rows of each pass across
 them, and with ZeRO stage 3 the base, too; the first one talks to the mailbox, decides what depends
-on time, memory or files, and tells the others.
+on time, memory or files, and broadcasts it.
 
 It lives as long as the sweep. Between ticks it exchanges messages with its mailbox: which trials to
 begin, which to forget, what was measured.

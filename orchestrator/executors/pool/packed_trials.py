@@ -196,7 +196,7 @@ class PackedTrials:
         return self._answers.advance(slot, None)
 
     def unhook(self) -> None:
-        """Give the base its own forward back; nobody may be in the pack, and nobody can join."""
+        """Give the base its own forward back; the pack must be empty, and no trial can join."""
         self._pack.unhook()
 
     def drop(self, name: str) -> None:
