@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from orchestrator.executors.pool import packed_trials
+from orchestrator.executors.pool import shared_passes
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -29,9 +29,10 @@ from orchestrator.data.items import Question, Window
 from orchestrator.data.model_inputs import Scored, epoch_batches, scored_rows
 from orchestrator.data.preparation import prepare
 from orchestrator.data.prepared import PreparedData, PreparedTask
-from orchestrator.engines.micro_batches import Place, sharded_batch
+from orchestrator.engines.micro_batches import sharded_batch
 from orchestrator.engines.row_batches import bucketed, padded
 from orchestrator.engines.scored_model import ScoredModel
+from orchestrator.engines.workers import Workers
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.spec.load import LoadedExperiment, load_experiment
@@ -70,7 +71,7 @@ def training_batches(
     for seed in SEEDS:
         for batch in epoch_batches(task.train, batch_size, seed=seed, epochs=1):
             for rank in range(workers):
-                for micro in sharded_batch(batch, [], Place(rank, workers), 1).micros:
+                for micro in sharded_batch(batch, [], Workers(rank, workers), 1).micros:
                     yield micro.rows, micro.counts
 
 
@@ -154,7 +155,7 @@ def packed_passes(
         (learning if torch.is_grad_enabled() else reading).append((rows, True))
         return padded(rows, device)
 
-    packed_trials.padded = counted
+    shared_passes.padded = counted
     method = {"method.adapter.kind": "curlora", "method.adapter.r": 4,
               "method.adapter.target_modules": ["q_proj"]}  # fmt: skip
     number = 0
@@ -168,7 +169,7 @@ def packed_passes(
             for end in pack.tick() if pack.names else ():
                 if end.matrix is None:
                     raise RuntimeError(f"{end.name}: {end.reason}")
-    packed_trials.padded = padded
+    shared_passes.padded = padded
     return padding_of(learning), padding_of(reading)
 
 

@@ -1,7 +1,8 @@
 """Tensors on disk: safetensors and JSON, whole or not at all.
 
-A checkpoint is a folder of `weights.safetensors` (the trainable tensors),
-`optimizer-rank<r>.safetensors` (each rank's shard of fp32 masters and moments) and `engine.json`.
+A checkpoint is a folder of `weights.safetensors` (the trainable tensors and what was merged of
+them), `optimizer-rank<r>.safetensors` (inside a task: each rank's shard of fp32 masters and
+moments), `retention.safetensors` (what the retention carries) and `engine.json`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+ENGINE_FILE = "engine.json"
+WEIGHTS_FILE = "weights.safetensors"
+RETENTION_FILE = "retention.safetensors"
+
+
+def optimizer_file(rank: int) -> str:
+    """The file of a rank's shard of the optimiser."""
+    return f"optimizer-rank{rank}.safetensors"
+
+
+def save_weights(
+    folder: Path, tensors: Mapping[str, Tensor], carried: Mapping[str, Tensor]
+) -> None:
+    """Write trained tensors, and what a retention carries where it carries anything."""
+    write_tensors(folder / WEIGHTS_FILE, tensors)
+    if carried:
+        write_tensors(folder / RETENTION_FILE, carried)
 
 
 def flat_state(optimizer: torch.optim.Optimizer, masters: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -113,7 +132,3 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a small JSON document."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-WEIGHTS_FILE = "weights.safetensors"
-RETENTION_FILE = "retention.safetensors"

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from curlora.peft_bridge import cast_adapter_buffers
 from curlora.retention.protocol import Retention
-from orchestrator.data.items import Example, Tokens
-from orchestrator.data.model_inputs import Scored
+from orchestrator.data.items import Example
 from orchestrator.engines.base import BaseEngine
 from orchestrator.engines.checkpoints import (
+    ENGINE_FILE,
     flat_state,
     load_flat_state,
+    optimizer_file,
     read_json,
     read_tensors,
     stepped_tensors,
@@ -26,14 +27,11 @@ from orchestrator.engines.checkpoints import (
     write_tensors,
 )
 from orchestrator.engines.deepspeed_config import deepspeed_config
-from orchestrator.engines.generation import prompt_batches, write_batch
 from orchestrator.engines.linear_heads import LinearHeads
-from orchestrator.engines.micro_batches import Place, sharded_batch
+from orchestrator.engines.micro_batches import sharded_batch
 from orchestrator.engines.optimizer import adamw, schedule_factor, seed_step, set_rates
-from orchestrator.engines.row_batches import bucketed, first_pick, padded
-from orchestrator.engines.scored_model import hidden_size
+from orchestrator.engines.workers import Workers
 from orchestrator.spec.sections import TrainingSpec
-from orchestrator.spec.task_kinds import GenerationTask
 
 LARGEST_NORM = math.sqrt(torch.finfo(torch.float32).max)
 """A gradient's norm from here on has no finite square, and neither has AdamW's second moment."""
@@ -67,16 +65,16 @@ class DeepSpeedEngine(BaseEngine):
         """
         import deepspeed
 
-        place = Place(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        workers = Workers.of_group()
         super().__init__(
-            model, spec, place=place, batch_tokens=batch_tokens, heads=heads, tokenizer=tokenizer,
-            retention=retention,
+            model, spec, workers=workers, batch_tokens=batch_tokens, heads=heads,
+            tokenizer=tokenizer, retention=retention,
         )  # fmt: skip
         if weights is not None:
             self._load_weights(weights)
         if spec.precision == "bf16":
             cast_adapter_buffers(model, torch.bfloat16)
-        config = deepspeed_config(spec, place.world)
+        config = deepspeed_config(spec, workers.world)
         self._stage = int(config["zero_optimization"]["stage"])
         own_optimizer = "optimizer" in config
         client = None if own_optimizer else adamw(self.trainable, spec)
@@ -88,6 +86,8 @@ class DeepSpeedEngine(BaseEngine):
             config=config,
             dist_init_required=False,
         )
+        self._forward = self._engine
+        self._synced = self._stage == 3
         if self._stage == 3:
             for reader, parameter in self._read_elsewhere():
                 deepspeed.zero.register_external_parameter(reader, parameter)
@@ -95,7 +95,7 @@ class DeepSpeedEngine(BaseEngine):
         self._fresh_schedule = self._schedule() if "scheduler" in config else None
 
     def _read_elsewhere(self) -> Iterator[tuple[nn.Module, nn.Parameter]]:
-        """Parameters that a module reads without owning them: ZeRO-3 has to be told of each."""
+        """Parameters that a module reads without owning them: ZeRO-3 must register each."""
         for module in self.scored.modules():
             for child in module.children():
                 # Such a dictionary is never called, so nothing gathers what it holds.
@@ -170,18 +170,12 @@ class DeepSpeedEngine(BaseEngine):
             # Gradients of single tensors do not run the hooks by which layers let go of weights.
             self._engine.empty_partition_cache()
 
-    def _adapter_values(self) -> dict[str, Tensor]:
+    def adapter_values(self) -> dict[str, Tensor]:
+        """The adapter's tensors, gathered under ZeRO stage 3; a collective."""
         if self._stage < 3:
             return dict(self.scored.adapter)
         with self.gathered():
             return {name: p.detach().clone() for name, p in self.scored.adapter.items()}
-
-    def _total(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
-        summed: dict[str, Tensor] = {}
-        for name, tensor in statistics.items():
-            summed[name] = tensor.to(self._device).clone()
-            torch.distributed.all_reduce(summed[name])
-        return summed
 
     def _schedule(self) -> dict[str, Any]:
         """DeepSpeed's own schedule: its state, and the rates that it set last."""
@@ -197,9 +191,9 @@ class DeepSpeedEngine(BaseEngine):
         self, examples: Sequence[Example], step: int, replayed: Sequence[Example] = ()
     ) -> float:
         """Take one optimiser step together with the other workers; see `Engine`."""
-        seed_step(self._spec.seed, step, self._place.rank)
+        seed_step(self._spec.seed, step, self._workers.rank)
         self._engine.train()
-        batch = sharded_batch(examples, replayed, self._place, self._spec.accumulation)
+        batch = sharded_batch(examples, replayed, self._workers, self._spec.accumulation)
         factor = schedule_factor(self._spec, step, self._steps)
         self._rate = self._spec.learning_rate * factor
         if self._fresh_schedule is None:
@@ -223,75 +217,11 @@ class DeepSpeedEngine(BaseEngine):
         skipped = bool(getattr(self._engine.optimizer, "overflow", False))
         if skipped or (norm is not None and not 0.0 <= float(norm) < LARGEST_NORM):
             own.fill_(math.nan)  # clipped by it, or divided by its square, a step would be zero
-        torch.distributed.all_reduce(own)
+        self._workers.all_reduce([own])
         if self._fresh_schedule is not None:
             self._rate = float(self._optimizer.param_groups[0]["lr"])
         self._stepped(step)
         return float(own)
-
-    def _share(self, batches: list[list[int]]) -> list[list[int]]:
-        """This worker's part of some batches; every worker gets equally many."""
-        # A ZeRO-3 forward is a collective, so nobody may run one batch more than the others.
-        while len(batches) % self._place.world:
-            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
-            half = len(batches[largest]) // 2
-            if half == 0:
-                batches.append(batches[-1])
-                continue
-            batches.append(batches[largest][half:])
-            batches[largest] = batches[largest][:half]
-        return batches[self._place.rank :: self._place.world]
-
-    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
-        """The log-probability of every pick of every row; each worker computes its share."""
-        self._engine.eval()
-        offsets = [0]
-        for row in rows:
-            offsets.append(offsets[-1] + len(row.picks))
-        whole = torch.zeros(offsets[-1], dtype=torch.float64)
-        counted = torch.zeros(offsets[-1], dtype=torch.float64)
-        with torch.no_grad():
-            for batch in self._share(bucketed(rows, self._batch_tokens)):
-                chosen = [rows[index] for index in batch]
-                values = self._engine(*padded(chosen, self._device), chosen[0].head)
-                places = torch.cat([torch.arange(offsets[i], offsets[i + 1]) for i in batch])
-                whole[places] = values.double().cpu()
-                counted[places] = 1.0
-        both = torch.stack([whole, counted]).to(self._device)
-        torch.distributed.all_reduce(both)
-        flat = (both[0] / both[1]).tolist()
-        return [flat[offsets[i] : offsets[i + 1]] for i in range(len(rows))]
-
-    def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
-        """The last hidden state at the first pick of every row; each worker computes its share."""
-        self._engine.eval()
-        width = hidden_size(self._model)
-        # The last column counts how often a row was computed.
-        whole = torch.zeros((len(rows), width + 1))
-        with torch.no_grad():
-            for batch in self._share(bucketed(rows, self._batch_tokens)):
-                chosen = [first_pick(rows[index]) for index in batch]
-                input_ids, positions, _ = padded(chosen, self._device)
-                whole[batch, :width] = self._engine(input_ids, positions, None).cpu()
-                whole[batch, width] = 1.0
-        gathered = whole.to(self._device)
-        torch.distributed.all_reduce(gathered)
-        return (gathered[:, :width] / gathered[:, width:]).cpu()
-
-    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str | None]:
-        """What the model writes after each prompt; each worker writes its share."""
-        self._engine.eval()
-        mine: dict[int, str | None] = {}
-        for batch in self._share(prompt_batches(prompts, task, self._batch_tokens)):
-            texts = write_batch(
-                self._model, self._tokenizer, [prompts[i] for i in batch], task, self._device,
-                synced=self._stage == 3,
-            )  # fmt: skip
-            mine |= dict(zip(batch, texts, strict=True))
-        parts: list[dict[int, str | None]] = [{} for _ in range(self._place.world)]
-        torch.distributed.all_gather_object(parts, mine)
-        whole = {index: text for part in parts for index, text in part.items()}
-        return [whole[index] for index in range(len(prompts))]
 
     def _masters(self) -> list[Tensor]:
         """This rank's fp32 tensors; ZeRO-3 hands them to the optimiser only while it steps."""
@@ -313,17 +243,17 @@ class DeepSpeedEngine(BaseEngine):
     def save(self, folder: Path, *, with_optimizer: bool) -> None:
         """Write rank 0's view of the weights and every rank's optimiser shard; a collective."""
         with self.gathered():
-            if self._place.rank == 0:
+            if self._workers.first:
                 self._save_weights(folder)
                 write_json(
-                    folder / "engine.json",
-                    {"steps": self._steps, "world": self._place.world, "stage": self._stage},
+                    folder / ENGINE_FILE,
+                    {"steps": self._steps, "world": self._workers.world, "stage": self._stage},
                 )
         if with_optimizer:
-            shard = folder / f"optimizer-rank{self._place.rank}.safetensors"
+            shard = folder / optimizer_file(self._workers.rank)
             write_tensors(shard, flat_state(self._optimizer, self._masters()))
             if self._fresh_schedule is not None:
-                name = f"schedule-rank{self._place.rank}.json"
+                name = f"schedule-rank{self._workers.rank}.json"
                 write_json(folder / name, self._schedule())
 
     def load_optimizer(self, folder: Path) -> None:
@@ -335,11 +265,11 @@ class DeepSpeedEngine(BaseEngine):
         Raises:
             ValueError: If it was written by another number of workers or ZeRO stage.
         """
-        facts = read_json(folder / "engine.json")
-        if (facts["world"], facts["stage"]) != (self._place.world, self._stage):
+        facts = read_json(folder / ENGINE_FILE)
+        if (facts["world"], facts["stage"]) != (self._workers.world, self._stage):
             raise ValueError(
                 f"The checkpoint inside a task was written by {facts['world']} workers at ZeRO "
-                f"stage {facts['stage']}, now there are {self._place.world} at stage "
+                f"stage {facts['stage']}, now there are {self._workers.world} at stage "
                 f"{self._stage}. Use the same resources, or start another sweep with --new."
             )
         self._steps = int(facts["steps"])
@@ -347,8 +277,8 @@ class DeepSpeedEngine(BaseEngine):
         load_flat_state(
             self._optimizer,
             self._masters(),
-            read_tensors(folder / f"optimizer-rank{self._place.rank}.safetensors"),
+            read_tensors(folder / optimizer_file(self._workers.rank)),
         )
         if self._fresh_schedule is not None:
-            name = f"schedule-rank{self._place.rank}.json"
+            name = f"schedule-rank{self._workers.rank}.json"
             self._set_schedule(read_json(folder / name))

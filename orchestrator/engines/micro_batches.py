@@ -8,14 +8,7 @@ from dataclasses import dataclass
 from orchestrator.data.items import Example
 from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.row_batches import scored_example
-
-
-@dataclass
-class Place:
-    """Which worker this is."""
-
-    rank: int = 0
-    world: int = 1
+from orchestrator.engines.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -40,32 +33,30 @@ class StepBatch:
 
 
 def sharded_batch(
-    examples: Sequence[Example], replayed: Sequence[Example], place: Place, accumulation: int
+    examples: Sequence[Example], replayed: Sequence[Example], workers: Workers, accumulation: int
 ) -> StepBatch:
     """This worker's micro-batches of a step.
 
     Args:
         examples: New examples, on every worker.
         replayed: Those of earlier tasks that the retention adds.
-        place: Which worker this is.
+        workers: Which of how many this is.
         accumulation: How many micro-batches each worker computes.
 
     Returns:
         Its rows, and the numbers of the whole step that its loss is divided by.
     """
-    # Examples are dealt out by length so that workers have equal work. A worker without an example
-    # computes one all the same, with weight 0: the others wait for it in the collectives.
+    # Sorted by length, so that round-robin shards are equal work.
     marked = [*((e, False) for e in examples), *((e, True) for e in replayed)]
     ordered = sorted(marked, key=lambda pair: -len(pair[0].tokens))
     rows = [(scored_example(example), again) for example, again in ordered]
-    shares = place.world * accumulation
     micros: list[MicroBatch] = []
     for micro in range(accumulation):
-        own = rows[micro * place.world + place.rank :: shares]
-        used = own or rows[-1:]
+        shards = Workers(micro * workers.world + workers.rank, workers.world * accumulation)
+        own, counts = shards.shard(rows)
         # A row that does not count is compared with nothing, either.
-        flags = [again and bool(own) for _, again in used]
-        micros.append(MicroBatch([row for row, _ in used], flags, bool(own)))
+        flags = [again and counts for _, again in own]
+        micros.append(MicroBatch([row for row, _ in own], flags, counts))
     return StepBatch(
         micros,
         scored=sum(len(row.picks) for row, _ in rows),

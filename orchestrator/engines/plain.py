@@ -12,26 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from curlora.retention.protocol import Retention
-from orchestrator.data.items import Example, Tokens
-from orchestrator.data.model_inputs import Scored
+from orchestrator.data.items import Example
 from orchestrator.engines.base import BaseEngine
 from orchestrator.engines.checkpoints import (
+    ENGINE_FILE,
     flat_state,
     load_flat_state,
+    optimizer_file,
     read_json,
     read_tensors,
     stepped_tensors,
     write_json,
     write_tensors,
 )
-from orchestrator.engines.generation import prompt_batches, write_batch
 from orchestrator.engines.linear_heads import LinearHeads
-from orchestrator.engines.micro_batches import Place, sharded_batch
+from orchestrator.engines.micro_batches import sharded_batch
 from orchestrator.engines.optimizer import adamw, schedule_factor, seed_step, set_rates
-from orchestrator.engines.row_batches import bucketed, first_pick, padded
-from orchestrator.engines.scored_model import hidden_size
+from orchestrator.engines.workers import ALONE
 from orchestrator.spec.sections import TrainingSpec
-from orchestrator.spec.task_kinds import GenerationTask
 
 
 class PlainEngine(BaseEngine):
@@ -58,7 +56,7 @@ class PlainEngine(BaseEngine):
             retention: What protects earlier tasks; None: nothing.
         """
         super().__init__(
-            model, spec, place=Place(), batch_tokens=batch_tokens, heads=heads,
+            model, spec, workers=ALONE, batch_tokens=batch_tokens, heads=heads,
             tokenizer=tokenizer, retention=retention,
         )  # fmt: skip
         self._optimizer: torch.optim.AdamW | None = None
@@ -79,7 +77,7 @@ class PlainEngine(BaseEngine):
             raise RuntimeError("`begin_task` must come before `train_step`.")
         seed_step(self._spec.seed, step, 0)
         self.scored.train()
-        batch = sharded_batch(examples, replayed, self._place, self._spec.accumulation)
+        batch = sharded_batch(examples, replayed, self._workers, self._spec.accumulation)
         loss = 0.0
         for micro in batch.micros:
             part, wanted = self._part(self.scored, batch, micro)
@@ -99,56 +97,21 @@ class PlainEngine(BaseEngine):
         self._stepped(step)
         return loss
 
-    def log_probabilities(self, rows: Sequence[Scored]) -> list[list[float]]:
-        """The log-probability of every pick of every row."""
-        self.scored.eval()
-        result: list[list[float]] = [[] for _ in rows]
-        with torch.inference_mode():
-            for batch in bucketed(rows, self._batch_tokens):
-                chosen = [rows[index] for index in batch]
-                values = self.scored(*padded(chosen, self._device), chosen[0].head).tolist()
-                for index, row in zip(batch, chosen, strict=True):
-                    result[index], values = values[: len(row.picks)], values[len(row.picks) :]
-        return result
-
-    def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
-        """The last hidden state at the first pick of every row: float32 (rows, hidden)."""
-        self.scored.eval()
-        result = torch.zeros((len(rows), hidden_size(self.scored.model)))
-        with torch.inference_mode():
-            for batch in bucketed(rows, self._batch_tokens):
-                chosen = [first_pick(rows[index]) for index in batch]
-                input_ids, positions, _ = padded(chosen, self._device)
-                result[batch] = self.scored(input_ids, positions, None).cpu()
-        return result
-
-    def write(self, prompts: Sequence[Tokens], task: GenerationTask) -> list[str | None]:
-        """What the model writes after each prompt; see `Engine`."""
-        self.scored.eval()
-        result: list[str | None] = [None] * len(prompts)
-        for batch in prompt_batches(prompts, task, self._batch_tokens):
-            texts = write_batch(
-                self.scored.model, self._tokenizer, [prompts[i] for i in batch], task, self._device
-            )
-            for index, text in zip(batch, texts, strict=True):
-                result[index] = text
-        return result
-
     def save(self, folder: Path, *, with_optimizer: bool) -> None:
         """Write weights, the retention's state and, inside a task, optimiser state."""
         self._save_weights(folder)
         if with_optimizer and self._optimizer is not None:
             state = flat_state(self._optimizer, stepped_tensors(self._optimizer))
-            write_tensors(folder / "optimizer-rank0.safetensors", state)
-        write_json(folder / "engine.json", {"steps": self._steps, "world": 1})
+            write_tensors(folder / optimizer_file(0), state)
+        write_json(folder / ENGINE_FILE, {"steps": self._steps, "world": 1})
 
     def load(self, folder: Path) -> None:
         """Go on from `save`: weights, and optimiser state when it was saved inside a task."""
         self._load_weights(folder)
-        shard = folder / "optimizer-rank0.safetensors"
+        shard = folder / optimizer_file(0)
         self.load_retention(folder, inside=shard.is_file())
         if shard.is_file():
-            self._steps = int(read_json(folder / "engine.json")["steps"])
+            self._steps = int(read_json(folder / ENGINE_FILE)["steps"])
             self._fresh_optimizer()
             assert self._optimizer is not None
             masters = stepped_tensors(self._optimizer)

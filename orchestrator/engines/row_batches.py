@@ -98,3 +98,9 @@ def bucketed(
 def first_pick(row: Scored) -> Scored:
     """The row with its first pick only."""
     return Scored(row.tokens, row.picks[:1])
+
+
+def mean_loss(values: Sequence[Sequence[float]]) -> float:
+    """The mean loss per scored token, in nats, from log-probabilities row by row."""
+    flat = [value for row in values for value in row]
+    return -sum(flat) / len(flat)

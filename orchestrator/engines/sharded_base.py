@@ -15,10 +15,10 @@ from orchestrator.spec.sections import TrainingSpec
 
 
 class ShardedBase:
-    """A frozen base of which every worker holds a part (ZeRO stage 3), whole a layer at a time."""
+    """A frozen base of which every worker holds a shard (ZeRO stage 3), whole a layer at a time."""
 
     def __init__(self, base: Any, config: Mapping[str, Any]) -> None:
-        """Part a base, if `partitioned` has not done so already; a collective.
+        """Shard a base, if `partitioned` has not done so already; a collective.
 
         Args:
             base: A causal language model no parameter of which is trained. Adapters may be put
@@ -60,7 +60,7 @@ class ShardedBase:
 
 
 def zero3_config(spec: TrainingSpec) -> dict[str, Any] | None:
-    """What `load_base` needs to part a base among the workers while it is loaded.
+    """What `load_base` needs to shard a base across the workers while it is loaded.
 
     Args:
         spec: How to train; torch.distributed must be up.

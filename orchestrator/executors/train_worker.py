@@ -78,14 +78,14 @@ def _worker_checkpoint(
     """
     import ray.train
 
-    from orchestrator.engines.workers import ALONE, Ranks
+    from orchestrator.engines.workers import ALONE, Workers
 
     context = ray.train.get_context()
-    ranks = Ranks.of_group() if context.get_world_size() > 1 else ALONE
+    workers = Workers.of_group() if context.get_world_size() > 1 else ALONE
     found: tuple[Path | None, list[SetAside]] = None, []
-    if ranks.first:
+    if workers.first:
         found = run_checkpoint(sweep_folder, maker)
-    return ranks.told(found)
+    return workers.broadcast(found)
 
 
 def run_checkpoint(sweep_folder: SweepFolder, maker: Maker) -> tuple[Path | None, list[SetAside]]:

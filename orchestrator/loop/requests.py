@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from orchestrator.data.items import Example
+from orchestrator.data.items import Example, Item
 from orchestrator.data.prepared import PreparedTask
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
@@ -57,6 +57,11 @@ class Evaluate:
     task: PreparedTask
     limit: int | None = None
     """Number of validation examples; None for all."""
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """What is scored: the first `limit` validation examples."""
+        return self.task.validation[: self.limit]
 
 
 @dataclass(frozen=True)

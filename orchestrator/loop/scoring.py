@@ -1,9 +1,6 @@
 """Scores of a task from log-probabilities and written texts. It does not know who computes them.
 
 References:
-    BLEU: Papineni et al. (2002), as signed by sacreBLEU (Post 2018, arXiv 1804.08771).
-    ROUGE-L: Lin (2004), F1 with stemming, as in the package rouge-score.
-    Final number of GSM8K: Cobbe et al. (2021), arXiv 2110.14168.
     Length normalisation by bytes follows the convention of multiple-choice evaluation by
     likelihood (Brown et al. 2020, Sec. 2.4, arXiv 2005.14165, normalise by tokens; by bytes it does
     not depend on the tokenizer).
@@ -12,18 +9,15 @@ References:
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Protocol, TypeAlias
+from itertools import chain
+from typing import Protocol
 
 from orchestrator.data.items import Item, Question, Tokens, Window, Writing
 from orchestrator.data.model_inputs import Scored, pick_owners, scored_rows
+from orchestrator.loop.text_metrics import text_metrics
 from orchestrator.spec.task_kinds import GenerationTask, TaskMetric, TaskSpec
-
-LogProbabilities: TypeAlias = Callable[[Sequence[Scored]], list[list[float]]]
-"""Gives, for each row, the log-probability of each of its picks."""
 
 
 class DivergedError(RuntimeError):
@@ -59,40 +53,51 @@ class Score:
     `bits_per_byte`."""
     per_example: tuple[float, ...] = ()
     """Score of each example, in order, whose mean is `value`: 0 or 1, a text's metric, or what a
-    window of running text adds to the score (see `score`)."""
+    window of running text adds to the score (see `score_of`)."""
+
+
+def rows_of(items: Sequence[Item]) -> list[Scored]:
+    """The model inputs whose log-probabilities a score is made from.
+
+    Args:
+        items: Questions, prompts to write after, or windows of text; all of one kind.
+
+    Returns:
+        The rows of each item after the other; none of prompts.
+    """
+    found = (item for item in items if isinstance(item, Question | Window))
+    return [row for item in found for row in scored_rows(item)]
+
+
+def prompts_of(items: Sequence[Item]) -> list[Tokens]:
+    """The prompts after which texts are written; none of other items."""
+    return [item.prompt for item in items if isinstance(item, Writing)]
 
 
 def question_log_likelihoods(
-    questions: Sequence[Question], log_probabilities: LogProbabilities
+    questions: Sequence[Question], values: Iterable[Sequence[float]]
 ) -> list[list[float]]:
     """The log-likelihood of each continuation of each question, in nats.
 
     Args:
         questions: The questions.
-        log_probabilities: Who answers.
+        values: The log-probability of every pick of every row of `rows_of(questions)`, in nats.
 
     Returns:
         Per question, one sum of token log-probabilities per continuation.
     """
-    rows = [scored_rows(question) for question in questions]
-    answers = iter(log_probabilities([row for group in rows for row in group]))
+    picks = chain.from_iterable(values)
     result: list[list[float]] = []
-    for question, group in zip(questions, rows, strict=True):
-        picks = [value for _ in group for value in next(answers)]
+    for question in questions:
         sums = [0.0] * len(question.continuations)
-        for owner, value in zip(pick_owners(question), picks, strict=True):
-            sums[owner] += value
+        for owner in pick_owners(question):
+            sums[owner] += next(picks)
         result.append(sums)
     return result
 
 
 def score(items: Sequence[Item], task: TaskSpec, answers: Answers) -> Score:
     """Score a task.
-
-    The score of running text is exp(-H), with H the nats per token over all windows: no mean over
-    windows. So that its bootstrap is one of the same quantity, each window stands with its part in
-    the score's expansion to first order, exp(-H) (1 + (H n_w - nats_w) / mean n), whose mean over
-    windows is exp(-H) itself (the infinitesimal jackknife; Jaeckel 1972).
 
     Args:
         items: Questions, prompts to write after, or windows of text; all of one kind.
@@ -106,28 +111,40 @@ def score(items: Sequence[Item], task: TaskSpec, answers: Answers) -> Score:
         ValueError: If there is nothing to score.
         DivergedError: If what the score would be made from is not finite.
     """
-    if not items:
-        raise ValueError("There is nothing to score: `items` is empty.")
+    if isinstance(task, GenerationTask):
+        return score_of_texts(items, task, answers.write(prompts_of(items), task))
+    return score_of(items, task, answers.log_probabilities(rows_of(items)))
 
-    def log_probabilities(rows: Sequence[Scored]) -> list[list[float]]:
-        values = answers.log_probabilities(rows)
-        for value in (value for row in values for value in row):
-            if not math.isfinite(value):
-                raise DivergedError(_not_finite(f"a log-probability is {value}", task))
-        return values
 
+def score_of(items: Sequence[Item], task: TaskSpec, values: Sequence[Sequence[float]]) -> Score:
+    """Score a task from log-probabilities.
+
+    The score of running text is exp(-H), with H the nats per token over all windows: no mean over
+    windows. So that its bootstrap is one of the same quantity, each window stands with its part in
+    the score's expansion to first order, exp(-H) (1 + (H n_w - nats_w) / mean n), whose mean over
+    windows is exp(-H) itself (the infinitesimal jackknife; Jaeckel 1972).
+
+    Args:
+        items: Questions or windows of text; all of one kind.
+        task: Names the metric that is the headline.
+        values: The log-probability of every pick of every row of `rows_of(items)`, in nats.
+
+    Returns:
+        The score.
+
+    Raises:
+        ValueError: If there is nothing to score.
+        DivergedError: If a log-probability is not finite.
+    """
+    _check_items(items)
+    for value in chain.from_iterable(values):
+        if not math.isfinite(value):
+            raise DivergedError(_not_finite(f"a log-probability is {value}", task))
     windows = [item for item in items if isinstance(item, Window)]
     if windows:
-        return _score_text(windows, log_probabilities)
-    writings = [item for item in items if isinstance(item, Writing)]
-    if writings and isinstance(task, GenerationTask):
-        found = answers.write([item.prompt for item in writings], task)
-        written = [text for text in found if text is not None]
-        if len(written) < len(found):
-            raise DivergedError(_not_finite("scores of the next token are no numbers", task))
-        return score_written(written, [item.reference for item in writings], task)
+        return _score_text(windows, values)
     questions = [item for item in items if isinstance(item, Question)]
-    likelihoods = question_log_likelihoods(questions, log_probabilities)
+    likelihoods = question_log_likelihoods(questions, values)
     plain = _right(questions, likelihoods, "accuracy")
     normalised = _right(questions, likelihoods, "accuracy_norm")
     metrics = {
@@ -138,66 +155,43 @@ def score(items: Sequence[Item], task: TaskSpec, answers: Answers) -> Score:
     return Score(metrics[task.metric], metrics, tuple(chosen))
 
 
+def score_of_texts(
+    items: Sequence[Item], task: GenerationTask, texts: Sequence[str | None]
+) -> Score:
+    """Score a task from written texts.
+
+    Args:
+        items: Prompts to write after, with references.
+        task: Names the metric that is the headline.
+        texts: What was written after each of `prompts_of(items)`; None where scores of the next
+            token were no numbers.
+
+    Returns:
+        The score.
+
+    Raises:
+        ValueError: If there is nothing to score.
+        DivergedError: If a text is None.
+    """
+    _check_items(items)
+    written = [text for text in texts if text is not None]
+    if len(written) < len(texts):
+        raise DivergedError(_not_finite("scores of the next token are no numbers", task))
+    references = [item.reference for item in items if isinstance(item, Writing)]
+    metrics, each = text_metrics(written, references, task)
+    return Score(sum(each) / len(each), metrics, tuple(each))
+
+
+def _check_items(items: Sequence[Item]) -> None:
+    if not items:
+        raise ValueError("There is nothing to score: `items` is empty.")
+
+
 def _not_finite(what: str, task: TaskSpec) -> str:
     return (
         f"{what} when task {task.name!r} is scored: what the weights compute is not finite any "
         "more; lower the learning rate"
     )
-
-
-def score_written(written: Sequence[str], references: Sequence[str], task: GenerationTask) -> Score:
-    """Score what a model wrote against references, one each.
-
-    Args:
-        written: The texts.
-        references: What they should have been.
-        task: Names the metric.
-
-    Returns:
-        The score. The headline is the mean over examples, so that it can be paired and resampled:
-        for BLEU the mean sentence BLEU, with the usual corpus BLEU beside it as `bleu`.
-    """
-    exact = [
-        float(_same(text, reference, task)) for text, reference in zip(
-            written, references, strict=True
-        )
-    ]  # fmt: skip
-    metrics = {"exact_match": sum(exact) / len(exact)}
-    each = exact
-    if task.metric == "bleu":
-        import sacrebleu
-
-        each = [
-            sacrebleu.sentence_bleu(text, [reference]).score / 100.0
-            for text, reference in zip(written, references, strict=True)
-        ]
-        metrics["bleu"] = sacrebleu.corpus_bleu(list(written), [list(references)]).score / 100.0
-        metrics["sentence_bleu"] = sum(each) / len(each)
-    elif task.metric == "rouge_l":
-        from rouge_score import rouge_scorer
-
-        scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-        found = [
-            scorer.score(reference, text)
-            for text, reference in zip(written, references, strict=True)
-        ]
-        each = [one["rougeL"].fmeasure for one in found]
-        for name, key in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
-            metrics[name] = sum(one[key].fmeasure for one in found) / len(found)
-    return Score(sum(each) / len(each), metrics, tuple(each))
-
-
-def _same(text: str, reference: str, task: GenerationTask) -> bool:
-    if task.answer == "text":
-        return text.strip() == reference.strip()
-    wanted = final_number(reference)
-    return wanted is not None and final_number(text) == wanted
-
-
-def final_number(text: str) -> Decimal | None:
-    """The last number of a text, thousands separators removed; None when there is none."""
-    found = re.findall(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", text)
-    return Decimal(found[-1].replace(",", "")) if found else None
 
 
 def answer_scores(
@@ -237,10 +231,9 @@ def best(values: Sequence[float]) -> int:
     return max(range(len(values)), key=lambda index: values[index])
 
 
-def _score_text(windows: Sequence[Window], log_probabilities: LogProbabilities) -> Score:
-    answers = log_probabilities([row for window in windows for row in scored_rows(window)])
-    nats = -sum(sum(values) for values in answers)
-    count = sum(len(values) for values in answers)
+def _score_text(windows: Sequence[Window], rows: Sequence[Sequence[float]]) -> Score:
+    nats = -sum(sum(values) for values in rows)
+    count = sum(len(values) for values in rows)
     num_bytes = sum(window.num_bytes for window in windows)
     cross_entropy = nats / count
     value, mean_count = math.exp(-cross_entropy), count / len(windows)
@@ -253,6 +246,6 @@ def _score_text(windows: Sequence[Window], log_probabilities: LogProbabilities) 
         },
         tuple(
             value * (1.0 + (cross_entropy * len(values) + sum(values)) / mean_count)
-            for values in answers
+            for values in rows
         ),
     )

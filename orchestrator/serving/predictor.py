@@ -24,7 +24,7 @@ from orchestrator.data.prompts import with_any_answer
 from orchestrator.engines.linear_heads import HEADS_FILE, LinearHeads
 from orchestrator.engines.plain import PlainEngine
 from orchestrator.engines.scored_model import hidden_size
-from orchestrator.loop.scoring import answer_scores, best, question_log_likelihoods
+from orchestrator.loop.scoring import answer_scores, best, question_log_likelihoods, rows_of
 from orchestrator.records.model_folder import base_of, read_model_document, tasks_of
 from orchestrator.spec.sections import TrainingSpec
 from orchestrator.spec.task_kinds import (
@@ -188,7 +188,8 @@ class Predictor:
             for row in rows
         ]
         self._refuse_unknown_ids(task, (i for asked in questions for i in token_ids(asked)))
-        likelihoods = question_log_likelihoods(questions, self._engine.log_probabilities)
+        values = self._engine.log_probabilities(rows_of(questions))
+        likelihoods = question_log_likelihoods(questions, values)
         if not all(math.isfinite(value) for values in likelihoods for value in values):
             raise PredictionError(
                 f"What this model computes for the task {task!r} is not finite, so it answers "

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from orchestrator.engines.workers import RankError
+from orchestrator.engines.workers import WorkersError
 from orchestrator.loop.scoring import DivergedError
 
 
@@ -72,12 +72,12 @@ def attempt(work: Callable[[], Result]) -> Result | Failure:
         What it returned, or why it failed.
 
     Raises:
-        AcceleratorError: The device is of no use any more, to nobody.
-        RankError: The other workers wait for what this one has not done.
+        AcceleratorError: The device is of no use any more, to any trial.
+        WorkersError: The other workers wait for what this one has not done.
     """
     try:
         return work()
-    except (torch.AcceleratorError, RankError):
+    except (torch.AcceleratorError, WorkersError):
         raise
     except Exception as error:  # noqa: BLE001 (anything at all ends one trial, and is reported)
         return Failure.of(error)

@@ -12,23 +12,16 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
 
-from orchestrator.base.loading import load_base, load_tokenizer, partitioned
 from orchestrator.data.prepared import PreparedData
 from orchestrator.engines.device_memory import DeviceMemory
-from orchestrator.engines.plain import PlainEngine
-from orchestrator.engines.scored_model import check_logits
-from orchestrator.engines.sharded_base import ShardedBase, zero3_config
-from orchestrator.engines.workers import ALONE, RankError, Ranks
+from orchestrator.engines.workers import ALONE, Workers, WorkersError
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Failed, Finished, Message, Ready, Reported, WorkSetAside
-from orchestrator.executors.pool.bare_base import BareBase
 from orchestrator.executors.pool.failures import Failure, attempt
+from orchestrator.executors.pool.member_base import MemberBase
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.executors.pool.slots import Ended
-from orchestrator.loop.answer import run
-from orchestrator.loop.learn import measure_base
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
@@ -40,8 +33,6 @@ from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.sections import default_batch_tokens
-from orchestrator.spec.task_kinds import GenerationTask
 from orchestrator.system.seals import Maker, seal
 
 
@@ -53,7 +44,7 @@ class Member:
         experiment: Experiment,
         data: PreparedData,
         folder: Path,
-        ranks: Ranks = ALONE,
+        workers: Workers = ALONE,
         *,
         halvings: int = 0,
     ) -> None:
@@ -63,32 +54,16 @@ class Member:
             experiment: The sweep's.
             data: Every task and probe.
             folder: The sweep's folder, where trials are saved; all workers read it.
-            ranks: The member's workers, each of which makes a `Member` and the same calls.
+            workers: The member's workers, each of which makes a `Member` and the same calls.
             halvings: How often passes are to be half as large as the experiment says.
         """
         import torch
 
-        resources = experiment.resources
-        torch.set_num_threads(resources.cpus_per_worker)
-        self._experiment, self._data, self._folder = experiment, data, folder
-        device: Any = "cpu"
-        if resources.gpus_per_worker:
-            device = torch.device("cuda", torch.cuda.current_device())
-        self._ranks, self._own = ranks, uuid.uuid4().hex[:8]
-        zero3 = None if ranks.alone else zero3_config(experiment.training)
-        with partitioned(zero3):
-            self._base: Any = load_base(experiment.model, experiment.training.precision, device)
-        self._parted = ShardedBase(self._base, zero3) if zero3 is not None else None
-        writes = any(isinstance(task.spec, GenerationTask) for task in data.tasks.values())
-        self._tokenizer = load_tokenizer(experiment.model) if writes else None
-        tokens = experiment.data.batch_tokens or default_batch_tokens(
-            on_gpu=resources.gpus_per_worker > 0, packed=True
-        )
-        self._batch_tokens = max(1, tokens >> halvings)
-        self._capacity = resources.slots
-        self._memory = DeviceMemory(device)
-        self._pack: PackedTrials | None = None
-        self._targets: Any = None
+        torch.set_num_threads(experiment.resources.cpus_per_worker)
+        self._data, self._folder = data, folder
+        self._workers, self._own = workers, uuid.uuid4().hex[:8]
+        self._base = MemberBase(experiment, data, workers, halvings=halvings)
+        self._memory = DeviceMemory(self._base.device)
         self._waiting: list[Job] = []
         self._crowd = math.inf
         """With so many trials in the pack another ran out of memory while it joined."""
@@ -104,12 +79,12 @@ class Member:
     @property
     def begun(self) -> list[str]:
         """The trials that are in the pack."""
-        return self._pack.names if self._pack is not None else []
+        return self._base.pack.names if self._base.pack is not None else []
 
     @property
     def free(self) -> int:
         """How many more trials can begin."""
-        return max(0, self._capacity - len(self.names))
+        return max(0, self._base.capacity - len(self.names))
 
     @property
     def busy(self) -> bool:
@@ -124,8 +99,8 @@ class Member:
         """Forget a trial, whatever it has learnt."""
         self._waiting = [job for job in self._waiting if job.trial != name]
         self._forget(name)
-        if self._pack is not None and name in self.begun:
-            self._pack.drop(name)
+        if self._base.pack is not None and name in self.begun:
+            self._base.pack.drop(name)
 
     def _forget(self, name: str) -> None:
         """Say nothing of a trial but what was set aside, and keep nothing of what it said."""
@@ -144,17 +119,18 @@ class Member:
             What there is to say: trial and message.
         """
         self.begin()
-        if self._pack is not None and self._pack.names:
-            sizes = self._pack.pass_tokens
+        pack = self._base.pack
+        if pack is not None and pack.names:
+            sizes = pack.pass_tokens
             with self._memory.watched():
-                ended = self._pack.tick()
-            self._memory.tokens = max(self._memory.tokens, self._pack.largest)
-            if self._pack.pass_tokens != sizes:
+                ended = pack.tick()
+            self._memory.tokens = max(self._memory.tokens, pack.largest)
+            if pack.pass_tokens != sizes:
                 self._memory.forget()  # what has just filled the memory is not tried again
             for end in ended:
                 self._ended(end)
-            for name in self._pack.names:
-                self._tell_progress(name, self._pack.progress(name))
+            for name in pack.names:
+                self._tell_progress(name, pack.progress(name))
         said, self._said = self._said, []
         return said
 
@@ -173,8 +149,8 @@ class Member:
         begun = attempt(functools.partial(self._let_join, job.maker, job.experiment))
         if isinstance(begun, bool):
             return begun
-        if begun.memory and not self._ranks.alone:
-            raise RankError(f"worker {self._ranks.rank} is out of memory: {begun.reason}")
+        if begun.memory and not self._workers.alone:
+            raise WorkersError(f"worker {self._workers.rank} is out of memory: {begun.reason}")
         self._forget(name)
         if begun.memory and self.begun:
             self._crowd = len(self.begun)
@@ -185,7 +161,7 @@ class Member:
 
     def _let_join(self, maker: Maker, experiment: Experiment) -> bool:
         name = maker.trial
-        pack = self._pack_for(experiment)
+        pack = self._base.pack_for(experiment)
         if pack is None or not pack.free:
             return False
         if len(pack.names) >= self._crowd:
@@ -198,16 +174,16 @@ class Member:
         sequence = task_sequence(experiment, self._data)
         tokens = pack.tokens_with(experiment, sequence)
         fits = self._memory.holds(need, tokens) if shared else need <= self._memory.free()
-        if not all(self._ranks.parts(fits)):
+        if not all(self._workers.all_gather(fits)):
             if shared:
                 return False  # until another has ended
             self._fail(name, *[self._no_room(need)] * 2)
             return True
         self._progress[name] = ProgressFile(self._folder, name)
         snapshot, aside = None, []
-        if self._ranks.first:
+        if self._workers.first:
             snapshot, aside = found_checkpoint(self._checkpoint(name), maker)
-        snapshot, aside = self._ranks.told((snapshot, aside))
+        snapshot, aside = self._workers.broadcast((snapshot, aside))
         self._said += [(name, WorkSetAside.of(found)) for found in aside]
 
         def hear(report: StageReport, matrix: AccuracyMatrix) -> None:
@@ -227,43 +203,11 @@ class Member:
             "GiB are free on the member; lower its rank"
         )
 
-    def _pack_for(self, experiment: Experiment) -> PackedTrials | None:
-        """The pack of a trial's layers; None while trials of other layers hold the base."""
-        targets = getattr(experiment.method.adapter, "target_modules", None)
-        if self._pack is not None and self._targets != targets:
-            if self._pack.names:
-                return None
-            self._pack.unhook()
-            self._pack = None
-        if self._pack is None:
-            self._targets = targets
-            self._pack = PackedTrials(
-                self._base,
-                list(targets) if isinstance(targets, tuple) else targets,
-                capacity=self._capacity,
-                batch_tokens=self._batch_tokens,
-                tokenizer=self._tokenizer,
-                ranks=self._ranks,
-                parted=self._parted,
-            )
-        return self._pack
-
-    def _bare_base(self, experiment: Experiment) -> Any:
-        """Who computes row 0."""
-        if self._ranks.alone:
-            return PlainEngine(
-                self._base, experiment.training, batch_tokens=self._batch_tokens,
-                tokenizer=self._tokenizer,
-            )  # fmt: skip
-        pack = self._pack or self._pack_for(experiment)
-        assert pack is not None  # only trials that have begun can be in the way of another pack
-        return BareBase(pack)
-
     def _measure_base(self, experiment: Experiment) -> None:
         """Row 0, on the bare base; trials wait meanwhile."""
         work = functools.partial(self._read_base, experiment)
         found: Failure | None
-        if self._ranks.alone:
+        if self._workers.alone:
             found = attempt(work)
         else:
             try:
@@ -276,18 +220,12 @@ class Member:
         self._said.append((BASE_TRIAL, Finished()))
 
     def _read_base(self, experiment: Experiment) -> None:
-        sequence = task_sequence(experiment, self._data)
         file = ProgressFile(self._folder, BASE_TRIAL)
-        engine = self._bare_base(experiment)
-        check_logits(engine.scored, self._base.config.get_text_config().vocab_size)
-        run(
-            measure_base(sequence),
-            engine,
-            sequence=sequence,
-            matrix=AccuracyMatrix.empty([task.name for task in sequence.tasks]),
-            start=None,
+        self._base.measure(
+            experiment,
+            task_sequence(experiment, self._data),
             on_report=lambda report, _: self._say_stage(BASE_TRIAL, report, None),
-            on_progress=file.write if self._ranks.first else lambda _: None,
+            on_progress=file.write if self._workers.first else lambda _: None,
         )
 
     # ----------------------------------------------------------------------------- what is said
@@ -303,12 +241,12 @@ class Member:
         kept = self._checkpoint(name)
         # A member that was taken for lost may write, too, until it is told to forget the trial.
         fresh = kept.with_name(f"checkpoint.{self._own}.new")
-        if self._ranks.first:
+        if self._workers.first:
             shutil.rmtree(fresh, ignore_errors=True)
         if matrix.complete and report.row is not None:
             # All workers take part, so nothing that can fail on the first alone comes before it.
             pack.save_adapter(name, fresh / "adapter")
-        if self._ranks.first:
+        if self._workers.first:
             fresh.mkdir(parents=True, exist_ok=True)
             if (fresh / "adapter").is_dir():
                 seal(fresh / "adapter", maker)
@@ -322,7 +260,7 @@ class Member:
             self._reports[name].append(report)
 
     def _tell_progress(self, name: str, progress: Progress) -> None:
-        if self._ranks.first:
+        if self._workers.first:
             self._progress[name].write(progress)
 
     def _ended(self, end: Ended) -> None:

@@ -2,7 +2,7 @@
 
 It has one worker where the base fits onto a device. Several shard the rows of each pass across
 them, and with ZeRO stage 3 the base, too; the first one talks to the mailbox, decides what depends
-on time, memory or files, and tells the others.
+on time, memory or files, and broadcasts it.
 
 It lives as long as the sweep. Between ticks it exchanges messages with its mailbox: which trials to
 begin, which to forget, what was measured.
@@ -21,7 +21,7 @@ from typing import Any
 
 from orchestrator.base.errors import ModelError
 from orchestrator.data.prepared import PreparedData
-from orchestrator.engines.workers import ALONE, RankError, Ranks
+from orchestrator.engines.workers import ALONE, Workers, WorkersError
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Message, Todo
 from orchestrator.executors.pool.member import Member
@@ -54,15 +54,15 @@ def member_worker(config: dict[str, Any]) -> None:
 
     mailbox, generation = config["mailbox"], config["generation"]
     experiment = Experiment.model_validate(config["experiment"])
-    ranks = ALONE
+    workers = ALONE
     if experiment.resources.workers > 1:
         prepare_for_deepspeed(experiment)
-        ranks = Ranks.of_group()
+        workers = Workers.of_group()
     deaths: int | None = None
-    if ranks.first:
+    if workers.first:
         with suppress(ActorDiedError):  # nobody is left to work for
             deaths = ray.get(mailbox.begin.remote(generation))
-    deaths = ranks.told(deaths)
+    deaths = workers.broadcast(deaths)
     if deaths is None:
         return
     data: PreparedData = ray.get(config["shared"][0])
@@ -75,14 +75,14 @@ def member_worker(config: dict[str, Any]) -> None:
             # Whoever waits finds out by asking it. Starting anew would not bring it back.
             return Todo(close=True)
 
-    with _beating(mailbox, generation) if ranks.first else nullcontext():
+    with _beating(mailbox, generation) if workers.first else nullcontext():
         try:
-            member = Member(experiment, data, Path(config["folder"]), ranks, halvings=deaths)
+            member = Member(experiment, data, Path(config["folder"]), workers, halvings=deaths)
         except ModelError as error:
             # Nothing but the same would come of starting anew.
             ray.get(mailbox.lose.remote(str(error)))
             return
-        serve(member, exchange, ranks, expected=config["expected"])
+        serve(member, exchange, workers, expected=config["expected"])
 
 
 @contextmanager
@@ -107,31 +107,31 @@ def _beating(mailbox: Any, generation: int) -> Iterator[None]:
         thread.join()
 
 
-def serve(member: Member, exchange: Any, ranks: Ranks = ALONE, *, expected: int = 1) -> None:
+def serve(member: Member, exchange: Any, workers: Workers = ALONE, *, expected: int = 1) -> None:
     """Work until the mailbox is closed.
 
     Args:
         member: Who works.
         exchange: Hands over what was said and how many slots are free; gives what to do. Only the
             first worker's is called.
-        ranks: The member's workers.
+        workers: The member's workers.
         expected: A member without trials waits for so many, as long as they come.
 
     Raises:
-        RankError: The workers have not all come to the same point, so that nothing of what was
+        WorkersError: The workers have not all come to the same point, so that nothing of what was
             said since the last exchange may count.
     """
     said: list[tuple[str, Message]] = []
     gathering = _Gathering(expected)
     last = -EXCHANGE_SECONDS
     while True:
-        if not ranks.alone:
-            _check_agreement(ranks.parts([*member.names, [name for name, _ in said]]))
+        if not workers.alone:
+            _check_agreement(workers.all_gather([*member.names, [name for name, _ in said]]))
         now = time.monotonic()
         todo = None
-        if ranks.first and (said or not member.busy or now - last >= EXCHANGE_SECONDS):
+        if workers.first and (said or not member.busy or now - last >= EXCHANGE_SECONDS):
             todo = gathering.through(exchange(said, member.free - gathering.held), member.busy)
-        todo = ranks.told(todo)
+        todo = workers.broadcast(todo)
         if todo is not None:
             last, said = now, []
             if todo.close:
@@ -183,4 +183,4 @@ class _Gathering:
 def _check_agreement(states: list[Any]) -> None:
     for rank, state in enumerate(states):
         if state != states[0]:
-            raise RankError(f"worker {rank} is at {state}, and the first worker at {states[0]}")
+            raise WorkersError(f"worker {rank} is at {state}, and the first worker at {states[0]}")

@@ -33,13 +33,13 @@ class PassSize:
 
 
 def cut_into_passes(
-    sizes: Sequence[tuple[int, int]], share: Callable[[int], int], limit: int, each: int
+    sizes: Sequence[tuple[int, int]], shard_size: Callable[[int], int], limit: int, each: int
 ) -> list[tuple[int, int]]:
     """Cut slots into the passes that compute least.
 
     Args:
         sizes: Rows of each slot and tokens of its longest, the longest slots first.
-        share: How many of so many rows one worker has at most.
+        shard_size: The rows of the largest shard of so many.
         limit: Padded tokens of a pass; a slot that has more alone is a pass of its own.
         each: What a pass costs besides, in tokens.
 
@@ -52,7 +52,7 @@ def cut_into_passes(
         found, count = (math.inf, end), 0
         for first in reversed(range(end)):
             count += sizes[first][0]
-            tokens = share(count) * sizes[first][1]
+            tokens = shard_size(count) * sizes[first][1]
             if tokens > limit and end - first > 1:
                 break
             found = min(found, (best[first][0] + tokens + each, first))

@@ -17,6 +17,7 @@ from orchestrator.engines.plain import PlainEngine
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Failed, Finished, Reported, Todo, WorkSetAside
 from orchestrator.executors.pool import member_worker
+from orchestrator.executors.pool.learning_passes import LearningPasses
 from orchestrator.executors.pool.lease import ENDINGS
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.pool.packed_trials import PackedTrials
@@ -183,10 +184,10 @@ def test_others_begin_once_the_first_has_shown_what_a_pass_takes(member, loaded)
     for name in "abc":
         member.take(job(loaded, name))
     member.begin()
-    assert member._pack.names == ["a"]
+    assert member._base.pack.names == ["a"]
     member.work()
     member.begin()
-    assert sorted(member._pack.names) == ["a", "b", "c"]
+    assert sorted(member._base.pack.names) == ["a", "b", "c"]
 
 
 def test_what_does_not_fit_beside_others_waits_and_is_never_refused(member, loaded, monkeypatch):
@@ -200,7 +201,7 @@ def test_what_does_not_fit_beside_others_waits_and_is_never_refused(member, load
     last = {}
     while len(last) < 5:
         last |= {n: m for n, m in member.work() if isinstance(m, ENDINGS)}
-        seen.append(len(member._pack.names))
+        seen.append(len(member._base.pack.names))
     assert set(kinds(last).values()) == {Finished}
     assert max(seen) == 1
 
@@ -211,7 +212,7 @@ def test_trials_join_only_as_far_as_the_pass_of_all_of_them_fits(loaded, data, t
     for name in "abc":
         member.take(job(loaded, name))
     member.work()
-    memory, pack = member._memory, member._pack
+    memory, pack = member._memory, member._base.pack
     of_one = memory.tokens
     assert of_one == pack.largest > 0
     longest = max(len(e.tokens) for task in data.tasks.values() for e in task.train)
@@ -235,7 +236,7 @@ def test_what_does_not_fit_alone_fails_in_words(member, loaded, monkeypatch):
 
 
 def test_a_pass_that_had_to_be_halved_does_not_keep_others_out(member, loaded, monkeypatch):
-    fits = PackedTrials._passes
+    fits = LearningPasses._compute
     state = {"left": 1}
 
     def passes(self, group, count):
@@ -244,7 +245,7 @@ def test_a_pass_that_had_to_be_halved_does_not_keep_others_out(member, loaded, m
             raise torch.OutOfMemoryError("full")
         return fits(self, group, count)
 
-    monkeypatch.setattr(PackedTrials, "_passes", passes)
+    monkeypatch.setattr(LearningPasses, "_compute", passes)
     monkeypatch.setattr(member._memory, "free", lambda: 1 << 62)
     for name in "abc":  # the first is a step ahead
         member.take(job(loaded, name))
@@ -357,14 +358,14 @@ def test_progress_that_cannot_be_written_is_left_out(member, loaded, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(type(path), "write_text", full)
-    member._progress["a"].write(member._pack.progress("a"))
+    member._progress["a"].write(member._base.pack.progress("a"))
     assert ProgressFile.read(member._progress["a"]) is None
 
 
 def test_after_a_death_passes_are_half_as_large(loaded, data, tmp_path):
     whole = Member(loaded.experiment, data, tmp_path)
-    assert Member(loaded.experiment, data, tmp_path, halvings=2)._batch_tokens == (
-        whole._batch_tokens // 4
+    assert Member(loaded.experiment, data, tmp_path, halvings=2)._base.batch_tokens == (
+        whole._base.batch_tokens // 4
     )
 
 

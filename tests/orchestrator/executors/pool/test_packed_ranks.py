@@ -1,4 +1,4 @@
-"""Two workers that deal the rows of a pack out between them compute what one of them does."""
+"""Two workers that shard the rows of a pack compute what one of them does."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from orchestrator.base.loading import load_base, load_tokenizer
 from orchestrator.data.preparation import prepare
 from orchestrator.engines.checkpoints import read_tensors
 from orchestrator.engines.sharded_base import ShardedBase, zero3_config
-from orchestrator.engines.workers import ALONE, Ranks
+from orchestrator.engines.workers import ALONE, Workers
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Finished, Reported
 from orchestrator.executors.pool.admission import trial_refuses
@@ -98,18 +98,18 @@ def learn(pack, trials, data, folder, break_it=lambda pack: None):
     return reports, matrices
 
 
-def pack_of(base, ranks=ALONE, **fields):
+def pack_of(base, workers=ALONE, **fields):
     # Passes of so few tokens that some trials need more than one.
-    return PackedTrials(base, TARGETS, capacity=3, batch_tokens=128, ranks=ranks, **fields)
+    return PackedTrials(base, TARGETS, capacity=3, batch_tokens=128, workers=workers, **fields)
 
 
-class Watched(Ranks):
+class Watched(Workers):
     """Says how often this worker had no rows of its own."""
 
     idle = 0
 
-    def share(self, rows):
-        own, counts = super().share(rows)
+    def shard(self, rows):
+        own, counts = super().shard(rows)
         Watched.idle += not counts
         return own, counts
 
@@ -121,7 +121,7 @@ def _replicated(folder, trials, data):
 
 ZERO_3 = {
     "zero_optimization": {
-        # So small that every tensor of the base is parted, and none is fetched ahead of its use.
+        # So small that every tensor of the base is sharded, and none is fetched ahead of its use.
         "stage": 3,
         "stage3_param_persistence_threshold": 0,
         "stage3_prefetch_bucket_size": 0,
@@ -130,12 +130,12 @@ ZERO_3 = {
 }
 
 
-def _parted(folder, trials, data):
+def _sharded(folder, trials, data):
     base = load_base(next(iter(trials.values())).model, "fp32").double()
     spec = TrainingSpec(learning_rate=0.01, precision="fp32", batch_size=8, deepspeed=ZERO_3)
-    parted = ShardedBase(base, zero3_config(spec))
+    sharded = ShardedBase(base, zero3_config(spec))
     assert whole_numbers(base) == 0
-    pack = pack_of(base, Watched.of_group(), parted=parted)
+    pack = pack_of(base, Watched.of_group(), sharded=sharded)
     found = *learn(pack, trials, data, folder), Watched.idle
     left = {n: tuple(p.shape) for n, p in base.named_parameters() if p.numel()}
     assert not left, left
@@ -144,12 +144,12 @@ def _parted(folder, trials, data):
 
 def _failing(folder, trials, data):
     """A row of the second worker is wrong, and there is memory for two rows at a time there."""
-    ranks = Ranks.of_group()
+    workers = Workers.of_group()
     base = load_base(next(iter(trials.values())).model, "fp32").double()
     failed = []
 
     def allocate(_, args, kwargs):
-        if ranks.rank == 1 and kwargs["input_ids"].shape[0] > 2:
+        if workers.rank == 1 and kwargs["input_ids"].shape[0] > 2:
             failed.append(kwargs["input_ids"].shape[0])
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
@@ -157,13 +157,13 @@ def _failing(folder, trials, data):
 
     def break_row(pack):
         if "lora" in pack.names:
-            slot = pack._slot("lora")
-            first, second, third = slot.request.examples
+            slot = pack._slots.named("lora")
+            first, second, third = slot.run.request.examples
             wrong = replace(second, tokens=(10_000, *second.tokens[1:]))
-            slot.request = replace(slot.request, examples=(first, wrong, third))
+            slot.run.request = replace(slot.run.request, examples=(first, wrong, third))
 
     some = {name: trials[name] for name in ("curlora", "lora")}
-    return *learn(pack_of(base, ranks), some, data, folder, break_row), len(failed)
+    return *learn(pack_of(base, workers), some, data, folder, break_row), len(failed)
 
 
 def whole_numbers(base):
@@ -179,14 +179,16 @@ def alone(trials, tmp_path_factory):
     return learn(pack_of(base), experiments, data, folder), folder
 
 
-WORK = {"replicated": _replicated, "parted": _parted}
+WORK = {"replicated": _replicated, "sharded": _sharded}
 
 
 def _learn_every_way(rank, folder, trials, data, loaded):
     ways = {**WORK, "failing": _failing}
     results = {name: work(folder / name, trials, data) for name, work in ways.items()}
     changes = {"resources": POOL | {"workers": 2}, "training.deepspeed": ZERO_3}
-    return results | {"member": served(folder / "member", loaded, data, changes, Ranks.of_group())}
+    return results | {
+        "member": served(folder / "member", loaded, data, changes, Workers.of_group())
+    }
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +269,7 @@ JOBS = {
 }
 
 
-def served(folder, loaded, data, changes, ranks=ALONE):
+def served(folder, loaded, data, changes, workers=ALONE):
     """What a member says of some jobs, until all have ended; the first worker alone hears it."""
     box, told = Mailbox(), []
     for name, overrides in JOBS.items():
@@ -281,12 +283,12 @@ def served(folder, loaded, data, changes, ranks=ALONE):
             box.close()
         return box.exchange("member", said, free)
 
-    member = Member(loaded.experiment.with_overrides(changes), data, folder, ranks)
-    serve(member, exchange, ranks)
+    member = Member(loaded.experiment.with_overrides(changes), data, folder, workers)
+    serve(member, exchange, workers)
     return told
 
 
-def test_a_member_of_two_workers_with_a_parted_base_says_what_one_worker_says(
+def test_a_member_of_two_workers_with_a_sharded_base_says_what_one_worker_says(
     loaded, trials, two_workers, tmp_path
 ):
     expected = served(tmp_path, loaded, trials[1], {"resources": POOL})

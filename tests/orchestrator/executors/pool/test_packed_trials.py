@@ -17,8 +17,10 @@ from orchestrator.data.preparation import prepare
 from orchestrator.engines.plain import PlainEngine
 from orchestrator.executors.pool import packed_trials, passes
 from orchestrator.executors.pool.admission import packing_refuses
+from orchestrator.executors.pool.learning_passes import LearningPasses
 from orchestrator.executors.pool.packed_trials import PackedTrials
-from orchestrator.loop import answer
+from orchestrator.executors.pool.scoring_passes import ScoringPasses
+from orchestrator.loop import sequence_run
 from orchestrator.loop.answer import run
 from orchestrator.loop.learn import learn_sequence
 from orchestrator.loop.scoring import DivergedError
@@ -171,7 +173,7 @@ def exact(world):
     """What each trial computes alone in float64, its losses not rounded for the records."""
     trials, data = world
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(answer, "six_digits", float)
+        patched.setattr(sequence_run, "six_digits", float)
         return {n: alone(e, data, base=float64_base(world)) for n, e in trials.items()}
 
 
@@ -187,7 +189,7 @@ def assert_same_to_1e_8(reports, adapter, expected, trained):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_packed_equals_solo_in_float64_whoever_comes_and_goes(world, exact, seed, monkeypatch):
     """Trials begin at any tick, into whatever slot; others begin, are dropped and replaced."""
-    monkeypatch.setattr(packed_trials, "six_digits", float)
+    monkeypatch.setattr(sequence_run, "six_digits", float)
     trials, data = world
     draw = random.Random(seed)
     pack = PackedTrials(float64_base(world), TARGETS, capacity=6, batch_tokens=300)
@@ -285,7 +287,7 @@ def test_trials_that_are_a_step_apart_come_together(world, monkeypatch, patience
     trials, data = world
     monkeypatch.setattr(packed_trials, "PATIENCE", patience)
     seen = []
-    learn, read = PackedTrials._learn, PackedTrials._read
+    learn, read = LearningPasses.learn, ScoringPasses.read
 
     def noted(work, does):
         def do(pack, slots):
@@ -294,8 +296,8 @@ def test_trials_that_are_a_step_apart_come_together(world, monkeypatch, patience
 
         return do
 
-    monkeypatch.setattr(PackedTrials, "_learn", noted("learn", learn))
-    monkeypatch.setattr(PackedTrials, "_read", noted("read", read))
+    monkeypatch.setattr(LearningPasses, "learn", noted("learn", learn))
+    monkeypatch.setattr(ScoringPasses, "read", noted("read", read))
     base = load_base(trials["ewc"].model, "fp32")
     pack = PackedTrials(base, TARGETS, capacity=3, batch_tokens=512)
     for name in ("curlora", "ewc", "dora"):
@@ -370,9 +372,13 @@ class Heard:
                 self.ended[end.name] = end
 
 
+def slot_of(pack, name):
+    return pack._slots.named(name)
+
+
 def numbers(pack, name):
     """A trial's trained numbers."""
-    return pack._pack.state(pack._slot(name).number)
+    return slot_of(pack, name).engine.adapter_values()
 
 
 def assert_same_end(found, wanted, name, limit=1e-8):
@@ -511,7 +517,7 @@ def run_with(world, break_it, *, names=(*TOGETHER, BROKEN), prepare=lambda pack:
     for name in names:
         heard.join(pack, world, name)
     if break_it is not None:
-        break_it(pack, pack._slot(BROKEN))
+        break_it(pack, slot_of(pack, BROKEN))
     heard.run(pack)
     return heard
 
@@ -524,15 +530,15 @@ def raising(error):
 
 
 def break_penalty(pack, slot):
-    slot.retention.penalty = raising(KeyError("no such anchor"))
+    slot.engine.retention.penalty = raising(KeyError("no such anchor"))
 
 
 def break_after_step(pack, slot):
-    slot.retention.after_step = raising(RuntimeError("no such anchor"))
+    slot.engine.retention.after_step = raising(RuntimeError("no such anchor"))
 
 
 def break_generator(pack, slot):
-    slot.retention.rows = raising(ZeroDivisionError("no such anchor"))
+    slot.engine.retention.rows = raising(ZeroDivisionError("no such anchor"))
 
 
 def break_report(pack, slot):
@@ -541,9 +547,9 @@ def break_report(pack, slot):
 
 def break_row(pack, slot):
     """A token that the base does not know, in the very pass that all share."""
-    examples = slot.request.examples
+    examples = slot.run.request.examples
     wrong = replace(examples[1], tokens=(10_000, *examples[1].tokens[1:]))
-    slot.request = replace(slot.request, examples=(examples[0], wrong, *examples[2:]))
+    slot.run.request = replace(slot.run.request, examples=(examples[0], wrong, *examples[2:]))
 
 
 @pytest.mark.parametrize(
@@ -586,7 +592,7 @@ class Memory:
         self.too_large, self.where, self.times = too_large, where, []
 
     def __call__(self, pack):
-        model = pack._base.model
+        model = pack.scored.model.model
         if self.where == "forward":
             model.register_forward_pre_hook(
                 lambda _, args, kwargs: self.allocate(kwargs["input_ids"]), with_kwargs=True
@@ -624,9 +630,11 @@ def test_a_row_that_does_not_fit_alone_fails_its_trial_alone(four, undisturbed):
     marker = 1  # the padding token, which no text holds
 
     def break_it(pack, slot):
-        first = slot.request.examples[0]
+        first = slot.run.request.examples[0]
         wrong = replace(first, tokens=(marker, *first.tokens[1:]))
-        slot.request = replace(slot.request, examples=(wrong, *slot.request.examples[1:]))
+        slot.run.request = replace(
+            slot.run.request, examples=(wrong, *slot.run.request.examples[1:])
+        )
 
     memory = Memory(lambda tokens: bool((tokens == marker).any()), "forward")
     heard = run_with(four, break_it, prepare=memory)
