@@ -126,8 +126,8 @@ def _shared(one: Tokens, other: Tokens) -> int:
 
 def _may_be_joined(task: PromptedTask) -> bool:
     """Whether what follows a prompt may begin with the prompt's last tokens."""
-    # What the task file can mend is to be mended there: whoever asks an exported model sends the
-    # prompt as text, and the model would never have seen a text that goes on from those tokens.
+    # What a task file can fix is to be fixed there: users of an exported model send the prompt as
+    # text, and the model would never have seen a text that goes on from those tokens.
     if isinstance(task, GenerationTask):
         return False  # the prompt alone must be how the learnt text begins
     if task.template == "chat":

@@ -2,8 +2,8 @@
 
 Prompt and continuation are tokenised together and cut where the prompt ends, so that the
 continuation's tokens are those that the model would see in running text. Continuations that could
-not be told apart, or not told from their prompt, are never passed on: what a task file can mend is
-refused, and what lies in single rows of choices is put right (`encode_question`).
+not be told apart, or not told from their prompt, are never passed on: what a task file can fix is
+refused, and what lies in single rows of choices is corrected (`encode_question`).
 """
 
 from __future__ import annotations

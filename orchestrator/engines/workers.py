@@ -80,7 +80,7 @@ class Ranks:
             raise
         except Exception as error:
             raise RankError(
-                f"worker {self.rank} of {self.world} failed where all work together: "
+                f"worker {self.rank} of {self.world} failed in a collective step: "
                 f"{type(error).__name__}: {error}"
             ) from error
 

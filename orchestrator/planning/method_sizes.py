@@ -168,11 +168,11 @@ def _refusals(method: MethodSpec, experiment: Experiment) -> Iterator[str]:
     unfit = quantisation_refuses_engine(experiment.model.quantization, stage)
     if unfit:
         yield f"`model.quantization`: {unfit}"
-    parted = parting_refuses(kind, stage)
+    refused = parting_refuses(kind, stage)
     # A member of the pool reads the parts of the base by itself.
     packed = experiment.resources.executor == "pool" and packing_refuses(method) is None
-    if parted and not packed:
-        yield f"`method.adapter`: {parted}"
+    if refused and not packed:
+        yield f"`method.adapter`: {refused}"
 
 
 def method_problems(experiment: Experiment, base: BaseFacts | None) -> Iterator[str]:

@@ -487,7 +487,7 @@ class Driver:
                 # The trial is not to blame, and would be lost; left unfinished, it is run again.
                 raise SweepError(
                     f"No member of the pool is left to run {name}: {message['reason']}. What is "
-                    "finished is kept; once that is mended, the same command goes on."
+                    "finished is kept; once that is fixed, the same command goes on."
                 )
             case _:
                 pass

@@ -191,7 +191,9 @@ class PackedTrials:
             OSError: If the snapshot cannot be read.
         """
         if not self._free:
-            raise ValueError(f"There is no room for {name!r}: {len(self._slots)} trials learn now.")
+            raise ValueError(
+                f"There is no free slot for {name!r}: {len(self._slots)} trials learn now."
+            )
         self._check(name, experiment, sequence)
         state = fresh_state(sequence) if snapshot is None else read_state(snapshot)
         number = self._free.pop(0)

@@ -84,7 +84,7 @@ def mlflow_errors(uri: str, sweep_folder: Path | None = None) -> Iterator[None]:
     """
     safe = (
         f" Nothing is lost: {sweep_folder / JOURNAL_NAME} holds everything, and the same command "
-        "catches MLflow up when that is mended."
+        "catches MLflow up when that is fixed."
         if sweep_folder is not None
         else ""
     )
@@ -110,7 +110,7 @@ def _advice(uri: str) -> str:
     file = database_file(uri)
     if file is not None:
         return (
-            f"Check that {file} can be read and written and that its disk has room, or name "
+            f"Check that {file} can be read and written and that its disk has space, or name "
             "another place by `tracking.uri`."
         )
     what = "database answers" if is_database(uri) else "server runs"

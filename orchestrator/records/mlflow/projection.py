@@ -352,7 +352,7 @@ class Projection:
             held[None] = self._create(client, sweep.parent)
         deleted = sorted(str(name or "the sweep itself") for name, h in held.items() if h.deleted)
         if deleted:
-            self._say(f"deleted in MLflow, and left so: {', '.join(deleted)}")
+            self._say(f"deleted in MLflow, and not made again: {', '.join(deleted)}")
         return held
 
     def _create(self, client: MlflowClient, picture: Picture) -> _Held:

@@ -1,4 +1,4 @@
-"""A base that is parted among two workers while it is loaded (ZeRO stage 3)."""
+"""A base that is sharded over two workers while it is loaded (ZeRO stage 3)."""
 
 import math
 
@@ -27,7 +27,7 @@ SPEC = TrainingSpec(
     learning_rate=0.01, precision="fp32", batch_size=8,
     deepspeed={
         "zero_optimization": {
-            # So small that every tensor of the base is parted.
+            # So small that every tensor of the base is sharded.
             "stage": 3, "stage3_param_persistence_threshold": 0,
         }
     },
