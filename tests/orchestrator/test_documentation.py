@@ -7,8 +7,8 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -45,10 +45,10 @@ def _blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", _text(document), re.DOTALL)
 
 
-def _commands() -> dict[str, click.Command]:
+def _commands() -> dict[str, Any]:
     """Every command by its words: `plan`, `runs list` and so on."""
-    found: dict[str, click.Command] = {}
-    waiting: list[tuple[str, click.Command]] = [("", typer.main.get_command(app))]
+    found: dict[str, Any] = {}
+    waiting: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
     while waiting:
         name, command = waiting.pop()
         below = getattr(command, "commands", None)
