@@ -65,7 +65,7 @@ def predict(
     """Ask a trained adapter for labels or texts, for one text or for the rows of a file."""
     if (source is None) != (output is None):
         given, other = ("--input", "--output") if output is None else ("--output", "--input")
-        raise UsageError(f"`{given}` needs `{other}` beside it.")
+        raise UsageError(f"`{given}` needs `{other}` as well.")
     if source is not None and output is not None:
         if texts or column:
             raise UsageError("Give either texts or `--input`, not both.")

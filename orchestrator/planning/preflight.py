@@ -128,7 +128,7 @@ def _method_problems(experiment: Experiment) -> Iterator[str]:
     try:
         base = base_facts(experiment.model)
     except BaseFilesError:
-        base = None  # told of above
+        base = None  # reported above
     yield from method_problems(experiment, base)
 
 
