@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 # What measures on any machine and needs nothing named; whole sweeps and a GPU's numbers are asked for by hand.
 BENCHMARKS := useful_tokens packed_step adapter_step trial_start packed_bf16 methods
 
-# The daily loop: the layout, and what takes no cluster, database or training. Two minutes on two cores.
+# The daily loop: the layout, and what takes no cluster, database or training (94 core-seconds).
 CHECKED := tests/test_layout.py tests/test_cluster_yaml.py tests/orchestrator/test_documentation.py \
 	tests/curlora/cur $(addprefix tests/orchestrator/, base/test_files.py cli/output cli/test_diff.py \
 	cli/test_query.py data measures records/test_events.py records/test_journal.py report \
