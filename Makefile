@@ -5,7 +5,14 @@ INSTALLED := .venv/.installed
 # What measures on any machine and needs nothing named; whole sweeps and a GPU's numbers are asked for by hand.
 BENCHMARKS := useful_tokens packed_step adapter_step trial_start packed_bf16 methods
 
-.PHONY: demo test lint bench venv clean
+# The daily loop: the layout, and what takes no cluster, database or training (94 core-seconds).
+CHECKED := tests/test_layout.py tests/test_cluster_yaml.py tests/orchestrator/test_documentation.py \
+	tests/curlora/cur $(addprefix tests/orchestrator/, base/test_files.py cli/output cli/test_diff.py \
+	cli/test_query.py data measures records/test_events.py records/test_journal.py report \
+	spec/test_experiment.py spec/test_methods.py spec/test_setting_bounds.py spec/test_task_files.py \
+	spec/test_yaml_file.py sweep/test_search.py system)
+
+.PHONY: demo test check lint bench venv clean
 
 demo: venv
 	$(BIN)/python -m orchestrator.demo
@@ -14,6 +21,9 @@ demo: venv
 # Two processes; all tests that need Ray are in one of them and share its cluster.
 test: venv
 	$(BIN)/pytest -n 2 --dist loadscope
+
+check: venv
+	$(BIN)/pytest -n 2 --dist loadscope -m "not slow and not ray and not gpu" $(CHECKED)
 
 lint: venv
 	$(BIN)/ruff format --check .

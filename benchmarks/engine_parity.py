@@ -29,7 +29,7 @@ STAGES = (0, 1, 2, 3)
 SEEDS = (0, 1, 2)
 
 
-def parted(rank: int, folder: Path, base: str, tasks: str) -> dict[tuple[Case, int], Any]:
+def sharded(rank: int, folder: Path, base: str, tasks: str) -> dict[tuple[Case, int], Any]:
     """What DeepSpeed gives for every case and stage, or why it refuses."""
     world, found = World(base, tasks, folder), {}
     for case in cases():
@@ -50,7 +50,7 @@ def parted(rank: int, folder: Path, base: str, tasks: str) -> dict[tuple[Case, i
 
 def lines(base: Path, tasks: Path, folder: Path) -> list[str]:
     """The table, a line for each pair."""
-    (found, _) = in_workers(2, parted, folder, str(base), str(tasks), timeout=7200)
+    (found, _) = in_workers(2, sharded, folder, str(base), str(tasks), timeout=7200)
     world, table = World(base, tasks, folder), []
     for case in cases():
         exact = [world.learn(case, "fp32", seed=seed) for seed in SEEDS]

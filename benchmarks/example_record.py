@@ -107,7 +107,7 @@ def _champions_model() -> Path:
     for model in PLACE.glob("storage/mlartifacts/**/model.json"):
         if json.loads(model.read_text(encoding="utf-8"))["trial"] == champion:
             return next(folder for folder in model.parents if (folder / "MLmodel").is_file())
-    raise SystemExit(f"The champion is {champion}, and no model of it was logged; mend DOCUMENT.")
+    raise SystemExit(f"The champion is {champion}, and no model of it was logged; fix DOCUMENT.")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -508,7 +508,7 @@ def measured(
 
 
 COLUMNS = (
-    "", "trained", "frozen beside", "on disk", "step", "activations", "between tasks",
+    "", "trained", "frozen", "on disk", "step", "activations", "between tasks",
     "carried after 2 tasks",
 )  # fmt: skip
 

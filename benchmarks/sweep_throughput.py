@@ -109,7 +109,7 @@ def write_experiment(folder: Path, sweep: Sweep, way: str, base: Path = BASE) ->
             "prompt": "Text: {text}\nFriendly:", "labels": {"no": " no", "yes": " yes"},
         }  # fmt: skip
         (folder / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
-    executor, members, threads = parted(way)
+    executor, members, threads = members_and_threads(way)
     rates = [1e-4 * 20 ** (number / trials) for number in range(trials)]
     resources: dict[str, Any] = {"cpus_per_worker": threads, "executor": "train"}
     if executor == "pool":
@@ -140,7 +140,7 @@ def write_experiment(folder: Path, sweep: Sweep, way: str, base: Path = BASE) ->
     return path
 
 
-def parted(way: str) -> tuple[str, int, int]:
+def members_and_threads(way: str) -> tuple[str, int, int]:
     """Executor, how many at a time, and threads of each."""
     found = re.fullmatch(r"(pool|train|tune) (\d+)x(\d+)", way)
     if found is None:
@@ -210,7 +210,7 @@ def tune_sweep(path: Path, at_once: int) -> None:
 
 def sweep_seconds(folder: Path, sweep: Sweep, way: str) -> float:
     """Wall seconds of one whole sweep in a process of its own."""
-    executor, members, _ = parted(way)
+    executor, members, _ = members_and_threads(way)
     path = write_experiment(folder, sweep, way)
     shutil.rmtree(folder / "runs" / path.stem, ignore_errors=True)
     command = [str(Path(sys.executable).parent / "orchestrate"), "sweep", str(path)]
@@ -372,7 +372,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the record and write the page")
     given = parser.parse_args()
     for way in given.ways:
-        parted(way)
+        members_and_threads(way)
     if given.part == "sweeps":
         for size in given.sizes:
             sweep = Sweep(size, given.trials, given.precision)

@@ -102,7 +102,7 @@ def quantisation_refuses_engine(quantization: str | None, stage: int | None) -> 
         )
     if stage == 3:
         return (
-            f"ZeRO stage 3 parts weights of floating-point numbers only, not `{quantization}`; use "
+            f"ZeRO stage 3 shards floating-point weights only, not `{quantization}`; use "
             "stage 0, 1 or 2"
         )
     return None

@@ -257,7 +257,7 @@ class CurLayer(nn.Module, BaseTunerLayer):
         if not saved.isfinite().all() or not 0 < float(saved[0]) <= QUANTISED_ROUNDING:
             raise ValueError(
                 f"The fingerprint of `{self.module_name}` in adapter {adapter_name!r} is damaged: "
-                "its numbers are none that a weight has. Save the adapter again."
+                "no weight has such numbers. Save the adapter again."
             )
         current = self._fingerprint(W, factors.columns, factors.rows)
         gap = deviation(saved, current)

@@ -47,7 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"`{path}` cannot be read ({error.strerror or error}). {_AGAIN}"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise AdapterError(f"`{path}` is not sound JSON ({error}). {_AGAIN}") from None
+        raise AdapterError(f"`{path}` is not valid JSON ({error}). {_AGAIN}") from None
     if not isinstance(value, dict):
         raise AdapterError(f"`{path}` should hold a JSON object, got {str(value)[:60]!r}. {_AGAIN}")
     return value
@@ -89,7 +89,9 @@ def check_tensors(path: Path) -> dict[str, tuple[int, ...]]:
     except FileNotFoundError:
         raise AdapterError(f"There is no `{path}`. {_AGAIN}") from None
     except LOADING_ERRORS as error:
-        raise AdapterError(f"`{path}` is no whole safetensors file ({error}). {_AGAIN}") from None
+        raise AdapterError(
+            f"`{path}` is not a complete safetensors file ({error}). {_AGAIN}"
+        ) from None
     return shapes
 
 

@@ -415,7 +415,7 @@ class PackedModel:
         if complete.get("dropout", 0.0) != 0.0:
             raise ValueError(
                 f"`dropout` must be 0 in a pack, got {complete['dropout']!r}: random masks would "
-                "depend on who else is in it. Train this adapter alone."
+                "depend on the other adapters. Train this adapter alone."
             )
         return complete
 

@@ -128,6 +128,6 @@ def parting_refuses(adapter_kind: str, stage: int | None) -> str | None:
     if reason is None or stage != 3:
         return None
     return (
-        f"the adapter {adapter_kind!r} {reason}, and ZeRO stage 3 has parted them; use stage 0, 1 "
+        f"the adapter {adapter_kind!r} {reason}, and ZeRO stage 3 has sharded them; use stage 0, 1 "
         "or 2"
     )

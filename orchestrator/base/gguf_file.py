@@ -35,7 +35,9 @@ def gguf_shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]
         # Reading maps every tensor, so that a file that is cut short is found.
         reader = GGUFReader(str(path))
     except (ValueError, OSError, IndexError, KeyError) as error:
-        raise BaseFilesError(f"{path} is no whole GGUF file ({error}). {COPY_AGAIN}") from None
+        raise BaseFilesError(
+            f"{path} is not a complete GGUF file ({error}). {COPY_AGAIN}"
+        ) from None
     shapes: dict[str, tuple[int, ...]] = {}
     for tensor in reader.tensors:
         # GGUF writes the fastest dimension first.

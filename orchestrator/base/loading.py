@@ -59,7 +59,7 @@ def load_base(spec: ModelSpec, precision: str, device: torch.device | str = "cpu
     if is_deepspeed_zero3_enabled() and spec.quantization is not None:
         raise ModelError(
             f"`model.quantization: {spec.quantization}` cannot be combined with ZeRO stage 3, "
-            "which parts weights of floating-point numbers only. Use stage 0, 1 or 2."
+            "which shards floating-point weights only. Use stage 0, 1 or 2."
         )
     place, options = _source(spec)
     options |= quantisation_options(spec, precision, device)
@@ -101,7 +101,7 @@ def partitioned(zero3: Mapping[str, Any] | None) -> Iterator[None]:
     files. An adapter that reads weights, such as CURLoRA, must be attached within it too.
 
     Args:
-        zero3: A DeepSpeed configuration of ZeRO stage 3; None: nothing is parted.
+        zero3: A DeepSpeed configuration of ZeRO stage 3; None: nothing is sharded.
     """
     if zero3 is None:
         yield

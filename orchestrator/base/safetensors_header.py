@@ -29,8 +29,8 @@ def read_header(file: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f" ({error})" if isinstance(error, _EntryError) else ""
         raise BaseFilesError(
-            f"{file} is no whole safetensors file: its header cannot be read{reason}, and the file "
-            f"has {size:,} bytes. {COPY_AGAIN}"
+            f"{file} is not a complete safetensors file: its header cannot be read{reason}, "
+            f"and the file has {size:,} bytes. {COPY_AGAIN}"
         ) from None
     whole = 8 + length + max(ends, default=0)
     if size < whole:

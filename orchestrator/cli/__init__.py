@@ -1,8 +1,8 @@
 """The command line: `orchestrate`.
 
 Tables are for people and go to the terminal; `--json` is for programs. A mistake of the user's is
-answered with one message on stderr and exit code 2, and never with a traceback; what nobody
-expected shows its traceback. Heavy packages are imported by the commands that need them.
+answered with one message on stderr and exit code 2, and never with a traceback;
+unexpected errors show theirs. Heavy packages are imported by the commands that need them.
 """
 
 # Commands register where they are defined, and the help lists them in the order of these lines.

@@ -29,5 +29,5 @@ def print_json(document: Any) -> None:
 
 
 def print_note(text: str) -> None:
-    """Tell the user something beside the answer."""
+    """Print a note on stderr."""
     typer.echo(f"orchestrate: {text}", err=True)

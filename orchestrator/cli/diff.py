@@ -61,7 +61,7 @@ def diff_trials(
 
 
 def _made_of(view: SweepState, trial: TrialRecord) -> dict[str, Any]:
-    """What the trial follows from beside its settings: hashes, and the versions it ran with."""
+    """What the trial follows from besides its settings: hashes, and the versions it ran with."""
     parts = {key: view.provenance.get(key) for key in ("base", "data")}
     names = dict.fromkeys(name for made_with in trial.versions for name in made_with)
     return flat({key: part for key, part in parts.items() if part}) | {

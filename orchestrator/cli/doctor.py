@@ -27,7 +27,7 @@ def doctor(
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """Check what a sweep needs on this machine, and say how to mend what is missing."""
+    """Check what a sweep needs on this machine, and say how to fix what is missing."""
     if build and not as_json:
         typer.echo("Building DeepSpeed's communication op, about a minute the first time.")
     checks = examine.examine(storage, build=build)
@@ -45,7 +45,7 @@ def as_document(checks: list[Check]) -> dict[str, Any]:
 
 
 def render(checks: list[Check]) -> RenderableType:
-    """The checks for people: a line each, and below it how to mend what is wrong.
+    """The checks for people: a line each, and below it how to fix what is wrong.
 
     Args:
         checks: The outcomes.
@@ -60,7 +60,7 @@ def render(checks: list[Check]) -> RenderableType:
     styles = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}
     for check in checks:
         words = Text(check.found)
-        words.append("\n" + check.mend if check.mend else "", style="italic")
+        words.append("\n" + check.fix if check.fix else "", style="italic")
         rows.add_row(Text(check.status, style=styles[check.status]), Text(check.name), words)
     return Group(rows, Text(), Text(_summary(checks)))
 
@@ -74,6 +74,6 @@ def _summary(checks: list[Check]) -> str:
     verdict = {
         "PASS": "Ready.",
         "WARN": "A sweep will run; the warnings say what it may cost.",
-        "FAIL": "Mend what failed first.",
+        "FAIL": "Fix what failed first.",
     }
     return f"{words}. {verdict[worst(checks)]}"

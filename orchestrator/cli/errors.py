@@ -1,6 +1,6 @@
 """How commands end when something is wrong: one message on stderr and an exit code.
 
-A mistake of the user's is never answered with a traceback; what nobody expected shows its own.
+A mistake of the user's is never answered with a traceback; unexpected errors show theirs.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ DataRoot = Annotated[
         metavar="DIR",
     ),
 ]
-New = Annotated[bool, typer.Option("--new", help="Start anew instead of continuing.")]
+New = Annotated[bool, typer.Option("--new", help="Start another sweep instead of continuing.")]
 Retry = Annotated[
     bool, typer.Option("--retry-failed", help="Run trials that failed again, from their start.")
 ]

@@ -32,7 +32,7 @@ from orchestrator.system.user_error import UsageError
 def predict(
     reference: Reference,
     texts: Annotated[
-        list[str] | None, typer.Argument(help="What to judge.", show_default=False)
+        list[str] | None, typer.Argument(help="Texts to answer.", show_default=False)
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="Which of the learnt tasks; needed if there are several.")
@@ -48,13 +48,13 @@ def predict(
         Path | None,
         typer.Option(
             "--input",
-            help="A file of rows to judge: csv, tsv, jsonl (each also .gz) or parquet.",
+            help="A file of rows to answer: csv, tsv, jsonl (each also .gz) or parquet.",
             metavar="FILE",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Where the judged rows go: csv or jsonl.", metavar="FILE"),
+        typer.Option(help="Where rows and answers are written: csv or jsonl.", metavar="FILE"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file.")] = False,
     storage: Storage = DEFAULT_STORAGE,
@@ -62,10 +62,10 @@ def predict(
     base: MovedBase = None,
     as_json: Json = False,
 ) -> None:
-    """Let a trained adapter judge texts, or write them: from the command line or from a file."""
+    """Ask a trained adapter for labels or texts, for one text or for the rows of a file."""
     if (source is None) != (output is None):
         given, other = ("--input", "--output") if output is None else ("--output", "--input")
-        raise UsageError(f"`{given}` needs `{other}` beside it.")
+        raise UsageError(f"`{given}` needs `{other}` as well.")
     if source is not None and output is not None:
         if texts or column:
             raise UsageError("Give either texts or `--input`, not both.")

@@ -52,7 +52,7 @@ def plan(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a file asks for (trials, tokens, memory, time, room) and start nothing."""
+    """Show what a file asks for (trials, tokens, memory, time, disk) and start nothing."""
     loaded = _load(file, data_root)
     kind = "sweep" if loaded.experiment.search else "run"
     planned = make_plan(loaded, _machine(loaded, address), kind=kind)
@@ -163,7 +163,7 @@ def _nothing_completed(view: SweepState, folder: Path) -> str:
     return (
         f"no trial was completed; {count} of {len(failed)} failed with: {reason.rstrip('.')}."
         + (f" Log: {log}." if log else "")
-        + " Mend the cause, then give the same command with `--retry-failed`."
+        + " Fix the cause, then run the same command with `--retry-failed`."
     )
 
 

@@ -1,4 +1,4 @@
-"""Continuations as token ids, told apart from one another and from the prompt they follow."""
+"""Continuations as token ids, distinct from one another and from the prompt they follow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def distinct_tails(
     if isinstance(task, ClassificationTask):
         begun = _begins_another(tails)
         if begun is not None:
-            raise DataError(_not_told_apart(task, texts, tails, begun))
+            raise DataError(_not_distinct(task, texts, tails, begun))
         return tails, joined
     # Choices that are equal are one choice here: what becomes of such a row is decided elsewhere.
     different = list(dict.fromkeys(tails))
@@ -51,7 +51,7 @@ def _begins_another(tails: Sequence[Tokens]) -> tuple[int, int] | None:
     return None
 
 
-def _not_told_apart(
+def _not_distinct(
     task: ClassificationTask, texts: Sequence[str], tails: Sequence[Tokens], begun: tuple[int, int]
 ) -> str:
     shorter, longer = (texts[index] for index in begun)
@@ -126,8 +126,8 @@ def _shared(one: Tokens, other: Tokens) -> int:
 
 def _may_be_joined(task: PromptedTask) -> bool:
     """Whether what follows a prompt may begin with the prompt's last tokens."""
-    # What the task file can mend is to be mended there: whoever asks an exported model sends the
-    # prompt as text, and the model would never have seen a text that goes on from those tokens.
+    # What a task file can fix is to be fixed there: users of an exported model send the prompt as
+    # text, and the model would never have seen a text that goes on from those tokens.
     if isinstance(task, GenerationTask):
         return False  # the prompt alone must be how the learnt text begins
     if task.template == "chat":

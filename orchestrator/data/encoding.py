@@ -2,8 +2,8 @@
 
 Prompt and continuation are tokenised together and cut where the prompt ends, so that the
 continuation's tokens are those that the model would see in running text. Continuations that could
-not be told apart, or not told from their prompt, are never passed on: what a task file can mend is
-refused, and what lies in single rows of choices is put right (`encode_question`).
+not be distinguished, or not from their prompt, are never passed on: what a task file can fix is
+refused, and what lies in single rows of choices is corrected (`encode_question`).
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ def encode_question(task: ChoiceTask, row: Row, tokenizer: Any, max_length: int)
             head=task.name, shortened=not whole,
         )  # fmt: skip
     tails, joined = distinct_tails(task, row, tokenizer, texts)
-    room = max_length - max(len(tail) for tail in tails)
-    if room < 1:
+    budget = max_length - max(len(tail) for tail in tails)
+    if budget < 1:
         raise DataError(
-            f"Task {task.name!r}: a continuation takes {max_length - room} tokens, which leaves no "
-            f"room for a prompt in `training.max_length` {max_length}. Raise it."
+            f"Task {task.name!r}: a continuation takes {max_length - budget} tokens, which leaves "
+            f"none for a prompt in `training.max_length` {max_length}. Raise it."
         )
-    shown, prompt, whole = fitted_prompt(task, row, tokenizer, room + joined)
+    shown, prompt, whole = fitted_prompt(task, row, tokenizer, budget + joined)
     if not whole:
         tails, joined = distinct_tails(task, shown, tokenizer, texts)
     return Question(
-        prompt=prompt[: len(prompt) - joined][-room:],
+        prompt=prompt[: len(prompt) - joined][-budget:],
         continuations=tuple(tails),
         lengths=tuple(len(text.strip().encode()) for text in texts),
         answer=answer,

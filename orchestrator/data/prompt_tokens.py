@@ -48,9 +48,9 @@ def encode_prompt(task: PromptedTask, row: Row, tokenizer: Any, max_length: int)
 
 
 def fitted_prompt(
-    task: PromptedTask, row: Row, tokenizer: Any, room: int
+    task: PromptedTask, row: Row, tokenizer: Any, budget: int
 ) -> tuple[Row, Tokens, bool]:
-    """A row's prompt in at most `room` tokens.
+    """A row's prompt in at most `budget` tokens.
 
     The longest columns lose their ends until the prompt fits: instructions, the chat template and
     the shorter text of a pair stay whole. Only where that cannot help does the prompt lose its
@@ -60,26 +60,26 @@ def fitted_prompt(
         task: The task.
         row: One row with canonical column names.
         tokenizer: A Hugging Face tokenizer.
-        room: Tokens at most, at least 1.
+        budget: Tokens at most, at least 1.
 
     Returns:
         The row as it was shown, the prompt's tokens, and whether nothing was lost.
     """
     shown: Row = row
     tokens = encode_text(task, tokenizer, rendered_prompt(task, shown, tokenizer))
-    if len(tokens) <= room:
+    if len(tokens) <= budget:
         return shown, tokens, True
     # Cutting text and tokenising it again can change the count by a few, hence several rounds.
     for _ in range(4):
-        shorter = _shortened(task, shown, tokenizer, len(tokens) - room)
+        shorter = _shortened(task, shown, tokenizer, len(tokens) - budget)
         if shorter is None:
             break
         shown = shorter
         tokens = encode_text(task, tokenizer, rendered_prompt(task, shown, tokenizer))
-        if len(tokens) <= room:
+        if len(tokens) <= budget:
             return shown, tokens, False
-    begins_with_bos = room > 1 and tokens[0] == tokenizer.bos_token_id
-    kept = (tokens[0], *tokens[len(tokens) - room + 1 :]) if begins_with_bos else tokens[-room:]
+    begins_with_bos = budget > 1 and tokens[0] == tokenizer.bos_token_id
+    kept = (tokens[0], *tokens[len(tokens) - budget + 1 :]) if begins_with_bos else tokens[-budget:]
     return shown, kept, False
 
 

@@ -54,7 +54,7 @@ def clean_text(raw: str) -> str:
 
 
 def parse_ratings(raw: bytes, source: str) -> list[RatedText]:
-    r"""Read one of the rated files: lines of identifier, mean rating and text, parted by tabs.
+    r"""Read one of the rated files: lines of identifier, mean rating and text, separated by tabs.
 
     The files are UTF-8 with CRLF. A quotation mark is an ordinary character in them, often without
     a partner: a CSV reader with its usual quoting would swallow whole lines.
@@ -79,7 +79,7 @@ def parse_ratings(raw: bytes, source: str) -> list[RatedText]:
             case _:
                 raise DemoAssetsError(
                     f"Line {number} of the {source} ratings should be `id`, `rating` in [-4, 4] "
-                    f"and `text`, parted by tabs, got {line[:80]!r}."
+                    f"and `text`, separated by tabs, got {line[:80]!r}."
                 )
         if cleaned := clean_text(text):
             rated.append(RatedText(f"{source}:{identifier}", source, cleaned, score))

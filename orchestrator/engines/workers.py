@@ -80,7 +80,7 @@ class Workers:
             raise
         except Exception as error:
             raise WorkersError(
-                f"worker {self.rank} of {self.world} failed within a collective: "
+                f"worker {self.rank} of {self.world} failed in a collective step: "
                 f"{type(error).__name__}: {error}"
             ) from error
 

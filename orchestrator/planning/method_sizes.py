@@ -35,7 +35,7 @@ class AdapterFacts:
     trained: int
     """Trained parameters."""
     frozen: int
-    """Numbers held in memory beside them (C and R of CURLoRA)."""
+    """Frozen numbers held in memory as well (C and R of CURLoRA)."""
     layers: int
     changes_base: str
     """When the base's weights are written: never, init, train or merge."""
@@ -168,11 +168,11 @@ def _refusals(method: MethodSpec, experiment: Experiment) -> Iterator[str]:
     unfit = quantisation_refuses_engine(experiment.model.quantization, stage)
     if unfit:
         yield f"`model.quantization`: {unfit}"
-    parted = parting_refuses(kind, stage)
+    refused = parting_refuses(kind, stage)
     # A member of the pool reads the parts of the base by itself.
     packed = experiment.resources.executor == "pool" and packing_refuses(method) is None
-    if parted and not packed:
-        yield f"`method.adapter`: {parted}"
+    if refused and not packed:
+        yield f"`method.adapter`: {refused}"
 
 
 def method_problems(experiment: Experiment, base: BaseFacts | None) -> Iterator[str]:
@@ -185,18 +185,18 @@ def method_problems(experiment: Experiment, base: BaseFacts | None) -> Iterator[
     Yields:
         One message each.
     """
-    told: set[str] = set()
+    named: set[str] = set()
     for method in possible_methods(experiment):
         for text in _refusals(method, experiment):
-            if text not in told:
-                told.add(text)
+            if text not in named:
+                named.add(text)
                 yield text
     if base is None:
         return
     budget = experiment.resources.retention_gib
     for facts in method_facts(experiment, base):
-        if facts.carried > budget * GIB and facts.arithmetic not in told:
-            told.add(facts.arithmetic)
+        if facts.carried > budget * GIB and facts.arithmetic not in named:
+            named.add(facts.arithmetic)
             yield (
                 f"The retention of {facts.name!r} would carry {facts.carried / GIB:.2f} GiB on each"
                 f" worker, more than `resources.retention_gib` allows ({budget:g} GiB): "
@@ -206,7 +206,7 @@ def method_problems(experiment: Experiment, base: BaseFacts | None) -> Iterator[
 
 
 def storage_bytes(adapters: Sequence[AdapterFacts], trials: int) -> float:
-    """Adapters twice (the sweep's folder and MLflow's), a checkpoint, and what is written beside.
+    """Adapters twice (the sweep's folder and MLflow's), a checkpoint, and the records.
 
     Args:
         adapters: The adapters' sizes.

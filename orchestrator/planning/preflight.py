@@ -59,7 +59,7 @@ def cautions(experiment: Experiment, storage: Path) -> list[str]:
     return [f"carried between tasks: {line}" for line in carried] + (
         [
             f"MLflow's database would lie on a network file system ({kind}), on which SQLite can "
-            "be damaged when two machines open it. The journals are safe there, and make it anew. "
+            "be damaged when two machines open it. The journals are safe there and can rebuild it. "
             "To be without that risk, name a local file (`tracking: {uri: "
             "sqlite:////home/YOU/mlflow.db}`) or a server"
         ]
@@ -92,7 +92,7 @@ def check(loaded: LoadedExperiment, storage: Path, *, trials: int, address: str 
         raise PreflightError(found[0])
     if found:
         listed = "\n".join(f"  {number}. {text}" for number, text in enumerate(found, start=1))
-        raise PreflightError(f"{len(found)} things are in the way:\n{listed}")
+        raise PreflightError(f"{len(found)} problems found:\n{listed}")
 
 
 def problems(
@@ -128,7 +128,7 @@ def _method_problems(experiment: Experiment) -> Iterator[str]:
     try:
         base = base_facts(experiment.model)
     except BaseFilesError:
-        base = None  # told of above
+        base = None  # reported above
     yield from method_problems(experiment, base)
 
 

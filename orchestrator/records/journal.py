@@ -160,7 +160,7 @@ class Journal:
                 self._file.truncate(self.lines.size)
             raise JournalError(
                 f"Cannot write to the journal {self.path}: {error.strerror or error}. Everything "
-                "that was recorded before is kept. Make room, then go on with the same command."
+                "that was recorded before is kept. Free some space, then run the same command."
             ) from None
         line: Line = json.loads(text)
         self.lines.add(line, len(content))

@@ -37,7 +37,7 @@ def predict_rows(
         name: The task's name.
         task: The task.
         asked: The rows, as `read_rows` gives them; None gets no answer.
-        progress: If given, told how many rows are done, of how many.
+        progress: If given, called with how many rows are done, of how many.
 
     Yields:
         `prediction`, and `probability_<label>` for every label (for multiple choice

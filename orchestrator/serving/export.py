@@ -13,7 +13,7 @@ from orchestrator.system.seals import SEAL_FILE
 from orchestrator.system.strict_json import read_object
 
 HEADS_FILE = "heads.safetensors"
-"""Linear heads beside an adapter: `<task>.weight` (labels, hidden) and `<task>.bias` (labels,)."""
+"""Linear heads next to an adapter: `<task>.weight` (labels, hidden) and `<task>.bias` (labels,)."""
 HEAD_LABELS_FILE = "heads.json"
 """What the rows of exported heads stand for."""
 
@@ -29,7 +29,7 @@ def export(folder: Path, form: str, to: Path, base: Path | None = None) -> list[
         base: Where the base is now, if it was moved since.
 
     Returns:
-        Names of tasks whose linear heads were written beside it.
+        Names of tasks whose linear heads were written next to it.
     """
     heads = folder / ADAPTER_FOLDER / HEADS_FILE
     labels = head_labels(folder) if heads.is_file() else {}

@@ -29,8 +29,8 @@ def check_files(source: Path, output: Path, *, force: bool) -> None:
         ModelUseError: If one of them will not do.
     """
     if not source.is_file():
-        beside = [p.name for p in source.parent.iterdir()] if source.parent.is_dir() else []
-        raise ModelUseError(f"`--input` {source}: no such file.{suggestion(source.name, beside)}")
+        present = [p.name for p in source.parent.iterdir()] if source.parent.is_dir() else []
+        raise ModelUseError(f"`--input` {source}: no such file.{suggestion(source.name, present)}")
     if output.suffix.lower() not in _WRITTEN:
         raise ModelUseError(
             f"`--output` should end in {' or '.join(_WRITTEN)}, got {output.name!r}."

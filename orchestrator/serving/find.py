@@ -174,7 +174,7 @@ def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:
     experiment = SweepState.of(lines).experiment
     own = tracking_uri or (experiment.get("tracking") or {}).get("uri")
     if not own and not (storage / DATABASE_NAME).is_file():
-        again = f" (`orchestrate report {name}` makes it anew from the journal)" if lines else ""
+        again = f" (`orchestrate report {name}` rebuilds it from the journal)" if lines else ""
         raise ModelUseError(
             f"No model registry in {storage}{again}. Give the folder of the sweep with "
             "`--storage`, or MLflow's address with `--tracking-uri`."

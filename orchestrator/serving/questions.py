@@ -153,7 +153,7 @@ def task_rows(
         options = " ".join(f"--column {name}=..." for name in free[1:])
         raise UsageError(f"The task reads the columns {', '.join(wanted)}. Give {options} as well.")
     if not texts:
-        raise UsageError(f"There is nothing to judge: give a text for the column {free[0]!r}.")
+        raise UsageError(f"There is nothing to answer: give a text for the column {free[0]!r}.")
     return [given | {free[0]: text} for text in texts]
 
 

@@ -38,7 +38,7 @@ def check_conditions(space: Mapping[str, Domain]) -> None:
         for domain in domains:
             if len(hosts) < _HOSTS and not any(active(domain, host) for host in hosts):
                 raise ExperimentError(
-                    f"search.space: {path}: `when` {domain.when!r} never holds in this space; mend "
+                    f"search.space: {path}: `when` {domain.when!r} never holds in this space; fix "
                     "it, or take the domain out"
                 )
 

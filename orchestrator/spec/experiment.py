@@ -208,7 +208,7 @@ class Experiment(Spec):
         for path in sorted(overrides, key=lambda path: path.count(".")):
             if not _set_at(document, path, copy.deepcopy(overrides[path])):
                 raise ExperimentError(
-                    f"overrides ({shown}): {path}: what stands above it has no fields of its own"
+                    f"overrides ({shown}): {path}: its parent has no fields of its own"
                 )
         try:
             return Experiment.model_validate(document)

@@ -25,7 +25,7 @@ _ADAPTER: TypeAdapter[TaskSpec] = TypeAdapter(TaskSpec)
 
 
 class TaskFileError(UserError, ValueError):
-    """A task file that is missing or wrong; the message says what, where and how to mend it."""
+    """A task file that is missing or wrong; the message says what, where and how to fix it."""
 
 
 def parse_task(document: object, origin: str) -> TaskSpec:

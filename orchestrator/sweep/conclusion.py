@@ -123,7 +123,7 @@ def _give_up(driver: Driver, projection: MlflowSync) -> NoReturn:
     driver.ledger.record(SweepStopped(why, [trial.name for trial in failed]))
     projection.catch_up()
     raise SweepError(
-        f"{why} Log: {log}. Nothing more was begun. When the cause is mended, the same command "
+        f"{why} Log: {log}. No more trials were started. When the cause is fixed, the same command "
         f"goes on with what is left ({driver.unfinished + (base is not None)} to run), with "
         "`--retry-failed` it also runs what has failed again, and with `--new` it starts over."
     )

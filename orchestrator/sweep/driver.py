@@ -200,7 +200,7 @@ class Driver:
             case Lost():
                 raise SweepError(
                     f"No member of the pool is left to run {name}: {message.reason}. What is "
-                    "finished is kept; once that is mended, the same command goes on."
+                    "finished is kept; once that is fixed, the same command goes on."
                 )
 
     def _failed(self, trial: Trial, message: Failed) -> None:

@@ -26,5 +26,5 @@ def no_room(folder: Path, what: str, reason: str) -> str:
     """The message for a full disk."""
     return (
         f"Cannot write {what} to {folder}: {reason.rstrip('.')}. Everything that was finished "
-        "before is kept. Make room, then go on with the same command."
+        "before is kept. Free some space, then run the same command."
     )

@@ -106,7 +106,7 @@ def leftovers_complaint(left: Leftovers, note: Callable[[str], None]) -> str:
         return ""
     return (
         f"The sweep is finished and its verdict is recorded, but it left something on the cluster: "
-        f"{left}. It goes with this command's connection, unless Ray was told to keep it; "
+        f"{left}. It goes with this command's connection, unless Ray was asked to keep it; "
         "`ray list actors` and `ray list placement-groups` show what is there."
     )
 

@@ -154,7 +154,7 @@ def _run(
     if experiment.resources.executor != "local":
         # Ray reads some of it while it is imported, as the driver does first of all.
         os.environ.update(process_environment())
-    observer.note("checking that nothing is in the way")
+    observer.note("checking files, machine and storage")
     done = {trial.name for trial in state.finished} - {*retried}
     missing = max(1, _wanted(experiment) - len(done))
     check(loaded, journal.folder.parent, trials=missing, address=options.address)

@@ -217,7 +217,7 @@ class Proposer:
                 return overrides
         raise ValueError(
             f"None of {RANDOM_DRAWS} trials drawn from `search.space` is possible; the last one: "
-            f"{reason}. Nothing was recorded of them. Mend the space, and start with --new."
+            f"{reason}. Nothing was recorded of them. Fix the space, and start with --new."
         )
 
     def _has_first(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message says what, and commands print it alone."""
+    """Something that the user can fix; the message says what, and commands print it alone."""
 
 
 class UsageError(UserError, ValueError):

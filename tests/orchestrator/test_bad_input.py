@@ -119,7 +119,7 @@ BAD_FILES = {
     "latin-1": ("train.csv", "text,label\ncaf\u00e9,positive\n".encode("latin-1"), "latin-1"),
     "UTF-16": ("train.csv", "text,label\na,positive\n".encode("utf-16"), "UTF-16"),
     "cut gzip": ("train.jsonl.gz", gzip.compress(lines(ROWS).encode())[:60], "ends in the middle"),
-    "no parquet": ("train.parquet", b"PAR1 and nothing", "not sound parquet"),
+    "no parquet": ("train.parquet", b"PAR1 and nothing", "not valid parquet"),
     "a zip archive": ("train.csv", b"PK\x03\x04rest", "save the sheet as CSV"),
     "no split": ("training.csv", b"text,label\na,positive\n", "no validation split"),
 }
@@ -238,7 +238,7 @@ def test_texts_longer_than_the_context_are_refused_with_the_arithmetic(sweep):
 def test_every_reason_is_told_at_once(sweep):
     method = {"adapter": {"kind": "lora", "r": 4, "target_modules": ["q_porj"]}}
     training = {"batch_size": 8, "precision": "fp32", "max_length": 100}
-    sweep("2 things are in the way", "  1. ", "'q_porj'", "  2. ", "100 - 64",
+    sweep("2 problems found", "  1. ", "'q_porj'", "  2. ", "100 - 64",
           method=method, training=training)  # fmt: skip
 
 
@@ -266,7 +266,7 @@ def test_weights_that_are_cut_short_are_found_by_their_header(sweep, broken_base
     sweep("is cut short", f"promises {len(whole):,} bytes", f"has {len(whole) - 100:,}",
           model=model)  # fmt: skip
     weights.write_bytes(whole[:50])
-    sweep("is no whole safetensors file", model=model)
+    sweep("is not a complete safetensors file", model=model)
 
 
 def test_a_missing_shard_is_named(sweep, broken_base):
@@ -288,7 +288,7 @@ def test_a_gguf_file_that_is_cut_short_is_refused(sweep, tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     path.write_bytes(path.read_bytes()[:-4000])
-    sweep("is no whole GGUF file", model={"gguf": str(path)})
+    sweep("is not a complete GGUF file", model={"gguf": str(path)})
     sweep("There is no GGUF file", model={"gguf": str(tmp_path / "none.gguf")})
 
 

@@ -144,7 +144,7 @@ def test_a_long_folder_for_temporary_files_is_not_used_for_sockets(tmp_path, tem
     # What trials keep there may be large, and stays where the user has room for it.
     assert options["runtime_env"]["env_vars"]["TMPDIR"] == str(folder)
     check = check_ray_folder()
-    assert (check.status, "107" in check.found, "RAY_TMPDIR" in check.mend) == ("WARN", True, True)
+    assert (check.status, "107" in check.found, "RAY_TMPDIR" in check.fix) == ("WARN", True, True)
 
 
 def test_a_folder_of_rays_own_wins_over_that_for_temporary_files(tmp_path, temporary, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_folder_of_rays_own_wins_over_that_for_temporary_files(tmp_path, tempo
 def test_without_any_folder_preflight_and_doctor_say_so(monkeypatch, experiment_file):
     monkeypatch.setattr(ray_environment, "unusable", lambda folder: "cannot be written")
     check = check_ray_folder()
-    assert (check.status, "RAY_TMPDIR" in check.mend) == ("FAIL", True)
+    assert (check.status, "RAY_TMPDIR" in check.fix) == ("FAIL", True)
     loaded = load_experiment(experiment_file(resources={"executor": "train"}))
     means = resource_problems.Available(cpus=8, gpus=0, free_disk=None)
     found = list(resource_problems.resource_problems(loaded.experiment, means))

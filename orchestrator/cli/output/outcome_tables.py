@@ -75,7 +75,7 @@ def _caveat(view: SweepState) -> Text:
     if view.finalists:
         how_many = "one seed, but for the finalists, whose means over fresh seeds stand above"
     elif len(seeds) == 1:
-        how_many = f"one seed ({seeds.pop()}): how far another would land was not measured"
+        how_many = f"one seed ({seeds.pop()}): the spread over seeds was not measured"
     else:
         how_many = f"{len(seeds)} seeds, one for each trial"
     which = "Trials show validation scores"

@@ -21,7 +21,7 @@ def read_parquet(path: Path) -> list[PlacedRow]:
         table = datasets.Dataset(InMemoryTable(pyarrow.parquet.read_table(path)))
         return list(rows_of(table, str(path)))
     except table_errors() as error:
-        raise DataError(f"{path}: not sound parquet ({one_line(error)}). Write it again.") from None
+        raise DataError(f"{path}: not valid parquet ({one_line(error)}). Write it again.") from None
 
 
 def rows_of(table: Any, file: str, *, first: int = 1) -> Iterator[PlacedRow]:

@@ -102,7 +102,7 @@ def _read_table(text: str, delimiter: str, *, quoted: bool) -> _Table:
         until = f"; a quote that opens in line {start} is read on to line {last}" * (last > start)
         table.fault = (
             start,
-            f"not sound {kind} ({reason}{until}). A field that holds a quote is written "
+            f"not valid {kind} ({reason}{until}). A field that holds a quote is written "
             '"like ""this""".',
         )
     finally:

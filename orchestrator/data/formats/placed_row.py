@@ -11,7 +11,7 @@ Row: TypeAlias = Mapping[str, Any]
 
 
 class DataError(UserError, ValueError):
-    """A dataset that is missing or wrong; the message says where and how to mend it."""
+    """A dataset that is missing or wrong; the message says where and how to fix it."""
 
 
 class PlacedRow(dict[str, Any]):

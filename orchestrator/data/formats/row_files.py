@@ -74,5 +74,5 @@ def _content(path: Path) -> bytes:
         raise DataError(f"{path}: ends in the middle; fetch or compress it again.") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
-            f"{path}: not sound gzip ({error}). Compress it again, or drop the .gz if it is plain."
+            f"{path}: not valid gzip ({error}). Compress it again, or drop the .gz if it is plain."
         ) from None

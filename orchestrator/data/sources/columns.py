@@ -126,7 +126,7 @@ def _turn(turns: Sequence[Any], part: str) -> Any:
     spoken = [turn for turn in turns if isinstance(turn, Mapping) and _speaker(turn) is not None]
     if turns and not spoken:
         raise _AbsentError(
-            f"and there is a list, in which {part!r} is nobody: its elements have no `role`. "
+            f"and there is a list, in which {part!r} names nothing: its elements have no `role`. "
             f"Write a number instead, from 0, or from the end as -1; it begins with "
             f"{_shown(turns[0])}."
         )

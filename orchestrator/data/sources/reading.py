@@ -1,7 +1,7 @@
 """Rows of a task's source, a Hugging Face dataset or files, under the names that a task uses.
 
 Whatever is wrong with a source is said in one `DataError`: which file, which line or row, and how
-to mend it. Files lie as people have them: a file a split, shards, a folder a split, or all of that
+to fix it. Files lie as people have them: a file a split, shards, a folder a split, or all of that
 below `data/`, as the hub serves a dataset.
 """
 

@@ -25,7 +25,7 @@ def packing_refuses(method: MethodSpec) -> str | None:
     if adapter.kind not in PACKED_ADAPTERS:
         return f"the adapter {adapter.kind!r} is not one of {', '.join(PACKED_ADAPTERS)}"
     if getattr(adapter, "dropout", 0.0):
-        return "dropout would depend on who else is in the pack"
+        return "its dropout masks would depend on the other trials in the pack"
     if retention not in PACKED_RETENTIONS:
         return f"the retention {retention!r} is not one of {', '.join(PACKED_RETENTIONS)}"
     return None
@@ -45,7 +45,9 @@ def base_refuses(experiment: Experiment, tasks: Mapping[str, TaskSpec]) -> str |
         return f"the base is quantised ({experiment.model.quantization})"
     if dropped := base_dropout(experiment.model):
         name, rate = next(iter(dropped.items()))
-        return f"the base drops out what it computes ({name} {rate:g}), each trial by its own dice"
+        return (
+            f"the base uses dropout ({name} {rate:g}); packed trials would share its random masks"
+        )
     headed = [
         name
         for name in experiment.tasks

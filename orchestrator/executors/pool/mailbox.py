@@ -182,7 +182,7 @@ class Mailbox:
         if self._starts >= FRUITLESS_STARTS:
             self.lose(
                 f"its process died {self._starts} times before it had loaded the base; the logs of "
-                "Ray's workers say of what (memory is the usual reason)"
+                "Ray's workers say why (memory is the usual reason)"
             )
             return None
         self._starts += 1

@@ -164,7 +164,9 @@ class PackedTrials:
             OSError: If the snapshot cannot be read.
         """
         if not self.free:
-            raise ValueError(f"There is no room for {name!r}: {len(self.names)} trials learn now.")
+            raise ValueError(
+                f"There is no free slot for {name!r}: {len(self.names)} trials learn now."
+            )
         check_packable(name, experiment, sequence)
         state = fresh_state(sequence) if snapshot is None else read_state(snapshot)
         spec, method = experiment.training, experiment.method

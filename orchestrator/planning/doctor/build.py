@@ -86,7 +86,7 @@ def build_op() -> Check:
         "DeepSpeed op",
         "FAIL",
         f"the build failed: {lines[-1]}",
-        "Mend the C++ compiler and ninja above, then run `orchestrate doctor --build` again.",
+        "Fix the C++ compiler and ninja above, then run `orchestrate doctor --build` again.",
     )
 
 

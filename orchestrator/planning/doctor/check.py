@@ -15,7 +15,7 @@ class Check:
     name: str
     status: Status
     found: str
-    mend: str = ""
+    fix: str = ""
     """What to do, empty for PASS."""
 
 

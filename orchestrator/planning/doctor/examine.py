@@ -1,4 +1,4 @@
-"""What a machine needs to run a sweep: each check says what it found and how to mend it.
+"""What a machine needs to run a sweep: each check says what it found and how to fix it.
 
 Nothing heavier than torch is imported, and no Ray, MLflow or DeepSpeed is started.
 """
@@ -36,7 +36,7 @@ def examine(storage: Path, *, build: bool = False) -> list[Check]:
         build: Build DeepSpeed's communication op first, which takes about a minute.
 
     Returns:
-        The outcomes, in the order in which to mend them.
+        The outcomes, in the order in which to fix them.
     """
     checks: list[Callable[[], Check]] = [
         check_python,

@@ -135,7 +135,7 @@ def check_ray() -> Check:
             "FAIL",
             f"installed without `default`: {', '.join(missing)} missing",
             "Run `pip install 'ray[default,train,tune]'`. Without it, a sweep that stops trials "
-            "early waits for ever.",
+            "early never ends.",
         )
     return Check("ray[default]", "PASS", importlib.metadata.version("ray"))
 

@@ -76,7 +76,7 @@ def check_ray_folder() -> Check:
             name,
             "WARN",
             f"{folder.path}: {folder.refused}",
-            "Nothing needs to be done, if there is room for Ray's logs. To choose another, set "
+            "Nothing needs to be done, if there is space for Ray's logs. To choose another, set "
             "RAY_TMPDIR to a folder with a short path.",
         )
     return Check(name, "PASS", str(folder.path))
@@ -87,7 +87,7 @@ def check_environment() -> Check:
     name = "Environment"
     found = set_aside()
     if not found:
-        return Check(name, "PASS", "nothing that leads to another Ray")
+        return Check(name, "PASS", "no variable names another Ray")
     return Check(
         name,
         "PASS",
@@ -104,6 +104,6 @@ def check_hub() -> Check:
         "Hub",
         "WARN",
         hindered,
-        "Models and data of the hub that are not on this machine cannot be had; those in folders "
-        "need no hub.",
+        "Models and data of the hub that are not on this machine cannot be loaded; those in "
+        "folders need no hub.",
     )

@@ -234,10 +234,10 @@ def _alias_stays(
     if alias is None:
         if ours != str(version.version):
             return None
-        return f"Somebody took the alias `{CHAMPION_ALIAS}` from it. {by_hand}"
+        return f"A user took the alias `{CHAMPION_ALIAS}` from it. {by_hand}"
     if ours is not None and str(alias.version) != ours:
         return (
-            f"The alias `{CHAMPION_ALIAS}` stays with version {alias.version}, which somebody gave "
+            f"The alias `{CHAMPION_ALIAS}` stays with version {alias.version}, which a user gave "
             f"it to. {by_hand}"
         )
     if not latest and _verdict_order(alias, version) > _verdict_order(version, alias):

@@ -85,7 +85,7 @@ def mlflow_errors(uri: str, sweep_folder: Path | None = None) -> Iterator[None]:
     """
     safe = (
         f" Nothing is lost: {SweepFolder(sweep_folder).journal} holds everything, and the same "
-        "command catches MLflow up when that is mended."
+        "command catches MLflow up when that is fixed."
         if sweep_folder is not None
         else ""
     )
@@ -111,7 +111,7 @@ def _advice(uri: str) -> str:
     file = database_file(uri)
     if file is not None:
         return (
-            f"Check that {file} can be read and written and that its disk has room, or name "
+            f"Check that {file} can be read and written and that its disk has space, or name "
             "another place by `tracking.uri`."
         )
     what = "database answers" if is_database(uri) else "server runs"

@@ -127,7 +127,7 @@ def _make_or_mend(file: Path) -> str | None:
     except sqlite3.Error as error:
         if error.sqlite_errorname in {"SQLITE_BUSY", "SQLITE_LOCKED"}:
             raise TrackingError(
-                f"MLflow's database {file} needs to be mended and is in use by another program "
+                f"MLflow's database {file} needs a repair and is in use by another program "
                 f"({error}). End that first."
             ) from None
         raise TrackingError(_damaged(file, str(error))) from None
@@ -151,8 +151,8 @@ def _mend(file: Path, opened: sqlite3.Connection) -> str | None:
         aside = _set_aside(file, "incomplete")
         make_database(file)
         return (
-            f"the database {file} had been left half made, without a record in it; it was set "
-            f"aside as {aside.name} and made anew"
+            f"the database {file} was incomplete, without a record in it; it was set "
+            f"aside as {aside.name} and made again"
         )
     kept = _upgrade(file, opened, revision)
     return (
@@ -164,8 +164,8 @@ def _mend(file: Path, opened: sqlite3.Connection) -> str | None:
 def _damaged(file: Path, reason: str) -> str:
     return (
         f"MLflow's database {file} cannot be used: {reason.rstrip('.')}. Bring it back from a "
-        f"copy, or move it away (`mv`, with whatever is beside it that begins with {file.name}-): "
-        "the same command then makes it anew from the journal; what others recorded there would "
+        f"copy, or move it away (`mv`, with the files there that begin with {file.name}-): "
+        "the same command then rebuilds it from the journal; what others recorded there would "
         "be in the moved file only."
     )
 

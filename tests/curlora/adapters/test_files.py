@@ -76,15 +76,16 @@ def test_an_index_outside_the_weight_is_refused_with_the_reason(build_base, tmp_
 
 FILES = {
     "adapter_model.safetensors": [
-        (b"", "no whole safetensors file"), (None, "There is no"), (b"\xff" * 64, "no whole"),
+        (b"", "not a complete safetensors file"), (None, "There is no"),
+        (b"\xff" * 64, "not a complete"),
     ],
     "adapter_config.json": [
-        (b"", "not sound JSON"), (b"[]", "should hold a JSON object"), (None, "cannot be read"),
+        (b"", "not valid JSON"), (b"[]", "should hold a JSON object"), (None, "cannot be read"),
         (b'{"peft_type": "LORA", "peft_type": "CURLORA"}', "'peft_type' stands .* twice"),
         (b'{"peft_type": "NOTHING"}', "cannot be put on this base"), (b"{}", "cannot be put on"),
     ],
     "adapter.json": [
-        (b"{", "not sound JSON"), (b'{"kind": 1}', "`kind` should be a str, got 1"),
+        (b"{", "not valid JSON"), (b'{"kind": 1}', "`kind` should be a str, got 1"),
         (b'{"kind": "lora", "stored": "zip", "settings": {}}', "stored as 'zip'"),
     ],
 }  # fmt: skip

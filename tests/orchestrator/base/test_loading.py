@@ -126,7 +126,7 @@ def test_an_engine_that_cannot_hold_a_quantised_base_is_named():
     assert "executor: local" in quantisation_refuses_engine("torchao_int8", 0)
 
 
-def test_an_adapter_that_a_parted_base_cannot_have_is_named():
+def test_an_adapter_that_a_sharded_base_cannot_have_is_named():
     assert parting_refuses("curlora", 3) is None
     assert parting_refuses("dora", 2) is None
     assert parting_refuses("dora", None) is None

@@ -479,7 +479,7 @@ def test_champion_without_a_registry_is_refused_and_makes_none(project):
     refused(call("champion", "show", "demo"), "No model registry in runs", "--storage")
     assert not (project / "runs").exists()
     write_sweep(project / "runs")
-    refused(call("champion", "show", "demo"), "`orchestrate report demo` makes it anew")
+    refused(call("champion", "show", "demo"), "`orchestrate report demo` rebuilds it")
 
 
 def test_trial_is_exported_as_a_model_folder_and_as_lora(project):

@@ -79,7 +79,7 @@ def test_blank_lines_and_blank_texts_are_skipped():
 @pytest.mark.parametrize("line", ["1\t2.0", "1\tgood\ttext", "1\t7.5\ttext", "1\t2\ta\tb"])
 def test_a_line_of_another_form_is_refused_with_its_number(line):
     raw = f"1\t2.0\tfine\r\n{line}\r\n".encode()
-    with pytest.raises(DemoAssetsError, match=r"Line 2 of the tweet ratings .* parted by tabs"):
+    with pytest.raises(DemoAssetsError, match=r"Line 2 of the tweet ratings .* separated by tabs"):
         parse_ratings(raw, "tweet")
 
 

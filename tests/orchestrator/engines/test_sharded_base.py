@@ -1,4 +1,4 @@
-"""A base that is sharded across two workers while it is loaded (ZeRO stage 3)."""
+"""A base that is sharded over two workers while it is loaded (ZeRO stage 3)."""
 
 import math
 

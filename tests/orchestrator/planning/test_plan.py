@@ -191,7 +191,7 @@ def test_what_cannot_be_packed_is_named_with_its_reason(loaded):
 
 
 def test_a_base_with_dropout_is_not_packed(loaded):
-    """Rows of a pack go through the base together, and each trial would have dice of its own."""
+    """Rows of a pack go through the base together, and would share its random masks."""
     config = Path(loaded.experiment.model.name) / "config.json"
     written = json.loads(config.read_text())
     for dropout, packed in (
@@ -203,7 +203,7 @@ def test_a_base_with_dropout_is_not_packed(loaded):
         refused = trial_refuses(loaded.experiment, loaded.tasks)
         assert (refused is None) is packed, dropout
         if not packed:
-            assert "the base drops out what it computes" in refused
+            assert "the base uses dropout" in refused
 
 
 def test_sizes_come_from_the_header_alone(loaded):

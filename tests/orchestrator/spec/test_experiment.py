@@ -267,7 +267,7 @@ def test_a_setting_below_a_null_can_be_overridden(experiment_file):
     assert changed.method.early_stopping.patience == 2
     whole_first = experiment.with_overrides({R: 2, "method.adapter": {"kind": "lora"}})
     assert (whole_first.method.adapter.kind, whole_first.method.adapter.r) == ("lora", 2)
-    with pytest.raises(ExperimentError, match=r"precision\.bits: what stands above it has no"):
+    with pytest.raises(ExperimentError, match=r"precision\.bits: its parent has no"):
         experiment.with_overrides({"training.precision.bits": 8})
 
 

@@ -107,11 +107,11 @@ def test_a_head_only_preset_without_heads_is_refused(experiment_file):
         ("pool", {"kind": "tinylora"}, True),
     ],
 )
-def test_an_adapter_that_a_parted_base_cannot_have_is_a_problem(executor, adapter, refused):
+def test_an_adapter_that_a_sharded_base_cannot_have_is_a_problem(executor, adapter, refused):
     experiment = Experiment.model_validate({
-        "name": "parted", "model": {"name": "none"}, "tasks": ["a"], "method": {"adapter": adapter},
+        "name": "zero3", "model": {"name": "none"}, "tasks": ["a"], "method": {"adapter": adapter},
         "training": {"learning_rate": 1e-3, "deepspeed": {"zero_optimization": {"stage": 3}}},
         "resources": {"executor": executor},
     })  # fmt: skip
-    found = [text for text in method_problems(experiment, None) if "has parted them" in text]
+    found = [text for text in method_problems(experiment, None) if "has sharded them" in text]
     assert bool(found) == refused

@@ -202,7 +202,7 @@ def test_a_tsv_with_quoting_keeps_lines_within_fields(tmp_path):
 
 def test_a_tsv_that_is_whole_in_neither_way_is_refused(tmp_path):
     (tmp_path / "train.tsv").write_text('text\tlabel\n"a\nb" c\t1\n')
-    with pytest.raises(placed_row.DataError, match=r"line 2: not sound TSV .* read on to line 3"):
+    with pytest.raises(placed_row.DataError, match=r"line 2: not valid TSV .* read on to line 3"):
         read(tmp_path)
 
 

@@ -16,12 +16,12 @@ from orchestrator.planning.doctor.check import Check, worst
 from orchestrator.system import byte_units
 
 
-def test_every_check_answers_and_says_how_to_mend(tmp_path, monkeypatch):
+def test_every_check_answers_and_says_how_to_fix_it(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     checks = examine.examine(tmp_path / "runs")
     assert len({check.name for check in checks}) == len(checks) == 17
-    assert all(check.mend for check in checks if check.status != "PASS")
-    assert not any(check.mend for check in checks if check.status == "PASS")
+    assert all(check.fix for check in checks if check.status != "PASS")
+    assert not any(check.fix for check in checks if check.status == "PASS")
     assert not (tmp_path / "runs").exists()
     out = io.StringIO()
     Console(file=out, width=80).print(doctor.render(checks))
@@ -78,7 +78,7 @@ def test_a_lock_that_outlived_its_build_is_told_of(tmp_path, monkeypatch):
     long_ago = time.time() - BUILD_SECONDS - 1
     os.utime(lock, (long_ago, long_ago))
     check = build.check_op()
-    assert (check.status, check.mend) == ("FAIL", f"Remove {lock}.")
+    assert (check.status, check.fix) == ("FAIL", f"Remove {lock}.")
 
 
 def test_the_op_is_kept_in_the_environment_unless_a_folder_is_named(tmp_path, monkeypatch):
@@ -108,7 +108,7 @@ def test_build_that_hangs_says_where_the_lock_is(monkeypatch):
     monkeypatch.setattr(build.subprocess, "run", hang)
     check = build.build_op()
     assert check.status == "FAIL"
-    assert str(op_folder()) in check.mend
+    assert str(op_folder()) in check.fix
 
 
 def test_build_code_calls_what_the_engine_offers():
@@ -134,7 +134,7 @@ def test_ray_without_its_default_extra_fails(monkeypatch):
     )
     check = packages.check_ray()
     assert check.status == "FAIL"
-    assert "ray[default" in check.mend
+    assert "ray[default" in check.fix
 
 
 def test_little_memory_is_a_warning(monkeypatch):
@@ -154,10 +154,10 @@ def test_storage_that_cannot_be_written_fails(tmp_path, monkeypatch):
 
 def test_worst_of_the_checks_counts():
     good = Check("a", "PASS", "")
-    bad = Check("b", "FAIL", "", "mend it")
+    bad = Check("b", "FAIL", "", "fix it")
     assert worst([good]) == "PASS"
     assert worst([good, bad]) == "FAIL"
-    assert doctor.as_document([good, bad])["checks"][1]["mend"] == "mend it"
+    assert doctor.as_document([good, bad])["checks"][1]["fix"] == "fix it"
 
 
 def test_import_of_the_room_is_light():

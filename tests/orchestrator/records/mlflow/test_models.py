@@ -339,12 +339,12 @@ def test_an_alias_that_somebody_moved_or_took_away_is_left_alone(fresh_storage: 
         uri, sweep_folder=folder, state=SweepState.of(last), just_decided=True
     )
     assert outcome.version == "2"
-    assert "stays with version 1, which somebody gave it to" in outcome.text
+    assert "stays with version 1, which a user gave it to" in outcome.text
     assert "set_registered_model_alias('demo', 'champion', 2)" in outcome.text
     assert champion_record("demo", uri, fresh_storage)["version"] == "1"
     client.delete_registered_model_alias("demo", "champion")
     outcome = register_champion(uri, sweep_folder=folder, state=SweepState.of(last))
-    assert "Somebody took the alias `champion` from it" in outcome.text
+    assert "A user took the alias `champion` from it" in outcome.text
     with pytest.raises(UnknownModelError, match=r"no '@champion'. Aliases: none"):
         champion_record("demo", uri, fresh_storage)
 

@@ -741,7 +741,7 @@ def test_what_somebody_deleted_stays_deleted(sweep_folder: Path) -> None:
     Projection(uri_of(sweep_folder), sweep_folder, say=said.append).catch_up(whole_story())
     assert set(runs_of(sweep_folder)) == {"sweep", "base", "t002"}
     assert not models_of(sweep_folder)
-    assert said == ["deleted in MLflow, and left so: t001, t003"]
+    assert said == ["deleted in MLflow, and not made again: t001, t003"]
 
 
 def test_a_sweep_whose_own_run_was_deleted_says_how_to_bring_it_back(sweep_folder: Path) -> None:
