@@ -147,7 +147,7 @@ class Recorder:
     def note(self, text):
         self.notes.append(text)
 
-    def event(self, event):
+    def event(self, event, *, replayed=False):
         self.line(event.to_line())
 
     def line(self, line):

@@ -17,8 +17,14 @@ class Observer(Protocol):
     def note(self, text: str) -> None:
         """What the driver is doing."""
 
-    def event(self, event: Event) -> None:
-        """What is journalled: all that was, where a sweep is continued, then each new event."""
+    def event(self, event: Event, *, replayed: bool = False) -> None:
+        """What is journalled: all that was, where a sweep is continued, then each new event.
+
+        Args:
+            event: What happened.
+            replayed: Whether it was journalled before this process began. Its time cannot tell:
+                clocks are set back, and differ between machines.
+        """
 
     def progress(self, trial: str, progress: dict[str, Any]) -> None:
         """How far a trial is."""

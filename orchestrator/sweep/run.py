@@ -111,7 +111,7 @@ def _open(
     state = SweepState(whole=False)
     for event in journal.events():
         state.take(event)
-        observer.event(event)
+        observer.event(event, replayed=True)
     if journal.lines:
         check_same(loaded, journal)
     projection = MlflowSync(loaded.experiment, storage, journal, observer)

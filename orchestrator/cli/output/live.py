@@ -99,18 +99,17 @@ class LiveDisplay:
             if self._live is None:
                 self._say(text)
 
-    def event(self, event: Event) -> None:
-        """Take an event; one older than this display was shown by another one."""
+    def event(self, event: Event, *, replayed: bool = False) -> None:
+        """Take an event; one of an earlier process was shown by that."""
         with self._lock:
-            old = event.time is not None and event.time < self._began
-            if not old:
+            if not replayed:
                 self._catch_up()
             self.view.take(event)
             if isinstance(event, TrialEnded):
                 self._progress.pop(event.trial, None)
             told = describe(event, self.view)
             important = isinstance(event, _IMPORTANT)
-            if told and not old and (self._live is None or important):
+            if told and not replayed and (self._live is None or important):
                 self._say(told)
 
     def progress(self, trial: str, progress: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from orchestrator.records.mlflow.held_run import HeldRun, create_run
 from orchestrator.records.mlflow.storage_folder import storage_identity
 from orchestrator.records.mlflow.sweep_runs import SweepRuns
 from orchestrator.records.mlflow.tags import (
+    every_page,
     find_experiment,
     find_runs,
     is_deleted,
@@ -97,8 +98,37 @@ def runs_of(
         for trial, run in found.items()
     }  # fmt: skip
     if None not in held:
+        _end_abandoned(client, experiment_id, sweep, say)
         held[None] = create_run(client, experiment_id, sweep.parent)
     deleted = sorted(str(name or "the sweep itself") for name, h in held.items() if h.deleted)
     if deleted:
         say(f"deleted in MLflow, and left so: {', '.join(deleted)}")
     return held
+
+
+def _end_abandoned(
+    client: MlflowClient, experiment_id: str, sweep: SweepRuns, say: Callable[[str], None]
+) -> None:
+    """End the runs of a sweep that was in this folder before, whose journal is gone.
+
+    No journal will ever end them. A folder holds one sweep, so nothing runs them.
+    """
+    running = list(
+        every_page(
+            lambda token: client.search_runs(
+                [experiment_id], "attributes.status = 'RUNNING'", max_results=1000, page_token=token
+            )
+        )
+    )
+    folder, own = str(sweep.folder), sweep.state.identity
+    gone = {
+        run.data.tags.get(f"{TAG}sweep")
+        for run in running
+        if run.data.tags.get(f"{TAG}folder") == folder
+    } - {own, None}
+    ended = [run for run in running if run.data.tags.get(f"{TAG}sweep") in gone]
+    for run in ended:
+        client.set_tag(run.info.run_id, f"{TAG}reason", "the sweep's journal is gone")
+        client.set_terminated(run.info.run_id, "KILLED")
+    if ended:
+        say(f"ended in MLflow, because the journal that made them is gone: {len(ended)} run(s)")

@@ -722,6 +722,28 @@ def test_what_nobody_runs_is_killed_until_somebody_goes_on(sweep_folder: Path) -
     assert statuses(sweep_folder)["t001"] == ("FINISHED", round(story.lines[-1]["time"] * 1000))
 
 
+def test_runs_of_a_sweep_whose_journal_is_gone_are_ended(sweep_folder: Path) -> None:
+    lost, other, after = Story(), Story(), Story()
+    for number, story in enumerate((lost, other, after)):
+        story.lines[0]["sweep_id"] = f"{number}" * 32
+        story.base()
+        story.begin("t001")
+    project(sweep_folder, lost.lines)
+    project(sweep_folder.with_name("demo-2"), other.lines)
+    notes: list[str] = []
+    Projection(uri_of(sweep_folder), sweep_folder, say=notes.append).catch_up(after.lines)
+    client = client_of(sweep_folder)
+    experiment = client.get_experiment_by_name("demo").experiment_id
+    for number, status in (("0", "KILLED"), ("1", "RUNNING"), ("2", "RUNNING")):
+        runs = client.search_runs([experiment], f"tags.`orchestrator.sweep` = '{number * 32}'")
+        begun = [run for run in runs if run.data.tags.get("orchestrator.trial") != "base"]
+        assert [run.info.status for run in begun] == [status] * 2
+        assert (begun[0].data.tags.get("orchestrator.reason") == "the sweep's journal is gone") == (
+            status == "KILLED"
+        )
+    assert any("2 run(s)" in note for note in notes)
+
+
 def test_a_sweep_that_was_given_up_has_failed(sweep_folder: Path) -> None:
     story = Story()
     story.say("sweep_stopped", reason="all trials have failed", trials=["t001"])
