@@ -102,7 +102,7 @@ def runs_of(
         held[None] = create_run(client, experiment_id, sweep.parent)
     deleted = sorted(str(name or "the sweep itself") for name, h in held.items() if h.deleted)
     if deleted:
-        say(f"deleted in MLflow, and left so: {', '.join(deleted)}")
+        say(f"deleted in MLflow, and not made again: {', '.join(deleted)}")
     return held
 
 
