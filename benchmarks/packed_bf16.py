@@ -173,7 +173,7 @@ def packed(whole: Experiment, name: str, others: int, data: PreparedData) -> lis
     pack.tick()
     for number in range(others):
         join(f"other {number}", trial(whole, list(TRIALS)[number % 2], seed=number + 1))
-    plain = pack._scored_answer
+    plain = pack._scoring.answer
 
     def answer(slot: Any, values: Any) -> Any:
         before = len(margins.found)
@@ -182,7 +182,7 @@ def packed(whole: Experiment, name: str, others: int, data: PreparedData) -> lis
             own.extend(margins.found[before:])
         return result
 
-    pack._scored_answer = answer  # pyright: ignore[reportAttributeAccessIssue]
+    pack._scoring.answer = answer  # pyright: ignore[reportAttributeAccessIssue]
     with margins.listening():
         while "own" in pack.names:
             for end in pack.tick():
