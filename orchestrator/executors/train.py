@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.executors.train_worker import run_checkpoint, train_worker
 from orchestrator.executors.worker_group import worker_group
 from orchestrator.loop.trial_state import read_state
-from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.experiment import experiment_received
 from orchestrator.system.seals import Maker
 
 _RAY_NOTE = "checkpoint_manager_snapshot.json"
@@ -36,7 +36,7 @@ def trial_function(config: dict[str, Any], shared: list[Any] | None = None) -> N
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    experiment = Experiment.model_validate(config["experiment"])
+    experiment = experiment_received(config["experiment"])
     resources = experiment.resources
     trainer = TorchTrainer(
         train_worker,

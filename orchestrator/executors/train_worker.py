@@ -27,7 +27,7 @@ from orchestrator.loop.trial_state import BASE_TRIAL, fresh_state, read_state, w
 from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import DONE, StageReport
-from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.experiment import Experiment, experiment_received
 from orchestrator.system.seals import Maker, seal
 
 
@@ -41,7 +41,7 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray
     import ray.train
 
-    experiment = Experiment.model_validate(config["experiment"])
+    experiment = experiment_received(config["experiment"])
     prepare_for_deepspeed(experiment)
     import torch
 

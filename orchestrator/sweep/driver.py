@@ -22,7 +22,7 @@ from orchestrator.loop.trial_state import BASE_TRIAL
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.measures.champion import Candidate, best_candidate
 from orchestrator.measures.intervals import UNKNOWN
-from orchestrator.measures.objectives import NEEDS_ORDER, ProbeReading, measures
+from orchestrator.measures.objectives import ProbeReading, measures, needs_order
 from orchestrator.records.events import (
     Event,
     SetAside,
@@ -35,7 +35,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.model_folder import adapter_flaw
 from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.experiment import Experiment, experiment_received
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.reach import refusal
 from orchestrator.spec.sections import ResourceSpec
@@ -569,7 +569,7 @@ class Driver:
         found = self._measures(trial, base, final)
         wanted = set(self.experiment.objectives)
         if self._joint(name):
-            wanted -= NEEDS_ORDER
+            wanted -= needs_order()
         bad = [n for n in sorted(wanted) if not math.isfinite(found[n])]
         if bad:
             self._end(trial, "FAILED", f"the objectives {bad} could not be measured")
@@ -705,7 +705,7 @@ class Driver:
         return {
             name: Side(
                 # Without what only the driver needs, such as where MLflow records.
-                Experiment.model_validate(self.trial_experiment(name).for_workers()),
+                experiment_received(self.trial_experiment(name).for_workers()),
                 None if name == BASE_TRIAL else self.adapter_folder(name),
             )
             for name in names

@@ -158,7 +158,7 @@ def _fit(
     before = driver.unfinished
     resources = driver.experiment.resources
     pool = None
-    if resources.executor == "pool":
+    if resources.facts.packs:
         pool = driver.pool = Pool(
             driver.experiment,
             driver.journal.folder,

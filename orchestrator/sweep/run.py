@@ -54,7 +54,7 @@ from orchestrator.system.content_cache import ContentCache
 
 def _own_workers(resources: ResourceSpec) -> ResourceSpec:
     """A single trial has nobody to share a base with."""
-    if resources.executor != "pool":
+    if not resources.facts.packs:
         return resources
     return resources.model_copy(update={"executor": "train"})
 
@@ -150,7 +150,7 @@ def _run(
     from orchestrator.base.loading import load_tokenizer
 
     experiment = loaded.experiment
-    if experiment.resources.executor != "local":
+    if experiment.resources.facts.on_ray:
         # Ray reads some of it while it is imported, as the driver does first of all.
         os.environ.update(process_environment())
     observer.note("checking that nothing is in the way")
@@ -239,7 +239,7 @@ def _run_what_is_missing(
     Returns:
         What the sweep left on the cluster, as a complaint; empty where nothing.
     """
-    if driver.experiment.resources.executor == "local":
+    if not driver.experiment.resources.facts.on_ray:
         run_trials_locally(driver, projection, raise_if_interrupted)
         conclude(driver, projection)
         readings.make(read_sides)

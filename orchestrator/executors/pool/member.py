@@ -36,7 +36,7 @@ from orchestrator.loop.trial_state import BASE_TRIAL, read_state
 from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
-from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.experiment import Experiment, experiment_received
 from orchestrator.spec.sections import default_batch_tokens
 from orchestrator.spec.task_kinds import GenerationTask
 from orchestrator.system.seals import Maker, seal
@@ -168,7 +168,7 @@ class Member:
     def _begin(self, job: Mapping[str, Any]) -> bool:
         """Let a trial join; False while it has to wait for a pack of its own layers."""
         name = str(job["trial"])
-        experiment = Experiment.model_validate(job["experiment"])
+        experiment = experiment_received(job["experiment"])
         if name == BASE_TRIAL:
             self._measure_base(experiment)
             return True
