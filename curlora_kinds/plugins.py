@@ -4,8 +4,8 @@
 
 A plugin is a module like those that declare our own kinds: every public name in it that holds an
 `AdapterKind`, a `RetentionKind` or another entry of a table is added to that table. It is found as
-a file, `my_method.py` or `my_method/__init__.py`, in the folder of whoever names it, or else as a
-module that can be imported.
+a file, `my_method.py` or `my_method/__init__.py`, beside the experiment file that names it, or else
+as a module that can be imported.
 
 **A plugin is code, and runs when it is loaded.** It is loaded only where an experiment file, a
 caller or the environment names it: the entry points `curlora.plugins` of what is installed, and the
@@ -74,8 +74,8 @@ def load_plugin(
 
     Args:
         reference: A module's name, or the path of a Python file.
-        folder: Where its file may lie, and what a path is relative to; by default the working
-            directory.
+        folder: Where the file of a name is looked for first, and what a path is relative to. None:
+            a name is imported, and a path is relative to the working directory.
         tables: What it may add to.
 
     Returns:
@@ -86,7 +86,7 @@ def load_plugin(
             that was named or that this process has loaded, or a name that it declares is taken.
     """
     plain, _, wanted = reference.partition(_PINNED)
-    name, file = _located(plain, folder or Path.cwd())
+    name, file = _located(plain, folder)
     known = LOADED.get(name)
     if known is not None and known.sha256 == wanted:
         plugin = known
@@ -177,7 +177,7 @@ def _is_path(reference: str) -> bool:
     return reference.endswith(".py") or os.sep in reference
 
 
-def _located(reference: str, folder: Path) -> tuple[str, Path | None]:
+def _located(reference: str, folder: Path | None) -> tuple[str, Path | None]:
     """The module's name, and its file where that is known; None where it is to be imported."""
     name = _module_name(reference)
     if not all(part.isidentifier() for part in name.split(".")):
@@ -186,13 +186,14 @@ def _located(reference: str, folder: Path) -> tuple[str, Path | None]:
             "the path of a Python file whose name can be a module's, such as `./my_method.py`."
         )
     if _is_path(reference):
-        file = (folder / Path(reference).expanduser()).resolve()
+        file = ((folder or Path.cwd()) / Path(reference).expanduser()).resolve()
         # On another machine the file may have come as a module.
         return name, file if file.is_file() else None
-    beside = folder.joinpath(*name.split("."))
-    for file in (beside.with_suffix(".py"), beside / "__init__.py"):
-        if "." not in name and file.is_file():
-            return name, file.resolve()
+    # Whoever names no folder gets no file of whatever folder the command runs in.
+    if folder is not None and "." not in name:
+        for file in (folder / f"{name}.py", folder / name / "__init__.py"):
+            if file.is_file():
+                return name, file.resolve()
     return name, None
 
 

@@ -35,7 +35,7 @@ def load_plugins(references: Iterable[str], folder: Path | None = None) -> list[
 
     Args:
         references: Modules, or paths of Python files.
-        folder: Where their files may lie; by default the working directory.
+        folder: Where their files may lie, see `curlora_kinds.plugins.load_plugin`.
 
     Returns:
         The plugins.

@@ -136,6 +136,16 @@ def test_entry_points_and_the_variable_name_plugins(write, tmp_path, monkeypatch
     assert {"mine", "other"} <= set(ADAPTERS)
 
 
+def test_a_name_without_a_folder_takes_no_file_of_the_working_directory(
+    write, tmp_path, monkeypatch
+):
+    write()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PluginError, match="There is no plugin 'mine_zz'"):
+        load_plugin("mine_zz")
+    assert load_plugin("mine_zz.py").name == "mine_zz", "a path says which file is meant"
+
+
 def test_missing_plugins_are_named_and_not_loaded(write, tmp_path):
     path = write()
     assert missing_plugins([str(path), f"{path}#sha256=00", "other_zz"]) == ["mine_zz", "other_zz"]
