@@ -54,7 +54,7 @@ class Experiment(Spec):
     """One YAML file: a model, a task sequence, a method, and what to search."""
 
     name: Slug
-    plugins: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = Field(default=(), exclude_if=lambda plugins: not plugins)
     """Modules of the user's own adapters, retentions, tasks and measures: a name (of a file beside
     the experiment file, or of what is installed), or the path of a Python file. Their code runs."""
     model: ModelSpec

@@ -8,7 +8,7 @@ models are made when they are asked for, and fields take whatever kinds there ar
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, TypeAdapter, create_model
@@ -103,11 +103,23 @@ class OneOf:
         """
         models = tuple(self.models.values())
         if self._reader is None or self._reader[0] != models:
-            joined: Any = models[0]
-            for model in models[1:]:
-                joined = joined | model
-            self._reader = models, TypeAdapter(Annotated[joined, Field(discriminator="kind")])
+            self._reader = models, TypeAdapter(union_of(models))
         return self._reader[1].validate_python(value)
+
+
+def union_of(models: Iterable[type[Any]]) -> Any:
+    """Make the type of a value that is one of some models, told apart by their `kind`.
+
+    Args:
+        models: At least one.
+
+    Returns:
+        An annotation.
+    """
+    joined: Any = None
+    for model in models:
+        joined = model if joined is None else joined | model
+    return Annotated[joined, Field(discriminator="kind")]
 
 
 def model_of(kind: Kind, base: type[Spec], suffix: str) -> type[Any]:

@@ -123,9 +123,11 @@ def _with_plugins(document: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         load_installed_plugins()
         named: object = document.get("plugins", [])
-        if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
+        entries = cast("list[object]", named) if isinstance(named, list) else [None]
+        references = [entry for entry in entries if isinstance(entry, str)]
+        if len(references) < len(entries):
             return document  # which is told with whatever else is wrong
-        plugins = load_plugins(cast("list[str]", named), path.parent)
+        plugins = load_plugins(references, path.parent)
     except PluginLoadError as error:
         raise ExperimentError(f"{path}: plugins: {error}") from error
     return document | {"plugins": [plugin.reference for plugin in plugins]} if named else document
