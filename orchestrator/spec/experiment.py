@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, cast
@@ -29,25 +28,13 @@ from orchestrator.spec.sections import (
     ResourceSpec,
     TrackingSpec,
     TrainingSpec,
+    not_a_folder,
 )
 from orchestrator.spec.task_kinds import Head
 from orchestrator.spec.validation import ExperimentError, Spec, render_validation_error
 from orchestrator.system.wording import suggestion
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
-
-
-def not_a_folder(storage: str) -> str | None:
-    """Why a storage is not the path of a folder; None when it may be one."""
-    scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", storage)
-    if scheme is None:
-        return None if storage.strip() else "`storage` is empty; write the path of a folder"
-    cure = (
-        "write its path, without `file://`"
-        if scheme[1].lower() == "file"
-        else "write the path of a folder, for example one where the bucket is mounted"
-    )
-    return f"`storage` is {storage!r}, an address, and sweeps are kept in a folder; {cure}"
 
 
 class Experiment(Spec):
