@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 import orchestrator
-from curlora import AdapterError, attach, load_adapter
+from curlora import AdapterError, attach, load_adapter, trainable_parameters
+from curlora.packing.pack import PackedModel
 from curlora_kinds.adapters.table import ADAPTERS
 from curlora_kinds.plugins import LOADED, VARIABLE
 from curlora_kinds.retentions.sizes import state_size
@@ -28,7 +30,8 @@ from orchestrator.records.errors import TrackingError
 from orchestrator.records.journal_facts import effective_experiment, versions
 from orchestrator.serving import find
 from orchestrator.spec.load import load_experiment
-from orchestrator.spec.plugins import unload_plugins
+from orchestrator.spec.methods import MethodSpec
+from orchestrator.spec.plugins import load_plugins, unload_plugins
 from orchestrator.spec.sections import ModelSpec
 from orchestrator.spec.task_files import TaskFileError
 from orchestrator.spec.validation import ExperimentError
@@ -165,6 +168,27 @@ def test_what_cannot_be_packed_is_said_and_runs_by_itself(recipes):
     )
     planned = CliRunner().invoke(app, ["plan", "my_sweep.yaml"])
     assert "the adapter 'hra' is not one of" in " ".join(planned.output.split())
+
+
+def test_a_plugin_of_loras_family_can_be_packed(recipes):
+    (recipes / "my_lora.py").write_text(
+        "import dataclasses\n"
+        "from curlora_kinds.adapters.lora_family.lora import KIND\n"
+        "from curlora_kinds.adapters.lora_family.settings import lora_arguments\n"
+        "MINE = dataclasses.replace(KIND, name='orthogonal',\n"
+        "                           arguments=lora_arguments(init_lora_weights='orthogonal'))\n"
+    )
+    load_plugins(["my_lora"], recipes)
+    method = MethodSpec.model_validate({"adapter": {"kind": "orthogonal"}})
+    assert packing_refuses(method) is None
+    settings = {"r": 2, "target_modules": ["q_proj"]}
+    pack = PackedModel(load_base(ModelSpec(name="base"), "fp32"), ["q_proj"], capacity=1)
+    pack.join(0, "orthogonal", settings, seed=3)
+    alone = attach(load_base(ModelSpec(name="base"), "fp32"), "orthogonal", settings, seed=3)
+    tensors = trainable_parameters(alone)
+    assert all(tensor.abs().sum() > 0 for tensor in tensors.values()), "LoRA's own B begins at 0"
+    assert pack.state(0).keys() == tensors.keys()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in pack.state(0).items())
 
 
 @pytest.mark.parametrize(
