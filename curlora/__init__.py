@@ -23,6 +23,7 @@ from curlora.adapters.secura import SecuraModel, after_step, merged_tensors
 from curlora.adapters.secura_config import SecuraConfig
 from curlora_kinds.adapters.kind import AdapterKind
 from curlora_kinds.adapters.table import ADAPTERS, adapter_config, adapter_kind
+from curlora_kinds.plugins import load_plugin
 
 __all__ = [
     "AdapterError",
@@ -42,6 +43,7 @@ __all__ = [
     "forward_form",
     "load_adapter",
     "load_adapter_state",
+    "load_plugin",
     "merged_tensors",
     "sampling_perplexity",
     "save_adapter",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -309,14 +309,16 @@ def nearest(name: Any, known: Iterable[str]) -> str:
     return f"{hint} Known: {', '.join(known) or 'none'}."
 
 
-def maker(place: str) -> Any:
-    """Import what builds a kind.
+def maker(place: str | Callable[..., Any]) -> Callable[..., Any]:
+    """Give what builds a kind.
 
     Args:
-        place: "module:name", as an entry point is written.
+        place: "module:name", as an entry point is written, which is imported; or the function.
 
     Returns:
-        What stands there.
+        A class or function.
     """
+    if not isinstance(place, str):
+        return place
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -65,7 +65,7 @@ def attach(
     torch.manual_seed(seed)
     config = entry.build(values)
     if config is None:
-        base.requires_grad_(kind == "full")
+        base.requires_grad_(entry.trains_base)
         setattr(base, ATTACHED, record)
         return base
     layers = targeted_layers(base, config)
@@ -73,7 +73,7 @@ def attach(
     if hasattr(config, "fan_in_fan_out") and any(isinstance(m, Conv1D) for m in layers.values()):
         cast(Any, config).fan_in_fan_out = True
     if entry.reads_text:
-        _measure_inputs(base, config, layers, cast(Iterable[Tensor], text))
+        _measure_inputs(kind, base, config, layers, cast(Iterable[Tensor], text))
     model = cast(PeftModel, get_peft_model(cast(PreTrainedModel, base), config))
     if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ValueError(f"No layer of the base was given an adapter of kind {kind!r}.")
@@ -164,24 +164,26 @@ def _check_layers(
                 f"`r` must be at most min(d_in, d_out) = {smaller} in `{name}`, got {rank}. Lower "
                 "`r`, or drop the layer from `target_modules`."
             )
-        kept = values.get("effective_rank", 0)
-        if isinstance(kept, int) and kept >= smaller:
-            raise ValueError(
-                f"`effective_rank` must be below min(d_in, d_out) = {smaller} in `{name}`, got "
-                f"{kept}: nothing would be left to train."
-            )
+        if reason := entry.misfit(dict(values), smaller):
+            raise ValueError(f"The layer `{name}` cannot be adapted: {reason}.")
 
 
 def _measure_inputs(
-    base: nn.Module, config: PeftConfig, layers: Mapping[str, nn.Module], text: Iterable[Tensor]
+    kind: str,
+    base: nn.Module,
+    config: PeftConfig,
+    layers: Mapping[str, nn.Module],
+    text: Iterable[Tensor],
 ) -> None:
     """Let PEFT decompose every targeted weight against the inputs that the text gives it."""
     if not layers:
-        raise ValueError("Adapter 'corda' needs `target_modules`, so that their inputs are known.")
+        raise ValueError(
+            f"Adapter {kind!r} needs `target_modules`, so that their inputs are known."
+        )
     device = next(base.parameters()).device
     rows = [row[None].to(device) for batch in text for row in batch]  # PEFT's hook takes one row
     if not rows:
-        raise ValueError("`text` is empty: 'corda' needs token ids of the knowledge to keep.")
+        raise ValueError(f"`text` is empty: {kind!r} needs token ids of the knowledge to keep.")
     training = base.training
 
     def run() -> None:

@@ -29,6 +29,8 @@ from curlora.adapters.curlora_layer import CurloraLayer
 from curlora.adapters.secura_layer import SecuraLayer
 from curlora.peft_bridge import BaseTunerLayer, LoraLayer, MissLayer, OSFLayer, TinyLoraLayer
 from curlora.permissions import write_tensors
+from curlora_kinds.adapters.table import ADAPTERS
+from curlora_kinds.settings import maker
 
 Factors = tuple[Tensor, Tensor]
 
@@ -65,7 +67,8 @@ def export_lora(model: nn.Module, folder: str | Path, *, adapter_name: str | Non
         raise ValueError(f"There is no adapter {name!r}. Adapters here: {list(model.peft_config)}.")
     config = model.peft_config[name]
     layers = _adapted_layers(model, name)
-    factors = _of_one_rank(_with_what_was_taken(model, config, _factors_of(layers, name)))
+    own = _own_factors(model)
+    factors = _of_one_rank(_with_what_was_taken(model, config, _factors_of(layers, name, own)))
     tensors = _trained_in_full(model, name, layers)
     for module_name, (B, A) in factors.items():
         tensors[f"base_model.model.{module_name}.lora_A.weight"] = A
@@ -77,6 +80,13 @@ def export_lora(model: nn.Module, folder: str | Path, *, adapter_name: str | Non
     rank = max(A.shape[0] for _, A in factors.values())
     _lora_config(config, rank, fan_in_fan_out=transposed).save_pretrained(str(folder))
     return folder
+
+
+def _own_factors(model: PeftModel) -> Callable[[Any, str], Factors | None] | None:
+    """What the kind of a model's adapter gives a layer's factors by, where it has a way itself."""
+    record: Attached | None = getattr(model, ATTACHED, None)
+    kind = None if record is None else ADAPTERS.get(record.kind)
+    return None if kind is None or kind.as_lora is None else maker(kind.as_lora)
 
 
 def initial_factors(model: PeftModel) -> dict[str, Factors]:
@@ -110,10 +120,15 @@ def _adapted_layers(model: PeftModel, adapter_name: str) -> dict[str, BaseTunerL
     }
 
 
-def _factors_of(layers: dict[str, BaseTunerLayer], adapter_name: str) -> dict[str, Factors]:
+def _factors_of(
+    layers: dict[str, BaseTunerLayer],
+    adapter_name: str,
+    own: Callable[[Any, str], Factors | None] | None = None,
+) -> dict[str, Factors]:
     result: dict[str, Factors] = {}
     for name, layer in layers.items():
-        B, A = _low_rank(layer, adapter_name)
+        found = own(layer, adapter_name) if own is not None else None
+        B, A = found or _low_rank(layer, adapter_name)
         result[name] = (_own(B), _own(A))
     return result
 

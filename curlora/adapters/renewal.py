@@ -9,7 +9,6 @@ disabling them gives the untouched base, and on disk they become one adapter wit
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from curlora.adapters.attached import ATTACHED
 from curlora.adapters.curlora_layer import CurloraLayer
-from curlora.adapters.saving import MARKER
+from curlora.adapters.saving import write_marker
 from curlora.permissions import write_tensors
 
 _OWN = "default"
@@ -175,9 +174,4 @@ def _write_marker(
 ) -> None:
     record = getattr(model, ATTACHED, None)
     settings = {**(record.settings if record is not None else {}), **changed}
-    marker = {
-        "kind": record.kind if record is not None else kind,
-        "stored": stored,
-        "settings": settings,
-    }
-    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+    write_marker(folder, record.kind if record is not None else kind, stored, settings)

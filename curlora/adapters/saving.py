@@ -17,6 +17,9 @@ model    the whole model, as transformers writes it (`full`)
 nothing  nothing (`head_only`)
 ======== ==========================================================================================
 
+It also names the plugin that declares the kind, if one does. That loads nothing: see
+`curlora_kinds.plugins`.
+
 A folder without `adapter.json` is what PEFT's own `save_pretrained` wrote.
 """
 
@@ -43,6 +46,9 @@ from curlora.adapters.files import (
     read_json,
 )
 from curlora.permissions import open_to_others
+from curlora_kinds.adapters.table import ADAPTERS
+from curlora_kinds.plugins import how_to_load
+from curlora_kinds.settings import maker
 
 MARKER = "adapter.json"
 
@@ -82,7 +88,7 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
     if record is None:
         record = _record_of(model)
     if not isinstance(model, PeftModel):
-        stored = "model" if record.kind == "full" else "nothing"
+        stored = "model" if trains_base(record.kind) else "nothing"
     else:
         stored = "peft" if record.initial is None else "lora"
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,9 +97,36 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
     elif stored != "nothing":
         cast(PreTrainedModel, model).save_pretrained(str(folder))
         open_to_others(folder)
-    marker = {"kind": record.kind, "stored": stored, "settings": record.settings}
-    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+    write_marker(folder, record.kind, stored, record.settings)
     return folder
+
+
+def write_marker(folder: Path, kind: str, stored: str, settings: Mapping[str, Any]) -> None:
+    """Write `adapter.json`.
+
+    Args:
+        folder: The adapter's folder.
+        kind: The adapter's kind.
+        stored: How it is stored: see the module.
+        settings: All settings of the adapter.
+    """
+    plugin = ADAPTERS.plugin_of(kind)
+    marker = {"kind": kind, "stored": stored, "settings": dict(settings)}
+    if plugin is not None:
+        marker["plugin"] = plugin
+    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+
+
+def trains_base(kind: str) -> bool:
+    """Say whether a kind trains the base's own parameters, and is saved as a whole model.
+
+    Args:
+        kind: A key of `ADAPTERS`, or a method of PEFT's that has no kind here.
+
+    Returns:
+        True for `full`.
+    """
+    return kind in ADAPTERS and ADAPTERS[kind].trains_base
 
 
 def load_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
@@ -114,6 +147,7 @@ def load_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
     """
     folder = Path(folder)
     marker = _read_marker(folder)
+    _check_plugin(marker, folder)
     if marker["stored"] in {"peft", "lora"}:
         model = _load_peft(base, folder)
     elif marker["stored"] == "nothing":
@@ -128,6 +162,19 @@ def load_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
     model.requires_grad_(False)
     setattr(model, ATTACHED, Attached(marker["kind"], marker["settings"]))
     return model
+
+
+def _check_plugin(marker: Mapping[str, Any], folder: Path) -> None:
+    """Refuse an adapter of a plugin that is not loaded: what is named here loads no code."""
+    kind, plugin = marker["kind"], marker.get("plugin")
+    if kind in ADAPTERS:
+        made_by = ADAPTERS[kind].made_by
+        if ADAPTERS.plugin_of(kind) is not None and made_by is not None:
+            maker(made_by)  # registers what the plugin adds to PEFT
+    elif isinstance(plugin, str):
+        raise AdapterError(
+            f"The adapter in `{folder}` is of the kind {kind!r}. {how_to_load([plugin])}"
+        )
 
 
 def _load_peft(base: nn.Module, folder: Path) -> nn.Module:

@@ -64,7 +64,12 @@ from curlora.packing.solo import (
 )
 from curlora.peft_bridge import LoraLayer, gather_params_ctx
 from curlora.targets import default_targets
-from curlora_kinds.adapters.table import ADAPTERS, PACKED_ADAPTERS, adapter_config, adapter_kind
+from curlora_kinds.adapters.table import (
+    ADAPTERS,
+    adapter_config,
+    adapter_kind,
+    packed_adapters,
+)
 
 BARE = -1
 """The slot of a row that goes through the bare base."""
@@ -161,7 +166,7 @@ class PackedModel:
                 dtype=self._dtype,
                 device=self._device,
             )
-            for family in dict.fromkeys(map(_family_of, PACKED_ADAPTERS))
+            for family in dict.fromkeys(map(_family_of, packed_adapters()))
         }
         self._ticks: dict[tuple[int, ...], list[Segment]] = {}
 
@@ -177,7 +182,7 @@ class PackedModel:
 
         Args:
             slot: From 0 to `capacity` - 1.
-            kind: One of `PACKED_ADAPTERS`.
+            kind: One of `packed_adapters()`.
             settings: Some of the kind's settings; `target_modules` is the pack's.
             seed: For what starts at random.
 
@@ -205,7 +210,7 @@ class PackedModel:
         self, kind: str, settings: Mapping[str, Any], seed: int
     ) -> tuple[_Member, float, dict[str, Tensor]] | None:
         """Spare choosing columns and rows where a member has them: all of U starts at zero."""
-        if kind != "curlora":
+        if _family_of(kind) != "core":
             return None
         complete = self._complete(kind, settings)
         alpha = complete["alpha"]
@@ -223,7 +228,7 @@ class PackedModel:
         tuned = tuned_layers(solo)
         rank, scale = rank_and_scale(next(iter(tuned.values())))
         selection = None
-        if kind == "curlora":
+        if _family_of(kind) == "core":
             selection = b"".join(
                 indices.cpu().numpy().tobytes()
                 for layer in tuned.values()
@@ -251,7 +256,7 @@ class PackedModel:
         """Give how many bytes more the pack will hold once an adapter has joined.
 
         Args:
-            kind: One of `PACKED_ADAPTERS`.
+            kind: One of `packed_adapters()`.
             settings: As `join` takes them.
 
         Returns:
@@ -263,7 +268,7 @@ class PackedModel:
         """
         rank = int(self._complete(kind, settings)["r"])
         size = self._families[_family_of(kind)].bytes_of(rank)
-        if kind == "curlora" and self._twin(kind, settings, 0) is None:
+        if _family_of(kind) == "core" and self._twin(kind, settings, 0) is None:
             size += sum(
                 layer.selections.bytes_of(layer.d_in + layer.d_out, layer.weight().itemsize, rank)
                 for layer in self.layers.values()
@@ -404,10 +409,10 @@ class PackedModel:
         return model
 
     def _complete(self, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        if kind not in PACKED_ADAPTERS:
+        if kind not in packed_adapters():
             raise ValueError(
                 f"Adapter {kind!r} cannot be packed. Train it alone, or use one of: "
-                f"{', '.join(PACKED_ADAPTERS)}."
+                f"{', '.join(packed_adapters())}."
             )
         if settings.get("target_modules") is None:
             settings = {**settings, "target_modules": self._targets}
@@ -423,7 +428,7 @@ class PackedModel:
         self, kind: str, settings: Mapping[str, Any], seed: int
     ) -> tuple[nn.Module, dict[str, Any]]:
         complete = self._complete(kind, settings)
-        if kind == "curlora":
+        if _family_of(kind) == "core":
             self._keep_facts()
         devices = [self._device] if self._device.type != "cpu" else []
         with torch.random.fork_rng(devices):

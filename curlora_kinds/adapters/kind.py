@@ -20,6 +20,10 @@ def _all_agree(_: Values) -> None:
     """Let any values stand together."""
 
 
+def _fits_every_layer(_: Values, __: int) -> None:
+    """Let every layer be adapted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdapterKind:
     """What is known of an adapter before a model is loaded."""
@@ -32,8 +36,9 @@ class AdapterKind:
     """The settings it takes."""
     check: Callable[[Values], None] = _all_agree
     """Refuses, with a ValueError, values that are in their ranges and contradict each other."""
-    made_by: str | None = None
-    """Where PEFT's config is made, as "module:name"; None where nothing is added to the base."""
+    made_by: str | Callable[..., PeftConfig] | None = None
+    """What makes PEFT's config: a class as "module:name", or a function, which imports PEFT itself;
+    None where nothing is added to the base."""
     arguments: Callable[[Values], Values] = dict
     """From complete settings to what `made_by` is called with."""
     count_trained: Callable[[Values, Shapes], int]
@@ -59,11 +64,23 @@ class AdapterKind:
     """Why it is not trained by DeepSpeed on a base that ZeRO stage 3 has partitioned."""
     packs_as: Literal["core", "low_rank", "dora"] | None = None
     """How many of it train on one base (`curlora.packing`); None where they cannot."""
+    misfit: Callable[[Values, int], str | None] = _fits_every_layer
+    """From complete settings and the smaller side of a layer's weight to why the layer cannot be
+    adapted, as a sentence without its end."""
+    as_lora: str | Callable[[Any, str], Any] | None = None
+    """Gives the factors B (d_out, k) and A (k, d_in) of an adapted layer's update, from the layer
+    and the adapter's name: a function, or one as "module:name". None: as `curlora.adapters.export`
+    knows the layers of PEFT and ours."""
 
     @property
     def defaults(self) -> Values:
         """The settings where nothing is said."""
         return {name: setting.default for name, setting in self.settings.items()}
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether the base's own parameters are trained, so that it is saved as a whole model."""
+        return self.changes_base == "train"
 
     @property
     def trains_nothing(self) -> bool:

@@ -32,6 +32,16 @@ def _frozen(values: dict[str, Any], shapes: Shapes) -> int:
     return _trained(values, shapes) + kept_vectors
 
 
+def _misfit(values: dict[str, Any], smaller: int) -> str | None:
+    kept = values["effective_rank"]
+    if isinstance(kept, float) or kept < smaller:
+        return None
+    return (
+        f"`effective_rank` must be below min(d_in, d_out) = {smaller}, got {kept}: nothing would "
+        "be left to train"
+    )
+
+
 KIND = AdapterKind(
     name="osf",
     summary="OSF (Nayak et al. 2025, arXiv 2504.07097): trains the lesser singular components of "
@@ -48,4 +58,5 @@ KIND = AdapterKind(
     conv1d=False,
     reads_weight=True,
     partitioned="decomposes each whole weight",
+    misfit=_misfit,
 )

@@ -9,7 +9,7 @@ it does not go with. Every kind goes through the same tests (`tests/curlora/adap
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from curlora_kinds.adapters import (
     curlora,
@@ -24,13 +24,19 @@ from curlora_kinds.adapters import (
 from curlora_kinds.adapters.kind import AdapterKind
 from curlora_kinds.adapters.lora_family import corda, dora, lora, mica, pissa, rslora
 from curlora_kinds.settings import nearest
+from curlora_kinds.table import Table
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-ADAPTERS: dict[str, AdapterKind] = {
-    kind.name: kind
-    for kind in (
+
+def _is_kind(thing: object) -> TypeGuard[AdapterKind]:
+    return isinstance(thing, AdapterKind)
+
+
+ADAPTERS: Table[AdapterKind] = Table(
+    "adapter",
+    (
         curlora.KIND,
         secura.KIND,
         lora.KIND,
@@ -45,8 +51,10 @@ ADAPTERS: dict[str, AdapterKind] = {
         randlora.KIND,
         full.KIND,
         head_only.KIND,
-    )
-}
+    ),
+    takes=_is_kind,
+    name_of=lambda kind: kind.name,
+)
 """From the name of a kind to what is known of it."""
 
 
@@ -90,8 +98,9 @@ def adapter_config(kind: str, settings: Mapping[str, Any]) -> PeftConfig:
     return config
 
 
-PACKED_ADAPTERS = tuple(kind.name for kind in ADAPTERS.values() if kind.packs_as)
-"""The kinds that many of can be trained on one base (`curlora.packing`)."""
+def packed_adapters() -> tuple[str, ...]:
+    """Name the kinds that many of can be trained on one base (`curlora.packing`)."""
+    return tuple(kind.name for kind in ADAPTERS.values() if kind.packs_as)
 
 
 def quantisation_refuses(adapter_kind: str, quantization: str | None) -> str | None:

@@ -36,8 +36,9 @@ class RetentionKind:
     """What can be set, by name; everything has a default."""
     check: Callable[[Values], None] = _all_agree
     """Refuses, with a ValueError, values that are in their ranges and contradict each other."""
-    made_by: str
-    """The class, as "module:name"; it is called with a full set of settings."""
+    made_by: str | Callable[..., Any]
+    """The class as "module:name", or a function that gives the retention; it is called with a full
+    set of settings. Only then is torch loaded: a function imports it itself."""
     why_not: Refusal = goes_with_all
     """From an adapter's kind and a full set of settings: why the two do not go together."""
     state: Callable[[Setup], State] = _nothing

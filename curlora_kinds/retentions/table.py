@@ -8,12 +8,20 @@ sense. What a retention does at which moment: `curlora.retention.protocol`.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from curlora_kinds.retentions import ewc, ewc_weight, ilora, laplace, none, olora, replay
 from curlora_kinds.retentions.kind import RetentionKind
+from curlora_kinds.table import Table
 
-RETENTIONS: dict[str, RetentionKind] = {
-    kind.name: kind
-    for kind in (
+
+def _is_kind(thing: object) -> TypeGuard[RetentionKind]:
+    return isinstance(thing, RetentionKind)
+
+
+RETENTIONS: Table[RetentionKind] = Table(
+    "retention",
+    (
         none.KIND,
         ewc.KIND,
         ewc_weight.KIND,
@@ -21,9 +29,13 @@ RETENTIONS: dict[str, RetentionKind] = {
         replay.KIND,
         ilora.KIND,
         olora.KIND,
-    )
-}
+    ),
+    takes=_is_kind,
+    name_of=lambda kind: kind.name,
+)
 """From the name of a kind to what it is."""
 
-PACKED_RETENTIONS = tuple(kind.name for kind in RETENTIONS.values() if kind.packable)
-"""The kinds that can protect an adapter in a pack (`curlora.packing`)."""
+
+def packed_retentions() -> tuple[str, ...]:
+    """Name the kinds that can protect an adapter in a pack (`curlora.packing`)."""
+    return tuple(kind.name for kind in RETENTIONS.values() if kind.packable)

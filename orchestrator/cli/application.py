@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.errors import answers_mistakes
+from orchestrator.spec.plugins import load_installed_plugins
+
 app = typer.Typer(
     name="orchestrate",
     help="Search for the best way to teach a language model one task after another.",
@@ -38,9 +41,12 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
+@answers_mistakes
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    del version  # answered before this
+    # Whoever installs a plugin, or sets the variable, has it in every command.
+    load_installed_plugins()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -15,6 +17,7 @@ from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.options import Json
 from orchestrator.cli.output.tables import print_on, table
+from orchestrator.spec.load import load_plugins_of
 from orchestrator.spec.methods import MethodSpec
 from orchestrator.spec.presets import PRESETS, Preset
 from orchestrator.system.formatting import show_setting
@@ -22,8 +25,20 @@ from orchestrator.system.formatting import show_setting
 
 @app.command()
 @answers_mistakes
-def methods(as_json: Json = False) -> None:
+def methods(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE",
+            help="An experiment file, whose plugins are loaded and listed too.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List the adapters, the retentions and the presets that a file may name."""
+    if file is not None:
+        load_plugins_of(file)
     found = list_methods()
     if as_json:
         print_json(found)

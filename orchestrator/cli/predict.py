@@ -23,6 +23,7 @@ from orchestrator.cli.output.tables import table
 from orchestrator.serving import files, find
 from orchestrator.serving.answers import answer_file
 from orchestrator.serving.questions import task_name, task_rows
+from orchestrator.spec.task_kinds import GenerationTask
 from orchestrator.system.formatting import show
 from orchestrator.system.user_error import UsageError
 
@@ -81,7 +82,7 @@ def predict(
             else:
                 typer.echo(f"Wrote {rows:,} rows to {output}.")
             return
-        specs = {n: s.model_dump() for n, s in find.asked_tasks(folder).items()}
+        specs = find.asked_tasks(folder)
         name = task_name(specs, task)
         rows = task_rows(specs[name], texts or [], column or [])
         predictions = find.load_folder(folder, base).predict(name, rows)
@@ -93,7 +94,7 @@ def predict(
         print_json({"model": reference, "task": name, "predictions": results})
         return
     labels = list(dict.fromkeys(label for r in results for label in r["probabilities"]))
-    answer = "text" if specs[name]["kind"] == "generation" else "label"
+    answer = "text" if isinstance(specs[name], GenerationTask) else "label"
     shown = table(f"{reference}, {name}", answer, *labels, "asked", left={answer, "asked"})
     for result in results:
         cells = [show(result["probabilities"].get(label)) for label in labels]

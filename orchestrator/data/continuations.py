@@ -9,8 +9,8 @@ from typing import Any
 from orchestrator.data.formats.placed_row import DataError, Row
 from orchestrator.data.items import Tokens
 from orchestrator.data.prompt_tokens import encode_text, is_estimate
-from orchestrator.data.prompts import ChoiceTask, PromptedTask, rendered_prompt
-from orchestrator.spec.task_kinds import ClassificationTask, GenerationTask, MultipleChoiceTask
+from orchestrator.data.prompts import rendered_prompt
+from orchestrator.spec.task_kinds import ChoiceTask, GenerationTask, PromptedTask, TaskBase
 
 
 def distinct_tails(
@@ -20,7 +20,7 @@ def distinct_tails(
     tails, joined = continuation_tokens(task, row, tokenizer, texts)
     if is_estimate(tokenizer):
         return tails, joined
-    if isinstance(task, ClassificationTask):
+    if task.words:
         begun = _begins_another(tails)
         if begun is not None:
             raise DataError(_not_distinct(task, texts, tails, begun))
@@ -52,7 +52,7 @@ def _begins_another(tails: Sequence[Tokens]) -> tuple[int, int] | None:
 
 
 def _not_distinct(
-    task: ClassificationTask, texts: Sequence[str], tails: Sequence[Tokens], begun: tuple[int, int]
+    task: ChoiceTask, texts: Sequence[str], tails: Sequence[Tokens], begun: tuple[int, int]
 ) -> str:
     shorter, longer = (texts[index] for index in begun)
     how = (
@@ -68,7 +68,7 @@ def _not_distinct(
     )
 
 
-def words_that_begin_others(task: ClassificationTask) -> list[tuple[str, str]]:
+def words_that_begin_others(task: TaskBase) -> list[tuple[str, str]]:
     """Pairs of label words of which the first is how the second begins, as letters.
 
     Args:
@@ -132,7 +132,7 @@ def _may_be_joined(task: PromptedTask) -> bool:
         return False  # the prompt alone must be how the learnt text begins
     if task.template == "chat":
         return True
-    return isinstance(task, MultipleChoiceTask) and not task.prompt.endswith((" ", "\t"))
+    return not task.words and not task.prompt.endswith((" ", "\t"))
 
 
 def _joined(task: PromptedTask, text: str, joined: Sequence[str]) -> str:

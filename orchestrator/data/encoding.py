@@ -14,8 +14,8 @@ from orchestrator.data.continuations import continuation_tokens, distinct_tails
 from orchestrator.data.formats.placed_row import DataError, Row
 from orchestrator.data.items import Question, Tokens, Window, Writing
 from orchestrator.data.prompt_tokens import fitted_prompt
-from orchestrator.data.prompts import ChoiceTask, column_value, continuation_texts, right_answer
-from orchestrator.spec.task_kinds import ClassificationTask, GenerationTask
+from orchestrator.data.prompts import column_value, continuation_texts, right_answer
+from orchestrator.spec.task_kinds import ChoiceTask, GenerationTask
 
 SHORTEST_PROMPT = 4
 """A generation prompt keeps at least one in this many of `training.max_length` tokens."""
@@ -45,7 +45,7 @@ def encode_question(task: ChoiceTask, row: Row, tokenizer: Any, max_length: int)
     """
     texts = continuation_texts(task, row)
     answer = right_answer(task, row, len(texts))
-    if isinstance(task, ClassificationTask) and task.head == "linear":
+    if task.has_head:
         _, prompt, whole = fitted_prompt(task, row, tokenizer, max_length)
         labels = range(len(texts))
         return Question(

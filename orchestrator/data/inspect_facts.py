@@ -6,14 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.data.formats.placed_row import Row
-from orchestrator.data.prompts import PromptedTask, continuation_texts, right_answer, row_text
+from orchestrator.data.prompts import continuation_texts, right_answer, row_text
 from orchestrator.data.splits import text_digest
-from orchestrator.spec.task_kinds import (
-    ClassificationTask,
-    GenerationTask,
-    MultipleChoiceTask,
-    TaskSpec,
-)
+from orchestrator.spec.task_kinds import ChoiceTask, PromptedTask, TaskSpec
 
 ROWS_TOKENISED = 1000
 """Rows of a split whose tokens are counted, chosen by hash."""
@@ -83,9 +78,7 @@ class TaskCheck:
     warnings: tuple[str, ...]
 
 
-def choices_and_answer(
-    task: ClassificationTask | MultipleChoiceTask, row: Row
-) -> tuple[list[str], int]:
+def choices_and_answer(task: ChoiceTask, row: Row) -> tuple[list[str], int]:
     """The continuations of a row that may be chosen, and which of them is right."""
     texts = continuation_texts(task, row)
     return texts, right_answer(task, row, len(texts))
@@ -93,7 +86,7 @@ def choices_and_answer(
 
 def answer_text(task: PromptedTask, row: Row) -> str:
     """The right continuation of a row."""
-    if isinstance(task, GenerationTask):
+    if not isinstance(task, ChoiceTask):
         return continuation_texts(task, row)[0]
     texts, answer = choices_and_answer(task, row)
     return texts[answer]
@@ -102,8 +95,3 @@ def answer_text(task: PromptedTask, row: Row) -> str:
 def first_by_hash(task: TaskSpec, rows: Sequence[Row], limit: int) -> list[Row]:
     """At most `limit` rows, the same ones whatever their order."""
     return sorted(rows, key=lambda row: text_digest(row_text(task, row), "check"))[:limit]
-
-
-def has_linear_head(task: TaskSpec) -> bool:
-    """Whether a task is answered by a linear head on the last hidden state."""
-    return isinstance(task, ClassificationTask) and task.head == "linear"

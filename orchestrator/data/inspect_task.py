@@ -24,20 +24,17 @@ from orchestrator.data.inspect_facts import (
     answer_text,
     choices_and_answer,
     first_by_hash,
-    has_linear_head,
 )
 from orchestrator.data.inspect_warnings import task_warnings
 from orchestrator.data.prompt_tokens import refuse_unknown_ids
 from orchestrator.data.prompts import continuation_texts, rendered_prompt, row_text
-from orchestrator.data.row_values import label_value
 from orchestrator.data.sources.reading import read_split
 from orchestrator.data.splits import split_rows
 from orchestrator.spec.task_files import TaskFileError, load_task, task_files
 from orchestrator.spec.task_kinds import (
-    ClassificationTask,
-    GenerationTask,
+    ChoiceTask,
     LanguageModellingTask,
-    MultipleChoiceTask,
+    PromptedTask,
     TaskSpec,
 )
 
@@ -80,13 +77,13 @@ def check_task(
     }
     reference, scored = facts["train" if rows["train"] else "validation"], facts["validation"]
     majority = None
-    if isinstance(task, ClassificationTask) and reference.labels:
+    if task.words and reference.labels:
         commonest = max(reference.labels, key=lambda word: reference.labels[word])
         majority = scored.labels[commonest] / scored.rows
     return TaskCheck(
         name=task.name,
         kind=task.kind,
-        head=task.head if isinstance(task, ClassificationTask) else None,
+        head=getattr(task, "head", None),
         description=task.description,
         place=_place(task),
         splits=facts,
@@ -97,7 +94,7 @@ def check_task(
         majority=majority,
         chance=_chance(task, rows["validation"]),
         max_length=max_length if tokenizer is not None else None,
-        words=_values_of_words(task),
+        words=task.values_of_words,
         warnings=tuple(task_warnings(task, splits, facts, tokenizer, max_length)),
     )
 
@@ -109,32 +106,21 @@ def _place(task: TaskSpec) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _values_of_words(task: TaskSpec) -> dict[str, list[str]]:
-    if not isinstance(task, ClassificationTask):
-        return {}
-    return {
-        word: [value for value, found in task.labels.items() if found == word]
-        for word in task.words
-    }
-
-
 def _labels(task: TaskSpec, rows: Sequence[Row]) -> dict[str, int]:
-    if isinstance(task, ClassificationTask):
-        values = (label_value(task, row[task.label_column]) for row in rows)
-        counts = Counter(task.labels[value] for value in values)
-        return {word: counts[word] for word in task.words}
-    if isinstance(task, MultipleChoiceTask):
-        positions = Counter(choices_and_answer(task, row)[1] for row in rows)
-        return {f"choice {position + 1}": n for position, n in sorted(positions.items())}
-    return {}
+    if not isinstance(task, ChoiceTask):
+        return {}
+    counts = Counter(choices_and_answer(task, row)[1] for row in rows)
+    if task.words:
+        return {word: counts[index] for index, word in enumerate(task.words)}
+    return {f"choice {position + 1}": n for position, n in sorted(counts.items())}
 
 
 def _chance(task: TaskSpec, rows: Sequence[Row]) -> float | None:
-    if isinstance(task, ClassificationTask):
+    if not isinstance(task, ChoiceTask):
+        return None
+    if task.words:
         return 1 / len(task.words)
-    if isinstance(task, MultipleChoiceTask):
-        return statistics.fmean(1 / len(choices_and_answer(task, row)[0]) for row in rows)
-    return None
+    return statistics.fmean(1 / len(choices_and_answer(task, row)[0]) for row in rows)
 
 
 def _characters(task: TaskSpec, rows: Sequence[Row]) -> Lengths | None:
@@ -142,7 +128,7 @@ def _characters(task: TaskSpec, rows: Sequence[Row]) -> Lengths | None:
         return None
     lengths = [
         len(row_text(task, row))
-        + (0 if isinstance(task, LanguageModellingTask) else len(answer_text(task, row)))
+        + (len(answer_text(task, row)) if isinstance(task, PromptedTask) else 0)
         for row in rows
     ]
     return Lengths(len(rows), statistics.median(lengths), max(lengths))
@@ -158,12 +144,12 @@ def _tokens(
     if not rows or tokenizer is None:
         return None
     chosen = first_by_hash(task, rows, ROWS_TOKENISED)
-    if isinstance(task, LanguageModellingTask):
+    if not isinstance(task, PromptedTask):
         texts, special = [row_text(task, row) for row in chosen], False
     else:
         texts = [
             rendered_prompt(task, row, tokenizer)
-            + max(continuation_texts(task, row), key=len) * (not has_linear_head(task))
+            + max(continuation_texts(task, row), key=len) * (not task.has_head)
             for row in chosen
         ]
         special = task.template == "raw"  # a chat template writes the special tokens itself
@@ -182,21 +168,20 @@ def _samples(
     split = "train" if rows["train"] else "validation"
     different = {row_text(task, row): row for row in rows[split]}
     candidates = first_by_hash(task, list(different.values()), 200)
-    if isinstance(task, LanguageModellingTask):
+    if not isinstance(task, PromptedTask):
         texts = [row_text(task, row) for row in candidates]
         return tuple(Sample(split, text, "") for text in texts if text.strip())[:wanted]
     shown: list[Sample] = []
     for row in candidates:
-        others = () if isinstance(task, GenerationTask) else choices_and_answer(task, row)[0]
+        others = choices_and_answer(task, row)[0] if isinstance(task, ChoiceTask) else ()
         answer = answer_text(task, row)
         prompt = (
             row_text(task, row)
             if tokenizer is None and task.template == "chat"
             else rendered_prompt(task, row, tokenizer)
         )
-        rest = tuple(text for text in others if text != answer)
-        kept = rest if isinstance(task, MultipleChoiceTask) else ()
-        shown.append(Sample(split, prompt, answer, kept))
+        rest = tuple(text for text in others if text != answer and not task.words)
+        shown.append(Sample(split, prompt, answer, rest))
     # One of each label first; the order among equals stays that of the hash.
     met: Counter[str] = Counter()
     ranked: list[tuple[int, int, Sample]] = []

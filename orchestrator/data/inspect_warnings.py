@@ -15,18 +15,17 @@ from orchestrator.data.inspect_facts import (
     SplitFacts,
     answer_text,
     first_by_hash,
-    has_linear_head,
 )
 from orchestrator.data.prompt_tokens import encode_prompt
-from orchestrator.data.prompts import PromptedTask, continuation_texts, row_text
-from orchestrator.data.row_values import answer_column, question_columns
+from orchestrator.data.prompts import continuation_texts, row_text
+from orchestrator.data.row_values import question_columns
 from orchestrator.data.sources.reading import split_names
 from orchestrator.data.splits import Splits
 from orchestrator.spec.task_kinds import (
-    ClassificationTask,
+    ChoiceTask,
     GenerationTask,
     LanguageModellingTask,
-    MultipleChoiceTask,
+    PromptedTask,
     TaskSpec,
 )
 from orchestrator.system.formatting import count
@@ -52,12 +51,12 @@ def task_warnings(
 ) -> Iterable[str]:
     """Whatever looks wrong, a message each."""
     yield from _about_splits(task, splits, facts)
-    if isinstance(task, LanguageModellingTask):
+    if not isinstance(task, PromptedTask):
         return
     yield from _about_prompt(task, splits)
-    if isinstance(task, ClassificationTask):
+    if task.words:
         yield from _about_labels(facts)
-        if task.head == "label_words":
+        if not task.has_head:
             yield from _about_words(task, tokenizer)
     if isinstance(task, GenerationTask):
         yield from _about_references(task, splits, tokenizer)
@@ -112,7 +111,7 @@ _WORDS_FOR_NOTHING = frozenset({"nan", "none", "null", "<na>", "n/a", "nat", "#n
 
 def _about_values(task: TaskSpec, splits: Splits) -> Iterable[str]:
     """Words that some programs write for what is missing, and quotes that may close too late."""
-    columns = [*question_columns(task), *filter(None, [answer_column(task)])]
+    columns = [*question_columns(task), *filter(None, [task.answer_from])]
     words: dict[str, list[Row]] = {}
     doubtful: list[PlacedRow] = []
     for row in (*splits.train, *splits.validation, *splits.test):
@@ -143,7 +142,7 @@ def _about_prompt(task: PromptedTask, splits: Splits) -> Iterable[str]:
             "the prompt ends in a space: most tokenizers put the space before a word into the "
             "word's own token, so leave it to the continuation"
         )
-    elif task.template == "raw" and not task.prompt.endswith("\n") and not has_linear_head(task):
+    elif task.template == "raw" and not task.prompt.endswith("\n") and not task.has_head:
         rows = [*splits.train[:1], *splits.validation[:1]]
         glued = [text for text in continuation_texts(task, rows[0]) if not text[:1].isspace()]
         if glued:
@@ -151,7 +150,7 @@ def _about_prompt(task: PromptedTask, splits: Splits) -> Iterable[str]:
                 f"{glued[0][:40]!r} begins without a space, so the model reads it joined to the "
                 f"prompt's end {task.prompt[-12:]!r}"
             )
-    if isinstance(task, MultipleChoiceTask):
+    if isinstance(task, ChoiceTask) and not task.words:
         return  # the same question may be asked with other choices
     by_prompt: dict[str, set[str]] = {}
     for row in splits.train:
@@ -191,9 +190,10 @@ def _about_tokens(task: PromptedTask, splits: Splits, tokenizer: Any) -> Iterabl
     if isinstance(task, GenerationTask):
         for row in rows:
             encode_writing(task, row, tokenizer, ANY_LENGTH)
+    if not isinstance(task, ChoiceTask):
         return
     questions = [encode_question(task, row, tokenizer, ANY_LENGTH) for row in rows]
-    if not isinstance(task, MultipleChoiceTask):
+    if task.words:
         return
     of = f"of {len(rows)} rows looked at"
     end = tokenizer.eos_token_id
@@ -218,7 +218,7 @@ def _about_tokens(task: PromptedTask, splits: Splits, tokenizer: Any) -> Iterabl
         )
 
 
-def _about_words(task: ClassificationTask, tokenizer: Any) -> Iterable[str]:
+def _about_words(task: PromptedTask, tokenizer: Any) -> Iterable[str]:
     words = [word.lstrip() for word in task.words] if task.template == "chat" else task.words
     if tokenizer is None:
         first = {word: word.split()[:1] for word in words}

@@ -26,7 +26,7 @@ from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.reach import possible_methods
 from orchestrator.spec.sections import DataLimits
-from orchestrator.spec.task_kinds import TaskSpec
+from orchestrator.spec.task_kinds import TaskSpec, plugin_sha256
 from orchestrator.system.content_cache import ContentCache
 from orchestrator.system.strict_json import fingerprint
 
@@ -132,7 +132,8 @@ def _cache_key(
     return {
         "task": spec.model_dump(
             mode="json", exclude={"data": places, "description": True, "source": True}
-        ),
+        )
+        | plugin_sha256(spec),
         "rows": rows,
         "tokenizer": tokenizer_sha256,
         "limits": limits.model_dump(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.data.items import Example, Item, Question, Window, Writing
-from orchestrator.spec.task_kinds import ClassificationTask, LanguageModellingTask, TaskSpec
+from orchestrator.spec.task_kinds import LanguageModellingTask, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PreparedTask:
     @property
     def has_head(self) -> bool:
         """Whether a linear head answers, so that there is nothing to score before it is learnt."""
-        return isinstance(self.spec, ClassificationTask) and self.spec.head == "linear"
+        return self.spec.has_head
 
 
 @dataclass(frozen=True)

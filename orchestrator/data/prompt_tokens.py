@@ -7,7 +7,8 @@ from typing import Any
 
 from orchestrator.data.formats.placed_row import DataError, Row
 from orchestrator.data.items import Tokens
-from orchestrator.data.prompts import PromptedTask, prompt_columns, rendered_prompt
+from orchestrator.data.prompts import rendered_prompt
+from orchestrator.spec.task_kinds import PromptedTask
 
 
 def refuse_unknown_ids(
@@ -87,7 +88,7 @@ def _shortened(task: PromptedTask, row: Row, tokenizer: Any, excess: int) -> Row
     """The row with `excess` tokens taken off the ends of the longest columns of its prompt."""
     texts = {
         name: list(tokenizer(str(row[name]), add_special_tokens=False)["input_ids"])
-        for name in dict.fromkeys(prompt_columns(task.prompt))  # in order, the same in each process
+        for name in task.prompt_columns  # in order, the same in each process
         if isinstance(row.get(name), str)
     }
     kept = {name: len(tokens) for name, tokens in texts.items()}

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import string
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from orchestrator.data.formats.placed_row import DataError, Row, where_is
-from orchestrator.data.row_values import label_value
 from orchestrator.spec.task_kinds import (
-    ClassificationTask,
-    GenerationTask,
+    ChoiceTask,
     LanguageModellingTask,
-    MultipleChoiceTask,
+    PromptedTask,
     TaskSpec,
 )
-from orchestrator.system.wording import cut, suggestion
-
-PromptedTask: TypeAlias = ClassificationTask | MultipleChoiceTask | GenerationTask
-ChoiceTask: TypeAlias = ClassificationTask | MultipleChoiceTask
+from orchestrator.system.wording import suggestion
 
 
 def row_text(task: TaskSpec, row: Row) -> str:
@@ -36,6 +30,7 @@ def row_text(task: TaskSpec, row: Row) -> str:
     """
     if isinstance(task, LanguageModellingTask):
         return str(column_value(task, row, task.text_column))
+    assert isinstance(task, PromptedTask), task.kind
     try:
         return task.prompt.format_map(row)
     except KeyError as error:
@@ -118,18 +113,7 @@ def continuation_texts(task: PromptedTask, row: Row) -> list[str]:
     Raises:
         DataError: If the row has no list of choices, or no reference.
     """
-    if isinstance(task, ClassificationTask):
-        texts = task.words
-    elif isinstance(task, MultipleChoiceTask):
-        choices = column_value(task, row, task.choices_column)
-        if not isinstance(choices, list | tuple) or len(choices) < 2:
-            raise DataError(
-                f"{where_is(row)}: `{task.choices_column}` of task {task.name!r} must hold at "
-                f"least two choices, got {cut(repr(choices))}."
-            )
-        texts = [task.continuation.format(choice=choice) for choice in choices]
-    else:
-        texts = [task.target.format(target=column_value(task, row, task.target_column))]
+    texts = _asked(task, row, lambda: task.continuations(row))
     return [text.lstrip() for text in texts] if task.template == "chat" else texts
 
 
@@ -147,39 +131,21 @@ def right_answer(task: ChoiceTask, row: Row, count: int) -> int:
     Raises:
         DataError: If the row's answer is not among the alternatives.
     """
-    if isinstance(task, ClassificationTask):
-        value = label_value(task, column_value(task, row, task.label_column))
-        known = list(task.labels)
-        if value not in task.labels:
-            raise DataError(
-                f"{where_is(row)}: the label {cut(value)!r} is not among the `labels` {known} of "
-                f"task {task.name!r}.{suggestion(value, known)}"
-            )
-        word = task.labels[value]
-        if word is None:
-            raise DataError(f"Task {task.name!r}: rows labelled {value!r} are left out.")
-        return task.words.index(word)
-    value = column_value(task, row, task.answer_column)
-    names = row.get("answer_labels")
-    if isinstance(names, list | tuple) and value in names:
-        index: int | None = list(names).index(value)
-    else:
-        index = _whole(value)
-    if index is None or not 0 <= index < count:
-        labels = f" and none of the `answer_labels` {names!r}" if names is not None else ""
-        raise DataError(
-            f"{where_is(row)}: the answer {cut(repr(value))} is no index into the {count} choices "
-            f"of task {task.name!r}, counted from 0{labels}."
-        )
-    return index
+    return _asked(task, row, lambda: task.right(row, count))
 
 
-def _whole(value: object) -> int | None:
-    """A whole number that stands there as such, as text or as 1.0; None for anything else."""
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    text = str(value)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+Answer = TypeVar("Answer")
+
+
+def _asked(task: TaskSpec, row: Row, ask: Callable[[], Answer]) -> Answer:
+    """What a task says of a row; what it refuses is told with the row's place."""
+    try:
+        return ask()
+    except KeyError as error:
+        column_value(task, row, str(error.args[0]))
+        raise
+    except ValueError as error:
+        raise DataError(f"{where_is(row)}: {error}") from None
 
 
 def column_value(task: TaskSpec, row: Row, name: str) -> Any:
@@ -190,15 +156,3 @@ def column_value(task: TaskSpec, row: Row, name: str) -> Any:
             f"{suggestion(name, [str(k) for k in row])} Its columns: {sorted(row)}."
         )
     return row[name]
-
-
-def prompt_columns(template: str) -> list[str]:
-    """The columns that a prompt names, in order."""
-    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
-
-
-def with_any_answer(task: ChoiceTask, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with some valid answer: a question that is only asked has none of its own."""
-    if isinstance(task, ClassificationTask):
-        return {**row, task.label_column: task.label_values[0]}
-    return {**row, task.answer_column: 0, "answer_labels": None}

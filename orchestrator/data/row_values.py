@@ -11,19 +11,11 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
-import string
 import uuid
-from collections.abc import Sequence
 
 from orchestrator.data.formats.placed_row import DataError, Row, where_is
 from orchestrator.data.sources.columns import paths_into
-from orchestrator.spec.task_kinds import (
-    ClassificationTask,
-    GenerationTask,
-    LanguageModellingTask,
-    MultipleChoiceTask,
-    TaskSpec,
-)
+from orchestrator.spec.task_kinds import LanguageModellingTask, TaskSpec
 from orchestrator.system.wording import cut
 
 _TEXT = (
@@ -35,33 +27,9 @@ _ASKING = {"user", "human", "question", "text", "prompt", "input", "instruction"
 _ANSWERING = {"assistant", "gpt", "model", "answer", "answers", "target", "output", "response"}
 
 
-def answer_column(task: TaskSpec) -> str | None:
-    """The column that holds what a row should be answered with; None for running text."""
-    match task:
-        case ClassificationTask():
-            return task.label_column
-        case MultipleChoiceTask():
-            return task.answer_column
-        case GenerationTask():
-            return task.target_column
-        case _:
-            return None
-
-
-def question_fields(task: TaskSpec) -> list[str]:
-    """The columns that a prompt fills in, each once."""
-    if isinstance(task, LanguageModellingTask):
-        return [task.text_column]
-    names = [name for _, name, _, _ in string.Formatter().parse(task.prompt) if name]
-    return list(dict.fromkeys(names))
-
-
 def question_columns(task: TaskSpec) -> list[str]:
     """The columns that a row needs before it can be asked, each once."""
-    names = question_fields(task)
-    if isinstance(task, MultipleChoiceTask):
-        names.append(task.choices_column)
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys([*task.asked_columns, *task.choice_columns]))
 
 
 class RowReader:
@@ -74,8 +42,8 @@ class RowReader:
             task: The task.
         """
         self._task = task
-        self._fields = question_fields(task)
-        self._answer = answer_column(task)
+        self._fields = task.asked_columns
+        self._answer = task.answer_from
 
     def missing(self, row: Row, *, answers: bool = True) -> str | None:
         """What a row lacks to be asked and answered.
@@ -102,8 +70,8 @@ class RowReader:
                 said = True
         if not said and not isinstance(self._task, LanguageModellingTask):
             return f"the question is empty ({', '.join(self._fields)})"
-        if isinstance(self._task, MultipleChoiceTask):
-            lacking = self._missing_choice(row, self._task.choices_column)
+        for column in self._task.choice_columns:
+            lacking = self._missing_choice(row, column)
             if lacking is not None:
                 return lacking
         if self._answer is None or not answers:
@@ -128,20 +96,11 @@ class RowReader:
 
     def _missing_answer(self, row: Row, column: str) -> str | None:
         value = row.get(column)
-        lacking = f"`{column}` is missing"
         if value is None:
-            return lacking
+            return f"`{column}` is missing"
         check_text(value, column, row, self._task, asks=False)
-        if isinstance(self._task, GenerationTask):
-            return lacking if isinstance(value, str) and not value.strip() else None
-        if isinstance(self._task, ClassificationTask) and label_value(self._task, value) in \
-                self._task.labels:  # fmt: skip
-            return None
-        names = row.get("answer_labels")
-        if isinstance(names, list | tuple) and value in names:
-            return None
-        # Public test sets carry such values instead of answers.
-        return f"`{column}` is {value!r}" if value in (-1, "-1", "") else None
+        lacking = self._task.lacks_answer(value, row)
+        return lacking and f"`{column}` {lacking}"
 
 
 def check_text(value: object, field: str, row: Row, task: TaskSpec, *, asks: bool) -> None:
@@ -182,9 +141,9 @@ def _cure(column: str, value: object, task: TaskSpec, *, asks: bool) -> str:
             f" Take a part of it in `data.columns`, for example columns: {{text: {path}}}, and "
             "write {text} in the prompt."
         )
-    fields = {ClassificationTask: "label", MultipleChoiceTask: "answer"}
-    name = fields.get(type(task), "target")
-    also = "" if answer_column(task) == name else f", with {name}_column: {name}"
+    option = task.answer_option
+    name = option.removesuffix("_column") if option else str(task.answer_from)
+    also = "" if task.answer_from == name else f", with {option}: {name}"
     return f" Take a part of it in `data.columns`, for example columns: {{{name}: {path}}}{also}."
 
 
@@ -202,25 +161,3 @@ def likely_path(column: str, value: object, *, asks: bool) -> str | None:
     paths = paths_into(column, value)
     meant = _ASKING if asks else _ANSWERING
     return next((path for path in paths if meant & set(path.split("."))), next(iter(paths), None))
-
-
-def label_value(task: ClassificationTask, value: object) -> str:
-    """The text under which a label stands in `labels`.
-
-    Args:
-        task: The task.
-        value: What the row has: 1, 1.0 and true are found as 1 and true as well, because programs
-            that know of missing values write whole numbers as 1.0, and JSON writes true.
-
-    Returns:
-        A key of `labels` where there is one, else the value's own text.
-    """
-    text = str(value)
-    if text in task.labels or isinstance(value, str):
-        return text
-    others: Sequence[str] = ()
-    if isinstance(value, bool):
-        others = (text.lower(), str(int(value)))
-    elif isinstance(value, float) and value.is_integer():
-        others = (str(int(value)),)
-    return next((other for other in others if other in task.labels), text)

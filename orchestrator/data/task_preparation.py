@@ -18,7 +18,7 @@ from orchestrator.data.sources.reading import read_split
 from orchestrator.data.splits import Splits, split_rows, text_digest
 from orchestrator.spec.sections import DataLimits
 from orchestrator.spec.task_kinds import (
-    ClassificationTask,
+    ChoiceTask,
     GenerationTask,
     LanguageModellingTask,
     TaskSpec,
@@ -77,6 +77,7 @@ def prepare_task(
     def encode(rows: Sequence[Row]) -> list[Question | Writing]:
         if isinstance(spec, GenerationTask):
             return [encode_writing(spec, row, tokenizer, max_length) for row in rows]
+        assert isinstance(spec, ChoiceTask), spec.kind
         asked = [encode_question(spec, row, tokenizer, max_length) for row in rows]
         return [question for question in asked if question.is_answerable]
 
@@ -106,7 +107,7 @@ def prepare_task(
         train=tuple(example_of(item) for item in train),
         validation=tuple(validation),
         test=tuple(test),
-        labels=tuple(spec.label_values) if isinstance(spec, ClassificationTask) else (),
+        labels=tuple(spec.label_values),
         facts=facts,
     )
 
@@ -148,9 +149,9 @@ def _answer_facts(
     facts: dict[str, Any] = {
         "chance": sum(1 / len(q.continuations) for q in questions) / len(questions)
     }
-    if not isinstance(spec, ClassificationTask):
-        return facts
     labels = spec.label_values
+    if not labels:
+        return facts
     # The majority class is learnt from train where there is one: a fair rival may not peek.
     counts = Counter(q.answer for q in train or validation if isinstance(q, Question))
     if train and len(counts) == 1:
@@ -165,7 +166,7 @@ def _answer_facts(
     }
 
 
-def _one_label(spec: ClassificationTask, label: str, count: int) -> str:
+def _one_label(spec: TaskSpec, label: str, count: int) -> str:
     """Why there will be no head-only control, in words.
 
     Args:
@@ -179,7 +180,7 @@ def _one_label(spec: ClassificationTask, label: str, count: int) -> str:
     Raises:
         DataError: If what the task learns would be compared with that control.
     """
-    if spec.head == "linear":
+    if spec.has_head:
         raise DataError(
             f"Task {spec.name!r}: the {count} training rows that are used all have the label "
             f"{label!r}. A linear head is compared with one on the frozen base (head-only), which "

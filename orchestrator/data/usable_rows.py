@@ -6,13 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from orchestrator.data.formats.placed_row import DataError, Row, where_is
-from orchestrator.data.row_values import (
-    RowReader,
-    answer_column,
-    label_value,
-    likely_path,
-    question_columns,
-)
+from orchestrator.data.row_values import RowReader, likely_path, question_columns
 from orchestrator.spec.task_kinds import ClassificationTask, TaskSpec
 from orchestrator.system.wording import suggestion
 
@@ -22,7 +16,7 @@ def complete_rows(
 ) -> tuple[list[Row], str]:
     """Rows that can be asked and answered, and what the first of the others lacks, and where."""
     needed = question_columns(task)
-    column = answer_column(task)
+    column = task.answer_from
     required = [*needed, column] if column is not None and answers else needed
     for name in required:
         if not any(name in row for row in rows):
@@ -47,7 +41,7 @@ def complete_rows(
 def _lacks(task: TaskSpec, name: str, row: Row, where: str) -> str:
     columns = sorted(map(str, row))
     other = columns[0] if columns else "other"
-    path = likely_path(other, row.get(other), asks=name != answer_column(task)) or other
+    path = likely_path(other, row.get(other), asks=name != task.answer_from) or other
     return (
         f"{where}: has no column {name!r}, which task {task.name!r} needs."
         f"{suggestion(name, columns)} Its columns: {', '.join(map(repr, columns))}. Map one to it "
@@ -59,7 +53,7 @@ def labelled_rows(task: TaskSpec, rows: list[Row], where: str) -> list[Row]:
     """Rows whose label stands for something; every label must be known."""
     if not isinstance(task, ClassificationTask):
         return rows
-    values = [label_value(task, row[task.label_column]) for row in rows]
+    values = [task.label_of(row[task.label_column]) for row in rows]
     unknown = Counter(value for value in values if value not in task.labels)
     if unknown:
         known = list(task.labels)

@@ -52,9 +52,9 @@ def fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
     Returns:
         The number, 0 when one trial does not fit, and the arithmetic.
     """
-    if resources.executor == "local":
-        return Fit(1, "executor local: one trial at a time in one process")
-    if resources.executor == "pool":
+    if not resources.facts.on_ray:
+        return Fit(1, f"executor {resources.executor}: one trial at a time in one process")
+    if resources.facts.packs:
         return _fit_of_pool(resources, cpus=cpus, gpus=gpus)
     need_cpus = resources.workers * resources.cpus_per_worker
     need_gpus = resources.workers * resources.gpus_per_worker
@@ -150,7 +150,7 @@ def head_fit(resources: ResourceSpec, nodes: Sequence[Mapping[str, Any]], *, mem
     if memory is None:
         return Fit(1 << 30, "how much memory the head node has is unknown")
     each, fixed, beside = TRAIN_BYTES, 0, ""
-    if resources.executor == "pool":
+    if resources.facts.packs:
         each, fixed = TRIAL_BYTES, members * MEMBER_BYTES
         beside = f" beside {fixed / GIB:.1f} GiB for {members} member(s) of the pool"
     number = max(1, int((memory - fixed) // each))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from orchestrator.records.sweep_folder import SweepFolder
-from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.experiment import Experiment, experiment_received
 from orchestrator.system.seals import Maker
 
 TrialExecutor: TypeAlias = Literal["train", "pool"]
@@ -60,7 +60,7 @@ class Job:
         """
         row_0 = config["row_0"]
         return cls(
-            Experiment.model_validate(config["experiment"]),
+            experiment_received(config["experiment"]),
             Maker(**config["maker"]),
             SweepFolder(Path(config["folder"])),
             config["executor"],

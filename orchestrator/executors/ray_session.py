@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from curlora_kinds.plugins import LOADED
 from orchestrator.executors.cluster_fit import ClusterError
 from orchestrator.executors.ray_processes import end, ray_children, with_descendants
 from orchestrator.executors.ray_settings import local_ray_options, process_environment
@@ -189,6 +190,12 @@ def _free_port() -> int:
 
 
 def package_folders() -> list[Path]:
-    """The packages of this distribution, for shipping to the nodes of a cluster."""
+    """The packages, and the plugins that are files, for shipping to the nodes of a cluster."""
     here = Path(__file__).resolve().parents[1]
-    return [here, here.parent / "curlora", here.parent / "curlora_kinds"]
+    return [here, *(here.parent / name for name in ("curlora", "curlora_kinds")), *_plugin_files()]
+
+
+def _plugin_files() -> list[Path]:
+    """The file of each plugin that was found by one; the folder of a package."""
+    files = [plugin.file for plugin in LOADED.values() if plugin.reference != plugin.name]
+    return [file.parent if file.name == "__init__.py" else file for file in files]

@@ -29,7 +29,6 @@ from orchestrator.loop.task_sequence import Stage, Start, TaskSequence, rung_ste
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.spec.methods import EarlyStoppingSpec
-from orchestrator.spec.task_kinds import ClassificationTask
 
 if TYPE_CHECKING:
     from curlora.retention.protocol import Retention
@@ -41,7 +40,7 @@ def measure_base(sequence: TaskSequence) -> Learning:
     scores, probes = yield from _evaluate_all(sequence, learnt=0)
     heads: dict[str, Score] = {}
     for task in sequence.tasks:
-        if isinstance(task.spec, ClassificationTask):
+        if task.labels:
             heads[task.name] = yield FitHeadOnly(task)
     matrix = AccuracyMatrix(tuple(t.name for t in sequence.tasks), (_row(scores),))
     report = replace(

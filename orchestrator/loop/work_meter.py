@@ -9,7 +9,6 @@ from orchestrator.data.items import Example
 from orchestrator.data.prepared import PreparedTask
 from orchestrator.loop.task_sequence import Start, TaskSequence, rung_steps
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
-from orchestrator.spec.task_kinds import ClassificationTask
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class WorkMeter:
             self.task, self._steps = stage.name, len(sequence.batches(stage))
 
     def _base_work(self) -> float:
-        heads = [t for t in self._sequence.tasks if isinstance(t.spec, ClassificationTask)]
+        heads = [t for t in self._sequence.tasks if t.labels]
         return self._row_work(0) + sum(map(_head_tokens, heads))
 
     def _row_work(self, learnt: int) -> float:

@@ -1,40 +1,21 @@
-"""Measures of a finished trial, their directions, and the Pareto front over several trials."""
+"""Measures of a finished trial, their directions, and the Pareto front over several trials.
+
+A measure is one entry of `MEASURES`: what it is computed from, which direction is better, and what
+an experiment needs so that it exists. Plugins may add theirs.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
+from curlora_kinds.table import Table
 from orchestrator.measures import accuracy_matrix
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 
 Direction = Literal["max", "min"]
-
-NATURAL_DIRECTIONS: Mapping[str, Direction] = {
-    "accuracy": "max",
-    "gain": "max",
-    "forgetting": "min",
-    "forgetting_from_learned": "min",
-    "forgetting_vs_base": "min",
-    "backward_transfer": "max",
-    "forward_transfer": "max",
-    "learning_accuracy": "max",
-    "probe_drift": "min",
-    "probe_accuracy_kept": "max",
-    "cost_s": "min",
-    "cost_tokens": "min",
-}
-"""Every measure that can be an objective, with the direction that is better."""
-
-NEEDS_ORDER = frozenset(
-    {
-        *("forgetting", "forgetting_from_learned", "forgetting_vs_base", "backward_transfer"),
-        *("forward_transfer", "learning_accuracy"),
-    }
-)
-"""Measures that do not exist where all tasks are learnt at once."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +28,177 @@ class ProbeReading:
     after: float
     chance: float = 0.0
     """Accuracy of a uniform guess, in [0, 1); used for choice probes only."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a finished trial."""
+
+    matrix: AccuracyMatrix
+    """With row 0, the untouched base, filled in."""
+    reference: Sequence[float] | None = None
+    """What `gain` is measured against, per task; None: row 0."""
+    probes: Sequence[ProbeReading] = ()
+    """What each probe read on the base and at the end of the sequence."""
+    cost_s: float = math.nan
+    """Device seconds, evaluation included."""
+    cost_tokens: float = math.nan
+    """Useful (unpadded) training tokens."""
+
+
+Need = Literal["two_tasks", "no_linear_head", "text_probe", "choice_probe"]
+"""What an experiment must have so that a measure exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number of a finished trial that can be an objective, or limit the champion."""
+
+    name: str
+    """What an experiment calls it."""
+    summary: str
+    """One line."""
+    better: Direction
+    """Which direction is better."""
+    of: Callable[[Outcome], float]
+    """Computes it; NaN where something was not measured."""
+    needs_order: bool = False
+    """Whether it does not exist where all tasks are learnt at once."""
+    needs: tuple[Need, ...] = ()
+    """What an experiment must have, else it is refused as an objective."""
+
+
+def _drift(outcome: Outcome) -> float:
+    drifts = [p.after - p.before for p in outcome.probes if p.kind == "language_modelling"]
+    return sum(drifts) / len(drifts) if drifts else math.nan
+
+
+def _kept(outcome: Outcome) -> float:
+    # Of what the base does no better than by guessing, nothing is there to be kept.
+    kept = [
+        (p.after - p.chance) / (p.before - p.chance)
+        for p in outcome.probes
+        if p.kind == "choice" and p.before > p.chance
+    ]
+    return sum(kept) / len(kept) if kept else math.nan
+
+
+def _is_measure(thing: object) -> TypeGuard[Measure]:
+    return isinstance(thing, Measure)
+
+
+MEASURES: Table[Measure] = Table(
+    "measure",
+    (
+        Measure(
+            name="accuracy",
+            summary="mean score over all tasks at the end",
+            better="max",
+            of=lambda outcome: accuracy_matrix.accuracy(outcome.matrix),
+        ),
+        Measure(
+            name="gain",
+            summary="what `accuracy` is above the untouched base and its controls",
+            better="max",
+            of=lambda outcome: accuracy_matrix.gain(outcome.matrix, outcome.reference),
+        ),
+        Measure(
+            name="forgetting",
+            summary="mean drop of each task from its best score to its last",
+            better="min",
+            of=lambda outcome: accuracy_matrix.forgetting(outcome.matrix),
+            needs_order=True,
+        ),
+        Measure(
+            name="forgetting_from_learned",
+            summary="the same from the score when the task had just been learnt",
+            better="min",
+            of=lambda outcome: accuracy_matrix.forgetting_from_learned(outcome.matrix),
+            needs_order=True,
+        ),
+        Measure(
+            name="forgetting_vs_base",
+            summary="the same below the untouched base",
+            better="min",
+            of=lambda outcome: accuracy_matrix.forgetting_vs_base(outcome.matrix),
+            needs_order=True,
+        ),
+        Measure(
+            name="backward_transfer",
+            summary="mean change of each task by those learnt after it",
+            better="max",
+            of=lambda outcome: accuracy_matrix.backward_transfer(outcome.matrix),
+            needs_order=True,
+            needs=("two_tasks",),
+        ),
+        Measure(
+            name="forward_transfer",
+            summary="mean change of each task by those learnt before it",
+            better="max",
+            of=lambda outcome: accuracy_matrix.forward_transfer(outcome.matrix),
+            needs_order=True,
+            needs=("two_tasks", "no_linear_head"),
+        ),
+        Measure(
+            name="learning_accuracy",
+            summary="mean score of each task when it had just been learnt",
+            better="max",
+            of=lambda outcome: accuracy_matrix.learning_accuracy(outcome.matrix),
+            needs_order=True,
+        ),
+        Measure(
+            name="probe_drift",
+            summary="mean change in nats per token over the probes of running text",
+            better="min",
+            of=_drift,
+            needs=("text_probe",),
+        ),
+        Measure(
+            name="probe_accuracy_kept",
+            summary="mean share of the base's score above chance that is kept on choice probes",
+            better="max",
+            of=_kept,
+            needs=("choice_probe",),
+        ),
+        Measure(
+            name="cost_s",
+            summary="device seconds, evaluation included",
+            better="min",
+            of=lambda outcome: outcome.cost_s,
+        ),
+        Measure(
+            name="cost_tokens",
+            summary="unpadded training tokens",
+            better="min",
+            of=lambda outcome: outcome.cost_tokens,
+        ),
+    ),
+    takes=_is_measure,
+    name_of=lambda measure: measure.name,
+)
+"""Every measure that can be an objective, by name."""
+
+
+class _Directions(Mapping[str, Direction]):
+    """The direction of each measure that there is."""
+
+    def __getitem__(self, name: str) -> Direction:
+        return MEASURES[name].better
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MEASURES)
+
+    def __len__(self) -> int:
+        return len(MEASURES)
+
+
+NATURAL_DIRECTIONS: Mapping[str, Direction] = _Directions()
+"""Every measure that can be an objective, with the direction that is better."""
+
+
+def needs_order() -> frozenset[str]:
+    """Name the measures that do not exist where all tasks are learnt at once."""
+    return frozenset(name for name, measure in MEASURES.items() if measure.needs_order)
 
 
 def measures(
@@ -67,32 +219,10 @@ def measures(
         cost_tokens: Useful (unpadded) training tokens.
 
     Returns:
-        A value for each name in `NATURAL_DIRECTIONS`; NaN where something was not measured.
-        `probe_drift` is the mean over language-model probes of the change in nats per token, and
-        `probe_accuracy_kept` the mean, over the choice probes on which the base is better than a
-        guess, of the chance-corrected share kept.
+        A value for each name in `MEASURES`; NaN where something was not measured.
     """
-    drifts = [p.after - p.before for p in probes if p.kind == "language_modelling"]
-    # Of what the base does no better than by guessing, nothing is there to be kept.
-    kept = [
-        (p.after - p.chance) / (p.before - p.chance)
-        for p in probes
-        if p.kind == "choice" and p.before > p.chance
-    ]
-    return {
-        "accuracy": accuracy_matrix.accuracy(matrix),
-        "gain": accuracy_matrix.gain(matrix, reference),
-        "forgetting": accuracy_matrix.forgetting(matrix),
-        "forgetting_from_learned": accuracy_matrix.forgetting_from_learned(matrix),
-        "forgetting_vs_base": accuracy_matrix.forgetting_vs_base(matrix),
-        "backward_transfer": accuracy_matrix.backward_transfer(matrix),
-        "forward_transfer": accuracy_matrix.forward_transfer(matrix),
-        "learning_accuracy": accuracy_matrix.learning_accuracy(matrix),
-        "probe_drift": sum(drifts) / len(drifts) if drifts else math.nan,
-        "probe_accuracy_kept": sum(kept) / len(kept) if kept else math.nan,
-        "cost_s": cost_s,
-        "cost_tokens": cost_tokens,
-    }
+    outcome = Outcome(matrix, reference, probes, cost_s, cost_tokens)
+    return {name: float(measure.of(outcome)) for name, measure in MEASURES.items()}
 
 
 def dominates(

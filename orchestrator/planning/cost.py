@@ -14,10 +14,6 @@ from orchestrator.spec.experiment import Experiment
 
 EFFICIENCY = (0.2, 0.6)
 """Share of the measured matrix-product speed that a whole step reaches: low and high."""
-START_SECONDS = {"train": (8.0, 25.0), "local": (3.0, 10.0), "pool": (0.1, 2.0)}
-"""Seconds from a trial's start to its first step, by executor: process, imports, weights."""
-
-
 RUNGS = 2
 """Times that a task is scored before its end (at 1/4 and 1/2)."""
 CALIBRATION_SECONDS = 0.3
@@ -81,7 +77,7 @@ class TrialCost:
             return None
         work = (self.flops_train + self.flops_evaluation) / self.experiment.resources.workers
         low, high = EFFICIENCY
-        first, last = START_SECONDS[self.experiment.resources.executor]
+        first, last = self.experiment.resources.facts.start_seconds
         return Range(work / (flops * high) + first, work / (flops * low) + last)
 
 
@@ -96,7 +92,7 @@ def sweep_seconds(
     """Seconds of all trials, so many at once; None when a trial's are unknown."""
     if trial is None or at_once == 0:
         return None
-    if experiment.resources.executor == "pool":
+    if experiment.resources.facts.packs:
         # Those in one member share its passes; what is not packed takes a member's place.
         members = pool_members(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
         turns = math.ceil(trials / min(members, at_once))

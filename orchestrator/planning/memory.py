@@ -9,13 +9,8 @@ from orchestrator.planning.method_sizes import MethodFacts
 from orchestrator.planning.tokens import largest_value
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import default_batch_tokens
-from orchestrator.system.byte_units import GIB
 
 BYTES = {"fp32": 4, "bf16": 2}
-
-
-OVERHEAD_BYTES = {"train": 0.7 * GIB, "local": 0.5 * GIB, "pool": 0.5 * GIB}
-"""A process with torch and transformers (and Ray and DeepSpeed), and no model."""
 
 
 LOGIT_ROWS = 1024
@@ -45,7 +40,7 @@ def memory_parts(
         (10 * base.hidden + 4 * base.intermediate) * width + base.heads * length * (2 * width + 4)
     )
     context = max(length, experiment.data.probe_context)
-    packed = resources.executor == "pool"
+    packed = resources.facts.packs
     batch_tokens = experiment.data.batch_tokens or default_batch_tokens(
         on_gpu=resources.gpus_per_worker > 0, packed=packed
     )
@@ -66,5 +61,5 @@ def memory_parts(
         "retention": slots * max((m.carried for m in methods), default=0),
         "activations": max(learning, scoring),
         "logits": rows * base.vocabulary * (4 * 2 + width),
-        "process": OVERHEAD_BYTES[resources.executor],
+        "process": resources.facts.process_bytes,
     }

@@ -120,7 +120,7 @@ def _facts(
     targets = targets_of(method.adapter, base.model_type)
     layers = {n: s for n, s in base.shapes.items() if targets and is_target(n, targets)}
     shapes: Mapping[str, tuple[int, ...]] = layers
-    if kind.name == "full":
+    if kind.trains_base:
         shapes = {"every parameter": (base.parameters,)}
     r = options.get("r")
     fitting = dict(options)
@@ -164,13 +164,13 @@ def _refusals(method: MethodSpec, experiment: Experiment) -> Iterator[str]:
     if refused:
         yield f"`method.adapter`: {refused}"
     zero = experiment.training.deepspeed.get("zero_optimization", {})
-    stage = None if experiment.resources.executor == "local" else int(zero.get("stage", 0))
+    stage = int(zero.get("stage", 0)) if experiment.resources.facts.on_ray else None
     unfit = quantisation_refuses_engine(experiment.model.quantization, stage)
     if unfit:
         yield f"`model.quantization`: {unfit}"
     refused = parting_refuses(kind, stage)
     # A member of the pool reads the parts of the base by itself.
-    packed = experiment.resources.executor == "pool" and packing_refuses(method) is None
+    packed = experiment.resources.facts.packs and packing_refuses(method) is None
     if refused and not packed:
         yield f"`method.adapter`: {refused}"
 

@@ -82,7 +82,7 @@ def make_plan(
         arithmetic=fitting.arithmetic,
         storage_bytes=storage_bytes(adapters, trials),
         machine=machine,
-        alone=_alone(loaded) if experiment.resources.executor == "pool" else None,
+        alone=_alone(loaded) if experiment.resources.facts.packs else None,
         problems=problems(
             loaded,
             Path(experiment.storage).expanduser(),

@@ -43,18 +43,18 @@ def resource_problems(experiment: Experiment, available: Available) -> Iterator[
     if available.cpus is None or available.gpus is None:
         return
     wanted = largest_resources(experiment)
-    if wanted.executor != "local":
+    if wanted.facts.on_ray:
         try:
             ray_folder()
         except OSError as error:
             yield no_ray_folder(error)
-    lock = forgotten_lock() if wanted.executor != "local" else None
+    lock = forgotten_lock() if wanted.facts.on_ray else None
     if lock is not None:
         yield (
             f"A build of DeepSpeed's communication op never ended, and workers would wait for its "
             f"lock for ever: remove {lock}, and run `orchestrate doctor --build`."
         )
-    if wanted.executor == "local" and wanted.gpus_per_worker > available.gpus:
+    if not wanted.facts.on_ray and wanted.gpus_per_worker > available.gpus:
         yield (
             f"`resources.gpus_per_worker` is {wanted.gpus_per_worker}, and this machine has "
             f"{available.gpus:g} GPUs. Set it to 0, or run where there is one.{_hidden()}"

@@ -10,7 +10,6 @@ from orchestrator.executors.cluster_fit import pool_members
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
-from orchestrator.spec.task_kinds import ClassificationTask
 from orchestrator.system.byte_units import GIB
 
 LIGHT_TRIAL_BYTES = 0.2 * GIB
@@ -54,7 +53,7 @@ def control_warnings(
         if "head_only" in controls[name]
     ]
     for name, task in loaded.tasks.items():
-        if exact or not isinstance(task, ClassificationTask) or task.head == "linear":
+        if exact or task.has_head:
             continue
         found += [
             f"Task {name!r}: the label word {word!r} is how {other!r} begins. If it is so to the "

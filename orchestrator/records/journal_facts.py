@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.events import SweepOpened
 from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.plugins import what_is_missing
 from orchestrator.spec.validation import ExperimentError
 
 
@@ -58,6 +59,6 @@ def effective_experiment(document: Mapping[str, Any], overrides: Mapping[str, An
         return Experiment.model_validate(document).with_overrides(overrides)
     except (ValidationError, ExperimentError) as error:
         raise TrackingError(
-            f"The journal holds an experiment that this version does not accept ({error}). "
-            "Use the version that wrote it."
+            f"The journal holds an experiment that this version does not accept ({error})."
+            f"{what_is_missing(document) or ' Use the version that wrote it.'}"
         ) from None

@@ -18,8 +18,9 @@ from orchestrator.records.errors import AdapterFolderError, ModelFolderError
 from orchestrator.records.journal_facts import effective_experiment
 from orchestrator.records.redaction import redacted_document
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.spec.plugins import what_is_missing
 from orchestrator.spec.sections import ModelSpec
-from orchestrator.spec.task_files import parse_task
+from orchestrator.spec.task_files import TaskFileError, parse_task
 from orchestrator.spec.task_kinds import TaskSpec
 from orchestrator.spec.validation import render_validation_error
 from orchestrator.system.seals import content_hash, file_hashes, flaw, read_seal, seal
@@ -98,13 +99,18 @@ def tasks_of(document: Mapping[str, Any], folder: Path) -> dict[str, TaskSpec]:
         folder: The model folder, for messages.
 
     Returns:
-        Tasks by name, in the order in which they were learnt. One that is no task is a
-        `TaskFileError`.
+        Tasks by name, in the order in which they were learnt.
+
+    Raises:
+        TaskFileError: One of them is no task, or of a plugin that is not loaded.
     """
-    return {
-        name: parse_task(task, f"{folder / MODEL_FILE}: tasks.{name}")
-        for name, task in document["tasks"].items()
-    }
+    try:
+        return {
+            name: parse_task(task, f"{folder / MODEL_FILE}: tasks.{name}")
+            for name, task in document["tasks"].items()
+        }
+    except TaskFileError as error:
+        raise TaskFileError(f"{error}{what_is_missing(document.get('experiment'))}") from None
 
 
 ADAPTER_FOLDER = "adapter"

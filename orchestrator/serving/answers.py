@@ -12,7 +12,7 @@ from orchestrator.records.mlflow.signature import probability_column
 from orchestrator.serving import find
 from orchestrator.serving.files import write_rows
 from orchestrator.serving.questions import PREDICTION, read_rows, task_name
-from orchestrator.spec.task_kinds import ClassificationTask, MultipleChoiceTask, TaskSpec
+from orchestrator.spec.task_kinds import ChoiceTask, TaskSpec
 
 if TYPE_CHECKING:
     from orchestrator.serving.predictor import Prediction, Predictor
@@ -55,18 +55,16 @@ def predict_rows(
 
 def _columns(answer: Prediction, task: TaskSpec) -> dict[str, Any]:
     chances = answer.by_position
-    labels = task.label_values if isinstance(task, ClassificationTask) else range(len(chances))
+    labels = task.label_values or range(len(chances))
     named = zip((probability_column(str(label)) for label in labels), chances, strict=True)
     return {PREDICTION: answer.label, **{column: round(value, 6) for column, value in named}}
 
 
 def added_columns(task: TaskSpec, asked: Sequence[Mapping[str, Any] | None]) -> list[str]:
     """The names of all columns that `predict_rows` adds."""
-    labels: list[str] = []
-    if isinstance(task, ClassificationTask):
-        labels = task.label_values
-    elif isinstance(task, MultipleChoiceTask):
-        most = max((len(row[task.choices_column]) for row in asked if row), default=0)
+    labels = task.label_values
+    if isinstance(task, ChoiceTask) and not labels:
+        most = max((len(task.names_of(row)) for row in asked if row), default=0)
         labels = [str(index) for index in range(most)]
     return [PREDICTION, *map(probability_column, labels)]
 
@@ -125,7 +123,7 @@ def answer_file(
         The number of rows.
     """
     specs = find.asked_tasks(folder)
-    name = task_name({n: spec.model_dump() for n, spec in specs.items()}, task)
+    name = task_name(specs, task)
     rows, asked = read_rows(source, name, specs[name])
     answers = predict_rows(
         find.load_folder(folder, base), name, specs[name], asked,

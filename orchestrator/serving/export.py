@@ -8,7 +8,6 @@ from pathlib import Path
 
 from orchestrator.records.model_folder import ADAPTER_FOLDER, ADAPTER_MARKER
 from orchestrator.serving.find import ModelUseError, asked_tasks, load_folder
-from orchestrator.spec.task_kinds import ClassificationTask
 from orchestrator.system.seals import SEAL_FILE
 from orchestrator.system.strict_json import read_object
 
@@ -84,8 +83,4 @@ def _is_plain_lora(config_file: Path) -> bool:
 
 def head_labels(folder: Path) -> dict[str, list[str]]:
     """For each task with a linear head, the label that each row of its weight stands for."""
-    return {
-        name: task.label_values
-        for name, task in asked_tasks(folder).items()
-        if isinstance(task, ClassificationTask) and task.head == "linear"
-    }
+    return {name: task.label_values for name, task in asked_tasks(folder).items() if task.has_head}

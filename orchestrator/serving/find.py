@@ -28,7 +28,8 @@ from orchestrator.records.model_folder import (
 )
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.spec.task_kinds import LanguageModellingTask, TaskSpec
+from orchestrator.spec.plugins import load_installed_plugins
+from orchestrator.spec.task_kinds import PromptedTask, TaskSpec
 from orchestrator.system.seals import UNSEALED, flaw
 from orchestrator.system.user_error import UserError
 from orchestrator.system.wording import suggestion
@@ -72,6 +73,7 @@ def load_folder(folder: Path, base: Path | None = None) -> Predictor:
 
     from orchestrator.serving.predictor import Predictor
 
+    load_installed_plugins()
     logging.disable_progress_bar()
     with warnings.catch_warnings():
         # PEFT asks transformers for a property under its old name.
@@ -185,4 +187,4 @@ def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:
 def asked_tasks(folder: Path) -> dict[str, TaskSpec]:
     """The tasks of a model folder that can be asked, by name."""
     parsed = tasks_of(read_model_document(folder), folder)
-    return {n: t for n, t in parsed.items() if not isinstance(t, LanguageModellingTask)}
+    return {n: t for n, t in parsed.items() if isinstance(t, PromptedTask)}

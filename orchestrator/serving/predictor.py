@@ -20,20 +20,13 @@ from orchestrator.base.loading import load_base, load_tokenizer
 from orchestrator.data.encoding import encode_question
 from orchestrator.data.items import token_ids
 from orchestrator.data.prompt_tokens import encode_prompt, refuse_unknown_ids
-from orchestrator.data.prompts import with_any_answer
 from orchestrator.engines.linear_heads import HEADS_FILE, LinearHeads
 from orchestrator.engines.plain import PlainEngine
 from orchestrator.engines.scored_model import hidden_size
 from orchestrator.loop.scoring import answer_scores, best, question_log_likelihoods, rows_of
 from orchestrator.records.model_folder import base_of, read_model_document, tasks_of
 from orchestrator.spec.sections import TrainingSpec
-from orchestrator.spec.task_kinds import (
-    ClassificationTask,
-    GenerationTask,
-    LanguageModellingTask,
-    MultipleChoiceTask,
-    TaskSpec,
-)
+from orchestrator.spec.task_kinds import ChoiceTask, GenerationTask, PromptedTask, TaskSpec
 from orchestrator.system.seals import UNSEALED, flaw
 from orchestrator.system.strict_json import half_character
 from orchestrator.system.user_error import UserError
@@ -137,7 +130,7 @@ class Predictor:
     @property
     def tasks(self) -> list[str]:
         """Names of the tasks that can be asked."""
-        return [n for n, s in self._specs.items() if not isinstance(s, LanguageModellingTask)]
+        return [n for n, s in self._specs.items() if isinstance(s, PromptedTask)]
 
     def predict(self, task: str, rows: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         """Answer a task's question about some rows, by the metric that the task is scored by.
@@ -157,7 +150,7 @@ class Predictor:
                 with a text that no encoding can write, or gets answers that are no numbers.
         """
         spec = self._specs.get(task)
-        if spec is None or isinstance(spec, LanguageModellingTask):
+        if not isinstance(spec, PromptedTask):
             raise PredictionError(
                 f"This model has no task {task!r} to be asked.{suggestion(task, self.tasks)} "
                 f"Its tasks: {', '.join(self.tasks)}."
@@ -179,12 +172,13 @@ class Predictor:
                     "written. Its weights are damaged, or its training had diverged."
                 )
             return [Prediction(text, {}) for text in texts]
-        if isinstance(spec, ClassificationTask) and spec.head == "linear" and not self._heads:
+        assert isinstance(spec, ChoiceTask), spec.kind
+        if spec.has_head and not self._heads:
             raise PredictionError(
                 f"The task {task!r} is answered by a linear head, and the untouched base has none."
             )
         questions = [
-            encode_question(spec, with_any_answer(spec, row), self.tokenizer, self._max_length)
+            encode_question(spec, spec.with_any_answer(row), self.tokenizer, self._max_length)
             for row in rows
         ]
         self._refuse_unknown_ids(task, (i for asked in questions for i in token_ids(asked)))
@@ -209,7 +203,7 @@ def _check_heads(
 ) -> None:
     """Refuse heads that are not those of a model's tasks."""
     for name, task in tasks.items():
-        if not isinstance(task, ClassificationTask) or task.head != "linear":
+        if not task.has_head:
             continue
         layer: Any = dict(zip(heads.tasks, heads.layers, strict=True)).get(name)
         wanted = (len(task.words), hidden)
@@ -221,13 +215,8 @@ def _check_heads(
             )
 
 
-def _prediction(
-    spec: ClassificationTask | MultipleChoiceTask, row: Mapping[str, Any], scores: Sequence[float]
-) -> Prediction:
-    if isinstance(spec, ClassificationTask):
-        names = spec.label_values
-    else:
-        names = [str(choice) for choice in row[spec.choices_column]]
+def _prediction(spec: ChoiceTask, row: Mapping[str, Any], scores: Sequence[float]) -> Prediction:
+    names = spec.names_of(row)
     largest = max(scores)
     weights = [math.exp(score - largest) for score in scores]
     by_position = tuple(weight / sum(weights) for weight in weights)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.records.mlflow.signature import asked_tasks, probability_column, task_columns
 from orchestrator.records.model_folder import read_model_document
-from orchestrator.spec.task_kinds import ClassificationTask, MultipleChoiceTask
+from orchestrator.spec.plugins import load_installed_plugins
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,7 @@ class AdapterModel:
         """
         from orchestrator.serving.predictor import Predictor
 
+        load_installed_plugins()
         self._tasks = asked_tasks(read_model_document(folder))
         self._predictor = Predictor.from_folder(folder, base=base)
 
@@ -59,16 +60,12 @@ class AdapterModel:
                 f"missing from {list(model_input.columns)}."
             )
         rows = [{str(k): v for k, v in row.items()} for row in model_input.to_dict("records")]
-        if isinstance(task, MultipleChoiceTask):
-            # MLflow hands a list on as an array.
-            rows = [{**row, task.choices_column: list(row[task.choices_column])} for row in rows]
+        # MLflow hands a list on as an array.
+        rows = [row | {name: list(row[name]) for name in task.choice_columns} for row in rows]
         answers: list[dict[str, Any]] = []
         for prediction in self._predictor.predict(str(name), rows):
             chances = prediction.by_position
-            labels = (
-                task.label_values if isinstance(task, ClassificationTask)
-                else map(str, range(len(chances)))
-            )  # fmt: skip
+            labels = task.label_values or map(str, range(len(chances)))
             answers.append({
                 "label": prediction.label,
                 **({"probability": prediction.probability} if chances else {}),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import string
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +14,7 @@ from orchestrator.data.sources.columns import canonical_row
 from orchestrator.data.sources.reading import read_split
 from orchestrator.records.mlflow.signature import probability_column
 from orchestrator.serving.find import ModelUseError
-from orchestrator.spec.task_kinds import DataSource, MultipleChoiceTask, TaskSpec
+from orchestrator.spec.task_kinds import DataSource, PromptedTask, TaskSpec
 from orchestrator.system.strict_json import half_character
 from orchestrator.system.user_error import UsageError
 from orchestrator.system.wording import cut, suggestion
@@ -78,8 +76,9 @@ def _question(row: Row, wanted: Sequence[str], task: TaskSpec) -> dict[str, Any]
             with suppress(DataError):  # what is not there under either name is missing
                 found[column] = canonical_row(row, mapped, task.data.constants).get(column)
     found = {column: found.get(column) for column in wanted}
-    if isinstance(task, MultipleChoiceTask) and found[task.choices_column] is not None:
-        found[task.choices_column] = _choices(found[task.choices_column], where_is(row))
+    for column in task.choice_columns:
+        if found[column] is not None:
+            found[column] = _choices(found[column], where_is(row))
     return found
 
 
@@ -104,9 +103,9 @@ def _choices(value: Any, where: str) -> list[Any]:
     return value
 
 
-def task_name(tasks: Mapping[str, Mapping[str, Any]], wanted: str | None) -> str:
+def task_name(tasks: Mapping[str, TaskSpec], wanted: str | None) -> str:
     """The task that is asked: the wanted one, or the only one that can be."""
-    names = [name for name, spec in tasks.items() if spec["kind"] != "language_modelling"]
+    names = [name for name, task in tasks.items() if isinstance(task, PromptedTask)]
     if wanted is None and len(names) == 1:
         return names[0]
     if wanted not in names:
@@ -116,13 +115,11 @@ def task_name(tasks: Mapping[str, Mapping[str, Any]], wanted: str | None) -> str
     return wanted
 
 
-def task_rows(
-    spec: Mapping[str, Any], texts: list[str], columns: list[str]
-) -> list[dict[str, Any]]:
+def task_rows(task: TaskSpec, texts: list[str], columns: list[str]) -> list[dict[str, Any]]:
     """The rows that texts and `--column` options stand for.
 
     Args:
-        spec: The task.
+        task: The task.
         texts: Texts of the one column that no option gives.
         columns: Options as `NAME=VALUE`; a list of choices is written as JSON.
 
@@ -139,11 +136,8 @@ def task_rows(
                 f"Text {number} of the command, {shown!r}, is not UTF-8. Write it in UTF-8, or "
                 "give a file with `--input`."
             )
-    fields = [f for _, f, _, _ in string.Formatter().parse(spec["prompt"]) if f]
-    wanted = list(dict.fromkeys(re.split(r"[.\[]", f)[0] for f in fields))
-    if spec["kind"] == "multiple_choice" and spec["choices_column"] not in wanted:
-        wanted.append(spec["choices_column"])
-    given = dict(_column(option, wanted, spec) for option in columns)
+    wanted = question_columns(task)
+    given = dict(_column(option, wanted, task) for option in columns)
     free = [name for name in wanted if name not in given]
     if not free:
         if texts:
@@ -157,14 +151,14 @@ def task_rows(
     return [given | {free[0]: text} for text in texts]
 
 
-def _column(option: str, wanted: list[str], spec: Mapping[str, Any]) -> tuple[str, Any]:
+def _column(option: str, wanted: list[str], task: TaskSpec) -> tuple[str, Any]:
     name, equals, text = option.partition("=")
     if not equals or name not in wanted:
         raise UsageError(
             f"`--column` should be NAME=VALUE with a name among {', '.join(wanted)}, "
             f"got {option!r}.{suggestion(name, wanted)}"
         )
-    if name != spec.get("choices_column"):
+    if name not in task.choice_columns:
         return name, text
     try:
         choices = json.loads(text)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, Any
 
 from pydantic import model_validator
 
+from curlora_kinds.adapters.kind import AdapterKind
 from curlora_kinds.adapters.table import ADAPTERS
-from orchestrator.spec.kind_models import library_options, model_of, union_of
+from orchestrator.spec.kind_models import KindModels, OneOf, library_options
 from orchestrator.spec.validation import Spec
 
 
@@ -51,13 +52,11 @@ def adapter_options(adapter: AdapterSpec) -> dict[str, Any]:
     return library_options(adapter, ADAPTERS[adapter.kind].settings)
 
 
-ADAPTER_SETTINGS: dict[str, type[AdapterSpec]] = {
-    kind.name: model_of(kind, AdapterWithText if kind.reads_text else AdapterSpec, "Settings")
-    for kind in ADAPTERS.values()
-}
+def _base_of(kind: AdapterKind) -> type[AdapterSpec]:
+    return AdapterWithText if kind.reads_text else AdapterSpec
+
+
+ADAPTER_SETTINGS = KindModels(ADAPTERS, _base_of, "Settings")
 """The settings of each kind of adapter."""
 
-if TYPE_CHECKING:
-    AdapterSettings: TypeAlias = AdapterSpec
-else:
-    AdapterSettings = union_of(ADAPTER_SETTINGS.values())
+AdapterSettings = Annotated[AdapterSpec, OneOf(ADAPTER_SETTINGS)]

@@ -8,7 +8,7 @@ from typing import Any, cast
 from orchestrator.spec.domains import Choice, simple_domains
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.validation import ExperimentError
-from orchestrator.spec.yaml_file import NUMBER_AS_TEXT
+from orchestrator.system.yaml_file import NUMBER_AS_TEXT
 
 _MAY_BE_AUTO = frozenset({"keep_in_fp32_modules", "replace_method"})
 """Keys of DeepSpeed's own for which `auto` means something to it."""

@@ -9,9 +9,9 @@ from typing import Any, cast
 from pydantic import BaseModel, Field, field_validator
 
 from orchestrator.spec.validation import ExperimentError, Spec
-from orchestrator.spec.yaml_file import number_if_written_so
 from orchestrator.system.strict_json import is_number
 from orchestrator.system.wording import suggestion
+from orchestrator.system.yaml_file import number_if_written_so
 
 
 class Choice(Spec):

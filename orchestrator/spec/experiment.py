@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from curlora_kinds.plugins import LOADED
 from curlora_kinds.retentions.table import RETENTIONS
-from orchestrator.measures.objectives import NATURAL_DIRECTIONS, Direction
+from orchestrator.measures.objectives import MEASURES, Direction
 from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS
 from orchestrator.spec.domains import Choice
+from orchestrator.spec.kind_models import OneOf
 from orchestrator.spec.methods import MethodSpec
+from orchestrator.spec.plugins import load_plugins
 from orchestrator.spec.retention_settings import RETENTION_SETTINGS
 from orchestrator.spec.search_space import SearchSpec
 from orchestrator.spec.sections import (
@@ -26,6 +28,7 @@ from orchestrator.spec.sections import (
     ResourceSpec,
     TrackingSpec,
     TrainingSpec,
+    not_a_folder,
 )
 from orchestrator.spec.task_kinds import Head
 from orchestrator.spec.validation import ExperimentError, Spec, render_validation_error
@@ -34,23 +37,13 @@ from orchestrator.system.wording import suggestion
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 
 
-def not_a_folder(storage: str) -> str | None:
-    """Why a storage is not the path of a folder; None when it may be one."""
-    scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", storage)
-    if scheme is None:
-        return None if storage.strip() else "`storage` is empty; write the path of a folder"
-    cure = (
-        "write its path, without `file://`"
-        if scheme[1].lower() == "file"
-        else "write the path of a folder, for example one where the bucket is mounted"
-    )
-    return f"`storage` is {storage!r}, an address, and sweeps are kept in a folder; {cure}"
-
-
 class Experiment(Spec):
     """One YAML file: a model, a task sequence, a method, and what to search."""
 
     name: Slug
+    plugins: tuple[str, ...] = Field(default=(), exclude_if=lambda plugins: not plugins)
+    """Modules of the user's own adapters, retentions, tasks and measures: a name (of a file beside
+    the experiment file, or of what is installed), or the path of a Python file. Their code runs."""
     model: ModelSpec
     tasks: tuple[str, ...] = Field(min_length=1)
     probes: tuple[str, ...] = ()
@@ -81,14 +74,14 @@ class Experiment(Spec):
 
     @model_validator(mode="after")
     def _combinations(self) -> Experiment:
-        measures = sorted(NATURAL_DIRECTIONS)
+        measures = sorted(MEASURES)
         for field, names in (
             ("objectives", list(self.objectives)),
             ("champion.maximize", [self.champion.maximize]),
             ("champion.subject_to", list(self.champion.subject_to)),
         ):
             for name in names:
-                if name not in NATURAL_DIRECTIONS:
+                if name not in MEASURES:
                     raise ValueError(
                         f"`{field}` names the unknown measure {name!r}."
                         f"{suggestion(name, measures)} Measures: {', '.join(measures)}"
@@ -142,7 +135,7 @@ class Experiment(Spec):
                 f"{self.training.accumulation} = {shares})"
             )
         executor = self.resources.executor
-        if executor == "local":
+        if not self.resources.facts.on_ray:
             if self.resources.workers != 1:
                 raise ValueError(
                     f"`resources.executor: {executor}` is one process; "
@@ -174,9 +167,16 @@ class Experiment(Spec):
 
         Returns:
             All of it but `tracking`: only the driver speaks to MLflow, and its address may hold a
-            password that Ray would write into its own files.
+            password that Ray would write into its own files. `plugins` are those that this process
+            has loaded, each with the hash of its source.
         """
-        return self.model_dump(mode="json", exclude={"tracking"})
+        document = self.model_dump(mode="json", exclude={"tracking"})
+        return document | {"plugins": [plugin.pinned for plugin in LOADED.values()]}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it as its document, with which its plugins are loaded where it arrives."""
+        tracking = {"tracking": self.tracking.model_dump(mode="json")}
+        return experiment_received, (self.for_workers() | tracking,)
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Experiment:
         """This experiment with dotted fields replaced, checked again.
@@ -214,8 +214,23 @@ class Experiment(Spec):
             return Experiment.model_validate(document)
         except ValidationError as error:
             raise ExperimentError(
-                render_validation_error(error, f"overrides ({shown})", field_names(), METHOD_KINDS)
+                render_validation_error(
+                    error, f"overrides ({shown})", field_names(), method_kinds()
+                )
             ) from None
+
+
+def experiment_received(document: Mapping[str, Any]) -> Experiment:
+    """Read an experiment that another process of this sweep has sent, and load its plugins.
+
+    Args:
+        document: As `Experiment.for_workers` gives it.
+
+    Returns:
+        The experiment. A plugin that cannot be loaded here is a `PluginError`.
+    """
+    load_plugins(document.get("plugins", ()))
+    return Experiment.model_validate(document)
 
 
 def _set_at(document: dict[str, Any], path: str, value: Any) -> bool:
@@ -258,12 +273,16 @@ def known_paths(model: type[BaseModel] = Experiment, prefix: str = "") -> set[st
     paths: set[str] = set()
     for name, field in model.model_fields.items():
         paths.add(prefix + name)
-        for inner in _models_in(field.annotation):
+        chosen = [part for part in field.metadata if isinstance(part, OneOf)]
+        inside = chosen[0].models.values() if chosen else _models_in(field.annotation)
+        for inner in inside:
             paths |= known_paths(inner, f"{prefix}{name}.")
     return paths
 
 
-METHOD_KINDS = frozenset({*ADAPTER_SETTINGS, *RETENTION_SETTINGS})
+def method_kinds() -> frozenset[str]:
+    """The names of all kinds of adapters and retentions."""
+    return frozenset({*ADAPTER_SETTINGS, *RETENTION_SETTINGS})
 
 
 def field_names() -> list[str]:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
+from curlora_kinds.adapters.table import ADAPTERS
+from orchestrator.measures.objectives import MEASURES, Need
 from orchestrator.spec.deepspeed_section import check_deepspeed
-from orchestrator.spec.experiment import METHOD_KINDS, Experiment, field_names
+from orchestrator.spec.experiment import Experiment, field_names, method_kinds
+from orchestrator.spec.plugins import PluginLoadError, load_installed_plugins, load_plugins
 from orchestrator.spec.reach import possible_methods
 from orchestrator.spec.space_checks import check_space
 from orchestrator.spec.task_files import TaskFileError, at_data_root, find_task_file, load_task
-from orchestrator.spec.task_kinds import ClassificationTask, LanguageModellingTask, TaskSpec
+from orchestrator.spec.task_kinds import LanguageModellingTask, TaskSpec
 from orchestrator.spec.validation import ExperimentError, render_validation_error
-from orchestrator.spec.yaml_file import read_yaml
+from orchestrator.system.yaml_file import read_yaml
 
 
 class LoadedExperiment(BaseModel):
@@ -58,11 +62,12 @@ def load_experiment(
     document = read_yaml(path, ExperimentError)
     if not isinstance(document, dict):
         raise ExperimentError(f"{path}: an experiment is a mapping of fields; got {document!r}")
+    document = _with_plugins(cast("dict[str, Any]", document), path)
     try:
         experiment = Experiment.model_validate(document)
     except ValidationError as error:
         raise ExperimentError(
-            render_validation_error(error, str(path), field_names(), METHOD_KINDS)
+            render_validation_error(error, str(path), field_names(), method_kinds())
         ) from None
     experiment = _resolve_model(experiment, path)
     try:
@@ -88,6 +93,44 @@ def load_experiment(
         origin=str(path),
         task_files={name: str(file) for name, file in files.items()},
     )
+
+
+def load_plugins_of(path: Path) -> None:
+    """Load the plugins that an experiment file names, whatever else stands in it.
+
+    Args:
+        path: The YAML file. One that cannot be read, or whose plugins cannot be loaded, is an
+            `ExperimentError`.
+    """
+    document = read_yaml(path, ExperimentError)
+    if isinstance(document, dict):
+        _with_plugins(cast("dict[str, Any]", document), path)
+
+
+def _with_plugins(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Load the plugins of a document, as they decide what else may stand in it.
+
+    Args:
+        document: An experiment as it was written.
+        path: Its file.
+
+    Returns:
+        The document with `plugins` that are found from any folder.
+
+    Raises:
+        ExperimentError: One cannot be loaded.
+    """
+    try:
+        load_installed_plugins()
+        named: object = document.get("plugins", [])
+        entries = cast("list[object]", named) if isinstance(named, list) else [None]
+        references = [entry for entry in entries if isinstance(entry, str)]
+        if len(references) < len(entries):
+            return document  # which is told with whatever else is wrong
+        plugins = load_plugins(references, path.parent)
+    except PluginLoadError as error:
+        raise ExperimentError(f"{path}: plugins: {error}") from error
+    return document | {"plugins": [plugin.reference for plugin in plugins]} if named else document
 
 
 def _load_tasks(files: Mapping[str, Path]) -> dict[str, TaskSpec]:
@@ -120,11 +163,9 @@ def _resolve_model(experiment: Experiment, path: Path) -> Experiment:
 
 
 def _with_head(experiment: Experiment, task: TaskSpec, *, learnt: bool, path: Path) -> TaskSpec:
-    if not isinstance(task, ClassificationTask):
-        return task
-    if learnt and experiment.head is not None:
+    if learnt and experiment.head is not None and "head" in type(task).model_fields:
         return task.model_copy(update={"head": experiment.head})
-    if not learnt and task.head == "linear":
+    if not learnt and task.has_head:
         raise ExperimentError(
             f"{path}: probes: {task.name} has `head: linear`, and a probe is never learnt, so its "
             "head would never be trained; use `head: label_words` in its task file"
@@ -134,40 +175,40 @@ def _with_head(experiment: Experiment, task: TaskSpec, *, learnt: bool, path: Pa
 
 def _check_heads(experiment: Experiment, tasks: Mapping[str, TaskSpec], path: Path) -> None:
     """Refuse to train heads alone where a task has none."""
-    if all(method.adapter.kind != "head_only" for method in possible_methods(experiment)):
-        return
+    kinds = {method.adapter.kind for method in possible_methods(experiment)}
+    idle = next((kind for kind in kinds if ADAPTERS[kind].trains_nothing), None)
     for name in experiment.tasks:
-        task = tasks[name]
-        if not isinstance(task, ClassificationTask) or task.head != "linear":
+        if idle is not None and not tasks[name].has_head:
             raise ExperimentError(
-                f"{path}: the adapter head_only trains linear heads and nothing else, and the task "
+                f"{path}: the adapter {idle} trains linear heads and nothing else, and the task "
                 f"{name} has none. Set `head: linear` in the experiment (classification tasks "
-                "only), or take head_only out"
+                f"only), or take {idle} out"
             )
 
 
 def _check_measured(experiment: Experiment, tasks: Mapping[str, TaskSpec], path: Path) -> None:
     """Refuse objectives that this sequence and these probes can never measure."""
-    kinds = {type(tasks[probe]) for probe in experiment.probes}
-    learnt = [tasks[name] for name in experiment.tasks]
-    headed = any(isinstance(t, ClassificationTask) and t.head == "linear" for t in learnt)
-    wanted = [*experiment.objectives, experiment.champion.maximize, *experiment.champion.subject_to]
-    impossible = {
-        "probe_drift": LanguageModellingTask not in kinds,
-        "probe_accuracy_kept": not kinds - {LanguageModellingTask},
-        "forward_transfer": len(experiment.tasks) < 2 or headed,
-        "backward_transfer": len(experiment.tasks) < 2,
+    probes = {isinstance(tasks[probe], LanguageModellingTask) for probe in experiment.probes}
+    lacking: dict[Need, bool] = {
+        "text_probe": True not in probes,
+        "choice_probe": False not in probes,
+        "two_tasks": len(experiment.tasks) < 2,
+        "no_linear_head": any(tasks[name].has_head for name in experiment.tasks),
     }
+    wanted = [*experiment.objectives, experiment.champion.maximize, *experiment.champion.subject_to]
     for measure in wanted:
-        if impossible.get(measure, False):
-            need = {
-                "probe_drift": "a language-modelling task in `probes`",
-                "probe_accuracy_kept": "a choice task in `probes`",
-                "forward_transfer": "at least two tasks, none with a linear head (which says "
-                "nothing of a task before it is learnt)",
-            }.get(measure, "at least two tasks")
+        needs = MEASURES[measure].needs
+        if any(lacking[need] for need in needs):
             raise ExperimentError(
                 f"{path}: the measure {measure!r} is an objective or a limit of the champion, but "
-                f"it needs {need}. Add one, or set `objectives` and `champion.subject_to` "
-                "without it"
+                f"it needs {', '.join(_NEEDS[need] for need in needs)}. Add one, or set "
+                "`objectives` and `champion.subject_to` without it"
             )
+
+
+_NEEDS: dict[Need, str] = {
+    "two_tasks": "at least two tasks",
+    "no_linear_head": "none with a linear head (which says nothing of a task before it is learnt)",
+    "text_probe": "a language-modelling task in `probes`",
+    "choice_probe": "a choice task in `probes`",
+}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, Any
 
 from pydantic import model_validator
 
+from curlora_kinds.retentions.kind import RetentionKind
 from curlora_kinds.retentions.table import RETENTIONS
-from orchestrator.spec.kind_models import library_options, model_of, union_of
+from orchestrator.spec.kind_models import KindModels, OneOf, library_options
 from orchestrator.spec.validation import Spec
 
 
@@ -59,15 +60,11 @@ def retention_options(retention: RetentionSpec, seed: int) -> dict[str, Any]:
     return options
 
 
-RETENTION_SETTINGS: dict[str, type[RetentionSpec]] = {
-    kind.name: model_of(
-        kind, RetentionWithSources if kind.reads_texts else RetentionSpec, "Retention"
-    )
-    for kind in RETENTIONS.values()
-}
+def _base_of(kind: RetentionKind) -> type[RetentionSpec]:
+    return RetentionWithSources if kind.reads_texts else RetentionSpec
+
+
+RETENTION_SETTINGS = KindModels(RETENTIONS, _base_of, "Retention")
 """The settings of each kind of retention."""
 
-if TYPE_CHECKING:
-    RetentionSettings: TypeAlias = RetentionSpec
-else:
-    RetentionSettings = union_of(RETENTION_SETTINGS.values())
+RetentionSettings = Annotated[RetentionSpec, OneOf(RETENTION_SETTINGS)]

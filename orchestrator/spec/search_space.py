@@ -19,8 +19,8 @@ from orchestrator.spec.domains import (
 )
 from orchestrator.spec.sections import LARGEST_SEED
 from orchestrator.spec.validation import Spec
-from orchestrator.spec.yaml_file import number_if_written_so
 from orchestrator.system.wording import suggestion
+from orchestrator.system.yaml_file import number_if_written_so
 
 DEFAULT_TRIALS = 8
 LARGEST_GRID = 10_000

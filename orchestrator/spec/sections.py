@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.spec.validation import Spec
+from orchestrator.system.byte_units import GIB
 
 LARGEST_SEED = 2**32 - 1
 """NumPy's generators take no larger seed, and torch's none above 2^64: a trial's seed is multiplied
@@ -144,6 +147,30 @@ class FinalistSpec(Spec):
     finalist. Null: the best trial alone."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExecutorFacts:
+    """What planning has to know of an executor."""
+
+    on_ray: bool
+    """Whether trials run on a Ray cluster, with DeepSpeed; else in the sweep's own process."""
+    packs: bool = False
+    """Whether trials may share a base."""
+    start_seconds: tuple[float, float]
+    """Least and most seconds from a trial's start to its first step: process, imports, weights."""
+    process_bytes: float
+    """Of a process with torch and transformers (and Ray and DeepSpeed), and no model."""
+
+
+EXECUTORS: dict[str, ExecutorFacts] = {
+    "pool": ExecutorFacts(
+        on_ray=True, packs=True, start_seconds=(0.1, 2.0), process_bytes=0.5 * GIB
+    ),
+    "train": ExecutorFacts(on_ray=True, start_seconds=(8.0, 25.0), process_bytes=0.7 * GIB),
+    "local": ExecutorFacts(on_ray=False, start_seconds=(3.0, 10.0), process_bytes=0.5 * GIB),
+}
+"""By the name in `resources.executor`."""
+
+
 class ResourceSpec(Spec):
     """What one trial runs on."""
 
@@ -165,6 +192,11 @@ class ResourceSpec(Spec):
     refused."""
     max_failures: int = Field(default=1, ge=0)
     """Restarts of a trial's workers from its last checkpoint before the trial is FAILED."""
+
+    @property
+    def facts(self) -> ExecutorFacts:
+        """What planning has to know of the executor."""
+        return EXECUTORS[self.executor]
 
 
 class PublishedValue(Spec):
@@ -191,3 +223,16 @@ class TrackingSpec(Spec):
     """Where MLflow records; null means SQLite in `storage`."""
 
     uri: str | None = None
+
+
+def not_a_folder(storage: str) -> str | None:
+    """Why a storage is not the path of a folder; None when it may be one."""
+    scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", storage)
+    if scheme is None:
+        return None if storage.strip() else "`storage` is empty; write the path of a folder"
+    cure = (
+        "write its path, without `file://`"
+        if scheme[1].lower() == "file"
+        else "write the path of a folder, for example one where the bucket is mounted"
+    )
+    return f"`storage` is {storage!r}, an address, and sweeps are kept in a folder; {cure}"

@@ -27,7 +27,8 @@ from orchestrator.spec.tried_values import check_draws, check_point, check_value
 from orchestrator.spec.validation import ExperimentError
 from orchestrator.system.wording import suggestion
 
-_NOT_SEARCHABLE = ("search", "name", "storage", "tracking", "objectives", "champion", "finalists",
+_NOT_SEARCHABLE = ("search", "name", "plugins",
+                   "storage", "tracking", "objectives", "champion", "finalists",
                    "tasks", "probes", "model", "data", "head", "published",
                    "training.max_length", "resources.executor", "resources.slots",
                    "resources.members", "resources.max_failures",

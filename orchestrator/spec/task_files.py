@@ -9,17 +9,16 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.spec.task_kinds import (
+    TASK_KINDS,
     DataSource,
-    GenerationTask,
-    LanguageModellingTask,
-    MultipleChoiceTask,
+    PromptedTask,
     TaskSpec,
     task_field_names,
 )
 from orchestrator.spec.validation import render_validation_error
-from orchestrator.spec.yaml_file import read_yaml
 from orchestrator.system.user_error import UserError
 from orchestrator.system.wording import suggestion
+from orchestrator.system.yaml_file import read_yaml
 
 _ADAPTER: TypeAdapter[TaskSpec] = TypeAdapter(TaskSpec)
 
@@ -44,13 +43,11 @@ def parse_task(document: object, origin: str) -> TaskSpec:
     try:
         task = _ADAPTER.validate_python(document)
     except ValidationError as error:
-        raise TaskFileError(render_validation_error(error, origin, task_field_names())) from None
-    if not isinstance(task, LanguageModellingTask):
-        _check_format(task.prompt, "prompt", origin)
-    if isinstance(task, MultipleChoiceTask):
-        _check_format(task.continuation, "continuation", origin, only="choice")
-    if isinstance(task, GenerationTask):
-        _check_format(task.target, "target", origin, only="target")
+        told = render_validation_error(error, origin, task_field_names(), tuple(TASK_KINDS))
+        raise TaskFileError(told) from None
+    if isinstance(task, PromptedTask):
+        for field, only in task.format_fields.items():
+            _check_format(getattr(task, field), field, origin, only=only)
     return task
 
 

@@ -17,9 +17,6 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-_TASK_KINDS = frozenset({"classification", "multiple_choice", "generation", "language_modelling"})
-
-
 def _quotes(value: object) -> str:
     """How a value that YAML took for something else becomes a text."""
     if isinstance(value, bool):
@@ -31,7 +28,7 @@ def _quotes(value: object) -> str:
 
 
 def render_validation_error(
-    error: ValidationError, origin: str, known: list[str], kinds: Collection[str] = _TASK_KINDS
+    error: ValidationError, origin: str, known: list[str], kinds: Collection[str] = ()
 ) -> str:
     """Each problem on its own line: file, field, problem, value and the nearest valid name.
 
@@ -39,7 +36,7 @@ def render_validation_error(
         error: What pydantic found.
         origin: The file, for the message.
         known: Field names, to suggest the nearest.
-        kinds: Every value of a `kind`.
+        kinds: Every value that a `kind` may have in it.
 
     Returns:
         The message.

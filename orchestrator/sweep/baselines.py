@@ -15,7 +15,6 @@ from orchestrator.data.items import Question
 from orchestrator.data.prepared import PreparedTask
 from orchestrator.measures.intervals import Interval, gain_interval, joint_intervals
 from orchestrator.records.stage_report import StageReport
-from orchestrator.spec.task_kinds import ClassificationTask
 
 
 def bounds(interval: Interval | None) -> list[float] | None:
@@ -101,7 +100,7 @@ class Controls:
                 if isinstance(q, Question)
             ]
             for task in self._tasks
-            if isinstance(task.spec, ClassificationTask)
+            if task.labels
         }
 
     def interval(

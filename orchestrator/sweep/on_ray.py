@@ -160,7 +160,7 @@ def _fit(
     before = driver.unfinished
     resources = driver.experiment.resources
     pool = None
-    if resources.executor == "pool":
+    if resources.facts.packs:
         pool = driver.admission.pool = Pool(
             driver.experiment,
             driver.journal.folder,

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from curlora_kinds.plugins import LOADED
 from orchestrator.base.files import UNKNOWN
 from orchestrator.records.journal import Journal
 from orchestrator.spec.experiment import Experiment
@@ -33,6 +34,8 @@ _MAY_CHANGE = {
     ("search", "max_concurrent"),
     ("storage",),
     ("tracking", "uri"),
+    # What its plugins are is told by the hashes of their sources.
+    ("plugins",),
     ("resources", "max_failures"),
     # Addresses: what is there is told by hashes, see `check_provenance`.
     ("model", "name"),
@@ -174,17 +177,22 @@ def differing_versions(old: Mapping[str, str], new: Mapping[str, str]) -> list[s
 
 
 def provenance_now() -> dict[str, Any]:
-    """Code, packages and machine, for the records."""
+    """Code, packages, plugins and machine, for the records."""
     packages = (
         "torch", "transformers", "tokenizers", "safetensors", "peft", "ray", "deepspeed", "mlflow",
         "optuna",
     )  # fmt: skip
     return {
         "code": {"version": _version("curlora-orchestrator"), "commit": _commit()},
-        "packages": {name: _version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages} | _plugins(),
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
+
+
+def _plugins() -> dict[str, str]:
+    """The plugins that are loaded, each with the hash of its source in the place of a version."""
+    return {f"plugin {name}": f"sha256:{plugin.sha256}" for name, plugin in LOADED.items()}
 
 
 def _version(name: str) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.data.prepared import PreparedData, PreparedTask
 from orchestrator.loop.scoring import Score, score
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.task_kinds import ClassificationTask, GenerationTask
+from orchestrator.spec.task_kinds import GenerationTask
 from orchestrator.system.strict_json import without_nan
 
 
@@ -146,7 +146,7 @@ def _head_only(tasks: list[PreparedTask], engine: Any) -> dict[str, Any]:
     fitted = {
         task.name: head_only(task, engine.hidden_states, task.test)
         for task in tasks
-        if task.test and isinstance(task.spec, ClassificationTask)
+        if task.test and task.labels
     }
     return {
         "head_only": {name: scored.metrics for name, scored in fitted.items()},

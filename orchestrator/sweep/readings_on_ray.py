@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.data.prepared import PreparedData, PreparedTask
 from orchestrator.executors.worker_group import prepare_for_deepspeed, worker_group
-from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.experiment import Experiment, experiment_received
 from orchestrator.spec.sections import ResourceSpec
 from orchestrator.sweep.readings import (
     ReadingError,
@@ -126,7 +126,7 @@ def _parted_worker(config: dict[str, Any]) -> None:
     import ray
     import ray.train
 
-    experiment = Experiment.model_validate(config["experiment"])
+    experiment = experiment_received(config["experiment"])
     prepare_for_deepspeed(experiment)
     adapter = None if config["adapter"] is None else Path(config["adapter"])
     side = Side(experiment, adapter)
@@ -153,6 +153,7 @@ def _parted_engine(side: Side, tasks: list[PreparedTask]) -> Iterator[Any]:
     import torch
 
     from curlora import adapter_kind_of, attach, load_adapter
+    from curlora.adapters.saving import trains_base
     from orchestrator.base.loading import load_base, partitioned
     from orchestrator.engines.deepspeed import DeepSpeedEngine
     from orchestrator.engines.sharded_base import zero3_config
@@ -169,7 +170,7 @@ def _parted_engine(side: Side, tasks: list[PreparedTask]) -> Iterator[Any]:
         else:
             model = load_adapter(model, side.adapter)
     # Nothing is trained, but DeepSpeed wants to be told of something that could be.
-    whole = side.adapter is not None and adapter_kind_of(side.adapter) == "full"
+    whole = side.adapter is not None and trains_base(adapter_kind_of(side.adapter))
     for name, parameter in model.named_parameters():
         if whole or ".default" in name:
             parameter.requires_grad_(parameter.is_floating_point())

@@ -55,7 +55,7 @@ from orchestrator.system.strict_json import without_nan
 
 def _own_workers(resources: ResourceSpec) -> ResourceSpec:
     """A single trial has nobody to share a base with."""
-    if resources.executor != "pool":
+    if not resources.facts.packs:
         return resources
     return resources.model_copy(update={"executor": "train"})
 
@@ -151,7 +151,7 @@ def _run(
     from orchestrator.base.loading import load_tokenizer
 
     experiment = loaded.experiment
-    if experiment.resources.executor != "local":
+    if experiment.resources.facts.on_ray:
         # Ray reads some of it while it is imported, as the driver does first of all.
         os.environ.update(process_environment())
     observer.note("checking files, machine and storage")
@@ -240,7 +240,7 @@ def _run_what_is_missing(
     Returns:
         What the sweep left on the cluster, as a complaint; empty where nothing.
     """
-    if driver.experiment.resources.executor == "local":
+    if not driver.experiment.resources.facts.on_ray:
         run_trials_locally(driver, projection, raise_if_interrupted)
         conclude(driver, projection)
         readings.make(read_sides)

@@ -85,7 +85,7 @@ def _private_messages() -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", [*ADAPTER_SETTINGS, *RETENTION_SETTINGS])
 def test_every_setting_of_a_kind_stands_in_the_table(kind: str) -> None:
-    settings = (ADAPTER_SETTINGS | RETENTION_SETTINGS)[kind]
+    settings = {**ADAPTER_SETTINGS, **RETENTION_SETTINGS}[kind]
     rows = _settings_rows()
     everywhere = " ".join(cell for first, cell in rows if first.startswith("all adapters"))
     own = " ".join(cell for first, cell in rows if f"`{kind}`" in first + cell)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from curlora_kinds.adapters.table import PACKED_ADAPTERS
-from curlora_kinds.retentions.table import PACKED_RETENTIONS
+from curlora_kinds.adapters.table import packed_adapters
+from curlora_kinds.retentions.table import packed_retentions
 from orchestrator.base.config import base_dropout
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.methods import MethodSpec
-from orchestrator.spec.task_kinds import ClassificationTask, TaskSpec
+from orchestrator.spec.task_kinds import TaskSpec
 
 
 def packing_refuses(method: MethodSpec) -> str | None:
@@ -22,12 +22,14 @@ def packing_refuses(method: MethodSpec) -> str | None:
         A sentence, or None where it can.
     """
     adapter, retention = method.adapter, method.retention.kind
-    if adapter.kind not in PACKED_ADAPTERS:
-        return f"the adapter {adapter.kind!r} is not one of {', '.join(PACKED_ADAPTERS)}"
+    if adapter.kind not in packed_adapters():
+        known = ", ".join(packed_adapters())
+        return f"the adapter {adapter.kind!r} is not one of {known}, which can be packed"
     if getattr(adapter, "dropout", 0.0):
         return "its dropout masks would depend on the other trials in the pack"
-    if retention not in PACKED_RETENTIONS:
-        return f"the retention {retention!r} is not one of {', '.join(PACKED_RETENTIONS)}"
+    if retention not in packed_retentions():
+        known = ", ".join(packed_retentions())
+        return f"the retention {retention!r} is not one of {known}, which can be packed"
     return None
 
 
@@ -51,8 +53,8 @@ def base_refuses(experiment: Experiment, tasks: Mapping[str, TaskSpec]) -> str |
     headed = [
         name
         for name in experiment.tasks
-        if isinstance(spec := tasks[name], ClassificationTask)
-        and (experiment.head or spec.head) == "linear"
+        if tasks[name].has_head
+        or (experiment.head == "linear" and "head" in type(tasks[name]).model_fields)
     ]
     if headed:
         return f"linear heads ({', '.join(headed)}) are not built for packs"

@@ -27,7 +27,7 @@ from orchestrator.executors.messages import Message, Todo
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.worker_group import prepare_for_deepspeed
 from orchestrator.records.trial_record import BASE_TRIAL
-from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.experiment import experiment_received
 
 BEAT_SECONDS = 5.0
 """How often the member gives its mailbox a sign of life, whatever it does."""
@@ -53,7 +53,7 @@ def member_worker(config: dict[str, Any]) -> None:
     from ray.exceptions import ActorDiedError
 
     mailbox, generation = config["mailbox"], config["generation"]
-    experiment = Experiment.model_validate(config["experiment"])
+    experiment = experiment_received(config["experiment"])
     workers = ALONE
     if experiment.resources.workers > 1:
         prepare_for_deepspeed(experiment)

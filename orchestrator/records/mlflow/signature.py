@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.data.prompts import prompt_columns
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.model_folder import MODEL_FILE
+from orchestrator.spec.plugins import what_is_missing
 from orchestrator.spec.task_files import TaskFileError, parse_task
-from orchestrator.spec.task_kinds import (
-    ClassificationTask,
-    GenerationTask,
-    LanguageModellingTask,
-    MultipleChoiceTask,
-)
+from orchestrator.spec.task_kinds import PromptedTask, TaskSpec
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models import ModelSignature
 
 
-AskedTask: TypeAlias = ClassificationTask | MultipleChoiceTask | GenerationTask
-
-
-def asked_tasks(document: Mapping[str, Any]) -> dict[str, AskedTask]:
+def asked_tasks(document: Mapping[str, Any]) -> dict[str, PromptedTask]:
     """The tasks of a model document that can be asked for a label or a text."""
     try:
         parsed = {n: parse_task(t, f"{MODEL_FILE}: {n}") for n, t in document["tasks"].items()}
     except TaskFileError as error:
         raise TrackingError(
-            f"The task is not one that this version knows ({error}). Use the version that wrote it."
+            f"The task is not one that this version knows ({error})."
+            f"{what_is_missing(document.get('experiment')) or ' Use the version that wrote it.'}"
         ) from None
-    return {n: t for n, t in parsed.items() if not isinstance(t, LanguageModellingTask)}
+    return {n: t for n, t in parsed.items() if isinstance(t, PromptedTask)}
 
 
-def task_columns(task: AskedTask) -> dict[str, Any]:
+def task_columns(task: TaskSpec) -> dict[str, Any]:
     """The columns that a task's prompt reads, with an example of each."""
-    columns: dict[str, Any] = dict.fromkeys(prompt_columns(task.prompt), "An example.")
-    if isinstance(task, MultipleChoiceTask):
-        columns[task.choices_column] = ["one", "another"]
-    return columns
+    columns: dict[str, Any] = dict.fromkeys(task.asked_columns, "An example.")
+    return columns | {column: ["one", "another"] for column in task.choice_columns}
 
 
 def input_example(document: Mapping[str, Any]) -> pd.DataFrame:
@@ -60,8 +51,7 @@ def model_signature(document: Mapping[str, Any]) -> ModelSignature:
     tasks = asked_tasks(document)
     wanted = [task_columns(task) for task in tasks.values()]
     inputs = {name: example for columns in wanted for name, example in columns.items()}
-    classifications = (task for task in tasks.values() if isinstance(task, ClassificationTask))
-    labels = {label for task in classifications for label in task.label_values}
+    labels = {label for task in tasks.values() for label in task.label_values}
     return ModelSignature(
         inputs=Schema([
             ColSpec(Array(DataType.string) if isinstance(example, list) else DataType.string, name,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
-from orchestrator.measures.objectives import NEEDS_ORDER, ProbeReading, measures
+from orchestrator.measures.objectives import ProbeReading, measures, needs_order
 from orchestrator.records.events import TrialEnded
 from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.records.trial_record import BASE_TRIAL
@@ -100,7 +100,7 @@ class Endings:
         found = self._measures(trial, final)
         wanted = set(self._ledger.experiment.objectives)
         if self._ledger.learns_jointly(trial.name):
-            wanted -= NEEDS_ORDER
+            wanted -= needs_order()
         bad = [n for n in sorted(wanted) if not math.isfinite(found[n])]
         if bad:
             self._end(trial, "FAILED", f"the objectives {bad} could not be measured")

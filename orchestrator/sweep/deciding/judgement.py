@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.records.event_values import SideScores
 from orchestrator.records.trial_record import BASE_TRIAL
-from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.experiment import experiment_received
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.proposals import Proposals
@@ -58,7 +58,7 @@ class Judgement:
         return {
             name: Side(
                 # Without what only the driver needs, such as where MLflow records.
-                Experiment.model_validate(ledger.experiment_of(name).for_workers()),
+                experiment_received(ledger.experiment_of(name).for_workers()),
                 None if name == BASE_TRIAL else ledger.folder.adapter(name),
             )
             for name in names

@@ -80,7 +80,9 @@ def test_layers_that_do_not_fit_are_refused(settings, message, build_base):
 
 
 def test_too_much_kept_by_osf_is_refused(build_base):
-    with pytest.raises(ValueError, match=r"`effective_rank` must be below .* = 16 .*nothing would"):
+    with pytest.raises(
+        ValueError, match=r"k_proj` .* `effective_rank` .* = 16, got 16: nothing would"
+    ):
         attach(build_base(), "osf", {"effective_rank": 16, "target_modules": ["k_proj"]}, seed=0)
 
 

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import curlora
 from curlora.packing.pack import BARE, PackedModel
 from curlora.packing.parameters import GRADIENTS, VALUES, SeatedParameters
-from curlora_kinds.adapters.table import PACKED_ADAPTERS
+from curlora_kinds.adapters.table import packed_adapters
 
 VOCABULARY = 64
 TARGETS = {
@@ -529,7 +529,7 @@ def test_slots_with_one_selection_multiply_by_its_factors_at_once(exact_base, co
     assert (shared, batched) == ((each, 0) if same else (0, each))
 
 
-@pytest.mark.parametrize("kind", PACKED_ADAPTERS)
+@pytest.mark.parametrize("kind", packed_adapters())
 def test_more_slots_take_no_more_operations(build_base, kind):
     # A loop over adapters would show here.
     counts = []

@@ -16,7 +16,6 @@ from orchestrator.data.encoding import encode_question, encode_writing
 from orchestrator.data.formats.placed_row import DataError
 from orchestrator.data.items import example_of
 from orchestrator.data.prompt_tokens import encode_prompt
-from orchestrator.data.prompts import with_any_answer
 from orchestrator.loop.scoring import score
 from orchestrator.planning.tokens import ByteTokenizer
 from orchestrator.spec.load import load_experiment
@@ -145,7 +144,7 @@ def test_a_choice_that_begins_another_can_be_learnt_and_so_can_the_other(tokeniz
     found = score([question], spec, Knows(learnt.tokens))
     assert found.value == 1.0
     # Asked without knowing the answer, it is the same question.
-    asked = encode_question(spec, with_any_answer(spec, row), tokenizer, 64)
+    asked = encode_question(spec, spec.with_any_answer(row), tokenizer, 64)
     assert asked.continuations == question.continuations
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.data.formats.placed_row import DataError
 from orchestrator.data.prompts import continuation_texts, right_answer, row_text
-from orchestrator.data.row_values import RowReader, label_value
+from orchestrator.data.row_values import RowReader
 from orchestrator.data.sources.columns import at_path
 from orchestrator.data.sources.reading import read_split
 from orchestrator.data.splits import split_rows
@@ -115,7 +115,7 @@ def test_minus_one_is_an_answer_where_a_number_is_written(tmp_path):
     ],
 )
 def test_a_number_is_the_same_label_however_it_is_written(tmp_path, labels, value, expected):
-    assert label_value(task(tmp_path, labels=labels), value) == expected
+    assert task(tmp_path, labels=labels).label_of(value) == expected
 
 
 # --- no text -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from orchestrator.data.inspect_task import list_tasks
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.task_files import TaskFileError, find_task_file, load_task
 from orchestrator.spec.validation import ExperimentError
-from orchestrator.spec.yaml_file import read_yaml
+from orchestrator.system.yaml_file import read_yaml
 
 TASK = """\
 name: {name}

@@ -1,0 +1,1 @@
+"""Kinds of tasks: what every kind says of itself, and one file for each kind."""
