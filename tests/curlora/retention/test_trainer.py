@@ -41,6 +41,9 @@ CASES = {
     "laplace of texts": ("laplace", {"source": "texts", "prior_precision": 1.0, "strength": 9.0}),
 }  # fmt: skip
 
+MECHANISMS = ("ewc auto", "laplace kfac", "ilora", "olora")
+"""A case of everything that a retention may do to a step or to a task."""
+
 
 def rows_of(task, count=8):
     """Rows of a data set: the token ids, of which the last few are learnt."""
@@ -156,8 +159,10 @@ def by_engine(model, kind, settings, batch_size=BATCH, accumulation=1):
     return losses
 
 
-@pytest.mark.parametrize("base", [Trainer, SFTTrainer])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("base", "case"),
+    [*((Trainer, case) for case in CASES), *((SFTTrainer, case) for case in MECHANISMS)],
+)
 def test_losses_are_those_of_the_plain_engine(adapted, arguments, unprotected, base, case):
     kind, settings = CASES[case]
     sources = [SOURCE] if settings.get("source") == "texts" else []
