@@ -1,10 +1,12 @@
 """Search, training and records around continual learning: from one YAML file to a champion.
 
-`orchestrator.load("NAME@champion")` gives a trained model to be asked.
+`orchestrator.run_sweep("x.yaml")` runs a sweep, `orchestrator.open_sweep("runs/demo")` gives its
+trials as tables, and `orchestrator.load("NAME@champion")` a trained model to be asked.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +17,24 @@ for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
 
 
 if TYPE_CHECKING:
+    from orchestrator.api.run import run_sweep
+    from orchestrator.api.sweep import Sweep, open_sweep
     from orchestrator.serving.find import load
+    from orchestrator.spec.experiment import Experiment
 
-__all__ = ["load"]
+__all__ = ["Experiment", "Sweep", "load", "open_sweep", "run_sweep"]
+
+_PLACES = {
+    "Experiment": "orchestrator.spec.experiment",
+    "Sweep": "orchestrator.api.sweep",
+    "load": "orchestrator.serving.find",
+    "open_sweep": "orchestrator.api.sweep",
+    "run_sweep": "orchestrator.api.run",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`load`, imported when it is asked for: a mistake is answered before anything heavy loads."""
-    if name == "load":
-        from orchestrator.serving import find
-
-        return find.load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """A name of the Python API, imported when it is asked for, as commands load this module too."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.api.journals import begun_sweeps, read_sweep
 from orchestrator.cli.application import app
 from orchestrator.cli.errors import answers_mistakes
-from orchestrator.cli.journals import begun_sweeps, read_sweep
 from orchestrator.cli.options import DEFAULT_STORAGE, Storage, TrackingUri
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.event import Line

@@ -4,8 +4,9 @@ A filter is one or several comparisons joined by `and`, for example
 
     gain > 0.05 and method.adapter.kind = curlora and state != FAILED
 
-Names are `trial`, `state`, `of`, measures, and settings by their dotted path. A comparison with a
-value that was not measured or not set is false, `!=` included.
+Names are the columns of `orchestrator.api.trial_rows`: `trial`, `state`, `of`, measures, the ends
+of intervals, and settings by their dotted path. A comparison with a value that was not measured or
+not set is false, `!=` included.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.api.trial_rows import INTERVALS, WORDS, columns, trial_rows
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
@@ -42,7 +44,6 @@ _COMPARISON = re.compile(
     re.VERBOSE,
 )
 _AND = re.compile(r"and(?=\s)\s*", re.IGNORECASE)
-_WORDS = ("trial", "state", "of")
 
 
 @dataclass(frozen=True)
@@ -108,27 +109,6 @@ def parse_filter(text: str) -> list[Comparison]:
         at = joined.end()
 
 
-def names_of(view: SweepState) -> list[str]:
-    """Every name that a filter or an order may use in this sweep."""
-    settings = {path for trial in view.trials for path in view.settings(trial)}
-    return [*_WORDS, *NATURAL_DIRECTIONS, *sorted(settings)]
-
-
-def value_of(view: SweepState, trial: TrialRecord, name: str) -> Any:
-    """A trial's value by the name that a filter uses; None or NaN where it has none."""
-    match name:
-        case "trial":
-            return trial.name
-        case "state":
-            return trial.state
-        case "of":
-            return trial.of
-        case _ if name in NATURAL_DIRECTIONS:
-            return trial.measure(name)
-        case _:
-            return view.settings(trial).get(name)
-
-
 def select(
     view: SweepState, *, conditions: str | None = None, order: str | None = None
 ) -> list[TrialRecord]:
@@ -146,18 +126,20 @@ def select(
     Raises:
         QueryError: If the filter is not one, names nothing, or compares unlike things.
     """
-    known = names_of(view)
+    known = columns(view)
+    rows = {row["trial"]: row for row in trial_rows(view)}
     trials = view.trials
     for comparison in parse_filter(conditions) if conditions else []:
         _check_name("--filter", comparison.name, known, view)
-        found = [(trial, value_of(view, trial, comparison.name)) for trial in trials]
+        found = [(trial, rows[trial.name].get(comparison.name)) for trial in trials]
         if any(is_number(value) for _, value in found):
             _check_number(comparison)
         trials = [trial for trial, value in found if comparison.holds(value)]
     if order is not None:
         name = order.removeprefix("-")
         _check_name("--sort", name, known, view)
-        trials = _ordered(view, trials, name, falling=order.startswith("-"))
+        values = {trial: row.get(name) for trial, row in rows.items()}
+        trials = _ordered(trials, values, falling=order.startswith("-"))
     return trials
 
 
@@ -169,8 +151,9 @@ def _check_name(option: str, name: str, known: list[str], view: SweepState) -> N
     hint = f" Did you mean {ends[0]!r}?" if ends else suggestion(name, known)
     raise QueryError(
         f"`{option}`: sweep {view.name!r} has no measure or setting {name!r}.{hint} "
-        f"Names are {', '.join(_WORDS)}, the measures {', '.join(NATURAL_DIRECTIONS)}, and "
-        "settings by their dotted path (`orchestrate runs show SWEEP TRIAL` lists them)."
+        f"Names are {', '.join(WORDS)}, the measures {', '.join(NATURAL_DIRECTIONS)}, the ends of "
+        f"intervals {', '.join(INTERVALS)}, and settings by their dotted path (`orchestrate runs "
+        "show SWEEP TRIAL` lists them)."
     )
 
 
@@ -187,10 +170,8 @@ def _check_number(comparison: Comparison) -> None:
 
 
 def _ordered(
-    view: SweepState, trials: list[TrialRecord], name: str, *, falling: bool
+    trials: list[TrialRecord], values: Mapping[str, Any], *, falling: bool
 ) -> list[TrialRecord]:
-    values = {trial.name: value_of(view, trial, name) for trial in trials}
-
     def missing(trial: TrialRecord) -> bool:
         value = values[trial.name]
         return value is None or (isinstance(value, float) and math.isnan(value))
@@ -213,20 +194,11 @@ def to_csv(view: SweepState, trials: Iterable[TrialRecord]) -> str:
     Returns:
         The text; what was not measured or not set is an empty cell.
     """
-    settings = {trial.name: view.settings(trial) for trial in view.trials}
-    paths = list(dict.fromkeys(path for found in settings.values() for path in found))
-    heads = ["trial", "state", "of", "on_front", "champion", *NATURAL_DIRECTIONS]
-    heads += ["gain_low", "gain_high", *paths, "reason"]
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(heads)
-    for trial in trials:
-        interval = trial.gain_interval or [None, None]
-        row = [trial.name, trial.state, trial.of, trial.name in view.front]
-        row += [trial.name == view.champion]
-        row += [trial.measures.get(name) for name in NATURAL_DIRECTIONS]
-        row += [*interval, *(settings[trial.name].get(path) for path in paths), trial.reason]
-        writer.writerow([_cell(value) for value in row])
+    writer = csv.DictWriter(out, columns(view), lineterminator="\r\n")
+    writer.writeheader()
+    for row in trial_rows(view, trials):
+        writer.writerow({name: _cell(value) for name, value in row.items()})
     return out.getvalue()
 
 

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.api.journals import begun_sweeps, find_trial, read_sweep
 from orchestrator.cli import query
 from orchestrator.cli.application import runs_app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.diff import diff_sweeps, diff_trials, render_diff
 from orchestrator.cli.errors import answers_mistakes
-from orchestrator.cli.journals import begun_sweeps, find_trial, read_sweep
 from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage
 from orchestrator.cli.output.documents import outcome_document, trial_document, trial_row
 from orchestrator.cli.output.outcome_tables import outcome_svg, render_outcome

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from curlora_kinds.adapters.table import ADAPTERS
@@ -69,6 +70,41 @@ def load_experiment(
         raise ExperimentError(
             render_validation_error(error, str(path), field_names(), method_kinds())
         ) from None
+    return _complete(experiment, path, path.read_text(encoding="utf-8"), data_root, begun)
+
+
+def complete_experiment(
+    experiment: Experiment,
+    folder: Path,
+    data_root: Path | None = None,
+    begun: Callable[[Experiment], bool] = lambda _: False,
+) -> LoadedExperiment:
+    """Check and complete an experiment that was made in Python.
+
+    Args:
+        experiment: The experiment.
+        folder: Where its model and its tasks are found, as beside a file.
+        data_root: As for `load_experiment`.
+        begun: As for `load_experiment`.
+
+    Returns:
+        The experiment and its tasks.
+
+    Raises:
+        ExperimentError: If the experiment is wrong, naming field, value and nearest name.
+        TaskFileError: If one of its task files is missing or wrong.
+    """
+    text = yaml.safe_dump(experiment.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+    return _complete(experiment, folder / "Experiment", text, data_root, begun)
+
+
+def _complete(
+    experiment: Experiment,
+    path: Path,
+    text: str,
+    data_root: Path | None,
+    begun: Callable[[Experiment], bool],
+) -> LoadedExperiment:
     experiment = _resolve_model(experiment, path)
     try:
         check_deepspeed(experiment)
@@ -89,7 +125,7 @@ def load_experiment(
     return LoadedExperiment(
         experiment=experiment,
         tasks=tasks,
-        text=path.read_text(encoding="utf-8"),
+        text=text,
         origin=str(path),
         task_files={name: str(file) for name, file in files.items()},
     )

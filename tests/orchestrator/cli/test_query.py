@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from orchestrator.api.trial_rows import columns
 from orchestrator.cli import query
 from orchestrator.cli.query import QueryError, parse_filter, select
 from orchestrator.records.sweep_state import SweepState
@@ -47,7 +48,7 @@ def test_state_and_repetitions_can_be_asked_for(view):
 def test_what_was_not_measured_fulfils_no_comparison(view):
     both = chosen(view, "gain=0.1") + chosen(view, "gain!=0.1")
     assert "t003" not in both
-    assert "probe_accuracy_kept" in query.names_of(view)
+    assert "probe_accuracy_kept" in columns(view)
     assert not chosen(view, "probe_accuracy_kept != 0")
 
 
