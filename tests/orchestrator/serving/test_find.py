@@ -16,6 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from orchestrator import load
+from orchestrator.base.errors import ModelError
 from orchestrator.cli import app, errors
 from orchestrator.serving import answers as answers_module
 from orchestrator.serving import find
@@ -266,6 +267,45 @@ def test_an_exported_adapter_folder_is_itself_a_model(runs, tmp_path):
     result = call("predict", tmp_path / "m", "good the film good")
     assert result.exit_code == 0, result.output
     assert "positive" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda heads: {k: v[:1].clone() for k, v in heads.items()}, "should be 2 labels x 32"),
+        (lambda heads: {"other" + k[4:]: v for k, v in heads.items()}, "got none"),
+    ],
+)
+def test_heads_of_another_shape_or_task_are_refused(changed, said, runs, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    call("export", "headed-run/t001", "--as", "adapter", "--to", tmp_path / "m",
+         "--storage", runs)  # fmt: skip
+    (tmp_path / "m" / "seal.json").unlink(missing_ok=True)  # as earlier versions wrote it
+    (tmp_path / "m" / "adapter" / "seal.json").unlink(missing_ok=True)
+    file = tmp_path / "m" / "adapter" / "heads.safetensors"
+    save_file(changed(load_file(file)), file)
+    with pytest.raises(ModelError, match=said) as caught:
+        load(str(tmp_path / "m"))
+    assert "heads.safetensors" in str(caught.value)
+
+
+def test_a_moved_base_is_named_to_commands(runs, tmp_path):
+    model, base = tmp_path / "m", tmp_path / "base"
+    call("export", "headed-run/t001", "--as", "adapter", "--to", model, "--storage", runs)
+    document = json.loads((model / "model.json").read_text())
+    shutil.copytree(document["base"]["name"], base)
+    document["base"]["name"] = str(tmp_path / "where-it-was")
+    (model / "model.json").write_text(json.dumps(document))
+    (model / "seal.json").unlink(missing_ok=True)
+    lost = call("predict", model, "good the film good")
+    assert lost.exit_code != 0
+    assert "--base" in lost.output
+    found = call("predict", model, "good the film good", "--base", base)
+    assert found.exit_code == 0, found.output
+    assert "positive" in found.stdout
+    done = call("export", model, "--as", "lora", "--to", tmp_path / "lora", "--base", base)
+    assert done.exit_code == 0, done.output
 
 
 # --- files of predictions ------------------------------------------------------------------------
