@@ -26,9 +26,9 @@ class LoggedProgress:
         """Log what the driver is doing."""
         _log.info("%s", text)
 
-    def event(self, event: Event) -> None:
-        """Log how trials end."""
-        if isinstance(event, TrialEnded):
+    def event(self, event: Event, *, replayed: bool = False) -> None:
+        """Log how trials end; those of an earlier process were logged by it."""
+        if not replayed and isinstance(event, TrialEnded):
             _log.info("%s: %s%s", event.trial, event.state, event.reason and f", {event.reason}")
 
     def progress(self, trial: str, progress: dict[str, Any]) -> None:
