@@ -12,6 +12,7 @@ in bf16). `tests/orchestrator/engines/test_parity.py` holds the short form to 1e
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -21,49 +22,70 @@ from results_page import ROOT, machine
 
 sys.path.insert(0, str(ROOT))
 
-from tests.engine_parity import Case, World, cases, distances, mean_square
+from tests.engine_parity import World, cases, distances, mean_square
 from tests.process_group import in_workers
 from tests.tiny import write_base, write_tasks
 
 STAGES = (0, 1, 2, 3)
 SEEDS = (0, 1, 2)
+PRECISIONS = ("fp32", "bf16")
 
 
-def sharded(rank: int, folder: Path, base: str, tasks: str) -> dict[tuple[Case, int], Any]:
-    """What DeepSpeed gives for every case and stage, or why it refuses."""
-    world, found = World(base, tasks, folder), {}
+def sharded(
+    rank: int, folder: Path, base: str, tasks: str, kept: str, known: frozenset[str]
+) -> None:
+    """Keep what DeepSpeed gives for every case that is not known, or why it refuses."""
+    world = World(base, tasks, folder)
     for case in cases():
+        if str(case) in known:
+            continue
+        found: dict[str, Any] = {}
         for stage in STAGES:
             try:
-                fp32 = world.learn(case, "fp32", stage=stage)
-                bf16 = [world.learn(case, "bf16", seed=seed, stage=stage) for seed in SEEDS]
+                runs = [world.learn(case, "fp32", stage=stage)]
+                runs += [world.learn(case, "bf16", seed=seed, stage=stage) for seed in SEEDS]
             except (ValueError, NotImplementedError) as error:
                 # Shown, so that a fault cannot pass for a method that a stage does not take.
                 print(f"{case}, ZeRO {stage}: {error}", file=sys.stderr, flush=True)
-                found[case, stage] = str(error)
+                found[str(stage)] = str(error)
                 continue
-            found[case, stage] = fp32, bf16
+            found[str(stage)] = [run.tolist() for run in runs]
         if rank == 0:
+            _keep(Path(kept), {"case": str(case), "sharded": found})
             print(f"{case}", file=sys.stderr, flush=True)
-    return found
 
 
-def lines(base: Path, tasks: Path, folder: Path) -> list[str]:
+def _keep(file: Path, record: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(record) + "\n")
+
+
+def _known(file: Path, part: str) -> dict[str, Any]:
+    """What an earlier run has kept, by case."""
+    records = map(json.loads, file.read_text().splitlines()) if file.is_file() else ()
+    return {record["case"]: record[part] for record in records if part in record}
+
+
+def lines(base: Path, tasks: Path, folder: Path, kept: Path) -> list[str]:
     """The table, a line for each pair."""
-    (found, _) = in_workers(2, sharded, folder, str(base), str(tasks), timeout=7200)
-    world, table = World(base, tasks, folder), []
+    known = frozenset(_known(kept, "sharded"))
+    in_workers(2, sharded, folder, str(base), str(tasks), str(kept), known, timeout=7200)
+    world, found, plain = World(base, tasks, folder), _known(kept, "sharded"), _known(kept, "plain")
+    table = []
     for case in cases():
-        exact = [world.learn(case, "fp32", seed=seed) for seed in SEEDS]
-        own = mean_square(
-            distances([world.learn(case, "bf16", seed=seed) for seed in SEEDS], exact)
-        )
+        if str(case) not in plain:
+            runs = {p: [world.learn(case, p, seed=s).tolist() for s in SEEDS] for p in PRECISIONS}
+            _keep(kept, {"case": str(case), "plain": runs})
+            plain[str(case)] = runs
+        exact = plain[str(case)]["fp32"]
+        own = mean_square(distances(plain[str(case)]["bf16"], exact))
         cells = [str(case), f"{own:.1e}"]
         for stage in STAGES:
-            got = found[case, stage]
+            got = found[str(case)][str(stage)]
             if isinstance(got, str):
                 cells += ["refused", "refused"]
                 continue
-            fp32, bf16 = got
+            fp32, *bf16 = got
             cells += [
                 f"{distances(fp32, exact[0]).max():.1e}",
                 f"{mean_square(distances(bf16, exact)) / own:.2f}",
@@ -76,12 +98,16 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--write", action="store_true", help="also into engine_parity.md")
+    parser.add_argument(
+        "--kept", type=Path, help="a file of what was computed, which another run goes on from"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         for name in ("base", "tasks", "run"):
             (root / name).mkdir()
-        table = lines(write_base(root / "base"), write_tasks(root / "tasks"), root / "run")
+        kept = (arguments.kept or root / "kept.jsonl").absolute()
+        table = lines(write_base(root / "base"), write_tasks(root / "tasks"), root / "run", kept)
     facts = ", ".join(f"{name} {value}" for name, value in machine().items())
     heads = ["method", "plain bf16", *(f"ZeRO {s} {p}" for s in STAGES for p in ("fp32", "bf16"))]
     page = "\n".join([
