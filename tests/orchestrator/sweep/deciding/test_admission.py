@@ -1,6 +1,7 @@
 """What runs at a time never needs more than there is, and nothing that fits is held back."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,3 +82,15 @@ def test_trials_that_were_begun_in_an_earlier_session_wait(admissions, ledgers):
         started(ledger, admission)
     again = ledgers(search=WORKERS)
     assert Admission(again, Proposals(again)).waiting == ["base", "t001"]
+
+
+def test_the_first_word_of_the_pool_is_told_once(admissions, recorder):
+    ledger, admission = admissions(4)
+    pool = SimpleNamespace(is_open=False, places=2, resources=[], release=lambda _: None)
+    pool.open, pool.assign = lambda: None, lambda _: 0
+    admission.pool = pool
+    assert started(ledger, admission) == "base"
+    assert recorder.notes.count("the pool has started") == 0
+    for _ in range(2):
+        admission.heard("base")
+    assert recorder.notes.count("the pool has started") == 1
