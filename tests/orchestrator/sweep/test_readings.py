@@ -268,10 +268,10 @@ def test_workers_that_hold_parts_of_the_base_read_the_same(two_sides, tmp_path):
     sides, data, expected = two_sides
     parted = {}
     for name, side in sides.items():
-        training = side.experiment.training.model_copy(update={"deepspeed": ZERO_3})
-        parted[name] = replace(
-            side, experiment=side.experiment.model_copy(update={"training": training})
-        )
+        document = side.experiment.model_dump(mode="json")
+        document["training"]["deepspeed"] = ZERO_3
+        document["resources"]["executor"] = "train"
+        parted[name] = replace(side, experiment=type(side.experiment).model_validate(document))
     for found in in_two_workers(_worker, tmp_path, parted, data):
         for name in sides:
             assert found[name]["row"] == pytest.approx(expected[name]["row"])
