@@ -452,7 +452,7 @@ def test_a_sweep_on_a_full_disk_stops_with_one_message_and_is_finished_later(
     monkeypatch.setattr(preflight, "free_disk", lambda storage: 2**40)
     text = one_message(call("sweep", path), errors.MISTAKE)
     assert "No space left on device" in text
-    assert "go on with the same command" in text
+    assert "run the same command" in text
     kept = states(folder / "tiny")
     assert set(kept.values()) <= {"COMPLETE"}
     resize("64m")
