@@ -180,7 +180,7 @@ def methods_parts(view: SweepState) -> dict[str, str]:
     """Tables and figure of every method's pick on fresh seeds."""
     found: list[tuple[str, TrialRecord, Outcome]] = []
     for finalist in view.finalists:
-        pick = view.trial(str(finalist["trial"]))
+        pick = view.trial(finalist.trial)
         repeats = repeats_of(view, pick.name)
         if repeats:
             name = str(pick.overrides["method.preset"])
@@ -285,7 +285,7 @@ def _settings_order(trial: TrialRecord) -> tuple[Any, ...]:
 
 def picks_table(view: SweepState, name: Callable[[TrialRecord], str]) -> str:
     """The picks on fresh seeds, and the first two of them against each other."""
-    picks = [(view.trial(str(f["trial"])), f) for f in view.finalists]
+    picks = [(view.trial(f.trial), f) for f in view.finalists]
     found = [(pick, outcome(view, repeats_of(view, pick.name))) for pick, _ in picks]
     found.sort(key=lambda one: name(one[0]))
     head = ["pick", "settings", "learnt", "learnt over zero-shot", "final over zero-shot",

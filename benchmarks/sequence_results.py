@@ -60,7 +60,7 @@ def controls_table(view: SweepState) -> str:
 
 def trials_table(view: SweepState) -> str:
     """The trials by which learning rates were chosen."""
-    finalists = {str(f["trial"]) for f in view.finalists}
+    finalists = {f.trial for f in view.finalists}
     rows = []
     for trial in sorted(view.searched, key=lambda t: (kind(t), str(t.overrides))):
         rate = f"{trial.overrides['training.learning_rate']:.1e}"
@@ -91,7 +91,7 @@ def finalists_table(view: SweepState) -> str:
     """What the picks scored with seeds that had no part in the choice."""
     rows = []
     for finalist in view.finalists:
-        name = str(finalist["trial"])
+        name = finalist.trial
         repeats = repeats_of(view, name)
         values = {m: [t.measure(m) for t in repeats] for m in repeats[0].measures}
         mean = mean_examples([trial.per_example for trial in repeats])
@@ -121,10 +121,10 @@ def mean_examples(sides: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, l
 def sequence_table(views: dict[str, SweepState]) -> str:
     """The paper's rows: each task when it was learnt and after the later ones."""
     columns = [
-        (f"{name.rsplit('-', 1)[-1]}: {kind(view.trial(str(f['trial'])))}", view,
-         repeats_of(view, str(f["trial"])))
+        (f"{name.rsplit('-', 1)[-1]}: {kind(view.trial(f.trial))}", view,
+         repeats_of(view, f.trial))
         for name, view in views.items()
-        for f in sorted(view.finalists, key=lambda f: kind(view.trial(str(f["trial"]))))
+        for f in sorted(view.finalists, key=lambda f: kind(view.trial(f.trial)))
     ]  # fmt: skip
     lines = [
         ("MRPC after MRPC", 0, 0), ("SST-2 after SST-2", 1, 1), ("MRPC after SST-2", 1, 0),

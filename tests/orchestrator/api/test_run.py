@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from orchestrator.spec.yaml_file import read_yaml
 
 import orchestrator
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.system.user_error import UserError
+from orchestrator.system.yaml_file import read_yaml
 
 ROOT = Path(__file__).parents[3]
 LOCAL = {"executor": "local"}
