@@ -189,6 +189,28 @@ def test_adapted_layers_describe_the_update(kind, family, build):
         assert delta.shape == layer.shape
 
 
+@pytest.mark.parametrize("kind", ["lora", "curlora"])
+def test_parameters_that_zero_3_releases_between_passes_are_observed_alike(kind, build, examples):
+    model = build(kind, "llama")
+    params, expected = observed(model, examples, frozenset({"linear"}))
+    shapes = {n: layer.shape for n, layer in adapted_layers(model, params).items()}
+    whole = {name: p.data for name, p in params.items()}
+
+    def gather(*_):
+        for name, p in params.items():
+            p.data = whole[name]
+
+    for p in params.values():
+        p.ds_shape, p.data = p.shape, p.data.new_empty(0)
+    assert {n: layer.shape for n, layer in adapted_layers(model, params).items()} == shapes
+    with model.register_forward_pre_hook(gather):
+        _, seen = observed(model, examples, frozenset({"linear"}))
+    for one, other in zip(seen, expected, strict=True):
+        assert one.linear.keys() == other.linear.keys() == params.keys()
+        for name in params:
+            exactly(one.linear[name], other.linear[name])
+
+
 def test_lora_at_its_start_has_a_zero_fisher_for_its_first_factor(build, examples):
     params, seen = observed(build("lora", "llama", moved=False), examples)
     diagonal = averaged(sum_squares(params, seen))
