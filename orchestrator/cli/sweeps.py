@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import typer
 
+from orchestrator.base.devices import devices_here
 from orchestrator.cli.application import app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.errors import FAILED, INTERRUPTED, answers_mistakes, stop
@@ -20,6 +21,7 @@ from orchestrator.cli.output.live import LiveDisplay
 from orchestrator.cli.output.next_commands import program
 from orchestrator.cli.output.outcome_tables import render_outcome
 from orchestrator.cli.output.tables import print_on
+from orchestrator.executors.cluster_fit import largest_resources
 from orchestrator.planning.plan import Machine
 from orchestrator.planning.planner import make_plan
 from orchestrator.planning.storage_folder import free_disk
@@ -67,19 +69,25 @@ def plan(
 def _machine(loaded: LoadedExperiment, address: str | None) -> Machine:
     storage = Path(loaded.experiment.storage).expanduser()
     if address is not None:
+        from orchestrator.executors.cluster_devices import cluster_devices
         from orchestrator.executors.ray_session import connected
 
+        wanted = largest_resources(loaded.experiment)
         with connected(address) as resources:
             cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        return Machine(cpus, gpus, memory=None, disk=None, here=False)
+            asked = loaded.experiment.training.precision == "auto"
+            devices = tuple(cluster_devices(wanted)) if asked else ()
+        return Machine(cpus, gpus, memory=None, disk=None, here=False, devices=devices)
     import torch
 
     here = machine.memory()
+    on_gpu = loaded.experiment.resources.gpus_per_worker > 0
     return Machine(
         cpus=machine.usable_cores(),
         gpus=torch.cuda.device_count(),
         memory=here[1] if here else None,
         disk=free_disk(storage),
+        devices=tuple(devices_here(on_gpu=on_gpu)),
     )
 
 

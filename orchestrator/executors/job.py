@@ -27,6 +27,8 @@ class Job:
     """Whether it has workers of its own or a slot of the pool; the executor `local` has neither."""
     member: int = 0
     """The member of the pool that it is to try first."""
+    avoid: tuple[str, ...] = ()
+    """Ids of nodes on which its workers are not placed."""
     row_0: tuple[float | None, ...] | None = None
     """What the untouched base scores on each task, None where it was not measured; None as a
     whole before row 0 is."""
@@ -45,6 +47,7 @@ class Job:
             "folder": str(self.folder.path),
             "executor": self.executor,
             "member": self.member,
+            "avoid": list(self.avoid),
             "row_0": None if self.row_0 is None else list(self.row_0),
         }
 
@@ -65,5 +68,6 @@ class Job:
             SweepFolder(Path(config["folder"])),
             config["executor"],
             config["member"],
+            tuple(config["avoid"]),
             None if row_0 is None else tuple(row_0),
         )

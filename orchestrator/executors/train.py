@@ -38,7 +38,7 @@ def trial_function(job: Job, shared: list[Any] | None = None) -> None:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job.as_config(), "shared": shared},
-        **worker_group(resources),
+        **worker_group(resources, job.avoid),
         run_config=RunConfig(
             name=job.trial,
             storage_path=str(job.folder.ray),

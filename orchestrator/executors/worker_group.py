@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.engines.shm_op import keep_in_environment
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import ResourceSpec
+
+NODE_ID = "ray.io/node-id"
+"""The label by which Ray knows a node."""
 
 
 def prepare_for_deepspeed(experiment: Experiment) -> None:
@@ -29,11 +33,17 @@ def prepare_for_deepspeed(experiment: Experiment) -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
-def worker_group(resources: ResourceSpec) -> dict[str, Any]:
+def away_from(nodes: Sequence[str]) -> dict[str, str] | None:
+    """Ray's label selector for every node but some, given by their ids; None where it is any."""
+    return {NODE_ID: f"!in({','.join(nodes)})"} if nodes else None
+
+
+def worker_group(resources: ResourceSpec, avoid: Sequence[str] = ()) -> dict[str, Any]:
     """What Ray Train is told of the workers of a trial, or of a member of the pool.
 
     Args:
         resources: Their number and what each has.
+        avoid: Ids of nodes on which none is placed.
 
     Returns:
         `scaling_config` and `torch_config` of a `TorchTrainer`.
@@ -49,6 +59,7 @@ def worker_group(resources: ResourceSpec) -> dict[str, Any]:
             num_workers=resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker=per_worker,
+            label_selector=away_from(avoid),
         ),
         "torch_config": TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
     }

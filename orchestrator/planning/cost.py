@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
+from orchestrator.base.devices import product_speed
 from orchestrator.base.facts import BaseFacts
 from orchestrator.executors.cluster_fit import pool_members
 from orchestrator.planning.method_sizes import AdapterFacts
@@ -16,7 +16,6 @@ EFFICIENCY = (0.2, 0.6)
 """Share of the measured matrix-product speed that a whole step reaches: low and high."""
 RUNGS = 2
 """Times that a task is scored before its end (at 1/4 and 1/2)."""
-CALIBRATION_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -115,23 +114,5 @@ def measure_flops(experiment: Experiment) -> float | None:
     on_gpu = experiment.resources.gpus_per_worker > 0
     if on_gpu and not torch.cuda.is_available():
         return None
-    device = torch.device("cuda" if on_gpu else "cpu")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[experiment.training.precision]
-    rows, columns = (4096, 4096) if on_gpu else (512, 1024)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(experiment.resources.cpus_per_worker)
-    try:
-        left = torch.ones(rows, columns, dtype=dtype, device=device)
-        right = torch.ones(columns, columns, dtype=dtype, device=device)
-        _ = left @ right  # the first product chooses kernels
-        if on_gpu:
-            torch.cuda.synchronize()
-        count, begun = 0, time.perf_counter()
-        while (spent := time.perf_counter() - begun) < CALIBRATION_SECONDS:
-            _ = left @ right
-            if on_gpu:
-                torch.cuda.synchronize()
-            count += 1
-    finally:
-        torch.set_num_threads(threads)
-    return 2.0 * rows * columns * columns * count / spent
+    threads = experiment.resources.cpus_per_worker
+    return product_speed(experiment.training.precision, threads=threads, on_gpu=on_gpu)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.base.devices import Device
 from orchestrator.base.facts import BaseFacts
 from orchestrator.planning.method_sizes import AdapterFacts, MethodFacts
 
@@ -20,6 +21,8 @@ class Machine:
     """Free bytes where sweeps are kept."""
     here: bool = True
     """Whether it is this machine, so that its speed can be measured."""
+    devices: tuple[Device, ...] = ()
+    """Everything that trials compute with; empty where none is there yet."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Plan:
     tokens_from: str
     """Where the token counts come from: "tokenizer", or the estimate in words."""
     epochs: int
+    precision: str
+    """In which numbers, in words; where the machine decides, with the reason."""
     train_tokens: int
     """Of one trial, over all tasks and epochs."""
     evaluation_tokens: int

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.base.facts import base_facts
+from orchestrator.base.precision import choose_precision, with_precision
 from orchestrator.data.prompt_tokens import is_estimate
 from orchestrator.executors.cluster_fit import fit
 from orchestrator.executors.pool.admission import packing_refuses, trial_refuses
@@ -41,6 +42,7 @@ def make_plan(
     Returns:
         The plan. Nothing was started and nothing written.
     """
+    loaded, precision = _precision(loaded, machine)
     experiment = loaded.experiment
     tokenizer, tokens_from = planning_tokenizer(experiment.model)
     tasks, controls, epochs = task_facts(loaded, tokenizer)
@@ -66,6 +68,7 @@ def make_plan(
         tasks=tasks,
         tokens_from=tokens_from,
         epochs=epochs,
+        precision=precision,
         train_tokens=cost.train_tokens,
         evaluation_tokens=cost.evaluation_tokens,
         probed=experiment.data.probe_after.replace("_", " "),
@@ -95,6 +98,15 @@ def make_plan(
     plan.warnings.extend(plan_warnings(plan, experiment))
     plan.warnings.extend(control_warnings(loaded, controls, exact=not is_estimate(tokenizer)))
     return plan
+
+
+def _precision(loaded: LoadedExperiment, machine: Machine) -> tuple[LoadedExperiment, str]:
+    """The experiment with the precision that a sweep on a machine would have, and that in words."""
+    named = loaded.experiment.training.precision
+    if named != "auto":
+        return loaded, f"precision {named}"
+    choice = choose_precision(machine.devices)
+    return with_precision(loaded, choice.used), choice.words
 
 
 def _alone(loaded: LoadedExperiment) -> dict[str, str]:

@@ -26,6 +26,7 @@ from orchestrator.planning.resource_problems import (
     storage_problems,
 )
 from orchestrator.planning.storage_folder import free_disk
+from orchestrator.planning.warnings import slow_bf16
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.mlflow.client import check_reachable
@@ -40,32 +41,36 @@ class PreflightError(UserError, ValueError):
     """An experiment that cannot run here as it is; one message with every reason."""
 
 
-def cautions(experiment: Experiment, storage: Path) -> list[str]:
+def cautions(experiment: Experiment, storage: Path, address: str | None = None) -> list[str]:
     """What is worth knowing before a sweep begins, although nothing is in its way.
 
     Args:
         experiment: An experiment that `check` let pass.
         storage: The folder that sweeps are kept in.
+        address: The cluster that will be joined; None: this machine.
 
     Returns:
         A line for each size that the retentions carry between tasks, with the arithmetic (none
-        where the base's sizes are not known on this machine), and one where MLflow's database would
+        where the base's sizes are not known on this machine), one where the file asks for bf16 and
+        this machine does not multiply it, and one where MLflow's database would
         lie on a network file system.
     """
     base = base_facts(experiment.model)
     facts = method_facts(experiment, base) if base else []
     carried = dict.fromkeys(m.arithmetic for m in facts if m.retention != "none")
+    found = [f"carried between tasks: {line}" for line in carried]
+    slow = slow_bf16(experiment) if address is None else None
+    if slow is not None:
+        found.append(slow)
     kind = network_file_system(tracking_uri(experiment.tracking.uri, storage))
-    return [f"carried between tasks: {line}" for line in carried] + (
-        [
+    if kind is not None:
+        found.append(
             f"MLflow's database would lie on a network file system ({kind}), on which SQLite can "
             "be damaged when two machines open it. The journals are safe there and can rebuild it. "
             "To be without that risk, name a local file (`tracking: {uri: "
             "sqlite:////home/YOU/mlflow.db}`) or a server"
-        ]
-        if kind is not None
-        else []
-    )
+        )
+    return found
 
 
 def check(loaded: LoadedExperiment, storage: Path, *, trials: int, address: str | None) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.base.devices import bf16_slowness, processor
 from orchestrator.data.continuations import words_that_begin_others
 from orchestrator.executors.cluster_fit import pool_members
 from orchestrator.planning.plan import Plan
+from orchestrator.spec.domains import possible_values
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.system.byte_units import GIB
@@ -24,6 +26,9 @@ def plan_warnings(plan: Plan, experiment: Experiment) -> list[str]:
             f"The sizes of the base model {_name(experiment)!r} cannot be read on this machine, so "
             "memory and time are not estimated. Download a hub model first, with `hf download`."
         )
+    slow = slow_bf16(experiment) if plan.machine.here else None
+    if slow is not None:
+        found.append(slow)
     need, memory = plan.worker_bytes, plan.machine.memory
     at_once = max(1, plan.at_once) * experiment.resources.workers
     light = 0.0
@@ -41,6 +46,35 @@ def plan_warnings(plan: Plan, experiment: Experiment) -> list[str]:
             "run at a time."
         )
     return found
+
+
+def slow_bf16(experiment: Experiment) -> str | None:
+    """What bf16 costs on this machine's processor, measured, where the file asks for it.
+
+    Args:
+        experiment: The experiment as the file has it.
+
+    Returns:
+        One or two sentences; None where no trial computes in bf16, or the device multiplies it.
+    """
+    training, search = experiment.training, experiment.search
+    values = possible_values(search.space, _PRECISION, training.precision) if search else ()
+    first = [entry[_PRECISION] for entry in search.first if _PRECISION in entry] if search else []
+    on_gpu = experiment.resources.gpus_per_worker > 0
+    if on_gpu or "bf16" not in {training.precision, *values, *first}:
+        return None
+    here = processor()
+    if here.bf16:
+        return None
+    ratio = bf16_slowness(threads=experiment.resources.cpus_per_worker)
+    return (
+        f"`training.precision: bf16`: {here.name} does not multiply bf16 ({here.because}); a "
+        f"product takes {ratio:.1f} times as long as in fp32, measured now. Write `precision: "
+        "auto`, or leave it out, to have what suits the machine."
+    )
+
+
+_PRECISION = "training.precision"
 
 
 def control_warnings(

@@ -42,6 +42,9 @@ class SweepOpened(Event):
     """`base`, `data`, `code`, `packages`, `python`, `platform`."""
     controls: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     """By task, what is known without a model."""
+    precision: dict[str, str] | None = field(default=None, metadata=ONLY_IF_SAID)
+    """What `training.precision: auto` stands for in this sweep (`used`, as in `experiment`), and
+    its `reason`; None where the file named a precision."""
     version: int = 1
     """The form of the journal, see `JOURNAL_VERSION`."""
 

@@ -59,6 +59,8 @@ class SweepState:
     yaml: str = ""
     """The experiment file as it was written."""
     origin: str = ""
+    precision: dict[str, str] | None = None
+    """What `training.precision: auto` stands for, see `SweepOpened`."""
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
     """What was recorded when it was opened."""
     base: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -118,6 +120,7 @@ class SweepState:
     def _take_opening(self, event: SweepOpened) -> None:
         self.name, self.kind, self.sweep_id = event.sweep, event.kind, event.sweep_id
         self.experiment, self.controls = event.experiment, event.controls
+        self.precision = event.precision
         self.origin, self.provenance = event.origin, event.provenance
         self.task_files, self.yaml = event.tasks, event.yaml
         self.opened, self.identity = event.time, identity_of(event)

@@ -42,6 +42,7 @@ def asked(view: SweepState) -> dict[str, Any]:
         "champion": f"{champion.get('maximize', '-')} decides"
         + (f", among trials that keep {limits}" if limits else "")
         + ", only if the interval of its gain, widened for the choice, lies above 0",
+        "precision": _precision(view),
         "search": f"{search['searcher']}, seed {search.get('seed', 0)}" if search else "none",
     }
     return {
@@ -50,6 +51,11 @@ def asked(view: SweepState) -> dict[str, Any]:
         "facts": facts,
         "space": {path: _range(choice) for path, choice in (search.get("space") or {}).items()},
     }
+
+
+def _precision(view: SweepState) -> str:
+    used = str((view.experiment.get("training") or {}).get("precision", "-"))
+    return f"{used} (auto: {view.precision['reason']})" if view.precision else used
 
 
 def _task(view: SweepState, name: str) -> dict[str, Any]:

@@ -51,7 +51,9 @@ class TrainingSpec(Spec):
     max_length: int = Field(default=128, ge=8)
     """Tokens per example; in a longer prompt the longest columns lose their ends, and
     it is counted."""
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 where all devices of the sweep multiply natively in it, else fp32; decided once,
+    when the sweep begins."""
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Of the learning rate within a task."""

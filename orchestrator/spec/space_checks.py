@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from orchestrator.spec.assignments import active
 from orchestrator.spec.conditions import check_conditions
@@ -95,6 +95,7 @@ def _check_domain(path: str, domain: SimpleDomain) -> None:
     if isinstance(domain, Choice):
         seen: list[str] = []
         for value in domain.choice:
+            _check_precision(path, value)
             key = value_key(value, f"search.space: {path}")
             if key in seen:
                 raise ExperimentError(
@@ -114,10 +115,20 @@ def _check_domain(path: str, domain: SimpleDomain) -> None:
             )
 
 
+def _check_precision(path: str, value: object) -> None:
+    whole = isinstance(value, dict) and cast("dict[str, Any]", value).get("precision") == "auto"
+    if (path == "training.precision" and value == "auto") or (path == "training" and whole):
+        raise ExperimentError(
+            f"search.space: {path}: `auto` stands for one precision in all trials of a sweep; list "
+            "`bf16` and `fp32`"
+        )
+
+
 def _check_entry(search: SearchSpec, place: str, entry: Mapping[str, Any]) -> None:
     """Refuse an entry of `first` that lies outside the space, or that would be lost."""
     for path, value in entry.items():
         value_key(value, f"{place}: {path}")
+        _check_precision(path, value)
         if path not in search.space:
             continue
         domains = [domain for where, domain in simple_domains(search.space) if where == path]

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
+from orchestrator.base.devices import named
 from orchestrator.executors.cluster_checks import check_driver, check_storage
+from orchestrator.executors.cluster_devices import NodesToAvoid, cluster_devices
 from orchestrator.executors.cluster_fit import (
     HEAD_RESOURCE,
     HEAD_SHARE,
@@ -83,6 +85,11 @@ def run_trials_on_ray(
     with connected(options.address) as resources:
         check_driver(options.address)
         check_storage(driver.journal.folder)
+        chosen = driver.state.precision
+        if chosen is not None and chosen["used"] == "bf16":
+            driver.admission.avoid = NodesToAvoid(experiment.resources, note)
+        elif options.address is not None:
+            _say_where_bf16_is_slow(experiment, note)
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         required_fit(largest_resources(experiment), cpus=cpus, gpus=gpus)
         driver.admission.capacity = Capacity(
@@ -93,9 +100,25 @@ def run_trials_on_ray(
             _fit(driver, options, projection)
         conclude(driver, projection)
         folder = driver.folder.readings
-        readings.make(functools.partial(read_on_ray, resources=experiment.resources, folder=folder))
+        avoid = driver.admission.avoid
+        read = functools.partial(
+            read_on_ray, resources=experiment.resources, folder=folder, avoid=avoid
+        )
+        readings.make(read)
         left = wait_until_clean()
     return leftovers_complaint(left, note)
+
+
+def _say_where_bf16_is_slow(experiment: Experiment, note: Callable[[str], None]) -> None:
+    """Warn of devices of the cluster that do not multiply what the file asks for."""
+    if experiment.training.precision == "bf16":
+        slow = [each for each in cluster_devices(experiment.resources) if not each.bf16]
+        if slow:
+            note(
+                f"`training.precision: bf16`: {named(slow)} of this cluster does not multiply bf16 "
+                f"({slow[0].because}) and takes several times as long as in fp32; with "
+                "`precision: auto` the cluster's nodes decide"
+            )
 
 
 def leftovers_complaint(left: Leftovers, note: Callable[[str], None]) -> str:
@@ -167,6 +190,7 @@ def _fit(
             shared,
             resources.members or max(1, worker_places(ray.nodes(), resources) // resources.workers),
             unfinished=lambda: driver.unfinished,
+            avoid=driver.admission.avoid,
             note=driver.observer.note,
         )
     mailboxes = pool.mailboxes if pool is not None else []

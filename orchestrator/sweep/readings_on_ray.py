@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from orchestrator.data.prepared import PreparedData, PreparedTask
-from orchestrator.executors.worker_group import prepare_for_deepspeed, worker_group
+from orchestrator.executors.worker_group import away_from, prepare_for_deepspeed, worker_group
 from orchestrator.spec.experiment import Experiment, experiment_received
 from orchestrator.spec.sections import ResourceSpec
 from orchestrator.sweep.readings import (
@@ -30,7 +30,11 @@ POLL_SECONDS = 1.0
 
 
 def read_on_ray(
-    sides: Mapping[str, Side], data: PreparedData, resources: ResourceSpec, folder: Path
+    sides: Mapping[str, Side],
+    data: PreparedData,
+    resources: ResourceSpec,
+    folder: Path,
+    avoid: Callable[[], Sequence[str]] = tuple,
 ) -> dict[str, dict[str, Any]]:
     """The same on the Ray cluster.
 
@@ -42,6 +46,7 @@ def read_on_ray(
         data: The tokenised data.
         resources: What a worker of the sweep has.
         folder: A folder for Ray Train, on the sweep's storage; removed afterwards.
+        avoid: Gives the ids of nodes that do not take part.
 
     Returns:
         As `read_sides`.
@@ -54,7 +59,7 @@ def read_on_ray(
 
     shared = ray.put(data)
     parted = {n: s for n, s in sides.items() if is_parted(s.experiment)}
-    found = _read_by_train(parted, shared, folder) if parted else {}
+    found = _read_by_train(parted, shared, folder, avoid()) if parted else {}
     rest = {name: side for name, side in sides.items() if name not in parted}
     if not rest:
         return found
@@ -62,6 +67,7 @@ def read_on_ray(
         num_cpus=resources.cpus_per_worker,
         num_gpus=resources.gpus_per_worker,
         max_retries=resources.max_failures,
+        label_selector=away_from(avoid()),
     )(read_sides)
     asked = task.remote(rest, shared)
     try:
@@ -79,7 +85,7 @@ def is_parted(experiment: Experiment) -> bool:
 
 
 def _read_by_train(
-    sides: Mapping[str, Side], shared: Any, folder: Path
+    sides: Mapping[str, Side], shared: Any, folder: Path, avoid: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
@@ -97,7 +103,7 @@ def _read_by_train(
                 "target": str(target),
                 "shared": [shared],
             },
-            **worker_group(resources),
+            **worker_group(resources, avoid),
             run_config=RunConfig(
                 name=f"test-{name}",
                 storage_path=str(folder),

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.base.errors import ModelError
 from orchestrator.base.facts import vocabulary
 from orchestrator.base.files import UNKNOWN
+from orchestrator.base.precision import PrecisionChoice, with_precision
 from orchestrator.data.formats.placed_row import DataError
 from orchestrator.data.preparation import prepare
 from orchestrator.executors.cluster_fit import ClusterError
@@ -40,6 +42,7 @@ from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.locally import run_trials_locally
 from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.on_ray import check_scheduler, run_trials_on_ray
+from orchestrator.sweep.precision import as_begun, decide_precision
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.provenance import (
     ChangedSweepError,
@@ -108,6 +111,7 @@ def _open(
     raise_if_interrupted: Callable[[], None],
 ) -> str:
     """Run what is missing; give what is to be mended although the sweep is finished."""
+    loaded = as_begun(loaded, journal)
     state = SweepState(whole=False)
     for event in journal.events():
         state.take(event)
@@ -150,17 +154,22 @@ def _run(
     from orchestrator.base.identity import base_sha256, setup_sha256, tokenizer_sha256
     from orchestrator.base.loading import load_tokenizer
 
-    experiment = loaded.experiment
-    if experiment.resources.facts.on_ray:
+    if loaded.experiment.resources.facts.on_ray:
         # Ray reads some of it while it is imported, as the driver does first of all.
         os.environ.update(process_environment())
     observer.note("checking files, machine and storage")
+    choice: PrecisionChoice | None = None
+    if loaded.experiment.training.precision == "auto":
+        choice = decide_precision(loaded.experiment, options.address)
+        observer.note(choice.words)
+        loaded = with_precision(loaded, choice.used)
+    experiment = loaded.experiment
     done = {trial.name for trial in state.finished} - {*retried}
     missing = max(1, _wanted(experiment) - len(done))
     check(loaded, journal.folder.parent, trials=missing, address=options.address)
     if experiment.search is not None and experiment.search.left_out is not None:
         observer.note(experiment.search.left_out)
-    for caution in cautions(experiment, journal.folder.parent):
+    for caution in cautions(experiment, journal.folder.parent, options.address):
         observer.note(caution)
     observer.note("reading the base model's weights and tokenizer")
     base_hash = base_sha256(experiment.model)
@@ -196,6 +205,7 @@ def _run(
                     origin=loaded.origin,
                     provenance=provenance,
                     controls=data.controls,
+                    precision=None if choice is None else asdict(choice),
                     version=JOURNAL_VERSION,
                 )
             )

@@ -54,6 +54,7 @@ def render(plan: Plan) -> RenderableType:
         parts += [*_carried_words(plan), Text()]
         parts += [Text(_memory_words(plan))]
     parts += [
+        Text(f"{plan.precision[0].upper()}{plan.precision[1:]}."),
         Text(f"Resources: {plan.arithmetic}."),
         *_alone_words(plan),
         Text(_time_words(plan)),

@@ -44,6 +44,7 @@ class Pool:
         members: int,
         *,
         unfinished: Callable[[], int],
+        avoid: Callable[[], Sequence[str]],
         note: Callable[[str], None],
     ) -> None:
         """Make the mailboxes; members start when they are needed.
@@ -54,12 +55,13 @@ class Pool:
             shared: A list holding the reference of the prepared data.
             members: How many, at least 1.
             unfinished: Gives how many trials the sweep has yet to finish.
+            avoid: Gives the ids of nodes on which no member is placed.
             note: Told, in words, what the pool is doing.
         """
         import ray
 
         self._experiment, self._sweep_folder, self._shared = experiment, folder, shared
-        self._unfinished, self._note = unfinished, note
+        self._unfinished, self._avoid, self._note = unfinished, avoid, note
         resources = experiment.resources
         head = {HEAD_RESOURCE: 0.0001}
         actor: Any = ray.remote(num_cpus=0, resources=head)(Mailbox)
@@ -134,7 +136,7 @@ class Pool:
         return TorchTrainer(
             member_worker,
             train_loop_config=self._member(mailbox),
-            **worker_group(self._one),
+            **worker_group(self._one, self._avoid()),
             run_config=RunConfig(
                 name=f"member-{number}-{self._starts}",
                 storage_path=str(self._folder),

@@ -23,6 +23,7 @@ from orchestrator.planning.doctor.resources import (
     check_environment,
     check_hub,
     check_memory,
+    check_precision,
     check_ray_folder,
     check_shared_memory,
 )
@@ -48,6 +49,7 @@ def examine(storage: Path, *, build: bool = False) -> list[Check]:
         check_ray,
         check_mlflow,
         check_cores,
+        check_precision,
         check_memory,
         check_shared_memory,
         check_ray_folder,

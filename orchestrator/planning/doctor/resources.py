@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.base.devices import bf16_slowness, processor
 from orchestrator.executors.ray_settings import no_ray_folder
 from orchestrator.planning.doctor.check import Check
 from orchestrator.system.byte_units import GIB
@@ -26,6 +27,20 @@ def check_cores() -> Check:
             "Trials and the driver share one core; expect each to take about twice as long.",
         )
     return Check("Cores", "PASS", f"{cores}")
+
+
+def check_precision() -> Check:
+    """In which numbers `training.precision: auto` computes on this processor."""
+    name, here = "Precision", processor()
+    if here.bf16:
+        return Check(name, "PASS", f"bf16 ({here.name}: {here.because})")
+    ratio = bf16_slowness(threads=1)
+    return Check(
+        name,
+        "WARN",
+        f"fp32 ({here.name}: {here.because}; a product in bf16 takes {ratio:.1f} times as long)",
+        "Leave `training.precision` at `auto`: files with `precision: bf16` are slow here.",
+    )
 
 
 def check_memory() -> Check:

@@ -79,6 +79,11 @@ class SweepRuns:
             },
             parameters=flat_parameters(redacted_document(own)),
         )
+        if opening.precision is not None:
+            self.parent.tags |= {
+                f"{TAG}precision": opening.precision["used"],
+                f"{TAG}precision_reason": opening.precision["reason"],
+            }
         self._pictures: dict[str, Picture] = {}
         """Those of the trials that have begun."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from orchestrator.executors.job import Job, TrialExecutor
@@ -29,6 +30,8 @@ class Admission:
         """Where trials that can be packed run; None: each has workers of its own."""
         self.scheduled = False
         """Whether a scheduler of Ray Tune may stop trials."""
+        self.avoid: Callable[[], Sequence[str]] = tuple
+        """Gives the ids of nodes on which no worker is placed."""
         self.waiting = [t.name for t in ledger.trials.values() if not t.over]
         """The trials that were proposed and do not run."""
         self.running: dict[str, ResourceSpec] = {}
@@ -71,7 +74,7 @@ class Admission:
         executor = self.executor_of(job.trial)
         self.running[job.trial] = job.experiment.resources
         if self.pool is None or executor != "pool":
-            return replace(job, executor=executor)
+            return replace(job, executor=executor, avoid=tuple(self.avoid()))
         if not self.pool.is_open:
             self.pool.open()
             self._pool_starts = True
