@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,23 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(place, **options)
         tokenizer("a")  # a damaged one may load, and fail at the first text
     return tokenizer
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Within it, weights are loaded without the progress bars and warnings of other libraries."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # PEFT asks transformers for a property under its old name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_base(spec: ModelSpec, precision: str, device: torch.device | str = "cpu") -> nn.Module:

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 
-from orchestrator.base.devices import product_speed
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.facts import BaseFacts
 from orchestrator.executors.cluster_fit import pool_members
-from orchestrator.planning.method_sizes import AdapterFacts
-from orchestrator.planning.plan import Machine, Range, TaskFacts
+from orchestrator.planning.method_sizes import MethodFacts
+from orchestrator.planning.plan import Machine, TaskFacts
+from orchestrator.planning.speed import Speed
 from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.sections import EXECUTORS
 
-EFFICIENCY = (0.2, 0.6)
-"""Share of the measured matrix-product speed that a whole step reaches: low and high."""
+USEFUL = 0.96
+"""Share of the computed tokens that are no padding, see `benchmarks/useful_tokens.py`."""
+PYTHON_SECONDS = 0.074
+"""`Speed.python` of the machine on which the seconds of `EXECUTORS` were measured."""
+READINGS = 2
+"""Models whose test data are read at the end; those of the base are often known."""
 RUNGS = 2
 """Times that a task is scored before its end (at 1/4 and 1/2)."""
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """How many trials a sweep has of each sort."""
+
+    packed: int
+    """Trials that share the passes of a pool's member."""
+    alone: int
+    """Trials with workers of their own."""
+    at_once: int
+    """Of those, how many run at a time."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +44,7 @@ class TrialCost:
     experiment: Experiment
     tasks: list[TaskFacts]
     base: BaseFacts | None
-    adapters: list[AdapterFacts]
+    methods: list[MethodFacts]
     epochs: int
 
     @property
@@ -56,7 +75,7 @@ class TrialCost:
         """4 N for a frozen base (forward, and backward to what lies below), 6 P for the adapter."""
         if self.base is None:
             return None
-        trained = max((adapter.trained for adapter in self.adapters), default=0)
+        trained = max((method.adapter.trained for method in self.methods), default=0)
         scored = self.epochs * sum(task.train_scored for task in self.tasks)
         body = self.train_tokens * (4 * self.base.body + 6 * trained)
         return body + scored * 4 * self.base.hidden * self.base.vocabulary
@@ -70,49 +89,56 @@ class TrialCost:
         body = self.evaluation_tokens * 2 * self.base.body
         return body + scored * 2 * self.base.hidden * self.base.vocabulary
 
-    def trial_seconds(self, flops: float | None) -> Range | None:
-        """Seconds of a trial on workers of a speed; None when that is unknown."""
-        if flops is None or self.flops_train is None or self.flops_evaluation is None:
+    def work_seconds(self, speed: Speed | None) -> float | None:
+        """Seconds that one worker takes for a trial's learning and scoring; None if unknown."""
+        if speed is None or self.base is None:
             return None
-        work = (self.flops_train + self.flops_evaluation) / self.experiment.resources.workers
-        low, high = EFFICIENCY
-        first, last = self.experiment.resources.facts.start_seconds
-        return Range(work / (flops * high) + first, work / (flops * low) + last)
+        # A scored place costs as much more as the output layer is to the body.
+        output = self.base.hidden * self.base.vocabulary / self.base.body
+        scored = self.epochs * sum(task.train_scored for task in self.tasks)
+        learn = (self.train_tokens + output * scored) * self.learnt_again
+        score = self.evaluation_tokens + output * self._evaluated(
+            [task.validation_scored for task in self.tasks]
+        )
+        return (learn * speed.learn + score * speed.score) / USEFUL
 
-
-POOL_GAIN = 3.33
-"""What stepping together gains at most over taking turns in one process on CPU: the largest that
-`benchmarks/RESULTS.md` has, of batches of one row."""
+    @property
+    def learnt_again(self) -> float:
+        """How often a training token is read, on the mean over the file's methods."""
+        kinds = [RETENTIONS[method.retention] for method in self.methods]
+        return statistics.mean([2.0 if kind.replays else 1.0 for kind in kinds] or [1.0])
 
 
 def sweep_seconds(
-    trial: Range | None, trials: int, at_once: int, experiment: Experiment, machine: Machine
-) -> Range | None:
-    """Seconds of all trials, so many at once; None when a trial's are unknown."""
-    if trial is None or at_once == 0:
-        return None
-    if experiment.resources.facts.packs:
-        # Those in one member share its passes; what is not packed takes a member's place.
-        members = pool_members(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
-        turns = math.ceil(trials / min(members, at_once))
-        return Range(trial.low * turns / POOL_GAIN, trial.high * turns)
-    rounds = math.ceil(trials / at_once)
-    return Range(trial.low * rounds, trial.high * rounds)
-
-
-def measure_flops(experiment: Experiment) -> float | None:
-    """Floating-point operations a second of matrix products as one worker would compute them.
+    cost: TrialCost, speed: Speed | None, trials: TrialCounts, machine: Machine
+) -> float | None:
+    """Seconds of a sweep, from the command to its verdict; None where the speed is unknown.
 
     Args:
-        experiment: Says precision, threads and device.
+        cost: Of one trial.
+        speed: Of one worker.
+        trials: How many there are of each sort.
+        machine: What they run on.
 
     Returns:
-        The speed; None when the file wants a GPU that is not here.
+        What a sweep in which nothing is stopped, cached or interrupted takes.
     """
-    import torch
-
-    on_gpu = experiment.resources.gpus_per_worker > 0
-    if on_gpu and not torch.cuda.is_available():
+    work, resources = cost.work_seconds(speed), cost.experiment.resources
+    if work is None or speed is None:
         return None
-    threads = experiment.resources.cpus_per_worker
-    return product_speed(experiment.training.precision, threads=threads, on_gpu=on_gpu)
+    facts, slower = resources.facts, speed.python / PYTHON_SECONDS
+    places = max(1, pool_members(resources, cpus=machine.cpus, gpus=machine.gpus))
+    seconds = facts.sweep_start * slower
+    base = cost.one_evaluation * speed.score / USEFUL
+    if facts.packs:
+        # The base takes a member's time as well, and members share nothing of a trial.
+        fullest = math.ceil(trials.packed / places) * work
+        seconds += max(fullest, (trials.packed * work + base) / places)
+    else:
+        seconds += base / resources.workers
+    if trials.alone:
+        own = EXECUTORS["train"] if facts.packs else facts
+        each = work / resources.workers + own.trial_start * slower
+        at_once = min(trials.at_once, places)
+        seconds += math.ceil(trials.alone / max(1, at_once)) * each
+    return seconds + READINGS * base / resources.workers

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from orchestrator.base.devices import Device
 from orchestrator.base.facts import BaseFacts
 from orchestrator.planning.method_sizes import AdapterFacts, MethodFacts
+from orchestrator.planning.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,6 @@ class TaskFacts:
 
 
 @dataclass(frozen=True)
-class Range:
-    """An estimate between two bounds."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Plan:
     """What a file asks for."""
 
@@ -84,10 +77,12 @@ class Plan:
     """Bytes of one worker by what they hold; empty when the base's sizes are unknown."""
     flops_train: float | None
     flops_evaluation: float | None
-    measured_flops: float | None
-    """Floating-point operations a second of one worker's matrix products; None: not measured."""
-    trial_seconds: Range | None
-    sweep_seconds: Range | None
+    speed: Speed | None
+    """Of one worker; None: not measured."""
+    trial_seconds: float | None
+    """Of one worker's learning and scoring for a trial, start-up excluded; None: not known."""
+    sweep_seconds: float | None
+    """From the command to the verdict, if no trial is stopped early; None: not known."""
     at_once: int
     arithmetic: str
     storage_bytes: float

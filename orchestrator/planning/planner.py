@@ -7,6 +7,7 @@ Estimates say that they are estimates, and time is a range.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from orchestrator.base.precision import choose_precision, with_precision
 from orchestrator.data.prompt_tokens import is_estimate
 from orchestrator.executors.cluster_fit import fit
 from orchestrator.executors.pool.admission import packing_refuses, trial_refuses
-from orchestrator.planning.cost import TrialCost, measure_flops, sweep_seconds
+from orchestrator.planning.cost import TrialCost, TrialCounts, sweep_seconds
 from orchestrator.planning.memory import memory_parts
 from orchestrator.planning.method_sizes import method_facts, storage_bytes
 from orchestrator.planning.plan import Machine, Plan
 from orchestrator.planning.preflight import problems
 from orchestrator.planning.resource_problems import Available
+from orchestrator.planning.speed import measured_speed
 from orchestrator.planning.tokens import planning_tokenizer, task_facts
 from orchestrator.planning.warnings import control_warnings, plan_warnings
 from orchestrator.spec.experiment import Experiment
@@ -56,9 +58,11 @@ def make_plan(
     trials = searched + repeated
     fitting = fit(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
     at_once = _limited(experiment, fitting.at_once, trials)
-    flops = measure_flops(experiment) if calibrate and machine.here else None
-    cost = TrialCost(experiment, tasks, base, adapters, epochs)
-    trial_seconds = cost.trial_seconds(flops)
+    cost = TrialCost(experiment, tasks, base, methods, epochs)
+    timed = calibrate and machine.here
+    speed = measured_speed(experiment, base, math.ceil(mean)) if base and timed else None
+    alone = _alone(loaded) if experiment.resources.facts.packs else None
+    counts = _counts(experiment, alone, trials, at_once)
     plan = Plan(
         name=experiment.name,
         kind=kind,
@@ -78,14 +82,14 @@ def make_plan(
         memory_parts=memory_parts(experiment, base, methods) if base else {},
         flops_train=cost.flops_train,
         flops_evaluation=cost.flops_evaluation,
-        measured_flops=flops,
-        trial_seconds=trial_seconds,
-        sweep_seconds=sweep_seconds(trial_seconds, trials, at_once, experiment, machine),
+        speed=speed,
+        trial_seconds=cost.work_seconds(speed),
+        sweep_seconds=sweep_seconds(cost, speed, counts, machine) if at_once else None,
         at_once=at_once,
         arithmetic=fitting.arithmetic,
         storage_bytes=storage_bytes(adapters, trials),
         machine=machine,
-        alone=_alone(loaded) if experiment.resources.facts.packs else None,
+        alone=alone,
         problems=problems(
             loaded,
             Path(experiment.storage).expanduser(),
@@ -107,6 +111,21 @@ def _precision(loaded: LoadedExperiment, machine: Machine) -> tuple[LoadedExperi
         return loaded, f"precision {named}"
     choice = choose_precision(machine.devices)
     return with_precision(loaded, choice.used), choice.words
+
+
+def _counts(
+    experiment: Experiment, alone: dict[str, str] | None, trials: int, at_once: int
+) -> TrialCounts:
+    """How many trials are packed, as far as a file tells."""
+    if alone is None:
+        return TrialCounts(packed=0, alone=trials, at_once=at_once)
+    names = [method.name for method in possible_methods(experiment)]
+    share = sum(name in alone for name in names) / max(1, len(names))
+    # A first trial with workers of its own kind is one for sure; what a searcher draws is not.
+    first = experiment.search.first if experiment.search is not None else ()
+    own = sum(any(path.startswith("resources.") for path in entry) for entry in first)
+    number = min(trials, max(own, round(share * trials)))
+    return TrialCounts(packed=trials - number, alone=number, at_once=at_once)
 
 
 def _alone(loaded: LoadedExperiment) -> dict[str, str]:

@@ -10,7 +10,6 @@ import json
 import logging
 import re
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,15 +68,11 @@ def load(
 
 def load_folder(folder: Path, base: Path | None = None) -> Predictor:
     """Load base and adapter without the progress bars and warnings that are not for the user."""
-    from transformers.utils import logging
-
+    from orchestrator.base.loading import quiet_loading
     from orchestrator.serving.predictor import Predictor
 
     load_installed_plugins()
-    logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        # PEFT asks transformers for a property under its old name.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with quiet_loading():
         return Predictor.from_folder(folder, base=base)
 
 

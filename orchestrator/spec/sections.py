@@ -157,18 +157,23 @@ class ExecutorFacts:
     """Whether trials run on a Ray cluster, with DeepSpeed; else in the sweep's own process."""
     packs: bool = False
     """Whether trials may share a base."""
-    start_seconds: tuple[float, float]
-    """Least and most seconds from a trial's start to its first step: process, imports, weights."""
+    sweep_start: float
+    """Seconds from the command to the first step of a first trial, measured on two idle cores:
+    processes, imports, weights."""
+    trial_start: float
+    """Seconds from a later trial's start to its first step."""
     process_bytes: float
     """Of a process with torch and transformers (and Ray and DeepSpeed), and no model."""
 
 
 EXECUTORS: dict[str, ExecutorFacts] = {
     "pool": ExecutorFacts(
-        on_ray=True, packs=True, start_seconds=(0.1, 2.0), process_bytes=0.5 * GIB
+        on_ray=True, packs=True, sweep_start=45.0, trial_start=0.5, process_bytes=0.5 * GIB
     ),
-    "train": ExecutorFacts(on_ray=True, start_seconds=(8.0, 25.0), process_bytes=0.7 * GIB),
-    "local": ExecutorFacts(on_ray=False, start_seconds=(3.0, 10.0), process_bytes=0.5 * GIB),
+    "train": ExecutorFacts(
+        on_ray=True, sweep_start=35.0, trial_start=18.0, process_bytes=0.7 * GIB
+    ),
+    "local": ExecutorFacts(on_ray=False, sweep_start=8.0, trial_start=0.5, process_bytes=0.5 * GIB),
 }
 """By the name in `resources.executor`."""
 

@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.base.facts import BaseFacts
-from orchestrator.planning.cost import EFFICIENCY
-from orchestrator.planning.plan import Plan, Range
+from orchestrator.planning.plan import Plan
 from orchestrator.system.byte_units import GIB
 
 
@@ -154,24 +153,24 @@ def _size(number: float) -> str:
 
 
 def _time_words(plan: Plan) -> str:
-    if plan.trial_seconds is None or plan.measured_flops is None:
+    if plan.trial_seconds is None or plan.speed is None:
         return "Time: not estimated (no speed could be measured, or the base's sizes are unknown)."
     text = (
-        f"Time of one trial: {_duration(plan.trial_seconds)}; one worker's matrix products reach "
-        f"{plan.measured_flops / 1e9:,.0f} GFLOP/s here, and a step {EFFICIENCY[0]:.0%} to "
-        f"{EFFICIENCY[1]:.0%} of that; start-up included."
+        f"Time: a trial is about {_duration(plan.trial_seconds)} of one worker's work, by the "
+        f"{1 / plan.speed.learn:,.0f} tokens/s that it learns and the {1 / plan.speed.score:,.0f} "
+        "tokens/s that it scores on this machine, measured with the base."
     )
-    if plan.sweep_seconds is not None and plan.trials > 1:
+    if plan.sweep_seconds is not None:
         text += (
-            f"\nTime of the sweep: {_duration(plan.sweep_seconds)}, {plan.at_once} at a time, "
-            "if no trial is stopped early."
+            f"\nThe whole {plan.kind} takes about {_duration(plan.sweep_seconds)}, {plan.at_once} "
+            "trial(s) at a time, if none is stopped early and nothing else keeps the machine busy."
         )
     return text
 
 
-def _duration(span: Range) -> str:
-    if span.high < 120:
-        return f"{span.low:.0f} to {span.high:.0f} s"
-    if span.high < 2 * 3600:
-        return f"{span.low / 60:.1f} to {span.high / 60:.1f} min"
-    return f"{span.low / 3600:.1f} to {span.high / 3600:.1f} h"
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.{0 if seconds >= 600 else 1}f} min"
+    return f"{seconds / 3600:.1f} h"

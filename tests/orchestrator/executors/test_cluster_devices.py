@@ -1,4 +1,4 @@
-"""What the nodes of a cluster compute with, asked of a real one, and where workers are not placed."""
+"""What the nodes of a cluster compute with, asked of a real one, and where workers go."""
 
 import pytest
 

@@ -5,17 +5,19 @@ import struct
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from orchestrator.base import facts
 from orchestrator.cli.output import plan_tables
 from orchestrator.data.formats.placed_row import DataError
 from orchestrator.executors.pool.admission import trial_refuses
-from orchestrator.planning import planner, tokens
+from orchestrator.planning import cost, planner, speed, tokens
 from orchestrator.planning.plan import Machine
+from orchestrator.planning.speed import Speed
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import load_experiment
-from orchestrator.spec.sections import ModelSpec
+from orchestrator.spec.sections import EXECUTORS, ModelSpec
 from orchestrator.system import byte_units
 
 HIDDEN, LAYERS, VOCABULARY, INNER = 64, 2, 1000, 128
@@ -235,12 +237,58 @@ def test_flops_are_four_n_and_six_p_for_training_and_two_n_for_scoring(loaded):
     assert plan.flops_evaluation > plan.evaluation_tokens * 2 * plan.base.body
 
 
-def test_time_is_a_range_from_a_measured_speed(loaded):
+ADAPTER = {"kind": "curlora", "r": 4, "target_modules": ["q_proj", "v_proj"]}
+SPEED = Speed(learn=0.01, score=0.004, python=cost.PYTHON_SECONDS)
+
+
+def test_time_is_one_number_from_the_measured_passes(loaded, monkeypatch):
+    monkeypatch.setattr(planner, "measured_speed", lambda *_: SPEED)
     plan = planner.make_plan(loaded, MACHINE)
-    assert plan.measured_flops > 1e8
-    assert 0 < plan.trial_seconds.low < plan.trial_seconds.high
-    assert plan.at_once == 2
-    assert plan.sweep_seconds.high == pytest.approx(2 * plan.trial_seconds.high)
+    output = HIDDEN * VOCABULARY / plan.base.body
+    learnt = plan.train_tokens + output * 2 * sum(task.train_scored for task in plan.tasks)
+    assert plan.trial_seconds > (learnt * 0.01 + plan.evaluation_tokens * 0.004) / 0.96
+    facts = EXECUTORS["train"]
+    # Four trials of one worker, two at a time, after the base and before two readings of test data.
+    base = plan.base_tokens * 0.004 / 0.96
+    expected = facts.sweep_start + 2 * (plan.trial_seconds + facts.trial_start) + 3 * base
+    assert (plan.at_once, plan.trials) == (2, 4)
+    assert plan.sweep_seconds == pytest.approx(expected)
+    assert f"The whole sweep takes about {expected:.0f} s" in text_of(plan)
+
+
+def test_replayed_rows_and_members_of_a_pool_count(loaded, monkeypatch):
+    monkeypatch.setattr(planner, "measured_speed", lambda *_: SPEED)
+    pool = with_changes(loaded, resources={"executor": "pool", "workers": 1})
+    one, two = (
+        planner.make_plan(pool, Machine(cpus, 0, 64 * byte_units.GIB, 10**12)) for cpus in (1, 2)
+    )
+    start = EXECUTORS["pool"].sweep_start + 2 * one.base_tokens * 0.004 / 0.96
+    assert two.trial_seconds == one.trial_seconds
+    assert (one.sweep_seconds - start) == pytest.approx(2 * (two.sweep_seconds - start))
+    replaying = with_changes(pool, method={"adapter": ADAPTER, "retention": {"kind": "replay"}})
+    learnt = planner.make_plan(replaying, MACHINE).trial_seconds - two.trial_seconds
+    assert learnt > two.train_tokens * 0.01
+
+
+def test_a_speed_is_measured_once_for_a_machine_and_base(experiment_file, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    experiment = load_experiment(experiment_file()).experiment
+    base = facts.base_facts(experiment.model)
+    first = speed.measured_speed(experiment, base, 20)
+    assert first is not None
+    assert 0 < first.score < first.learn < 1
+    assert speed.measured_speed(experiment, base, 20) == first, "it is read, as times differ"
+    assert speed.measured_speed(experiment, base, 100) != first, "rows of another length"
+
+
+def test_of_a_large_base_a_few_layers_are_timed(experiment_file, monkeypatch):
+    experiment = load_experiment(experiment_file()).experiment
+    base = facts.base_facts(experiment.model)
+    monkeypatch.setattr(speed, "LARGEST_BASE", 0)
+    monkeypatch.setattr(speed, "LAYER_BYTES", 1)
+    model, share = speed._model(experiment, base, torch.device("cpu"))
+    assert len(model.model.layers) == 1
+    assert share == 1 / base.layers
 
 
 def test_too_little_memory_is_a_warning(loaded):

@@ -16,5 +16,5 @@ def test_every_executor_that_a_file_may_name_has_its_facts():
 def test_facts_of_an_executor_are_those_of_its_name(name):
     facts = ResourceSpec(executor=name).facts
     assert facts is EXECUTORS[name]
-    assert 0 < facts.start_seconds[0] < facts.start_seconds[1]
+    assert 0 < facts.trial_start < facts.sweep_start
     assert facts.on_ray or not facts.packs, "only members of the pool hold several trials"

@@ -19,7 +19,7 @@ from orchestrator.system import byte_units
 def test_every_check_answers_and_says_how_to_fix_it(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     checks = examine.examine(tmp_path / "runs")
-    assert len({check.name for check in checks}) == len(checks) == 17
+    assert len({check.name for check in checks}) == len(checks) == 18
     assert all(check.fix for check in checks if check.status != "PASS")
     assert not any(check.fix for check in checks if check.status == "PASS")
     assert not (tmp_path / "runs").exists()
