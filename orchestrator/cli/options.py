@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.spec.budgets import duration
 from orchestrator.spec.sections import not_a_folder
 from orchestrator.system.user_error import UsageError
 
@@ -58,6 +59,27 @@ DataRoot = Annotated[
 New = Annotated[bool, typer.Option("--new", help="Start another sweep instead of continuing.")]
 Retry = Annotated[
     bool, typer.Option("--retry-failed", help="Run trials that failed again, from their start.")
+]
+
+
+def _duration(text: str) -> str:
+    """A duration of an option, checked."""
+    try:
+        duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(
+        help="How long the sweep may take in all, such as 30min or 8h; instead of "
+        "`search.time_budget`.",
+        parser=_duration,
+        metavar="DURATION",
+        show_default=False,
+    ),
 ]
 
 DEFAULT_STORAGE = Path("./runs")

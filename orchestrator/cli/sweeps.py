@@ -14,7 +14,16 @@ from orchestrator.base.devices import devices_here
 from orchestrator.cli.application import app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.errors import FAILED, INTERRUPTED, answers_mistakes, stop
-from orchestrator.cli.options import Address, DataRoot, File, Json, New, Retry, check_data_root
+from orchestrator.cli.options import (
+    Address,
+    DataRoot,
+    File,
+    Json,
+    New,
+    Retry,
+    TimeBudget,
+    check_data_root,
+)
 from orchestrator.cli.output import plan_tables
 from orchestrator.cli.output.documents import outcome_document
 from orchestrator.cli.output.live import LiveDisplay
@@ -99,11 +108,12 @@ def sweep(
     retry_failed: Retry = False,
     address: Address = None,
     data_root: DataRoot = None,
+    time_budget: TimeBudget = None,
     as_json: Json = False,
 ) -> None:
     """Search the file's space, continuing what an earlier call began; name front and champion."""
     options = {"new": new, "retry_failed": retry_failed, "address": address}
-    _run("sweep", file, options, data_root, as_json=as_json)
+    _run("sweep", file, options, data_root, time_budget=time_budget, as_json=as_json)
 
 
 @app.command()
@@ -127,6 +137,7 @@ def _run(
     chosen: Mapping[str, Any],
     data_root: Path | None,
     *,
+    time_budget: str | None = None,
     as_json: bool,
 ) -> None:
     loaded = _load(file, data_root, begun=kind == "sweep" and not chosen["new"])
@@ -135,6 +146,8 @@ def _run(
             f"{file}: there is no `search`, so there is nothing to sweep. Add one, or try the "
             f"file's own method with `orchestrate run {file}`."
         )
+    if time_budget is not None:
+        loaded = _within(loaded, time_budget)
     from orchestrator.sweep.errors import SweepInterruptedError
     from orchestrator.sweep.run import run_sweep
     from orchestrator.sweep.run_options import SweepOptions
@@ -145,7 +158,10 @@ def _run(
         with shown:
             outcome = run_sweep(loaded, options, shown)
     except (KeyboardInterrupt, SweepInterruptedError):
-        again = _command(kind, file, address=options.address, data_root=data_root, as_json=as_json)
+        given = {
+            "--address": options.address, "--time-budget": time_budget, "--data-root": data_root,
+        }  # fmt: skip
+        again = _command(kind, file, given, as_json=as_json)
         stop(
             _interrupted(shown.view, Path(loaded.experiment.storage).expanduser(), again),
             INTERRUPTED,
@@ -175,12 +191,19 @@ def _nothing_completed(view: SweepState, folder: Path) -> str:
     )
 
 
-def _command(
-    kind: str, file: Path, *, address: str | None, data_root: Path | None, as_json: bool
-) -> str:
+def _within(loaded: LoadedExperiment, time_budget: str) -> LoadedExperiment:
+    """The experiment with another time budget."""
+    experiment = loaded.experiment
+    assert experiment.search is not None  # a sweep without one was refused
+    search = experiment.search.model_copy(update={"time_budget": time_budget})
+    changed = experiment.model_copy(update={"search": search})
+    return loaded.model_copy(update={"experiment": changed})
+
+
+def _command(kind: str, file: Path, given: Mapping[str, object], *, as_json: bool) -> str:
     words = [program(), kind, str(file)]
-    words += ["--address", address] if address else []
-    words += ["--data-root", str(data_root)] if data_root else []
+    for option, value in given.items():
+        words += [option, str(value)] if value else []
     return shlex.join(words + (["--json"] if as_json else []))
 
 

@@ -23,7 +23,7 @@ from orchestrator.planning.plan import Machine, Plan
 from orchestrator.planning.preflight import problems
 from orchestrator.planning.resource_problems import Available
 from orchestrator.planning.speed import measured_speed
-from orchestrator.planning.tokens import planning_tokenizer, task_facts
+from orchestrator.planning.tokens import mean_length, planning_tokenizer, task_facts
 from orchestrator.planning.warnings import control_warnings, plan_warnings
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
@@ -49,8 +49,7 @@ def make_plan(
     tokenizer, tokens_from = planning_tokenizer(experiment.model)
     tasks, controls, epochs = task_facts(loaded, tokenizer)
     base = base_facts(experiment.model)
-    examples = sum(task.train_examples for task in tasks)
-    mean = sum(task.train_tokens for task in tasks) / max(1, examples)
+    mean = mean_length(tasks)
     methods = method_facts(experiment, base, tokens_per_example=mean) if base else []
     adapters = [method.adapter for method in methods]
     searched = 1 if kind == "run" else experiment.searched_trials

@@ -113,7 +113,7 @@ def _model(experiment: Experiment, base: BaseFacts, device: Any) -> tuple[Any, f
         return load_base(experiment.model, precision, device), 1.0
     layer = base.body * width / base.layers
     layers = max(1, min(base.layers, int(LAYER_BYTES // layer)))
-    config: Any = AutoConfig.from_pretrained(experiment.model.name)
+    config: Any = AutoConfig.from_pretrained(str(experiment.model.name))
     text = config.get_text_config()
     text.num_hidden_layers, text.use_cache = layers, False
     if getattr(text, "layer_types", None):
@@ -156,7 +156,7 @@ def _passes(experiment: Experiment, model: Any, device: Any, length: int) -> tup
     def score(rows: int) -> None:
         passes.score([row] * rows * SLOTS, [slot for slot in every for _ in range(rows)])
 
-    return tuple(_seconds_of_token(work, device, length) for work in (learn, score))
+    return _seconds_of_token(learn, device, length), _seconds_of_token(score, device, length)
 
 
 def _seconds_of_token(work: Callable[[int], None], device: Any, length: int) -> float:

@@ -22,7 +22,7 @@ from orchestrator.spec.sections import ModelSpec
 from orchestrator.spec.task_kinds import GenerationTask
 
 if TYPE_CHECKING:
-    from orchestrator.data.prepared import PreparedTask
+    from orchestrator.data.prepared import PreparedData, PreparedTask
 
 
 class ByteTokenizer:
@@ -75,15 +75,16 @@ def task_facts(
     loaded: LoadedExperiment, tokenizer: Any
 ) -> tuple[list[TaskFacts], dict[str, dict[str, Any]], int]:
     """Facts of each task and probe, the controls of each task, and the epochs."""
-    epochs = int(
-        largest_value(loaded.experiment, "training.epochs", loaded.experiment.training.epochs)
-    )
     prepared = prepare(loaded, tokenizer, vocabulary=vocabulary(loaded.experiment.model))
-    facts = [
-        _facts_of(name, prepared.tasks[name], loaded.experiment, epochs)
-        for name in (*loaded.experiment.tasks, *loaded.experiment.probes)
-    ]
+    facts, epochs = prepared_facts(loaded.experiment, prepared)
     return facts, prepared.controls, epochs
+
+
+def prepared_facts(experiment: Experiment, data: PreparedData) -> tuple[list[TaskFacts], int]:
+    """Facts of each task and probe of tokenised data, and the epochs."""
+    epochs = int(largest_value(experiment, "training.epochs", experiment.training.epochs))
+    names = (*experiment.tasks, *experiment.probes)
+    return [_facts_of(name, data.tasks[name], experiment, epochs) for name in names], epochs
 
 
 def _facts_of(name: str, task: PreparedTask, experiment: Experiment, epochs: int) -> TaskFacts:
@@ -109,6 +110,12 @@ def _facts_of(name: str, task: PreparedTask, experiment: Experiment, epochs: int
         rung_share=min(1.0, rung / max(1, examples)),
         steps=steps,
     )
+
+
+def mean_length(tasks: Sequence[TaskFacts]) -> float:
+    """Tokens of a training example, on the mean over all tasks."""
+    examples = sum(task.train_examples for task in tasks)
+    return sum(task.train_tokens for task in tasks) / max(1, examples)
 
 
 def largest_value(experiment: Experiment, path: str, own: float) -> float:

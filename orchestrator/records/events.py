@@ -55,7 +55,7 @@ class SweepContinued(Event):
 
     name = "sweep_continued"
     trials: int | None = None
-    """How many there are to be."""
+    """How many there are to be; None where a budget alone bounds them."""
     retried: list[str] = field(default_factory=list[str])
     """Trials that start over."""
     base: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -66,6 +66,9 @@ class SweepContinued(Event):
     platform: str = ""
     sweep_id: str | None = field(default=None, metadata=ONLY_IF_SAID)
     """Given here where the opening has none."""
+    time_budget: str | None = field(default=None, metadata=ONLY_IF_SAID)
+    compute_budget: str | None = field(default=None, metadata=ONLY_IF_SAID)
+    """What may be spent now, as the file has it."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,20 @@ class TrialEnded(Event):
 
 
 @dataclass(frozen=True)
+class BudgetSpent(Event):
+    """What a sweep with a budget has spent since it began, written when a trial has ended."""
+
+    name = "budget_spent"
+    seconds: float = 0.0
+    """While it ran."""
+    core_seconds: float = 0.0
+    """CPUs that its workers held, times the seconds that they held them; `gpu_seconds` likewise."""
+    gpu_seconds: float = 0.0
+    trials: float = 0.0
+    """The work done: whole trials, and the shares done of those that have not ended."""
+
+
+@dataclass(frozen=True)
 class SetAside(Event):
     """Something foreign or damaged was found; it is kept under another name, and not used."""
 
@@ -166,6 +183,9 @@ class SweepEnded(Event):
     runner_up: str | None = None
     runner_up_interval: list[float] | None = None
     """Of the champion's mean score minus the runner-up's."""
+    budget: dict[str, float] | None = field(default=None, metadata=ONLY_IF_SAID)
+    """The budgets that ended the search before it had all of its trials, in seconds of `time`,
+    `core` or `gpu`; None where none did."""
 
 
 @dataclass(frozen=True)
@@ -250,8 +270,8 @@ class UnknownEvent(Event):
 
 
 EVENTS: tuple[type[Event], ...] = (
-    SweepOpened, SweepContinued, TrialProposed, TrialStarted, StageReported, TrialEnded, SetAside,
-    SweepStopped, SweepEnded, TestRead, ChampionRegistered,
+    SweepOpened, SweepContinued, TrialProposed, TrialStarted, StageReported, TrialEnded,
+    BudgetSpent, SetAside, SweepStopped, SweepEnded, TestRead, ChampionRegistered,
 )  # fmt: skip
 """Every event that this version writes."""
 

@@ -17,6 +17,7 @@ from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.records.event import Event, Line
 from orchestrator.records.event_values import Finalist
 from orchestrator.records.events import (
+    BudgetSpent,
     ChampionRegistered,
     StageReported,
     SweepContinued,
@@ -79,6 +80,8 @@ class SweepState:
     everything: dict[str, TrialRecord] = field(default_factory=dict[str, TrialRecord])
     """Every trial by name, the untouched base included."""
     _joint: dict[str, bool] = field(default_factory=dict[str, bool])
+    spent: BudgetSpent = field(default_factory=BudgetSpent)
+    """What it has spent, as far as it has a budget."""
     versions: dict[str, str] = field(default_factory=dict[str, str])
     """Those of the last start of the sweep, see `versions`."""
 
@@ -110,6 +113,8 @@ class SweepState:
                 self._take_of_trial(event)
             case SweepEnded():
                 self.verdict = self.last_verdict = event
+            case BudgetSpent():
+                self.spent = event
             case TestRead():
                 self.readings.append(event)
             case ChampionRegistered():
@@ -134,8 +139,14 @@ class SweepState:
             self.sweep_id, self.unsealed = event.sweep_id, frozenset(self.everything)
         self.base = event.base or self.base
         search = self.experiment.get("search")
-        if search and event.trials:
-            self.experiment = {**self.experiment, "search": {**search, "trials": event.trials}}
+        if search:
+            bounded = event.trials or event.time_budget or event.compute_budget
+            now = {
+                "time_budget": event.time_budget,
+                "compute_budget": event.compute_budget,
+                "trials": event.trials if bounded else search.get("trials"),
+            }
+            self.experiment = {**self.experiment, "search": {**search, **now}}
         for name in event.retried:
             self.verdict = None
             self.trial(name).start_over()
@@ -262,7 +273,8 @@ class SweepState:
         searched = len(self.searched)
         repeated = len(self.trials) - searched
         parsed = _experiment(self.experiment)
-        if self.ended or parsed is None:
+        open_ended = parsed is not None and parsed.search is not None and parsed.search.open_ended
+        if self.ended or parsed is None or open_ended:
             return max(int(search.get("trials") or 0) if parsed is None else 0, searched) + repeated
         return max(parsed.searched_trials, searched) + max(parsed.repeated_trials, repeated)
 

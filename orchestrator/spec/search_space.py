@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.spec.assignments import assignments, ordered_space, wanted_values
+from orchestrator.spec.budgets import compute, duration
 from orchestrator.spec.domains import (
     Choice,
     Domain,
@@ -23,6 +24,8 @@ from orchestrator.system.wording import suggestion
 from orchestrator.system.yaml_file import number_if_written_so
 
 DEFAULT_TRIALS = 8
+MOST_TRIALS = 10_000
+"""Of a sweep that only its budget ends."""
 LARGEST_GRID = 10_000
 """Points of a grid, each of which is tried when the file is read."""
 
@@ -34,7 +37,13 @@ class SearchSpec(Spec):
     """Dotted path into this file to a domain; `when` names the values it depends on."""
     searcher: Literal["tpe", "random", "grid"] = "tpe"
     trials: int | None = Field(default=None, ge=1)
-    """Null: 8, or every point of a grid. A grid that is cut is spread over all of its values."""
+    """Null: 8, or every point of a grid, or with a budget as many as it allows. A grid that is cut
+    is spread over all of its values."""
+    time_budget: str | None = None
+    """How long the sweep may take, such as `30min` or `8h`; what was spent before an interruption
+    counts, the time between does not."""
+    compute_budget: str | None = None
+    """How much its workers may hold, such as `20 core-hours` or `4 gpu-hours`."""
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     startup_trials: int | None = Field(default=None, ge=1)
     """Random trials before TPE models anything; null: a third of `trials`, from 3 to 10."""
@@ -42,6 +51,31 @@ class SearchSpec(Spec):
     """Overrides of the first trials; what an entry leaves open is proposed by the searcher."""
     max_concurrent: int | None = Field(default=None, ge=1)
     """Upper limit on trials at a time; null: as many as the cluster holds."""
+
+    @field_validator("time_budget")
+    @classmethod
+    def _is_duration(cls, value: str | None) -> str | None:
+        if value is not None:
+            duration(value)
+        return value
+
+    @field_validator("compute_budget")
+    @classmethod
+    def _is_compute(cls, value: str | None) -> str | None:
+        if value is not None:
+            compute(value)
+        return value
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Seconds that may be spent: of `time`, `core` or `gpu`, as far as they are bounded."""
+        found = {} if self.time_budget is None else {"time": duration(self.time_budget)}
+        return found | dict([compute(self.compute_budget)] if self.compute_budget else [])
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether only a budget says how many trials there will be."""
+        return self.trials is None and self.searcher != "grid" and bool(self.budgets)
 
     @field_validator("first")
     @classmethod
@@ -58,7 +92,9 @@ class SearchSpec(Spec):
 
     @property
     def count(self) -> int:
-        """How many trials there will be in all."""
+        """How many trials there will be in all, at most."""
+        if self.open_ended:
+            return MOST_TRIALS
         if self.searcher != "grid":
             return self.trials or DEFAULT_TRIALS
         return min(self.trials or len(self.points), len(self.points))

@@ -68,10 +68,12 @@ def record_continuation(
     provenance: Mapping[str, Any],
     retried: Sequence[str],
     *,
-    trials: int,
+    search: SearchSpec | None,
 ) -> None:
     """Record that a sweep goes on, and say what is not as it was."""
-    named = None
+    named, trials = None, 1
+    if search is not None:
+        trials = None if search.open_ended else search.count
     if not state.sweep_id:
         named = uuid.uuid4().hex
         observer.note(
@@ -84,6 +86,8 @@ def record_continuation(
         )
     told = SweepContinued(
         trials=trials,
+        time_budget=search.time_budget if search is not None else None,
+        compute_budget=search.compute_budget if search is not None else None,
         retried=list(retried),
         base=provenance["base"],
         **{key: provenance[key] for key in ("code", "packages", "python", "platform")},

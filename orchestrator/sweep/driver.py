@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.job import Job
@@ -32,6 +33,7 @@ from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.reach import refusal
 from orchestrator.sweep.deciding.admission import Admission
+from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.endings import Endings
 from orchestrator.sweep.deciding.judgement import Judgement
 from orchestrator.sweep.deciding.kept_work import KeptWork
@@ -52,6 +54,7 @@ class Driver:
         observer: Observer,
         data: PreparedData,
         base_measured: Callable[[StageReport], None] | None = None,
+        budget: Callable[[Ledger], Budget] = Budget,
     ) -> None:
         """Go on from what the journal says.
 
@@ -61,17 +64,21 @@ class Driver:
             observer: Receives what happens.
             data: The tokenised data.
             base_measured: Receives row 0 once it is known.
+            budget: Makes what the sweep may spend.
         """
         self.ledger = ledger = Ledger(loaded, journal, observer, data)
         self.experiment, self.data = ledger.experiment, data
         self.journal, self.folder = journal, ledger.folder
         self.observer = observer
         self.state, self.trials = ledger.state, ledger.trials
-        self.proposals = Proposals(ledger)
+        self.budget = budget(ledger)
+        self.proposals = Proposals(ledger, self.budget)
         self.admission = Admission(ledger, self.proposals)
         self._kept = KeptWork(ledger)
-        self._endings = Endings(ledger, self.proposals, self.admission, self._kept, base_measured)
-        self.judgement = Judgement(ledger, self.proposals, self._kept)
+        self._endings = Endings(
+            ledger, self.proposals, self.admission, self._kept, self.budget, base_measured
+        )
+        self.judgement = Judgement(ledger, self.proposals, self._kept, self.budget)
         self._by_tune_id: dict[str, str] = {}
         self._finish_whole_trials()
         self._end_impossible_trials()
@@ -128,6 +135,26 @@ class Driver:
         """Whether nothing more is begun, see `Endings.given_up`."""
         return self._endings.given_up
 
+    def over_budget(self) -> bool:
+        """Count what is spent; whether what runs has to be ended because it is too much."""
+        self._tick()
+        if self.budget.overdrawn:
+            self.budget.cut = True
+        return self.budget.cut
+
+    def end_over_budget(self) -> None:
+        """Stop what has not ended, where the sweep has spent too much."""
+        if not self.budget.cut:
+            return
+        self.budget.end()
+        self.admission.waiting.clear()
+        for trial in self.trials.values():
+            if not trial.over:
+                self._endings.finish(trial.name)
+
+    def _tick(self) -> None:
+        self.budget.tick(self.admission.held)
+
     def failures_now(self) -> list[Trial]:
         """The trials that failed in this session, in the order in which they did."""
         return self._endings.failures_now()
@@ -145,7 +172,8 @@ class Driver:
         Returns:
             Its job, `WAIT` while none fits, or None when there is none left.
         """
-        if self.given_up:
+        self._tick()
+        if self.given_up or self.budget.cut:
             # What runs may still prove us wrong.
             return WAIT if self.admission.running else None
         name = self.admission.next()
@@ -160,6 +188,8 @@ class Driver:
     def _started(self, name: str) -> None:
         attempt = self.trials[name].record.attempts + 1
         self.ledger.record(TrialStarted(name, attempt, self.state.versions))
+        done = max((index + share for index, share in self.trials[name].reports), default=0.0)
+        self.budget.started(name, done / len(self.experiment.tasks))
 
     # -------------------------------------------------------------------------- what trials say
 
@@ -183,9 +213,10 @@ class Driver:
         """
         trial = self.trials[name]
         self.admission.heard(name)
+        self._tick()
         match message:
             case Progressed():
-                self.observer.progress(name, asdict(message.progress))
+                self.progressed(name, asdict(message.progress))
             case Ready():
                 self.observer.progress(name, {"phase": "ready", "pid": message.worker_pid})
                 self._stages(trial, message)
@@ -202,6 +233,11 @@ class Driver:
                     f"No member of the pool is left to run {name}: {message.reason}. What is "
                     "finished is kept; once that is fixed, the same command goes on."
                 )
+
+    def progressed(self, name: str, progress: dict[str, Any]) -> None:
+        """Note how far a trial is; may be called from another thread."""
+        self.budget.progress(name, float(progress.get("done") or 0.0))
+        self.observer.progress(name, progress)
 
     def _failed(self, trial: Trial, message: Failed) -> None:
         if is_out_of_room(message.reason):

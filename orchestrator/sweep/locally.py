@@ -12,6 +12,10 @@ from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.mlflow_sync import MlflowSync
 
 
+class _BudgetSpentError(Exception):
+    """Ends a trial whose sweep has spent too much."""
+
+
 def run_trials_locally(
     driver: Driver, projection: MlflowSync, raise_if_interrupted: Callable[[], None]
 ) -> None:
@@ -23,6 +27,7 @@ def run_trials_locally(
         driver.ended(str(number), error=False)
         projection.catch_up()
         number += 1
+    driver.end_over_budget()
 
 
 def _run_one_locally(driver: Driver, job: Job, raise_if_interrupted: Callable[[], None]) -> None:
@@ -36,9 +41,13 @@ def _run_one_locally(driver: Driver, job: Job, raise_if_interrupted: Callable[[]
         except BaseException as error:
             own.append(error)  # the driver's failure, not the trial's
             raise
+        if driver.over_budget():
+            raise _BudgetSpentError
 
     try:
         run_locally(job, driver.data, tell)
+    except _BudgetSpentError:
+        return  # it is stopped at its last report
     except Exception as error:
         if own:
             raise

@@ -164,7 +164,7 @@ def _fit(
     import ray
     from ray import tune
 
-    from orchestrator.sweep.ray_tune import TuneRecorder, TuneSearcher
+    from orchestrator.sweep.ray_tune import BudgetStopper, TuneRecorder, TuneSearcher
 
     own = _FirstError()
 
@@ -213,6 +213,7 @@ def _fit(
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
             storage_path=str(driver.folder.tune.parent),
             callbacks=[TuneRecorder(own.kept(driver.hear), starting)],
+            stop=BudgetStopper(own.kept(driver.over_budget)) if driver.budget.allowed else None,
             verbose=0,
         ),
     )
@@ -231,6 +232,7 @@ def _fit(
             pool.close()
             driver.tidy()
         shutil.rmtree(driver.folder.tune, ignore_errors=True)
+    driver.end_over_budget()
     if driver.given_up:
         return
     if driver.unfinished or any(t.state == "RUNNING" for t in driver.trials.values()):
@@ -269,7 +271,7 @@ def _progress_read(driver: Driver) -> Iterator[None]:
                 progress = ProgressFile(driver.journal.folder, name).read()
                 if progress is not None and progress != said.get(name):
                     said[name] = progress
-                    driver.observer.progress(name, progress)
+                    driver.progressed(name, progress)
 
     reader = threading.Thread(target=read, name="progress", daemon=True)
     reader.start()

@@ -32,6 +32,8 @@ class ChangedSweepError(ValueError):
 _MAY_CHANGE = {
     ("search", "trials"),
     ("search", "max_concurrent"),
+    ("search", "time_budget"),
+    ("search", "compute_budget"),
     ("storage",),
     ("tracking", "uri"),
     # What its plugins are is told by the hashes of their sources.

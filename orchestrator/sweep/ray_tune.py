@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
 from orchestrator.executors.job import Job
@@ -55,6 +55,30 @@ class TuneSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the record."""
+
+
+class BudgetStopper(Stopper):
+    """Ends what runs once the sweep has spent too much."""
+
+    def __init__(self, over_budget: Callable[[], bool]) -> None:
+        """Connect Tune to the sweep.
+
+        Args:
+            over_budget: Whether it has.
+        """
+        self._over_budget = over_budget
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial is ended by what it reports."""
+        del trial_id, result
+        return False
+
+    def stop_all(self) -> bool:
+        """Asked by Tune again and again."""
+        return self._over_budget()
 
 
 class TuneRecorder(Callback):

@@ -67,7 +67,7 @@ def read_on_ray(
         num_cpus=resources.cpus_per_worker,
         num_gpus=resources.gpus_per_worker,
         max_retries=resources.max_failures,
-        label_selector=away_from(avoid()),
+        label_selector=away_from(avoid()) or {},
     )(read_sides)
     asked = task.remote(rest, shared)
     try:

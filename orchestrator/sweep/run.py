@@ -7,7 +7,10 @@ does what is missing.
 
 from __future__ import annotations
 
+import functools
+import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,13 +19,16 @@ from pathlib import Path
 from orchestrator.base.errors import ModelError
 from orchestrator.base.facts import vocabulary
 from orchestrator.base.files import UNKNOWN
-from orchestrator.base.precision import PrecisionChoice, with_precision
+from orchestrator.base.precision import with_precision
 from orchestrator.data.formats.placed_row import DataError
 from orchestrator.data.preparation import prepare
-from orchestrator.executors.cluster_fit import ClusterError
+from orchestrator.data.prepared import PreparedData
+from orchestrator.executors.cluster_fit import ClusterError, pool_members
 from orchestrator.executors.ray_settings import process_environment
 from orchestrator.executors.signals import sigterm_as_interrupt
+from orchestrator.planning.forecast import trial_work
 from orchestrator.planning.preflight import PreflightError, cautions, check
+from orchestrator.planning.resource_problems import own_devices
 from orchestrator.records.errors import JournalError
 from orchestrator.records.events import JOURNAL_VERSION, SweepEnded, SweepOpened
 from orchestrator.records.journal import Journal
@@ -37,6 +43,7 @@ from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ResourceSpec
 from orchestrator.sweep.conclusion import Readings, conclude, row_0_key
 from orchestrator.sweep.continuation import record_continuation, retried_trials, set_leftovers_aside
+from orchestrator.sweep.deciding.budget import Budget, Forecast
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.locally import run_trials_locally
@@ -120,12 +127,10 @@ def _open(
         check_same(loaded, journal)
     projection = MlflowSync(loaded.experiment, storage, journal, observer)
     retried = retried_trials(state, journal.folder, options)
-    if not retried and state.ended:
-        proposed, wanted = len(state.searched), _wanted(loaded.experiment)
-        whole = loaded.experiment.search is None or proposed >= wanted
-        if whole and not state.reading_due:
-            observer.note("this sweep is finished; nothing is left to run")
-            return projection.finish(just_decided=False)
+    finished = state.ended and _finished(loaded.experiment, state)
+    if finished and not retried and not state.reading_due:
+        observer.note("this sweep is finished; nothing is left to run")
+        return projection.finish(just_decided=False)
     before = len(journal.lines)
     try:
         complaint = _run(
@@ -158,7 +163,7 @@ def _run(
         # Ray reads some of it while it is imported, as the driver does first of all.
         os.environ.update(process_environment())
     observer.note("checking files, machine and storage")
-    choice: PrecisionChoice | None = None
+    began, choice = time.monotonic(), None
     if loaded.experiment.training.precision == "auto":
         choice = decide_precision(loaded.experiment, options.address)
         observer.note(choice.words)
@@ -212,16 +217,18 @@ def _run(
         )
     else:
         check_provenance(journal, provenance)
-        record_continuation(
-            journal, state, observer, provenance, retried, trials=_wanted(experiment)
-        )
+        record_continuation(journal, state, observer, provenance, retried, search=experiment.search)
     row_0 = row_0_key(loaded, provenance)
 
     def keep_row_0(report: StageReport) -> None:
         if base_hash != UNKNOWN:
             cache.write("base", row_0, without_nan(report.as_document()))
 
-    driver = Driver(loaded, journal, observer, data, keep_row_0)
+    forecast = _forecast(experiment, data, options)
+    driver = Driver(
+        loaded, journal, observer, data, keep_row_0,
+        budget=functools.partial(Budget, forecast=forecast, began=began),
+    )  # fmt: skip
     measured = cache.read("base", row_0)
     if measured is not None and BASE_TRIAL not in driver.trials:
         observer.note("the untouched base was measured on this data before")
@@ -260,6 +267,35 @@ def _run_what_is_missing(
     if driver.unfinished or driver.state.reading_due:
         return run_trials_on_ray(driver, options, projection, readings)
     return ""
+
+
+def _forecast(experiment: Experiment, data: PreparedData, options: SweepOptions) -> Forecast | None:
+    """What a trial is expected to cost; asked only where there is a budget, on this machine."""
+    search, resources = experiment.search, experiment.resources
+    if search is None or not search.budgets or options.address is not None:
+        return None
+    work = trial_work(experiment, data)
+    if work is None:
+        return None
+    cpus, gpus = own_devices(experiment)
+    members = pool_members(resources, cpus=cpus, gpus=gpus) if resources.facts.on_ray else 1
+    return Forecast(
+        {
+            "time": work / resources.workers / members,
+            "core": work * resources.cpus_per_worker,
+            "gpu": work * resources.gpus_per_worker,
+        },
+        alone=work / resources.workers,
+    )
+
+
+def _finished(experiment: Experiment, state: SweepState) -> bool:
+    """Whether a sweep that has a verdict has all the trials that it may have."""
+    search, ended_by = experiment.search, state.verdict.budget if state.verdict else None
+    if search is None or len(state.searched) >= search.count:
+        return True
+    allowed = search.budgets
+    return any(allowed.get(kind, math.inf) <= bound for kind, bound in (ended_by or {}).items())
 
 
 def _wanted(experiment: Experiment) -> int:

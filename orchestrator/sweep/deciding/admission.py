@@ -58,9 +58,16 @@ class Admission:
                 self.pool.shut()
             name = self._next_that_fits()
         if name is None:
-            later = self.waiting or (self.running and self._proposals.missing_repetitions)
+            later = self.waiting or (self.running and self._proposals.may_come)
             return WAIT if later else None
         return name
+
+    @property
+    def held(self) -> list[ResourceSpec]:
+        """What workers hold now: those of trials of their own, and those of the pool."""
+        own = [each for name, each in self.running.items() if self.executor_of(name) == "train"]
+        is_open = self.pool is not None and self.pool.is_open
+        return [*own, *(self.pool.resources if self.pool is not None and is_open else ())]
 
     def admit(self, job: Job) -> Job:
         """Count a trial among those that run.

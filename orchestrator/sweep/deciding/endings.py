@@ -15,6 +15,7 @@ from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.task_kinds import LanguageModellingTask
 from orchestrator.sweep.baselines import bounds
 from orchestrator.sweep.deciding.admission import Admission
+from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.proposals import Proposals
@@ -34,6 +35,7 @@ class Endings:
         proposals: Proposals,
         admission: Admission,
         kept: KeptWork,
+        budget: Budget,
         base_measured: Callable[[StageReport], None] | None = None,
     ) -> None:
         """Begin.
@@ -43,10 +45,11 @@ class Endings:
             proposals: Learns what each trial scored.
             admission: Knows which trials wait, and whether a scheduler may stop them.
             kept: Their adapters.
+            budget: What the sweep may spend.
             base_measured: Receives row 0 once it is known.
         """
         self._ledger, self._proposals = ledger, proposals
-        self._admission, self._kept = admission, kept
+        self._admission, self._kept, self._budget = admission, kept, budget
         self._base_measured = base_measured
         self._failed_now: list[str] = []
 
@@ -112,6 +115,9 @@ class Endings:
         if trial.failure is None and self._admission.scheduled and trial.reports:
             self._end(trial, "STOPPED", "stopped by the scheduler")
             return
+        if trial.failure is None and self._budget.cut:
+            self._end(trial, "STOPPED", "the sweep's budget was spent")
+            return
         reason = trial.failure or trial.trouble or "the trial ended before its last report"
         self._end(trial, "FAILED", reason)
 
@@ -139,6 +145,7 @@ class Endings:
                 log=trial.log and folder.relative(Path(trial.log)),
             )
         )
+        self._budget.trial_ended(trial.name, whole=state == "COMPLETE")
         self._proposals.tell(trial, measured)
         ProgressFile(folder.path, trial.name).remove()
         if state == "FAILED":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.records.event_values import SideScores
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import experiment_received
+from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.proposals import Proposals
@@ -19,15 +21,19 @@ from orchestrator.sweep.verdict import Judged, judge, reading
 class Judgement:
     """Makes the verdict, says whose test scores it asks for, and records them."""
 
-    def __init__(self, ledger: Ledger, proposals: Proposals, kept: KeptWork) -> None:
+    def __init__(
+        self, ledger: Ledger, proposals: Proposals, kept: KeptWork, budget: Budget
+    ) -> None:
         """Begin.
 
         Args:
             ledger: The sweep's.
             proposals: Knows the finalists.
             kept: The trials' adapters.
+            budget: What the sweep may spend.
         """
         self._ledger, self._proposals, self._kept = ledger, proposals, kept
+        self._budget = budget
 
     def conclude(self) -> None:
         """Name the front and the champion, unless that is done."""
@@ -37,9 +43,12 @@ class Judgement:
         tried = {t.name: self._judged(t) for t in ledger.eligible()}
         finalists = {t.name: self._repeats(t) for t in self._proposals.finalists()}
         stopped = sum(trial.state == "STOPPED" for trial in ledger.searched())
-        ledger.record(
-            judge(tried, finalists, ledger.controls(), ledger.experiment, stopped=stopped)
-        )
+        verdict = judge(tried, finalists, ledger.controls(), ledger.experiment, stopped=stopped)
+        if self._budget.ended:
+            words = self._budget.words(self._proposals.left_out)
+            reason = f"{verdict.reason.rstrip('.')}. {words}"
+            verdict = replace(verdict, reason=reason, budget=dict(self._budget.allowed))
+        ledger.record(verdict)
 
     def to_be_read(self) -> dict[str, Side]:
         """Say whose test scores the verdict asks for.

@@ -11,6 +11,7 @@ from orchestrator.measures.intervals import UNKNOWN
 from orchestrator.records.events import TrialProposed
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.reach import refusal
+from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.verdict import fresh_seeds
@@ -22,18 +23,23 @@ if TYPE_CHECKING:
 class Proposals:
     """Proposes trials in order, and counts those that are still to come."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, budget: Budget) -> None:
         """Set up the search with what earlier sessions have found.
 
         Args:
             ledger: The sweep's.
+            budget: What it may spend.
         """
-        self._ledger = ledger
+        self._ledger, self._budget = ledger, budget
         self._proposer = _proposer(ledger)
 
     @property
     def total(self) -> int:
-        """How many trials the search is to have."""
+        """How many trials the search is to have: those there are, once a budget has ended it."""
+        return len(self._ledger.searched()) if self._budget.ended else self._wanted
+
+    @property
+    def _wanted(self) -> int:
         return self._proposer.total if self._proposer is not None else 1
 
     @property
@@ -51,6 +57,12 @@ class Proposals:
         return self._ledger.experiment.repeated_trials
 
     @property
+    def may_come(self) -> bool:
+        """Whether trials may be proposed once those that run have ended."""
+        waits = bool(self._budget.allowed) and self.total > len(self._ledger.searched())
+        return waits or bool(self.missing_repetitions)
+
+    @property
     def _search_over(self) -> bool:
         searched = self._ledger.searched()
         return len(searched) >= self.total and all(trial.over for trial in searched)
@@ -65,10 +77,32 @@ class Proposals:
             if not self._ledger.searched():
                 return self.propose(name, {}, "user")
             return self._propose_repetition()
-        overrides = self._proposer.propose(name)
+        if self._waits_for_budget():
+            return None
+        overrides = None if self._budget.ended else self._proposer.propose(name)
         if overrides is None:
             return self._propose_repetition()
         return self.propose(name, overrides, search.searcher)
+
+    def _waits_for_budget(self) -> bool:
+        """Whether the next trial has to wait for others to end; the search ends where none run."""
+        searched = self._ledger.searched()
+        # Repetitions of the finalists must still fit afterwards.
+        wanted = 1 + self._ledger.experiment.repeated_trials
+        if self.total <= len(searched) or self._budget.fits(wanted):
+            return False
+        if not all(trial.over for trial in searched):
+            return True
+        self._budget.end()
+        return False
+
+    @property
+    def left_out(self) -> int | None:
+        """How many trials were asked for and are not run; None where a budget alone bounds them."""
+        search = self._ledger.experiment.search
+        if search is not None and search.open_ended:
+            return None
+        return max(0, self._wanted - len(self._ledger.searched()))
 
     def propose(
         self, name: str, overrides: Mapping[str, Any], by: str, of: str | None = None

@@ -41,7 +41,8 @@ def test_the_verdict_and_its_reading_come_before_what_was_left_behind(
     loaded, _ = made_up_data()
     driver = SimpleNamespace(
         experiment=loaded.experiment, observer=recorder, unfinished=["t001"],
-        admission=SimpleNamespace(capacity=None, scheduled=None),
+        admission=SimpleNamespace(capacity=None, scheduled=None, avoid=tuple),
+        state=SimpleNamespace(precision=None),
         journal=SimpleNamespace(folder=tmp_path), folder=SimpleNamespace(readings=tmp_path),
     )  # fmt: skip
     readings = SimpleNamespace(make=lambda _: done.append(("read",)))

@@ -8,6 +8,7 @@ import pytest
 from orchestrator.executors.job import Job
 from orchestrator.records.events import TrialEnded
 from orchestrator.sweep.deciding.admission import Admission
+from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.proposals import Proposals
 from orchestrator.sweep.protocols import WAIT, Capacity
 from orchestrator.system.seals import Maker
@@ -23,7 +24,7 @@ def admissions(ledgers):
 
     def make(cpus, **changes):
         ledger = ledgers(**{"search": WORKERS, **changes})
-        made = Admission(ledger, Proposals(ledger))
+        made = Admission(ledger, Proposals(ledger, Budget(ledger)))
         made.capacity = Capacity(cpus=cpus)
         return ledger, made
 
@@ -81,7 +82,7 @@ def test_trials_that_were_begun_in_an_earlier_session_wait(admissions, ledgers):
     for _ in range(2):
         started(ledger, admission)
     again = ledgers(search=WORKERS)
-    assert Admission(again, Proposals(again)).waiting == ["base", "t001"]
+    assert Admission(again, Proposals(again, Budget(again))).waiting == ["base", "t001"]
 
 
 def test_the_first_word_of_the_pool_is_told_once(admissions, recorder):

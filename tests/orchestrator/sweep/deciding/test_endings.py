@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.records.events import StageReported
 from orchestrator.sweep.deciding.admission import Admission
+from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.endings import ENOUGH_FAILURES, Endings
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
@@ -23,11 +24,13 @@ def sweep(ledgers):
 
     def make(**changes):
         ledger: Ledger = ledgers(**{"search": SEEDS, **changes})
-        proposals, measured = Proposals(ledger), []
+        proposals, measured = Proposals(ledger, Budget(ledger)), []
         admission = Admission(ledger, proposals)
         for _ in range(ENOUGH_FAILURES + 2):
             proposals.next()
-        endings = Endings(ledger, proposals, admission, KeptWork(ledger), measured.append)
+        endings = Endings(
+            ledger, proposals, admission, KeptWork(ledger), Budget(ledger), measured.append
+        )
         return SimpleNamespace(
             ledger=ledger, endings=endings, admission=admission, measured=measured
         )

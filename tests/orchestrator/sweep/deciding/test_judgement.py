@@ -1,18 +1,19 @@
 """A sweep's last words are said once."""
 
 from orchestrator.records.events import TrialEnded
+from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.judgement import Judgement
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.proposals import Proposals
 
 
 def judgement_of(ledger):
-    return Judgement(ledger, Proposals(ledger), KeptWork(ledger))
+    return Judgement(ledger, Proposals(ledger, Budget(ledger)), KeptWork(ledger), Budget(ledger))
 
 
 def test_a_verdict_is_made_once_and_asks_for_the_test_scores_of_its_champion(ledgers, reported):
     ledger = ledgers()
-    proposals = Proposals(ledger)
+    proposals = Proposals(ledger, Budget(ledger))
     for share in (0.3, 0.95):
         name = proposals.next()
         reported(ledger, name, share)
@@ -32,7 +33,7 @@ def test_a_verdict_is_made_once_and_asks_for_the_test_scores_of_its_champion(led
 
 def test_what_could_not_be_read_is_journalled_and_not_asked_for_again(ledgers, reported):
     ledger = ledgers()
-    proposals = Proposals(ledger)
+    proposals = Proposals(ledger, Budget(ledger))
     for share in (0.3, 0.95):
         name = proposals.next()
         reported(ledger, name, share)

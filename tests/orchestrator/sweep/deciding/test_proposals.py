@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.records.events import TrialEnded
 from orchestrator.spec.validation import ExperimentError
+from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.proposals import Proposals
 
 RATES = {"space": {"training.learning_rate": {"choice": [0.1, 0.2, 0.3]}}, "searcher": "grid",
@@ -16,7 +17,7 @@ def end(ledger, name, gain):
 
 def test_what_is_missing_is_proposed_one_after_the_other_and_no_more(ledgers):
     ledger = ledgers(search=RATES)
-    proposals = Proposals(ledger)
+    proposals = Proposals(ledger, Budget(ledger))
     for missing, name in zip([4, 3, 2, 1], ["base", "t001", "t002", "t003"], strict=True):
         assert proposals.missing == missing
         assert proposals.next() == name
@@ -25,24 +26,25 @@ def test_what_is_missing_is_proposed_one_after_the_other_and_no_more(ledgers):
 
 def test_a_sweep_that_goes_on_proposes_what_one_that_was_not_stopped_would(ledgers):
     ledger = ledgers(search=RATES)
-    proposals = Proposals(ledger)
+    proposals = Proposals(ledger, Budget(ledger))
     first = [proposals.next() for _ in range(2)]
     again = ledgers(search=RATES)
-    later = Proposals(again)
+    later = Proposals(again, Budget(again))
     assert [*first, *(later.next() for _ in range(2))] == ["base", "t001", "t002", "t003"]
     rates = [trial.overrides["training.learning_rate"] for trial in again.searched()]
     assert sorted(rates) == [0.1, 0.2, 0.3]
 
 
 def test_without_a_search_there_is_one_trial(ledgers):
-    proposals = Proposals(ledgers())
+    ledger = ledgers()
+    proposals = Proposals(ledger, Budget(ledger))
     assert (proposals.total, proposals.missing) == (1, 2)
     assert [proposals.next() for _ in range(3)] == ["base", "t001", None]
 
 
 def test_finalists_are_repeated_once_the_search_is_over_and_not_before(ledgers):
     ledger = ledgers(search=RATES, finalists={"fresh_seeds": 2})
-    proposals = Proposals(ledger)
+    proposals = Proposals(ledger, Budget(ledger))
     assert proposals.missing == 6, "a repetition for each seed is to come"
     for _ in range(4):
         proposals.next()
@@ -60,6 +62,6 @@ def test_finalists_are_repeated_once_the_search_is_over_and_not_before(ledgers):
 def test_what_cannot_be_is_not_recorded(ledgers):
     ledger = ledgers()
     with pytest.raises(ExperimentError, match="rank"):
-        Proposals(ledger).propose("t001", {"method.adapter.rank": 2}, "user")
+        Proposals(ledger, Budget(ledger)).propose("t001", {"method.adapter.rank": 2}, "user")
     assert ledger.trials == {}
     assert len(ledger.journal.lines) == 1
