@@ -56,6 +56,8 @@ class Plan:
     repeated_trials: int
     left_out: str | None
     """What of the search will not be tried because `trials` is smaller, in words."""
+    bounded: str | None
+    """What of the search a budget will leave out, in words."""
     tasks: list[TaskFacts]
     tokens_from: str
     """Where the token counts come from: "tokenizer", or the estimate in words."""

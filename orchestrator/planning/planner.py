@@ -16,13 +16,14 @@ from orchestrator.base.precision import choose_precision, with_precision
 from orchestrator.data.prompt_tokens import is_estimate
 from orchestrator.executors.cluster_fit import fit
 from orchestrator.executors.pool.admission import packing_refuses, trial_refuses
-from orchestrator.planning.cost import TrialCost, TrialCounts, sweep_seconds
+from orchestrator.planning.cost import TrialCost
 from orchestrator.planning.memory import memory_parts
 from orchestrator.planning.method_sizes import method_facts, storage_bytes
 from orchestrator.planning.plan import Machine, Plan
 from orchestrator.planning.preflight import problems
 from orchestrator.planning.resource_problems import Available
 from orchestrator.planning.speed import measured_speed
+from orchestrator.planning.timing import Timing
 from orchestrator.planning.tokens import mean_length, planning_tokenizer, task_facts
 from orchestrator.planning.warnings import control_warnings, plan_warnings
 from orchestrator.spec.experiment import Experiment
@@ -52,22 +53,22 @@ def make_plan(
     mean = mean_length(tasks)
     methods = method_facts(experiment, base, tokens_per_example=mean) if base else []
     adapters = [method.adapter for method in methods]
-    searched = 1 if kind == "run" else experiment.searched_trials
-    repeated = experiment.repeated_trials
-    trials = searched + repeated
     fitting = fit(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
-    at_once = _limited(experiment, fitting.at_once, trials)
     cost = TrialCost(experiment, tasks, base, methods, epochs)
     timed = calibrate and machine.here
     speed = measured_speed(experiment, base, math.ceil(mean)) if base and timed else None
     alone = _alone(loaded) if experiment.resources.facts.packs else None
-    counts = _counts(experiment, alone, trials, at_once)
+    timing = Timing(cost, speed, machine, alone, _limited(experiment, fitting.at_once))
+    searched, bounded = (1, None) if kind == "run" else timing.within_budget()
+    repeated = experiment.repeated_trials
+    trials = searched + repeated
     plan = Plan(
         name=experiment.name,
         kind=kind,
         trials=trials,
         repeated_trials=repeated,
         left_out=experiment.search.left_out if experiment.search and kind == "sweep" else None,
+        bounded=bounded,
         tasks=tasks,
         tokens_from=tokens_from,
         epochs=epochs,
@@ -83,8 +84,8 @@ def make_plan(
         flops_evaluation=cost.flops_evaluation,
         speed=speed,
         trial_seconds=cost.work_seconds(speed),
-        sweep_seconds=sweep_seconds(cost, speed, counts, machine) if at_once else None,
-        at_once=at_once,
+        sweep_seconds=timing.seconds(trials),
+        at_once=min(timing.at_once, trials),
         arithmetic=fitting.arithmetic,
         storage_bytes=storage_bytes(adapters, trials),
         machine=machine,
@@ -110,21 +111,6 @@ def _precision(loaded: LoadedExperiment, machine: Machine) -> tuple[LoadedExperi
         return loaded, f"precision {named}"
     choice = choose_precision(machine.devices)
     return with_precision(loaded, choice.used), choice.words
-
-
-def _counts(
-    experiment: Experiment, alone: dict[str, str] | None, trials: int, at_once: int
-) -> TrialCounts:
-    """How many trials are packed, as far as a file tells."""
-    if alone is None:
-        return TrialCounts(packed=0, alone=trials, at_once=at_once)
-    names = [method.name for method in possible_methods(experiment)]
-    share = sum(name in alone for name in names) / max(1, len(names))
-    # A first trial with workers of its own kind is one for sure; what a searcher draws is not.
-    first = experiment.search.first if experiment.search is not None else ()
-    own = sum(any(path.startswith("resources.") for path in entry) for entry in first)
-    number = min(trials, max(own, round(share * trials)))
-    return TrialCounts(packed=trials - number, alone=number, at_once=at_once)
 
 
 def _alone(loaded: LoadedExperiment) -> dict[str, str]:
@@ -153,6 +139,6 @@ def _value_at(experiment: Experiment, path: str) -> Any:
     return found
 
 
-def _limited(experiment: Experiment, at_once: int, trials: int) -> int:
+def _limited(experiment: Experiment, at_once: int) -> int:
     limit = experiment.search.max_concurrent if experiment.search else None
-    return min(at_once, trials, limit or trials)
+    return min(at_once, limit or at_once)

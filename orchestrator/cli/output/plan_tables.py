@@ -39,6 +39,8 @@ def render(plan: Plan) -> RenderableType:
     parts: list[RenderableType] = [Text(head, style="bold")]
     if plan.left_out is not None:
         parts.append(Text(f"{plan.left_out}.", style="yellow"))
+    if plan.bounded is not None:
+        parts.append(Text(f"{plan.bounded}.", style="yellow"))
     parts += [Text(), _task_table(plan), Text()]
     tokens = (
         f"Tokens of one trial: {plan.train_tokens:,} to learn from ({_epochs(plan.epochs)}), "

@@ -270,6 +270,28 @@ def test_replayed_rows_and_members_of_a_pool_count(loaded, monkeypatch):
     assert learnt > two.train_tokens * 0.01
 
 
+def test_a_budget_bounds_the_trials_of_a_plan(loaded, monkeypatch):
+    monkeypatch.setattr(planner, "measured_speed", lambda *_: SPEED)
+    free = planner.make_plan(loaded, MACHINE)
+    assert free.bounded is None
+    search = loaded.experiment.search.model_dump(mode="json")
+
+    def within(**budget):
+        return planner.make_plan(with_changes(loaded, search={**search, **budget}), MACHINE)
+
+    tight = within(time_budget=f"{free.sweep_seconds - 1:.0f}s")
+    assert tight.trials == 2
+    assert tight.sweep_seconds < free.sweep_seconds - 1
+    assert "allows about 2 trials of the 4 that the file asks for" in text_of(tight)
+    assert within(time_budget="10h").bounded is None
+    each = free.trial_seconds / 60
+    assert within(compute_budget=f"{3.5 * each:.3f} core-minutes").trials == 3
+    for known, trials in ((SPEED, 500), (None, 8)):
+        monkeypatch.setattr(planner, "measured_speed", lambda *_, known=known: known)
+        plan = within(searcher="random", time_budget="100h")
+        assert (plan.trials > trials) if known else (plan.trials == trials)
+
+
 def test_a_speed_is_measured_once_for_a_machine_and_base(experiment_file, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     experiment = load_experiment(experiment_file()).experiment
