@@ -21,7 +21,7 @@ from orchestrator.executors.trial_run import (
     tokenizer_for_texts,
 )
 from orchestrator.executors.trial_shell import TrialShell
-from orchestrator.executors.worker_group import prepare_for_deepspeed
+from orchestrator.executors.worker_group import leave_out_quantisers, prepare_for_deepspeed
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
@@ -46,6 +46,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     job = Job.from_config(config["job"])
     prepare_for_deepspeed(job.experiment)
+    leave_out_quantisers(job.experiment)
     import torch
 
     torch.set_num_threads(job.experiment.resources.cpus_per_worker)

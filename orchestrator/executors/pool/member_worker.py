@@ -17,17 +17,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.base.errors import ModelError
 from orchestrator.data.prepared import PreparedData
 from orchestrator.engines.workers import ALONE, Workers, WorkersError
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Message, Todo
-from orchestrator.executors.pool.member import Member
-from orchestrator.executors.worker_group import prepare_for_deepspeed
+from orchestrator.executors.worker_group import leave_out_quantisers, prepare_for_deepspeed
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import experiment_received
+
+if TYPE_CHECKING:
+    from orchestrator.executors.pool.member import Member
 
 BEAT_SECONDS = 5.0
 """How often the member gives its mailbox a sign of life, whatever it does."""
@@ -54,6 +56,9 @@ def member_worker(config: dict[str, Any]) -> None:
 
     mailbox, generation = config["mailbox"], config["generation"]
     experiment = experiment_received(config["experiment"])
+    leave_out_quantisers(experiment)
+    from orchestrator.executors.pool.member import Member
+
     workers = ALONE
     if experiment.resources.workers > 1:
         prepare_for_deepspeed(experiment)
