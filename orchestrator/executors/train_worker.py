@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curlora_kinds.adapters.table import parting_refuses
+from curlora_kinds.adapters.table import sharding_refuses
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Failed, Ready, Reported, WorkSetAside, to_metrics
@@ -160,7 +160,7 @@ class _WorkerTrial:
         on_gpu = experiment.resources.gpus_per_worker > 0
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
         zero3 = zero3_config(experiment.training)
-        refused = parting_refuses(experiment.method.adapter.kind, None if zero3 is None else 3)
+        refused = sharding_refuses(experiment.method.adapter.kind, None if zero3 is None else 3)
         if refused and name != BASE_TRIAL:  # a pool could not hold it, so it came here after all
             raise ValueError(f"`method.adapter`: {refused}")
         with partitioned(zero3):

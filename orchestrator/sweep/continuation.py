@@ -82,14 +82,14 @@ def record_continuation(
         observer.note(
             f"not as before: {', '.join(changes)}; each trial's record says what it was made with"
         )
-    told = SweepContinued(
+    event = SweepContinued(
         trials=trials,
         retried=list(retried),
         base=provenance["base"],
         **{key: provenance[key] for key in ("code", "packages", "python", "platform")},
         sweep_id=named,
     )
-    observer.event(journal.append(told))
+    observer.event(journal.append(event))
 
 
 def set_leftovers_aside(folder: Path, observer: Observer) -> None:
