@@ -76,7 +76,7 @@ SHAPES = {
 
 
 class PublishedLayer(nn.Module):
-    """CURLoRA as its author's code computes it: a dense C U R, made anew at every step.
+    """CURLoRA as its author's code computes it: a dense C U R, made again at every step.
 
     References:
         Fawi (2024), Eq. 8, and the published code. https://arxiv.org/abs/2408.14572

@@ -464,8 +464,8 @@ def run_case(kind: str, sound: Path, seed: str) -> tuple[str, str]:
             form.use(folder)
         except ours() as error:
             message = str(error)
-            told = message.isprintable() or kind in {"task", "experiment", "model.json"}
-            outcome = REFUSED if told else "not one line"
+            one_line = message.isprintable() or kind in {"task", "experiment", "model.json"}
+            outcome = REFUSED if one_line else "not one line"
         except Exception as error:  # noqa: BLE001 - this is what is looked for
             frames = traceback.format_exception(error)
             return f"escaped: {type(error).__name__}", "".join(frames)[-2500:]

@@ -104,7 +104,7 @@ class Margins:
         """Meanwhile every score leaves its margins here, one list for each score."""
         plain = scoring.question_log_likelihoods
 
-        def told(questions: Sequence[Any], answers: Any) -> list[list[float]]:
+        def recorded(questions: Sequence[Any], answers: Any) -> list[list[float]]:
             values = plain(questions, answers)
             self.found.append([
                 own[q.answer] - max(v for i, v in enumerate(own) if i != q.answer)
@@ -112,7 +112,7 @@ class Margins:
             ])  # fmt: skip
             return values
 
-        scoring.question_log_likelihoods = told
+        scoring.question_log_likelihoods = recorded
         try:
             yield
         finally:

@@ -171,7 +171,7 @@ def measure(
     """Measure one setting.
 
     Args:
-        base: A frozen Llama; it is wrapped anew for every adapter.
+        base: A frozen Llama; it is wrapped again for every adapter.
         kind: A key of `SETTINGS`.
         slots: Adapters.
         rows: Of each adapter in a tick.

@@ -141,7 +141,7 @@ def finished(view: SweepState) -> list[TrialRecord]:
     return [trial for trial in view.searched if trial.state == "COMPLETE"]
 
 
-def told(difference: Difference | None) -> str:
+def with_interval(difference: Difference | None) -> str:
     """A difference with its interval, for a table."""
     if difference is None:
         return "-"
@@ -191,9 +191,9 @@ def methods_parts(view: SweepState) -> dict[str, str]:
             ]  # fmt: skip
     rows = [
         [
-            name, f"{pick.overrides[RATE]:.2g}", number(one.learnt), told(one.learnt_gain),
+            name, f"{pick.overrides[RATE]:.2g}", number(one.learnt), with_interval(one.learnt_gain),
             number(one.accuracy), " ".join(number(t.measure("accuracy")) for t in one.trials),
-            told(one.gain), told(one.over_heads), told(one.forgotten),
+            with_interval(one.gain), with_interval(one.over_heads), with_interval(one.forgotten),
             number(one.perplexity, digits=1), number(one.choice_probe),
         ]
         for name, pick, one in found
@@ -224,7 +224,7 @@ def _searched_cells(view: SweepState, trial: TrialRecord) -> list[str]:
     if trial.state != "COMPLETE":
         return ["-", "-", "-", "-", f"{trial.state}: {trial.reason.splitlines()[0]}"]
     one = outcome(view, [trial])
-    return [number(one.learnt), told(one.gain), told(one.forgotten),
+    return [number(one.learnt), with_interval(one.gain), with_interval(one.forgotten),
             number(one.perplexity, digits=1), trial.state]  # fmt: skip
 
 
@@ -293,7 +293,8 @@ def picks_table(view: SweepState, name: Callable[[TrialRecord], str]) -> str:
     rows = [
         [
             f"{name(pick)} ({pick.name})", _settings_words(pick), number(one.learnt),
-            told(one.learnt_gain), told(one.gain), told(one.over_heads), told(one.forgotten),
+            with_interval(one.learnt_gain), with_interval(one.gain),
+            with_interval(one.over_heads), with_interval(one.forgotten),
             number(one.perplexity, digits=1),
         ]
         for pick, one in found
@@ -306,8 +307,8 @@ def picks_table(view: SweepState, name: Callable[[TrialRecord], str]) -> str:
         end = [mean_examples([t.per_example for t in side]) for side in sides]
         text += (
             f"\n\n{name(first)} minus {name(second)}, on the same examples: learnt "
-            f"{told(_difference(*after, view.tasks))}, final "
-            f"{told(_difference(*end, view.tasks))}."
+            f"{with_interval(_difference(*after, view.tasks))}, final "
+            f"{with_interval(_difference(*end, view.tasks))}."
         )
     return text
 
@@ -329,8 +330,9 @@ def selection_parts(view: SweepState) -> dict[str, str]:
     groups = selection_groups(view)
     rows = [
         [
-            law, f"{rate:.2g}", str(len(one.trials)), number(one.learnt), told(one.learnt_gain),
-            told(one.gain), told(one.forgotten), number(one.perplexity, digits=1),
+            law, f"{rate:.2g}", str(len(one.trials)), number(one.learnt),
+            with_interval(one.learnt_gain), with_interval(one.gain), with_interval(one.forgotten),
+            number(one.perplexity, digits=1),
         ]
         for (law, rate), one in groups.items()
     ]  # fmt: skip
@@ -350,8 +352,8 @@ def selection_parts(view: SweepState) -> dict[str, str]:
             mean_examples([t.learnt_per_example(view.tasks) for t in one.trials]) for one in sides
         ]
         lines.append([
-            f"inverted minus {law}", told(_difference(*after, view.tasks)),
-            told(_difference(*end, view.tasks)),
+            f"inverted minus {law}", with_interval(_difference(*after, view.tasks)),
+            with_interval(_difference(*end, view.tasks)),
             f"{sides[0].perplexity:.1f} and {sides[1].perplexity:.1f}",
         ])  # fmt: skip
     figure_of_selection(view, groups)

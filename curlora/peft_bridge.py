@@ -122,7 +122,7 @@ def register_method(name: str, *, config_class: type[Any], tuner_class: type[Any
 
 
 def keep_as_quantised(layer: Any) -> None:
-    """Stop bitsandbytes from packing a 4-bit weight anew at its first evaluation on some CPUs.
+    """Stop bitsandbytes from packing a 4-bit weight again at its first evaluation on some CPUs.
 
     On a CPU with AVX-512 for bfloat16 it would round the scales to bfloat16, in place, and from
     then on neither dequantise the weight nor pass a gradient on: what is trained after an

@@ -34,6 +34,9 @@ ENTRY_POINTS = "curlora.plugins"
 """The group in which an installed package names its plugins."""
 VARIABLE = "CURLORA_PLUGINS"
 """The environment variable that names plugins, separated by commas."""
+_LONGEST_NAME, _LONGEST_PATH = 200, 2000
+"""Characters; a file system refuses to look for longer ones."""
+
 _PINNED = "#sha256="
 """Between the reference of a plugin and the hash that its source must have."""
 
@@ -180,10 +183,14 @@ def _is_path(reference: str) -> bool:
 def _located(reference: str, folder: Path | None) -> tuple[str, Path | None]:
     """The module's name, and its file where that is known; None where it is to be imported."""
     name = _module_name(reference)
-    if not all(part.isidentifier() for part in name.split(".")):
+    names = Path(reference).parts
+    possible = len(reference) <= _LONGEST_PATH and all(len(n) <= _LONGEST_NAME for n in names)
+    is_module = all(part.isidentifier() for part in name.split("."))
+    if not (possible and is_module) or "\0" in reference:
         raise PluginError(
-            f"The plugin {reference!r} is neither the name of a module, such as `my_method`, nor "
-            "the path of a Python file whose name can be a module's, such as `./my_method.py`."
+            f"The plugin {reference[:200]!r} is neither the name of a module, such as "
+            "`my_method`, nor the path of a Python file whose name can be a module's, such as "
+            "`./my_method.py`."
         )
     if _is_path(reference):
         file = ((folder or Path.cwd()) / Path(reference).expanduser()).resolve()

@@ -166,6 +166,26 @@ def recorder() -> Recorder:
     return Recorder()
 
 
+@pytest.fixture
+def synced(monkeypatch):
+    """What was synced to disk and renamed from now on, in order: "sync NAME", "name NEW_NAME"."""
+    said, paths, replace_, open_ = [], {}, Path.replace, os.open
+
+    def opened(path, *rest, **options):
+        descriptor = open_(path, *rest, **options)
+        paths[descriptor] = Path(path).name
+        return descriptor
+
+    def replaced(self, target):
+        said.append(f"name {Path(target).name}")
+        return replace_(self, target)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "fsync", lambda file: said.append(f"sync {paths.get(file, 'a file')}"))
+    monkeypatch.setattr(Path, "replace", replaced)
+    return said
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """One local Ray for the whole session, left clean."""

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from curlora import ADAPTERS, merged_tensors
-from curlora_kinds.adapters.table import parting_refuses
+from curlora_kinds.adapters.table import sharding_refuses
 from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.loading import load_base, load_tokenizer, partitioned
 from orchestrator.data.preparation import prepare
@@ -140,7 +140,7 @@ class World:
         if stage is not None:
             document["training"]["deepspeed"] = {"zero_optimization": {"stage": stage}}
             document["resources"]["executor"] = "train"
-            refused = parting_refuses(case.adapter, stage)
+            refused = sharding_refuses(case.adapter, stage)
             if refused is not None:
                 raise ValueError(refused)
         return type(experiment).model_validate(document), data

@@ -211,8 +211,8 @@ def _load_whole(base: PreTrainedModel, folder: Path) -> nn.Module:
     except LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:600] or type(error).__name__
         raise AdapterError(f"The model in `{folder}` cannot be loaded: {reason}") from error
-    model, told = found
-    lacking = sorted(map(str, (*told["missing_keys"], *told["mismatched_keys"])))
+    model, info = found
+    lacking = sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"])))
     if lacking:
         raise AdapterError(
             f"The model in `{folder}` lacks {len(lacking)} weights, first `{lacking[0]}`, which "
@@ -224,7 +224,7 @@ def _load_whole(base: PreTrainedModel, folder: Path) -> nn.Module:
 
 
 def _record_of(model: nn.Module) -> Attached:
-    """Give what can be told of a model that `attach` did not make."""
+    """Give what is known of a model that `attach` did not make."""
     if not isinstance(model, PeftModel):
         raise TypeError(
             f"Nothing says what was trained of this {type(model).__name__}. Adapt it with "

@@ -1,4 +1,4 @@
-"""A model that learns tasks one after the other under a retention, whoever takes the steps.
+"""A model that learns tasks one after the other under a retention, whatever takes the steps.
 
     learner = Learner(model, RETENTIONS["ewc"].build(), tasks=2)
     for rows in data_sets:
@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,13 +22,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curlora.adapters.renewal import freeze_earlier, fresh_values
 from curlora.adapters.secura import after_step, merged_tensors
 from curlora.curvature.derivatives import observe
 from curlora.curvature.layers import adapted_layers
 from curlora.curvature.observation import Observation
-from curlora.retention.protocol import Retention, alone
-from curlora.retention.rows import Collate, Rows, RowScorer, picked
+from curlora.retention.protocol import Retention
+from curlora.retention.rows import Collate, RowScorer
+from curlora.retention.task_phases import Rows, TaskPhases
+
+
+class _ModelPhases(TaskPhases[Any]):
+    """The phases of a model that this process holds, over the rows of data sets."""
+
+    def __init__(self, model: nn.Module, retention: Retention, seed: int) -> None:
+        super().__init__(retention, seed)
+        self.model = model
+        self.params = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.collate: Collate | None = None
+        """Makes a batch of rows; known once a task begins."""
+
+    def adapter_values(self) -> dict[str, Tensor]:
+        return dict(self.params)
+
+    def renew_adapter(self, index: int) -> None:
+        with torch.no_grad():
+            for name, value in self._renewed(self.model, index).items():
+                self.params[name].copy_(value)
+
+    def _observations(self, examples: Sequence[Any]) -> Iterator[Observation]:
+        assert self.collate is not None
+        scorer = RowScorer(self.model, self.collate)
+        wanted = self.retention.observes
+        for found in observe(self.model, scorer.log_probability, self.params, examples, wanted):
+            yield replace(found, scored=scorer.scored)
 
 
 class Learner:
@@ -50,7 +75,7 @@ class Learner:
         *,
         tasks: int,
         seed: int = 0,
-        sources: Sequence[Rows] = (),
+        sources: Sequence[Rows[Any]] = (),
     ) -> None:
         """Start before the first task.
 
@@ -68,14 +93,14 @@ class Learner:
         """
         self.model = model
         self.retention = retention
-        self.params = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._phases = _ModelPhases(model, retention, seed)
+        self.params = self._phases.params
         self.tasks = tasks
         self.finished = 0
-        self._seed = seed
         self._sources = sources
         self._merges = bool(merged_tensors(model))
-        self._learnt: list[Rows] = []
-        self._open: tuple[Rows, Collate] | None = None
+        self._learnt: list[Rows[Any]] = []
+        self._open: Rows[Any] | None = None
         if not self.params:
             raise ValueError(
                 "No parameter of the model requires gradients, so there is nothing to learn. "
@@ -129,15 +154,9 @@ class Learner:
 
         Comes before the optimiser is made.
         """
-        if not self.retention.renews_adapter or self.finished == 0:
-            return
-        freeze_earlier(self.model, self.retention.earlier)
-        fresh = fresh_values(self.model, self._seed * 1_000_003 + self.finished)
-        with torch.no_grad():
-            for name, value in fresh.items():
-                self.params[name].copy_(value)
+        self._phases.renew_adapter(self.finished)
 
-    def begin(self, rows: Rows, collate: Collate, *, reach: Callable[[], float]) -> None:
+    def begin(self, rows: Rows[Any], collate: Collate, *, reach: Callable[[], float]) -> None:
         """Begin the next task.
 
         Args:
@@ -153,21 +172,12 @@ class Learner:
         if len(rows) == 0:
             raise ValueError("The data set has no rows, so there is nothing to learn.")
         RowScorer(self.model, collate).batch_of(rows[0])
+        self._phases.collate = collate
         if self.finished == 0:
-            most = self.retention.max_examples
-            observed = [
-                self._observe(source, collate, f"source {index}", most)
-                for index, source in enumerate(self._sources)
-            ]
-            self.retention.begin_sequence(self.params, tasks=self.tasks, observed=observed)
-        looks_at = self.retention.looks_at
-        self.retention.begin_task(
-            self.params,
-            self.finished,
-            observed=self._observe(rows, collate, f"beginning {self.finished}", looks_at),
-            reach=reach() if looks_at else 0.0,
-        )
-        self._open = (rows, collate)
+            self._phases.begin_sequence(self.tasks, self._sources)
+        looks = self.retention.looks_at > 0
+        self._phases.observe_beginning(self.finished, rows, reach() if looks else 0.0)
+        self._open = rows
 
     def replayed(self, current: int, step: int) -> list[Any]:
         """Give the rows of earlier tasks to add to a batch.
@@ -204,31 +214,8 @@ class Learner:
         """
         if self._open is None:
             raise ValueError("No task has begun. Call `begin` first.")
-        rows, collate = self._open
-        self.retention.end_task(
-            self.params,
-            self.finished,
-            self._observe(rows, collate, f"task {self.finished}", self.retention.max_examples),
-            alone,
-            len(rows),
-        )
+        self._phases.end_task(self.finished, self._open)
         if self.replays:
-            self._learnt.append(rows)
+            self._learnt.append(self._open)
         self.finished += 1
         self._open = None
-
-    def _observe(self, rows: Rows, collate: Collate, name: str, most: int) -> Iterator[Observation]:
-        """What the retention looks at of a data set, computed as it is asked for."""
-        count = min(most, len(rows))
-        if not self.retention.observes or not count:
-            return
-        chosen = random.Random(f"{self._seed}/{name}").sample(range(len(rows)), count)
-        scorer = RowScorer(self.model, collate)
-        for observation in observe(
-            self.model,
-            scorer.log_probability,
-            self.params,
-            picked(rows, chosen),
-            self.retention.observes,
-        ):
-            yield replace(observation, scored=scorer.scored)

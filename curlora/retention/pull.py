@@ -1,4 +1,4 @@
-"""How strong a quadratic penalty is: a number, or found anew from each task's own gradient.
+"""How strong a quadratic penalty is: a number, or found again from each task's own gradient.
 
 A penalty (strength / 2) d' F d has a meaning only beside the loss that it is added to, and F, made
 of squared gradients, has a scale that differs by decades between models, adapters and data: no

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +13,6 @@ IGNORED = -100
 
 Collate = Callable[[list[Any]], Mapping[str, Any]]
 """From rows of a data set to the keyword arguments of a model, labels included."""
-
-
-class Rows(Protocol):
-    """A data set that is read by position."""
-
-    def __len__(self) -> int:
-        """How many rows it has."""
-        ...
-
-    def __getitem__(self, position: int, /) -> Any:
-        """One row."""
-        ...
 
 
 class RowScorer:
@@ -107,17 +95,3 @@ class RowScorer:
 def _shapes(batch: Mapping[str, Tensor], labels: Tensor | None) -> str:
     named = dict(batch) if labels is None else {**batch, "labels": labels}
     return ", ".join(f"`{name}` {tuple(value.shape)}" for name, value in named.items()) or "nothing"
-
-
-def picked(rows: Rows, positions: Sequence[int]) -> Iterator[Any]:
-    """Read some rows, each when it is asked for.
-
-    Args:
-        rows: A data set.
-        positions: Which.
-
-    Yields:
-        The rows, in this order.
-    """
-    for position in positions:
-        yield rows[position]

@@ -25,7 +25,7 @@ from curlora.adapters.renewal import save_combined
 from curlora.adapters.saving import save_adapter
 from curlora.adapters.secura_config import SecuraConfig
 from curlora.retention.learner import Learner
-from curlora.retention.rows import Rows
+from curlora.retention.task_phases import Rows
 from curlora.retention.trainer_mixin import RetentionMixin
 from curlora_kinds.retentions.table import RETENTIONS
 from curlora_kinds.settings import nearest
@@ -48,7 +48,7 @@ class ContinualTraining:
         *,
         tasks: int,
         seed: int = 0,
-        sources: Sequence[Rows] = (),
+        sources: Sequence[Rows[Any]] = (),
     ) -> None:
         """Start before the first data set.
 

@@ -123,8 +123,8 @@ def quantisation_refuses(adapter_kind: str, quantization: str | None) -> str | N
     )
 
 
-def parting_refuses(adapter_kind: str, stage: int | None) -> str | None:
-    """Why an adapter cannot be trained by DeepSpeed over a base that ZeRO stage 3 has parted.
+def sharding_refuses(adapter_kind: str, stage: int | None) -> str | None:
+    """Why an adapter cannot be trained by DeepSpeed over a base that ZeRO stage 3 has sharded.
 
     Args:
         adapter_kind: A kind of `ADAPTERS`.

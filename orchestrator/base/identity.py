@@ -21,7 +21,7 @@ _SETUP_FILES = re.compile(
 """What beside a base's weights says what it computes: its config and its tokenizer."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NOTES = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
-"""Fields of a config that say who wrote it, or are set anew when it is loaded."""
+"""Fields of a config that say who wrote it, or are set again when it is loaded."""
 
 
 def base_sha256(spec: ModelSpec) -> str:
@@ -99,14 +99,14 @@ def found_base(
     if place is not None:
         spec = _moved(spec, place)
     was = Path(spec.gguf or str(spec.name))
-    told = expected not in {None, UNKNOWN}
-    named = not was.is_absolute() and (not told or _COMMIT.fullmatch(str(expected)))
+    known = expected not in {None, UNKNOWN}
+    named = not was.is_absolute() and (not known or _COMMIT.fullmatch(str(expected)))
     if not was.exists() and not named:
         raise ModelError(
             f"The base model of {what} is not at {was} any more. Give its new place with "
             "`--base DIR` (in Python `base=`); by its hash it is known again."
         )
-    if not told:
+    if not known:
         return spec
     if not was.exists():  # on the hub, where names move on and commits stay
         return spec.model_copy(update={"revision": expected})

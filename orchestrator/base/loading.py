@@ -88,9 +88,9 @@ def load_base(spec: ModelSpec, precision: str, device: torch.device | str = "cpu
             place, dtype=DTYPES[precision], attn_implementation=attention,
             output_loading_info=True, **options,
         )  # fmt: skip
-    model, told = found
+    model, info = found
     if spec.quantization is None and spec.gguf is None and not is_deepspeed_zero3_enabled():
-        _refuse_lacking(spec, told)
+        _refuse_lacking(spec, info)
     model.requires_grad_(False)
     model.config.use_cache = False
     if spec.quantization is None:
@@ -100,9 +100,9 @@ def load_base(spec: ModelSpec, precision: str, device: torch.device | str = "cpu
     return model.eval()
 
 
-def _refuse_lacking(spec: ModelSpec, told: Mapping[str, Any]) -> None:
+def _refuse_lacking(spec: ModelSpec, info: Mapping[str, Any]) -> None:
     """Refuse a base that transformers would complete with random weights and a warning."""
-    lacking = sorted(map(str, told.get("missing_keys") or ()))
+    lacking = sorted(map(str, info.get("missing_keys") or ()))
     if lacking:
         raise ModelError(
             f"The model {spec.name!r} lacks {len(lacking)} weights, first {lacking[0]!r}; they "

@@ -16,7 +16,7 @@ import uuid
 from orchestrator.data.formats.placed_row import DataError, Row, where_is
 from orchestrator.data.sources.columns import paths_into
 from orchestrator.spec.task_kinds import LanguageModellingTask, TaskSpec
-from orchestrator.system.wording import cut
+from orchestrator.system.wording import as_yaml, cut
 
 _TEXT = (
     str, int, float, decimal.Decimal, uuid.UUID,
@@ -138,13 +138,16 @@ def _cure(column: str, value: object, task: TaskSpec, *, asks: bool) -> str:
         return "" if isinstance(value, str) else " Write it as text."
     if asks:
         return (
-            f" Take a part of it in `data.columns`, for example columns: {{text: {path}}}, and "
-            "write {text} in the prompt."
+            " Take a part of it in `data.columns`, for example columns: "
+            f"{{text: {as_yaml(path)}}}, and write {{text}} in the prompt."
         )
     option = task.answer_option
     name = option.removesuffix("_column") if option else str(task.answer_from)
     also = "" if task.answer_from == name else f", with {option}: {name}"
-    return f" Take a part of it in `data.columns`, for example columns: {{{name}: {path}}}{also}."
+    return (
+        " Take a part of it in `data.columns`, for example columns: "
+        f"{{{as_yaml(name)}: {as_yaml(path)}}}{also}."
+    )
 
 
 def likely_path(column: str, value: object, *, asks: bool) -> str | None:

@@ -15,7 +15,7 @@ from orchestrator.data.prompts import row_text
 from orchestrator.data.sources.reading import place, split_names
 from orchestrator.data.usable_rows import complete_rows, labelled_rows
 from orchestrator.spec.task_kinds import LanguageModellingTask, TaskSpec
-from orchestrator.system.wording import listed
+from orchestrator.system.wording import as_yaml, listed
 
 DERIVED_SHARE = 10
 """A derived split is one row in this many of train."""
@@ -117,7 +117,7 @@ def _splits_there(task: TaskSpec) -> str:
         return ""
     return (
         f" It has {listed(there)}; say which is which, for example `data.split_names: "
-        f"{{train: {there[0]}}}`."
+        f"{{train: {as_yaml(there[0])}}}`."
     )
 
 

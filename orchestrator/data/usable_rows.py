@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from orchestrator.data.formats.placed_row import DataError, Row, where_is
 from orchestrator.data.row_values import RowReader, likely_path, question_columns
 from orchestrator.spec.task_kinds import ClassificationTask, TaskSpec
-from orchestrator.system.wording import suggestion
+from orchestrator.system.wording import as_yaml, suggestion
 
 
 def complete_rows(
@@ -45,7 +45,7 @@ def _lacks(task: TaskSpec, name: str, row: Row, where: str) -> str:
     return (
         f"{where}: has no column {name!r}, which task {task.name!r} needs."
         f"{suggestion(name, columns)} Its columns: {', '.join(map(repr, columns))}. Map one to it "
-        f"in `data.columns`, for example columns: {{{name}: {path}}}."
+        f"in `data.columns`, for example columns: {{{as_yaml(name)}: {as_yaml(path)}}}."
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import curlora
-from curlora.adapters.renewal import freeze_earlier, fresh_values, save_combined
+from curlora.adapters.renewal import freeze_earlier, save_combined
 from curlora.curvature.derivatives import observe
 from curlora.curvature.layers import adapted_layers
 from curlora.curvature.observation import Observation
@@ -104,9 +104,8 @@ class BaseEngine(RetentionPhases):
     # ------------------------------------------------------------------ for the retention
 
     def _fresh(self, index: int) -> None:
-        if self.retention.renews_adapter and index > 0:
-            freeze_earlier(self._model, self.retention.earlier)
-            self._rewrite(fresh_values(self._model, self._spec.seed * 1_000_003 + index))
+        if fresh := self._renewed(self._model, index):
+            self._rewrite(fresh)
         self._fresh_optimizer()
 
     def _derivatives(self, examples: Sequence[Example]) -> Iterator[Observation]:

@@ -1,9 +1,8 @@
-"""The phases of a sequence as a retention sees them, and the derivatives that it looks at."""
+"""The phases of a sequence of tasks in an engine: its workers share what a retention looks at."""
 
 from __future__ import annotations
 
-import random
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from curlora.curvature.observation import Observation
 from curlora.retention.protocol import Retention
+from curlora.retention.task_phases import TaskPhases
 from orchestrator.data.items import Example
 from orchestrator.engines.optimizer import reach
 from orchestrator.engines.row_batches import padded, scored_example
@@ -20,7 +20,7 @@ from orchestrator.engines.workers import Workers
 from orchestrator.spec.sections import TrainingSpec
 
 
-class RetentionPhases(ABC):
+class RetentionPhases(TaskPhases[Example]):
     """What every engine does around a retention, whatever holds the adapter's tensors.
 
     All of its methods are collectives.
@@ -37,15 +37,11 @@ class RetentionPhases(ABC):
             workers: Which of how many this is.
             device: Where workers sum what a retention has seen.
         """
-        self.retention = retention
+        super().__init__(retention, spec.seed)
         self._spec = spec
         self._workers = workers
         self._device = device
         self._steps = 1
-
-    @abstractmethod
-    def adapter_values(self) -> dict[str, Tensor]:
-        """The adapter's tensors, whole."""
 
     @abstractmethod
     def _fresh(self, index: int) -> None:
@@ -55,40 +51,17 @@ class RetentionPhases(ABC):
     def _derivatives(self, examples: Sequence[Example]) -> Iterator[Observation]:
         """What the retention observes of each example, computed as it is asked for."""
 
-    def begin_sequence(self, tasks: int, sources: Sequence[Sequence[Example]]) -> None:
-        """Let the retention make room for a sequence and read its source sets."""
-        most = self.retention.max_examples
-        observed = [self._observe(found, f"source {i}", most) for i, found in enumerate(sources)]
-        self.retention.begin_sequence(
-            self.adapter_values(), tasks=tasks, observed=observed, total=self._totals
-        )
-
     def begin_task(self, index: int, steps: int, examples: Sequence[Example] = ()) -> None:
         """Start a task with fresh optimiser state, and a fresh adapter where the retention asks."""
         self._steps = steps
         self._fresh(index)
-        self.retention.begin_task(
-            self.adapter_values(),
-            index,
-            observed=self._observe(examples, f"beginning {index}", self.retention.looks_at),
-            total=self._totals,
-            reach=reach(self._spec, steps),
-        )
+        self.observe_beginning(index, examples, reach(self._spec, steps))
 
-    def end_task(self, index: int, examples: Sequence[Example]) -> None:
-        """Let the retention take in what was learnt: curvature, buffers."""
-        observed = self._observe(examples, f"task {index}", self.retention.max_examples)
-        self.retention.end_task(self.adapter_values(), index, observed, self._totals, len(examples))
-
-    def _observe(self, examples: Sequence[Example], name: str, most: int) -> Iterator[Observation]:
-        """This worker's shard of the examples that the retention looks at, as it asks for them."""
-        count = min(most, len(examples))
-        if not self.retention.observes or not count:
-            return
-        chosen = random.Random(f"{self._spec.seed}/{name}").sample(list(examples), count)
-        mine = chosen[self._workers.rank :: self._workers.world]
+    def _observations(self, examples: Sequence[Example]) -> Iterator[Observation]:
+        """This worker's shard of them."""
+        mine = examples[self._workers.rank :: self._workers.world]
         # A ZeRO-3 forward is a collective, so no worker may run one example fewer than the others.
-        padding = [chosen[-1]] * (self._workers.max_rows(count) - len(mine))
+        padding = [examples[-1]] * (self._workers.max_rows(len(examples)) - len(mine))
         for number, observation in enumerate(self._derivatives([*mine, *padding])):
             if number < len(mine):
                 yield replace(observation, scored=len(scored_example(mine[number]).picks))

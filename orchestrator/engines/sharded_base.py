@@ -36,7 +36,7 @@ class ShardedBase:
             "gradient_accumulation_steps": 1,
         }
         self.scored = ScoredModel(base).eval()
-        """Every pass must go through it: that is where DeepSpeed begins to count layers anew."""
+        """Every pass must go through it: that is where DeepSpeed begins to count layers again."""
         self._engine: Any = deepspeed.initialize(
             model=self.scored, config=self._config, dist_init_required=False
         )[0]

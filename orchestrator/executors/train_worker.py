@@ -6,9 +6,9 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from curlora_kinds.adapters.table import parting_refuses
+from curlora_kinds.adapters.table import sharding_refuses
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Failed, Ready, Reported, WorkSetAside, to_metrics
@@ -31,7 +31,11 @@ from orchestrator.loop.work_meter import Progress
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.system.durable import add_to_folder
 from orchestrator.system.seals import Maker, seal
+
+if TYPE_CHECKING:
+    from ray.train import Checkpoint
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -101,12 +105,18 @@ def run_checkpoint(sweep_folder: SweepFolder, maker: Maker) -> tuple[Path | None
 class _RayTrainCheckpoints:
     """Checkpoints that Ray Train keeps; each worker adds its part."""
 
-    def __init__(self, maker: Maker) -> None:
+    def __init__(self, maker: Maker, work: Path) -> None:
+        """Name the place.
+
+        Args:
+            maker: What they are sealed with.
+            work: The trial's folder on the sweep's storage, where Ray Train keeps them.
+        """
         import ray.train
 
         context = ray.train.get_context()
         self.part, self._parts = context.get_world_rank(), context.get_world_size()
-        self._maker = maker
+        self._maker, self._work = maker, work
 
     def fresh(self) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{self._maker.trial}-"))
@@ -119,8 +129,16 @@ class _RayTrainCheckpoints:
         ray.train.report(
             to_metrics(Reported(report)),
             checkpoint=ray.train.Checkpoint.from_directory(str(fresh)),
+            checkpoint_upload_fn=self._upload,
         )
         shutil.rmtree(fresh)
+
+    def _upload(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
+        """Put this worker's part into its place; Ray Train's own copy waits for no disk."""
+        import ray.train
+
+        add_to_folder(Path(checkpoint.path), self._work / name)
+        return ray.train.Checkpoint.from_directory(str(self._work / name))
 
 
 class _WorkerTrial:
@@ -138,12 +156,12 @@ class _WorkerTrial:
         self._progress = ProgressFile(job.folder.path, name)
         self._sequence = task_sequence(experiment, data)
         state = read_state(checkpoint) if checkpoint else fresh_state(self._sequence)
-        checkpoints = _RayTrainCheckpoints(job.maker)
+        checkpoints = _RayTrainCheckpoints(job.maker, job.folder.work(name))
         self._shell = TrialShell(job.maker, state, checkpoints, first=checkpoints.part == 0)
         on_gpu = experiment.resources.gpus_per_worker > 0
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
         zero3 = zero3_config(experiment.training)
-        refused = parting_refuses(experiment.method.adapter.kind, None if zero3 is None else 3)
+        refused = sharding_refuses(experiment.method.adapter.kind, None if zero3 is None else 3)
         if refused and name != BASE_TRIAL:  # a pool could not hold it, so it came here after all
             raise ValueError(f"`method.adapter`: {refused}")
         with partitioned(zero3):

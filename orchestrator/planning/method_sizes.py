@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from curlora_kinds.adapters.table import adapter_kind, parting_refuses, quantisation_refuses
+from curlora_kinds.adapters.table import adapter_kind, quantisation_refuses, sharding_refuses
 from curlora_kinds.retentions.sizes import state_size
 from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.facts import OPTIMISER_BYTES, RECORD_BYTES, BaseFacts
@@ -168,7 +168,7 @@ def _refusals(method: MethodSpec, experiment: Experiment) -> Iterator[str]:
     unfit = quantisation_refuses_engine(experiment.model.quantization, stage)
     if unfit:
         yield f"`model.quantization`: {unfit}"
-    refused = parting_refuses(kind, stage)
+    refused = sharding_refuses(kind, stage)
     # A member of the pool reads the parts of the base by itself.
     packed = experiment.resources.facts.packs and packing_refuses(method) is None
     if refused and not packed:

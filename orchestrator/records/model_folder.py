@@ -87,8 +87,8 @@ def base_of(document: Mapping[str, Any], folder: Path) -> ModelSpec:
         return ModelSpec(**{key: source.get(key) for key in ModelSpec.model_fields})
     except ValidationError as error:
         known = list(ModelSpec.model_fields)
-        told = render_validation_error(error, f"{folder / MODEL_FILE}: base", known)
-        raise ModelFolderError(f"{told}. {_AGAIN}") from None
+        problem = render_validation_error(error, f"{folder / MODEL_FILE}: base", known)
+        raise ModelFolderError(f"{problem}. {_AGAIN}") from None
 
 
 def tasks_of(document: Mapping[str, Any], folder: Path) -> dict[str, TaskSpec]:

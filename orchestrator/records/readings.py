@@ -30,7 +30,7 @@ def reading_words(reading: TestRead) -> str:
     chose = "which had no part in any choice"
     if (reading.reading or 0) > 1:
         chose = f"in their reading {reading.reading}: they had been looked at before"
-    told = (
+    words = (
         f"On {count} test examples, {chose}: gain of {champion} "
         f"{show(reading.gain[champion], signed=True)} "
         f"{show_interval(reading.gain_intervals[champion])} over {reading.reference}"
@@ -39,9 +39,9 @@ def reading_words(reading: TestRead) -> str:
     if other is not None and other in reading.gain:
         means = reading.accuracy
         ahead = number(means[champion]) - number(means[other])
-        told += f", {show(ahead, signed=True)} {show_interval(reading.runner_up_interval)}"
-        told += f" over the runner-up {other}"
-    return f"{told}."
+        words += f", {show(ahead, signed=True)} {show_interval(reading.runner_up_interval)}"
+        words += f" over the runner-up {other}"
+    return f"{words}."
 
 
 def reading_comparisons(

@@ -20,7 +20,7 @@ class SweepFolder:
 
     @property
     def journal(self) -> Path:
-        """The journal, of which all else that is shown can be made anew."""
+        """The journal, of which all else that is shown can be made again."""
         return self.path / JOURNAL_NAME
 
     @property

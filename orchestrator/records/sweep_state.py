@@ -14,76 +14,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
-from orchestrator.records.event import Event, Line
+from orchestrator.records.event import Line
+from orchestrator.records.event_fold import EventFold
 from orchestrator.records.event_values import Finalist
-from orchestrator.records.events import (
-    BudgetSpent,
-    ChampionRegistered,
-    StageReported,
-    SweepContinued,
-    SweepEnded,
-    SweepOpened,
-    TestRead,
-    TrialEnded,
-    TrialProposed,
-    TrialStarted,
-    read_event,
-)
-from orchestrator.records.journal_facts import identity_of, versions
+from orchestrator.records.events import SweepEnded, TestRead, read_event
 from orchestrator.records.readings import reading_words
 from orchestrator.records.scores import flat, number
-from orchestrator.records.stage_report import StageReport
 from orchestrator.records.trial_record import BASE_TRIAL, Leading, TrialRecord, compared_with_base
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.validation import ExperimentError
 
 
 @dataclass
-class SweepState:
-    """What the journal says of a sweep; events are taken one by one."""
+class SweepState(EventFold):
+    """What the journal says of a sweep: what its events set, and what follows from that."""
 
-    whole: bool = True
-    """Whether reports are kept whole; otherwise without what grows with steps and examples, the
-    untouched base's examples excepted: the journal holds the rest."""
-    name: str = ""
-    kind: str = "sweep"
-    sweep_id: str = ""
-    """What the work of its trials is sealed with; empty before it has one."""
-    identity: str = ""
-    """What no other sweep shares, see `identity_of`: by it MLflow knows the sweep."""
-    unsealed: frozenset[str] = frozenset()
-    """The trials that were begun before the sweep had an identity."""
-    experiment: dict[str, Any] = field(default_factory=dict[str, Any])
-    controls: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    task_files: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    """The task files of tasks and probes, by name."""
-    yaml: str = ""
-    """The experiment file as it was written."""
-    origin: str = ""
-    precision: dict[str, str] | None = None
-    """What `training.precision: auto` stands for, see `SweepOpened`."""
-    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What was recorded when it was opened."""
-    base: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What was recorded of the base at its last start: where it is, and its hashes."""
-    opened: float | None = None
-    changed: float | None = None
-    verdict: SweepEnded | None = None
-    """The last one, unless trials went on after it."""
-    last_verdict: SweepEnded | None = None
-    """The last one, whatever came after it."""
-    readings: list[TestRead] = field(default_factory=list[TestRead])
-    """The readings of the test data, oldest first."""
-    model: str | None = None
-    """Name and version in the model registry, once the champion is registered."""
-    version: str | None = None
-    everything: dict[str, TrialRecord] = field(default_factory=dict[str, TrialRecord])
-    """Every trial by name, the untouched base included."""
     _joint: dict[str, bool] = field(default_factory=dict[str, bool])
-    spent: BudgetSpent = field(default_factory=BudgetSpent)
-    """What it has spent, as far as it has a budget."""
-    versions: dict[str, str] = field(default_factory=dict[str, str])
-    """Those of the last start of the sweep, see `versions`."""
 
     @classmethod
     def of(cls, lines: Iterable[Line], *, whole: bool = True) -> SweepState:
@@ -101,89 +47,6 @@ class SweepState:
             state.take(read_event(line))
         return state
 
-    def take(self, event: Event) -> None:
-        """Take the next event; one of a newer version says nothing here."""
-        self.changed = event.time
-        match event:
-            case SweepOpened():
-                self._take_opening(event)
-            case SweepContinued():
-                self._take_continuation(event)
-            case TrialProposed() | TrialStarted() | StageReported() | TrialEnded():
-                self._take_of_trial(event)
-            case SweepEnded():
-                self.verdict = self.last_verdict = event
-            case BudgetSpent():
-                self.spent = event
-            case TestRead():
-                self.readings.append(event)
-            case ChampionRegistered():
-                self.model, self.version = event.model, str(event.version)
-            case _:
-                pass
-
-    def _take_opening(self, event: SweepOpened) -> None:
-        self.name, self.kind, self.sweep_id = event.sweep, event.kind, event.sweep_id
-        self.experiment, self.controls = event.experiment, event.controls
-        self.precision = event.precision
-        self.origin, self.provenance = event.origin, event.provenance
-        self.task_files, self.yaml = event.tasks, event.yaml
-        self.opened, self.identity = event.time, identity_of(event)
-        self.base = self.provenance.get("base", {})
-        self.versions = versions(self.provenance)
-
-    def _take_continuation(self, event: SweepContinued) -> None:
-        # Earlier versions wrote that of the code alone.
-        self.versions = self.versions | versions(event.to_line())
-        if event.sweep_id:
-            self.sweep_id, self.unsealed = event.sweep_id, frozenset(self.everything)
-        self.base = event.base or self.base
-        search = self.experiment.get("search")
-        if search:
-            bounded = event.trials or event.time_budget or event.compute_budget
-            now = {
-                "time_budget": event.time_budget,
-                "compute_budget": event.compute_budget,
-                "trials": event.trials if bounded else search.get("trials"),
-            }
-            self.experiment = {**self.experiment, "search": {**search, **now}}
-        for name in event.retried:
-            self.verdict = None
-            self.trial(name).start_over()
-
-    def _take_of_trial(
-        self, event: TrialProposed | TrialStarted | StageReported | TrialEnded
-    ) -> None:
-        self.verdict = None
-        trial = self.trial(event.trial)
-        match event:
-            case TrialProposed():
-                trial.overrides, trial.by, trial.of = event.overrides, str(event.by), event.of
-            case TrialStarted():
-                self._take_start(trial, event)
-            case StageReported():
-                trial.take_report(self._kept(event), event.n)
-            case TrialEnded():
-                trial.state, trial.reason = event.state, event.reason
-                trial.measures, trial.gain_interval = event.measures or {}, event.gain_interval
-                trial.intervals = event.intervals or {}
-                trial.adapter, trial.log = event.adapter, event.log
-                trial.adapter_sha256 = event.adapter_sha256
-                trial.ended = event.time
-
-    def _take_start(self, trial: TrialRecord, event: TrialStarted) -> None:
-        trial.state, trial.started, trial.attempts = "RUNNING", event.time, event.attempt
-        # One value for all trials that were made with the same.
-        same = not event.versions or event.versions == self.versions
-        made_with = self.versions if same else event.versions
-        if made_with and made_with not in trial.versions[-1:]:
-            trial.versions = [*trial.versions, made_with]
-
-    def _kept(self, event: StageReported) -> StageReport:
-        if self.whole:
-            return event.report
-        return event.report.without_series(examples=event.trial == BASE_TRIAL)
-
     @property
     def base_sha256(self) -> str | None:
         """The hash of the base model's weights; None where it was not recorded."""
@@ -197,40 +60,40 @@ class SweepState:
     @property
     def front(self) -> list[str]:
         """The trials on the front, once the sweep has ended."""
-        return self._said.front
+        return self._decided.front
 
     @property
     def champion(self) -> str | None:
         """The trial that won; None before the sweep has ended, or where there is none."""
-        return self._said.champion
+        return self._decided.champion
 
     @property
     def reason(self) -> str:
         """Why that one won, or none did."""
-        return self._said.reason
+        return self._decided.reason
 
     @property
     def finalists(self) -> tuple[Finalist, ...]:
         """The trials that were repeated with fresh seeds, see `SweepEnded.finalists`."""
-        return self._said.finalists
+        return self._decided.finalists
 
     @property
     def runner_up(self) -> str | None:
         """The best of the trials that did not win."""
-        return self._said.runner_up
+        return self._decided.runner_up
 
     @property
     def runner_up_interval(self) -> list[float] | None:
         """Of the champion's mean score minus the runner-up's."""
-        return self._said.runner_up_interval
+        return self._decided.runner_up_interval
 
     @property
     def compared(self) -> int | None:
         """For the choice among how many trials the verdict's intervals allow; None: they do not."""
-        return self._said.compared
+        return self._decided.compared
 
     @property
-    def _said(self) -> SweepEnded:
+    def _decided(self) -> SweepEnded:
         return self.verdict or SweepEnded()
 
     @property
@@ -244,10 +107,6 @@ class SweepState:
             return False
         pair = (verdict.champion, verdict.runner_up)
         return all((asked.champion, asked.runner_up) != pair for asked in self.readings)
-
-    def trial(self, name: str) -> TrialRecord:
-        """The trial of that name, made when it is new."""
-        return self.everything.setdefault(name, TrialRecord(name))
 
     @property
     def trials(self) -> list[TrialRecord]:

@@ -13,11 +13,15 @@ from orchestrator.system.formatting import count, show_duration, show_interval, 
 def head(view: SweepState) -> dict[str, Any]:
     """Name, verdict, caveat and facts of a sweep."""
     seeds = {view.settings(t).get("training.seed") for t in view.searched} - {None}
-    kind, title, told = _verdict(view)
+    kind, title, sentences = _verdict(view)
     return {
         "name": view.name,
         "kind": view.kind,
-        "verdict": {"kind": kind, "title": title, "told": [words for words in told if words]},
+        "verdict": {
+            "kind": kind,
+            "title": title,
+            "sentences": [sentence for sentence in sentences if sentence],
+        },
         "front": view.front,
         "repeated": bool(view.finalists),
         "seed": seeds.pop() if len(seeds) == 1 else None,
@@ -57,15 +61,15 @@ def _verdict(view: SweepState) -> tuple[str, str, list[str]]:
         return "", "Not ended yet", [_best_so_far(view)]
     if view.champion is None:
         return "none", "No champion", [reason, view.test_words]
-    told = [view.test_words, reason, _chosen(view, view.champion)]
+    sentences = [view.test_words, reason, _chosen(view, view.champion)]
     if view.runner_up:
-        told.append(
+        sentences.append(
             f"Runner-up {view.runner_up}: champion minus runner-up "
             f"{show_interval(view.runner_up_interval)} on the same examples."
         )
     if view.model:
-        told.append(f"Registered as {view.model}, version {view.version}.")
-    return "won", f"Champion {view.champion}", told
+        sentences.append(f"Registered as {view.model}, version {view.version}.")
+    return "won", f"Champion {view.champion}", sentences
 
 
 def _best_so_far(view: SweepState) -> str:

@@ -65,20 +65,20 @@ def _task(view: SweepState, name: str) -> dict[str, Any]:
     facts += [str(spec[key]).replace("_", " ") for key in ("kind", "metric") if spec.get(key)]
     facts += ["a linear head of its own"] * (spec.get("head") == "linear")
     facts += ["chat template"] * (spec.get("template") == "chat")
-    told = {"about": spec.get("description"), "source": spec.get("source")}
-    return {"name": name, "facts": ", ".join(facts), **told}
+    notes = {"about": spec.get("description"), "source": spec.get("source")}
+    return {"name": name, "facts": ", ".join(facts), **notes}
 
 
 def _range(choice: Mapping[str, Any]) -> str:
     if "alternatives" in choice:
         return " | ".join(map(_range, choice["alternatives"]))
-    told = []
+    parts = []
     for kind, values in choice.items():
         if kind == "when":
-            told += [f"when {path} is {value}" for path, value in (values or {}).items()]
+            parts += [f"when {path} is {value}" for path, value in (values or {}).items()]
         elif values is not None:
-            told.append(f"{kind.replace('_', ' ')} {', '.join(str(value) for value in values)}")
-    return "; ".join(told)
+            parts.append(f"{kind.replace('_', ' ')} {', '.join(str(value) for value in values)}")
+    return "; ".join(parts)
 
 
 def data(view: SweepState) -> list[Table]:

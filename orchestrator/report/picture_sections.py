@@ -69,7 +69,7 @@ def matrices(view: SweepState) -> list[dict[str, Any]]:
     return [
         {
             "name": trial.name,
-            "told": _told(view, trial),
+            "heading": _heading(view, trial),
             "open": number < _MOST_OPEN,
             "tasks": matrix.tasks,
             "rows": list(_rows(matrix)),
@@ -81,7 +81,7 @@ def matrices(view: SweepState) -> list[dict[str, Any]]:
     ]
 
 
-def _told(view: SweepState, trial: TrialRecord) -> str:
+def _heading(view: SweepState, trial: TrialRecord) -> str:
     words = f"{trial.name}, {trial.state.lower()}"
     if not math.isnan(trial.measure("gain")):
         words += f", gain {measure_cell(trial, 'gain')} {show_interval(trial.gain_interval)}"

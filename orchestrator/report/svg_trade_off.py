@@ -63,10 +63,10 @@ def trade_off(figure: TradeOff, colours: dict[str, int]) -> Markup:
 
 def _dot(frame: Frame, dot: Dot, group: int, colour: int | None) -> Markup:
     x, y = frame.x(dot.x), frame.y(dot.y)
-    told = (
+    title = (
         f"{dot.name} ({dot.group}): gain {show(dot.y, signed=True)} {show_interval(dot.interval)}"
     )
-    told += f", {show(dot.x, signed=True)}"
+    title += f", {show(dot.x, signed=True)}"
     bar = None
     if dot.interval:
         low, high = frame.y(dot.interval[0]), frame.y(dot.interval[1])
@@ -82,7 +82,7 @@ def _dot(frame: Frame, dot: Dot, group: int, colour: int | None) -> Markup:
     )
     size = 3.5 if dot.role == "repeat" else 5
     return element(
-        "g", element("title", told), bar, ring, marker(x, y, group, size),
+        "g", element("title", title), bar, ring, marker(x, y, group, size),
         class_=role_class(dot.role, colour) + filled, data_trial=dot.name,
     )  # fmt: skip
 

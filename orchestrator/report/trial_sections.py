@@ -56,15 +56,15 @@ def all_trials(view: SweepState) -> dict[str, Any]:
     ]
     rows = []
     for trial in by_merit(view):
-        told = {"champion": " ★", "front": " +"}.get(role_of(view, trial), "")
+        mark = {"champion": " ★", "front": " +"}.get(role_of(view, trial), "")
         if trial.of:
-            told += f" (seed {settings[trial.name].get('training.seed', '-')} of {trial.of})"
+            mark += f" (seed {settings[trial.name].get('training.seed', '-')} of {trial.of})"
         rows.append(
             {
                 "name": trial.name,
                 "kind": f"{role_of(view, trial)} {trial.state}",
                 "linked": bool(trial.reports),
-                "told": told,
+                "mark": mark,
                 "cells": [column.cell(trial) for column in columns],
             }
         )

@@ -31,7 +31,7 @@ from orchestrator.spec.sections import (
     not_a_folder,
 )
 from orchestrator.spec.task_kinds import Head
-from orchestrator.spec.validation import ExperimentError, Spec, render_validation_error
+from orchestrator.spec.validation import ExperimentError, PathText, Spec, render_validation_error
 from orchestrator.system.wording import suggestion
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
@@ -41,12 +41,12 @@ class Experiment(Spec):
     """One YAML file: a model, a task sequence, a method, and what to search."""
 
     name: Slug
-    plugins: tuple[str, ...] = Field(default=(), exclude_if=lambda plugins: not plugins)
+    plugins: tuple[PathText, ...] = Field(default=(), exclude_if=lambda plugins: not plugins)
     """Modules of the user's own adapters, retentions, tasks and measures: a name (of a file beside
     the experiment file, or of what is installed), or the path of a Python file. Their code runs."""
     model: ModelSpec
-    tasks: tuple[str, ...] = Field(min_length=1)
-    probes: tuple[str, ...] = ()
+    tasks: tuple[PathText, ...] = Field(min_length=1)
+    probes: tuple[PathText, ...] = ()
     method: MethodSpec
     head: Head | None = None
     """How the classification tasks of the sequence are answered; null: as each task file says."""
@@ -59,7 +59,7 @@ class Experiment(Spec):
     champion: ChampionRule = ChampionRule()
     finalists: FinalistSpec = FinalistSpec()
     resources: ResourceSpec = ResourceSpec()
-    storage: str = "./runs"
+    storage: PathText = "./runs"
     tracking: TrackingSpec = TrackingSpec()
     published: tuple[PublishedValue, ...] = ()
     """What a paper claims of this experiment; shown, never computed with."""

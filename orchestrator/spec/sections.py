@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from orchestrator.spec.validation import Spec
+from orchestrator.spec.validation import PathText, Spec
 from orchestrator.system.byte_units import GIB
 
 LARGEST_SEED = 2**32 - 1
@@ -19,10 +19,10 @@ with its steps and workers."""
 class ModelSpec(Spec):
     """The base model: a Hugging Face name, a local folder, or a GGUF file."""
 
-    name: str | None = None
+    name: PathText | None = None
     """Name on the Hugging Face hub, or a folder (relative to the experiment file)."""
     revision: str | None = None
-    gguf: str | None = None
+    gguf: PathText | None = None
     """A GGUF file, read (and dequantised) by transformers."""
     quantization: Literal["nf4", "int8", "torchao_int8"] | None = None
     """Keep the linear layers of the frozen base in 4 bits (bitsandbytes NF4) or 8 (bitsandbytes

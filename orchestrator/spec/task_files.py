@@ -43,8 +43,8 @@ def parse_task(document: object, origin: str) -> TaskSpec:
     try:
         task = _ADAPTER.validate_python(document)
     except ValidationError as error:
-        told = render_validation_error(error, origin, task_field_names(), tuple(TASK_KINDS))
-        raise TaskFileError(told) from None
+        problem = render_validation_error(error, origin, task_field_names(), tuple(TASK_KINDS))
+        raise TaskFileError(problem) from None
     if isinstance(task, PromptedTask):
         for field, only in task.format_fields.items():
             _check_format(getattr(task, field), field, origin, only=only)

@@ -1,11 +1,12 @@
-"""The base class of every part of a user's file, and validation errors as sentences."""
+"""The base class of every part of a user's file, paths in it, and errors as sentences."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Collection
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from orchestrator.system.user_error import UserError
 from orchestrator.system.wording import suggestion
@@ -15,6 +16,31 @@ class Spec(BaseModel):
     """A part of a user's file: frozen, and every unknown key is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+_NAME_BYTES, _PATH_BYTES = 255, 2000
+"""The longest name on Linux, and half of the longest path: what it is relative to comes on top."""
+
+
+def _possible(path: str) -> str:
+    """Refuse what no file system can hold; Python raises foreign errors where it is looked for."""
+    if "\0" in path:
+        raise ValueError("no path holds a null character; remove it")
+    longest = max(len(name.encode("utf-8", "replace")) for name in path.split("/"))
+    if longest > _NAME_BYTES:
+        raise ValueError(
+            f"no file or folder has a name of {longest:,} bytes; write one of at most {_NAME_BYTES}"
+        )
+    whole = len(path.encode("utf-8", "replace"))
+    if whole > _PATH_BYTES:
+        raise ValueError(
+            f"a path of {whole:,} bytes is too long; write one of at most {_PATH_BYTES:,}"
+        )
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_possible)]
+"""A text that is looked for as a path, or becomes a part of one."""
 
 
 def _quotes(value: object) -> str:

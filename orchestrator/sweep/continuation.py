@@ -84,7 +84,7 @@ def record_continuation(
         observer.note(
             f"not as before: {', '.join(changes)}; each trial's record says what it was made with"
         )
-    told = SweepContinued(
+    event = SweepContinued(
         trials=trials,
         time_budget=search.time_budget if search is not None else None,
         compute_budget=search.compute_budget if search is not None else None,
@@ -93,7 +93,7 @@ def record_continuation(
         **{key: provenance[key] for key in ("code", "packages", "python", "platform")},
         sweep_id=named,
     )
-    observer.event(journal.append(told))
+    observer.event(journal.append(event))
 
 
 def set_leftovers_aside(folder: Path, observer: Observer) -> None:

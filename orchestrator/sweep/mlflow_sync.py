@@ -57,7 +57,7 @@ class MlflowSync:
             self._again_at = -math.inf
 
     def rest(self) -> None:
-        """Let MLflow show that nothing runs any more, if it was told before that something does."""
+        """Let MLflow show that nothing runs any more, if it showed something running before."""
         if self._mlflow is not None:
             self.catch_up(running=False)
 
@@ -102,16 +102,16 @@ class MlflowSync:
                     "Restore it from a copy, or add `--retry-failed`, which trains it again."
                 )
         registered = mlflow.register(lines, just_decided=just_decided)
-        told = ChampionRegistered(champion, registered.model, registered.version)
-        self._observer.event(self._journal.append(told))
+        event = ChampionRegistered(champion, registered.model, registered.version)
+        self._observer.event(self._journal.append(event))
         self._observer.note(registered.text)
         mlflow.catch_up(lines, running=False)
         return ""
 
     def _is_registered(self) -> bool:
         """Whether the registry holds the last verdict's champion, its test scores included."""
-        told = [line["event"] for line in self._journal.lines if line["event"] in _REGISTERED]
-        return told[-1] == ChampionRegistered.name
+        events = [line["event"] for line in self._journal.lines if line["event"] in _REGISTERED]
+        return events[-1] == ChampionRegistered.name
 
     def _attach_report(self) -> None:
         """Write the sweep's page and put it beside its run; a full disk costs no sweep."""

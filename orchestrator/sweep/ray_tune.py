@@ -1,4 +1,4 @@
-"""The face towards Ray Tune: jobs out, reports in."""
+"""The interface to Ray Tune: jobs out, reports in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.sweep.protocols import Wait
 
 
 class TuneSearcher(Searcher):
-    """The face towards Ray Tune: hands out jobs that somebody else decides on."""
+    """What Ray Tune asks for trials: hands out the jobs that the driver decides on."""
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ def read_on_ray(
     """The same on the Ray cluster.
 
     A base that fits onto one worker is read by a task with that worker's CPUs and GPUs; one that
-    ZeRO stage 3 parts among several workers by as many Ray Train workers.
+    ZeRO stage 3 shards over several workers by as many Ray Train workers.
 
     Args:
         sides: The models by name; their adapters must be readable where they are computed.
@@ -58,9 +58,9 @@ def read_on_ray(
     from ray.exceptions import RayError
 
     shared = ray.put(data)
-    parted = {n: s for n, s in sides.items() if is_parted(s.experiment)}
-    found = _read_by_train(parted, shared, folder, avoid()) if parted else {}
-    rest = {name: side for name, side in sides.items() if name not in parted}
+    sharded = {n: s for n, s in sides.items() if is_sharded(s.experiment)}
+    found = _read_by_train(sharded, shared, folder, avoid()) if sharded else {}
+    rest = {name: side for name, side in sides.items() if name not in sharded}
     if not rest:
         return found
     task: Any = ray.remote(
@@ -78,7 +78,7 @@ def read_on_ray(
         raise ReadingError(_last_line(error)) from None
 
 
-def is_parted(experiment: Experiment) -> bool:
+def is_sharded(experiment: Experiment) -> bool:
     """Whether a trial's base may be too large for one worker: ZeRO stage 3 over several."""
     zero = experiment.training.deepspeed.get("zero_optimization", {})
     return zero.get("stage") == 3 and experiment.resources.workers > 1
@@ -95,7 +95,7 @@ def _read_by_train(
         resources, target = side.experiment.resources, folder / f"{name}.json"
         folder.mkdir(parents=True, exist_ok=True)
         trainer = TorchTrainer(
-            _parted_worker,
+            _sharded_worker,
             train_loop_config={
                 "experiment": side.experiment.for_workers(),
                 "adapter": None if side.adapter is None else str(side.adapter),
@@ -127,7 +127,7 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else repr(error)
 
 
-def _parted_worker(config: dict[str, Any]) -> None:
+def _sharded_worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker of a reading does; the first writes what was found."""
     import ray
     import ray.train
@@ -136,13 +136,13 @@ def _parted_worker(config: dict[str, Any]) -> None:
     prepare_for_deepspeed(experiment)
     adapter = None if config["adapter"] is None else Path(config["adapter"])
     side = Side(experiment, adapter)
-    found = read_in_parts({config["name"]: side}, ray.get(config["shared"][0]))
+    found = read_sharded({config["name"]: side}, ray.get(config["shared"][0]))
     if ray.train.get_context().get_world_rank() == 0:
         Path(config["target"]).write_text(json.dumps(found), encoding="utf-8")
 
 
-def read_in_parts(sides: Mapping[str, Side], data: PreparedData) -> dict[str, dict[str, Any]]:
-    """The same by a group of workers, each of which holds a part of the base; a collective.
+def read_sharded(sides: Mapping[str, Side], data: PreparedData) -> dict[str, dict[str, Any]]:
+    """The same by a group of workers, each of which holds a shard of the base; a collective.
 
     Args:
         sides: The models by name.
@@ -151,11 +151,11 @@ def read_in_parts(sides: Mapping[str, Side], data: PreparedData) -> dict[str, di
     Returns:
         As `read_sides`, on every worker.
     """
-    return read_each(sides, data, _parted_engine)
+    return read_each(sides, data, _sharded_engine)
 
 
 @contextmanager
-def _parted_engine(side: Side, tasks: list[PreparedTask]) -> Iterator[Any]:
+def _sharded_engine(side: Side, tasks: list[PreparedTask]) -> Iterator[Any]:
     import torch
 
     from curlora import adapter_kind_of, attach, load_adapter

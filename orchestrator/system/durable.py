@@ -61,6 +61,27 @@ def copy_folder(source: Path, target: Path) -> None:
         put(fresh, target)
 
 
+def add_to_folder(source: Path, target: Path) -> None:
+    """Copy the content of a folder into one that other writers add to as well.
+
+    Args:
+        source: The folder.
+        target: Where its files go, under the same names; made when missing.
+
+    Raises:
+        OSError: If the disk refuses, or the folder that `target` stands in is missing.
+    """
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.rglob("*")):
+        place = target / path.relative_to(source)
+        if path.is_dir():
+            place.mkdir(exist_ok=True)
+        else:
+            shutil.copyfile(path, place)
+    sync(target)
+    _sync_one(target.parent)
+
+
 @contextmanager
 def half(place: Path) -> Iterator[Path]:
     """A name beside another that no other process uses; what is left of it is removed.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 
 LONGEST_SHOWN = 60
+_PLAIN = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
+_NOT_TEXT = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+"""Words that YAML reads as a truth value or as nothing."""
 
 
 def cut(text: str, most: int = LONGEST_SHOWN) -> str:
@@ -40,6 +45,19 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     every = list(names)
     shown = ", ".join(repr(cut(name, 40)) for name in every[:most])
     return (shown or "none") + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def as_yaml(text: str) -> str:
+    """A text as it is written in a YAML file, in quotes where it needs them.
+
+    Args:
+        text: Any text, such as the name of a column.
+
+    Returns:
+        One line of characters that can be printed.
+    """
+    plain = _PLAIN.fullmatch(text) and text.lower() not in _NOT_TEXT
+    return text if plain else json.dumps(text)
 
 
 def suggestion(name: str, known: list[str]) -> str:

@@ -107,10 +107,10 @@ class LiveDisplay:
             self.view.take(event)
             if isinstance(event, TrialEnded):
                 self._progress.pop(event.trial, None)
-            told = describe(event, self.view)
+            text = describe(event, self.view)
             important = isinstance(event, _IMPORTANT)
-            if told and not replayed and (self._live is None or important):
-                self._say(told)
+            if text and not replayed and (self._live is None or important):
+                self._say(text)
 
     def progress(self, trial: str, progress: dict[str, Any]) -> None:
         """Take the progress of a running trial; nothing of it is kept."""

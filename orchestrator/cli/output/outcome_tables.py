@@ -81,15 +81,15 @@ def _caveat(view: SweepState) -> Text:
     which = "Trials show validation scores"
     if view.kind != "run":
         which += ", by which the trials were chosen, so the best of them is optimistic"
-    told = f"{which}. It is {how_many}."
+    text = f"{which}. It is {how_many}."
     if view.kind != "run" and view.ended:
-        told += " The interval of a trial is right for one that was named beforehand; "
-        told += (
+        text += " The interval of a trial is right for one that was named beforehand; "
+        text += (
             f"the verdict's allows for the choice among {view.compared}."
             if view.compared is not None
             else "the verdict, of an earlier version, did not allow for the choice among them."
         )
-    return Text(told, style="dim")
+    return Text(text, style="dim")
 
 
 def _next_steps(view: SweepState, folder: Path) -> Text:

@@ -47,12 +47,12 @@ def best_words(view: SweepState) -> str:
     if leading is None:
         return "-"
     report, ahead = leading.report, show(leading.ahead, signed=True)
-    told = f"{leading.trial}, score {show(leading.score)} on "
+    words = f"{leading.trial}, score {show(leading.score)} on "
     if report.row:
-        told += f"all tasks after {report.task}"
+        words += f"all tasks after {report.task}"
     else:
-        told += f"{report.task} at {report.fraction:.0%}"
-    return told + (f", {ahead} over the untouched base" if not math.isnan(leading.ahead) else "")
+        words += f"{report.task} at {report.fraction:.0%}"
+    return words + (f", {ahead} over the untouched base" if not math.isnan(leading.ahead) else "")
 
 
 def share_done(progress: Mapping[str, Any]) -> float:
@@ -94,23 +94,23 @@ def describe(event: Event, view: SweepState) -> str:
     """
     match event:
         case SweepOpened():
-            told = f"{view.kind} {view.name}: {count(view.total, 'trial')} over "
-            told += ", ".join(view.tasks)
+            words = f"{view.kind} {view.name}: {count(view.total, 'trial')} over "
+            words += ", ".join(view.tasks)
         case SweepContinued():
             retried = event.retried
-            told = f"running again what failed: {', '.join(retried)}" if retried else ""
+            words = f"running again what failed: {', '.join(retried)}" if retried else ""
         case TrialProposed() | TrialStarted() | StageReported() | TrialEnded():
-            told = _describe_trial(event, view)
+            words = _describe_trial(event, view)
         case SweepEnded():
             who = f"champion {event.champion}" if event.champion else "no champion"
-            told = f"ended, {who}: {event.reason}"
+            words = f"ended, {who}: {event.reason}"
         case TestRead():
-            told = reading_words(event) if event.reading else view.test_words
+            words = reading_words(event) if event.reading else view.test_words
         case ChampionRegistered():
-            told = f"registered {event.trial} as {event.model}, version {event.version}"
+            words = f"registered {event.trial} as {event.model}, version {event.version}"
         case _:
-            told = ""
-    return told
+            words = ""
+    return words
 
 
 def _describe_trial(
@@ -139,13 +139,13 @@ def _describe_report(trial: str, report: StageReport) -> str:
     scores = " ".join(map(show, report.row or ()))
     if report.task_index < 0:
         return f"{trial}: scores of the untouched base {scores}"
-    told = (
+    words = (
         f"{trial}: {report.task} {report.fraction:.0%} (step {report.step}/{report.steps}), "
         f"score {show(report.score)}, loss {show(report.loss)}"
     )
     if report.row:
-        told += f", all tasks {scores}"
-    return told
+        words += f", all tasks {scores}"
+    return words
 
 
 def _describe_end(view: SweepState, trial: TrialRecord) -> str:

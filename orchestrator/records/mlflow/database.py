@@ -46,7 +46,7 @@ def prepare(address: str) -> str | None:
         What was mended, in a sentence for people; None when nothing had to be.
 
     Raises:
-        TrackingError: If it cannot be used, and holds what cannot be made anew.
+        TrackingError: If it cannot be used, and holds what cannot be made again.
     """
     file = database_file(address)
     if file is None or _is_current(file):
@@ -56,7 +56,7 @@ def prepare(address: str) -> str | None:
         _settle(file)
         if _is_current(file):
             return None
-        return _make_or_mend(file)
+        return _make_or_repair(file)
 
 
 def check_place(address: str, file: Path) -> None:
@@ -115,7 +115,7 @@ def _settle(file: Path) -> None:
         time.sleep(SETTLED_SECONDS / 20)
 
 
-def _make_or_mend(file: Path) -> str | None:
+def _make_or_repair(file: Path) -> str | None:
     if not file.is_file() or not file.stat().st_size:
         make_database(file)
         return None
@@ -123,7 +123,7 @@ def _make_or_mend(file: Path) -> str | None:
         with closing(sqlite3.connect(file, timeout=_BUSY_SECONDS, isolation_level=None)) as opened:
             # SQLite undoes what a killed program had not committed, and lets no other one in.
             opened.execute("BEGIN EXCLUSIVE")
-            return _mend(file, opened)
+            return _repair(file, opened)
     except sqlite3.Error as error:
         if error.sqlite_errorname in {"SQLITE_BUSY", "SQLITE_LOCKED"}:
             raise TrackingError(
@@ -133,8 +133,8 @@ def _make_or_mend(file: Path) -> str | None:
         raise TrackingError(_damaged(file, str(error))) from None
 
 
-def _mend(file: Path, opened: sqlite3.Connection) -> str | None:
-    """Mend a database that no other program can use meanwhile."""
+def _repair(file: Path, opened: sqlite3.Connection) -> str | None:
+    """Repair a database that no other program can use meanwhile."""
     tables = {row[0] for row in opened.execute("SELECT name FROM sqlite_master")}
     revision = None
     if "alembic_version" in tables:

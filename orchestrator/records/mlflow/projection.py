@@ -49,7 +49,7 @@ _REGISTERED = f"{TAG}registered_n"
 
 
 def _silent(_: str) -> None:
-    """Nobody is told."""
+    """No one is informed."""
 
 
 class Projection:
@@ -271,19 +271,19 @@ class Projection:
         self,
         client: MlflowClient,
         held: dict[str | None, HeldRun],
-        told: ChampionRegistered,
+        registered: ChampionRegistered,
         lines: Sequence[Line],
     ) -> None:
         """Say which version the champion is; make it again where the registry was lost."""
-        own, champion = held[None], held.get(told.trial)
-        if own.tags.get(_REGISTERED) == str(told.n) or own.deleted:
+        own, champion = held[None], held.get(registered.trial)
+        if own.tags.get(_REGISTERED) == str(registered.n) or own.deleted:
             return
         # Without its model (a journal on another machine) there is nothing to register.
         if champion is None or champion.deleted or _MODEL not in champion.tags:
             return
         known = self._registration
-        if known is None or known[0] != told.trial:
-            known = (told.trial, self.register(lines, just_decided=False))
+        if known is None or known[0] != registered.trial:
+            known = (registered.trial, self.register(lines, just_decided=False))
         version = {_VERSION: f"{known[1].model}/{known[1].version}"}
         tag_run(client, champion, version)
-        tag_run(client, own, {**version, _REGISTERED: str(told.n)})
+        tag_run(client, own, {**version, _REGISTERED: str(registered.n)})

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from curlora_kinds.plugins import LOADED, load_plugin
-from orchestrator.spec.validation import Spec
+from orchestrator.spec.validation import PathText, Spec
 
 TaskMetric = Literal["accuracy", "accuracy_norm"]
 Head = Literal["label_words", "linear"]
@@ -40,12 +40,12 @@ class DataSource(Spec):
     """Configuration of the hub dataset."""
     revision: str | None = None
     """Branch, tag or commit of the hub dataset."""
-    files: str | None = None
+    files: PathText | None = None
     """A file, or a folder of `<split>` files: csv, tsv, jsonl (each also gzipped) or parquet.
 
     Relative to the task file. A single file is the split `train`.
     """
-    local_name: str | None = None
+    local_name: PathText | None = None
     """Folder name under `--data-root`; the task's name when null."""
     columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     """The task's column name to the source's (dots reach into nested columns).
@@ -80,7 +80,7 @@ class SplitOrigins(Spec):
 class TaskBase(Spec):
     """What all kinds of tasks have."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
     description: str = ""
     data: DataSource
     splits: SplitOrigins = SplitOrigins()

@@ -1,4 +1,4 @@
-"""A sweep's last words: its front and champion, and what the test data say of them."""
+"""How a sweep concludes: its front and champion, and what the test data say of them."""
 
 from __future__ import annotations
 

@@ -126,6 +126,6 @@ def _is_seen(folder: Path) -> bool:
         if folder.is_dir():
             return True
         if folder.parent.parent.is_dir():
-            list(folder.parent.parent.iterdir())  # asks the server anew
+            list(folder.parent.parent.iterdir())  # asks the server again
         time.sleep(SEEN_SECONDS)
     return folder.is_dir()

@@ -16,7 +16,7 @@ from transformers import (
 from curlora.adapters.attach import attach
 from curlora.adapters.saving import load_adapter, save_adapter
 from curlora.targets import default_targets, quantisation_refuses_engine
-from curlora_kinds.adapters.table import parting_refuses
+from curlora_kinds.adapters.table import sharding_refuses
 from orchestrator.base.facts import base_facts, linear_shapes
 from orchestrator.base.loading import load_base
 from orchestrator.engines.scored_model import ScoredModel, check_logits
@@ -127,7 +127,7 @@ def test_an_engine_that_cannot_hold_a_quantised_base_is_named():
 
 
 def test_an_adapter_that_a_sharded_base_cannot_have_is_named():
-    assert parting_refuses("curlora", 3) is None
-    assert parting_refuses("dora", 2) is None
-    assert parting_refuses("dora", None) is None
-    assert "stage 0, 1 or 2" in parting_refuses("dora", 3)
+    assert sharding_refuses("curlora", 3) is None
+    assert sharding_refuses("dora", 2) is None
+    assert sharding_refuses("dora", None) is None
+    assert "stage 0, 1 or 2" in sharding_refuses("dora", 3)

@@ -86,6 +86,25 @@ def test_what_is_told_can_be_gone_on_from(tmp_path):
     assert shell.state == found[-1][1]
 
 
+def test_a_checkpoint_is_on_the_disk_before_its_report_is_told(tmp_path, synced):
+    """After a loss of power, whatever was told can be gone on from, too."""
+    kept, told = tmp_path / "checkpoint", []
+    shell = TrialShell(
+        maker(), BEGUN, KeptCheckpoint(kept, maker(), lambda _: told.append(list(synced)))
+    )
+    for report in (RUNG, END):
+        synced.clear()
+        shell.reported(report, MATRIX, Engine())
+        files = {path.name for path in kept.rglob("*")}
+        named = synced.index("name checkpoint")
+        moved = next(n for n, said in enumerate(synced) if said.startswith("name checkpoint"))
+        for before in (synced[:moved], synced[:named]):
+            assert {f"sync {name}" for name in files} <= set(before)
+        assert synced[named + 1 :] == [f"sync {tmp_path.name}"]
+        assert told[-1] == synced
+    assert "tensors" in files
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_each_worker_saves_its_part_and_the_first_the_rest(tmp_path, first):
     engine, folders = Engine(), Folders(tmp_path)

@@ -52,6 +52,20 @@ def test_a_preset_is_a_method_that_its_adapter_and_retention_accept(name):
     assert MethodSpec.model_validate(method.model_dump(mode="json")) == method
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "left_out"),
+    [
+        ("i-lora", "dropout", "dropout of 0.1 and 500 warm-up steps"),
+        ("o-lora", "dropout", "dropout of 0.1"),
+        ("secura", "bias", "out-bias"),
+    ],
+)
+def test_a_preset_names_what_it_leaves_out_of_its_source(name, field, left_out):
+    adapter = MethodSpec.model_validate({"preset": name}).adapter
+    assert getattr(adapter, field, 0.0) == 0.0
+    assert f"without its {left_out}" in PRESETS[name].summary
+
+
 def test_what_is_written_beside_a_preset_replaces_its_setting():
     method = MethodSpec.model_validate({"preset": "lalora", "adapter": {"r": 4}})
     assert (method.adapter.r, method.adapter.alpha) == (4, 16.0)

@@ -19,7 +19,7 @@ from orchestrator.records.mlflow.registry import champion_record
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.load import load_experiment
 from orchestrator.sweep.readings import Side, read_sides
-from orchestrator.sweep.readings_on_ray import read_in_parts, read_on_ray
+from orchestrator.sweep.readings_on_ray import read_on_ray, read_sharded
 from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.run_options import SweepOptions
 from orchestrator.system.seals import Maker
@@ -260,18 +260,18 @@ def test_a_task_on_the_cluster_reads_the_same(two_sides, ray_cluster, tmp_path):
 
 
 def _worker(_rank, _folder, sides, data):
-    return read_in_parts(sides, data)
+    return read_sharded(sides, data)
 
 
 @pytest.mark.slow
-def test_workers_that_hold_parts_of_the_base_read_the_same(two_sides, tmp_path):
+def test_workers_that_hold_shards_of_the_base_read_the_same(two_sides, tmp_path):
     sides, data, expected = two_sides
-    parted = {}
+    sharded = {}
     for name, side in sides.items():
         document = side.experiment.model_dump(mode="json")
         document["training"]["deepspeed"] = ZERO_3
         document["resources"]["executor"] = "train"
-        parted[name] = replace(side, experiment=type(side.experiment).model_validate(document))
-    for found in in_two_workers(_worker, tmp_path, parted, data):
+        sharded[name] = replace(side, experiment=type(side.experiment).model_validate(document))
+    for found in in_two_workers(_worker, tmp_path, sharded, data):
         for name in sides:
             assert found[name]["row"] == pytest.approx(expected[name]["row"])

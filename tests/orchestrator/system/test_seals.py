@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -121,26 +120,6 @@ def test_what_is_set_aside_is_kept_under_a_free_name(sealed):
 # --- durable files -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def synced(monkeypatch):
-    """What was synced and renamed, in order."""
-    said, paths, replace_, open_ = [], {}, Path.replace, os.open
-
-    def opened(path, *rest, **options):
-        descriptor = open_(path, *rest, **options)
-        paths[descriptor] = Path(path).name
-        return descriptor
-
-    def replaced(self, target):
-        said.append(f"name {Path(target).name}")
-        return replace_(self, target)
-
-    monkeypatch.setattr(os, "open", opened)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: said.append(f"sync {paths[descriptor]}"))
-    monkeypatch.setattr(Path, "replace", replaced)
-    return said
-
-
 def test_content_reaches_the_disk_before_the_name_and_the_name_before_the_answer(tmp_path, synced):
     durable.write(tmp_path / "file", "text")
     content, name, folder = synced
@@ -159,6 +138,24 @@ def test_every_file_of_a_folder_reaches_the_disk_before_its_name(tmp_path, synce
     assert {"sync a", "sync b", "sync inner"} <= set(synced[:named])
     assert synced[named + 1 :] == [f"sync {tmp_path.name}"]
     assert file_hashes(source) == file_hashes(tmp_path / "copy")
+
+
+def test_what_several_add_to_one_folder_reaches_the_disk_and_mixes_nothing_up(tmp_path, synced):
+    (tmp_path / "new").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir(mode=0o700)  # as `mkdtemp` makes it
+        (tmp_path / name / "inner").mkdir()
+        (tmp_path / name / "inner" / name).write_text(name)
+        durable.add_to_folder(tmp_path / name, tmp_path / "both")
+        assert synced[-3:] == ["sync inner", "sync both", f"sync {tmp_path.name}"]
+        assert f"sync {name}" in synced[:-3]
+    both = tmp_path / "both"
+    assert file_hashes(both) == {
+        f"inner/{name}": file_hashes(tmp_path / name)[f"inner/{name}"] for name in ("a", "b")
+    }
+    assert both.stat().st_mode == (tmp_path / "new").stat().st_mode, "as open as a new folder"
+    with pytest.raises(FileNotFoundError):
+        durable.add_to_folder(tmp_path / "a", tmp_path / "a storage that is not there" / "both")
 
 
 def test_a_disk_that_refuses_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch):

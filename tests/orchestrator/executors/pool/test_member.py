@@ -372,6 +372,20 @@ def test_after_a_death_passes_are_half_as_large(loaded, data, tmp_path):
 # ------------------------------------------------------------------------------- checkpoints
 
 
+def test_a_members_checkpoint_is_on_the_disk_before_its_report_is_said(member, loaded, synced):
+    member.take(job(loaded, "a"))
+    said = []
+    while not said:
+        assert "name checkpoint" not in synced
+        said = [message for _, message in member.work() if isinstance(message, Reported)]
+    [reported] = said
+    named = synced.index("name checkpoint")
+    files = {path.name for path in reported.checkpoint_path.iterdir()}
+    assert {"weights.safetensors", "trial.json", "seal.json"} <= files
+    assert {f"sync {name}" for name in files} <= set(synced[:named])
+    assert synced[named + 1] == "sync a"
+
+
 def checkpoint(folder, text):
     folder.mkdir()
     (folder / "trial.json").write_text(text)

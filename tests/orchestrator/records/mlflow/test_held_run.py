@@ -62,6 +62,7 @@ def test_everything_arrives_once_in_batches_that_mlflow_takes(client):
         # The tag of the artifact's content is written last, after the artifact.
         assert len({key for batch in batches for key in batch}) == count
     assert [name for name, _, _ in client.calls].count("log_text") == 1
+    assert one.points == [], "kept no longer than until they are sent"
 
 
 def test_what_is_there_is_not_written_again(client):

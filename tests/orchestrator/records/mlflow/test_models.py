@@ -25,12 +25,15 @@ from orchestrator.records.mlflow.champion import register_champion
 from orchestrator.records.mlflow.client import connect
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.mlflow.registry import champion_record, resolve
+from orchestrator.records.mlflow.version_tags import version_tags
 from orchestrator.records.model_folder import write_model_folder
 from orchestrator.records.redaction import redacted
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
 
 LABELS = {"0": " bad", "1": " good"}
+LATER_TORCH = "9.9.0"
+"""With which the second trial is made; no such version is installed anywhere."""
 
 
 def task_document(name: str, kind: str) -> dict[str, Any]:
@@ -68,15 +71,19 @@ def journal_lines(
          "tasks": tasks, "yaml": "name: demo\n", "origin": "demo.yaml",
          "provenance": provenance, "controls": {}}
     ]  # fmt: skip
+    versions: dict[str, str] = {}
     for trial, rank in (("t001", 8), ("t002", 16)):
         overrides = {"method.adapter.r": rank}
         events += [
             {"event": "trial_proposed", "trial": trial, "overrides": overrides, "by": "tpe"},
-            {"event": "trial_started", "trial": trial, "attempt": 1},
+            {"event": "trial_started", "trial": trial, "attempt": 1, "versions": versions},
             {"event": "trial_ended", "trial": trial, "state": "COMPLETE", "reason": "",
              "measures": {"gain": 0.25}, "gain_interval": [0.125, 0.375],
              "adapter": f"trials/{trial}/adapter", "log": None},
         ]  # fmt: skip
+        if trial == "t001":  # the next is made with another torch
+            versions = {"torch": LATER_TORCH, "code": "0.1.0 (abc)"}
+            events.append({"event": "sweep_continued", "packages": {"torch": LATER_TORCH}})
     reason = "largest gain" if champion else "no method beats the untouched base"
     events.append(
         {"event": "sweep_ended", "front": ["t001"], "champion": champion, "reason": reason}
@@ -495,6 +502,35 @@ def test_logged_model_states_its_needs_and_its_columns(storage: Path) -> None:
     assert signature.inputs.input_names() == ["text", "question", "choices"]
     assert signature.inputs.required_input_names() == []
     assert json.loads((root / "input_example.json").read_text())["columns"] == ["text"]
+
+
+def test_a_trials_own_packages_are_a_tag_of_its_run_the_pins_of_its_model_and_in_its_version(
+    storage: Path,
+) -> None:
+    import mlflow.artifacts
+
+    client = connect(address(storage))
+    experiment = client.get_experiment_by_name("demo")
+    assert experiment is not None
+    found: dict[str, list[Any]] = {}
+    for run in client.search_runs([experiment.experiment_id]):
+        found.setdefault(run.data.tags.get("orchestrator.trial", ""), []).append(run)
+    assert "orchestrator.versions" not in found["t001"][0].data.tags, "those of the sweep"
+    for run in found["t002"]:
+        made_with = json.loads(run.data.tags["orchestrator.versions"])
+        assert made_with == {"torch": LATER_TORCH, "code": "0.1.0 (abc)"}
+    models = client.search_logged_models([experiment.experiment_id]).to_list()
+    pins = {
+        model.tags["orchestrator.trial"]: mlflow.artifacts.load_text(
+            f"{model.artifact_location}/requirements.txt"
+        ).split()
+        for model in models
+    }
+    assert f"torch=={LATER_TORCH}" in pins["t002"]
+    assert "torch==2.13.0" in pins["t001"]
+    for trial, version in (("t001", "2.13.0"), ("t002", LATER_TORCH)):
+        tags = version_tags(SweepState.of(journal_lines()), trial, storage / "demo")
+        assert json.loads(tags["orchestrator.packages"]) == {"torch": version}
 
 
 @pytest.fixture

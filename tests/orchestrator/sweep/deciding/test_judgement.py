@@ -1,4 +1,4 @@
-"""A sweep's last words are said once."""
+"""A sweep concludes once."""
 
 from orchestrator.records.events import TrialEnded
 from orchestrator.sweep.deciding.budget import Budget
@@ -29,6 +29,23 @@ def test_a_verdict_is_made_once_and_asks_for_the_test_scores_of_its_champion(led
     assert {name: side.adapter for name, side in sides.items()} == {
         "base": None, "t001": ledger.folder.adapter("t001"),
     }  # fmt: skip
+
+
+def test_the_champion_is_not_read_from_an_adapter_of_another(ledgers, reported):
+    ledger = ledgers()
+    proposals = Proposals(ledger)
+    for share in (0.3, 0.95):
+        name = proposals.next()
+        reported(ledger, name, share)
+        sha256 = None if name == "base" else "that of what it made"
+        ledger.record(
+            TrialEnded(name, "COMPLETE", measures={"gain": share - 0.3}, adapter_sha256=sha256)
+        )
+    ledger.folder.adapter("t001").mkdir(parents=True)
+    made = judgement_of(ledger)
+    made.conclude()
+    assert not made.to_be_read()["t001"].adapter.exists(), "whoever reads finds nothing"
+    assert ledger.journal.lines[-1]["event"] == "set_aside"
 
 
 def test_what_could_not_be_read_is_journalled_and_not_asked_for_again(ledgers, reported):

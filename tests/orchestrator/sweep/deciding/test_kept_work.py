@@ -2,9 +2,9 @@
 
 import pytest
 
-from orchestrator.records.events import TrialProposed
+from orchestrator.records.events import TrialEnded, TrialProposed
 from orchestrator.sweep.deciding.kept_work import KeptWork
-from orchestrator.system.seals import seal
+from orchestrator.system.seals import content_hash, file_hashes, seal
 
 
 @pytest.fixture
@@ -38,6 +38,16 @@ def test_an_adapter_is_kept_once_and_vouched_for(kept, tmp_path):
     assert work.adapter_flaw("t001") == "its file adapter_model.safetensors is damaged"
 
 
+def test_an_adapter_is_on_the_disk_before_it_is_said_to_be_kept(kept, tmp_path, synced):
+    """The journal's line that vouches for it comes next, and is synced as well."""
+    _, work = kept
+    source = saved(tmp_path / "new" / "adapter", work.maker("t001"))
+    assert work.keep_adapter("t001", source) is None
+    named = synced.index("name adapter")
+    assert {"sync adapter_model.safetensors", "sync seal.json"} <= set(synced[:named])
+    assert synced[named + 1 :] == ["sync t001"]
+
+
 def test_another_trials_adapter_is_not_kept(kept, tmp_path):
     ledger, work = kept
     source = saved(tmp_path / "new" / "adapter", work.maker("t002"))
@@ -56,6 +66,23 @@ def test_what_lies_in_its_place_is_set_aside_and_recorded(kept, tmp_path):
     assert (line["event"], line["what"]) == ("set_aside", "trials/t001/adapter")
     aside = ledger.folder.within(line["kept_as"]) / "adapter_model.safetensors"
     assert aside.read_text() == "of another"
+
+
+@pytest.mark.parametrize("vouched", [True, False])
+def test_nothing_is_read_from_an_adapter_that_the_journal_does_not_vouch_for(kept, vouched):
+    ledger, work = kept
+    adapter = saved(ledger.folder.adapter("t001"), work.maker("t001"))
+    sha256 = content_hash(file_hashes(adapter)) if vouched else None
+    ledger.record(TrialEnded("t001", "COMPLETE", adapter_sha256=sha256))
+    work.set_other_adapter_aside("t001")
+    assert adapter.is_dir()
+    (adapter / "adapter_model.safetensors").write_text("others!")
+    work.set_other_adapter_aside("t001")
+    assert adapter.is_dir() == (not vouched), "of an earlier version nothing is known"
+    if vouched:
+        line = ledger.journal.lines[-1]
+        assert line["because"] == "its file adapter_model.safetensors is damaged"
+        assert ledger.folder.within(line["kept_as"]).is_dir()
 
 
 def test_a_seal_says_of_what_settings_the_work_is(kept):

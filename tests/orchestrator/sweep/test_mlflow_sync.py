@@ -1,0 +1,117 @@
+"""Nothing is registered that is not the adapter which the journal vouches for."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator.records.journal import Journal
+from orchestrator.sweep import mlflow_sync
+from orchestrator.sweep.mlflow_sync import MlflowSync
+from orchestrator.system.seals import Maker, content_hash, file_hashes, seal
+from tests.journals import say
+from tests.made_up_sweep import experiment
+
+TENSORS = "adapter_model.safetensors"
+
+
+class Mlflow:
+    """A projection that remembers what it was asked to register."""
+
+    def __init__(self):
+        self.registered = []
+
+    def catch_up(self, lines, *, running):
+        pass
+
+    def register(self, lines, *, just_decided):
+        self.registered.append(just_decided)
+        return SimpleNamespace(model="sweep", version="1", text="registered")
+
+    def attach(self, folder):
+        pass
+
+
+@pytest.fixture
+def mlflow(monkeypatch):
+    projection = Mlflow()
+    monkeypatch.setattr(mlflow_sync, "Projection", lambda *_, **__: projection)
+    monkeypatch.setattr(mlflow_sync, "write_report", lambda _, folder: folder / "index.html")
+    return projection
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """The journal of a sweep whose champion is t001 of two trials."""
+    with Journal(tmp_path / "sweep") as journal:
+        say(journal, "sweep_opened", sweep="sweep", sweep_id="5e8a")
+        for name in ("t001", "t002"):
+            adapter = journal.folder / "trials" / name / "adapter"
+            adapter.mkdir(parents=True)
+            (adapter / TENSORS).write_text(f"tensors of {name}")
+            seal(adapter, Maker("5e8a", name, "some settings"))
+            say(
+                journal, "trial_ended", trial=name, state="COMPLETE",
+                adapter=f"trials/{name}/adapter",
+                adapter_sha256=content_hash(file_hashes(adapter)),
+            )  # fmt: skip
+        say(journal, "sweep_ended", champion="t001", front=["t001"], reason="largest gain")
+        yield journal
+
+
+def finish(journal, observer):
+    return MlflowSync(experiment(), journal.folder.parent, journal, observer).finish(
+        just_decided=True
+    )
+
+
+def is_told(journal):
+    return journal.lines[-1]["event"] == "champion_registered"
+
+
+def truncate(trials):
+    file = trials / "t001" / "adapter" / TENSORS
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def remove(trials):
+    shutil.rmtree(trials / "t001" / "adapter")
+
+
+def swap(trials):
+    for source, target in (("t001", "x"), ("t002", "t001"), ("x", "t002")):
+        (trials / source).rename(trials / target)
+
+
+@pytest.mark.parametrize(
+    ("harm", "because"),
+    [
+        (truncate, f"its file {TENSORS} is damaged"),
+        (remove, "it is missing"),
+        (swap, "it is that of trial t002"),
+    ],
+)
+def test_an_adapter_that_is_not_the_champions_own_is_refused(
+    ended, mlflow, recorder, tmp_path, harm, because
+):
+    trials = ended.folder / "trials"
+    shutil.copytree(trials, tmp_path / "copy")
+    harm(trials)
+    refused = finish(ended, recorder)
+    assert f"is not the adapter that it made: {because}." in refused
+    assert "`--retry-failed`" in refused
+    assert (mlflow.registered, is_told(ended)) == ([], False)
+
+    shutil.rmtree(trials)
+    shutil.copytree(tmp_path / "copy", trials)
+    assert finish(ended, recorder) == "", "the same command, once it is restored"
+    assert (mlflow.registered, is_told(ended)) == ([True], True)
+
+
+def test_a_champion_is_registered_once(ended, mlflow, recorder):
+    for _ in range(2):
+        assert finish(ended, recorder) == ""
+    assert (mlflow.registered, recorder.notes) == ([True], ["registered"])
+    say(ended, "test_read", champion="t001", reading=1)
+    assert finish(ended, recorder) == "", "the registry is to have its test scores, too"
+    assert len(mlflow.registered) == 2
