@@ -1,12 +1,15 @@
 """How often the host waits for the device in a training step: once, or twice in a pack.
 
 While the host waits it launches nothing, so that on a GPU a small step takes as long as its
-launches and its computing one after the other. The waits that are left:
+launches and its computing one after the other. A pass itself asks the device nothing (see
+`curlora.causal_rows`); the waits that are left:
 
 - a step of the plain engine reads the losses of its micro-batches and the gradient's norm
   together. The step must not be taken where the norm is not finite;
 - a step of a pack reads the norms of all slots once it is taken, and then the losses, for which
   nothing is waited for any more.
+
+Several workers wait for one another besides, and DeepSpeed within its own step; neither is counted.
 """
 
 import pytest
