@@ -37,7 +37,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from gpu_record import Record
+from gpu_record import Record, add_record_options, seconds_left
 from peft import LoraConfig, get_peft_model
 from random_llama import SIZES, Sizes, random_llama
 from results_page import ROOT, machine, write_section
@@ -426,10 +426,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=[], help="names, or parts of names, of cases")
-    parser.add_argument("--json", type=Path, help="another file in which what is measured is kept")
-    parser.add_argument(
-        "--seconds", type=float, default=math.inf, help="end after about as many, with fewer rounds"
-    )
+    add_record_options(parser, seconds=math.inf)
     parser.add_argument("--write", action="store_true", help="keep the record and write the page")
     given = parser.parse_args()
     if given.rounds < 2:
@@ -450,7 +447,7 @@ def main() -> None:
         return not given.only or any(part in name for part in given.only)
 
     given.device, given.tiny = SHAPES[given.shape].device, given.shape == "tiny"
-    until = time.monotonic() + given.seconds
+    until = time.monotonic() + seconds_left(given)
     record = Record(given, echo=False)
     for targets in given.targets:
         for rank in given.ranks:

@@ -8,8 +8,9 @@
 #
 #   bash benchmarks/gpu_day.sh                           # writes into ./gpu_day
 #   bash benchmarks/gpu_day.sh --out DIR --wheels DIR    # or $OUT and $WHEELS
+#   bash benchmarks/gpu_day.sh --only 4                  # only the steps whose names begin so
 #   bash benchmarks/gpu_day.sh --device cpu --tiny --slack 5   # tries every step without a GPU,
-#                                                        # with five times the time for each
+#                                                              # five times the time for each
 #
 # Needs Python with torch, transformers and peft, and no network. Wheels of what else a step needs
 # (step 2: pydantic, deepspeed; packages.json says what is missing) may lie in one folder, with all
@@ -20,7 +21,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-out=${OUT:-gpu_day} wheels=${WHEELS:-} python=${PYTHON:-python3} device=cuda tiny= slack=1
+out=${OUT:-gpu_day} wheels=${WHEELS:-} python=${PYTHON:-python3} device=cuda tiny= slack=1 only=
 while [ $# -gt 0 ]; do
   case $1 in
     --out) out=$2; shift 2 ;;
@@ -29,8 +30,9 @@ while [ $# -gt 0 ]; do
     --device) device=$2; shift 2 ;;
     --tiny) tiny=--tiny; shift ;;
     --slack) slack=$2; shift 2 ;;
+    --only) only=$2; shift 2 ;;
     -h|--help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
-    *) echo "gpu_day.sh: unknown option '$1'; it takes --out, --wheels, --python, --device, --tiny, --slack" >&2; exit 2 ;;
+    *) echo "gpu_day.sh: unknown option '$1'; it takes --out, --wheels, --python, --device, --tiny, --slack, --only" >&2; exit 2 ;;
   esac
 done
 
@@ -47,6 +49,7 @@ say() { echo "[$SECONDS s] $*" | tee -a "$log"; }
 step() {
   local name=$1 limit=$(($2 * slack)) script=$3 lacking code
   shift 3
+  [ "${name#"$only"}" != "$name" ] || [ -z "$only" ] || return
   if [ $((whole - SECONDS)) -lt "$limit" ]; then limit=$((whole - SECONDS)); fi
   if [ "$limit" -lt 20 ]; then
     say "$name: left out, time is up"
@@ -60,7 +63,7 @@ step() {
   fi
   say "$name: $limit s at most"
   timeout -k 5 "$limit" "$python" "benchmarks/$script" --json "$out/$name.json" \
-    --seconds $((limit - 10)) "$@" 2>&1 | tee -a "$log" | cut -c1-400
+    --until $(($(date +%s) + limit - 10)) "$@" 2>&1 | tee -a "$log" | cut -c1-400
   code=${PIPESTATUS[0]}
   if [ "$code" -ne 0 ]; then
     status=1

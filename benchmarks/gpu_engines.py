@@ -26,7 +26,7 @@ from results_page import ROOT
 sys.path.insert(0, str(ROOT))
 
 from engine_parity import Plan, known, sharded
-from gpu_record import Record, given_options, parser_of
+from gpu_record import Record, given_options, parser_of, seconds_left
 
 from tests.engine_parity import Case, World, distances, packable
 from tests.process_group import in_workers
@@ -70,20 +70,22 @@ class Runs:
         base, tasks, folder = self._places
         kept = folder / "kept.jsonl"
         plan = Plan(tuple(c for c in CASES if str(c) in self._plain), STAGES, (), self._device)
-        stopped = ""
+        ended = "all"
         try:
             in_workers(
                 1, sharded, folder, str(base), str(tasks), str(kept), plan,
                 timeout=max(10.0, self._until - time.monotonic()), device=self._device,
             )  # fmt: skip
-        except (AssertionError, TimeoutError) as error:
-            stopped = str(error)[-2000:]  # what was kept before is told all the same
+        except TimeoutError:
+            ended = "time is up"
+        except AssertionError as error:
+            ended = f"failed: {str(error)[-2000:]}"  # what was kept before is told all the same
         each = {
             case: {stage: self._at_stage(case, found) for stage, found in stages.items()}
             for case, stages in known(kept, "sharded").items()
         }
         fine = all(one.get("ok", True) for stages in each.values() for one in stages.values())
-        return {"cases": each, "stopped": stopped, "ok": fine and not stopped}
+        return {"cases": each, "ended": ended, "ok": fine and not ended.startswith("failed")}
 
     def _at_stage(self, case: str, found: list[list[float]] | str) -> dict[str, Any]:
         if isinstance(found, str):
@@ -108,7 +110,7 @@ def parts(runs: Runs) -> Mapping[str, Any]:
 def main() -> None:
     """Compute, print and keep every part."""
     given = given_options(parser_of(__doc__, seconds=80))
-    record, until = Record(given), time.monotonic() + given.seconds
+    record, until = Record(given), time.monotonic() + seconds_left(given)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         for name in ("base", "tasks", "run"):

@@ -67,15 +67,15 @@ def attached(kind: str, device: str) -> Any:
     return curlora.attach(base, kind, given, seed=1, text=text)
 
 
-def learnt(model: Any, kind: str, device: str) -> list[float]:
+def learnt(model: Any, kind: str, device: str, rate: float = 1e-3) -> list[float]:
     """The losses of two tasks of three steps each under a retention."""
     learner = Learner(model, RETENTIONS[kind].build(), tasks=TASKS, seed=0)
     losses: list[float] = []
     for task in range(TASKS):
         rows, batches = rows_of(task), partial(collate, device)
         learner.renew_adapter()
-        optimizer = torch.optim.AdamW(learner.params.values(), lr=1e-3)
-        learner.begin(rows, batches, reach=lambda: 1e-3 * STEPS)
+        optimizer = torch.optim.AdamW(learner.params.values(), lr=rate)
+        learner.begin(rows, batches, reach=lambda: rate * STEPS)
         for step in range(STEPS):
             batch = batches([*rows[:4], *learner.replayed(4, step)])
             loss = model(**batch).loss + learner.penalty()
@@ -145,8 +145,10 @@ def quantised(form: str, device: str) -> dict[str, Any]:
                 found[kind] = reason
                 continue
             base = quantised_base(folder, form, device)
-            model: Any = curlora.attach(base, kind, {"r": 4, "target_modules": ["q_proj"]}, seed=1)
-            losses = learnt(model, "none", device)[:STEPS]
+            settings = {"r": 4, "alpha": 4.0, "target_modules": SETTINGS["target_modules"]}
+            model: Any = curlora.attach(base, kind, settings, seed=1)
+            # Steps that stand out from what few bits round.
+            losses = learnt(model, "none", device, rate=2e-2)[:STEPS]
             found[kind] = losses
             found["ok"] = found["ok"] and losses[-1] < losses[0]
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -27,11 +28,24 @@ def parser_of(doc: str | None, *, seconds: float) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: tries the script")
+    add_record_options(parser, seconds=seconds)
+    return parser
+
+
+def add_record_options(parser: argparse.ArgumentParser, *, seconds: float) -> None:
+    """Options of what is kept, and of how long further parts are begun; see `seconds_left`."""
     parser.add_argument("--json", type=Path, help="where the record is kept, part by part")
     parser.add_argument(
         "--seconds", type=float, default=seconds, help="no further part is begun after as many"
     )
-    return parser
+    parser.add_argument(
+        "--until", type=float, default=math.inf, help="nor after this Unix time, in seconds"
+    )
+
+
+def seconds_left(given: argparse.Namespace) -> float:
+    """For how long further parts are begun: loading the packages may have taken some of it."""
+    return min(given.seconds, given.until - time.time())
 
 
 def given_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -57,7 +71,7 @@ class Record:
         """
         self._echo = echo
         self._file: Path | None = given.json
-        self._until = time.monotonic() + given.seconds
+        self._until = time.monotonic() + seconds_left(given)
         cuda = given.device == "cuda"
         self.kept: dict[str, Any] = {
             "machine": machine(("torch", "transformers", "peft")),

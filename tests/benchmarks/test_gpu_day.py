@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def test_a_missing_package_is_named(packages, monkeypatch):
 
 
 def record_of(benchmark_module, file, **options):
-    given = {"device": "cpu", "tiny": True, "json": file, "seconds": 60.0} | options
+    given = {"device": "cpu", "tiny": True, "json": file, "seconds": 60.0, "until": math.inf}
+    given |= options
     return benchmark_module("gpu_record").Record(argparse.Namespace(**given), echo=False)
 
 
@@ -67,9 +69,10 @@ def test_a_part_that_fails_takes_no_other_along(benchmark_module, tmp_path, caps
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_no_part_is_begun_when_time_is_up(benchmark_module, tmp_path):
+@pytest.mark.parametrize("limit", [{"seconds": -1.0}, {"until": 1.0}])
+def test_no_part_is_begun_when_time_is_up(benchmark_module, tmp_path, limit):
     file = tmp_path / "record.json"
-    record = record_of(benchmark_module, file, seconds=-1.0)
+    record = record_of(benchmark_module, file, **limit)
     assert record.part("late", dict) is None
     assert json.loads(file.read_text())["left_out"] == ["late"]
     assert record.end() is True

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from curlora.transfers import on_device, read_together
@@ -21,6 +22,16 @@ def test_any_number_of_tensors_is_one_wait():
 def test_on_a_cpu_a_tensor_is_there_already():
     tensor = torch.arange(3)
     assert on_device(tensor, torch.device("cpu")) is tensor
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_tensor_arrives_whole():
+    device = torch.device("cuda", 0)
+    for numbers in (torch.arange(100_000), torch.tensor([1 / 3]), torch.zeros(0)):
+        sent = on_device(numbers, device)
+        assert sent.device == device
+        assert torch.equal(sent.cpu(), numbers)
 
 
 def test_every_way_of_waiting_is_noted():
