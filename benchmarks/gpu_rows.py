@@ -49,7 +49,7 @@ def batch_of(rows: Sequence[tuple[int, Tensor]], device: str) -> Batch:
 
 def losses_of(model: Any, batch: Batch) -> dict[int, Tensor]:
     """The mean loss of every slot's targets, by slot."""
-    with causal_rows(model.config):
+    with causal_rows(model.model):
         hidden = model.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
     picked = hidden.reshape(-1, hidden.shape[-1])[batch.places]
     each = cross_entropy(model.lm_head(picked).float(), batch.targets, reduction="none")

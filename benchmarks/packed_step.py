@@ -72,7 +72,7 @@ def smollm2(dtype: torch.dtype) -> nn.Module:
 
 def losses(base: Any, tokens: Tensor, slots: int) -> list[Tensor]:
     """Give the mean loss at the last token of every slot's rows."""
-    with causal_rows(base.config):
+    with causal_rows(base.model):
         hidden = base.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
     # The scored positions only, and contiguous: a strided 16-bit operand is very slow on a CPU.
     logits = base.lm_head(hidden[:, -1].contiguous()).float()

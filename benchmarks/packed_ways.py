@@ -254,9 +254,7 @@ class Bench:
         return float(torch.stack(gaps).max() / torch.stack([g.abs().max() for g in found[0]]).max())
 
     def _compiled_base(self) -> Any:
-        return SimpleNamespace(
-            model=torch.compile(self.base.model), lm_head=self.base.lm_head, config=self.base.config
-        )
+        return SimpleNamespace(model=torch.compile(self.base.model), lm_head=self.base.lm_head)
 
     def _compiled(self, setting: Setting) -> float:
         """The tick with all but the adapted layers compiled."""

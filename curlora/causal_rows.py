@@ -20,15 +20,18 @@ AttentionInterface.register(ATTENTION, ALL_ATTENTION_FUNCTIONS["sdpa"])
 
 
 @contextmanager
-def causal_rows(config: Any) -> Iterator[None]:
+def causal_rows(model: Any) -> Iterator[None]:
     """Within it, passes without a mask and without a cache ask the device nothing.
 
-    Only where a model uses the fused attention, in all layers over all tokens; others are as ever.
+    Only where a model calls the fused attention by its name, in all layers and over all tokens;
+    others are as ever. One that compares the name itself would attend to what follows.
 
     Args:
-        config: Of the model that is called, changed for the time.
+        model: A model of transformers; its config is changed for the time.
     """
-    if not _fused_and_full(config):
+    config: Any = model.config
+    by_name = getattr(model, "_supports_attention_backend", False)
+    if not (by_name and _fused_and_full(config)):
         yield
         return
     config._attn_implementation = ATTENTION
@@ -44,6 +47,6 @@ def _fused_and_full(config: Any) -> bool:
     windows = ("sliding_window", "attention_chunk_size", "window_size")
     if any(getattr(config, name, None) is not None for name in windows):
         return False
-    if not getattr(config, "is_causal", True):
+    if not getattr(config, "is_causal", True) or getattr(config, "sub_configs", None):
         return False
     return set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}

@@ -87,7 +87,7 @@ class ScoredModel(nn.Module):
         """
         backbone, _ = self._parts
         deep = comparison is not None
-        with causal_rows(backbone.config):
+        with causal_rows(backbone):
             states = backbone(input_ids=input_ids, use_cache=False, output_hidden_states=deep)
         hidden = states.last_hidden_state
         picked = hidden.reshape(-1, hidden.shape[-1])[positions]
@@ -120,7 +120,7 @@ class ScoredModel(nn.Module):
             (N, hidden) of each layer, the embeddings first.
         """
         backbone, _ = self._parts
-        with causal_rows(backbone.config):
+        with causal_rows(backbone):
             found = backbone(input_ids=input_ids, use_cache=False, output_hidden_states=True)
         return _at(found.hidden_states, places)
 
