@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 import traceback
 from collections.abc import Callable
@@ -39,13 +38,13 @@ def add_record_options(parser: argparse.ArgumentParser, *, seconds: float) -> No
         "--seconds", type=float, default=seconds, help="no further part is begun after as many"
     )
     parser.add_argument(
-        "--until", type=float, default=math.inf, help="nor after this Unix time, in seconds"
+        "--until", type=float, help="instead: none is begun after this Unix time, in seconds"
     )
 
 
 def seconds_left(given: argparse.Namespace) -> float:
     """For how long further parts are begun: loading the packages may have taken some of it."""
-    return min(given.seconds, given.until - time.time())
+    return given.seconds if given.until is None else given.until - time.time()
 
 
 def given_options(parser: argparse.ArgumentParser) -> argparse.Namespace:

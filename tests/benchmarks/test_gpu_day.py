@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import re
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def test_a_missing_package_is_named(packages, monkeypatch):
 
 
 def record_of(benchmark_module, file, **options):
-    given = {"device": "cpu", "tiny": True, "json": file, "seconds": 60.0, "until": math.inf}
+    given = {"device": "cpu", "tiny": True, "json": file, "seconds": 60.0, "until": None}
     given |= options
     return benchmark_module("gpu_record").Record(argparse.Namespace(**given), echo=False)
 
