@@ -5,6 +5,7 @@
     .venv/bin/python benchmarks/adapter_step.py --ranks 16 --targets all-linear --only auto \
         --rounds 40                                          # one case, closely
     .venv/bin/python benchmarks/adapter_step.py --shape llama-1b --write   # needs a CUDA device
+    .venv/bin/python benchmarks/adapter_step.py --shape tiny --rounds 2    # tries it
 
 The *frozen step* is forward, loss, and backward down to the input embeddings with nothing trained.
 All cases share the base's weights, the tokens and that depth of the backward pass. In every round
@@ -19,25 +20,30 @@ import copy
 import ctypes
 import gc
 import json
+import math
 import os
 import random
 import re
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from gpu_record import Record, add_record_options, seconds_left
 from peft import LoraConfig, get_peft_model
+from random_llama import SIZES, Sizes, random_llama
 from results_page import ROOT, machine, write_section
 from results_page import table as markdown_table
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from curlora import CurloraConfig
 
@@ -56,12 +62,7 @@ FROZEN = "frozen"
 class Shape:
     """A base with random weights, and a batch."""
 
-    hidden: int
-    mlp: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
+    sizes: Sizes
     batch: int
     length: int
     device: str
@@ -69,9 +70,10 @@ class Shape:
 
 
 SHAPES = {
-    "cpu": Shape(576, 1536, 8, 9, 3, 8192, 8, 128, "cpu", torch.float32),
-    "llama-1b": Shape(2048, 8192, 16, 32, 8, 128256, 8, 512, "cuda", torch.bfloat16),
-    "llama-8b": Shape(4096, 14336, 32, 32, 8, 128256, 4, 512, "cuda", torch.bfloat16),
+    "tiny": Shape(SIZES["tiny"], 2, 16, "cpu", torch.bfloat16),
+    "cpu": Shape(SIZES["cpu"], 8, 128, "cpu", torch.float32),
+    "llama-1b": Shape(SIZES["llama-1b"], 8, 512, "cuda", torch.bfloat16),
+    "llama-8b": Shape(SIZES["llama-8b"], 4, 512, "cuda", torch.bfloat16),
 }
 
 
@@ -191,16 +193,9 @@ def _status(name: str) -> int:
 
 def frozen_base(shape: Shape) -> LlamaForCausalLM:
     """A frozen random Llama whose embeddings ask for a gradient, the same every time."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.mlp,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads, max_position_embeddings=2 * shape.length,
-        dtype=shape.dtype,
-    )  # fmt: skip
-    with torch.device(shape.device):
-        base = LlamaForCausalLM(config).to(shape.dtype)
-    base.requires_grad_(False)
+    base = random_llama(
+        shape.sizes, device=shape.device, dtype=shape.dtype, positions=2 * shape.length
+    )
     base.get_input_embeddings().register_forward_hook(lambda _, __, out: out.requires_grad_())
     return base
 
@@ -219,7 +214,7 @@ def cases(base: nn.Module, shape: Shape, targets: str, rank: int) -> list[Case]:
     """
     draw = torch.Generator().manual_seed(rank)
     size = (shape.batch, shape.length + 1)
-    tokens = torch.randint(0, shape.vocabulary, size, generator=draw).to(shape.device)
+    tokens = torch.randint(0, shape.sizes.vocabulary, size, generator=draw).to(shape.device)
     named = TARGETS[targets]
 
     def fresh() -> Any:
@@ -267,7 +262,12 @@ def keep_freed_memory() -> None:
 
 
 def measured(
-    shape_name: str, targets: str, rank: int, rounds: int, wanted: Callable[[str], bool]
+    shape_name: str,
+    targets: str,
+    rank: int,
+    rounds: int,
+    wanted: Callable[[str], bool],
+    until: float = math.inf,
 ) -> dict[str, Any]:
     """Measure one table.
 
@@ -277,6 +277,7 @@ def measured(
         rank: Of every adapter.
         rounds: How often each case takes its turn.
         wanted: Which cases, by name; the frozen base always.
+        until: When, by `time.monotonic`, no third or further round is begun.
 
     Returns:
         The facts and a line for each case.
@@ -295,7 +296,10 @@ def measured(
     ratios: dict[str, list[tuple[float, float]]] = {case.name: [] for case in others}
     order = random.Random(0)
     floors = [frozen.seconds()]
-    for _ in range(rounds):
+    for done in range(rounds):
+        if done >= 2 and time.monotonic() > until:
+            rounds = done
+            break
         order.shuffle(others)
         for case in others:
             own = case.seconds()
@@ -386,12 +390,12 @@ def section(parts: Sequence[Mapping[str, Any]]) -> str:
         "core seconds less."
     ]
     for name in dict.fromkeys(part["shape"] for part in parts):
-        shape = SHAPES[name]
+        shape, sizes = SHAPES[name], SHAPES[name].sizes
         found.append(
             f"### Shape `{name}`\n\n"
             f"`python benchmarks/adapter_step.py --shape {name} --write`: Llama with random "
-            f"weights, hidden {shape.hidden}, MLP {shape.mlp}, {shape.layers} layers, "
-            f"{shape.heads}/{shape.kv_heads} heads, vocabulary {shape.vocabulary}; "
+            f"weights, hidden {sizes.hidden}, MLP {sizes.mlp}, {sizes.layers} layers, "
+            f"{sizes.heads}/{sizes.kv_heads} heads, vocabulary {sizes.vocabulary}; "
             f"{str(shape.dtype).removeprefix('torch.')}; batches of {shape.batch} x {shape.length} "
             "tokens, all scored."
         )
@@ -422,6 +426,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=[], help="names, or parts of names, of cases")
+    add_record_options(parser, seconds=math.inf)
     parser.add_argument("--write", action="store_true", help="keep the record and write the page")
     given = parser.parse_args()
     if given.rounds < 2:
@@ -441,12 +446,18 @@ def main() -> None:
     def wanted(name: str) -> bool:
         return not given.only or any(part in name for part in given.only)
 
+    given.device, given.tiny = SHAPES[given.shape].device, given.shape == "tiny"
+    until = time.monotonic() + seconds_left(given)
+    record = Record(given, echo=False)
     for targets in given.targets:
         for rank in given.ranks:
-            part = measured(given.shape, targets, rank, given.rounds, wanted)
-            print(table(part), end="\n\n", flush=True)
-            if given.write:
-                keep(part)
+            work = partial(measured, given.shape, targets, rank, given.rounds, wanted, until)
+            part = record.part(f"rank {rank}, {targets}", work)
+            if part is not None:
+                print(table(part), end="\n\n", flush=True)
+                if given.write:
+                    keep(part)
+    sys.exit(not record.end())
 
 
 if __name__ == "__main__":

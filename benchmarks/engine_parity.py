@@ -19,6 +19,7 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from results_page import ROOT, machine
 
 sys.path.insert(0, str(ROOT))
 
-from tests.engine_parity import World, cases, distances, mean_square
+from tests.engine_parity import Case, World, cases, distances, mean_square
 from tests.process_group import in_workers
 from tests.tiny import write_base, write_tasks
 
@@ -36,19 +37,27 @@ PRECISIONS = ("fp32", "bf16")
 KEPT = ROOT / "benchmarks" / "engine_parity.jsonl"
 
 
-def sharded(
-    rank: int, folder: Path, base: str, tasks: str, kept: str, known: frozenset[str]
-) -> None:
-    """Keep what DeepSpeed gives for every case that is not known, or why it refuses."""
-    world = World(base, tasks, folder)
-    for case in cases():
-        if str(case) in known:
-            continue
+@dataclass(frozen=True)
+class Plan:
+    """What DeepSpeed computes."""
+
+    cases: tuple[Case, ...]
+    stages: tuple[int, ...] = STAGES
+    bf16_seeds: tuple[int, ...] = SEEDS
+    device: str = "cpu"
+
+
+def sharded(rank: int, folder: Path, base: str, tasks: str, kept: str, plan: Plan) -> None:
+    """Keep what DeepSpeed gives for every case of a plan, or why it refuses."""
+    world = World(base, tasks, folder, plan.device)
+    for case in plan.cases:
         found: dict[str, Any] = {}
-        for stage in STAGES:
+        for stage in plan.stages:
             try:
                 runs = [world.learn(case, "fp32", stage=stage)]
-                runs += [world.learn(case, "bf16", seed=seed, stage=stage) for seed in SEEDS]
+                runs += [
+                    world.learn(case, "bf16", seed=seed, stage=stage) for seed in plan.bf16_seeds
+                ]
             except (ValueError, NotImplementedError) as error:
                 # Shown, so that a fault cannot pass for a method that a stage does not take.
                 print(f"{case}, ZeRO {stage}: {error}", file=sys.stderr, flush=True)
@@ -56,16 +65,17 @@ def sharded(
                 continue
             found[str(stage)] = [run.tolist() for run in runs]
         if rank == 0:
-            _keep(Path(kept), {"case": str(case), "sharded": found})
+            keep(Path(kept), {"case": str(case), "sharded": found})
             print(f"{case}", file=sys.stderr, flush=True)
 
 
-def _keep(file: Path, record: dict[str, Any]) -> None:
+def keep(file: Path, record: dict[str, Any]) -> None:
+    """Add a record to those that are kept."""
     with file.open("a", encoding="utf-8") as out:
         out.write(json.dumps(record) + "\n")
 
 
-def _known(file: Path, part: str) -> dict[str, Any]:
+def known(file: Path, part: str) -> dict[str, Any]:
     """What an earlier run has kept, by case."""
     records = map(json.loads, file.read_text().splitlines()) if file.is_file() else ()
     return {record["case"]: record[part] for record in records if part in record}
@@ -73,17 +83,18 @@ def _known(file: Path, part: str) -> dict[str, Any]:
 
 def lines(base: Path, tasks: Path, folder: Path, kept: Path, *, more: bool) -> list[str]:
     """The table, a line for each pair that is known; `more` computes those that are not."""
-    known = frozenset(_known(kept, "sharded"))
     if more:
-        in_workers(2, sharded, folder, str(base), str(tasks), str(kept), known, timeout=7200)
-    world, found, plain = World(base, tasks, folder), _known(kept, "sharded"), _known(kept, "plain")
+        done = known(kept, "sharded")
+        plan = Plan(tuple(case for case in cases() if str(case) not in done))
+        in_workers(2, sharded, folder, str(base), str(tasks), str(kept), plan, timeout=7200)
+    world, found, plain = World(base, tasks, folder), known(kept, "sharded"), known(kept, "plain")
     table = []
     for case in cases():
         if str(case) not in found:
             continue
         if str(case) not in plain:
             runs = {p: [world.learn(case, p, seed=s).tolist() for s in SEEDS] for p in PRECISIONS}
-            _keep(kept, {"case": str(case), "plain": runs})
+            keep(kept, {"case": str(case), "plain": runs})
             plain[str(case)] = runs
         exact = plain[str(case)]["fp32"]
         own = mean_square(distances(plain[str(case)]["bf16"], exact))

@@ -36,6 +36,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import curlora
+from curlora.causal_rows import causal_rows
 from curlora.packing.pack import BARE, PackedModel
 
 DEMO_BASE = Path(__file__).parents[1] / ".demo" / "SmolLM2-135M-Instruct"
@@ -71,7 +72,8 @@ def smollm2(dtype: torch.dtype) -> nn.Module:
 
 def losses(base: Any, tokens: Tensor, slots: int) -> list[Tensor]:
     """Give the mean loss at the last token of every slot's rows."""
-    hidden = base.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+    with causal_rows(base.model):
+        hidden = base.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
     # The scored positions only, and contiguous: a strided 16-bit operand is very slow on a CPU.
     logits = base.lm_head(hidden[:, -1].contiguous()).float()
     each = cross_entropy(logits, tokens[:, -1], reduction="none")

@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ def machine(packages: Sequence[str] = ("torch", "peft", "transformers", "ray")) 
         packages: Whose versions are told.
 
     Returns:
-        `date` (UTC), `cpu`, `cores`, `python`, and the version of each package by its name.
+        `date` (UTC), `cpu`, `cores`, `python`, and the version of each package by its name, "none"
+        where it is not installed.
     """
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8") if info.is_file() else ""
@@ -32,8 +33,16 @@ def machine(packages: Sequence[str] = ("torch", "peft", "transformers", "ray")) 
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: installed_version(name) for name in packages},
     }
+
+
+def installed_version(package: str) -> str:
+    """A package's version; "none" where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

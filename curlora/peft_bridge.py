@@ -5,6 +5,7 @@ enumeration `PeftType`. `register_method` adds the member first. Needs peft 0.21
 adapters by structure and leaves integer buffers alone when it casts a layer.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from peft import LoraConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.lora.config import CordaConfig
-from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.miss.layer import MissLayer
 from peft.tuners.osf.layer import OSFLayer
@@ -37,6 +37,7 @@ from peft.utils.constants import (
 )
 from peft.utils.integrations import gather_params_ctx
 from peft.utils.other import get_pattern_key
+from torch import nn
 
 __all__ = [
     "LORA_TARGETS",
@@ -60,6 +61,22 @@ __all__ = [
     "register_method",
     "resolve_quantization_backend",
 ]
+
+
+def preprocess_corda(
+    model: nn.Module, config: LoraConfig, *, run_model: Callable[[], None]
+) -> None:
+    """Let PEFT decompose the targeted weights against the inputs that a run gives them.
+
+    Args:
+        model: The base, changed: what was found is kept on its layers.
+        config: As `corda_config` gives it.
+        run_model: Runs the text through the model.
+    """
+    # PEFT's module needs `attrs`, which PEFT does not install: only CorDA may fail without it.
+    from peft.tuners.lora.corda import preprocess_corda as preprocess
+
+    preprocess(model, config, run_model=run_model)
 
 
 def peft_type(name: str) -> PeftType:

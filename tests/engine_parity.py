@@ -99,9 +99,10 @@ def each_adapter_and_each_retention():
 
 
 class World:
-    """A tiny base and two tiny tasks, prepared once."""
+    """A tiny base and two tiny tasks, prepared once; what learns does so on `device`."""
 
-    def __init__(self, base, tasks, folder):
+    def __init__(self, base, tasks, folder, device="cpu"):
+        self._device = device
         self._base, self._root, self._folder = str(base), Path(tasks), str(folder)
         self._prepared = {}
 
@@ -149,7 +150,7 @@ class World:
         """What a run of the case gives: by the plain engine, or DeepSpeed's at a ZeRO stage."""
         experiment, data = self.load(case, precision, seed, stage)
         with partitioned(None if stage is None else zero3_config(experiment.training)):
-            model = adapted_model("t001", experiment, data, "cpu")
+            model = adapted_model("t001", experiment, data, self._device)
         sequence = task_sequence(experiment, data)
         spec, retention = experiment.training, fresh_retention(experiment)
         engine = (PlainEngine if stage is None else DeepSpeedEngine)(
@@ -167,7 +168,7 @@ class World:
 
     def learn_packed(self, found, precision, *, seed=0):
         """What runs of some cases give that share their passes, by case."""
-        base = load_base(self.load(found[0], precision)[0].model, precision)
+        base = load_base(self.load(found[0], precision)[0].model, precision, self._device)
         pack = PackedTrials(base, TARGETS, capacity=len(found), batch_tokens=2048)
         reports = {case: [] for case in found}
         for case in found:

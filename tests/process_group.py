@@ -1,4 +1,4 @@
-"""Runs a piece of work in CPU workers of one process group, as Ray Train would start them."""
+"""Runs a piece of work in workers of one process group, as Ray Train would start them."""
 
 import os
 import queue as queues
@@ -15,12 +15,17 @@ def in_two_workers(work, folder, *arguments, timeout=480):
     return in_workers(2, work, folder, *arguments, timeout=timeout)
 
 
-def in_workers(number, work, folder, *arguments, timeout=480):
-    """What `work(rank, folder, *arguments)` gave in each of some workers, in their order."""
+def in_workers(number, work, folder, *arguments, timeout=480, device="cpu"):
+    """What `work(rank, folder, *arguments)` gave in each of some workers, in their order.
+
+    On `cuda` each has the GPU of its rank.
+    """
     context = torch.multiprocessing.get_context("spawn")
     queue = context.Queue()
     workers = [
-        context.Process(target=_run, args=(rank, number, work, str(folder), arguments, queue))
+        context.Process(
+            target=_run, args=(rank, number, work, str(folder), arguments, queue, device)
+        )
         for rank in range(number)
     ]
     for worker in workers:
@@ -51,15 +56,20 @@ def _next_result(queue, workers, timeout):
     raise TimeoutError(f"no worker gave anything in {timeout} seconds")
 
 
-def _run(rank, number, work, folder, arguments, queue):
+def _run(rank, number, work, folder, arguments, queue, device):
     os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(number), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu"
+        RANK=str(rank), WORLD_SIZE=str(number), LOCAL_RANK=str(rank), DS_ACCELERATOR=device
     )
     # DeepSpeed looks for ninja on the path; ours is beside the interpreter.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     torch.set_num_threads(1)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=number
+        "nccl" if device == "cuda" else "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=number,
     )
     try:
         queue.put((rank, None, work(rank, Path(folder), *arguments)))

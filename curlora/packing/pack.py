@@ -64,6 +64,7 @@ from curlora.packing.solo import (
 )
 from curlora.peft_bridge import LoraLayer, gather_params_ctx
 from curlora.targets import default_targets
+from curlora.transfers import read_together
 from curlora_kinds.adapters.table import (
     ADAPTERS,
     adapter_config,
@@ -535,12 +536,16 @@ class PackedModel:
             self._member(slot)
         decays = _by_slot("weight_decay", weight_decay, rates)
         limits = _by_slot("max_norm", max_norm, rates)
-        norms: dict[int, float] = {}
+        slots: list[int] = []
+        norms: list[Tensor] = []
         for family in self._families.values():
-            norms |= family.step(
+            stepped, found = family.step(
                 rates, weight_decays=decays, max_norms=limits, betas=betas, eps=eps
             )
-        return {slot: norms[slot] for slot in rates}
+            slots += stepped
+            norms.append(found)
+        by_slot = dict(zip(slots, read_together(norms), strict=True))
+        return {slot: by_slot[slot] for slot in rates}
 
     def begin(self, slot: int) -> None:
         """Begin a task in a slot: its numbers stay, its optimiser and gradients start afresh."""

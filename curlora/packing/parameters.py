@@ -22,13 +22,16 @@ import torch
 from torch import Tensor
 
 from curlora.packing.seats import pick, pick_seats, room_for
+from curlora.transfers import on_device
 
 VALUES, GRADIENTS = "values", "gradients"
 FIRST_MOMENTS, SECOND_MOMENTS = "first_moments", "second_moments"
 _MATRICES = (VALUES, GRADIENTS, FIRST_MOMENTS, SECOND_MOMENTS)
 
-# A step works through the matrices in pieces that stay in a core's cache.
+# A step works through the matrices in pieces: on a CPU such as stay in a core's cache, elsewhere
+# such as fill the device, with little memory beside the matrices.
 _NUMBERS_AT_ONCE = 1 << 16
+_NUMBERS_AT_ONCE_ON_DEVICE = 1 << 24
 
 Shapes = Mapping[tuple[str, str], tuple[int, int]]
 
@@ -192,8 +195,8 @@ class SeatedParameters:
         max_norms: Mapping[int, float],
         betas: tuple[float, float],
         eps: float,
-    ) -> dict[int, float]:
-        """Take one step of AdamW in some seats, and forget their gradients.
+    ) -> tuple[list[int], Tensor]:
+        """Take one step of AdamW in some seats, and forget their gradients; nothing is read.
 
         The same numbers as `torch.optim.AdamW` after `torch.nn.utils.clip_grad_norm_`, on each
         slot alone, up to rounding.
@@ -206,11 +209,12 @@ class SeatedParameters:
             eps: Added to the denominator.
 
         Returns:
-            The norm of each slot's gradient before clipping.
+            The slots that took a step, and the norms of their gradients before clipping, on the
+            device.
         """
         seats = [seat for seat, slot in enumerate(self.slots) if slot in rates]
         if not seats:
-            return {}
+            return [], self.scales.new_empty(0)
         self.version += 1
         slots = [self.slots[seat] for seat in seats]
         for seat in seats:
@@ -218,20 +222,20 @@ class SeatedParameters:
         chosen = pick_seats(seats, self._device)
         # Of all seats: a copy of the chosen ones could be a large part of a device.
         norms = pick(torch.linalg.vector_norm(self._matrices[GRADIENTS], dim=1), chosen)
-        limits = self._column([max_norms[slot] for slot in slots])
+        lr = [rates[slot] for slot in slots]
+        taken = [self.steps[seat] for seat in seats]
+        limits, keep, sizes, corrections = self._columns(
+            [max_norms[slot] for slot in slots],
+            [1.0 - rate * weight_decays[slot] for rate, slot in zip(lr, slots, strict=True)],
+            [rate / (1.0 - betas[0] ** step) for rate, step in zip(lr, taken, strict=True)],
+            [math.sqrt(1.0 - betas[1] ** step) for step in taken],
+        )
         # The same small number as in `clip_grad_norm_`.
         clips = (limits / (norms[:, None] + 1e-6)).clamp(max=1.0)
-        lr = [rates[slot] for slot in slots]
-        keep = self._column(
-            [1.0 - rate * weight_decays[slot] for rate, slot in zip(lr, slots, strict=True)]
-        )
-        taken = [self.steps[seat] for seat in seats]
-        sizes = self._column(
-            [rate / (1.0 - betas[0] ** step) for rate, step in zip(lr, taken, strict=True)]
-        )
-        corrections = self._column([math.sqrt(1.0 - betas[1] ** step) for step in taken])
         width = self._matrices[VALUES].shape[1]
-        at_once = max(1, _NUMBERS_AT_ONCE // len(seats))
+        on_cpu = self._device.type == "cpu"
+        at_once = _NUMBERS_AT_ONCE if on_cpu else _NUMBERS_AT_ONCE_ON_DEVICE
+        at_once = max(1, at_once // len(seats))
         for start in range(0, width, at_once):
             piece = slice(start, start + at_once)
             values, gradients, first, second = (
@@ -248,7 +252,8 @@ class SeatedParameters:
                     _MATRICES, (values, gradients, first, second), strict=True
                 ):
                     self._matrices[name][:, piece].index_copy_(0, chosen, changed)
-        return dict(zip(slots, norms.tolist(), strict=True))
+        return slots, norms
 
-    def _column(self, numbers: Sequence[float]) -> Tensor:
-        return torch.tensor(numbers, dtype=self._dtype, device=self._device)[:, None]
+    def _columns(self, *numbers: Sequence[float]) -> tuple[Tensor, ...]:
+        """Give each row of numbers as a column (m, 1), all of them sent at once."""
+        return on_device(torch.tensor(numbers, dtype=self._dtype), self._device)[..., None].unbind()

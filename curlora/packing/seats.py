@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from curlora.transfers import on_device
+
 Seats = slice | Tensor
 
 
@@ -34,7 +36,7 @@ def pick_seats(numbers: Sequence[int], device: torch.device) -> Seats:
     first = numbers[0]
     if list(numbers) == list(range(first, first + len(numbers))):
         return slice(first, first + len(numbers))
-    return torch.tensor(numbers, device=device)
+    return on_device(torch.tensor(numbers), device)
 
 
 def pick(stack: Tensor, chosen: Seats) -> Tensor:

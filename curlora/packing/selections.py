@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from curlora.packing.seats import Seats, pick, room_for
+from curlora.transfers import on_device
 
 
 class CurSelections:
@@ -15,6 +16,8 @@ class CurSelections:
     def __init__(self) -> None:
         self.ranks: list[int] = []
         self._stacks: tuple[Tensor, ...] | None = None
+        self._ranks_there: Tensor | None = None
+        """`ranks` beside the stacks, since they last changed."""
 
     def append(self, C: Tensor, R: Tensor, rows: Tensor, columns: Tensor) -> None:
         """Add a selection.
@@ -36,11 +39,13 @@ class CurSelections:
             stack[position, :r] = tensor
             stack[position, r:] = _filler(tensor[:1])
         self.ranks.append(r)
+        self._ranks_there = None
 
     def pop(self) -> None:
         """Drop the last selection without taking memory; the next uses what it held."""
         assert self._stacks is not None
         self.ranks.pop()
+        self._ranks_there = None
         widest = max(self.ranks, default=0)
         self._stacks = tuple(stack[:, :widest] for stack in self._stacks) if widest else None
 
@@ -62,10 +67,11 @@ class CurSelections:
         """
         assert self._stacks is not None
         self.ranks = [self.ranks[position] for position in positions]
+        self._ranks_there = None
         if not positions:
             self._stacks = None
             return
-        chosen = torch.tensor(positions, device=self._stacks[0].device)
+        chosen = on_device(torch.tensor(positions), self._stacks[0].device)
         widest = max(self.ranks)
         self._stacks = tuple(
             stack[:, :widest].index_select(0, chosen).contiguous() for stack in self._stacks
@@ -96,8 +102,10 @@ class CurSelections:
         """Give C', R, rows, columns and the mask of what is no padding, each (m, r, ...)."""
         assert self._stacks is not None
         C, R, rows, columns = (pick(stack, positions) for stack in self._stacks)
-        ranks = torch.tensor(self.ranks, device=C.device)
-        filled = torch.arange(C.shape[1], device=C.device) < pick(ranks, positions)[:, None]
+        if self._ranks_there is None:
+            self._ranks_there = on_device(torch.tensor(self.ranks), C.device)
+        ranks = pick(self._ranks_there, positions)[:, None]
+        filled = torch.arange(C.shape[1], device=C.device) < ranks
         return C, R, rows, columns, filled
 
 

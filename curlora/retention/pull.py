@@ -133,5 +133,7 @@ class Pulling(Retention):
 
 
 def _norm(tensors: Iterable[Tensor]) -> Tensor:
-    squares = [tensor.double().square().sum().cpu() for tensor in tensors]
-    return torch.stack(squares).sum().sqrt() if squares else torch.zeros((), dtype=torch.float64)
+    squares = [tensor.double().square().sum() for tensor in tensors]
+    if not squares:
+        return torch.zeros((), dtype=torch.float64)
+    return torch.stack(squares).cpu().sum().sqrt()

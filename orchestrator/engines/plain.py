@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from curlora.retention.protocol import Retention
+from curlora.transfers import read_together
 from orchestrator.data.items import Example
 from orchestrator.engines.base import BaseEngine
 from orchestrator.engines.checkpoints import (
@@ -78,15 +81,17 @@ class PlainEngine(BaseEngine):
         seed_step(self._spec.seed, step, 0)
         self.scored.train()
         batch = sharded_batch(examples, replayed, self._workers, self._spec.accumulation)
-        loss = 0.0
+        parts: list[Tensor] = []
         for micro in batch.micros:
             part, wanted = self._part(self.scored, batch, micro)
             (wanted / self._shares).backward()
-            loss += float(part.detach())
+            parts.append(part.detach())
         norm = nn.utils.clip_grad_norm_(
             list(self.trainable.values()), self._spec.max_grad_norm or math.inf
         )
-        if not bool(torch.isfinite(norm)):
+        # The one time in a step that the host waits for the device.
+        *losses, found = read_together([*parts, norm])
+        if not math.isfinite(found):
             # Clipping by an infinite norm would silently make the step zero.
             return math.nan
         factor = schedule_factor(self._spec, step, self._steps)
@@ -95,7 +100,7 @@ class PlainEngine(BaseEngine):
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._stepped(step)
-        return loss
+        return functools.reduce(operator.add, losses, 0.0)
 
     def save(self, folder: Path, *, with_optimizer: bool) -> None:
         """Write weights, the retention's state and, inside a task, optimiser state."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from curlora.transfers import on_device
 from orchestrator.data.items import Example
 from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.linear_heads import HeadChoice
@@ -30,9 +31,9 @@ def padded(rows: Sequence[Scored], device: torch.device) -> tuple[Tensor, Tensor
         positions += [index * length + position for position, _ in row.picks]
         targets += [token for _, token in row.picks]
     return (
-        input_ids.to(device),
-        torch.tensor(positions, dtype=torch.long).to(device),
-        torch.tensor(targets, dtype=torch.long).to(device),
+        on_device(input_ids, device),
+        on_device(torch.tensor(positions, dtype=torch.long), device),
+        on_device(torch.tensor(targets, dtype=torch.long), device),
     )
 
 
@@ -43,7 +44,7 @@ def heads_of(rows: Sequence[Scored], device: torch.device) -> HeadChoice:
     if len(names) <= 1:
         return names[0] if names else None
     places = {name: [i for i, owner in enumerate(owners) if owner == name] for name in names}
-    return {name: torch.tensor(found, device=device) for name, found in places.items()}
+    return {name: on_device(torch.tensor(found), device) for name, found in places.items()}
 
 
 def token_places(rows: Sequence[Scored], chosen: Sequence[bool], device: torch.device) -> Tensor:
@@ -55,7 +56,7 @@ def token_places(rows: Sequence[Scored], chosen: Sequence[bool], device: torch.d
         if wanted
         for place in range(len(row.tokens))
     ]
-    return torch.tensor(found, dtype=torch.long, device=device)
+    return on_device(torch.tensor(found, dtype=torch.long), device)
 
 
 def scored_example(example: Example) -> Scored:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curlora.causal_rows import causal_rows
 from curlora.retention.protocol import Retention
 from orchestrator.base.errors import ModelError
 from orchestrator.engines.linear_heads import HeadChoice, LinearHeads
@@ -86,7 +87,8 @@ class ScoredModel(nn.Module):
         """
         backbone, _ = self._parts
         deep = comparison is not None
-        states = backbone(input_ids=input_ids, use_cache=False, output_hidden_states=deep)
+        with causal_rows(backbone):
+            states = backbone(input_ids=input_ids, use_cache=False, output_hidden_states=deep)
         hidden = states.last_hidden_state
         picked = hidden.reshape(-1, hidden.shape[-1])[positions]
         if targets is None:
@@ -118,7 +120,8 @@ class ScoredModel(nn.Module):
             (N, hidden) of each layer, the embeddings first.
         """
         backbone, _ = self._parts
-        found = backbone(input_ids=input_ids, use_cache=False, output_hidden_states=True)
+        with causal_rows(backbone):
+            found = backbone(input_ids=input_ids, use_cache=False, output_hidden_states=True)
         return _at(found.hidden_states, places)
 
     def _read(self, picked: Tensor, targets: Tensor, head: str | None) -> Tensor:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
+from itertools import islice
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
+from curlora.transfers import on_device, read_together
 from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.row_batches import FULL_PASS, scored_example
 from orchestrator.executors.pool.failures import Failure, too_long
@@ -19,6 +23,8 @@ from orchestrator.executors.pool.slots import Slot, charge
 from orchestrator.loop.requests import TrainStep
 
 _Group: TypeAlias = Sequence[tuple[Slot, list[Scored]]]
+_Parts: TypeAlias = list[Tensor]
+"""What the passes of a tick add to one slot's loss: 0-dim, on the device, not read yet."""
 
 
 class LearningPasses:
@@ -60,9 +66,14 @@ class LearningPasses:
             else:
                 rows[slot.number], rates[slot.number] = found
         ready = [slot for slot in learners if slot.number in rows]
+        parts: dict[int, _Parts] = {}
         for group in self._groups(ready, rows):
-            losses |= self._backward(group)
-        losses |= self._summed(losses)
+            for number, found in self._backward(group).items():
+                if isinstance(found, Failure):
+                    losses[number] = found
+                else:
+                    parts[number] = found
+        parts = self._summed(parts)
         for slot in _going_on(ready, losses):
             added = self._passes.attempt(slot.engine.add_penalty)
             if isinstance(added, Failure):
@@ -73,6 +84,8 @@ class LearningPasses:
             weight_decay={slot.number: slot.spec.weight_decay for slot in going_on},
             max_norm={slot.number: slot.spec.max_grad_norm or math.inf for slot in going_on},
         )
+        # After the step, which has waited for the device already.
+        losses |= _read({slot.number: parts[slot.number] for slot in going_on})
         losses |= {number: math.nan for number, norm in norms.items() if not math.isfinite(norm)}
         charge([(slot, rows[slot.number]) for slot in ready], began)
         return losses
@@ -89,7 +102,7 @@ class LearningPasses:
         for first, last in cut_into_passes(sizes, self._workers.max_rows, self.size.tokens, each):
             yield [(slot, rows[slot.number]) for slot in order[first:last]]
 
-    def _backward(self, group: _Group) -> dict[int, float | Failure]:
+    def _backward(self, group: _Group) -> dict[int, _Parts | Failure]:
         """The losses of some slots, with their gradients in the pack."""
         longest = max(len(row.tokens) for _, mine in group for row in mine)
         count = sum(len(mine) for _, mine in group)
@@ -97,7 +110,7 @@ class LearningPasses:
             count = min(count, self.size.rows(longest) * self._workers.world)
         found = self._passes.in_step(partial(self._compute, group, count))
         if not isinstance(found, Failure):
-            return dict(found)
+            return {**found}
         for slot, _ in group:
             self._pack.zero_gradients(slot.number)
         most = self._workers.max_rows(count)
@@ -111,27 +124,35 @@ class LearningPasses:
             return self._backward(group)
         return {group[0][0].number: too_long(found, longest)}
 
-    def _compute(self, group: _Group, count: int) -> dict[int, float]:
+    def _compute(self, group: _Group, count: int) -> dict[int, _Parts]:
         """All rows of some slots forward and backward, so many at a time."""
         scored = {slot.number: sum(len(row.picks) for row in mine) for slot, mine in group}
         rows = [(slot.number, row) for slot, mine in group for row in mine]
-        losses = dict.fromkeys(scored, 0.0)
+        losses: dict[int, _Parts] = {number: [] for number in scored}
         for start in range(0, len(rows), count):
             own, counts = self._workers.shard(rows[start : start + count])
             longest = max(len(row.tokens) for _, row in own)
             self.largest = max(self.largest, len(own) * longest)
             for number, loss in self._passes.learn(own, scored, counts=counts).items():
-                losses[number] += loss
+                losses[number].append(loss)
         return losses
 
-    def _summed(self, losses: Mapping[int, float | Failure]) -> dict[int, float | Failure]:
+    def _summed(self, parts: dict[int, _Parts]) -> dict[int, _Parts]:
         """Sum losses and gradients over the workers, once a tick."""
-        found = {n: loss for n, loss in losses.items() if not isinstance(loss, Failure)}
-        if self._workers.alone or not found:
-            return {**found}
-        whole = torch.tensor(list(found.values()), dtype=torch.float64, device=self._passes.device)
+        if self._workers.alone or not parts:
+            return parts
+        own = torch.tensor(list(_read(parts).values()), dtype=torch.float64)
+        whole = on_device(own, self._passes.device)
         self._workers.all_reduce([whole, *self._pack.gradient_matrices()])
-        return dict(zip(found, whole.tolist(), strict=True))
+        return {number: [loss] for number, loss in zip(parts, whole.unbind(), strict=True)}
+
+
+def _read(parts: Mapping[int, _Parts]) -> dict[int, float]:
+    """The loss of each slot, all of them read at once."""
+    values = iter(read_together([part for own in parts.values() for part in own]))
+    return {
+        number: reduce(operator.add, islice(values, len(own)), 0.0) for number, own in parts.items()
+    }
 
 
 def _step_of(slot: Slot) -> tuple[list[Scored], float]:
@@ -144,4 +165,4 @@ def _step_of(slot: Slot) -> tuple[list[Scored], float]:
 
 
 def _going_on(slots: Sequence[Slot], losses: Mapping[int, float | Failure]) -> list[Slot]:
-    return [slot for slot in slots if not isinstance(losses[slot.number], Failure)]
+    return [slot for slot in slots if slot.number not in losses]

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from curlora.packing.pack import PackedModel
+from curlora.transfers import on_device
 from orchestrator.data.items import Tokens
 from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.generation import write_batch
@@ -110,8 +112,8 @@ class SharedPasses:
 
     def learn(
         self, rows: Sequence[tuple[int, Scored]], over: Mapping[int, int], *, counts: bool
-    ) -> dict[int, float]:
-        """Some rows forward and backward.
+    ) -> dict[int, Tensor]:
+        """Some rows forward and backward; the host does not wait for the device.
 
         Args:
             rows: Each with the number of its slot.
@@ -119,20 +121,22 @@ class SharedPasses:
             counts: Whether the rows are part of the step; see `Workers.shard`.
 
         Returns:
-            Of each slot its part of its mean loss, in nats; the gradients are in the pack.
+            Of each slot its part of its mean loss, in nats, 0-dim on the device; the gradients are
+            in the pack.
         """
         numbers = list(dict.fromkeys(number for number, _ in rows))
         owners = [numbers.index(number) for number, row in rows for _ in row.picks]
         with self.pack.rows([number for number, _ in rows]):
             found = self.scored(*padded([row for _, row in rows], self.device))
-        owner = torch.tensor(owners, device=self.device)
+        owner = on_device(torch.tensor(owners), self.device)
         sums = found.new_zeros(len(numbers)).index_add(0, owner, -found)
-        divisors = torch.tensor([over[n] for n in numbers], dtype=sums.dtype, device=self.device)
+        divisors = torch.tensor([over[n] for n in numbers], dtype=sums.dtype)
+        divisors = on_device(divisors, self.device)
         losses = sums / divisors * float(counts)
         losses.sum().backward()
         if self.sharded is not None:
             self.sharded.release()
-        return dict(zip(numbers, losses.tolist(), strict=True))
+        return dict(zip(numbers, losses.detach().unbind(), strict=True))
 
     def score(self, rows: Sequence[Scored], owners: Sequence[int]) -> list[list[float]]:
         """The log-probability of every pick of some rows, each of its slot, in one pass."""

@@ -474,13 +474,14 @@ def test_a_step_is_that_of_torch_in_each_slot_alone():
                 tensor.grad = torch.randn_like(tensor)
                 seat = seated.slots.index(slot)
                 seated.stack(*key, matrix=GRADIENTS)[seat].copy_(tensor.grad)
-        norms = seated.step(
+        stepped, found = seated.step(
             {slot: rates[slot] for slot in chosen},
             weight_decays=decays,
             max_norms=limits,
             betas=(0.8, 0.99),
             eps=1e-6,
         )
+        norms = dict(zip(stepped, found.tolist(), strict=True))
         for slot in chosen:
             norm = nn.utils.clip_grad_norm_(twins[slot], limits[slot])
             assert norms[slot] == pytest.approx(float(norm), rel=1e-12)
