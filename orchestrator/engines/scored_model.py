@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from curlora.retention.protocol import Retention
 from orchestrator.base.errors import ModelError
+from orchestrator.engines.joint_rows import Layout, masks_of
 from orchestrator.engines.linear_heads import HeadChoice, LinearHeads
 
 LOGIT_ROWS = 1024
@@ -48,7 +49,7 @@ class ScoredModel(nn.Module):
         super().__init__()
         self.model = model
         self.heads = heads
-        inner = model.get_base_model() if hasattr(model, "peft_config") else model
+        inner = self.base
         # Kept in a tuple: registering them again would give every parameter a second name.
         self._parts = (getattr(inner, inner.base_model_prefix), inner.get_output_embeddings())
         config = inner.config.get_text_config()
@@ -59,6 +60,12 @@ class ScoredModel(nn.Module):
         self.adapter = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.retention = Retention()
 
+    @property
+    def base(self) -> Any:
+        """The causal language model, with the adapter in its layers."""
+        adapted = hasattr(self.model, "peft_config")
+        return self.model.get_base_model() if adapted else self.model
+
     def forward(
         self,
         input_ids: Tensor,
@@ -66,11 +73,12 @@ class ScoredModel(nn.Module):
         targets: Tensor | None,
         head: HeadChoice = None,
         comparison: Comparison | None = None,
+        layout: Layout | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The log-probability of each target.
 
         Rows are padded on the right and carry no mask: causal attention never looks at what
-        follows, and nothing is read at a padded place.
+        follows, and nothing is read at a padded place. Only batches with joint rows have one.
 
         Args:
             input_ids: Token ids (B, L).
@@ -79,6 +87,7 @@ class ScoredModel(nn.Module):
                 None asks for the hidden states (N, hidden) instead, float32.
             head: Whose linear head is read; None: the model's own output layer.
             comparison: What hidden states are compared with, where the retention does so.
+            layout: Positions and continuations of the tokens; None: every row is running text.
 
         Returns:
             Log-probabilities (N,), in nats, float32 (float64 of a base in that). In training mode a
@@ -86,7 +95,10 @@ class ScoredModel(nn.Module):
         """
         backbone, _ = self._parts
         deep = comparison is not None
-        states = backbone(input_ids=input_ids, use_cache=False, output_hidden_states=deep)
+        with masks_of(layout) as more:
+            states = backbone(
+                input_ids=input_ids, use_cache=False, output_hidden_states=deep, **more
+            )
         hidden = states.last_hidden_state
         picked = hidden.reshape(-1, hidden.shape[-1])[positions]
         if targets is None:
