@@ -7,7 +7,8 @@ import torch
 
 from orchestrator.data.items import Question
 
-VOCABULARY = 40
+VOCABULARY = 38
+"""Token ids of the tiny base."""
 
 
 def questions(count=6, seed=0):
