@@ -13,7 +13,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,9 +27,11 @@ _log = logging.getLogger(__name__)
 
 _PADDING = -1
 _ARGUMENTS = {"attention_mask", "position_ids"}
-_FINE, _COARSE = 1e-5, 0.02
-"""Relative difference of log-probabilities up to which they are the same, by the base's numbers:
-32 bits and more (float64 bases have layers that compute in float32), and fewer."""
+_SMALL = 1e-5
+"""Relative difference of log-probabilities that is always taken for rounding."""
+_FINE, _COARSE = 0.01, 0.1
+"""And what else is, as a share of what the joint row would be off as running text: of numbers of 32
+bits and more, and of fewer or quantised ones. Seen were 1e-4 (fp32, two threads) and 1e-3."""
 
 Computed = Callable[[Sequence[Scored]], list[list[float]] | None]
 """Gives the log-probabilities of rows in one pass, of the same rows on every worker; None: none."""
@@ -146,7 +148,17 @@ class JointRows:
         return RowParts(rows, lambda row: not self._taken or len(row.tokens) > most)
 
     def _tried(self, compute: Computed) -> bool | None:
-        """Whether a small joint row gives what its separate rows give; None if nothing is known."""
+        """Whether a small joint row gives what its separate rows give.
+
+        How far rounding goes differs by two orders of magnitude between bases, so the difference is
+        held against the one that the row as running text makes, without positions and mask.
+
+        Args:
+            compute: Used twice.
+
+        Returns:
+            The same on every worker; None if nothing is known yet.
+        """
         name = type(self._base).__name__
         if not _may_take(self._base):
             self._say(name)
@@ -157,11 +169,12 @@ class JointRows:
             Scored(tuple(text), tuple((i, text[i - 3]) for i in range(4, len(text))))
             for text in texts
         ]
-        found, wanted = compute([joined(separate, 5)]), compute(separate)
+        joint = joined(separate, 5)
+        found, others = compute([joint]), compute([*separate, replace(joint, branches=())])
         agrees = None
-        if found is not None and wanted is not None:
-            tolerance = _FINE if _bits(self._base) >= 32 else _COARSE
-            agrees = _agree(found[0], [value for row in wanted for value in row], tolerance)
+        if found is not None and others is not None:
+            share = _COARSE if _is_coarse(self._base) else _FINE
+            agrees = _agree(found[0], [*others[0], *others[1]], others[2], share)
         everywhere = self._workers.all_gather(agrees)
         if None in everywhere:
             return None
@@ -196,18 +209,33 @@ def _lower(square: Tensor) -> Tensor:
     return torch.ones(square.shape[-2:], dtype=torch.bool, device=square.device).tril()
 
 
-def _bits(base: Any) -> int:
-    """Bits of a number of the output layer."""
+def _is_coarse(base: Any) -> bool:
+    """Whether a base computes with less than 32 bits, or with weights of less."""
     head: nn.Module = base.get_output_embeddings()
-    return 8 * next(head.parameters()).dtype.itemsize
+    itemsize = next(head.parameters()).dtype.itemsize
+    return itemsize < torch.float32.itemsize or bool(getattr(base, "is_quantized", False))
 
 
-def _agree(found: Sequence[float], wanted: Sequence[float], tolerance: float) -> bool | None:
-    """Whether log-probabilities are the same; None if they are no numbers."""
-    one, other = torch.tensor(found), torch.tensor(wanted)
-    if not bool(torch.isfinite(other).all()):
+def _agree(
+    found: Sequence[float], wanted: Sequence[float], running: Sequence[float], share: float
+) -> bool | None:
+    """Whether log-probabilities are the same up to rounding.
+
+    Args:
+        found: Of the joint row.
+        wanted: Of its separate rows.
+        running: Of the joint row as running text.
+        share: Of the largest difference between the last two, what is rounding at most.
+
+    Returns:
+        None if they are no numbers.
+    """
+    one, other, wrong = (torch.tensor(values) for values in (found, wanted, running))
+    if not bool((torch.isfinite(other) & torch.isfinite(wrong)).all()):
         return None
-    return bool(((one - other).abs() <= tolerance * other.abs().clamp(min=1.0)).all())
+    size = other.abs().clamp(min=1.0)
+    most = max(_SMALL, share * float(((wrong - other).abs() / size).max()))
+    return bool(((one - other).abs() / size <= most).all())
 
 
 class RowParts:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import transformers as hf
 import curlora
 from orchestrator.data.items import Question, Window
 from orchestrator.data.model_inputs import Scored, apart, scored_rows
-from orchestrator.engines.joint_rows import RowParts
+from orchestrator.engines import base as engines_base
+from orchestrator.engines.joint_rows import RowParts, layout_of
 from orchestrator.engines.plain import PlainEngine
 from orchestrator.loop.scoring import question_log_likelihoods, rows_of
 from orchestrator.spec.sections import TrainingSpec
@@ -155,6 +157,36 @@ def test_a_base_that_cannot_take_them_computes_separate_rows_and_says_so_once(sh
             assert found == pytest.approx(expected, rel=1e-6)  # some layers compute in float32
     assert len(seen.joint) <= 1
     assert sum("cannot read a prompt once" in r.message for r in caplog.records) == 1
+
+
+def siblings_seen(layout):
+    return replace(layout, branches=layout.branches.clamp(max=0))
+
+
+def places_as_positions(layout):
+    places = torch.arange(layout.positions.shape[1]).expand_as(layout.positions)
+    return replace(layout, positions=places)
+
+
+@pytest.mark.parametrize("wrong", [siblings_seen, places_as_positions])
+@pytest.mark.parametrize("shape", TAKEN)
+def test_a_base_that_computed_something_else_would_be_found_out(shape, wrong, monkeypatch):
+    """Untrained weights, as small as they are made: nothing matters much to anything."""
+    torch.manual_seed(0)
+    model = TAKEN[shape]().eval().requires_grad_(False)
+    monkeypatch.setattr(
+        engines_base, "layout_of", lambda rows, device: _changed(layout_of(rows, device), wrong)
+    )
+    under_test = engine_of(model)
+    values = under_test.log_probabilities(rows_of(questions()))
+    expected = own_likelihoods(model, questions())
+    found = question_log_likelihoods(questions(), values)
+    assert flat(found) == pytest.approx(flat(expected), rel=1e-5)
+    assert not under_test._joint._taken
+
+
+def _changed(layout, wrong):
+    return None if layout is None else wrong(layout)
 
 
 def test_rows_of_one_continuation_are_given_to_the_base_as_ever():
