@@ -30,7 +30,7 @@ from orchestrator.data.model_inputs import Scored, epoch_batches, scored_rows
 from orchestrator.data.preparation import prepare
 from orchestrator.data.prepared import PreparedData, PreparedTask
 from orchestrator.engines.micro_batches import sharded_batch
-from orchestrator.engines.row_batches import bucketed, padded
+from orchestrator.engines.row_batches import padded, scoring_batches
 from orchestrator.engines.scored_model import ScoredModel
 from orchestrator.engines.workers import Workers
 from orchestrator.executors.pool.packed_trials import PackedTrials
@@ -81,7 +81,7 @@ def evaluation_batches(
     """What is computed to score a task's validation and test items."""
     for items in (task.validation, task.test):
         rows = [r for i in items if isinstance(i, Question | Window) for r in scored_rows(i)]
-        for batch in bucketed(rows, batch_tokens):
+        for batch in scoring_batches(rows, batch_tokens, torch.device("cpu")):
             yield [rows[index] for index in batch], True
 
 

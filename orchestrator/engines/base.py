@@ -34,15 +34,16 @@ from orchestrator.engines.checkpoints import (
     write_tensors,
 )
 from orchestrator.engines.generation import prompt_batches, write_batch
+from orchestrator.engines.joint_rows import JointRows, layout_of
 from orchestrator.engines.linear_heads import HEADS_FILE, LinearHeads
 from orchestrator.engines.micro_batches import MicroBatch, StepBatch
 from orchestrator.engines.retention_phases import RetentionPhases, log_probability
 from orchestrator.engines.row_batches import (
-    bucketed,
     heads_of,
     mean_loss,
     padded,
     scored_example,
+    scoring_batches,
     token_places,
 )
 from orchestrator.engines.scored_model import (
@@ -85,6 +86,7 @@ class BaseEngine(RetentionPhases):
             on_gpu=self._device.type == "cuda"
         )
         self.scored = ScoredModel(model, heads and heads.to(self._device))
+        self._joint = JointRows(self.scored.base, workers)
         self.trainable = trainable_parameters(self.scored)
         self.scored.retention = self.retention
         self.retention.bind(adapted_layers(model, self.scored.adapter))
@@ -146,14 +148,22 @@ class BaseEngine(RetentionPhases):
         """The log-probability of every pick of every row; a collective, as all answers are."""
         self._forward.eval()
         with torch.no_grad():
-            batches = bucketed(rows, self._batch_tokens * self._workers.world)
-            mine = run_shards(batches, self._workers, partial(self._picks, rows))
-        return gather_values(mine, [len(row.picks) for row in rows], self._workers, self._device)
+            parts = self._joint.parts(rows, self._batch_tokens, self._read)
+            tokens = self._batch_tokens * self._workers.world
+            batches = scoring_batches(parts.rows, tokens, self._device)
+            mine = run_shards(
+                batches, self._workers, lambda own: self._read([parts.rows[index] for index in own])
+            )
+        sizes = [len(row.picks) for row in parts.rows]
+        return parts.values(gather_values(mine, sizes, self._workers, self._device))
 
-    def _picks(self, rows: Sequence[Scored], own: list[int]) -> list[list[float]]:
-        chosen = [rows[index] for index in own]
-        found = self._forward(*padded(chosen, self._device), heads_of(chosen, self._device))
-        return values_by_row(found, chosen)
+    def _read(self, rows: Sequence[Scored]) -> list[list[float]]:
+        """The log-probability of every pick of some rows, in one pass of this worker."""
+        found = self._forward(
+            *padded(rows, self._device), heads_of(rows, self._device),
+            layout=layout_of(rows, self._device),
+        )  # fmt: skip
+        return values_by_row(found, rows)
 
     def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
         """The last hidden state at the first pick of every row: float32 (rows, hidden)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from curlora.causal_rows import causal_rows
 from curlora.retention.protocol import Retention
 from orchestrator.base.errors import ModelError
+from orchestrator.engines.joint_rows import Layout, masks_of
 from orchestrator.engines.linear_heads import HeadChoice, LinearHeads
 
 LOGIT_ROWS = 1024
@@ -49,7 +51,7 @@ class ScoredModel(nn.Module):
         super().__init__()
         self.model = model
         self.heads = heads
-        inner = model.get_base_model() if hasattr(model, "peft_config") else model
+        inner = self.base
         # Kept in a tuple: registering them again would give every parameter a second name.
         self._parts = (getattr(inner, inner.base_model_prefix), inner.get_output_embeddings())
         config = inner.config.get_text_config()
@@ -60,6 +62,12 @@ class ScoredModel(nn.Module):
         self.adapter = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.retention = Retention()
 
+    @property
+    def base(self) -> Any:
+        """The causal language model, with the adapter in its layers."""
+        adapted = hasattr(self.model, "peft_config")
+        return self.model.get_base_model() if adapted else self.model
+
     def forward(
         self,
         input_ids: Tensor,
@@ -67,11 +75,12 @@ class ScoredModel(nn.Module):
         targets: Tensor | None,
         head: HeadChoice = None,
         comparison: Comparison | None = None,
+        layout: Layout | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The log-probability of each target.
 
         Rows are padded on the right and carry no mask: causal attention never looks at what
-        follows, and nothing is read at a padded place.
+        follows, and nothing is read at a padded place. Only batches with joint rows have one.
 
         Args:
             input_ids: Token ids (B, L).
@@ -80,6 +89,7 @@ class ScoredModel(nn.Module):
                 None asks for the hidden states (N, hidden) instead, float32.
             head: Whose linear head is read; None: the model's own output layer.
             comparison: What hidden states are compared with, where the retention does so.
+            layout: Positions and continuations of the tokens; None: every row is running text.
 
         Returns:
             Log-probabilities (N,), in nats, float32 (float64 of a base in that). In training mode a
@@ -87,8 +97,11 @@ class ScoredModel(nn.Module):
         """
         backbone, _ = self._parts
         deep = comparison is not None
-        with causal_rows(backbone):
-            states = backbone(input_ids=input_ids, use_cache=False, output_hidden_states=deep)
+        plain = causal_rows(backbone) if layout is None else nullcontext()
+        with plain, masks_of(layout) as more:
+            states = backbone(
+                input_ids=input_ids, use_cache=False, output_hidden_states=deep, **more
+            )
         hidden = states.last_hidden_state
         picked = hidden.reshape(-1, hidden.shape[-1])[positions]
         if targets is None:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from curlora.transfers import on_device, read_together
 from orchestrator.data.model_inputs import Scored
-from orchestrator.engines.row_batches import FULL_PASS, scored_example
+from orchestrator.engines.row_batches import cut_into_passes, pass_tokens, scored_example
 from orchestrator.executors.pool.failures import Failure, too_long
-from orchestrator.executors.pool.passes import PASS_TOKENS, PassSize, cut_into_passes
+from orchestrator.executors.pool.passes import PassSize
 from orchestrator.executors.pool.shared_passes import SharedPasses
 from orchestrator.executors.pool.slots import Slot, charge
 from orchestrator.loop.requests import TrainStep
@@ -98,7 +98,7 @@ class LearningPasses:
         # Slots of one kind stay neighbours, where their products are one.
         order = sorted(learners, key=lambda s: (-longest[s.number], s.number))
         sizes = [(len(rows[slot.number]), longest[slot.number]) for slot in order]
-        each = PASS_TOKENS if self._passes.device.type == "cpu" else FULL_PASS
+        each = pass_tokens(self._passes.device)
         for first, last in cut_into_passes(sizes, self._workers.max_rows, self.size.tokens, each):
             yield [(slot, rows[slot.number]) for slot in order[first:last]]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor
 
+from curlora.packing.pack import BARE
 from orchestrator.data.items import Tokens
 from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.generation import prompt_batches
-from orchestrator.engines.row_batches import bucketed, mean_loss, scored_example
+from orchestrator.engines.joint_rows import JointRows
+from orchestrator.engines.row_batches import mean_loss, scored_example, scoring_batches
 from orchestrator.engines.scored_model import hidden_size
 from orchestrator.engines.shards import gather_texts, gather_values, hidden_states, run_shards
 from orchestrator.executors.pool.failures import Failure, SharedFailureError, attempt, too_long
@@ -36,6 +38,7 @@ class ScoringPasses:
         self._passes = passes
         self._workers = passes.workers
         self.scored = passes.scored
+        self._joint = JointRows(self.scored.base, self._workers)
         self.reading = PassSize(tokens)
         self.writing = PassSize(tokens)
 
@@ -107,42 +110,54 @@ class ScoringPasses:
             WorkersError: A pass over a sharded base has failed on one of several workers.
         """
         failures: dict[int, Failure] = {}
+        parts = self._joint.parts(rows, self.reading.tokens, self._bare)
+        computed = parts.rows
+
+        def owner(index: int) -> int:
+            return owners[parts.origins[index]]
 
         def compute(own: list[int]) -> list[list[float]] | Failure:
-            chosen = [rows[i] for i in own]
-            return self._passes.in_step(
-                partial(self._passes.score, chosen, [owners[i] for i in own])
-            )
+            chosen = [computed[i] for i in own]
+            slots = [owner(i) for i in own]
+            return self._passes.in_step(partial(self._passes.score, chosen, slots))
 
         def recover(
             batch: list[int], failure: Failure, waiting: list[list[int]]
         ) -> list[list[int]]:
-            longest = max(len(rows[i].tokens) for i in batch)
+            longest = max(len(computed[i].tokens) for i in batch)
             most = self._workers.max_rows(len(batch))
             if failure.memory:
                 self.reading.failed(most, longest)
                 self._passes.make_room()
+            if len(batch) == 1 and failure.memory and computed[batch[0]].branches:
+                return [*([i] for i in parts.split(batch[0])), *waiting]
             if len(batch) == 1:
-                failed = owners[batch[0]]
+                failed = owner(batch[0])
                 failures[failed] = too_long(failure, longest)
-                left = [[i for i in one if owners[i] != failed] for one in waiting]
+                left = [[i for i in one if owner(i) != failed] for one in waiting]
                 return [one for one in left if one]
             if failure.memory and most > 1:
-                return self._batches(rows, owners, [i for one in (batch, *waiting) for i in one])
+                return self._batches(computed, owner, [i for one in (batch, *waiting) for i in one])
             return [*_halves(batch), *waiting]
 
-        batches = self._batches(rows, owners, range(len(rows)))
+        batches = self._batches(computed, owner, range(len(computed)))
         mine = run_shards(batches, self._workers, compute, recover)
-        sizes = [len(row.picks) for row in rows]
-        return gather_values(mine, sizes, self._workers, self._passes.device), failures
+        sizes = [len(row.picks) for row in computed]
+        found = gather_values(mine, sizes, self._workers, self._passes.device)
+        return parts.values(found), failures
+
+    def _bare(self, rows: Sequence[Scored]) -> list[list[float]] | None:
+        """What the bare base gives for some rows, on every worker; None if it fails."""
+        found = self._passes.in_step(partial(self._passes.score, rows, [BARE] * len(rows)))
+        return None if isinstance(found, Failure) else found
 
     def _batches(
-        self, rows: Sequence[Scored], owners: Sequence[int], chosen: Sequence[int]
+        self, rows: Sequence[Scored], owner: Callable[[int], int], chosen: Sequence[int]
     ) -> list[list[int]]:
         """The chosen rows in batches; within each, those of a slot are neighbours."""
         tokens = self.reading.tokens * self._workers.world
-        found = bucketed([rows[i] for i in chosen], tokens)
-        return [sorted((chosen[at] for at in one), key=lambda i: owners[i]) for one in found]
+        found = scoring_batches([rows[i] for i in chosen], tokens, self._passes.device)
+        return [sorted((chosen[at] for at in one), key=owner) for one in found]
 
     def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
         """The last hidden state of the bare base at the first pick of every row.

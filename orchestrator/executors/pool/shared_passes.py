@@ -14,6 +14,7 @@ from curlora.transfers import on_device
 from orchestrator.data.items import Tokens
 from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.generation import write_batch
+from orchestrator.engines.joint_rows import layout_of
 from orchestrator.engines.row_batches import padded
 from orchestrator.engines.scored_model import ScoredModel
 from orchestrator.engines.sharded_base import ShardedBase
@@ -141,7 +142,8 @@ class SharedPasses:
     def score(self, rows: Sequence[Scored], owners: Sequence[int]) -> list[list[float]]:
         """The log-probability of every pick of some rows, each of its slot, in one pass."""
         with torch.no_grad(), self.pack.rows(owners):
-            return values_by_row(self.scored(*padded(rows, self.device)), rows)
+            layout = layout_of(rows, self.device)
+            return values_by_row(self.scored(*padded(rows, self.device), layout=layout), rows)
 
     def write(
         self, number: int, prompts: Sequence[Tokens], task: GenerationTask

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import random
 import zlib
 from pathlib import Path
 
@@ -104,7 +105,9 @@ def test_single_token_labels_share_one_input():
 
 def test_labels_share_an_input_only_where_one_begins_with_the_other():
     question = items.Question((1, 2), ((5,), (5, 8), (6, 8, 9)), (1, 1, 1), 0)
-    rows = model_inputs.scored_rows(question)
+    (joint,) = model_inputs.scored_rows(question)
+    assert joint.tokens == (1, 2, 6, 8, 5)
+    rows = model_inputs.apart(joint)
     assert [row.tokens for row in rows] == [(1, 2, 6, 8), (1, 2, 5)]
     owners = model_inputs.pick_owners(question)
     picks = [pick for row in rows for pick in row.picks]
@@ -112,6 +115,35 @@ def test_labels_share_an_input_only_where_one_begins_with_the_other():
         o: [pick for pick, owner in zip(picks, owners, strict=True) if owner == o] for o in range(3)
     }
     assert by_owner == {0: [(1, 5)], 1: [(1, 5), (2, 8)], 2: [(1, 6), (2, 8), (3, 9)]}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_joint_row_is_taken_apart_into_the_rows_that_it_was_joined_from(seed):
+    generator = random.Random(seed)
+
+    def text(least, most):
+        return tuple(generator.randrange(9) for _ in range(generator.randint(least, most)))
+
+    prompt = text(1, 8)
+    separate = []
+    for _ in range(generator.randint(1, 4)):
+        tokens = prompt + text(0, 5)
+        places = generator.choices(range(len(prompt) - 1, len(tokens)), k=4)
+        separate.append(model_inputs.Scored(tokens, tuple((p, 7) for p in places)))
+    joint = model_inputs.joined(separate, len(prompt))
+    assert model_inputs.apart(joint) == tuple(separate)
+    assert len(joint.tokens) == len(prompt) + sum(len(r.tokens) - len(prompt) for r in separate)
+    picked = [(r.tokens[place], token) for r in separate for place, token in r.picks]
+    assert [(joint.tokens[place], token) for place, token in joint.picks] == picked
+
+
+def test_a_prompt_is_read_once_unless_attention_would_cost_more_than_that_saves():
+    long, short = tuple(range(1000)), tuple(range(20))
+    tails = [tuple(range(i, i + 1500)) for i in range(4)]
+    few = model_inputs.scored_rows(items.Question(long, ((1, 2), (3, 4)), (1, 1), 0))
+    assert [len(row.tokens) for row in few] == [1002]
+    many = model_inputs.scored_rows(items.Question(short, tuple(tails), (1,) * 4, 0))
+    assert [len(row.tokens) for row in many] == [20 + 1499] * 4
 
 
 @pytest.mark.parametrize("opening", [(), (99,)])

@@ -11,16 +11,17 @@ from orchestrator.base.errors import ModelError
 from orchestrator.base.identity import base_sha256
 from orchestrator.base.loading import load_base, load_tokenizer
 from orchestrator.data.items import Example, Writing
-from orchestrator.data.model_inputs import Scored
+from orchestrator.data.model_inputs import Scored, apart
 from orchestrator.engines.linear_heads import LinearHeads
 from orchestrator.engines.optimizer import reach, schedule_factor
 from orchestrator.engines.plain import PlainEngine
 from orchestrator.engines.row_batches import bucketed, scored_example
 from orchestrator.engines.scored_model import ScoredModel, check_logits
-from orchestrator.loop.scoring import DivergedError, score
+from orchestrator.loop.scoring import DivergedError, rows_of, score
 from orchestrator.spec.sections import ModelSpec, TrainingSpec
 from orchestrator.spec.task_files import parse_task
 from tests.process_group import in_two_workers
+from tests.questions import flat, questions
 
 VOCABULARY = 30
 
@@ -428,6 +429,10 @@ def _run_case(folder, base, case):
     rows = [scored_example(e) for e in examples(13, head=first)]
     scores = one.log_probabilities(rows)
     states, written = one.hidden_states(rows), one.write(PROMPTS, TASK)
+    joint = rows_of(questions())
+    once = one.log_probabilities(joint)
+    apart_rows = [part for row in joint for part in apart(row)]
+    alone = flat(one.log_probabilities(apart_rows))
     two = fresh(folder)
     two.load_optimizer(folder)
     resumed = [two.train_step(examples(seed=s, head=first), s) for s in range(3, 6)]
@@ -443,6 +448,7 @@ def _run_case(folder, base, case):
     return {
         "losses": losses, "rates": rates, "scores": scores, "resumed": resumed, "again": again,
         "second": second, "states": states.tolist(), "written": written, "overflow": overflow,
+        "once": flat(once), "alone": alone, "takes_joint_rows": one._joint._taken,
     }  # fmt: skip
 
 
@@ -478,6 +484,14 @@ def test_two_workers_give_the_losses_of_one_process(two_workers, tiny_base, name
     assert got["second"] == pytest.approx(expected_second, abs=1e-4)
     assert torch.allclose(torch.tensor(got["states"]), expected_states, atol=1e-3)
     assert got["written"] == expected_texts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in CASES if CASES[n].get("precision") is None])
+def test_two_workers_read_a_prompt_once_for_all_its_continuations(two_workers, name):
+    got = two_workers[name]
+    assert got["takes_joint_rows"]
+    assert got["once"] == pytest.approx(got["alone"], rel=1e-5)
 
 
 @pytest.mark.slow

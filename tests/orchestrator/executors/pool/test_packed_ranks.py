@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from orchestrator.base.loading import load_base, load_tokenizer
+from orchestrator.data.model_inputs import apart
 from orchestrator.data.preparation import prepare
 from orchestrator.engines.checkpoints import read_tensors
 from orchestrator.engines.sharded_base import ShardedBase, zero3_config
@@ -19,6 +20,7 @@ from orchestrator.executors.pool.mailbox import Mailbox
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.pool.member_worker import serve
 from orchestrator.executors.pool.packed_trials import PackedTrials
+from orchestrator.loop.scoring import rows_of
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_state import read_state
 from orchestrator.records.sweep_folder import SweepFolder
@@ -27,6 +29,7 @@ from orchestrator.spec.load import load_experiment
 from orchestrator.spec.sections import TrainingSpec
 from orchestrator.system.seals import Maker
 from tests.process_group import in_two_workers
+from tests.questions import flat, questions
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +106,20 @@ def pack_of(base, workers=ALONE, **fields):
     return PackedTrials(base, TARGETS, capacity=3, batch_tokens=128, workers=workers, **fields)
 
 
+def read_joint_rows(pack):
+    """The base reads a prompt once for all its continuations, and says what it says of each."""
+    joint = rows_of(questions())
+    separate = [part for row in joint for part in apart(row)]
+    base, seen = pack.bare_base(), []
+    hook = pack.scored.model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append("position_ids" in kwargs), with_kwargs=True
+    )
+    once, alone = flat(base.log_probabilities(joint)), flat(base.log_probabilities(separate))
+    hook.remove()
+    assert once == pytest.approx(alone, rel=1e-6)  # the softmax is in float32
+    assert seen.count(True) > 1
+
+
 class Watched(Workers):
     """Says how often this worker had no rows of its own."""
 
@@ -116,7 +133,9 @@ class Watched(Workers):
 
 def _replicated(folder, trials, data):
     base = load_base(next(iter(trials.values())).model, "fp32").double()
-    return *learn(pack_of(base, Watched.of_group()), trials, data, folder), Watched.idle
+    pack = pack_of(base, Watched.of_group())
+    read_joint_rows(pack)
+    return *learn(pack, trials, data, folder), Watched.idle
 
 
 ZERO_3 = {
@@ -136,6 +155,7 @@ def _sharded(folder, trials, data):
     sharded = ShardedBase(base, zero3_config(spec))
     assert whole_numbers(base) == 0
     pack = pack_of(base, Watched.of_group(), sharded=sharded)
+    read_joint_rows(pack)
     found = *learn(pack, trials, data, folder), Watched.idle
     left = {n: tuple(p.shape) for n, p in base.named_parameters() if p.numel()}
     assert not left, left

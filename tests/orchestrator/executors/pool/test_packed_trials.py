@@ -14,8 +14,9 @@ import curlora
 from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.loading import load_base, load_tokenizer
 from orchestrator.data.preparation import prepare
+from orchestrator.engines import row_batches
 from orchestrator.engines.plain import PlainEngine
-from orchestrator.executors.pool import packed_trials, passes
+from orchestrator.executors.pool import packed_trials
 from orchestrator.executors.pool.admission import packing_refuses
 from orchestrator.executors.pool.learning_passes import LearningPasses
 from orchestrator.executors.pool.packed_trials import PackedTrials
@@ -250,7 +251,7 @@ def test_slots_are_cut_into_the_passes_that_compute_least(seed):
         for inner in range(len(sizes))
         for places in itertools.combinations(range(1, len(sizes)), inner)
     ]
-    found = passes.cut_into_passes(sizes, share, limit, each)
+    found = row_batches.cut_into_passes(sizes, share, limit, each)
     assert [place for cut in found for place in range(*cut)] == list(range(len(sizes)))
     assert cost(found) == min(map(cost, every))
 
