@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the project is not installed
 
 import torch
 from gpu_record import Record, add_record_options, seconds_left

@@ -26,9 +26,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the project is not installed
 
 from gpu_record import Record, given_options, parser_of
 from packed_ways import Bench, Setting

@@ -39,11 +39,10 @@ def world(tiny_base, tiny_tasks, tmp_path_factory):
     return World(tiny_base, tiny_tasks, tmp_path_factory.mktemp("waits"))
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("case", PLAIN, ids=str)
-def test_a_step_of_the_plain_engine_waits_once(world, case, accumulation):
+def test_a_step_of_the_plain_engine_waits_once_for_all_micro_batches(world, case):
     experiment, data = world.load(case, "fp32")
-    spec = experiment.training.model_copy(update={"accumulation": accumulation})
+    spec = experiment.training.model_copy(update={"accumulation": 2})
     sequence = task_sequence(experiment, data)
     model = adapted_model("t001", experiment, data, "cpu")
     model.config._attn_implementation = "sdpa"  # as on a GPU
