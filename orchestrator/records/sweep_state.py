@@ -18,6 +18,7 @@ from orchestrator.records.event import Event, Line
 from orchestrator.records.event_values import Finalist
 from orchestrator.records.events import (
     BudgetSpent,
+    CellsScored,
     ChampionRegistered,
     StageReported,
     SweepContinued,
@@ -25,6 +26,7 @@ from orchestrator.records.events import (
     SweepOpened,
     TestRead,
     TrialEnded,
+    TrialMeasured,
     TrialProposed,
     TrialStarted,
     read_event,
@@ -32,7 +34,7 @@ from orchestrator.records.events import (
 from orchestrator.records.journal_facts import identity_of, versions
 from orchestrator.records.readings import reading_words
 from orchestrator.records.scores import flat, number
-from orchestrator.records.stage_report import StageReport
+from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.records.trial_record import BASE_TRIAL, Leading, TrialRecord, compared_with_base
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.validation import ExperimentError
@@ -79,6 +81,8 @@ class SweepState:
     version: str | None = None
     everything: dict[str, TrialRecord] = field(default_factory=dict[str, TrialRecord])
     """Every trial by name, the untouched base included."""
+    other_tasks: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """The task files of tasks that trials were scored on later, though the sweep has none such."""
     _joint: dict[str, bool] = field(default_factory=dict[str, bool])
     spent: BudgetSpent = field(default_factory=BudgetSpent)
     """What it has spent, as far as it has a budget."""
@@ -113,6 +117,11 @@ class SweepState:
                 self._take_of_trial(event)
             case SweepEnded():
                 self.verdict = self.last_verdict = event
+            case CellsScored():
+                self.trial(event.trial).take_later(event, examples=self.whole)
+                self.other_tasks |= event.tasks or {}
+            case TrialMeasured():
+                self.trial(event.trial).take_measures(event)
             case BudgetSpent():
                 self.spent = event
             case TestRead():
@@ -163,9 +172,13 @@ class SweepState:
                 self._take_start(trial, event)
             case StageReported():
                 trial.take_report(self._kept(event), event.n)
+                if event.adapter and event.adapter_sha256:
+                    kept = (event.adapter, event.adapter_sha256)
+                    trial.task_adapters[event.report.task_index + 1] = kept
             case TrialEnded():
                 trial.state, trial.reason = event.state, event.reason
                 trial.measures, trial.gain_interval = event.measures or {}, event.gain_interval
+                trial.searched_measures = trial.measures
                 trial.intervals = event.intervals or {}
                 trial.adapter, trial.log = event.adapter, event.log
                 trial.adapter_sha256 = event.adapter_sha256
@@ -318,14 +331,13 @@ class SweepState:
 
         Before a trial has ended, that is all that can be compared.
         """
-        base = self.everything.get(BASE_TRIAL)
-        zero_shot = (base.base_row if base else None) or [NOT_MEASURED] * len(self.tasks)
         found: list[tuple[tuple[int, float, float], Leading]] = []
         for trial in self.trials:
             reports = [r for r in trial.reports if r.task_index >= 0]
             if trial.state != "RUNNING" or not reports:
                 continue
             last = reports[-1]
+            zero_shot = self._base_row(last.examples) or [NOT_MEASURED] * len(self.tasks)
             own, other = compared_with_base(last, self.tasks, zero_shot)
             merit = (last.task_index, last.fraction, own)
             if not math.isnan(own):
@@ -392,16 +404,45 @@ class SweepState:
         return trial.versions[-1] if trial.versions else self.versions
 
     def matrix(self, trial: TrialRecord) -> AccuracyMatrix | None:
-        """The accuracy matrix as far as it was measured, None when no row was."""
-        base = self.everything.get(BASE_TRIAL)
-        first = trial.base_row or (base.base_row if base else None)
+        """The accuracy matrix as far as it was measured, None when no row was.
+
+        Args:
+            trial: One of the sweep's.
+
+        Returns:
+            Scores, all of a task on the same examples: what was scored later on more of them is
+            part of it once the whole matrix is.
+        """
+        first = trial.base_row or self._base_row(trial.examples)
         learnt = trial.learnt_rows
         if not learnt and first is None:
             return None
         empty = [NOT_MEASURED] * len(self.tasks)
         count = max(learnt, default=-1) + 1
         rows = [first or empty, *(learnt.get(index, empty) for index in range(count))]
+        if trial.whole_examples is not None or not self._is_screened(trial):
+            rows = [self._with_later(trial, i, row) for i, row in enumerate(rows)]
         return AccuracyMatrix(tuple(self.tasks), tuple(tuple(row) for row in rows))
+
+    def _with_later(self, trial: TrialRecord, learnt: int, row: list[float]) -> list[float]:
+        return [
+            trial.later[(learnt, task)].value if (learnt, task) in trial.later else score
+            for task, score in zip(self.tasks, row, strict=True)
+        ]
+
+    def _is_screened(self, trial: TrialRecord) -> bool:
+        """Whether a trial was scored on fewer examples than the untouched base."""
+        base = self.everything.get(BASE_TRIAL)
+        every = (base.examples if base is not None else None) or {}
+        return any(count < every.get(task, count) for task, count in (trial.examples or {}).items())
+
+    def _base_row(self, counts: Mapping[str, int] | None) -> list[float] | None:
+        """What the untouched base scores on the first examples of each task."""
+        base = self.everything.get(BASE_TRIAL)
+        report = base.by_stage.get((-1, DONE)) if base is not None else None
+        if report is None or not report.row:
+            return None
+        return list(report.on_first(self.tasks, counts).row or ())
 
 
 def _experiment(document: Mapping[str, Any]) -> Experiment | None:
