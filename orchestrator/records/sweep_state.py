@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.records.event import Event, Line
-from orchestrator.records.event_values import Finalist
+from orchestrator.records.event_values import Finalist, TaskScores
 from orchestrator.records.events import (
     BudgetSpent,
     CellsScored,
@@ -305,10 +305,10 @@ class SweepState:
             trial
             for trial in self.finished
             if trial.of is None
-            and not math.isnan(trial.measure("gain"))
+            and not math.isnan(trial.searched_measure("gain"))
             and not self._is_joint(trial)
         ]
-        return max(measured, key=lambda t: t.measure("gain"), default=None)
+        return max(measured, key=lambda t: t.searched_measure("gain"), default=None)
 
     @property
     def reading(self) -> TestRead | None:
@@ -420,21 +420,46 @@ class SweepState:
         empty = [NOT_MEASURED] * len(self.tasks)
         count = max(learnt, default=-1) + 1
         rows = [first or empty, *(learnt.get(index, empty) for index in range(count))]
-        if trial.whole_examples is not None or not self._is_screened(trial):
+        if trial.whole_examples is not None or not self.is_screened(trial):
             rows = [self._with_later(trial, i, row) for i, row in enumerate(rows)]
         return AccuracyMatrix(tuple(self.tasks), tuple(tuple(row) for row in rows))
+
+    def examples(self, trial: TrialRecord) -> dict[str, int]:
+        """By task, how many validation examples stand behind a trial's matrix; {} if unknown."""
+        base = self.everything.get(BASE_TRIAL)
+        every = base.examples if base is not None else None
+        return {**(every or {}), **(trial.examples or {})}
+
+    def is_screened(self, trial: TrialRecord) -> bool:
+        """Whether a trial was scored on fewer examples than the untouched base."""
+        base = self.everything.get(BASE_TRIAL)
+        every = (base.examples if base is not None else None) or {}
+        return any(count < every.get(task, count) for task, count in (trial.examples or {}).items())
+
+    def other_scores(self, trial: TrialRecord) -> dict[str, dict[int, TaskScores]]:
+        """What a trial scores on tasks that the sweep does not have.
+
+        Args:
+            trial: One of the sweep's, or the untouched base.
+
+        Returns:
+            By task and by how many tasks it had learnt; 0 is the untouched base.
+        """
+        base = self.everything.get(BASE_TRIAL)
+        found: dict[str, dict[int, TaskScores]] = {}
+        for task in self.other_tasks:
+            cells = {n: scores for (n, name), scores in trial.later.items() if name == task}
+            if cells and base is not None and (0, task) in base.later:
+                cells[0] = base.later[(0, task)]
+            if cells:
+                found[task] = cells
+        return found
 
     def _with_later(self, trial: TrialRecord, learnt: int, row: list[float]) -> list[float]:
         return [
             trial.later[(learnt, task)].value if (learnt, task) in trial.later else score
             for task, score in zip(self.tasks, row, strict=True)
         ]
-
-    def _is_screened(self, trial: TrialRecord) -> bool:
-        """Whether a trial was scored on fewer examples than the untouched base."""
-        base = self.everything.get(BASE_TRIAL)
-        every = (base.examples if base is not None else None) or {}
-        return any(count < every.get(task, count) for task, count in (trial.examples or {}).items())
 
     def _base_row(self, counts: Mapping[str, int] | None) -> list[float] | None:
         """What the untouched base scores on the first examples of each task."""

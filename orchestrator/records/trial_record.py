@@ -193,6 +193,11 @@ class TrialRecord:
         value = self.measures.get(name)
         return NOT_MEASURED if value is None else float(value)
 
+    def searched_measure(self, name: str) -> float:
+        """A measure on the examples that all trials of the search are scored on, NaN if unknown."""
+        value = self.searched_measures.get(name)
+        return NOT_MEASURED if value is None else float(value)
+
     @property
     def base_row(self) -> list[float] | None:
         """The scores before anything was learnt, None unless this trial measured them."""

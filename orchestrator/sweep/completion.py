@@ -73,8 +73,14 @@ class Completion:
         self._measuring = Measuring(ledger)
 
     def due(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Those of some whole trials whose matrix is not known whole, and can be."""
-        return [t for t in trials if t.record.whole_examples is None and any(self.missing(t))]
+        """Those of some whole trials whose matrix, or what it says, is not known whole yet."""
+        return [t for t in trials if any(self.missing(t)) or self._is_unmeasured(t)]
+
+    def _is_unmeasured(self, trial: Trial) -> bool:
+        """Whether measures on all examples were not recorded, after an interruption perhaps."""
+        if trial.record.whole_examples is not None:
+            return False
+        return bool(trial.record.later) or not self._measuring.is_on_all(trial)
 
     def before_verdict(self, contenders: Iterable[Trial], score: Scores) -> None:
         """Score the whole matrices that the verdict stands on.
@@ -113,16 +119,26 @@ class Completion:
         """
         self.score_rows([row for trial in trials for row in self.missing(trial)], score)
         for trial in trials:
-            measured = self._measuring.on_all(trial)
-            gain, intervals = intervals_of(measured)
-            self._ledger.record(
-                TrialMeasured(
-                    trial.name, dict(measured.counts), {**measured.measures}, gain, intervals
-                )
-            )
+            self.record_measures(trial)
 
-    def missing(self, trial: Trial) -> list[Row]:
-        """The cells of a whole trial that were not scored on all examples, and can be."""
+    def record_measures(self, trial: Trial) -> None:
+        """Record what a whole trial measures on all examples."""
+        measured = self._measuring.on_all(trial)
+        gain, intervals = intervals_of(measured)
+        self._ledger.record(
+            TrialMeasured(trial.name, dict(measured.counts), {**measured.measures}, gain, intervals)
+        )
+
+    def missing(self, trial: Trial, *, again: bool = False) -> list[Row]:
+        """The cells of a whole trial that were not scored on all examples, and can be.
+
+        Args:
+            trial: The trial.
+            again: Whether what could not be scored before is tried again.
+
+        Returns:
+            Rows of the matrix; those after which no adapter was kept are left out.
+        """
         ledger, record = self._ledger, trial.record
         tasks, everything = ledger.experiment.tasks, ledger.every_example()
         cells = ledger.cells(trial.name)
@@ -140,7 +156,8 @@ class Completion:
                 read = (final.probes or {}) if final is not None else {}
                 probes = [name for name in ledger.experiment.probes if name not in read]
                 wanted |= {name: 0 for name in probes if (learnt, name) not in cells}
-            asked = {t: b for t, b in wanted.items() if (learnt, t) not in record.unscored}
+            tried = {} if again else record.unscored
+            asked = {t: b for t, b in wanted.items() if (learnt, t) not in tried}
             if asked and (row := self.row(trial, learnt, asked)) is not None:
                 rows.append(row)
         return rows

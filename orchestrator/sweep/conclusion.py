@@ -126,28 +126,29 @@ def row_0_key(loaded: LoadedExperiment, provenance: Mapping[str, Any]) -> dict[s
     experiment = loaded.experiment
     named = [*experiment.tasks, *experiment.probes]
     return {
-        "base": {
-            "sha256": provenance["base"]["sha256"],
-            "setup": provenance["base"]["setup_sha256"],
-            "model": experiment.model.quantization,
-        },
+        **scores_follow_from(loaded, provenance),
         "asked": [computed_fields(loaded.tasks[name]) for name in named],
-        "precision": experiment.training.precision,
-        "on_gpu": experiment.resources.gpus_per_worker > 0,
-        "executor": experiment.resources.executor,
         "data": [[name, provenance["data"][name]] for name in experiment.tasks],
         "probes": [[name, provenance["data"][name]] for name in experiment.probes],
-        "batch_tokens": experiment.data.batch_tokens,
-        "code": provenance["code"],
-        "packages": provenance["packages"],
     }
 
 
 def scores_follow_from(loaded: LoadedExperiment, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that a score follows from, besides adapter, task and examples."""
-    row_0 = row_0_key(loaded, provenance)
-    left_out = ("asked", "data", "probes")
-    return {name: value for name, value in row_0.items() if name not in left_out}
+    experiment = loaded.experiment
+    return {
+        "base": {
+            "sha256": provenance["base"]["sha256"],
+            "setup": provenance["base"]["setup_sha256"],
+            "model": experiment.model.quantization,
+        },
+        "precision": experiment.training.precision,
+        "on_gpu": experiment.resources.gpus_per_worker > 0,
+        "executor": experiment.resources.executor,
+        "batch_tokens": experiment.data.batch_tokens,
+        "code": provenance["code"],
+        "packages": provenance["packages"],
+    }
 
 
 def _give_up(driver: Driver, projection: MlflowSync) -> NoReturn:

@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator.cli import app
 from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.load import load_experiment
@@ -125,3 +127,52 @@ def test_a_completion_that_goes_on_scores_nothing_twice(sweeps, tmp_path, monkey
     assert (after.front, after.champion, after.reason) == (
         before.front, before.champion, before.reason,
     )  # fmt: skip
+
+
+def score(storage, *words):
+    answer = CliRunner().invoke(
+        app, ["score", "screened", *words, "--storage", str(storage), "--json"]
+    )
+    assert answer.exit_code == 0, answer.output
+    return json.loads(answer.stdout)
+
+
+def test_a_finished_trial_is_scored_whole_and_on_a_task_that_nobody_thought_of(
+    sweeps, tiny_tasks, tmp_path
+):
+    storage, (_, folder) = tmp_path / "runs", sweeps["screened"]
+    shutil.copytree(folder.parent, storage)
+    rest = [trial.name for trial in state(folder).trials if trial.whole_examples is None]
+    name = rest[0] if rest else "t001"
+    other = tmp_path / "kind.yaml"
+    text = (tiny_tasks / "tasks" / "being.yaml").read_text()
+    text = text.replace("name: being", "name: kind")
+    other.write_text(text.replace("../data/being", str(tiny_tasks / "data" / "being")))
+    found = score(storage, name, "--full", "--task", str(other))
+    expected = state(sweeps["at-once"][1])
+    matrix = expected.matrix(expected.trial(name))
+    assert found["matrix"]["rows"] == [list(row) for row in matrix.rows]
+    assert found["examples"] == {"mood": EVERY, "being": EVERY}
+    # The same data under another name: the column of the task that it was made from.
+    column = [row[1] for row in found["matrix"]["rows"]]
+    assert [found["other_tasks"]["kind"][str(n)]["score"] for n in (0, 1, 2)] == column
+    lines = len(read_journal(storage / "screened"))
+    again = score(storage, name, "--task", str(other))
+    assert again["other_tasks"] == found["other_tasks"]
+    assert len(read_journal(storage / "screened")) == lines, "nothing was scored again"
+    assert state(storage / "screened").verdict == state(folder).verdict, "a verdict stands"
+
+
+def test_what_cannot_be_scored_later_says_why(sweeps, tiny_tasks, tmp_path):
+    storage, (_, folder) = tmp_path / "runs", sweeps["screened"]
+    shutil.copytree(folder.parent, storage)
+    own = str(tiny_tasks / "tasks" / "being.yaml")
+
+    def refused(*words):
+        answer = CliRunner().invoke(app, ["score", "screened", *words, "--storage", str(storage)])
+        assert answer.exit_code == 2, answer.output
+        return " ".join(answer.output.split())
+
+    assert "The sweep has a task 'being' already: `--full`" in refused("t001", "--task", own)
+    assert "name another task with `--task`" in refused("base")
+    assert "No trial 't009'" in refused("t009")
