@@ -56,7 +56,7 @@ def counted(file: Path, data_root: Path | None = None) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the counts."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, default=FILES)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--json", action="store_true")

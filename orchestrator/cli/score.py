@@ -64,7 +64,7 @@ def score(
 
     shown = LiveDisplay(make_console(stderr=True))
     with shown:
-        view = score_later(folder, Asked(trial, full, tasks, base), shown)
+        view, _ = score_later(folder, Asked(trial, full, tasks, base), shown)
     record = find_trial(view, trial)
     if as_json:
         print_json(trial_document(view, record, folder))

@@ -148,7 +148,7 @@ def _as_scoring(value: object) -> object:
     """Refuse what is no scoring in one message, where a union would give one of each form."""
     mapping = cast("dict[str, Any]", value) if isinstance(value, dict) else None
     if value == "full" or isinstance(value, ScoringSpec):
-        return value
+        return cast("object", value)
     screen = None if mapping is None else mapping.get("screen", "all")
     whole = type(screen) is int and screen >= 1
     if mapping is None or not (whole or screen == "all") or set(mapping) - {"screen"}:

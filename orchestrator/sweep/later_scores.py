@@ -19,6 +19,7 @@ from orchestrator.data.preparation import prepare, prepare_measured
 from orchestrator.data.prepared import PreparedData
 from orchestrator.loop.task_sequence import scored_of
 from orchestrator.records.errors import JournalError, TrackingError
+from orchestrator.records.event import Line
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_facts import effective_experiment
 from orchestrator.records.sweep_state import SweepState
@@ -58,7 +59,7 @@ class Asked:
         return self.full or not self.tasks
 
 
-def score_later(folder: Path, asked: Asked, observer: Observer) -> SweepState:
+def score_later(folder: Path, asked: Asked, observer: Observer) -> tuple[SweepState, list[Line]]:
     """Score what a trial was not scored on, and journal it.
 
     What was scored before, by any sweep with this storage, is not scored again.
@@ -69,7 +70,7 @@ def score_later(folder: Path, asked: Asked, observer: Observer) -> SweepState:
         observer: Who is told what happens.
 
     Returns:
-        What the journal says then.
+        What the journal says then, and its lines.
 
     Raises:
         SweepError: If it cannot be done; one message for the user.
@@ -82,7 +83,8 @@ def score_later(folder: Path, asked: Asked, observer: Observer) -> SweepState:
             _score(journal, loaded, asked, observer)
             projection = MlflowSync(loaded.experiment, folder.parent, journal, observer)
             projection.catch_up(running=False)
-            return SweepState.of(journal.lines)
+            lines = list(journal.lines)
+            return SweepState.of(lines), lines
     except (
         JournalError, DataError, ModelError, ChangedSweepError, TrackingError, TaskFileError,
     ) as error:  # fmt: skip

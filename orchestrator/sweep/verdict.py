@@ -103,11 +103,11 @@ def judge(
         basis=_seeds_words(repeated),
         reference=controls.reference_name,
     )
-    others = [c for c in candidates if c.name != verdict.champion]
+    beaten = [c for c in candidates if c.name != verdict.champion]
     runner_up = None
     between = None
-    if others and verdict.champion is not None:
-        runner_up = best_candidate(others, maximize=rule.maximize, subject_to=rule.subject_to).name
+    if beaten and verdict.champion is not None:
+        runner_up = best_candidate(beaten, maximize=rule.maximize, subject_to=rule.subject_to).name
         shown = again or tried
         between = controls.interval(shown[verdict.champion].examples, shown[runner_up].examples)
     return SweepEnded(
