@@ -47,6 +47,8 @@ class AdapterKind:
     """The floating-point numbers kept beside the base and the trained parameters."""
     changes_base: Literal["never", "init", "train", "merge"] = "never"
     """When the weights of the base are written: when attached, by each step, or when merged."""
+    saved_whole: bool = False
+    """Whether what is saved of it is about as large as the weights that it adapts."""
     linear_factors: Literal["lora", "core"] | None = None
     """Which trained matrices act as z = P h: `lora_A` and `lora_B`, or a core (r, r) alone."""
     additive: bool = False
@@ -81,6 +83,11 @@ class AdapterKind:
     def trains_base(self) -> bool:
         """Whether the base's own parameters are trained, so that it is saved as a whole model."""
         return self.changes_base == "train"
+
+    @property
+    def small(self) -> bool:
+        """Whether it is saved in much less than the base, so that one can be kept a task."""
+        return not (self.trains_base or self.saved_whole)
 
     @property
     def trains_nothing(self) -> bool:

@@ -57,6 +57,7 @@ KIND = AdapterKind(
     count_frozen=_frozen,
     conv1d=False,
     reads_weight=True,
+    saved_whole=True,
     partitioned="decomposes each whole weight",
     misfit=_misfit,
 )

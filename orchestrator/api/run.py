@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
 
+from orchestrator.api.progress import LoggedProgress
 from orchestrator.api.sweep import Sweep
-from orchestrator.records.events import Event, TrialEnded
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment, complete_experiment, load_experiment
 from orchestrator.sweep import run
 from orchestrator.sweep.continuation import has_begun
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.run_options import SweepOptions
-
-_log = logging.getLogger(__name__)
-
-
-class LoggedProgress:
-    """Logs what a sweep does, at level INFO."""
-
-    def note(self, text: str) -> None:
-        """Log what the driver is doing."""
-        _log.info("%s", text)
-
-    def event(self, event: Event, *, replayed: bool = False) -> None:
-        """Log how trials end; those of an earlier process were logged by it."""
-        if not replayed and isinstance(event, TrialEnded):
-            _log.info("%s: %s%s", event.trial, event.state, event.reason and f", {event.reason}")
-
-    def progress(self, trial: str, progress: dict[str, Any]) -> None:
-        """Leave the steps of a trial out."""
 
 
 def run_sweep(
@@ -58,7 +39,7 @@ def run_sweep(
         data_root: Where tasks read `<data_root>/<local_name>/<split>.jsonl[.gz]` in place of their
             own sources.
         scheduler: A scheduler of `ray.tune` that may stop trials.
-        observer: Who is told what happens; None: it is logged by `orchestrator.api.run` at INFO.
+        observer: Who is told what happens; None: it is logged below `orchestrator.api` at INFO.
 
     Returns:
         The sweep with its verdict. What is to be mended although it has ended, such as an MLflow

@@ -18,9 +18,11 @@ from orchestrator.api.frames import (
     trials_frame,
 )
 from orchestrator.api.journals import find_trial, read_sweep
+from orchestrator.api.progress import LoggedProgress
 from orchestrator.records.events import Line
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.written import write_report
+from orchestrator.spec.task_files import load_task
 from orchestrator.system.formatting import count
 
 
@@ -106,6 +108,39 @@ class Sweep:
             UsageError: There is no such trial.
         """
         return curves_frame(find_trial(self.state, trial))
+
+    def score(
+        self,
+        trial: str,
+        *,
+        full: bool = False,
+        tasks: Sequence[Path | str] = (),
+        base: Path | str | None = None,
+    ) -> MatrixFrame:
+        """Score a finished trial on all validation examples: as `orchestrate score` does.
+
+        Args:
+            trial: Its name.
+            full: Every cell of its matrix; else those that the sweep's measures need.
+            tasks: Task files of tasks that the sweep does not have; without `full` these alone.
+            base: Where the base is now, if it was moved.
+
+        Returns:
+            The trial's matrix. Scores on other tasks are in `state.other_scores`.
+
+        Raises:
+            UsageError: There is no such trial.
+            TaskFileError: A task file is wrong.
+            SweepError: It cannot be done; the message says why.
+        """
+        from orchestrator.sweep.later_scores import Asked, score_later
+
+        find_trial(self.state, trial)
+        others = tuple(load_task(Path(file)) for file in tasks)
+        asked = Asked(trial, full, others, None if base is None else Path(base))
+        self.state, self._lines = score_later(self.folder, asked, LoggedProgress())
+        self.__dict__.pop("trials", None)
+        return self.matrix(trial)
 
     def report(self, output: Path | str | None = None) -> Path:
         """Write the report: one HTML page and its pictures.

@@ -10,8 +10,9 @@ from orchestrator.records.readings import CONTROLS
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 
-WORDS = ("trial", "state", "of", "on_front", "champion")
-"""The columns that say what a trial is; `of` names the trial that it repeats."""
+WORDS = ("trial", "state", "of", "on_front", "champion", "examples")
+"""The columns that say what a trial is: `of` names the trial that it repeats, `examples` how many
+validation examples of all tasks it was measured on (None where that is not recorded)."""
 INTERVALS = (
     *("gain_low", "gain_high"),
     *(f"minus_{control}_{end}" for control in CONTROLS for end in ("low", "high")),
@@ -57,6 +58,7 @@ def _row(view: SweepState, trial: TrialRecord) -> dict[str, Any]:
         "of": trial.of,
         "on_front": trial.name in view.front,
         "champion": trial.name == view.champion,
+        "examples": sum(view.examples(trial).values()) or None,
         **{name: trial.measures.get(name) for name in NATURAL_DIRECTIONS},
         **dict(zip(INTERVALS, ends, strict=True)),
         **view.settings(trial),

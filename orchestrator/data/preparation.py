@@ -95,6 +95,31 @@ def prepare(
     )
 
 
+def prepare_measured(
+    spec: TaskSpec, experiment: Experiment, tokenizer: Any, *, vocabulary: int | None = None
+) -> PreparedData:
+    """A task that an experiment does not name, as one that is measured and never learnt.
+
+    Args:
+        spec: The task.
+        experiment: The experiment, whose limits and lengths hold.
+        tokenizer: The base model's tokenizer.
+        vocabulary: Rows of the base's embedding; None where they are not known.
+
+    Returns:
+        The task alone.
+
+    Raises:
+        DataError: If its data are missing or wrong, or have tokens that the base lacks.
+    """
+    task = prepare_task(
+        spec, tokenizer, experiment.data, max_length=experiment.training.max_length, learnt=False
+    )
+    ids = (i for item in (*task.validation, *task.test) for i in token_ids(item))
+    refuse_unknown_ids(task.name, ids, tokenizer, vocabulary)
+    return PreparedData({spec.name: task}, {spec.name: _tokens_sha256(task)}, {})
+
+
 def _to_be_said(task: PreparedTask, *, learnt: bool) -> Iterator[str]:
     """What is missing of a task though it can be learnt."""
     if task.facts.get("held_by_others"):

@@ -64,9 +64,8 @@ def node_devices(names: Sequence[str], resources: ResourceSpec) -> dict[str, lis
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     on_gpu = resources.gpus_per_worker > 0
-    look: Any = ray.remote(num_cpus=0, num_gpus=A_LITTLE if on_gpu else 0, max_retries=0)(
-        devices_here
-    )
+    remote: Any = ray.remote(num_cpus=0, num_gpus=A_LITTLE if on_gpu else 0, max_retries=0)
+    look = remote(devices_here)
     answers = {
         name: look.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False)

@@ -13,6 +13,7 @@ from orchestrator.executors.messages import (
     Progressed,
     WorkSetAside,
 )
+from orchestrator.executors.task_adapters import TaskAdapters
 from orchestrator.executors.trial_run import (
     adapted_model,
     check_engine_logits,
@@ -75,7 +76,8 @@ class _LocalTrial:
             self._engine.load(checkpoint)
         state = fresh_state(self._sequence) if found is None else read_state(checkpoint)
         kept = KeptCheckpoint(checkpoint, job.maker, tell)
-        self._shell = TrialShell(job.maker, state, kept)
+        adapters = TaskAdapters(job.folder, name, experiment)
+        self._shell = TrialShell(job.maker, state, kept, adapters)
 
     def run(self) -> None:
         """Learn what is left of the sequence."""

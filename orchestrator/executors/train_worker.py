@@ -12,6 +12,7 @@ from curlora_kinds.adapters.table import sharding_refuses
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Failed, Ready, Reported, WorkSetAside, to_metrics
+from orchestrator.executors.task_adapters import TaskAdapters
 from orchestrator.executors.trial_run import (
     adapted_model,
     check_engine_logits,
@@ -157,7 +158,8 @@ class _WorkerTrial:
         self._sequence = task_sequence(experiment, data)
         state = read_state(checkpoint) if checkpoint else fresh_state(self._sequence)
         checkpoints = _RayTrainCheckpoints(job.maker, job.folder.work(name))
-        self._shell = TrialShell(job.maker, state, checkpoints, first=checkpoints.part == 0)
+        adapters, first = TaskAdapters(job.folder, name, experiment), checkpoints.part == 0
+        self._shell = TrialShell(job.maker, state, checkpoints, adapters, first=first)
         on_gpu = experiment.resources.gpus_per_worker > 0
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
         zero3 = zero3_config(experiment.training)

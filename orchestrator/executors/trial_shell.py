@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.executors.messages import Reported
+from orchestrator.executors.task_adapters import TaskAdapters
 from orchestrator.loop.trial_checkpoints import keep_checkpoint
 from orchestrator.loop.trial_state import TrialState, write_state
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
@@ -74,7 +75,13 @@ class TrialShell:
     """A trial as its executor keeps it: where it is, and what is saved of it."""
 
     def __init__(
-        self, maker: Maker, state: TrialState, checkpoints: Checkpoints, *, first: bool = True
+        self,
+        maker: Maker,
+        state: TrialState,
+        checkpoints: Checkpoints,
+        adapters: TaskAdapters,
+        *,
+        first: bool = True,
     ) -> None:
         """Begin, or go on.
 
@@ -82,10 +89,12 @@ class TrialShell:
             maker: What the trial's work is sealed with.
             state: Where it goes on from.
             checkpoints: Where its checkpoints go.
+            adapters: Where its adapters go.
             first: Whether this is the first of its workers, which writes what is no worker's own.
         """
         self.state = state
         self._maker, self._checkpoints, self._first = maker, checkpoints, first
+        self._adapters = adapters
 
     def reported(self, report: StageReport, matrix: AccuracyMatrix, engine: Saves) -> None:
         """Save a trial that has come to a rung or to the end of a task, then tell its report.
@@ -101,11 +110,13 @@ class TrialShell:
         fresh = self._checkpoints.fresh()
         if self._maker.trial != BASE_TRIAL:
             engine.save(fresh, with_optimizer=report.fraction < DONE)
-            if report.fraction == DONE:
+            if self._adapters.wanted(report):
                 with engine.gathered():
                     if self._first:
                         engine.save_adapter(fresh / "adapter")
-                        seal(fresh / "adapter", self._maker)
+                if self._first:
+                    seal(fresh / "adapter", self._maker)
+                    self._adapters.keep(fresh / "adapter", report)
         if self._first:
             write_state(fresh, self.state)
         self._checkpoints.keep(fresh, report)

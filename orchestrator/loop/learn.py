@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.data.prepared import PreparedTask
 from orchestrator.loop.requests import (
     BeginSequence,
     BeginTask,
@@ -44,7 +45,14 @@ def measure_base(sequence: TaskSequence) -> Learning:
             heads[task.name] = yield FitHeadOnly(task)
     matrix = AccuracyMatrix(tuple(t.name for t in sequence.tasks), (_row(scores),))
     report = replace(
-        _end_report(None, 0, scores, probes, examples_of=list(scores)),
+        _end_report(
+            None,
+            0,
+            scores,
+            probes,
+            examples_of=list(scores),
+            counts=_counts(sequence.tasks_after(0)),
+        ),
         head_only={name: scored.metrics for name, scored in heads.items()},
         head_only_per_example={name: scored.per_example for name, scored in heads.items()},
     )
@@ -96,7 +104,7 @@ def learn_sequence(
             if stopper.stops and taken < len(batches):
                 break
             if taken in rungs:
-                value, metrics = yield from _evaluate_some(stage, sequence.rung_examples)
+                value, metrics = yield from _evaluate_some(stage, sequence.examples_at_rungs)
                 yield Report(
                     StageReport(
                         task=stage.name, task_index=stage.index, step=taken, steps=len(batches),
@@ -104,6 +112,7 @@ def learn_sequence(
                         seconds=clock.seconds(), held_out_best=stopper.best,
                         held_out_waited=stopper.waited, metrics=metrics,
                         strength=retention.strength,
+                        examples=_counts((t, sequence.examples_at_rungs) for t in stage.tasks),
                     ),
                     matrix,
                 )  # fmt: skip
@@ -115,9 +124,11 @@ def learn_sequence(
             matrix = matrix.with_row((NOT_MEASURED,) * len(sequence.tasks))
         matrix = matrix.with_row(_row(scores))
         learnt = [task.name for task in stage.tasks]
+        whole = matrix.complete or sequence.scored.cells is not None
         report = _end_report(
-            stage, taken, scores, probes, examples_of=list(scores) if matrix.complete else learnt
-        )
+            stage, taken, scores, probes, examples_of=list(scores) if whole else learnt,
+            counts=_counts(sequence.tasks_after(stage.index + 1)),
+        )  # fmt: skip
         yield Report(
             replace(
                 report, loss=_mean(losses), tokens=tokens, seconds=clock.seconds(),
@@ -177,10 +188,11 @@ def _evaluate_all(
     sequence: TaskSequence, *, learnt: int
 ) -> Generator[Request, Any, tuple[dict[str, Score], dict[str, Score]]]:
     scores: dict[str, Score] = {}
-    for index, task in enumerate(sequence.tasks):
-        # A head that has not been trained yet says nothing: there is no such score.
-        missing = task.has_head and index >= learnt
-        scores[task.name] = Score(math.nan) if missing else (yield Evaluate(task))
+    asked = {task.name: limit for task, limit in sequence.tasks_after(learnt)}
+    for task in sequence.tasks:
+        scores[task.name] = Score(math.nan)
+        if task.name in asked:
+            scores[task.name] = yield Evaluate(task, asked[task.name])
     probes: dict[str, Score] = {}
     for probe in sequence.probes_after(learnt):
         probes[probe.name] = yield Evaluate(probe)
@@ -205,6 +217,7 @@ def _end_report(
     probes: Mapping[str, Score],
     *,
     examples_of: Sequence[str],
+    counts: Mapping[str, int],
 ) -> StageReport:
     learnt = [scores[task.name].value for task in stage.tasks] if stage else []
     return StageReport(
@@ -218,4 +231,10 @@ def _end_report(
         probes={name: scored.metrics for name, scored in probes.items()},
         metrics={name: scored.metrics for name, scored in scores.items() if scored.metrics},
         per_example={n: scores[n].per_example for n in examples_of if scores[n].per_example},
+        examples=dict(counts),
     )
+
+
+def _counts(asked: Iterable[tuple[PreparedTask, int | None]]) -> dict[str, int]:
+    """By task, how many validation examples are scored."""
+    return {task.name: len(task.validation[:limit]) for task, limit in asked}

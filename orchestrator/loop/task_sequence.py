@@ -7,9 +7,12 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from curlora_kinds.adapters.table import ADAPTERS
 from orchestrator.data.items import Example
 from orchestrator.data.model_inputs import epoch_batches
 from orchestrator.data.prepared import PreparedData, PreparedTask
+from orchestrator.measures.matrix_cells import Cells
+from orchestrator.measures.needs import need_probes, needed_cells
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.methods import EarlyStoppingSpec
 from orchestrator.spec.retention_settings import RetentionWithSources
@@ -31,6 +34,20 @@ class Start:
     seconds: float = 0.0
     held_out_best: float | None = None
     held_out_waited: int = 0
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What of the accuracy matrix is scored while a trial learns; row 0 always is, whole."""
+
+    cells: Cells | None = None
+    """Which cells; None: every cell."""
+    examples: int | None = None
+    """How many validation examples of a task, at most; None: all."""
+    probes: bool = True
+    """Whether probes are read after the last task."""
+    later: bool = True
+    """Whether the other rows can be scored later, so that few examples are enough now."""
 
 
 ALL_TASKS = "all tasks"
@@ -64,6 +81,8 @@ class TaskSequence:
     early_stopping: EarlyStoppingSpec | None = None
     sources: tuple[tuple[Example, ...], ...] = ()
     """Source sets that the retention reads before the first task."""
+    scored: Scored = Scored()
+    """What of it is scored."""
 
     @property
     def stages(self) -> list[Stage]:
@@ -72,10 +91,42 @@ class TaskSequence:
             return [Stage(ALL_TASKS, len(self.tasks) - 1, self.tasks)]
         return [Stage(task.name, index, (task,)) for index, task in enumerate(self.tasks)]
 
+    def tasks_after(self, learnt: int) -> tuple[tuple[PreparedTask, int | None], ...]:
+        """The tasks that are scored once so many are learnt, each with the number of examples.
+
+        Args:
+            learnt: How many tasks have been learnt; 0 is the untouched base.
+
+        Returns:
+            Tasks, and on how many of their first validation examples; None: on all.
+        """
+        cells = self.scored.cells if learnt else None
+        return tuple(
+            (task, self._examples(task, learnt))
+            for index, task in enumerate(self.tasks)
+            # A head that has not been trained yet says nothing: there is no such score.
+            if (cells is None or (learnt, index) in cells)
+            and not (task.has_head and index >= learnt)
+        )
+
+    def _examples(self, task: PreparedTask, learnt: int) -> int | None:
+        last_chance = learnt < len(self.tasks) and not self.scored.later
+        # The score of running text is no mean over its windows, of which some could be left out.
+        whole = learnt == 0 or last_chance or task.is_language_modelling
+        asked = self.scored.examples
+        return None if whole or asked is None or asked >= len(task.validation) else asked
+
+    @property
+    def examples_at_rungs(self) -> int | None:
+        """On how many examples a task is scored before its end; None: on all."""
+        asked = [n for n in (self.rung_examples, self.scored.examples) if n is not None]
+        return min(asked, default=None)
+
     def probes_after(self, learnt: int) -> tuple[PreparedTask, ...]:
         """The probes that are measured once so many tasks are learnt; all on the untouched base."""
-        waits = self.probes_once and 0 < learnt < len(self.tasks)
-        return () if waits else self.probes
+        inside = 0 < learnt < len(self.tasks)
+        waits = inside and (self.probes_once or self.scored.cells is not None)
+        return () if waits or (learnt and not self.scored.probes) else self.probes
 
     def examples(self, stage: Stage) -> tuple[Example, ...]:
         """The training examples of a stage that are learnt."""
@@ -146,4 +197,31 @@ def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
         joint=method.sequence == "joint",
         early_stopping=method.early_stopping,
         sources=tuple(data.tasks[name].train for name in named),
+        scored=scored_of(experiment),
     )
+
+
+def scored_of(experiment: Experiment) -> Scored:
+    """What of the accuracy matrix of a trial is scored while it learns.
+
+    Args:
+        experiment: The trial's.
+
+    Returns:
+        Everything, or what the measures need that trials are chosen by.
+    """
+    if experiment.scoring == "full":
+        return Scored()
+    names = experiment.deciding_measures
+    joint = experiment.method.sequence == "joint"
+    return Scored(
+        needed_cells(names, len(experiment.tasks), joint=joint),
+        experiment.screen,
+        probes=need_probes(names),
+        later=keeps_adapters(experiment),
+    )
+
+
+def keeps_adapters(experiment: Experiment) -> bool:
+    """Whether a trial keeps its adapter after each task; one as large as the base is kept once."""
+    return ADAPTERS[experiment.method.adapter.kind].small

@@ -57,8 +57,8 @@ class WorkMeter:
         return self._row_work(0) + sum(map(_head_tokens, heads))
 
     def _row_work(self, learnt: int) -> float:
-        measured = (*self._sequence.tasks, *self._sequence.probes_after(learnt))
-        return sum(map(_evaluation_tokens, measured))
+        tasks = sum(_evaluation_tokens(*asked) for asked in self._sequence.tasks_after(learnt))
+        return tasks + sum(map(_evaluation_tokens, self._sequence.probes_after(learnt)))
 
     def _work(self, matrix: AccuracyMatrix, start: Start) -> float:
         work = 0.0
@@ -68,7 +68,7 @@ class WorkMeter:
             first = start.step if stage is left[0] else 0
             work += 3 * sum(len(e.tokens) for batch in batches[first:] for e in batch)
             rungs = sum(step > first for step in rung_steps(len(batches)))
-            limit = self._sequence.rung_examples
+            limit = self._sequence.examples_at_rungs
             work += rungs * sum(_evaluation_tokens(task, limit) for task in stage.tasks)
             work += self._row_work(stage.index + 1)
         return work

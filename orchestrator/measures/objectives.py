@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
 from curlora_kinds.table import Table
-from orchestrator.measures import accuracy_matrix
+from orchestrator.measures import accuracy_matrix, matrix_cells
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
+from orchestrator.measures.matrix_cells import Cells
 
 Direction = Literal["max", "min"]
 
@@ -66,6 +67,11 @@ class Measure:
     """Whether it does not exist where all tasks are learnt at once."""
     needs: tuple[Need, ...] = ()
     """What an experiment must have, else it is refused as an objective."""
+    cells: Callable[[int], Cells] = matrix_cells.every_cell
+    """From the number of tasks to the cells of the matrix, below row 0, that it is computed from:
+    nothing else is scored for it while a sweep searches."""
+    reads_probes: bool = True
+    """Whether it is computed from what probes read at the end."""
 
 
 def _drift(outcome: Outcome) -> float:
@@ -95,12 +101,16 @@ MEASURES: Table[Measure] = Table(
             summary="mean score over all tasks at the end",
             better="max",
             of=lambda outcome: accuracy_matrix.accuracy(outcome.matrix),
+            cells=matrix_cells.last_row,
+            reads_probes=False,
         ),
         Measure(
             name="gain",
             summary="what `accuracy` is above the untouched base and its controls",
             better="max",
             of=lambda outcome: accuracy_matrix.gain(outcome.matrix, outcome.reference),
+            cells=matrix_cells.last_row,
+            reads_probes=False,
         ),
         Measure(
             name="forgetting",
@@ -108,6 +118,8 @@ MEASURES: Table[Measure] = Table(
             better="min",
             of=lambda outcome: accuracy_matrix.forgetting(outcome.matrix),
             needs_order=True,
+            cells=matrix_cells.all_but_last_column,
+            reads_probes=False,
         ),
         Measure(
             name="forgetting_from_learned",
@@ -115,6 +127,8 @@ MEASURES: Table[Measure] = Table(
             better="min",
             of=lambda outcome: accuracy_matrix.forgetting_from_learned(outcome.matrix),
             needs_order=True,
+            cells=matrix_cells.from_learnt_on,
+            reads_probes=False,
         ),
         Measure(
             name="forgetting_vs_base",
@@ -122,6 +136,8 @@ MEASURES: Table[Measure] = Table(
             better="min",
             of=lambda outcome: accuracy_matrix.forgetting_vs_base(outcome.matrix),
             needs_order=True,
+            cells=matrix_cells.all_but_last_column,
+            reads_probes=False,
         ),
         Measure(
             name="backward_transfer",
@@ -130,6 +146,8 @@ MEASURES: Table[Measure] = Table(
             of=lambda outcome: accuracy_matrix.backward_transfer(outcome.matrix),
             needs_order=True,
             needs=("two_tasks",),
+            cells=matrix_cells.diagonal_and_last,
+            reads_probes=False,
         ),
         Measure(
             name="forward_transfer",
@@ -138,6 +156,8 @@ MEASURES: Table[Measure] = Table(
             of=lambda outcome: accuracy_matrix.forward_transfer(outcome.matrix),
             needs_order=True,
             needs=("two_tasks", "no_linear_head"),
+            cells=matrix_cells.superdiagonal,
+            reads_probes=False,
         ),
         Measure(
             name="learning_accuracy",
@@ -145,6 +165,8 @@ MEASURES: Table[Measure] = Table(
             better="max",
             of=lambda outcome: accuracy_matrix.learning_accuracy(outcome.matrix),
             needs_order=True,
+            cells=matrix_cells.diagonal,
+            reads_probes=False,
         ),
         Measure(
             name="probe_drift",
@@ -152,6 +174,7 @@ MEASURES: Table[Measure] = Table(
             better="min",
             of=_drift,
             needs=("text_probe",),
+            cells=matrix_cells.no_cell,
         ),
         Measure(
             name="probe_accuracy_kept",
@@ -159,18 +182,23 @@ MEASURES: Table[Measure] = Table(
             better="max",
             of=_kept,
             needs=("choice_probe",),
+            cells=matrix_cells.no_cell,
         ),
         Measure(
             name="cost_s",
             summary="device seconds, evaluation included",
             better="min",
             of=lambda outcome: outcome.cost_s,
+            cells=matrix_cells.no_cell,
+            reads_probes=False,
         ),
         Measure(
             name="cost_tokens",
             summary="unpadded training tokens",
             better="min",
             of=lambda outcome: outcome.cost_tokens,
+            cells=matrix_cells.no_cell,
+            reads_probes=False,
         ),
     ),
     takes=_is_measure,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.facts import BaseFacts
 from orchestrator.executors.cluster_fit import pool_members
+from orchestrator.loop.task_sequence import Scored, scored_of
+from orchestrator.measures.matrix_cells import every_cell
 from orchestrator.planning.method_sizes import MethodFacts
 from orchestrator.planning.plan import Machine, TaskFacts
 from orchestrator.planning.speed import Speed
@@ -21,6 +23,8 @@ PYTHON_SECONDS = 0.074
 """`Speed.python` of the machine on which the seconds of `EXECUTORS` were measured."""
 READINGS = 2
 """Models whose test data are read at the end; those of the base are often known."""
+CONTENDERS = 3
+"""Trials whose whole matrix is scored before the verdict; seldom more are on the front."""
 RUNGS = 2
 """Times that a task is scored before its end (at 1/4 and 1/2)."""
 
@@ -59,15 +63,24 @@ class TrialCost:
 
     @property
     def evaluation_tokens(self) -> int:
-        """Tokens of all the times that tasks are scored."""
+        """Tokens of all the times that tasks are scored while a trial learns."""
         return self._evaluated([task.validation_tokens for task in self.tasks])
 
-    def _evaluated(self, counts: list[int]) -> int:
+    @property
+    def whole_tokens(self) -> int:
+        """Tokens of scoring the whole matrix on all examples, rungs included."""
+        return self._evaluated([task.validation_tokens for task in self.tasks], Scored())
+
+    def _evaluated(self, counts: list[int], scored: Scored | None = None) -> int:
         """A count per task, summed over all the times that a trial scores it."""
+        scored = scored_of(self.experiment) if scored is None else scored
         learnt = [(t, n) for t, n in zip(self.tasks, counts, strict=True) if not t.probe]
         rungs = sum(RUNGS * task.rung_share * number for task, number in learnt)
-        rows = len(learnt) * sum(number for _, number in learnt)
-        probed = 1 if self.experiment.data.probe_after == "last_task" else len(learnt)
+        cells = every_cell(len(learnt)) if scored.cells is None else scored.cells
+        share = [1.0 if scored.cells is None else task.screen_share for task, _ in learnt]
+        rows = sum(share[column] * learnt[column][1] for _, column in cells)
+        each = scored.cells is None and self.experiment.data.probe_after == "each_task"
+        probed = int(scored.probes) * (len(learnt) if each else 1)
         return round(rungs + rows + probed * (sum(counts) - sum(n for _, n in learnt)))
 
     @property
@@ -141,4 +154,7 @@ def sweep_seconds(
         each = work / resources.workers + own.trial_start * slower
         at_once = min(trials.at_once, places)
         seconds += math.ceil(trials.alone / max(1, at_once)) * each
+    rest = (cost.whole_tokens - cost.evaluation_tokens) * speed.score / USEFUL
+    contenders = min(CONTENDERS, trials.packed + trials.alone)
+    seconds += contenders * max(0.0, rest) / min(contenders or 1, places)
     return seconds + READINGS * base / resources.workers

@@ -41,6 +41,8 @@ class TaskFacts:
     validation_scored: int
     rung_share: float
     """Share of the validation examples that is scored at a rung."""
+    screen_share: float
+    """Share of them that is scored after a task while a sweep searches."""
     steps: int
     """Optimiser steps, over all epochs."""
 
@@ -67,9 +69,11 @@ class Plan:
     train_tokens: int
     """Of one trial, over all tasks and epochs."""
     evaluation_tokens: int
-    """Of one trial."""
-    probed: str
-    """After which tasks the probes are measured, in words."""
+    """Of one trial of the search."""
+    whole_tokens: int
+    """Of one trial whose whole matrix is scored on all examples."""
+    scored: str
+    """What of a trial is scored, in words."""
     base_tokens: int
     """Evaluation tokens of the untouched base, once a sweep."""
     base: BaseFacts | None

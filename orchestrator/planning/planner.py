@@ -16,6 +16,7 @@ from orchestrator.base.precision import choose_precision, with_precision
 from orchestrator.data.prompt_tokens import is_estimate
 from orchestrator.executors.cluster_fit import fit
 from orchestrator.executors.pool.admission import packing_refuses, trial_refuses
+from orchestrator.loop.task_sequence import scored_of
 from orchestrator.planning.cost import TrialCost
 from orchestrator.planning.memory import memory_parts
 from orchestrator.planning.method_sizes import method_facts, storage_bytes
@@ -47,6 +48,8 @@ def make_plan(
     """
     loaded, precision = _precision(loaded, machine)
     experiment = loaded.experiment
+    if kind == "run":
+        experiment = experiment.model_copy(update={"scoring": "full"})
     tokenizer, tokens_from = planning_tokenizer(experiment.model)
     tasks, controls, epochs = task_facts(loaded, tokenizer)
     base = base_facts(experiment.model)
@@ -75,7 +78,8 @@ def make_plan(
         precision=precision,
         train_tokens=cost.train_tokens,
         evaluation_tokens=cost.evaluation_tokens,
-        probed=experiment.data.probe_after.replace("_", " "),
+        whole_tokens=cost.whole_tokens,
+        scored=_scored_words(experiment),
         base_tokens=cost.one_evaluation,
         base=base,
         methods=methods,
@@ -111,6 +115,20 @@ def _precision(loaded: LoadedExperiment, machine: Machine) -> tuple[LoadedExperi
         return loaded, f"precision {named}"
     choice = choose_precision(machine.devices)
     return with_precision(loaded, choice.used), choice.words
+
+
+def _scored_words(experiment: Experiment) -> str:
+    """What of a trial is scored, in words."""
+    scored = scored_of(experiment)
+    told = "each task at 1/4 and 1/2 of it; "
+    if scored.cells is None:
+        probed = experiment.data.probe_after.replace("_", " ")
+        return f"{told}all tasks after each task; probes after {probed}"
+    cells, tasks = len(scored.cells), len(experiment.tasks)
+    told += f"{cells} of {tasks * tasks} cells of the accuracy matrix"
+    if scored.examples is not None:
+        told += f", on the first {scored.examples} examples"
+    return f"{told}; {'probes after the last task' if scored.probes else 'no probes'}"
 
 
 def _alone(loaded: LoadedExperiment) -> dict[str, str]:

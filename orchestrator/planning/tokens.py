@@ -94,7 +94,9 @@ def _facts_of(name: str, task: PreparedTask, experiment: Experiment, epochs: int
     # Writing may end sooner than it must; this is the most that it takes.
     longest = task.spec.max_new_tokens if isinstance(task.spec, GenerationTask) else 0
     examples = len(task.validation)
-    rung = experiment.data.rung_examples or examples
+    whole = experiment.screen is None or task.is_language_modelling
+    screen = examples if whole else min(examples, experiment.screen or examples)
+    rung = min(experiment.data.rung_examples or examples, screen)
     steps = epochs * math.ceil(len(task.train) / experiment.training.batch_size)
     return TaskFacts(
         name=name,
@@ -108,6 +110,7 @@ def _facts_of(name: str, task: PreparedTask, experiment: Experiment, epochs: int
         validation_scored=sum(len({place for place, _ in row.picks}) for row in rows)
         + longest * len(written),
         rung_share=min(1.0, rung / max(1, examples)),
+        screen_share=screen / max(1, examples),
         steps=steps,
     )
 

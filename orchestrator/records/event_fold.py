@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.records.event import Event
 from orchestrator.records.events import (
     BudgetSpent,
+    CellsScored,
     ChampionRegistered,
     StageReported,
     SweepContinued,
@@ -15,6 +16,7 @@ from orchestrator.records.events import (
     SweepOpened,
     TestRead,
     TrialEnded,
+    TrialMeasured,
     TrialProposed,
     TrialStarted,
 )
@@ -65,6 +67,8 @@ class EventFold:
     model: str | None = None
     """Name and version in the model registry, once the champion is registered."""
     version: str | None = None
+    other_tasks: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """The task files of tasks that trials were scored on later, though the sweep has none such."""
     everything: dict[str, TrialRecord] = field(default_factory=dict[str, TrialRecord])
     """Every trial by name, the untouched base included."""
     spent: BudgetSpent = field(default_factory=BudgetSpent)
@@ -84,6 +88,11 @@ class EventFold:
                 self._take_of_trial(event)
             case SweepEnded():
                 self.verdict = self.last_verdict = event
+            case CellsScored():
+                self.trial(event.trial).take_later(event, examples=self.whole)
+                self.other_tasks |= event.tasks or {}
+            case TrialMeasured():
+                self.trial(event.trial).take_measures(event)
             case BudgetSpent():
                 self.spent = event
             case TestRead():
@@ -134,9 +143,13 @@ class EventFold:
                 self._take_start(trial, event)
             case StageReported():
                 trial.take_report(self._kept(event), event.n)
+                if event.adapter and event.adapter_sha256:
+                    kept = (event.adapter, event.adapter_sha256)
+                    trial.task_adapters[event.report.task_index + 1] = kept
             case TrialEnded():
                 trial.state, trial.reason = event.state, event.reason
                 trial.measures, trial.gain_interval = event.measures or {}, event.gain_interval
+                trial.searched_measures = trial.measures
                 trial.intervals = event.intervals or {}
                 trial.adapter, trial.log = event.adapter, event.log
                 trial.adapter_sha256 = event.adapter_sha256

@@ -65,6 +65,31 @@ class SideScores:
         return {name: side.as_document() for name, side in sides.items()}
 
 
+@dataclass(frozen=True)
+class TaskScores:
+    """What a trial scores on one task at one moment: a cell of its accuracy matrix."""
+
+    value: float = math.nan
+    """The headline score, in [0, 1]."""
+    examples: int = 0
+    """How many of the first validation examples stand behind it."""
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    per_example: tuple[float, ...] = ()
+    """Score of each of them."""
+
+    @classmethod
+    def read_all(cls, documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Self]:
+        """The scores of a line of a journal, by task."""
+        return {
+            task: cls(**_held(cls, document, _CELL_READERS)) for task, document in documents.items()
+        }
+
+    @staticmethod
+    def write_all(scores: Mapping[str, TaskScores]) -> dict[str, dict[str, Any]]:
+        """The scores as a line holds them."""
+        return {task: asdict(found) for task, found in scores.items()}
+
+
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
@@ -85,6 +110,9 @@ _READERS: dict[str, Any] = {
     "row": _numbers, "repeats": tuple, "per_example": _by_task, "head_only_per_example": _by_task,
     "mean": _by_name, "spread": _by_name,
 }  # fmt: skip
+
+
+_CELL_READERS: dict[str, Any] = {"per_example": _numbers, "metrics": _by_name}
 
 
 def _held(kind: Any, document: Mapping[str, Any], readers: Mapping[str, Any]) -> dict[str, Any]:

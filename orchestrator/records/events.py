@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from orchestrator.records.event import ONLY_IF_SAID, STAMP, Event, Line, typed
-from orchestrator.records.event_values import Finalist, SideScores
+from orchestrator.records.event_values import Finalist, SideScores, TaskScores
 from orchestrator.records.stage_report import StageReport
 
 JOURNAL_VERSION = 1
@@ -104,6 +104,10 @@ class StageReported(Event):
     name = "stage_report"
     trial: str
     report: StageReport = field(metadata=typed(StageReport.from_document, StageReport.as_document))
+    adapter: str | None = field(default=None, metadata=ONLY_IF_SAID)
+    """What is kept of the trial after this task, relative to the sweep's folder; None after the
+    last task, whose adapter `trial_ended` names, and where none is kept."""
+    adapter_sha256: str | None = field(default=None, metadata=ONLY_IF_SAID)
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,39 @@ class TrialEnded(Event):
     """Relative to the sweep's folder, as `log` is."""
     adapter_sha256: str | None = None
     log: str | None = None
+
+
+@dataclass(frozen=True)
+class CellsScored(Event):
+    """Cells of a trial's accuracy matrix were scored later, from an adapter that was kept."""
+
+    name = "cells_scored"
+    trial: str
+    learnt: int
+    """How many tasks it had learnt: the row of the matrix."""
+    scores: dict[str, TaskScores] = field(
+        default_factory=dict[str, TaskScores],
+        metadata=typed(TaskScores.read_all, TaskScores.write_all),
+    )
+    """By task or probe."""
+    unscored: dict[str, str] | None = field(default=None, metadata=ONLY_IF_SAID)
+    """By task, why it could not be scored."""
+    tasks: dict[str, dict[str, Any]] | None = field(default=None, metadata=ONLY_IF_SAID)
+    """The task files of those tasks that are none of the sweep's, by name."""
+
+
+@dataclass(frozen=True)
+class TrialMeasured(Event):
+    """A trial's measures from its whole accuracy matrix, on all examples."""
+
+    name = "trial_measured"
+    trial: str
+    examples: dict[str, int] = field(default_factory=dict[str, int])
+    """By task, how many there are."""
+    measures: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
+    """As in `trial_ended`, as are the intervals."""
+    gain_interval: list[float] | None = None
+    intervals: dict[str, list[float] | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -271,7 +308,8 @@ class UnknownEvent(Event):
 
 EVENTS: tuple[type[Event], ...] = (
     SweepOpened, SweepContinued, TrialProposed, TrialStarted, StageReported, TrialEnded,
-    BudgetSpent, SetAside, SweepStopped, SweepEnded, TestRead, ChampionRegistered,
+    CellsScored, TrialMeasured, BudgetSpent, SetAside, SweepStopped, SweepEnded, TestRead,
+    ChampionRegistered,
 )  # fmt: skip
 """Every event that this version writes."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
@@ -38,7 +38,7 @@ class StageReport:
     seconds: float = 0.0
     """Wall seconds of the trial so far, start-up excluded."""
     row: tuple[float, ...] | None = None
-    """Scores of all tasks of the sequence, at the end of a task."""
+    """Scores of all tasks of the sequence, at the end of a task; NaN of those not scored."""
     probes: dict[str, dict[str, float]] | None = None
     held_out_best: float | None = None
     """Lowest loss on held-out examples within this task so far, where learning may stop early."""
@@ -49,12 +49,16 @@ class StageReport:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     """Every metric of every task that was scored for this report."""
     per_example: dict[str, tuple[float, ...]] | None = None
-    """Score of each validation example of what was just learnt; of all tasks after the last."""
+    """Score of each validation example of what was just learnt; of all tasks after the last, and
+    where not everything is scored."""
     head_only: dict[str, dict[str, float]] | None = None
     """Of the untouched base: what a linear head on its hidden states scores, by classification
     task."""
     head_only_per_example: dict[str, tuple[float, ...]] | None = None
     """The same for each validation example."""
+    examples: dict[str, int] | None = None
+    """By task, how many of its first validation examples were scored; None in journals of earlier
+    versions: all, at the end of a task."""
 
     def as_document(self) -> dict[str, Any]:
         """The report as a JSON document."""
@@ -76,6 +80,39 @@ class StageReport:
         """
         short = replace(self, losses=(), learning_rates=())
         return short if examples else replace(short, per_example=None, head_only_per_example=None)
+
+    def on_first(self, tasks: Sequence[str], counts: Mapping[str, int] | None) -> Self:
+        """The same report on fewer examples.
+
+        Args:
+            tasks: The task sequence, in the order of `row`.
+            counts: By task, how many of the first examples; None: all. Of a task that is not named,
+                or has no more, or whose examples were not kept, everything stays.
+
+        Returns:
+            The report with other scores, those of each example and of the heads included.
+        """
+        if not counts:
+            return self
+        own = _first(self.per_example, counts)
+        heads = _first(self.head_only_per_example, counts)
+        row = [
+            _mean(own[task]) if _is_shorter(task, own, self.per_example) else score
+            for task, score in zip(tasks, self.row or (), strict=False)
+        ]
+        head_only = {
+            task: {"accuracy": _mean(heads[task])}
+            if _is_shorter(task, heads, self.head_only_per_example)
+            else metrics
+            for task, metrics in (self.head_only or {}).items()
+        }
+        return replace(
+            self,
+            row=None if self.row is None else tuple(row),
+            per_example=own,
+            head_only=None if self.head_only is None else head_only,
+            head_only_per_example=heads,
+        )
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
@@ -100,3 +137,18 @@ class StageReport:
             if name in held:
                 held[name] = {k: tuple(v) for k, v in held[name].items()}
         return cls(**held)
+
+
+_Examples = Mapping[str, tuple[float, ...]]
+
+
+def _first(scores: _Examples | None, counts: Mapping[str, int]) -> dict[str, tuple[float, ...]]:
+    return {task: each[: counts.get(task)] for task, each in (scores or {}).items()}
+
+
+def _is_shorter(task: str, short: _Examples, whole: _Examples | None) -> bool:
+    return bool(short.get(task)) and len(short[task]) < len((whole or {}).get(task, ()))
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return sum(scores) / len(scores)

@@ -50,12 +50,16 @@ class SweepFolder:
 
     @property
     def readings(self) -> Path:
-        """What Ray Train writes while test examples are scored."""
+        """What Ray Train writes while saved adapters are scored."""
         return self.ray / "test"
 
     def adapter(self, trial: str) -> Path:
         """The adapter that is kept of a trial."""
         return self.trials / trial / "adapter"
+
+    def task_adapter(self, trial: str, learnt: int) -> Path:
+        """The adapter that is kept of a trial once it had learnt so many tasks, but the last."""
+        return self.trials / trial / "adapters" / f"after-{learnt}"
 
     def log(self, trial: str) -> Path:
         """Why a trial failed, at length."""

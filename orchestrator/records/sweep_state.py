@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.records.event import Line
 from orchestrator.records.event_fold import EventFold
-from orchestrator.records.event_values import Finalist
+from orchestrator.records.event_values import Finalist, TaskScores
 from orchestrator.records.events import SweepEnded, TestRead, read_event
 from orchestrator.records.readings import reading_words
 from orchestrator.records.scores import flat, number
+from orchestrator.records.stage_report import DONE
 from orchestrator.records.trial_record import BASE_TRIAL, Leading, TrialRecord, compared_with_base
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.validation import ExperimentError
@@ -151,10 +152,10 @@ class SweepState(EventFold):
             trial
             for trial in self.finished
             if trial.of is None
-            and not math.isnan(trial.measure("gain"))
+            and not math.isnan(trial.searched_measure("gain"))
             and not self._is_joint(trial)
         ]
-        return max(measured, key=lambda t: t.measure("gain"), default=None)
+        return max(measured, key=lambda t: t.searched_measure("gain"), default=None)
 
     @property
     def reading(self) -> TestRead | None:
@@ -177,14 +178,13 @@ class SweepState(EventFold):
 
         Before a trial has ended, that is all that can be compared.
         """
-        base = self.everything.get(BASE_TRIAL)
-        zero_shot = (base.base_row if base else None) or [NOT_MEASURED] * len(self.tasks)
         found: list[tuple[tuple[int, float, float], Leading]] = []
         for trial in self.trials:
             reports = [r for r in trial.reports if r.task_index >= 0]
             if trial.state != "RUNNING" or not reports:
                 continue
             last = reports[-1]
+            zero_shot = self._base_row(last.examples) or [NOT_MEASURED] * len(self.tasks)
             own, other = compared_with_base(last, self.tasks, zero_shot)
             merit = (last.task_index, last.fraction, own)
             if not math.isnan(own):
@@ -251,16 +251,70 @@ class SweepState(EventFold):
         return trial.versions[-1] if trial.versions else self.versions
 
     def matrix(self, trial: TrialRecord) -> AccuracyMatrix | None:
-        """The accuracy matrix as far as it was measured, None when no row was."""
-        base = self.everything.get(BASE_TRIAL)
-        first = trial.base_row or (base.base_row if base else None)
+        """The accuracy matrix as far as it was measured, None when no row was.
+
+        Args:
+            trial: One of the sweep's.
+
+        Returns:
+            Scores, all of a task on the same examples: what was scored later on more of them is
+            part of it once the whole matrix is.
+        """
+        first = trial.base_row or self._base_row(trial.examples)
         learnt = trial.learnt_rows
         if not learnt and first is None:
             return None
         empty = [NOT_MEASURED] * len(self.tasks)
         count = max(learnt, default=-1) + 1
         rows = [first or empty, *(learnt.get(index, empty) for index in range(count))]
+        if trial.whole_examples is not None or not self.is_screened(trial):
+            rows = [self._with_later(trial, i, row) for i, row in enumerate(rows)]
         return AccuracyMatrix(tuple(self.tasks), tuple(tuple(row) for row in rows))
+
+    def examples(self, trial: TrialRecord) -> dict[str, int]:
+        """By task, how many validation examples stand behind a trial's matrix; {} if unknown."""
+        base = self.everything.get(BASE_TRIAL)
+        every = base.examples if base is not None else None
+        return {**(every or {}), **(trial.examples or {})}
+
+    def is_screened(self, trial: TrialRecord) -> bool:
+        """Whether a trial was scored on fewer examples than the untouched base."""
+        base = self.everything.get(BASE_TRIAL)
+        every = (base.examples if base is not None else None) or {}
+        return any(count < every.get(task, count) for task, count in (trial.examples or {}).items())
+
+    def other_scores(self, trial: TrialRecord) -> dict[str, dict[int, TaskScores]]:
+        """What a trial scores on tasks that the sweep does not have.
+
+        Args:
+            trial: One of the sweep's, or the untouched base.
+
+        Returns:
+            By task and by how many tasks it had learnt; 0 is the untouched base.
+        """
+        base = self.everything.get(BASE_TRIAL)
+        found: dict[str, dict[int, TaskScores]] = {}
+        for task in self.other_tasks:
+            cells = {n: scores for (n, name), scores in trial.later.items() if name == task}
+            if cells and base is not None and (0, task) in base.later:
+                cells[0] = base.later[(0, task)]
+            if cells:
+                found[task] = cells
+        return found
+
+    def _with_later(self, trial: TrialRecord, learnt: int, row: list[float]) -> list[float]:
+        return [
+            trial.later[(learnt, task)].value if (learnt, task) in trial.later else score
+            for task, score in zip(self.tasks, row, strict=True)
+        ]
+
+    def _base_row(self, counts: Mapping[str, int] | None) -> list[float] | None:
+        """What the untouched base scores on the first examples of each task."""
+        base = self.everything.get(BASE_TRIAL)
+        report = base.by_stage.get((-1, DONE)) if base is not None else None
+        if report is None or not report.row:
+            return None
+        return list(report.on_first(self.tasks, counts).row or ())
 
 
 def _experiment(document: Mapping[str, Any]) -> Experiment | None:

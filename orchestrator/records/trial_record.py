@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED
+from orchestrator.records.event_values import TaskScores
+from orchestrator.records.events import CellsScored, TrialMeasured
 from orchestrator.records.scores import mean, number
 from orchestrator.records.stage_report import StageReport
 
@@ -37,6 +39,21 @@ class TrialRecord:
     lines: dict[tuple[int, float], int] = field(default_factory=dict[tuple[int, float], int])
     """Which line of the journal holds that report whole."""
     measures: dict[str, float | None] = field(default_factory=dict)
+    """On all examples, once its whole matrix was scored; before, as when it ended."""
+    searched_measures: dict[str, float | None] = field(default_factory=dict)
+    """When it ended: on the examples that all trials of the search are scored on."""
+    task_adapters: dict[int, tuple[str, str]] = field(default_factory=dict[int, tuple[str, str]])
+    """What is kept of it after each task but the last, by how many were learnt: place and hash."""
+    later: dict[tuple[int, str], TaskScores] = field(
+        default_factory=dict[tuple[int, str], TaskScores]
+    )
+    """What was scored later, by how many tasks were learnt and by task; not only of the sweep's."""
+    later_lines: list[int] = field(default_factory=list[int])
+    """Which lines of the journal hold that whole."""
+    unscored: dict[tuple[int, str], str] = field(default_factory=dict[tuple[int, str], str])
+    """What could not be, and why."""
+    whole_examples: dict[str, int] | None = None
+    """How many examples of each task stand behind `measures`, once its whole matrix was scored."""
     gain_interval: list[float] | None = None
     intervals: dict[str, list[float] | None] = field(default_factory=dict)
     """Of the mean difference to each control, by its key in `CONTROLS`; see `interval`."""
@@ -81,8 +98,40 @@ class TrialRecord:
         self.by_stage.clear()
         self.lines.clear()
         self.measures, self.gain_interval, self.intervals = {}, None, {}
+        self.searched_measures, self.whole_examples = {}, None
+        self.task_adapters.clear()
+        self.later.clear()
+        self.unscored.clear()
+        self.later_lines.clear()
         self.adapter = self.adapter_sha256 = self.ended = None
         self.versions = []
+
+    def take_later(self, event: CellsScored, *, examples: bool) -> None:
+        """Know of cells that were scored later.
+
+        Args:
+            event: Which.
+            examples: Whether the score of each example is kept.
+        """
+        self.later_lines.append(event.n)
+        for task, scores in event.scores.items():
+            kept = scores if examples else replace(scores, per_example=())
+            self.later[(event.learnt, task)] = kept
+            self.unscored.pop((event.learnt, task), None)
+        for task, why in (event.unscored or {}).items():
+            self.unscored[(event.learnt, task)] = why
+
+    def take_measures(self, event: TrialMeasured) -> None:
+        """Know what it measures on all examples."""
+        self.measures, self.whole_examples = event.measures, event.examples
+        self.gain_interval, self.intervals = event.gain_interval, event.intervals or {}
+
+    @property
+    def examples(self) -> dict[str, int] | None:
+        """How many validation examples of each task stand behind its measures; None: all."""
+        if self.whole_examples is not None:
+            return self.whole_examples
+        return next((r.examples for r in reversed(self.reports) if r.row is not None), None)
 
     def interval(self, control: str) -> list[float] | None:
         """The 95 % interval of its mean final score minus that of a control of `CONTROLS`."""
@@ -95,8 +144,14 @@ class TrialRecord:
         """By task, the final score of each validation example; empty when it did not end."""
         if self.state != "COMPLETE":
             return {}
-        found = [r.per_example for r in self.reports if r.per_example and r.row]
-        return {t: list(scores) for t, scores in found[-1].items() if scores} if found else {}
+        found = [(r.task_index, r.per_example) for r in self.reports if r.per_example and r.row]
+        if not found:
+            return {}
+        index, scores = found[-1]
+        if self.whole_examples is not None:
+            later = {t: self.later[(index + 1, t)] for t in scores if (index + 1, t) in self.later}
+            scores = scores | {t: each.per_example for t, each in later.items()}
+        return {t: list(each) for t, each in scores.items() if each}
 
     def learnt_per_example(self, tasks: Sequence[str]) -> dict[str, list[float]]:
         """By task, the score of each of its validation examples right after it was learnt.
@@ -136,6 +191,11 @@ class TrialRecord:
     def measure(self, name: str) -> float:
         """A measure, NaN when it was not measured."""
         value = self.measures.get(name)
+        return NOT_MEASURED if value is None else float(value)
+
+    def searched_measure(self, name: str) -> float:
+        """A measure on the examples that all trials of the search are scored on, NaN if unknown."""
+        value = self.searched_measures.get(name)
         return NOT_MEASURED if value is None else float(value)
 
     @property

@@ -71,7 +71,12 @@ def scores_by_task(view: SweepState) -> list[Table]:
     rows, more = list(_control_rows(view)), list[Table]()
     if best is not None and matrix is not None and matrix.tasks_learnt:
         rows += _trial_rows(view, best, matrix)
-        more.append(_against_controls(view, best, matrix))
+        if view.is_screened(best):
+            own = view.examples(best)
+            shown = [own.get(task, "-") for task in view.tasks]
+            rows.append(("", [f"  first examples scored of {best.name}", *shown, ""]))
+        else:
+            more.append(_against_controls(view, best, matrix))
     counts = [view.controls.get(task, {}).get("validation_examples") for task in view.tasks]
     counts = ["-" if count is None else count for count in counts]
     rows.append(("control", ["validation examples", *counts, ""]))

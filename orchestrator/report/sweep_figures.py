@@ -62,7 +62,7 @@ def _drawn(view: SweepState, colours: Mapping[str, int]) -> list[TrialRecord]:
 def _trade_offs(view: SweepState) -> list[TradeOff]:
     made = []
     for x in ("forgetting", "probe_drift"):
-        dots = [_dot(view, trial, x) for trial in view.trials if trial.state == "COMPLETE"]
+        dots = [_dot(view, trial, x) for trial in _comparable(view)]
         whole = [dot for dot in dots if not math.isnan(dot.x) and not math.isnan(dot.y)]
         if not whole:
             continue
@@ -74,13 +74,27 @@ def _trade_offs(view: SweepState) -> list[TradeOff]:
     return made
 
 
+def _screened(view: SweepState) -> bool:
+    """Whether the search has scored its trials on fewer examples than the verdict stands on."""
+    return any(map(view.is_screened, view.trials))
+
+
+def _comparable(view: SweepState) -> list[TrialRecord]:
+    """The whole trials that are measured on the same examples."""
+    whole = [trial for trial in view.trials if trial.state == "COMPLETE"]
+    return [trial for trial in whole if trial.of is None] if _screened(view) else whole
+
+
 def _dot(view: SweepState, trial: TrialRecord, x: str) -> Dot:
-    interval = trial.gain_interval
+    # Intervals may stand on more examples than the dots that are compared.
+    screened = _screened(view)
+    measure = trial.searched_measure if screened else trial.measure
+    interval = None if screened else trial.gain_interval
     whole = interval is not None and all(bound is not None for bound in interval)
     return Dot(
         trial.name,
-        trial.measure(x),
-        trial.measure("gain"),
+        measure(x),
+        measure("gain"),
         (float(interval[0]), float(interval[1])) if interval and whole else None,
         role_of(view, trial),
         str(view.settings(trial).get("method.adapter.kind", "")),

@@ -82,6 +82,8 @@ def _measure_columns(view: SweepState) -> Iterator[Column]:
         )
         if name == "gain":
             yield Column("95 % interval", lambda trial: Cell(show_interval(trial.gain_interval)))
+    if any(map(view.is_screened, view.trials)):
+        yield Column("examples", lambda trial: _examples_cell(view, trial), "number")
     for control in ("majority", "head_only"):
         if any(trial.interval(control) for trial in view.trials):
             yield Column(
@@ -114,6 +116,12 @@ def _setting_columns(
             "number" if numeric else "word",
             path=path,
         )
+
+
+def _examples_cell(view: SweepState, trial: TrialRecord) -> Cell:
+    """On how many validation examples of all tasks a trial was measured."""
+    total = sum(view.examples(trial).values())
+    return _number(str(total) if total else "-", total)
 
 
 def _number(shown: str, value: Any) -> Cell:

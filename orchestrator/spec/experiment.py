@@ -26,6 +26,8 @@ from orchestrator.spec.sections import (
     ModelSpec,
     PublishedValue,
     ResourceSpec,
+    Scoring,
+    ScoringSpec,
     TrackingSpec,
     TrainingSpec,
     not_a_folder,
@@ -58,6 +60,7 @@ class Experiment(Spec):
     )
     champion: ChampionRule = ChampionRule()
     finalists: FinalistSpec = FinalistSpec()
+    scoring: Scoring = ScoringSpec()
     resources: ResourceSpec = ResourceSpec()
     storage: PathText = "./runs"
     tracking: TrackingSpec = TrackingSpec()
@@ -67,8 +70,7 @@ class Experiment(Spec):
     @field_validator("storage")
     @classmethod
     def _is_folder(cls, storage: str) -> str:
-        wrong = not_a_folder(storage)
-        if wrong is not None:
+        if (wrong := not_a_folder(storage)) is not None:
             raise ValueError(wrong)
         return storage
 
@@ -134,8 +136,8 @@ class Experiment(Spec):
                 f"`resources.workers` x `training.accumulation` ({self.resources.workers} x "
                 f"{self.training.accumulation} = {shares})"
             )
-        executor = self.resources.executor
         if not self.resources.facts.on_ray:
+            executor = self.resources.executor
             if self.resources.workers != 1:
                 raise ValueError(
                     f"`resources.executor: {executor}` is one process; "
@@ -148,11 +150,19 @@ class Experiment(Spec):
                 )
 
     @property
+    def deciding_measures(self) -> tuple[str, ...]:
+        """The measures that trials are chosen by."""
+        return ("gain", *self.objectives, self.champion.maximize, *self.champion.subject_to)
+
+    @property
+    def screen(self) -> int | None:
+        """How many validation examples of a task are scored while a sweep searches; None: all."""
+        return None if self.scoring == "full" else self.scoring.examples
+
+    @property
     def searched_trials(self) -> int:
         """Trials of the search; one where nothing is searched."""
-        if self.search is None:
-            return 1
-        return self.search.count
+        return 1 if self.search is None else self.search.count
 
     @property
     def repeated_trials(self) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from orchestrator.spec.validation import PathText, Spec
 from orchestrator.system.byte_units import GIB
@@ -125,6 +125,42 @@ def default_batch_tokens(*, on_gpu: bool, packed: bool = False) -> int:
     if on_gpu:
         return 16384
     return 2048 if packed else 512
+
+
+class ScoringSpec(Spec):
+    """What is scored of a trial while a sweep searches.
+
+    Only the cells of the accuracy matrix that the objectives and the champion's rule are computed
+    from. The rest is scored before the verdict, of the trials that it is between.
+    """
+
+    screen: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    """How many validation examples of each task: the first so many, or all. Running text and
+    probes are always read whole."""
+
+    @property
+    def examples(self) -> int | None:
+        """The same as a number; None for all."""
+        return None if self.screen == "all" else self.screen
+
+
+def _as_scoring(value: object) -> object:
+    """Refuse what is no scoring in one message, where a union would give one of each form."""
+    mapping = cast("dict[str, Any]", value) if isinstance(value, dict) else None
+    if value == "full" or isinstance(value, ScoringSpec):
+        return cast("object", value)
+    screen = None if mapping is None else mapping.get("screen", "all")
+    whole = type(screen) is int and screen >= 1
+    if mapping is None or not (whole or screen == "all") or set(mapping) - {"screen"}:
+        raise ValueError(
+            f"it is `full`, or `{{screen: all}}`, or `{{screen: N}}` with N validation examples of "
+            f"each task, 1 or more; got {value!r}"
+        )
+    return mapping
+
+
+Scoring: TypeAlias = Annotated[Literal["full"] | ScoringSpec, BeforeValidator(_as_scoring)]
+"""`full`: the whole accuracy matrix of every trial, on all examples; or what is screened."""
 
 
 class ChampionRule(Spec):

@@ -28,7 +28,7 @@ from orchestrator.spec.validation import ExperimentError
 from orchestrator.system.wording import suggestion
 
 _NOT_SEARCHABLE = ("search", "name", "plugins",
-                   "storage", "tracking", "objectives", "champion", "finalists",
+                   "storage", "tracking", "objectives", "champion", "finalists", "scoring",
                    "tasks", "probes", "model", "data", "head", "published",
                    "training.max_length", "resources.executor", "resources.slots",
                    "resources.members", "resources.max_failures",

@@ -32,6 +32,7 @@ class Controls:
         tasks: Sequence[PreparedTask],
         base: StageReport,
         split: Literal["validation", "test"] = "validation",
+        counts: Mapping[str, int] | None = None,
     ) -> None:
         """Read the controls.
 
@@ -39,9 +40,11 @@ class Controls:
             tasks: The task sequence.
             base: The report of the untouched base.
             split: On which examples it was made.
+            counts: By task, on how many of its first examples controls are compared; None: all.
         """
         self._tasks = tasks
-        self._base = base
+        self._base = base.on_first([task.name for task in tasks], counts)
+        self._counts = counts or {}
         self._split: Literal["validation", "test"] = split
 
     @property
@@ -96,7 +99,7 @@ class Controls:
         return {
             task.name: [
                 float(q.answer == task.labels.index(task.facts["majority_label"]))
-                for q in getattr(task, self._split)
+                for q in getattr(task, self._split)[: self._counts.get(task.name)]
                 if isinstance(q, Question)
             ]
             for task in self._tasks

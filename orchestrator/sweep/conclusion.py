@@ -11,18 +11,12 @@ from orchestrator.records.events import SweepStopped
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.task_kinds import computed_fields
+from orchestrator.sweep.completion import Completion, Scores
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.readings import ReadingError, Side
 from orchestrator.system.content_cache import ContentCache
-
-
-def conclude(driver: Driver, projection: MlflowSync) -> None:
-    """Make the verdict, unless everything has failed."""
-    if driver.given_up and (driver.unfinished or driver.trials[BASE_TRIAL].state == "FAILED"):
-        _give_up(driver, projection)
-    driver.judgement.conclude()
 
 
 class Readings:
@@ -73,22 +67,84 @@ class Readings:
         driver.judgement.test_read(found)
 
 
+class Ending:
+    """What comes after a sweep's last trial."""
+
+    def __init__(
+        self, driver: Driver, projection: MlflowSync, completion: Completion, readings: Readings
+    ) -> None:
+        """Remember whose.
+
+        Args:
+            driver: The sweep.
+            projection: Its MLflow.
+            completion: Knows what is missing of the matrices.
+            readings: Of its test data.
+        """
+        self._driver, self._projection = driver, projection
+        self._completion, self._readings = completion, readings
+
+    @property
+    def needs_models(self) -> bool:
+        """Whether something has to be scored before the verdict, or has been asked for by it."""
+        return self._driver.state.reading_due or bool(
+            self._completion.due(self._driver.judgement.contenders())
+        )
+
+    def decide(self, score: Scores) -> None:
+        """Have scored what the verdict stands on, and make it, unless everything has failed.
+
+        Args:
+            score: Scores models.
+
+        Raises:
+            SweepError: If that could not be scored, or nothing could be measured at all.
+        """
+        driver = self._driver
+        if driver.given_up and (driver.unfinished or driver.trials[BASE_TRIAL].state == "FAILED"):
+            _give_up(driver, self._projection)
+        self._completion.before_verdict(driver.judgement.contenders(), score)
+        driver.judgement.conclude()
+
+    def come(
+        self,
+        score: Scores,
+        read: Callable[[Mapping[str, Side], PreparedData], dict[str, Any]],
+    ) -> None:
+        """Make the verdict, and have the test data read for it.
+
+        Args:
+            score: Scores models on cells of their matrices.
+            read: Scores models on the test data.
+        """
+        self.decide(score)
+        self._readings.make(read)
+
+
 def row_0_key(loaded: LoadedExperiment, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the untouched base's scores follow from."""
     experiment = loaded.experiment
     named = [*experiment.tasks, *experiment.probes]
+    return {
+        **scores_follow_from(loaded, provenance),
+        "asked": [computed_fields(loaded.tasks[name]) for name in named],
+        "data": [[name, provenance["data"][name]] for name in experiment.tasks],
+        "probes": [[name, provenance["data"][name]] for name in experiment.probes],
+    }
+
+
+def scores_follow_from(loaded: LoadedExperiment, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a score follows from, besides adapter, task and examples."""
+    experiment = loaded.experiment
     return {
         "base": {
             "sha256": provenance["base"]["sha256"],
             "setup": provenance["base"]["setup_sha256"],
             "model": experiment.model.quantization,
         },
-        "asked": [computed_fields(loaded.tasks[name]) for name in named],
         "precision": experiment.training.precision,
         "on_gpu": experiment.resources.gpus_per_worker > 0,
         "executor": experiment.resources.executor,
-        "data": [[name, provenance["data"][name]] for name in experiment.tasks],
-        "probes": [[name, provenance["data"][name]] for name in experiment.probes],
         "batch_tokens": experiment.data.batch_tokens,
         "code": provenance["code"],
         "packages": provenance["packages"],

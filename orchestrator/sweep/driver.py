@@ -276,7 +276,10 @@ class Driver:
             trial.trouble = self._kept.keep_adapter(trial.name, checkpoint / "adapter")
             if trial.trouble is not None:
                 return
-        self.ledger.record(StageReported(trial.name, report))
+        adapter = None
+        if report.row is not None and not last and trial.name != BASE_TRIAL:
+            adapter = self._kept.task_adapter(trial.name, report.task_index + 1)
+        self.ledger.record(StageReported(trial.name, report, *(adapter or (None, None))))
 
     def ended(self, tune_id: str, error: bool) -> None:
         """Ray Tune says that a trial is over."""

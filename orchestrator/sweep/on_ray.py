@@ -29,13 +29,14 @@ from orchestrator.executors.pool.slot_trial import slot_trial
 from orchestrator.executors.ray_leftovers import Leftovers, wait_until_clean
 from orchestrator.executors.ray_session import connected
 from orchestrator.loop.progress_file import ProgressFile
+from orchestrator.loop.task_sequence import scored_of
 from orchestrator.spec.experiment import Experiment
-from orchestrator.sweep.conclusion import Readings, conclude
+from orchestrator.sweep.conclusion import Ending
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError, SweepInterruptedError
 from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.protocols import Capacity
-from orchestrator.sweep.readings_on_ray import read_on_ray
+from orchestrator.sweep.readings_on_ray import read_on_ray, score_on_ray
 from orchestrator.sweep.run_options import SweepOptions
 from orchestrator.system.ray_environment import set_aside
 
@@ -64,8 +65,20 @@ def check_scheduler(scheduler: Any) -> None:
         )
 
 
+def check_scored_after_each_task(experiment: Experiment) -> None:
+    """Refuse a scheduler where a task's end says nothing to it."""
+    cells, tasks = scored_of(experiment).cells, len(experiment.tasks)
+    silent = [i for i in range(1, tasks) if cells is not None and not any(c[0] == i for c in cells)]
+    if silent:
+        raise SweepError(
+            "A scheduler compares trials after each task, and with these objectives the search "
+            f"scores nothing after task {silent[0]}. Set `scoring: full`, or give an objective "
+            "that needs those scores, such as `learning_accuracy` or `forgetting`."
+        )
+
+
 def run_trials_on_ray(
-    driver: Driver, options: SweepOptions, projection: MlflowSync, readings: Readings
+    driver: Driver, options: SweepOptions, projection: MlflowSync, ending: Ending
 ) -> str:
     """Run what is missing on Ray, make the verdict, and have its test data read.
 
@@ -73,7 +86,7 @@ def run_trials_on_ray(
         driver: The sweep.
         options: How it is run.
         projection: Its MLflow.
-        readings: Of its test data.
+        ending: What comes after its last trial.
 
     Returns:
         What the sweep left on the cluster, as a complaint; empty where nothing.
@@ -98,13 +111,14 @@ def run_trials_on_ray(
         driver.admission.scheduled = options.scheduler is not None
         if driver.unfinished:
             _fit(driver, options, projection)
-        conclude(driver, projection)
-        folder = driver.folder.readings
-        avoid = driver.admission.avoid
-        read = functools.partial(
-            read_on_ray, resources=experiment.resources, folder=folder, avoid=avoid
+        where: Any = {
+            "resources": experiment.resources,
+            "folder": driver.folder.readings,
+            "avoid": driver.admission.avoid,
+        }
+        ending.come(
+            functools.partial(score_on_ray, **where), functools.partial(read_on_ray, **where)
         )
-        readings.make(read)
         left = wait_until_clean()
     return leftovers_complaint(left, note)
 

@@ -13,17 +13,26 @@ from orchestrator.spec.load import LoadedExperiment
 
 
 def as_begun(loaded: LoadedExperiment, journal: Journal) -> LoadedExperiment:
-    """An experiment that says `auto`, with the precision that its sweep was begun with.
+    """An experiment with what its file leaves open and its sweep was begun with.
+
+    That is the precision where it says `auto`, and `scoring: full` where an earlier version, which
+    always scored everything, began the sweep and the file says nothing else.
 
     Args:
         loaded: The experiment as the file has it.
         journal: The sweep's.
 
     Returns:
-        The same where the file names a precision, or where the sweep has not begun.
+        The same where the file says so, or where the sweep has not begun.
     """
     if not journal.lines:
         return loaded
+    experiment = loaded.experiment
+    if "scoring" not in journal.lines[0]["experiment"] and "scoring" not in (
+        experiment.model_fields_set
+    ):
+        scored = experiment.model_copy(update={"scoring": "full"})
+        loaded = loaded.model_copy(update={"experiment": scored})
     return with_precision(loaded, journal.lines[0]["experiment"]["training"]["precision"])
 
 

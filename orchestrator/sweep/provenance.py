@@ -60,8 +60,10 @@ def check_same(loaded: LoadedExperiment, journal: Journal) -> None:
         ChangedSweepError: If they differ, with the differences.
     """
     opened = journal.lines[0]
+    # Earlier versions always scored everything.
+    begun = {"scoring": "full", **opened["experiment"]}
     old = {
-        "experiment": _read_today(opened["experiment"], Experiment.model_validate),
+        "experiment": _read_today(begun, Experiment.model_validate),
         "tasks": {
             name: _read_today(task, lambda document, name=name: parse_task(document, name))
             for name, task in opened["tasks"].items()

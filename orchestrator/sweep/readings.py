@@ -1,6 +1,7 @@
-"""Reading the test data: once a verdict is made, its champion, runner-up and base are scored on it.
+"""Scoring models that trials have saved: on the test data, or on cells of their matrix.
 
-Nothing is chosen by what comes out. The scores are computed from the adapters that the trials have
+The test data are read once a verdict is made, of its champion, runner-up and base; nothing is
+chosen by what comes out. The scores are computed from the adapters that the trials have
 saved, by whoever computes for the sweep: this process (`executor: local`), or a task on the
 cluster.
 """
@@ -27,16 +28,19 @@ class ReadingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Side:
-    """A model that is scored on the test data."""
+    """A model that is to be scored."""
 
     experiment: Experiment
     """With the trial's overrides applied."""
     adapter: Path | None
     """Its saved adapter; None: the untouched base."""
+    cells: Mapping[str, int] | None = None
+    """By task or probe, the first validation example that is scored, from 0; None: the test data of
+    the experiment's tasks are."""
 
 
 def read_sides(sides: Mapping[str, Side], data: PreparedData) -> dict[str, dict[str, Any]]:
-    """Score some models on the test data, in this process.
+    """Score some models, in this process.
 
     Args:
         sides: The models by name.
@@ -72,13 +76,16 @@ def _scores(
     data: PreparedData,
     engine_of: Callable[[Side, list[PreparedTask]], AbstractContextManager[Any]],
 ) -> dict[str, Any]:
-
-    tasks = [data.tasks[name] for name in side.experiment.tasks]
-    if not any(task.test for task in tasks):
+    names = side.experiment.tasks if side.cells is None else list(side.cells)
+    tasks = [data.tasks[name] for name in names]
+    if side.cells is None and not any(task.test for task in tasks):
         raise ValueError("no task has test examples")
     if side.adapter is not None and not side.adapter.is_dir():
         raise FileNotFoundError(f"its adapter is gone: there is no {side.adapter}")
     with engine_of(side, tasks) as engine:
+        if side.cells is not None:
+            asked = {task.name: task.validation[side.cells[task.name] :] for task in tasks}
+            return _document(tasks, {t.name: score(asked[t.name], t.spec, engine) for t in tasks})
         headed = engine.scored.heads is not None
         scores = {
             task.name: score(task.test, task.spec, engine)

@@ -63,17 +63,67 @@ def read_on_ray(
     rest = {name: side for name, side in sides.items() if name not in sharded}
     if not rest:
         return found
-    task: Any = ray.remote(
-        num_cpus=resources.cpus_per_worker,
-        num_gpus=resources.gpus_per_worker,
-        max_retries=resources.max_failures,
-        label_selector=away_from(avoid()) or {},
-    )(read_sides)
-    asked = task.remote(rest, shared)
+    asked = _task(resources, avoid()).remote(rest, shared)
     try:
         while not ray.wait([asked], timeout=POLL_SECONDS)[0]:
             pass
         return {**found, **ray.get(asked)}
+    except RayError as error:
+        raise ReadingError(_last_line(error)) from None
+
+
+def _task(resources: ResourceSpec, avoid: Sequence[str]) -> Any:
+    """`read_sides` as a task with what a worker of the sweep has."""
+    import ray
+
+    return ray.remote(
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=resources.gpus_per_worker,
+        max_retries=resources.max_failures,
+        label_selector=away_from(avoid) or {},
+    )(read_sides)
+
+
+def score_on_ray(
+    sides: Mapping[str, Side],
+    data: PreparedData,
+    resources: ResourceSpec,
+    folder: Path,
+    avoid: Callable[[], Sequence[str]] = tuple,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Score models, as many at a time as the cluster holds; see `read_on_ray`.
+
+    Args:
+        sides: The models by name.
+        data: The tokenised data.
+        resources: What a worker of the sweep has.
+        folder: A folder for Ray Train.
+        avoid: Gives the ids of nodes that do not take part.
+
+    Yields:
+        The name of each and what `read_sides` says of it, as soon as it is known.
+
+    Raises:
+        ReadingError: If it could not be run.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    shared = ray.put(data)
+    for name, side in sides.items():
+        if is_sharded(side.experiment):
+            yield from _read_by_train({name: side}, shared, folder, avoid()).items()
+    task = _task(resources, avoid())
+    asked = [
+        task.remote({name: side}, shared)
+        for name, side in sides.items()
+        if not is_sharded(side.experiment)
+    ]
+    try:
+        while asked:
+            done, asked = ray.wait(asked, timeout=POLL_SECONDS)
+            for each in done:
+                yield from ray.get(each).items()
     except RayError as error:
         raise ReadingError(_last_line(error)) from None
 

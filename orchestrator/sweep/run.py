@@ -41,14 +41,19 @@ from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ResourceSpec
-from orchestrator.sweep.conclusion import Readings, conclude, row_0_key
+from orchestrator.sweep.completion import Completion, score_here
+from orchestrator.sweep.conclusion import Ending, Readings, row_0_key, scores_follow_from
 from orchestrator.sweep.continuation import record_continuation, retried_trials, set_leftovers_aside
 from orchestrator.sweep.deciding.budget import Budget, Forecast
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.locally import run_trials_locally
 from orchestrator.sweep.mlflow_sync import MlflowSync
-from orchestrator.sweep.on_ray import check_scheduler, run_trials_on_ray
+from orchestrator.sweep.on_ray import (
+    check_scheduler,
+    check_scored_after_each_task,
+    run_trials_on_ray,
+)
 from orchestrator.sweep.precision import as_begun, decide_precision
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.provenance import (
@@ -91,11 +96,14 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
         experiment = experiment.model_copy(
             update={
                 "search": None,
+                "scoring": "full",
                 "name": f"{experiment.name}-run",
                 "resources": _own_workers(experiment.resources),
             }
         )
         loaded = loaded.model_copy(update={"experiment": experiment})
+    if options.scheduler is not None:
+        check_scored_after_each_task(experiment)
     storage = Path(experiment.storage).expanduser().resolve()
     folder = sweep_folder(storage, experiment.name, new=options.new)
 
@@ -234,15 +242,21 @@ def _run(
         observer.note("the untouched base was measured on this data before")
         driver.adopt_base(StageReport.from_document(measured))
     base_test = None if base_hash == UNKNOWN else {**row_0, "split": "test"}
-    readings = Readings(driver, cache, base_test)
-    return _run_what_is_missing(driver, options, projection, readings, raise_if_interrupted)
+    follows = None if base_hash == UNKNOWN else scores_follow_from(loaded, provenance)
+    ending = Ending(
+        driver,
+        projection,
+        Completion(driver.ledger, cache, follows),
+        Readings(driver, cache, base_test),
+    )
+    return _run_what_is_missing(driver, options, projection, ending, raise_if_interrupted)
 
 
 def _run_what_is_missing(
     driver: Driver,
     options: SweepOptions,
     projection: MlflowSync,
-    readings: Readings,
+    ending: Ending,
     raise_if_interrupted: Callable[[], None],
 ) -> str:
     """Run trials, make the verdict, have its test data read: what has not been done yet.
@@ -251,7 +265,7 @@ def _run_what_is_missing(
         driver: The sweep.
         options: How it is run.
         projection: Its MLflow.
-        readings: Of its test data.
+        ending: What comes after its last trial.
         raise_if_interrupted: Asked by what runs in this process.
 
     Returns:
@@ -259,13 +273,13 @@ def _run_what_is_missing(
     """
     if not driver.experiment.resources.facts.on_ray:
         run_trials_locally(driver, projection, raise_if_interrupted)
-        conclude(driver, projection)
-        readings.make(read_sides)
+        ending.come(score_here, read_sides)
         return ""
-    if not driver.unfinished:  # it ended between its last trial and its last word
-        conclude(driver, projection)
-    if driver.unfinished or driver.state.reading_due:
-        return run_trials_on_ray(driver, options, projection, readings)
+    if driver.unfinished or ending.needs_models:
+        return run_trials_on_ray(driver, options, projection, ending)
+    ending.decide(score_here)  # it ended between its last trial and its last word
+    if driver.state.reading_due:
+        return run_trials_on_ray(driver, options, projection, ending)
     return ""
 
 

@@ -56,7 +56,7 @@ def judge(
     controls: Controls,
     experiment: Experiment,
     *,
-    stopped: int = 0,
+    others: int = 0,
 ) -> SweepEnded:
     """Name the front and the champion, or say why there is none.
 
@@ -69,7 +69,7 @@ def judge(
         finalists: Of the finalists, their repetitions; empty lists where there are none.
         controls: What they are compared with.
         experiment: The sweep's.
-        stopped: Trials that were looked at and stopped early.
+        others: Further trials that were looked at: stopped early, or not scored on all examples.
 
     Returns:
         The verdict, to be written.
@@ -87,14 +87,14 @@ def judge(
     }
     family = {name: one.examples for name, one in tried.items()}
     family |= {f"{name} again": one.examples for name, one in again.items()}
-    intervals = controls.joint_intervals(family, others=stopped)
+    intervals = controls.joint_intervals(family, others=others)
     candidates = [
         Candidate(name, one.measures, intervals.get(f"{name} again", UNKNOWN))
         for name, one in again.items()
     ] or [
         Candidate(name, one.measures, intervals.get(name, UNKNOWN)) for name, one in tried.items()
     ]
-    compared = len(tried) + stopped
+    compared = len(tried) + others
     verdict = choose_champion(
         candidates,
         maximize=rule.maximize,
@@ -103,11 +103,11 @@ def judge(
         basis=_seeds_words(repeated),
         reference=controls.reference_name,
     )
-    others = [c for c in candidates if c.name != verdict.champion]
+    beaten = [c for c in candidates if c.name != verdict.champion]
     runner_up = None
     between = None
-    if others and verdict.champion is not None:
-        runner_up = best_candidate(others, maximize=rule.maximize, subject_to=rule.subject_to).name
+    if beaten and verdict.champion is not None:
+        runner_up = best_candidate(beaten, maximize=rule.maximize, subject_to=rule.subject_to).name
         shown = again or tried
         between = controls.interval(shown[verdict.champion].examples, shown[runner_up].examples)
     return SweepEnded(

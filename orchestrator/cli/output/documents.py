@@ -46,6 +46,14 @@ def trial_document(view: SweepState, trial: TrialRecord, folder: Path) -> dict[s
         "intervals": trial.intervals,
         "repeats": trial.of,
         "matrix": None if matrix is None else {"tasks": matrix.tasks, "rows": matrix.rows},
+        "examples": view.examples(trial),
+        "other_tasks": {
+            task: {
+                str(learnt): {"score": found.value, "examples": found.examples}
+                for learnt, found in cells.items()
+            }
+            for task, cells in view.other_scores(trial).items()
+        },
         "reports": [
             {k: v for k, v in report.as_document().items() if k != "per_example"}
             for report in trial.reports

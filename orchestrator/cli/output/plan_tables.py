@@ -44,9 +44,14 @@ def render(plan: Plan) -> RenderableType:
     parts += [Text(), _task_table(plan), Text()]
     tokens = (
         f"Tokens of one trial: {plan.train_tokens:,} to learn from ({_epochs(plan.epochs)}), "
-        f"{plan.evaluation_tokens:,} to score (each task at 1/4 and 1/2 of it; all tasks after "
-        f"each task; probes after {plan.probed}). The untouched base: {plan.base_tokens:,}."
+        f"{plan.evaluation_tokens:,} to score ({plan.scored}). The untouched base: "
+        f"{plan.base_tokens:,}."
     )
+    if plan.whole_tokens > plan.evaluation_tokens:
+        tokens += (
+            f" The whole matrix on all examples takes {plan.whole_tokens:,}, of the trials that "
+            "the verdict is between."
+        )
     if plan.tokens_from != "tokenizer":
         tokens += f" These are {plan.tokens_from}."
     parts += [Text(tokens), Text()]

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.cli.output.trials_table import failure
 from orchestrator.records.event import Event
 from orchestrator.records.events import (
+    CellsScored,
     ChampionRegistered,
     StageReported,
     SweepContinued,
@@ -16,6 +17,7 @@ from orchestrator.records.events import (
     SweepOpened,
     TestRead,
     TrialEnded,
+    TrialMeasured,
     TrialProposed,
     TrialStarted,
 )
@@ -101,6 +103,8 @@ def describe(event: Event, view: SweepState) -> str:
             words = f"running again what failed: {', '.join(retried)}" if retried else ""
         case TrialProposed() | TrialStarted() | StageReported() | TrialEnded():
             words = _describe_trial(event, view)
+        case CellsScored() | TrialMeasured():
+            words = _describe_later(event)
         case SweepEnded():
             who = f"champion {event.champion}" if event.champion else "no champion"
             words = f"ended, {who}: {event.reason}"
@@ -111,6 +115,19 @@ def describe(event: Event, view: SweepState) -> str:
         case _:
             words = ""
     return words
+
+
+def _describe_later(event: CellsScored | TrialMeasured) -> str:
+    if isinstance(event, TrialMeasured):
+        gain = show(event.measures.get("gain"), signed=True)
+        on = f"{sum(event.examples.values())} examples"
+        return f"{event.trial} measured on {on}: gain {gain} {show_interval(event.gain_interval)}"
+    scores = ", ".join(
+        f"{task} {show(found.value)} of {found.examples}" for task, found in event.scores.items()
+    )
+    failed = "; ".join(f"{task}: {why}" for task, why in (event.unscored or {}).items())
+    told = " ".join(filter(None, (scores, failed and f"not scored: {failed}")))
+    return f"{event.trial} after {count(event.learnt, 'task')}: {told}"
 
 
 def _describe_trial(

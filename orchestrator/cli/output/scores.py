@@ -96,6 +96,9 @@ def task_rows(view: SweepState) -> dict[str, list[str]]:
     matrix = view.matrix(best) if best is not None else None
     if best is not None and matrix is not None and matrix.tasks_learnt:
         rows |= _learnt_rows(best.name, matrix)
+    if best is not None and view.is_screened(best):
+        own = view.examples(best)
+        rows[f"  first examples scored of {best.name}"] = [str(own.get(t, "-")) for t in view.tasks]
     counts = [view.controls.get(task, {}).get("validation_examples") for task in view.tasks]
     rows["validation examples"] = ["-" if count is None else str(count) for count in counts]
     return rows
@@ -130,7 +133,7 @@ def comparison_tables(view: SweepState) -> list[RenderableType]:
     """The best trial against each control, and what fresh seeds gave; empty for older journals."""
     tables: list[RenderableType] = []
     best = view.best
-    if best is not None and best.intervals:
+    if best is not None and best.intervals and not view.is_screened(best):
         made = table(
             f"{best.name} minus each control, mean over tasks",
             "control", "control's", "difference", "95 % interval", left={"control"},

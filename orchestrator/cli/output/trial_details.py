@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.output.tables import add_cells, table
-from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
@@ -40,9 +39,8 @@ def render_trial(view: SweepState, trial: TrialRecord, folder: Path) -> Renderab
         add_cells(numbers, [name, show(trial.measure(name)), better])
     add_cells(numbers, ["gain, 95 % interval", show_interval(trial.gain_interval), ""])
     parts: list[RenderableType] = [head, Text(), settings, Text(), numbers, Text()]
-    matrix = view.matrix(trial)
-    if matrix is not None:
-        parts += [_matrix_table(matrix), Text()]
+    for made in matrix_tables(view, trial):
+        parts += [made, Text()]
     parts += [_report_table(trial), Text()]
     log = SweepFolder(folder).written_log(trial)
     paths = Text(f"log      {log}", no_wrap=True, overflow="ignore")
@@ -52,12 +50,30 @@ def render_trial(view: SweepState, trial: TrialRecord, folder: Path) -> Renderab
     return Group(*parts)
 
 
-def _matrix_table(matrix: AccuracyMatrix) -> Table:
-    made = table("Scores on each task", "after", *matrix.tasks, left={"after"})
-    names = ["(untouched base)", *matrix.tasks]
-    for name, row in zip(names, matrix.rows, strict=False):
-        add_cells(made, [name, *(show(score) for score in row)])
-    return made
+def matrix_tables(view: SweepState, trial: TrialRecord) -> list[Table]:
+    """The accuracy matrix of a trial, and its scores on tasks that its sweep does not have."""
+    names, tables = ["(untouched base)", *view.tasks], list[Table]()
+    matrix = view.matrix(trial)
+    if matrix is not None:
+        made = table("Scores on each task", "after", *matrix.tasks, left={"after"})
+        for name, row in zip(names, matrix.rows, strict=False):
+            add_cells(made, [name, *(show(score) for score in row)])
+        counts = view.examples(trial)
+        if counts:
+            add_cells(made, ["examples", *(str(counts.get(t, "-")) for t in matrix.tasks)], "dim")
+        tables.append(made)
+    others = view.other_scores(trial)
+    if others:
+        made = table("Scored later, on tasks that the sweep does not have", "after", *others,
+                     left={"after"})  # fmt: skip
+        for learnt in sorted({learnt for cells in others.values() for learnt in cells}):
+            found = [cells.get(learnt) for cells in others.values()]
+            shown = [
+                "-" if one is None else f"{show(one.value)} of {one.examples}" for one in found
+            ]
+            add_cells(made, [names[learnt], *shown])
+        tables.append(made)
+    return tables
 
 
 def _report_table(trial: TrialRecord) -> Table:

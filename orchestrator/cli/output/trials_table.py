@@ -33,11 +33,13 @@ def trial_tables(
     others = sorted({path for t in trials for path in t.overrides} - set(_SHOWN_SETTINGS))
     shown = _SHOWN_SETTINGS | {path: path.rsplit(".", 1)[-1] for path in others}
     words = {"trial", "kind", "state"}
+    counted = ["exam-\nples"] if any(map(view.is_screened, trials)) else []
+    measures = [*_SHOWN_MEASURES, *counted]
     rows = [
         (
             _marked(view, trial),
             [show_setting(path, settings[trial.name].get(path)) for path in shown],
-            _measure_cells(trial),
+            _measure_cells(trial) + [str(sum(view.examples(trial).values())) for _ in counted],
             _style(view, trial),
         )
         for trial in trials
@@ -45,8 +47,8 @@ def trial_tables(
     title = f"{'Run' if view.kind == 'run' else 'Sweep'} {view.name}: {_progress_words(view)}"
     if len(trials) < len(view.trials):
         title += f", {len(trials)} chosen"
-    whole = table(title, "trial", *shown.values(), *_SHOWN_MEASURES, left=words)
-    first = table(title, "trial", *_SHOWN_MEASURES, left=words)
+    whole = table(title, "trial", *shown.values(), *measures, left=words)
+    first = table(title, "trial", *measures, left=words)
     second = table("Settings", "trial", *shown.values(), left=words)
     for name, left, right, style in rows:
         add_cells(whole, [name, *left, *right], style)

@@ -22,6 +22,7 @@ from orchestrator.executors.pool.failures import Failure, attempt
 from orchestrator.executors.pool.member_base import MemberBase
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.executors.pool.slots import Ended
+from orchestrator.executors.task_adapters import TaskAdapters
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
@@ -186,8 +187,10 @@ class Member:
         snapshot, aside = self._workers.broadcast((snapshot, aside))
         self._said += [(name, WorkSetAside.of(found)) for found in aside]
 
-        def hear(report: StageReport, matrix: AccuracyMatrix) -> None:
-            self._hear(pack, maker, report, matrix)
+        adapters = TaskAdapters(SweepFolder(self._folder), name, experiment)
+
+        def hear(report: StageReport, _: AccuracyMatrix) -> None:
+            self._hear(pack, maker, report, adapters)
 
         self._reports[name] = []
         if snapshot is not None:
@@ -234,7 +237,7 @@ class Member:
         return SweepFolder(self._folder).checkpoint(name)
 
     def _hear(
-        self, pack: PackedTrials, maker: Maker, report: StageReport, matrix: AccuracyMatrix
+        self, pack: PackedTrials, maker: Maker, report: StageReport, adapters: TaskAdapters
     ) -> None:
         """Save a trial, then say what it reported."""
         name = maker.trial
@@ -243,13 +246,14 @@ class Member:
         fresh = kept.with_name(f"checkpoint.{self._own}.new")
         if self._workers.first:
             shutil.rmtree(fresh, ignore_errors=True)
-        if matrix.complete and report.row is not None:
+        if adapters.wanted(report):
             # All workers take part, so nothing that can fail on the first alone comes before it.
             pack.save_adapter(name, fresh / "adapter")
         if self._workers.first:
             fresh.mkdir(parents=True, exist_ok=True)
-            if (fresh / "adapter").is_dir():
+            if adapters.wanted(report):
                 seal(fresh / "adapter", maker)
+                adapters.keep(fresh / "adapter", report)
             pack.save(name, fresh)
             keep_checkpoint(fresh, kept, maker)
         self._say_stage(name, report, kept)

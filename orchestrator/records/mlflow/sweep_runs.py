@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.records.event import Event
 from orchestrator.records.events import (
+    CellsScored,
     ChampionRegistered,
     StageReported,
     SweepEnded,
@@ -21,6 +22,7 @@ from orchestrator.records.events import (
     SweepStopped,
     TestRead,
     TrialEnded,
+    TrialMeasured,
     TrialProposed,
     TrialStarted,
 )
@@ -101,12 +103,8 @@ class SweepRuns:
         match event:
             case SweepOpened():
                 self._opened(event)
-            case TrialStarted():
-                self._started(event)
-            case StageReported():
-                self._reported(event)
-            case TrialEnded():
-                self._trial_ended(event)
+            case TrialStarted() | StageReported() | TrialEnded() | CellsScored() | TrialMeasured():
+                self._add_of_trial(event)
             case SweepEnded():
                 self._ended(event)
             case SweepStopped():
@@ -117,6 +115,19 @@ class SweepRuns:
                 self.registered = event
             case _:
                 pass
+
+    def _add_of_trial(
+        self, event: TrialStarted | StageReported | TrialEnded | CellsScored | TrialMeasured
+    ) -> None:
+        match event:
+            case TrialStarted():
+                self._started(event)
+            case StageReported():
+                self._reported(event)
+            case TrialEnded():
+                self._trial_ended(event)
+            case CellsScored() | TrialMeasured():
+                self._scored_later(event)
 
     def pictures(self, wanted: Collection[str | None]) -> dict[str | None, Picture]:
         """Some of the runs that there should be, the sweep's own (None) first.
@@ -210,6 +221,15 @@ class SweepRuns:
         if event.log:
             picture.tags[f"{TAG}log"] = event.log
         picture.close(event, _STATUS[event.state])
+
+    def _scored_later(self, event: CellsScored | TrialMeasured) -> None:
+        picture = self._picture(event.trial, event)
+        if isinstance(event, TrialMeasured):
+            picture.measure(event, _final_measures(event.measures, event.gain_interval), 0)
+            picture.tags[f"{TAG}examples"] = json.dumps(event.examples)
+            return
+        known = {f"R/{event.learnt}/{task}": found.value for task, found in event.scores.items()}
+        picture.measure(event, known, event.learnt)
 
     def _ended(self, event: SweepEnded) -> None:
         champion = event.champion

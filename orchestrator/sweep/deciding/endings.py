@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.loop.progress_file import ProgressFile
-from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
-from orchestrator.measures.objectives import ProbeReading, measures, needs_order
+from orchestrator.measures.objectives import needs_order
 from orchestrator.records.events import TrialEnded
-from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.stage_report import StageReport
 from orchestrator.records.trial_record import BASE_TRIAL
-from orchestrator.spec.task_kinds import LanguageModellingTask
-from orchestrator.sweep.baselines import bounds
 from orchestrator.sweep.deciding.admission import Admission
 from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
+from orchestrator.sweep.deciding.measuring import Measured, Measuring, intervals_of
 from orchestrator.sweep.deciding.proposals import Proposals
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.system.seals import content_hash, file_hashes
@@ -50,6 +48,7 @@ class Endings:
         """
         self._ledger, self._proposals = ledger, proposals
         self._admission, self._kept, self._budget = admission, kept, budget
+        self._measuring = Measuring(ledger)
         self._base_measured = base_measured
         self._failed_now: list[str] = []
 
@@ -88,10 +87,10 @@ class Endings:
         elif name == BASE_TRIAL:
             self._finish_base(trial, final)
         elif self._ledger.base_report() is not None:
-            self._finish_whole(trial, final)
+            self._finish_whole(trial)
 
     def _finish_base(self, base: Trial, final: StageReport) -> None:
-        self._end(base, "COMPLETE", "", self._measures(base, final))
+        self._end(base, "COMPLETE", "", self._measuring.on_all(base))
         if self._base_measured is not None:
             self._base_measured(final)
         for other in list(self._ledger.trials.values()):
@@ -99,12 +98,12 @@ class Endings:
             if not other.over and whole and other.name not in self._admission.waiting:
                 self.finish(other.name)
 
-    def _finish_whole(self, trial: Trial, final: StageReport) -> None:
-        found = self._measures(trial, final)
+    def _finish_whole(self, trial: Trial) -> None:
+        found = self._measuring.searched(trial)
         wanted = set(self._ledger.experiment.objectives)
         if self._ledger.learns_jointly(trial.name):
             wanted -= needs_order()
-        bad = [n for n in sorted(wanted) if not math.isfinite(found[n])]
+        bad = [n for n in sorted(wanted) if not math.isfinite(found.measures[n])]
         if bad:
             self._end(trial, "FAILED", f"the objectives {bad} could not be measured")
         else:
@@ -121,77 +120,31 @@ class Endings:
         reason = trial.failure or trial.trouble or "the trial ended before its last report"
         self._end(trial, "FAILED", reason)
 
-    def _end(
-        self, trial: Trial, state: str, reason: str, measured: dict[str, float] | None = None
-    ) -> None:
+    def _end(self, trial: Trial, state: str, reason: str, measured: Measured | None = None) -> None:
         """Record the end of a trial; `measured` only if it is complete."""
         folder = self._ledger.folder
         adapter = folder.adapter(trial.name)
         has_adapter = state == "COMPLETE" and adapter.is_dir()
-        compared = measured is not None and trial.name != BASE_TRIAL
-        controls = self._ledger.controls() if compared else None
-        examples = self._ledger.examples(trial.name) if compared else None
+        values = None if measured is None else measured.measures
+        gain, intervals = None, None
+        if measured is not None and trial.name != BASE_TRIAL:
+            gain, intervals = intervals_of(measured)
         self._ledger.record(
             TrialEnded(
                 trial=trial.name,
                 state=state,
                 reason=reason,
-                measures=None if measured is None else {**measured},
-                gain_interval=controls
-                and bounds(controls.interval(examples, controls.reference_examples)),
-                intervals=controls and controls.intervals(examples),
+                measures=None if values is None else {**values},
+                gain_interval=gain,
+                intervals=intervals,
                 adapter=folder.relative(adapter) if has_adapter else None,
                 adapter_sha256=content_hash(file_hashes(adapter)) if has_adapter else None,
                 log=trial.log and folder.relative(Path(trial.log)),
             )
         )
         self._budget.trial_ended(trial.name, whole=state == "COMPLETE")
-        self._proposals.tell(trial, measured)
+        self._proposals.tell(trial, values)
         ProgressFile(folder.path, trial.name).remove()
         if state == "FAILED":
             self._failed_now.append(trial.name)
         self._kept.remove_checkpoint(trial.name)
-
-    # ------------------------------------------------------------------------------ what it scored
-
-    def _measures(self, trial: Trial, final: StageReport) -> dict[str, float]:
-        ledger, tasks = self._ledger, self._ledger.experiment.tasks
-        base = ledger.base_report()
-        if base is None or base.row is None:
-            raise AssertionError("measures are read only once row 0 is known")
-        headed = tuple(ledger.data.tasks[task].has_head for task in tasks)
-        matrix = AccuracyMatrix(tasks, (base.row,), headed)
-        for index in range(final.task_index + 1):
-            report = trial.reports.get((index, DONE))
-            row = report.row if report is not None else None
-            # Where tasks are learnt jointly, only the last row is ever measured.
-            matrix = matrix.with_row(row or (NOT_MEASURED,) * len(tasks))
-        return measures(
-            matrix,
-            reference=ledger.controls().reference_row,
-            probes=self._probes(base.probes or {}, final.probes or {}),
-            cost_s=final.seconds * ledger.experiment_of(trial.name).resources.workers,
-            cost_tokens=float(final.tokens),
-        )
-
-    def _probes(
-        self, before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
-    ) -> list[ProbeReading]:
-        readings: list[ProbeReading] = []
-        for name in self._ledger.experiment.probes:
-            spec = self._ledger.loaded.tasks[name]
-            if isinstance(spec, LanguageModellingTask):
-                readings.append(
-                    ProbeReading(
-                        "language_modelling",
-                        before[name]["cross_entropy"],
-                        after[name]["cross_entropy"],
-                    )
-                )
-            else:
-                chance = float(self._ledger.data.controls[name].get("chance", 0.0))
-                metric = spec.metric
-                readings.append(
-                    ProbeReading("choice", before[name][metric], after[name][metric], chance)
-                )
-        return readings

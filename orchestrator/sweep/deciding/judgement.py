@@ -12,6 +12,7 @@ from orchestrator.spec.experiment import experiment_received
 from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
+from orchestrator.sweep.deciding.measuring import Measuring
 from orchestrator.sweep.deciding.proposals import Proposals
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.readings import Side
@@ -34,21 +35,51 @@ class Judgement:
         """
         self._ledger, self._proposals, self._kept = ledger, proposals, kept
         self._budget = budget
+        self._measuring = Measuring(ledger)
 
     def conclude(self) -> None:
-        """Name the front and the champion, unless that is done."""
+        """Name the front and the champion, unless that is done.
+
+        Trials are judged on all examples. Where the search has scored fewer, those of which the
+        rest was never scored count as looked at and are not compared with the others.
+        """
         ledger = self._ledger
         if ledger.state.verdict is not None:
             return
-        tried = {t.name: self._judged(t) for t in ledger.eligible()}
-        finalists = {t.name: self._repeats(t) for t in self._proposals.finalists()}
+        eligible = ledger.eligible()
+        whole = [trial for trial in eligible if self._measuring.is_on_all(trial)]
+        tried = {t.name: self._judged(t) for t in whole}
+        finalists = {
+            t.name: self._repeats(t) for t in self._proposals.finalists() if t.name in tried
+        }
         stopped = sum(trial.state == "STOPPED" for trial in ledger.searched())
-        verdict = judge(tried, finalists, ledger.controls(), ledger.experiment, stopped=stopped)
+        others = stopped + len(eligible) - len(whole)
+        verdict = judge(tried, finalists, ledger.controls(), ledger.experiment, others=others)
         if self._budget.ended:
             words = self._budget.words(self._proposals.left_out)
             reason = f"{verdict.reason.rstrip('.')}. {words}"
             verdict = replace(verdict, reason=reason, budget=dict(self._budget.allowed))
         ledger.record(verdict)
+
+    def contenders(self) -> list[Trial]:
+        """The trials whose whole matrix the verdict stands on, in the order of their proposal.
+
+        Returns:
+            By what the search has scored: the front, who would be champion and runner-up, and the
+            finalists. Empty once there is a verdict.
+        """
+        ledger = self._ledger
+        if ledger.state.verdict is not None or ledger.base_report() is None:
+            return []
+        eligible, counts = ledger.eligible(), ledger.screened()
+        tried = {
+            t.name: Judged(t.name, t.searched_measures or {}, self._measuring.examples(t, counts))
+            for t in eligible
+        }
+        first = judge(tried, {}, ledger.controls(counts), ledger.experiment)
+        chosen = {*first.front, first.champion, first.runner_up}
+        chosen |= {trial.name for trial in self._proposals.finalists()}
+        return [trial for trial in eligible if trial.name in chosen]
 
     def to_be_read(self) -> dict[str, Side]:
         """Say whose test scores the verdict asks for.
@@ -101,7 +132,8 @@ class Judgement:
         return {n: side for read in self._ledger.state.readings for n, side in read.sides.items()}
 
     def _judged(self, trial: Trial) -> Judged:
-        return Judged(trial.name, trial.measures or {}, self._ledger.examples(trial.name) or {})
+        examples = self._measuring.examples(trial, self._ledger.every_example())
+        return Judged(trial.name, trial.measures or {}, examples)
 
     def _repeats(self, finalist: Trial) -> list[Judged]:
         """A finalist's repetitions with seeds that had no part in the choice."""

@@ -6,13 +6,21 @@ import shutil
 import time
 from pathlib import Path
 
+from orchestrator.loop.task_sequence import keeps_adapters
 from orchestrator.records.events import SetAside
 from orchestrator.records.model_folder import adapter_flaw
 from orchestrator.spec.task_kinds import computed_fields
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.errors import SweepError, no_room
 from orchestrator.system.durable import copy_folder
-from orchestrator.system.seals import UNSEALED, Maker, file_hashes, flaw, move_aside
+from orchestrator.system.seals import (
+    UNSEALED,
+    Maker,
+    content_hash,
+    file_hashes,
+    flaw,
+    move_aside,
+)
 from orchestrator.system.strict_json import fingerprint
 
 SEEN_TRIES, SEEN_SECONDS = 5, 0.2
@@ -87,6 +95,28 @@ class KeptWork:
                 no_room(self._ledger.folder.path, f"the adapter of {name}", str(error))
             ) from None
         return None
+
+    def task_adapter(self, name: str, learnt: int) -> tuple[str, str] | None:
+        """The adapter that a trial's executor has kept after a task.
+
+        Args:
+            name: The trial.
+            learnt: How many tasks it had learnt.
+
+        Returns:
+            Its place as it is journalled, and its hash; None where none is kept, or what is there
+            is not the trial's. The trial goes on without it: it is needed for later scores alone.
+        """
+        if not keeps_adapters(self._ledger.experiment_of(name)):
+            return None
+        place = self._ledger.folder.task_adapter(name, learnt)
+        if not place.parent.parent.is_dir() or not _is_seen(place):
+            return None
+        wrong = flaw(place, self.maker(name))
+        if wrong is not None:
+            self.set_aside(name, place, move_aside(place), wrong)
+            return None
+        return self._ledger.folder.relative(place), content_hash(file_hashes(place))
 
     def set_other_adapter_aside(self, name: str) -> None:
         """Let nothing be read from an adapter that the journal does not vouch for."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.records.event import Event
-from orchestrator.records.events import TrialProposed
+from orchestrator.records.event_values import TaskScores
+from orchestrator.records.events import CellsScored, TrialProposed, read_event
 from orchestrator.records.journal import Journal
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder
@@ -56,8 +58,11 @@ class Ledger:
     def experiment_of(self, name: str) -> Experiment:
         """The sweep's experiment with a trial's overrides, validated once."""
         if name not in self._experiments:
-            overrides = self.trials[name].overrides
-            self._experiments[name] = self.experiment.with_overrides(overrides)
+            trial = self.trials[name]
+            own = self.experiment.with_overrides(trial.overrides)
+            # A repetition is judged by its whole matrix, cheapest while its model is there.
+            scoring = own.scoring if trial.of is None else "full"
+            self._experiments[name] = own.model_copy(update={"scoring": scoring})
         return self._experiments[name]
 
     def learns_jointly(self, name: str) -> bool:
@@ -72,20 +77,43 @@ class Ledger:
         """The report after the last task, which makes a trial whole; None before."""
         return trial.last_report(len(self.experiment.tasks))
 
-    def examples(self, name: str) -> dict[str, tuple[float, ...]] | None:
-        """What a trial scores on each validation example, read from the journal.
+    def cells(self, name: str) -> dict[tuple[int, str], TaskScores]:
+        """Everything that a trial was scored on after a task, read from the journal.
 
         Args:
             name: The trial.
 
         Returns:
-            By task; None where it has no last report, or that holds none.
+            By how many tasks it had learnt and by task, probes not among them until they are scored
+            later. What was scored again, on more examples, stands in the place of the first.
         """
-        trial = self.trials[name]
-        number = trial.record.lines.get(trial.last_stage(len(self.experiment.tasks)))
-        if number is None:
-            return None
-        return StageReport.from_document(self.journal.lines[number]["report"]).per_example
+        record, everything = self.trials[name].record, self.every_example()
+        found: dict[tuple[int, str], TaskScores] = {}
+        for (index, _), number in record.lines.items():
+            report = StageReport.from_document(self.journal.lines[number]["report"])
+            if report.row is None or index < 0:
+                continue
+            counts = everything if report.examples is None else report.examples
+            for task, score in zip(self.experiment.tasks, report.row, strict=True):
+                if math.isfinite(score):
+                    found[(index + 1, task)] = TaskScores(
+                        score,
+                        counts.get(task, 0),
+                        report.metrics.get(task, {}),
+                        tuple((report.per_example or {}).get(task, ())),
+                    )
+        for number in record.later_lines:
+            event = read_event(self.journal.lines[number])
+            assert isinstance(event, CellsScored), "what was scored later is such an event"
+            found |= {(event.learnt, task): scores for task, scores in event.scores.items()}
+        return found
+
+    def every_example(self) -> dict[str, int]:
+        """By task, how many validation examples the untouched base was scored on."""
+        base = self.base_report()
+        if base is None:
+            return {}
+        return base.examples or {t: len(scores) for t, scores in (base.per_example or {}).items()}
 
     # ---------------------------------------------------------------------------- of all trials
 
@@ -114,15 +142,36 @@ class Ledger:
         base = self.trials.get(BASE_TRIAL)
         return None if base is None else self.last_report(base)
 
-    def controls(self) -> Controls:
-        """What trials are compared with, once row 0 is known."""
+    def controls(self, counts: Mapping[str, int] | None = None) -> Controls:
+        """What trials are compared with, once row 0 is known.
+
+        Args:
+            counts: By task, on how many of its first validation examples; None: on all.
+
+        Returns:
+            The controls.
+
+        Raises:
+            AssertionError: If it is not.
+        """
         base = self.base_report()
         if base is None:
             raise AssertionError("controls are read only once row 0 is known")
-        return Controls([self.data.tasks[name] for name in self.experiment.tasks], base)
+        tasks = [self.data.tasks[name] for name in self.experiment.tasks]
+        return Controls(tasks, base, counts=counts)
+
+    def screened(self) -> dict[str, int]:
+        """By task, on how many of its examples trials of the search are compared."""
+        return {
+            name: count
+            if self.experiment.screen is None or self.data.tasks[name].is_language_modelling
+            else min(count, self.experiment.screen)
+            for name, count in self.every_example().items()
+        }
 
     def row_0(self) -> tuple[float | None, ...] | None:
-        """What trials are compared with, by task; None until it is measured."""
+        """What trials are compared with while they run, by task; None until it is measured."""
         if self.trials[BASE_TRIAL].state != "COMPLETE":
             return None
-        return tuple(v if math.isfinite(v) else None for v in self.controls().reference_row)
+        row = self.controls(self.screened()).reference_row
+        return tuple(v if math.isfinite(v) else None for v in row)

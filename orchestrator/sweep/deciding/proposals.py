@@ -139,7 +139,7 @@ class Proposals:
             # A choice may be a list, which is no key.
             group = json.dumps(trial.overrides.get(per)) if per is not None else ""
             groups.setdefault(group, []).append(
-                Candidate(trial.name, trial.measures or {}, UNKNOWN)
+                Candidate(trial.name, trial.searched_measures or {}, UNKNOWN)
             )
         best = [
             best_candidate(group, maximize=rule.maximize, subject_to=rule.subject_to)
@@ -179,6 +179,6 @@ def _proposer(ledger: Ledger) -> Proposer | None:
     return Proposer(
         experiment.search,
         experiment.objectives,
-        [PastTrial(t.name, t.overrides, t.state, t.measures) for t in ledger.searched()],
+        [PastTrial(t.name, t.overrides, t.state, t.searched_measures) for t in ledger.searched()],
         refuses=lambda overrides: refusal(experiment, overrides),
     )

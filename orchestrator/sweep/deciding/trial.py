@@ -57,6 +57,11 @@ class Trial:
         """What it measured, NaN where it could not; None unless it is complete."""
         return {name: number(v) for name, v in self.record.measures.items()} or None
 
+    @property
+    def searched_measures(self) -> dict[str, float] | None:
+        """The same on the examples that all trials of the search are scored on."""
+        return {name: number(v) for name, v in self.record.searched_measures.items()} or None
+
     def last_report(self, tasks: int) -> StageReport | None:
         """The report after the last task, which makes a trial whole."""
         return self.reports.get(self.last_stage(tasks))

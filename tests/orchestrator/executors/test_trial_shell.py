@@ -4,22 +4,35 @@ from contextlib import contextmanager
 
 import pytest
 
+from orchestrator.executors.task_adapters import TaskAdapters
 from orchestrator.executors.trial_shell import KeptCheckpoint, TrialShell
 from orchestrator.loop.task_sequence import Start
 from orchestrator.loop.trial_checkpoints import found_checkpoint
 from orchestrator.loop.trial_state import TrialState, read_state
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.spec.experiment import Experiment
 from orchestrator.system.seals import Maker, flaw
 
+EXPERIMENT = Experiment.model_validate({
+    "name": "shells", "model": {"name": "m"}, "tasks": ["mood", "being"],
+    "method": {"adapter": {"kind": "lora"}},
+})  # fmt: skip
 MATRIX = AccuracyMatrix(("mood",), ((0.5,),))
 BEGUN = TrialState(MATRIX, Start(), ())
-RUNG = StageReport("mood", 0, 2, 4, 0.5, 0.6)
-END = StageReport("mood", 0, 4, 4, 1.0, 0.75, row=(0.75,))
+RUNG = StageReport("being", 1, 2, 4, 0.5, 0.6)
+FIRST = StageReport("mood", 0, 4, 4, 1.0, 0.5, row=(0.5,))
+END = StageReport("being", 1, 4, 4, 1.0, 0.75, row=(0.75,))
 
 
 def maker(trial="t001"):
     return Maker("a sweep", trial, "some settings")
+
+
+def adapters(folder, trial="t001", kind="lora"):
+    own = EXPERIMENT.with_overrides({"method.adapter.kind": kind})
+    return TaskAdapters(SweepFolder(folder), trial, own)
 
 
 class Engine:
@@ -71,7 +84,7 @@ def test_what_is_told_can_be_gone_on_from(tmp_path):
         assert found_checkpoint(message.checkpoint_path, maker()) == (kept, [])
         found.append((message.report, read_state(message.checkpoint_path)))
 
-    shell = TrialShell(maker(), BEGUN, KeptCheckpoint(kept, maker(), tell))
+    shell = TrialShell(maker(), BEGUN, KeptCheckpoint(kept, maker(), tell), adapters(tmp_path))
     (tmp_path / "checkpoint.new").mkdir()
     (tmp_path / "checkpoint.new" / "half").write_text("of a process that was killed")
     engine = Engine()
@@ -108,7 +121,7 @@ def test_a_checkpoint_is_on_the_disk_before_its_report_is_told(tmp_path, synced)
 @pytest.mark.parametrize("first", [True, False])
 def test_each_worker_saves_its_part_and_the_first_the_rest(tmp_path, first):
     engine, folders = Engine(), Folders(tmp_path)
-    shell = TrialShell(maker(), BEGUN, folders, first=first)
+    shell = TrialShell(maker(), BEGUN, folders, adapters(tmp_path), first=first)
     shell.reported(RUNG, MATRIX, engine)
     shell.reported(END, MATRIX, engine)
     own = ["save", "save", "gather"]
@@ -123,6 +136,32 @@ def test_each_worker_saves_its_part_and_the_first_the_rest(tmp_path, first):
 
 def test_of_the_base_nothing_is_saved_but_its_state(tmp_path):
     engine, folders = Engine(), Folders(tmp_path)
-    TrialShell(maker("base"), BEGUN, folders).reported(END, MATRIX, engine)
+    shell = TrialShell(maker("base"), BEGUN, folders, adapters(tmp_path, "base"))
+    shell.reported(END, MATRIX, engine)
     assert engine.calls == []
     assert folders.told == [(END, ["trial.json"])]
+
+
+def test_an_adapter_is_kept_after_each_task_unless_it_is_as_large_as_the_base(tmp_path):
+    place = SweepFolder(tmp_path).task_adapter("t001", 1)
+    for kind in ("lora", "full", "osf"):
+        engine, folders = Engine(), Folders(tmp_path / kind)
+        folders.place.mkdir()
+        shell = TrialShell(maker(), BEGUN, folders, adapters(tmp_path / kind, kind=kind))
+        shell.reported(FIRST, MATRIX, engine)
+        shell.reported(END, MATRIX, engine)
+        kept = SweepFolder(tmp_path / kind).task_adapter("t001", 1)
+        assert (flaw(kept, maker()) is None) == (kind == "lora")
+        held = [[name for name in files if "adapter" in name] for _, files in folders.told]
+        assert not held[0], "a checkpoint within a sequence is no larger than it was"
+        assert held[1]
+    assert not place.exists()
+
+
+def test_an_adapter_of_an_earlier_attempt_is_replaced(tmp_path):
+    for attempt in ("0", "1"):
+        folders = Folders(tmp_path / attempt)
+        folders.place.mkdir()
+        shell = TrialShell(maker(), BEGUN, folders, adapters(tmp_path))
+        shell.reported(FIRST, MATRIX, Engine())
+    assert flaw(SweepFolder(tmp_path).task_adapter("t001", 1), maker()) is None

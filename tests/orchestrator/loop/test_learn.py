@@ -11,7 +11,13 @@ from orchestrator.data.prepared import PreparedTask
 from orchestrator.loop.answer import run
 from orchestrator.loop.learn import learn_sequence, measure_base
 from orchestrator.loop.scoring import DivergedError
-from orchestrator.loop.task_sequence import ALL_TASKS, Start, TaskSequence, rung_steps
+from orchestrator.loop.task_sequence import (
+    ALL_TASKS,
+    Scored,
+    Start,
+    TaskSequence,
+    rung_steps,
+)
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
 from orchestrator.spec.methods import EarlyStoppingSpec
@@ -316,3 +322,30 @@ def test_held_out_examples_are_not_learnt():
     stage = seq.stages[0]
     assert len(seq.examples(stage)) == 12
     assert len(seq.held_out(stage)) == 4
+
+
+def test_only_the_cells_that_are_asked_for_are_scored_on_the_first_examples():
+    needed = Scored(frozenset({(1, 0), (2, 0), (2, 1)}), 4)
+    seq = sequence(scored=needed, rung_examples=6)
+    final, reports, progress = learn(FakeEngine(), seq)
+    nan = math.isnan
+    assert [[nan(score) for score in row] for row in final.rows[1:]] == [
+        [False, True], [False, False],
+    ]  # fmt: skip
+    ends = [report for report, _ in reports if report.row is not None]
+    assert [report.examples for report in ends] == [{"a": 4}, {"a": 4, "b": 4}]
+    assert [{k: len(v) for k, v in report.per_example.items()} for report in ends] == [
+        {"a": 4}, {"a": 4, "b": 4},
+    ]  # fmt: skip
+    assert [list(report.probes) for report in ends] == [[], ["p"]], "probes wait for the end"
+    rungs = [report for report, _ in reports if report.row is None]
+    assert {tuple(report.examples.values()) for report in rungs} == {(4,)}, "a nested subset"
+    assert progress[-1].done == pytest.approx(1.0), "work is what is scored"
+
+
+def test_cells_that_no_adapter_is_kept_for_are_scored_on_all_examples_at_once():
+    needed = Scored(frozenset({(1, 0), (2, 0), (2, 1)}), 4, probes=False, later=False)
+    _, reports, _ = learn(FakeEngine(), sequence(scored=needed))
+    ends = [report for report, _ in reports if report.row is not None]
+    assert [report.examples for report in ends] == [{"a": 8}, {"a": 4, "b": 4}]
+    assert ends[-1].probes == {}

@@ -155,11 +155,24 @@ def test_training_tokens_are_those_of_all_tasks_times_epochs(loaded):
 
 
 def test_evaluation_counts_rungs_of_each_task_and_all_tasks_at_each_end(loaded):
-    plan = made(loaded)
+    plan = made(with_changes(loaded, scoring="full"))
     colour, shade, prose = (task.validation_tokens for task in plan.tasks)
     rungs = 2 * 0.5 * (colour + shade)
     assert plan.evaluation_tokens == rungs + 2 * (colour + shade + prose)
     assert plan.base_tokens == colour + shade + prose
+    assert made(loaded, kind="run").evaluation_tokens == plan.evaluation_tokens
+
+
+def test_a_screened_trial_is_counted_by_its_cells_and_examples(loaded):
+    screened = made(with_changes(loaded, scoring={"screen": 3}))
+    colour, shade, prose = screened.tasks
+    # Forgetting reads the first task twice, gain the last row; a rung never sees more examples.
+    share = 3 / colour.validation_examples
+    cells = share * (2 * colour.validation_tokens + shade.validation_tokens)
+    rungs = 2 * share * (colour.validation_tokens + shade.validation_tokens)
+    assert screened.evaluation_tokens == round(cells + rungs + prose.validation_tokens)
+    assert "3 of 4 cells of the accuracy matrix, on the first 3 examples" in screened.scored
+    assert screened.whole_tokens > screened.evaluation_tokens
 
 
 def test_missing_tokenizer_gives_an_estimate_that_says_so(loaded):

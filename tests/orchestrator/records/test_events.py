@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.records import events
 from orchestrator.records.errors import JournalError
-from orchestrator.records.event_values import Finalist, SideScores
+from orchestrator.records.event_values import Finalist, SideScores, TaskScores
 from orchestrator.records.events import EVENTS, UnknownEvent, read_event
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import read_journal
@@ -24,22 +24,27 @@ SIDE = SideScores(
     (0.5,), {"mood": {"accuracy": 0.5}}, {"mood": (1.0, 0.0)}, {"mood": {"accuracy": 0.5}},
     {"mood": (0.0, 1.0)},
 )  # fmt: skip
+CELL = TaskScores(0.5, 2, {"accuracy": 0.5}, (1.0, 0.0))
 FINALIST = Finalist("t002", ("t002-s1",), {"gain": 0.5}, {"gain": 0.125})
 WHOLE = [
     events.SweepOpened("demo", "0" * 32, "run", {"name": "demo"}, {"mood": {"kind": "c"}}, "name:",
-                       "demo.yaml", {"base": {"sha256": "a"}}, {"mood": {"chance": 0.5}}, 1),
+                       "demo.yaml", {"base": {"sha256": "a"}}, {"mood": {"chance": 0.5}},
+                       {"used": "fp32", "reason": "no bf16"}, 1),
     events.SweepContinued(4, ["t001"], {"name": "m"}, {"version": "1"}, {"torch": "2"}, "3.11",
-                          "Linux", "1" * 32),
+                          "Linux", "1" * 32, "30min", "20 core-hours"),
     events.TrialProposed("t002", {"method.adapter.r": 4}, "fresh seed", "t001"),
     events.TrialStarted("t002", 2, {"torch": "2"}),
-    events.StageReported("t002", REPORT),
+    events.StageReported("t002", REPORT, "trials/t002/adapters/after-1", "cd"),
     events.TrialEnded("t002", "COMPLETE", "why", {"gain": 0.25, "retention": None}, [0.0, 0.5],
                       {"zero_shot": [0.0, 0.5], "majority": None}, "trials/t002/adapter", "ab",
                       "trials/t002/log.txt"),
+    events.CellsScored("t002", 1, {"mood": CELL}, {"being": "it is gone"}, {"new": {"kind": "c"}}),
+    events.TrialMeasured("t002", {"mood": 2}, {"gain": 0.25}, [0.0, 0.5], {"zero_shot": None}),
+    events.BudgetSpent(1.5, 3.0, 0.5, 1.25),
     events.SetAside("t002", "adapter", "adapter.aside", "it is damaged"),
     events.SweepStopped("everything failed", ["t001"]),
     events.SweepEnded(["t002"], "t002", "best", (FINALIST,), 2, {"t002": [0.0, 0.5]},
-                      "t001", [-0.1, 0.2]),
+                      "t001", [-0.1, 0.2], {"time": 60.0}),
     events.TestRead(1, "the verdict", "t002", "t001", {"mood": 9}, {"base": SIDE},
                     {"t001": "no room"}, "the base", {"majority": [0.5]}, {"t002": 0.75},
                     {"t002": 0.25}, {"t002": None}, {"t002": {"zero_shot": None}}, [0.0, 0.1]),
@@ -103,6 +108,9 @@ OLD = {
         None,
     ),
     "trial_ended": ({"trial": "t", "state": "FAILED"}, events.TrialEnded("t", "FAILED")),
+    "cells_scored": ({"trial": "t", "learnt": 1}, events.CellsScored("t", 1)),
+    "trial_measured": ({"trial": "t"}, events.TrialMeasured("t")),
+    "budget_spent": ({"seconds": 1.0}, events.BudgetSpent(1.0)),
     "set_aside": ({"trial": "t"}, events.SetAside("t")),
     "sweep_stopped": ({}, events.SweepStopped()),
     "sweep_ended": (

@@ -34,7 +34,7 @@ def test_the_experiment_of_a_trial_is_validated_once(ledgers):
 def test_examples_are_those_of_the_journal_though_the_state_keeps_none(ledgers, reported):
     ledger = ledgers()
     ledger.record(TrialProposed("t001", {}, "user"))
-    assert ledger.examples("t001") is None
+    assert ledger.cells("t001") == {}
     reported(ledger, "t001", 0.8)
     assert ledger.last_report(ledger.trials["t001"]).per_example is None
-    assert ledger.examples("t001") == {TASK: answers(0.8, "t001")}
+    assert ledger.cells("t001")[(1, TASK)].per_example == answers(0.8, "t001")
