@@ -33,7 +33,7 @@ def test_a_verdict_is_made_once_and_asks_for_the_test_scores_of_its_champion(led
 
 def test_the_champion_is_not_read_from_an_adapter_of_another(ledgers, reported):
     ledger = ledgers()
-    proposals = Proposals(ledger)
+    proposals = Proposals(ledger, Budget(ledger))
     for share in (0.3, 0.95):
         name = proposals.next()
         reported(ledger, name, share)
