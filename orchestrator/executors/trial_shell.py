@@ -109,7 +109,7 @@ class TrialShell:
         self.state = self.state.after(report, matrix)
         fresh = self._checkpoints.fresh()
         if self._maker.trial != BASE_TRIAL:
-            engine.save(fresh, with_optimizer=report.fraction < DONE)
+            # All workers take part in it, so nothing that can fail on the first alone comes before.
             if self._adapters.wanted(report):
                 with engine.gathered():
                     if self._first:
@@ -117,6 +117,7 @@ class TrialShell:
                 if self._first:
                     seal(fresh / "adapter", self._maker)
                     self._adapters.keep(fresh / "adapter", report)
+            engine.save(fresh, with_optimizer=report.fraction < DONE)
         if self._first:
             write_state(fresh, self.state)
         self._checkpoints.keep(fresh, report)

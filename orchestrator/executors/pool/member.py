@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.data.prepared import PreparedData
@@ -20,21 +21,21 @@ from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Failed, Finished, Message, Ready, Reported, WorkSetAside
 from orchestrator.executors.pool.failures import Failure, attempt
 from orchestrator.executors.pool.member_base import MemberBase
-from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.executors.pool.slots import Ended
 from orchestrator.executors.task_adapters import TaskAdapters
+from orchestrator.executors.trial_shell import TrialShell
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
-from orchestrator.loop.trial_state import read_state
+from orchestrator.loop.trial_state import fresh_state, read_state
 from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
-from orchestrator.system.seals import Maker, seal
+from orchestrator.system.seals import Maker
 
 
 class Member:
@@ -187,14 +188,18 @@ class Member:
         snapshot, aside = self._workers.broadcast((snapshot, aside))
         self._said += [(name, WorkSetAside.of(found)) for found in aside]
 
+        state = fresh_state(sequence) if snapshot is None else read_state(snapshot)
         adapters = TaskAdapters(SweepFolder(self._folder), name, experiment)
+        checkpoints = _MemberCheckpoints(
+            self._checkpoint(name), self._own if self._workers.first else None, maker,
+            functools.partial(self._say_stage, name),
+        )  # fmt: skip
+        shell = TrialShell(maker, state, checkpoints, adapters, first=self._workers.first)
 
-        def hear(report: StageReport, _: AccuracyMatrix) -> None:
-            self._hear(pack, maker, report, adapters)
+        def hear(report: StageReport, matrix: AccuracyMatrix) -> None:
+            shell.reported(report, matrix, pack.engine(name))
 
-        self._reports[name] = []
-        if snapshot is not None:
-            self._reports[name] = list(read_state(snapshot).reports)
+        self._reports[name] = list(state.reports)
         self._said.append((name, Ready(os.getpid())))
         for end in pack.join(name, experiment, sequence, hear, snapshot):
             self._ended(end)
@@ -236,28 +241,6 @@ class Member:
     def _checkpoint(self, name: str) -> Path:
         return SweepFolder(self._folder).checkpoint(name)
 
-    def _hear(
-        self, pack: PackedTrials, maker: Maker, report: StageReport, adapters: TaskAdapters
-    ) -> None:
-        """Save a trial, then say what it reported."""
-        name = maker.trial
-        kept = self._checkpoint(name)
-        # A member that was taken for lost may write, too, until it is told to forget the trial.
-        fresh = kept.with_name(f"checkpoint.{self._own}.new")
-        if self._workers.first:
-            shutil.rmtree(fresh, ignore_errors=True)
-        if adapters.wanted(report):
-            # All workers take part, so nothing that can fail on the first alone comes before it.
-            pack.save_adapter(name, fresh / "adapter")
-        if self._workers.first:
-            fresh.mkdir(parents=True, exist_ok=True)
-            if adapters.wanted(report):
-                seal(fresh / "adapter", maker)
-                adapters.keep(fresh / "adapter", report)
-            pack.save(name, fresh)
-            keep_checkpoint(fresh, kept, maker)
-        self._say_stage(name, report, kept)
-
     def _say_stage(self, name: str, report: StageReport, checkpoint: Path | None) -> None:
         self._said.append((name, Reported(report, checkpoint)))
         if name in self._reports:
@@ -277,6 +260,33 @@ class Member:
 
     def _fail(self, name: str, reason: str, details: str) -> None:
         self._said.append((name, Failed(reason, details)))
+
+
+class _MemberCheckpoints:
+    """Checkpoints of a trial in a member, of which the last is kept; the first worker writes."""
+
+    def __init__(
+        self,
+        kept: Path,
+        own: str | None,
+        maker: Maker,
+        tell: Callable[[StageReport, Path], None],
+    ) -> None:
+        # A member that was taken for lost may write, too, until it is told to forget the trial: so
+        # each has a name of its own for what it writes.
+        self._kept, self._fresh = kept, kept.with_name(f"checkpoint.{own}.new")
+        self._writes, self._maker, self._tell = own is not None, maker, tell
+
+    def fresh(self) -> Path:
+        if self._writes:
+            shutil.rmtree(self._fresh, ignore_errors=True)
+            self._fresh.mkdir(parents=True)
+        return self._fresh
+
+    def keep(self, fresh: Path, report: StageReport) -> None:
+        if self._writes:
+            keep_checkpoint(fresh, self._kept, self._maker)
+        self._tell(report, self._kept)
 
 
 def _plain(failure: Failure) -> str:

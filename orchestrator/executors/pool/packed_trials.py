@@ -39,13 +39,13 @@ from orchestrator.executors.pool.slot_engine import SlotEngine
 from orchestrator.executors.pool.slot_memory import check_packable, slot_bytes
 from orchestrator.executors.pool.slots import Ended, Slot, SlotTable, charged
 from orchestrator.loop.learn import learn_sequence
-from orchestrator.loop.requests import Report, TrainStep
+from orchestrator.loop.requests import TrainStep
 from orchestrator.loop.sequence_run import SequenceRun
 from orchestrator.loop.task_sequence import TaskSequence
-from orchestrator.loop.trial_state import TrialState, fresh_state, read_state, write_state
+from orchestrator.loop.trial_state import TrialState, fresh_state, read_state
 from orchestrator.loop.work_meter import Progress, WorkMeter
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
-from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.stage_report import StageReport
 from orchestrator.spec.adapter_settings import adapter_options
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.retention_settings import retention_options
@@ -236,35 +236,19 @@ class PackedTrials:
         trains = isinstance(under_way.request, TrainStep)
         return under_way.meter.reading("training" if trains else "evaluating")
 
-    def save_adapter(self, name: str, folder: Path) -> None:
-        """Write a trial's adapter, as `curlora.load_adapter` reads it; the first worker writes."""
-        self._slots.named(name).engine.save_adapter(folder)
-
-    def save(self, name: str, folder: Path) -> None:
-        """Write what a trial needs to go on from the report being made, here or anywhere else.
-
-        Of several workers the first one writes: all know the same. The folder is a checkpoint of
-        `PlainEngine` (see `engines.checkpoints`) and `trial.json`.
+    def engine(self, name: str) -> SlotEngine:
+        """What computes a trial, which writes what it needs to go on from the report being made.
 
         Args:
             name: A trial that is learning.
-            folder: Where to write; made if missing.
+
+        Returns:
+            The engine; of several workers the first one writes, as all know the same.
 
         Raises:
             ValueError: No such trial is learning.
-            RuntimeError: It is not called from within the trial's `on_report`.
         """
-        slot = self._slots.named(name)
-        match slot.run.request:
-            case Report(report=report):
-                slot.engine.save(folder, with_optimizer=report.fraction < DONE)
-            case _:
-                raise RuntimeError(
-                    f"The trial {name!r} is between two reports, where it cannot go on from. Call "
-                    "`save` from within its `on_report`."
-                )
-        if self._workers.first:
-            write_state(folder, slot.state)
+        return self._slots.named(name).engine
 
     # ------------------------------------------------------------------ a tick
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +56,8 @@ class SlotEngine(RetentionPhases):
         self._passes = passes
         self._pack = passes.pack
         self._number = number
+        self._solo: Any = None
+        """The adapter as a model of its own, within `gathered`."""
 
     def bind(self) -> None:
         """Let the retention know the adapter's layers; before anything else, and a collective."""
@@ -145,11 +149,18 @@ class SlotEngine(RetentionPhases):
             write_tensors(folder / optimizer_file(0), tensors)
         write_json(folder / ENGINE_FILE, {"steps": self._steps, "world": 1})
 
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Within it the adapter is a model of its own; a collective."""
+        self._solo = self._passes.solo(self._number)
+        try:
+            yield
+        finally:
+            self._solo = None
+
     def save_adapter(self, folder: Path) -> None:
-        """Write the adapter as `curlora.load_adapter` reads it; a collective, the first writes."""
-        solo = self._passes.solo(self._number)
-        if self._workers.first:
-            curlora.save_adapter(solo, folder)
+        """Write the adapter as `curlora.load_adapter` reads it; within `gathered`."""
+        curlora.save_adapter(self._solo, folder)
 
     def load(self, folder: Path, *, inside: bool) -> None:
         """Go on from `save`.

@@ -49,7 +49,7 @@ class Engine:
     def save_adapter(self, folder):
         assert self.whole, "the tensors of all workers are needed"
         self.calls.append("adapter")
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "tensors").write_text("")
 
     @contextmanager
@@ -103,7 +103,10 @@ def test_a_checkpoint_is_on_the_disk_before_its_report_is_told(tmp_path, synced)
     """After a loss of power, whatever was told can be gone on from, too."""
     kept, told = tmp_path / "checkpoint", []
     shell = TrialShell(
-        maker(), BEGUN, KeptCheckpoint(kept, maker(), lambda _: told.append(list(synced)))
+        maker(),
+        BEGUN,
+        KeptCheckpoint(kept, maker(), lambda _: told.append(list(synced))),
+        adapters(tmp_path),
     )
     for report in (RUNG, END):
         synced.clear()
@@ -124,8 +127,8 @@ def test_each_worker_saves_its_part_and_the_first_the_rest(tmp_path, first):
     shell = TrialShell(maker(), BEGUN, folders, adapters(tmp_path), first=first)
     shell.reported(RUNG, MATRIX, engine)
     shell.reported(END, MATRIX, engine)
-    own = ["save", "save", "gather"]
-    assert engine.calls == [*own, "adapter"] if first else own
+    adapter = ["adapter"] if first else []
+    assert engine.calls == ["save", "gather", *adapter, "save"]
     rest = ["adapter", "adapter/seal.json", "adapter/tensors"] if first else []
     state = ["trial.json"] if first else []
     assert folders.told == [

@@ -30,6 +30,7 @@ from orchestrator.spec.sections import TrainingSpec
 from orchestrator.system.seals import Maker
 from tests.process_group import in_two_workers
 from tests.questions import flat, questions
+from tests.snapshots import save_adapter, save_snapshot
 
 pytestmark = pytest.mark.slow
 
@@ -90,8 +91,8 @@ def learn(pack, trials, data, folder, break_it=lambda pack: None):
             def hear(report, matrix, name=name):
                 reports[name].append(report)
                 if matrix.complete:
-                    pack.save_adapter(name, folder / name / "adapter")
-                pack.save(name, folder / name / str(len(reports[name])))
+                    save_adapter(pack, name, folder / name / "adapter")
+                save_snapshot(pack, name, report, folder / name / str(len(reports[name])))
 
             pack.join(name, trials[name], task_sequence(trials[name], data), hear)
             break_it(pack)
