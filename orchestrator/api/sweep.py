@@ -23,6 +23,7 @@ from orchestrator.records.events import Line
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.written import write_report
 from orchestrator.spec.task_files import load_task
+from orchestrator.sweep.later_scores import Asked, score_later
 from orchestrator.system.formatting import count
 
 
@@ -133,8 +134,6 @@ class Sweep:
             TaskFileError: A task file is wrong.
             SweepError: It cannot be done; the message says why.
         """
-        from orchestrator.sweep.later_scores import Asked, score_later
-
         find_trial(self.state, trial)
         others = tuple(load_task(Path(file)) for file in tasks)
         asked = Asked(trial, full, others, None if base is None else Path(base))
