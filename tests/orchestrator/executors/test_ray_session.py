@@ -16,7 +16,8 @@ from orchestrator.executors.cluster_fit import (
 from orchestrator.executors.ray_leftovers import Leftovers
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.spec.sections import ResourceSpec
-from orchestrator.sweep import conclusion, locally, on_ray
+from orchestrator.sweep import locally, on_ray
+from orchestrator.sweep.completion import score_here
 
 GIB = 2**30
 
@@ -163,9 +164,9 @@ def leaving(monkeypatch):
     """Sweeps of Ray run in this process, and leave what `leaving.left` says on their cluster."""
     leaving = types.SimpleNamespace(left=Leftovers())
 
-    def run(driver, options, projection, readings):
+    def run(driver, options, projection, ending):
         locally.run_trials_locally(driver, projection, lambda: None)
-        conclusion.conclude(driver, projection)
+        ending.decide(score_here)
         return on_ray.leftovers_complaint(leaving.left, driver.observer.note)
 
     monkeypatch.setattr("orchestrator.sweep.run.run_trials_on_ray", run)
