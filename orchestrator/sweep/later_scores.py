@@ -128,7 +128,7 @@ def _as_recorded(state: SweepState, asked: Asked) -> LoadedExperiment:
     experiment = experiment.model_copy(update={"model": model})
     if is_parted(experiment):
         raise SweepError(
-            "The base of this sweep is parted among several workers (ZeRO stage 3), and this "
+            "The base of this sweep is sharded across several workers (ZeRO stage 3), and this "
             "command scores in one process. Continue the sweep where it ran: the trials that its "
             "verdict is between are scored there."
         )
