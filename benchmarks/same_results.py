@@ -121,6 +121,7 @@ def _document(
             "searcher": searcher,
         },
         "champion": {"subject_to": {"probe_drift": 1.0}},
+        "scoring": "full",
         "resources": dict(resources),
         "storage": str(root / "runs"),
         **fields,

@@ -39,6 +39,8 @@ class CurLayer(nn.Module, BaseTunerLayer):
     adapter is loaded, merging into it. While adapters are merged the layer keeps the untouched
     weight beside the merged one: unmerging gives back the very bits, and a further adapter still
     reads the original columns.
+
+    A subclass has "Linear" in its name: by that PEFT knows which adapted layers "all-linear" means.
     """
 
     method: ClassVar[str]

@@ -30,15 +30,15 @@ from torch import nn
 from curlora.adapters.cur_factors import FormChoice
 from curlora.adapters.cur_tuner import TARGETS_BY_FAMILY, holds_shared_weight
 from curlora.adapters.curlora_config import CurloraConfig
-from curlora.adapters.curlora_layer import CurloraLayer
+from curlora.adapters.curlora_layer import CurloraLinear
 from curlora.peft_bridge import BaseTuner, get_pattern_key, get_quantization_kwargs, register_method
 
 
 class CurloraModel(BaseTuner):
-    """PEFT's tuner for CURLoRA: puts a `CurloraLayer` in the place of every targeted layer."""
+    """PEFT's tuner for CURLoRA: puts a `CurloraLinear` in the place of every targeted layer."""
 
     prefix = "cur_"
-    tuner_layer_cls = CurloraLayer
+    tuner_layer_cls = CurloraLinear
     target_module_mapping = TARGETS_BY_FAMILY
 
     def _create_and_replace(
@@ -66,10 +66,10 @@ class CurloraModel(BaseTuner):
             "r": _by_pattern(config.rank_pattern, current_key, config.r),
             "alpha": _by_pattern(config.alpha_pattern, current_key, config.alpha),
         }
-        if isinstance(target, CurloraLayer):
+        if isinstance(target, CurloraLinear):
             target.update_layer(adapter_name, config, **settings)
             return
-        layer = CurloraLayer(target, module_name=current_key, **get_quantization_kwargs(self))
+        layer = CurloraLinear(target, module_name=current_key, **get_quantization_kwargs(self))
         layer.shares_weight = holds_shared_weight(self.model, layer.get_base_layer())
         layer.update_layer(adapter_name, config, **settings)
         self._replace_module(parent, target_name, layer, target)
@@ -108,7 +108,7 @@ def forward_form(model: nn.Module, form: FormChoice) -> Iterator[None]:
     Yields:
         Nothing; the former forms are restored on leaving.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, CurloraLayer)]
+    layers = [layer for layer in model.modules() if isinstance(layer, CurloraLinear)]
     before = [layer.cur_settings for layer in layers]
     for layer in layers:
         layer.cur_settings = {

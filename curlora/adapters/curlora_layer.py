@@ -13,7 +13,7 @@ from curlora.cur.selection import Selection
 from curlora.cur.weight_facts import kept_facts
 
 
-class CurloraLayer(CurLayer):
+class CurloraLinear(CurLayer):
     """A linear layer, or GPT-2's Conv1D, with any number of CURLoRA adapters; `cur_U` trains."""
 
     adapter_layer_names = ("cur_U",)
@@ -176,7 +176,7 @@ class CurloraLayer(CurLayer):
         )
 
 
-def curlora_layers(model: nn.Module, adapter_name: str) -> dict[str, CurloraLayer]:
+def curlora_layers(model: nn.Module, adapter_name: str) -> dict[str, CurloraLinear]:
     """Give the layers on which an adapter sits, by their name in the base model.
 
     Args:
@@ -189,7 +189,7 @@ def curlora_layers(model: nn.Module, adapter_name: str) -> dict[str, CurloraLaye
     return {
         layer.module_name: layer
         for layer in model.modules()
-        if isinstance(layer, CurloraLayer) and adapter_name in layer.cur_U
+        if isinstance(layer, CurloraLinear) and adapter_name in layer.cur_U
     }
 
 

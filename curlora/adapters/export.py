@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from curlora.adapters.attached import ATTACHED, Attached
-from curlora.adapters.curlora_layer import CurloraLayer
-from curlora.adapters.secura_layer import SecuraLayer
+from curlora.adapters.curlora_layer import CurloraLinear
+from curlora.adapters.secura_layer import SecuraLinear
 from curlora.peft_bridge import BaseTunerLayer, LoraLayer, MissLayer, OSFLayer, TinyLoraLayer
 from curlora.permissions import write_tensors
 from curlora_kinds.adapters.table import ADAPTERS
@@ -190,8 +190,8 @@ def _of_osf(layer: Any, name: str) -> Factors:
 
 
 _LOW_RANK: dict[type[Any], Callable[[Any, str], Factors | None]] = {
-    CurloraLayer: _of_curlora,
-    SecuraLayer: _of_secura,
+    CurloraLinear: _of_curlora,
+    SecuraLinear: _of_secura,
     LoraLayer: _of_lora,
     TinyLoraLayer: _of_tinylora,
     MissLayer: _of_miss,

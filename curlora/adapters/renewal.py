@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from curlora.adapters.attached import ATTACHED
-from curlora.adapters.curlora_layer import CurloraLayer
+from curlora.adapters.curlora_layer import CurloraLinear
 from curlora.adapters.saving import write_marker
 from curlora.permissions import write_tensors
 
@@ -110,7 +110,7 @@ def save_combined(model: nn.Module, folder: str | Path) -> Path:
     wrapped = cast(PeftModel, model)
     names = [_OWN, *(n for n in wrapped.peft_config if n != _OWN)]
     folder = Path(folder)
-    if any(isinstance(layer, CurloraLayer) for layer in model.modules()):
+    if any(isinstance(layer, CurloraLinear) for layer in model.modules()):
         return _save_summed_cores(wrapped, names, folder)
     tensors: dict[str, Tensor] = {}
     rank = 0
@@ -156,7 +156,7 @@ def _save_summed_cores(model: PeftModel, names: Sequence[str], folder: Path) -> 
         if not any(f".{name}" in key for name in names if name != _OWN)
     }
     for place, layer in model.named_modules():
-        if isinstance(layer, CurloraLayer) and _OWN in layer.cur_U:
+        if isinstance(layer, CurloraLinear) and _OWN in layer.cur_U:
             total = torch.stack([layer.cur_U[n].detach().float() for n in names]).sum(0)
             [key] = [k for k in tensors if k.startswith(f"{place}.cur_U")]
             tensors[key] = total.to(tensors[key].dtype).cpu()

@@ -76,15 +76,15 @@ from torch import Tensor, nn
 
 from curlora.adapters.cur_tuner import TARGETS_BY_FAMILY, holds_shared_weight
 from curlora.adapters.secura_config import SecuraConfig
-from curlora.adapters.secura_layer import MergedUpdate, SecuraLayer
+from curlora.adapters.secura_layer import MergedUpdate, SecuraLinear
 from curlora.peft_bridge import BaseTuner, get_quantization_kwargs, register_method
 
 
 class SecuraModel(BaseTuner):
-    """PEFT's tuner for SECURA: puts a `SecuraLayer` in the place of every targeted layer."""
+    """PEFT's tuner for SECURA: puts a `SecuraLinear` in the place of every targeted layer."""
 
     prefix = "sec_"
-    tuner_layer_cls = SecuraLayer
+    tuner_layer_cls = SecuraLinear
     target_module_mapping = TARGETS_BY_FAMILY
 
     def _create_and_replace(
@@ -108,10 +108,10 @@ class SecuraModel(BaseTuner):
                 f"{parameter_name!r} of `{current_key}`. Use `target_modules`."
             )
         config = cast(SecuraConfig, peft_config)
-        if isinstance(target, SecuraLayer):
+        if isinstance(target, SecuraLinear):
             target.update_layer(adapter_name, config)
             return
-        layer = SecuraLayer(target, module_name=current_key, **get_quantization_kwargs(self))
+        layer = SecuraLinear(target, module_name=current_key, **get_quantization_kwargs(self))
         layer.shares_weight = holds_shared_weight(self.model, layer.get_base_layer())
         layer.update_layer(adapter_name, config)
         self._replace_module(parent, target_name, layer, target)
@@ -145,7 +145,7 @@ def after_step(model: nn.Module, step: int) -> bool:
         Whether parameters were written. An optimiser that keeps its own copies of them in another
         precision must then read them again, or its next step brings the old values back.
     """
-    layers = [module for module in model.modules() if isinstance(module, SecuraLayer)]
+    layers = [module for module in model.modules() if isinstance(module, SecuraLinear)]
     written = [layer.after_step(step) for layer in layers]  # every one, before `any` stops
     return any(written)
 

@@ -47,7 +47,7 @@ class MergedUpdate(nn.Module):
         self.register_buffer("B_sum", torch.zeros(m, r) if rule == "M2" else None)
 
 
-class SecuraLayer(CurLayer):
+class SecuraLinear(CurLayer):
     """A linear layer, or Conv1D, with SECURA adapters; `sec_A` and `sec_B` train."""
 
     adapter_layer_names = ("sec_A", "sec_B")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curlora.adapters.curlora_layer import CurloraLayer
+from curlora.adapters.curlora_layer import CurloraLinear
 from curlora.curvature.layers import PARAMETER, adapted_layers, whole_shape
 from curlora.curvature.observation import Derivative, Observation, Params, statistic
 
@@ -83,7 +83,7 @@ def _taps(model: nn.Module, params: Params, wanted: frozenset[Derivative]) -> li
                 "output are known. Use a curvature over gradients (`diag`) with this adapter."
             )
         layer = acting = model.get_submodule(found["layer"])
-        if not isinstance(layer, CurloraLayer):
+        if not isinstance(layer, CurloraLinear):
             acting = model.get_submodule(name.removesuffix(".weight"))
         if "linear" in wanted:
             outputs, inputs = whole_shape(params[name])
@@ -171,7 +171,7 @@ def _derivatives(
 
 def _through_core(tap: _Tap, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     """Go from a CURLoRA layer's input and output to those of its U: y += alpha C (U (R x))."""
-    if not isinstance(tap.layer, CurloraLayer):
+    if not isinstance(tap.layer, CurloraLinear):
         return x, dy
     factors = tap.layer.factors(tap.adapter)
     C, R = factors.C.detach().to(dy.dtype), factors.R.detach().to(x.dtype)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from curlora.adapters.curlora_layer import CurloraLayer
+from curlora.adapters.curlora_layer import CurloraLinear
 from curlora.curvature.observation import AdaptedLayer, Params, statistic
 
 PARAMETER = re.compile(
@@ -50,7 +50,7 @@ def adapted_layers(model: nn.Module, params: Params) -> dict[str, AdaptedLayer]:
         if found is None or found["part"] == "lora_B":
             continue
         layer = model.get_submodule(found["layer"])
-        if isinstance(layer, CurloraLayer):
+        if isinstance(layer, CurloraLinear):
             factors = layer.factors(found["adapter"])
             C, R = statistic(factors.C), statistic(factors.R)
             layers[found["layer"]] = AdaptedLayer(

@@ -7,7 +7,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from curlora.adapters.curlora_layer import CurloraLayer
+from curlora.adapters.curlora_layer import CurloraLinear
 from curlora.peft_bridge import LoraLayer
 
 
@@ -34,19 +34,19 @@ def copy_around_tensors(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def tuned_layers(model: nn.Module) -> dict[str, CurloraLayer | LoraLayer]:
+def tuned_layers(model: nn.Module) -> dict[str, CurloraLinear | LoraLayer]:
     """Give the adapted layers of a solo model by their name in the base."""
     base = cast(PeftModel, model).base_model.model
     return {
         name: module
         for name, module in cast(nn.Module, base).named_modules()
-        if isinstance(module, CurloraLayer | LoraLayer)
+        if isinstance(module, CurloraLinear | LoraLayer)
     }
 
 
-def rank_and_scale(layer: CurloraLayer | LoraLayer) -> tuple[int, float]:
+def rank_and_scale(layer: CurloraLinear | LoraLayer) -> tuple[int, float]:
     """Give the rank and the scale of a solo model's adapter on one layer."""
-    if isinstance(layer, CurloraLayer):
+    if isinstance(layer, CurloraLinear):
         return len(default_factors(layer).rows), layer.cur_settings["default"].alpha
     return layer.r["default"], layer.scaling["default"]
 
@@ -60,7 +60,7 @@ def trained_tensors(model: nn.Module) -> tuple[dict[str, tuple[str, str]], dict[
     """Give where each trained parameter of a solo model belongs, and its numbers."""
     places: dict[int, tuple[str, str]] = {}
     for name, layer in tuned_layers(model).items():
-        if isinstance(layer, CurloraLayer):
+        if isinstance(layer, CurloraLinear):
             parts: dict[str, Any] = {"U": layer.cur_U["default"]}
         else:
             tuned: Any = layer

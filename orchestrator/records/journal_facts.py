@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.base.precision import decided
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.events import SweepOpened
 from orchestrator.spec.experiment import Experiment
@@ -56,7 +57,9 @@ def effective_experiment(document: Mapping[str, Any], overrides: Mapping[str, An
         TrackingError: If this version of the format does not know the journal's experiment.
     """
     try:
-        return Experiment.model_validate(document).with_overrides(overrides)
+        experiment = Experiment.model_validate(document)
+        # Journals name the precision since a file may leave it open; none meant bf16 before.
+        return decided(experiment, "bf16").with_overrides(overrides)
     except (ValidationError, ExperimentError) as error:
         raise TrackingError(
             f"The journal holds an experiment that this version does not accept ({error})."

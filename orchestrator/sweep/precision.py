@@ -33,7 +33,8 @@ def as_begun(loaded: LoadedExperiment, journal: Journal) -> LoadedExperiment:
     ):
         scored = experiment.model_copy(update={"scoring": "full"})
         loaded = loaded.model_copy(update={"experiment": scored})
-    return with_precision(loaded, journal.lines[0]["experiment"]["training"]["precision"])
+    training = journal.lines[0]["experiment"].get("training", {})
+    return with_precision(loaded, training.get("precision", "bf16"))  # the default before `auto`
 
 
 def decide_precision(experiment: Experiment, address: str | None) -> PrecisionChoice:

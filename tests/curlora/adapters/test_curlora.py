@@ -30,7 +30,7 @@ from transformers.pytorch_utils import Conv1D
 import curlora
 from curlora import CurloraConfig, SecuraConfig
 from curlora.adapters.cur_layer import CurLayer
-from curlora.adapters.curlora_layer import CurloraLayer
+from curlora.adapters.curlora_layer import CurloraLinear
 from curlora.targets import DEFAULT_TARGETS, default_targets, known_targets
 
 QKV = ["q_proj", "k_proj", "v_proj"]
@@ -49,7 +49,7 @@ def adapted(build_base, train):
 
 
 def layers_of(model):
-    return [module for module in model.modules() if isinstance(module, CurloraLayer)]
+    return [module for module in model.modules() if isinstance(module, CurloraLinear)]
 
 
 def assert_same(actual, expected, tolerance=1e-5):
@@ -699,6 +699,15 @@ def test_on_top_of_a_lora_adapter(build_base, train, tokens):
     layer = layers_of(model)[0]
     assert not layer._base_is_exact()
     assert torch.equal(model(tokens).logits, expected)
+
+
+@pytest.mark.parametrize("config", [CurloraConfig, SecuraConfig])
+def test_a_second_adapter_finds_all_linear_layers_as_well(config, build_base):
+    first, second = (config(r=4, target_modules="all-linear") for _ in range(2))
+    model = get_peft_model(build_base(), first)
+    model.add_adapter("second", second)
+    assert len(first.target_modules) == 2 * 7
+    assert second.target_modules == first.target_modules
 
 
 def test_an_adapter_for_each_row_is_refused(adapted, tokens):

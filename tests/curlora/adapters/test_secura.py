@@ -10,7 +10,7 @@ from torch import nn
 import curlora
 from curlora import attach
 from curlora.adapters.secura_config import bounded_scale, initial_A, least_norm, released_scale
-from curlora.adapters.secura_layer import SecuraLayer
+from curlora.adapters.secura_layer import SecuraLinear
 
 TARGETS = ["q_proj", "v_proj"]
 
@@ -25,7 +25,7 @@ def adapted(build_base):
 
 
 def layers(model):
-    return [module for module in model.modules() if isinstance(module, SecuraLayer)]
+    return [module for module in model.modules() if isinstance(module, SecuraLinear)]
 
 
 def move(model, scale=0.3):

@@ -256,7 +256,7 @@ SPEED = Speed(learn=0.01, score=0.004, python=cost.PYTHON_SECONDS)
 
 def test_time_is_one_number_from_the_measured_passes(loaded, monkeypatch):
     monkeypatch.setattr(planner, "measured_speed", lambda *_: SPEED)
-    plan = planner.make_plan(loaded, MACHINE)
+    plan = planner.make_plan(with_changes(loaded, scoring="full"), MACHINE)
     output = HIDDEN * VOCABULARY / plan.base.body
     learnt = plan.train_tokens + output * 2 * sum(task.train_scored for task in plan.tasks)
     assert plan.trial_seconds > (learnt * 0.01 + plan.evaluation_tokens * 0.004) / 0.96
@@ -267,6 +267,12 @@ def test_time_is_one_number_from_the_measured_passes(loaded, monkeypatch):
     assert (plan.at_once, plan.trials) == (2, 4)
     assert plan.sweep_seconds == pytest.approx(expected)
     assert f"The whole sweep takes about {expected:.0f} s" in text_of(plan)
+    # Screened trials are quicker, and three of them are scored whole before the verdict.
+    screened = planner.make_plan(loaded, MACHINE)
+    rest = (screened.whole_tokens - screened.evaluation_tokens) * 0.004 / 0.96
+    learn = facts.sweep_start + 2 * (screened.trial_seconds + facts.trial_start) + 3 * base
+    assert screened.trial_seconds < plan.trial_seconds
+    assert learn < screened.sweep_seconds <= learn + 3 * rest + 1e-9
 
 
 def test_replayed_rows_and_members_of_a_pool_count(loaded, monkeypatch):

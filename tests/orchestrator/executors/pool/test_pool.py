@@ -123,6 +123,7 @@ def test_a_scheduler_of_ray_tune_stops_trials_of_a_member_that_shards_its_base(
     training = {"epochs": 8, "batch_size": 8, "precision": "fp32", "max_length": 64}
     fields = {
         "method": {"adapter": {"kind": "lora", "r": 4}}, "data": {**DATA, "train_examples": 32},
+        "scoring": "full",
     }  # fmt: skip
     outcome = sweep(
         experiment_file,
