@@ -42,7 +42,7 @@ class CurloraConfig(PeftConfig):
     modules_to_save: list[str] | None = None
     """Modules trained in full and saved with the adapter, such as a classification head."""
     layers_to_transform: list[int] | int | None = None
-    """Only these layers, by number."""
+    """Only these layers, by number; with `target_modules` as a list of names, or by default."""
     layers_pattern: list[str] | str | None = None
     """The name of the list of layers, if it is not the usual one."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
@@ -86,11 +86,7 @@ class CurloraConfig(PeftConfig):
             raise ValueError(
                 f"`form` must be one of {', '.join(get_args(FormChoice))}, got {self.form!r}."
             )
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise ValueError(
-                f"`layers_pattern` is {self.layers_pattern!r} but `layers_to_transform` is not "
-                "set. Name the layers, or drop the pattern."
-            )
+        self._check_layers()
 
     def selection_rule(self) -> SelectionRule:
         """Give the rule by which this adapter's columns and rows are drawn."""
@@ -101,6 +97,21 @@ class CurloraConfig(PeftConfig):
             with_replacement=self.with_replacement,
             seed=self.selection_seed,
         )
+
+    def _check_layers(self) -> None:
+        if self.layers_to_transform is None:
+            if self.layers_pattern:
+                raise ValueError(
+                    f"`layers_pattern` is {self.layers_pattern!r} but `layers_to_transform` is not "
+                    "set. Name the layers, or drop the pattern."
+                )
+        elif isinstance(self.target_modules, str):  # PEFT would adapt all layers in silence
+            raise ValueError(
+                f"`layers_to_transform` is {self.layers_to_transform!r}, but `target_modules` is "
+                f"the one string {self.target_modules!r}, which says by itself what is adapted. "
+                'Give a list of names, such as ["q_proj", "v_proj"], or put the layers into the '
+                "pattern."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Give the settings that are saved: all but the leave to load on another base."""

@@ -109,6 +109,10 @@ def test_the_authors_preset_is_his_code():
         ({"bias": "all"}, "`bias` must be 'none', got 'all'"),
         ({"form": "dense"}, "`form` must be one of auto, explicit, output_reuse, input_side"),
         ({"layers_pattern": "layers"}, "`layers_to_transform` is not set"),
+        (
+            {"layers_to_transform": [0], "target_modules": "all-linear"},
+            "`target_modules` is the one string 'all-linear'",
+        ),
     ],
 )
 def test_bad_settings_are_refused_with_a_message(settings, message):
