@@ -205,15 +205,20 @@ def method_problems(experiment: Experiment, base: BaseFacts | None) -> Iterator[
             )
 
 
-def storage_bytes(adapters: Sequence[AdapterFacts], trials: int) -> float:
+def storage_bytes(adapters: Sequence[AdapterFacts], trials: int, tasks: int) -> float:
     """Adapters twice (the sweep's folder and MLflow's), a checkpoint, and the records.
+
+    Of small adapters one more is kept after each task but the last.
 
     Args:
         adapters: The adapters' sizes.
         trials: Number of trials.
+        tasks: Number of tasks.
 
     Returns:
         Bytes.
     """
     largest = max((a.trained for a in adapters), default=0)
-    return trials * (largest * (4 * 2 + OPTIMISER_BYTES) + RECORD_BYTES)
+    small = max((a.trained for a in adapters if adapter_kind(a.kind).small), default=0)
+    kept = largest * (4 * 2 + OPTIMISER_BYTES) + small * 4 * (tasks - 1)
+    return trials * (kept + RECORD_BYTES)

@@ -91,7 +91,7 @@ def make_plan(
         sweep_seconds=timing.seconds(trials),
         at_once=min(timing.at_once, trials),
         arithmetic=fitting.arithmetic,
-        storage_bytes=storage_bytes(adapters, trials),
+        storage_bytes=storage_bytes(adapters, trials, len(experiment.tasks)),
         machine=machine,
         alone=alone,
         problems=problems(

@@ -89,7 +89,7 @@ def storage_problems(
     except BaseFilesError:
         return
     adapters = [m.adapter for m in method_facts(experiment, base)] if base else []
-    need = storage_bytes(adapters, trials)
+    need = storage_bytes(adapters, trials, len(experiment.tasks))
     if free is not None and need > free:
         yield (
             f"`storage` {storage} has {free / MIB:,.0f} MiB free, and about {need / MIB:,.0f} MiB "
