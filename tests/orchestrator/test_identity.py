@@ -465,7 +465,7 @@ def test_the_driver_keeps_little_of_a_trial(loaded, data, tmp_path):
                         "task": "mood", "task_index": index, "step": 1, "steps": 4,
                         "fraction": fraction, "score": 0.5, "losses": [0.5 + 1e-6 * number] * 250,
                         "learning_rates": [1e-3] * 250,
-                        "row": [0.5] * 4 if fraction == 1.0 else None,
+                        "row": [0.5] * len(loaded.experiment.tasks) if fraction == 1.0 else None,
                         "per_example": {"mood": [i * 1e-3 for i in range(1000)]},
                     }  # fmt: skip
                     say(journal, "stage_report", trial=name, report=report)

@@ -15,6 +15,7 @@ from orchestrator.data import task_preparation
 from orchestrator.data.encoding import encode_question, encode_writing
 from orchestrator.data.formats.placed_row import DataError
 from orchestrator.data.items import example_of
+from orchestrator.data.model_inputs import apart
 from orchestrator.data.prompt_tokens import encode_prompt
 from orchestrator.loop.scoring import score
 from orchestrator.planning.tokens import ByteTokenizer
@@ -74,7 +75,10 @@ class Knows:
         self.tokens = tokens
 
     def log_probabilities(self, rows):
-        return [[self._of(row, place, token) for place, token in row.picks] for row in rows]
+        return [
+            [self._of(part, place, token) for part in apart(row) for place, token in part.picks]
+            for row in rows
+        ]
 
     def _of(self, row, place, token):
         learnt = row.tokens[: place + 1] == self.tokens[: place + 1]
