@@ -51,6 +51,7 @@ def loaded(tiny_base, tiny_tasks, tmp_path_factory):
 
     path = tiny_tasks / "ranks.yaml"
     document = {
+        "scoring": "full",
         "name": "ranks", "model": {"name": str(tiny_base)}, "tasks": ["mood", "being"],
         "probes": ["prose"], "method": {"adapter": {"kind": "lora", "r": 2}},
         "training": {"learning_rate": 0.01, "max_length": 48, "precision": "fp32",
