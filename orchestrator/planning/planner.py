@@ -58,7 +58,9 @@ def make_plan(
     adapters = [method.adapter for method in methods]
     fitting = fit(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
     cost = TrialCost(experiment, tasks, base, methods, epochs)
-    timed = calibrate and machine.here
+    in_the_way = _in_the_way(loaded, machine, kind)
+    # What cannot be run cannot be timed either.
+    timed = calibrate and machine.here and not in_the_way
     speed = measured_speed(experiment, base, math.ceil(mean)) if base and timed else None
     alone = _alone(loaded) if experiment.resources.facts.packs else None
     timing = Timing(cost, speed, machine, alone, _limited(experiment, fitting.at_once))
@@ -94,18 +96,23 @@ def make_plan(
         storage_bytes=storage_bytes(adapters, trials, len(experiment.tasks)),
         machine=machine,
         alone=alone,
-        problems=problems(
-            loaded,
-            Path(experiment.storage).expanduser(),
-            Available(machine.cpus, machine.gpus, machine.disk),
-            trials=trials,
-            ask_hub=False,
-        ),
+        problems=in_the_way,
         warnings=[],
     )
     plan.warnings.extend(plan_warnings(plan, experiment))
     plan.warnings.extend(control_warnings(loaded, controls, exact=not is_estimate(tokenizer)))
     return plan
+
+
+def _in_the_way(loaded: LoadedExperiment, machine: Machine, kind: str) -> list[str]:
+    experiment = loaded.experiment
+    return problems(
+        loaded,
+        Path(experiment.storage).expanduser(),
+        Available(machine.cpus, machine.gpus, machine.disk),
+        trials=1 if kind == "run" else experiment.expected_trials + experiment.repeated_trials,
+        ask_hub=False,
+    )
 
 
 def _precision(loaded: LoadedExperiment, machine: Machine) -> tuple[LoadedExperiment, str]:

@@ -53,10 +53,12 @@ def measured_speed(experiment: Experiment, base: BaseFacts, length: int) -> Spee
 
     Returns:
         The speed of one worker; None where it cannot be measured: the file wants a GPU that is not
-        here, or the base cannot be loaded.
+        here, or the base cannot be loaded, or it is large and quantised (a few layers of such a
+        base cannot be made).
     """
     devices = devices_here(on_gpu=experiment.resources.gpus_per_worker > 0)
-    if not devices:
+    is_large = _weight_bytes(experiment, base) > LARGEST_BASE
+    if not devices or (is_large and _is_quantised(experiment)):
         return None
     key = {
         "machine": platform.node(),
@@ -108,8 +110,7 @@ def _model(experiment: Experiment, base: BaseFacts, device: Any) -> tuple[Any, f
     precision = experiment.training.precision
     dtype = DTYPES[precision]
     width = torch.finfo(dtype).bits // 8
-    quantised = experiment.model.quantization is not None or experiment.model.gguf is not None
-    if quantised or base.parameters * width <= LARGEST_BASE:
+    if _weight_bytes(experiment, base) <= LARGEST_BASE:
         return load_base(experiment.model, precision, device), 1.0
     layer = base.body * width / base.layers
     layers = max(1, min(base.layers, int(LAYER_BYTES // layer)))
@@ -120,6 +121,15 @@ def _model(experiment: Experiment, base: BaseFacts, device: Any) -> tuple[Any, f
         text.layer_types = text.layer_types[:layers]
     made: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
     return made.to(device).requires_grad_(False).eval(), layers / base.layers
+
+
+def _is_quantised(experiment: Experiment) -> bool:
+    return experiment.model.quantization is not None or experiment.model.gguf is not None
+
+
+def _weight_bytes(experiment: Experiment, base: BaseFacts) -> float:
+    width = 2 if experiment.training.precision == "bf16" else 4
+    return base.weight_bytes(width, experiment.model.quantization)
 
 
 def _packable(experiment: Experiment) -> tuple[str, dict[str, Any]]:

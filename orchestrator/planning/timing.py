@@ -9,7 +9,6 @@ from orchestrator.planning.cost import TrialCost, TrialCounts, sweep_seconds
 from orchestrator.planning.plan import Machine
 from orchestrator.planning.speed import Speed
 from orchestrator.spec.reach import possible_methods
-from orchestrator.spec.search_space import DEFAULT_TRIALS
 from orchestrator.system.formatting import count
 
 
@@ -58,8 +57,8 @@ class Timing:
             return experiment.searched_trials, None
         work = self.cost.work_seconds(self.speed)
         if work is None or self.seconds(1) is None:
-            asked = DEFAULT_TRIALS if search.open_ended else search.count
-            return asked, "How many trials the budget allows cannot be told: no speed is known"
+            unknown = "How many trials the budget allows cannot be told: no speed is known"
+            return experiment.expected_trials, unknown
         held = {"core": experiment.resources.cpus_per_worker,
                 "gpu": experiment.resources.gpus_per_worker}  # fmt: skip
 

@@ -18,7 +18,7 @@ from orchestrator.spec.kind_models import OneOf
 from orchestrator.spec.methods import MethodSpec
 from orchestrator.spec.plugins import load_plugins
 from orchestrator.spec.retention_settings import RETENTION_SETTINGS
-from orchestrator.spec.search_space import SearchSpec
+from orchestrator.spec.search_space import DEFAULT_TRIALS, SearchSpec
 from orchestrator.spec.sections import (
     ChampionRule,
     DataLimits,
@@ -163,6 +163,13 @@ class Experiment(Spec):
     def searched_trials(self) -> int:
         """Trials of the search; one where nothing is searched."""
         return 1 if self.search is None else self.search.count
+
+    @property
+    def expected_trials(self) -> int:
+        """The same for checks of space: where a budget alone bounds them, as many as by default."""
+        if self.search is not None and self.search.open_ended:
+            return DEFAULT_TRIALS
+        return self.searched_trials
 
     @property
     def repeated_trials(self) -> int:

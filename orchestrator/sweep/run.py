@@ -178,7 +178,7 @@ def _run(
         loaded = with_precision(loaded, choice.used)
     experiment = loaded.experiment
     done = {trial.name for trial in state.finished} - {*retried}
-    missing = max(1, _wanted(experiment) - len(done))
+    missing = max(1, experiment.expected_trials - len(done))
     check(loaded, journal.folder.parent, trials=missing, address=options.address)
     if experiment.search is not None and experiment.search.left_out is not None:
         observer.note(experiment.search.left_out)

@@ -322,6 +322,19 @@ def test_a_speed_is_measured_once_for_a_machine_and_base(experiment_file, monkey
     assert speed.measured_speed(experiment, base, 100) != first, "rows of another length"
 
 
+def test_what_cannot_run_is_not_timed(loaded, monkeypatch):
+    monkeypatch.setattr(planner, "measured_speed", lambda *_: pytest.fail("it was timed"))
+    too_large = with_changes(loaded, method={"adapter": {**ADAPTER, "r": 999}}, search=None)
+    plan = planner.make_plan(too_large, MACHINE)
+    assert plan.problems
+    assert plan.speed is None
+    monkeypatch.setattr(speed, "LARGEST_BASE", 0)
+    monkeypatch.setattr(speed, "_measure", lambda *_: pytest.fail("it was loaded"))
+    model = {"name": loaded.experiment.model.name, "quantization": "nf4"}
+    large = with_changes(loaded, model=model).experiment
+    assert speed.measured_speed(large, facts.base_facts(large.model), 20) is None
+
+
 def test_of_a_large_base_a_few_layers_are_timed(experiment_file, monkeypatch):
     experiment = load_experiment(experiment_file()).experiment
     base = facts.base_facts(experiment.model)

@@ -42,6 +42,8 @@ def test_a_budget_alone_bounds_a_search_that_says_no_trials(experiment_file, sea
     loaded = load_experiment(experiment_file(search={**search, "time_budget": "8h"}))
     assert loaded.experiment.search.open_ended
     assert loaded.experiment.search.budgets == {"time": 28800.0}
+    # No disk is asked for as many as the budget could never hold.
+    assert loaded.experiment.expected_trials == 8
     both = {**search, "trials": 5, "compute_budget": "2 core-hours"}
     bounded = load_experiment(experiment_file(search=both)).experiment.search
     assert not bounded.open_ended
