@@ -187,6 +187,8 @@ class LiveDisplay:
             if not durations or self.view.ended:
                 return None
             todo = max(0.0, self.view.total - len(self.view.finished) - sum(shares.values()))
+            if not todo:
+                return None  # what comes after the last trial is not known from trials
             return todo * sum(durations) / len(durations) / max(1, len(shares))
 
     def panel(self) -> RenderableType:
