@@ -3,6 +3,7 @@
 #
 #   1  whether it computes what a CPU does: packed = solo, adapters, retentions, quantised bases
 #   2  the plain engine, the pool and DeepSpeed (ZeRO 0, 2, 3) on it
+#   5  whole commands: `doctor`, `plan`, a sweep by the pool and one by Ray Train
 #   3  what a training step costs with an adapter (Llama-1B)
 #   4  packed throughput beside the frozen base's ceiling (Llama-1B)
 #
@@ -13,8 +14,8 @@
 #                                                              # five times the time for each
 #
 # Needs Python with torch, transformers and peft, and no network. Wheels of what else a step needs
-# (step 2: pydantic, deepspeed; packages.json says what is missing) may lie in one folder, with all
-# that they need; they are installed beside the rest, into a folder of their own.
+# (step 2: pydantic, deepspeed; step 5: all that the project needs; packages.json says what is
+# missing) may lie in one folder, with all that they need; they are installed beside the rest, into a folder of their own.
 #
 # Every step keeps its JSON part by part, and has a time limit of its own: what fails or hangs stops
 # no other. The exit status is 1 if any step failed.
@@ -42,6 +43,9 @@ log=$out/gpu_day.log status=0
 : >"$log"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 export TOKENIZERS_PARALLELISM=false
+# Where no bytecode was kept, every process would compile torch and transformers anew: seconds each.
+unset PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX=${TMPDIR:-/tmp}/gpu_day_bytecode
 
 say() { echo "[$SECONDS s] $*" | tee -a "$log"; }
 
@@ -85,9 +89,10 @@ timeout $((60 * slack)) "$python" benchmarks/gpu_packages.py --json "$out/packag
 
 shape=llama-1b
 [ -z "$tiny" ] || shape=tiny
-step 1_same 110 gpu_same.py --device "$device" $tiny
+step 1_same 80 gpu_same.py --device "$device" $tiny
 step 2_engines 90 gpu_engines.py --device "$device" $tiny
-step 3_adapter_step 80 adapter_step.py --shape $shape --ranks 16 --rounds 6
-step 4_throughput 300 packed_gpu.py --device "$device" $tiny
+step 5_sweeps 180 gpu_sweeps.py --device "$device" $tiny --parts doctor plan pool train
+step 3_adapter_step 60 adapter_step.py --shape $shape --ranks 16 --rounds 6
+step 4_throughput 150 packed_gpu.py --device "$device" $tiny --rows 1 --each 1
 say "done; the records are in $out"
 exit $status

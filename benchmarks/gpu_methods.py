@@ -1,11 +1,13 @@
 """Every adapter, every retention and every quantised base on a device: the parts of `gpu_same.py`.
 
-What a device computes is compared with what a CPU does, in fp32. Adapters that start at random on
-the device itself may start from other numbers there; whether they do is told, and is no fault.
+What a device computes is compared with what a CPU does, in fp32. An adapter may start from other
+numbers on the device, such as singular vectors of the other sign: that is told and is no fault, and
+what is compared then is the adapter of the CPU, moved to the device.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 import tempfile
@@ -97,29 +99,25 @@ def compared(here: Sequence[float], there: Sequence[float], **more: Any) -> dict
 
 def adapter(kind: str, device: str) -> dict[str, Any]:
     """Steps of one adapter on the device and on a CPU."""
-    models = [attached(kind, place) for place in (device, "cpu")]
-    starts = [
-        {n: p.detach().cpu() for n, p in curlora.trainable_parameters(m).items()} for m in models
-    ]
-    if not starts[0]:  # a head that is trained elsewhere
+    here, there = (attached(kind, place) for place in (device, "cpu"))
+    if not curlora.trainable_parameters(here):  # a head that is trained elsewhere
         with torch.no_grad():
-            here, there = (
+            found = [
                 float(model(**collate(place, rows_of(0))).loss)
-                for model, place in zip(models, (device, "cpu"), strict=True)
-            )
-        return compared([here], [there])
-    same_start = _same(*starts)
-    here, there = (
-        learnt(model, "none", place) for model, place in zip(models, (device, "cpu"), strict=True)
-    )
-    found = compared(here, there, same_start=same_start)
-    learns = here[STEPS - 1] < here[0]
-    return found | {"ok": learns and (found["ok"] or not same_start)}
+                for model, place in ((here, device), (there, "cpu"))
+            ]
+        return compared(found[:1], found[1:])
+    same_start = _same(here.state_dict(), there.state_dict())
+    if not same_start:
+        here = copy.deepcopy(there).to(device)
+    losses = [learnt(model, "none", place) for model, place in ((here, device), (there, "cpu"))]
+    found = compared(*losses, same_start=same_start, moved=not same_start)
+    return found | {"ok": found["ok"] and losses[0][STEPS - 1] < losses[0][0]}
 
 
 def _same(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> bool:
     """Whether tensors are the same up to rounding."""
-    return all(torch.allclose(t, there[n], rtol=1e-4, atol=1e-5) for n, t in here.items())
+    return all(torch.allclose(t.cpu(), there[n], rtol=1e-4, atol=1e-5) for n, t in here.items())
 
 
 def retention(kind: str, device: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ FOLDER = ROOT / "benchmarks"
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "1_same": ("gpu_same", ()),
     "2_engines": ("gpu_engines", ("tokenizers",)),
+    "5_sweeps": ("gpu_sweeps", ("ray", "mlflow", "optuna", "deepspeed", "datasets", "pandas")),
     "3_adapter_step": ("adapter_step", ()),
     "4_throughput": ("packed_gpu", ()),
 }

@@ -111,12 +111,15 @@ def initial_A(  # noqa: N802 - A, as in the paper
         init: `truncated`: sigma_i V_ji for i < r, j < m; `released`: the corner W[:r, :m].
 
     Returns:
-        A matrix (r, m) in float32.
+        A matrix (r, m) in float32. A decomposition leaves the sign of each V_i open, and a GPU
+        chooses others than a CPU: here its largest number is positive, so that a trial starts from
+        the same numbers wherever it runs.
     """
     if init == "released":
         return W[:r, :m].float().clone()
     _, sigma, Vh = torch.linalg.svd(W.float(), full_matrices=False)
-    return sigma[:r, None] * Vh[:r, :m]
+    largest = Vh.gather(1, Vh.abs().argmax(dim=1, keepdim=True))
+    return (sigma[:, None] * Vh * largest.sign())[:r, :m]
 
 
 def bounded_scale(delta: Tensor, W: Tensor, s: float) -> Tensor:

@@ -201,7 +201,7 @@ def _within(loaded: LoadedExperiment, time_budget: str) -> LoadedExperiment:
 
 
 def _command(kind: str, file: Path, given: Mapping[str, object], *, as_json: bool) -> str:
-    words = [program(), kind, str(file)]
+    words = [*program(), kind, str(file)]
     for option, value in given.items():
         words += [option, str(value)] if value else []
     return shlex.join(words + (["--json"] if as_json else []))

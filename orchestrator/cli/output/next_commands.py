@@ -11,11 +11,18 @@ from pathlib import Path
 from orchestrator.records.sweep_state import SweepState
 
 
-def program() -> str:
-    """How to call this program from here: its name, or its path when the name is not found."""
+def program() -> list[str]:
+    """How to call this program from here.
+
+    Returns:
+        Its name; its path where the name is not found; or, where there is no such script, this
+        Python and the module.
+    """
     beside = Path(sys.executable).parent / "orchestrate"
     found = shutil.which("orchestrate")
-    return "orchestrate" if found and Path(found) == beside else short_path(beside)
+    if found and Path(found) == beside:
+        return ["orchestrate"]
+    return [short_path(beside)] if beside.exists() else [sys.executable, "-m", "orchestrator"]
 
 
 def next_commands(view: SweepState, folder: Path) -> dict[str, list[str]]:
@@ -31,20 +38,20 @@ def next_commands(view: SweepState, folder: Path) -> dict[str, list[str]]:
     storage = short_path(folder.parent)
     where = [] if storage == "runs" else ["--storage", storage]
     best = view.best
-    browse = [[program(), "runs", "show", folder.name, *where]]
+    browse = [[*program(), "runs", "show", folder.name, *where]]
     if best is not None:
-        browse.append([program(), "runs", "show", folder.name, best.name, *where])
-    browse += [[program(), command, folder.name, *where] for command in ("report", "ui")]
+        browse.append([*program(), "runs", "show", folder.name, best.name, *where])
+    browse += [[*program(), command, folder.name, *where] for command in ("report", "ui")]
     use: list[list[str]] = []
     reference = None
     if view.model is not None:
         reference = f"{view.name}@champion"
-        use.append([program(), "predict", reference, "--task", view.tasks[0], *where, "A TEXT"])
+        use.append([*program(), "predict", reference, "--task", view.tasks[0], *where, "A TEXT"])
     elif best is not None and best.adapter:
         reference = f"{folder.name}/{best.name}"
     if reference is not None:
         to = f"exported/{view.name}"
-        use.append([program(), "export", reference, "--as", "lora", "--to", to, *where])
+        use.append([*program(), "export", reference, "--as", "lora", "--to", to, *where])
     commands = {"browse": [shlex.join(words) for words in browse]}
     if use:
         commands["use"] = [shlex.join(words) for words in use]

@@ -59,9 +59,23 @@ def test_the_start_is_the_truncated_svd_or_the_corner():
     U, sigma, Vh = torch.linalg.svd(W)
     torch.testing.assert_close(initial_A(W, 3, 5, "released"), W[:3, :5])
     A = initial_A(W, 3, 5, "truncated")
-    # U_r A is the first 5 columns of the best approximation of rank 3.
+    # U_r A is the first 5 columns of the best approximation of rank 3, whatever the signs in U.
     best = (U[:, :3] * sigma[:3]) @ Vh[:3]
-    torch.testing.assert_close(U[:, :3] @ A, best[:, :5])
+    signs = Vh[:3].gather(1, Vh[:3].abs().argmax(1, keepdim=True)).sign()
+    torch.testing.assert_close((U[:, :3] * signs.T) @ A, best[:, :5])
+
+
+def test_a_decomposition_with_other_signs_gives_the_same_start(monkeypatch):
+    W = torch.randn(6, 7)
+    expected, svd = initial_A(W, 3, 5, "truncated"), torch.linalg.svd
+
+    def as_a_gpu_may_give_it(*args, **options):
+        U, sigma, Vh = svd(*args, **options)
+        signs = torch.tensor([1.0, -1.0] * 3)
+        return U * signs, sigma, Vh * signs[:, None]
+
+    monkeypatch.setattr(torch.linalg, "svd", as_a_gpu_may_give_it)
+    assert torch.equal(initial_A(W, 3, 5, "truncated"), expected)
 
 
 def test_known_values_of_both_scales():
