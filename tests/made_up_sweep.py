@@ -76,14 +76,12 @@ class MadeUp:
 
         `then` is called with the driver once the verdict is made. Gives the verdict.
         """
-        number = 0
-        while isinstance(job := self.driver.next_job(str(number)), Job):
+        while isinstance(job := self.driver.next_job(), Job):
             name = job.trial
             trial = self.driver.trials[name]
             found = report(-1 if name == "base" else 0, scores(name, trial.overrides))
-            self.driver.hear_trial(name, Reported(found))
-            self.driver.ended(str(number), error=False)
-            number += 1
+            self.driver.hear(name, Reported(found))
+            self.driver.ended(name, error=False)
         self.driver.judgement.conclude()
         verdict = self.journal.lines[-1]
         then(self.driver)

@@ -13,19 +13,19 @@ from orchestrator.system.user_error import UserError
 
 HEAD_RESOURCE = "node:__internal_head__"
 HEAD_SHARE = 0.001
-"""Of the head node's own resource that a trial's (idle) driver function holds: it runs there."""
+"""Of the head node's own resource that a light process of ours holds: it runs there."""
 
 
 GIB = 2**30
 MIB = 2**20
-TRIAL_BYTES = 120 * MIB
-"""Memory of its own that the process of a trial of the pool has on the head node; measured."""
-MEMBER_BYTES = 710 * MIB
-"""The same of a member's mailbox (72 MiB) and of what Ray Train starts for it beside its workers:
-a controller (247), a data-set manager, a placement-group cleaner and a synchronisation actor (some
-110 each) and a queue (61)."""
 TRAIN_BYTES = 890 * MIB
-"""The same of a trial that has workers of its own: its process (251) and Ray Train's."""
+"""Memory on the head node of a trial that has workers of its own: its process (251 MiB), and what
+Ray Train starts beside its workers: a controller (247), a data-set manager, a placement-group
+cleaner and a synchronisation actor (some 110 each); measured."""
+
+
+_ANY = 1 << 30
+"""As many trials as one likes."""
 
 
 class ClusterError(UserError, RuntimeError):
@@ -130,34 +130,31 @@ def worker_places(nodes: Sequence[Mapping[str, Any]], resources: ResourceSpec) -
     return places
 
 
-def head_fit(resources: ResourceSpec, nodes: Sequence[Mapping[str, Any]], *, members: int) -> Fit:
+def head_fit(resources: ResourceSpec, nodes: Sequence[Mapping[str, Any]]) -> Fit:
     """How many trials at a time have room for their own processes, which sit on the head node.
 
-    A trial of the pool is a light process that talks to a member; one of the executor `train`
-    starts workers, and helpers of Ray Train beside it. They are on the head, because the other
-    nodes may be taken away.
+    A trial of the executor `train` has a light process that starts its workers, and helpers of Ray
+    Train beside it. They are on the head, because the other nodes may be taken away. A trial of the
+    pool has none.
 
     Args:
         resources: Of the sweep.
         nodes: As `ray.nodes()` gives them.
-        members: Of the pool, if the sweep has one.
 
     Returns:
         The number, at least 1, and the arithmetic; a great many where the head's memory is unknown.
     """
+    if resources.facts.packs:
+        return Fit(_ANY, "a trial of the pool has no process of its own")
     heads = [n["Resources"] for n in nodes if n.get("Alive") and HEAD_RESOURCE in n["Resources"]]
     memory = heads[0].get("memory") if heads else None
     if memory is None:
-        return Fit(1 << 30, "how much memory the head node has is unknown")
-    each, fixed, beside = TRAIN_BYTES, 0, ""
-    if resources.facts.packs:
-        each, fixed = TRIAL_BYTES, members * MEMBER_BYTES
-        beside = f" beside {fixed / GIB:.1f} GiB for {members} member(s) of the pool"
-    number = max(1, int((memory - fixed) // each))
+        return Fit(_ANY, "how much memory the head node has is unknown")
+    number = max(1, int(memory // TRAIN_BYTES))
     return Fit(
         number,
         f"the head node has {memory / GIB:.1f} GiB for processes, and each trial has "
-        f"{each / MIB:.0f} MiB of them there{beside}: {number} trial(s) at a time",
+        f"{TRAIN_BYTES / MIB:.0f} MiB of them there: {number} trial(s) at a time",
     )
 
 

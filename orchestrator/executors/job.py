@@ -39,7 +39,7 @@ class Job:
         return self.maker.trial
 
     def as_config(self) -> dict[str, Any]:
-        """The job as Ray Tune takes it; without `tracking`, see `Experiment.for_workers`."""
+        """The job as it travels; without `tracking`, see `Experiment.for_workers`."""
         return {
             "trial": self.trial,
             "experiment": self.experiment.for_workers(),
@@ -51,12 +51,16 @@ class Job:
             "row_0": None if self.row_0 is None else list(self.row_0),
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it as its configuration: what must not travel is left out."""
+        return Job.from_config, (self.as_config(),)
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Job:
         """The job of `as_config`.
 
         Args:
-            config: What Ray Tune gives to a trial.
+            config: What has travelled.
 
         Returns:
             The job; its experiment is validated here, once for each process.

@@ -1,8 +1,8 @@
 """What a trial says to the driver, and what a pool's mailbox says to both of its sides.
 
-A trial's words go from its worker through Ray Train and Ray Tune, which take dictionaries:
+A trial's words may go through Ray Train, which takes dictionaries:
 `to_metrics` and `from_metrics` are the one place where they become such and are read again. Actors
-of Ray pickle them as they are. Mailboxes import this module, so it loads nothing heavy.
+of Ray pickle them as they are. Light processes import this module, so it loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True)
 class News:
-    """What a mailbox says to the process of a trial."""
+    """What a mailbox says of a trial."""
 
     messages: tuple[Message, ...] = ()
     """What the member said since the trial last asked."""
@@ -183,8 +183,6 @@ class News:
     """Whether the member has given no sign of life for long."""
     waits: bool = False
     """Whether the job has yet to begin and might as well do so elsewhere."""
-    known: bool = False
-    """Whether the mailbox has the job at all."""
 
 
 @dataclass(frozen=True)

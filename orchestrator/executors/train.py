@@ -1,70 +1,135 @@
-"""The executor `train`, in the Ray Tune trial: it starts Ray Train workers and relays reports."""
+"""The executor `train`: each trial has Ray Train workers of its own.
+
+A light actor starts them and holds the desk to which their reports come. It is ended together with
+them: Ray ends a run of Ray Train with the process that began it.
+"""
 
 from __future__ import annotations
 
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import ray
+from ray.train import UserCallback
+
+from orchestrator.executors.desk import Desk, Heard
 from orchestrator.executors.job import Job
-from orchestrator.executors.messages import Failed, Finished, WorkSetAside, to_metrics
+from orchestrator.executors.messages import Failed, Finished, Message, WorkSetAside, from_metrics
 from orchestrator.executors.train_worker import run_checkpoint, train_worker
 from orchestrator.executors.worker_group import worker_group
 from orchestrator.loop.trial_state import read_state
 
+if TYPE_CHECKING:
+    from ray.train import Checkpoint
+
 _RAY_NOTE = "checkpoint_manager_snapshot.json"
+MAIL = {"mail": 2, "reports": 1}
+"""Threads that answer while a trial runs; reports come one by one, in order."""
 
 
-def trial_function(job: Job, shared: list[Any] | None = None) -> None:
-    """One trial: starts its Ray Train workers and passes their reports on to Ray Tune.
+class TrainTrial:
+    """A trial with Ray Train workers of its own, as an actor."""
 
-    A failure does not raise: it is reported, with the path of its log, and the sweep goes on.
+    def __init__(self) -> None:
+        """Begin without workers."""
+        self._desk = Desk()
+
+    def run(self, job: Job, shared: list[Any]) -> tuple[Message, ...]:
+        """Start the workers and wait for their end.
+
+        A failure does not raise: it is said, with the path of its log, and the sweep goes on.
+
+        Args:
+            job: The trial.
+            shared: A list holding the reference of the `PreparedData`.
+
+        Returns:
+            What there is to say at the end.
+        """
+        from ray.train import (
+            CheckpointConfig,
+            ControllerError,
+            FailureConfig,
+            RunConfig,
+            WorkerGroupError,
+        )
+        from ray.train.torch import TorchTrainer
+
+        resources = job.experiment.resources
+        here = ray.get_runtime_context().current_actor
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"job": job.as_config(), "shared": shared},
+            **worker_group(resources, job.avoid),
+            run_config=RunConfig(
+                name=job.trial,
+                storage_path=str(job.folder.ray),
+                failure_config=FailureConfig(
+                    max_failures=resources.max_failures, controller_failure_limit=3
+                ),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                callbacks=[_ReportsTo(here, job.trial)],
+            ),
+        )
+        # Which checkpoint is the last is found by the workers; a damaged note must not stop them.
+        (job.folder.work(job.trial) / _RAY_NOTE).unlink(missing_ok=True)
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            return (_failure(job, error, *error.worker_failures.values()),)
+        except ControllerError as error:
+            return (_failure(job, error),)
+        # A report can be overtaken by the end of the trial, so the last message repeats them all.
+        folder, aside = run_checkpoint(job.folder, job.maker)
+        said: list[Message] = [WorkSetAside.of(found) for found in aside]
+        if folder is not None:
+            said.append(Finished(read_state(folder).reports, folder))
+        return tuple(said)
+
+    @ray.method(concurrency_group="reports")
+    def say(self, trial: str, message: Message) -> None:
+        """Take in what the workers have reported."""
+        self._desk.say(trial, message)
+
+    @ray.method(concurrency_group="mail")
+    def swap(self) -> Heard:
+        """Meet the driver."""
+        from orchestrator.executors.messages import Todo
+
+        return self._desk.swap(Todo(), "")
+
+
+class _ReportsTo(UserCallback):
+    """Passes what the first worker reports on to the trial's desk; in Ray Train's controller."""
+
+    def __init__(self, actor: Any, trial: str) -> None:
+        self._actor, self._trial = actor, trial
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
+    ) -> None:
+        del run_context
+        said = dict(metrics[0])
+        if checkpoint is not None:
+            said["checkpoint_path"] = checkpoint.path
+        message = from_metrics(said)
+        if message is not None:
+            self._actor.say.remote(self._trial, message)
+
+
+def train_trial(on: dict[str, float]) -> Any:
+    """Start the actor of a trial.
 
     Args:
-        job: The trial.
-        shared: A list holding the reference of the `PreparedData`.
-    """
-    from ray import tune
-    from ray.train import (
-        CheckpointConfig,
-        ControllerError,
-        FailureConfig,
-        RunConfig,
-        WorkerGroupError,
-    )
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
+        on: Resources by which it is placed.
 
-    resources = job.experiment.resources
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job.as_config(), "shared": shared},
-        **worker_group(resources, job.avoid),
-        run_config=RunConfig(
-            name=job.trial,
-            storage_path=str(job.folder.ray),
-            failure_config=FailureConfig(
-                max_failures=resources.max_failures, controller_failure_limit=3
-            ),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[TuneReportCallback()],
-        ),
-    )
-    # Which checkpoint is the last is found by the workers; a damaged note of it must not stop them.
-    (job.folder.work(job.trial) / _RAY_NOTE).unlink(missing_ok=True)
-    try:
-        trainer.fit()
-    except WorkerGroupError as error:
-        tune.report(to_metrics(_failure(job, error, *error.worker_failures.values())))
-        return
-    except ControllerError as error:
-        tune.report(to_metrics(_failure(job, error)))
-        return
-    # A report can be overtaken by the end of the trial, so the last message repeats them all.
-    folder, aside = run_checkpoint(job.folder, job.maker)
-    for found in aside:
-        tune.report(to_metrics(WorkSetAside.of(found)))
-    if folder is not None:
-        tune.report(to_metrics(Finished(read_state(folder).reports, folder)))
+    Returns:
+        Its handle.
+    """
+    options: dict[str, Any] = {
+        "num_cpus": 0, "resources": on, "max_restarts": 0, "concurrency_groups": MAIL,
+    }  # fmt: skip
+    return ray.remote(**options)(TrainTrial).remote()
 
 
 def _failure(job: Job, *errors: BaseException) -> Failed:

@@ -14,9 +14,6 @@ from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.system.byte_units import GIB
 
-LIGHT_TRIAL_BYTES = 0.2 * GIB
-"""A Ray Tune trial of the pool, which has no torch (204 MB resident were measured)."""
-
 
 def plan_warnings(plan: Plan, experiment: Experiment) -> list[str]:
     """A base whose sizes are not known, and memory that is too small."""
@@ -31,14 +28,13 @@ def plan_warnings(plan: Plan, experiment: Experiment) -> list[str]:
         found.append(slow)
     need, memory = plan.worker_bytes, plan.machine.memory
     at_once = max(1, plan.at_once) * experiment.resources.workers
-    light = 0.0
-    if plan.alone is not None:  # a pool: its members hold the base, its trials are light processes
-        machine, light = plan.machine, plan.at_once * LIGHT_TRIAL_BYTES
+    if plan.alone is not None:  # a pool: its members hold the base, its trials no process
+        machine = plan.machine
         at_once = pool_members(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
         at_once *= experiment.resources.workers
     on_gpu = experiment.resources.gpus_per_worker > 0
-    if need is not None and memory is not None and not on_gpu and need * at_once + light > memory:
-        total = need * at_once + light
+    if need is not None and memory is not None and not on_gpu and need * at_once > memory:
+        total = need * at_once
         found.append(
             f"Memory: {at_once} workers at a time need about {total / GIB:.1f} GiB, and "
             f"{memory / GIB:.1f} GiB are free. Lower `search.max_concurrent`, `training.batch_size`"

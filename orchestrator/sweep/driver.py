@@ -79,7 +79,6 @@ class Driver:
             ledger, self.proposals, self.admission, self._kept, self.budget, base_measured
         )
         self.judgement = Judgement(ledger, self.proposals, self._kept, self.budget)
-        self._by_tune_id: dict[str, str] = {}
         self._finish_whole_trials()
         self._end_impossible_trials()
 
@@ -163,11 +162,8 @@ class Driver:
         """The trials that run now; safe to ask from another thread."""
         return list(self.admission.running)
 
-    def next_job(self, tune_id: str) -> Job | Wait | None:
+    def next_job(self) -> Job | Wait | None:
         """The next trial that is to run.
-
-        Args:
-            tune_id: Tune's id for it.
 
         Returns:
             Its job, `WAIT` while none fits, or None when there is none left.
@@ -179,7 +175,6 @@ class Driver:
         name = self.admission.next()
         if not isinstance(name, str):
             return name
-        self._by_tune_id[tune_id] = name
         ProgressFile(self.folder.path, name).remove()
         self._started(name)
         experiment, maker = self.ledger.experiment_of(name), self._kept.maker(name)
@@ -193,15 +188,11 @@ class Driver:
 
     # -------------------------------------------------------------------------- what trials say
 
-    def hear(self, tune_id: str, message: Message) -> None:
-        """Take in a message of a trial that Ray Tune knows by its id."""
-        self.hear_trial(self._by_tune_id[tune_id], message)
+    def starting(self, name: str) -> None:
+        """What a trial runs in is started."""
+        self.observer.progress(name, {"phase": "starting"})
 
-    def starting(self, tune_id: str) -> None:
-        """Ray Tune starts a trial's process."""
-        self.observer.progress(self._by_tune_id[tune_id], {"phase": "starting"})
-
-    def hear_trial(self, name: str, message: MessageHere) -> None:
+    def hear(self, name: str, message: MessageHere) -> None:
         """Take in a message of a trial.
 
         Args:
@@ -281,9 +272,13 @@ class Driver:
             adapter = self._kept.task_adapter(trial.name, report.task_index + 1)
         self.ledger.record(StageReported(trial.name, report, *(adapter or (None, None))))
 
-    def ended(self, tune_id: str, error: bool) -> None:
-        """Ray Tune says that a trial is over."""
-        name = self._by_tune_id[tune_id]
+    def ended(self, name: str, error: bool) -> None:
+        """A trial is over.
+
+        Args:
+            name: The trial.
+            error: Whether its process died.
+        """
         self.admission.release(name)
         trial = self.trials[name]
         if error and trial.failure is None:

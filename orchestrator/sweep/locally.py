@@ -20,13 +20,11 @@ def run_trials_locally(
     driver: Driver, projection: MlflowSync, raise_if_interrupted: Callable[[], None]
 ) -> None:
     """Run what is missing, one trial after another."""
-    number = 0
-    while isinstance(job := driver.next_job(str(number)), Job):
-        driver.observer.progress(job.trial, {"phase": "starting"})
+    while isinstance(job := driver.next_job(), Job):
+        driver.starting(job.trial)
         _run_one_locally(driver, job, raise_if_interrupted)
-        driver.ended(str(number), error=False)
+        driver.ended(job.trial, error=False)
         projection.catch_up()
-        number += 1
     driver.end_over_budget()
 
 
@@ -37,7 +35,7 @@ def _run_one_locally(driver: Driver, job: Job, raise_if_interrupted: Callable[[]
     def tell(message: MessageHere) -> None:
         raise_if_interrupted()
         try:
-            driver.hear_trial(job.trial, message)
+            driver.hear(job.trial, message)
         except BaseException as error:
             own.append(error)  # the driver's failure, not the trial's
             raise
@@ -53,4 +51,4 @@ def _run_one_locally(driver: Driver, job: Job, raise_if_interrupted: Callable[[]
             raise
         said = str(error).strip().splitlines()
         reason, details = said[-1] if said else repr(error), traceback.format_exception(error)
-        driver.hear_trial(job.trial, Failed(reason, "".join(details)))
+        driver.hear(job.trial, Failed(reason, "".join(details)))

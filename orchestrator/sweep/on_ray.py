@@ -1,31 +1,26 @@
-"""Running trials on a Ray cluster, through Ray Tune."""
+"""Running trials on a Ray cluster."""
 
 from __future__ import annotations
 
 import functools
 import math
-import shutil
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from orchestrator.base.devices import named
 from orchestrator.executors.cluster_checks import check_driver, check_storage
 from orchestrator.executors.cluster_devices import NodesToAvoid, cluster_devices
 from orchestrator.executors.cluster_fit import (
-    HEAD_RESOURCE,
-    HEAD_SHARE,
     fit,
     head_fit,
     largest_resources,
-    pool_members,
     required_fit,
     worker_places,
 )
+from orchestrator.executors.own_workers import OwnWorkers
 from orchestrator.executors.pool.pool import Pool
-from orchestrator.executors.pool.slot_trial import slot_trial
 from orchestrator.executors.ray_leftovers import Leftovers, wait_until_clean
 from orchestrator.executors.ray_session import connected
 from orchestrator.loop.progress_file import ProgressFile
@@ -38,14 +33,14 @@ from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.protocols import Capacity
 from orchestrator.sweep.readings_on_ray import read_on_ray, score_on_ray
 from orchestrator.sweep.run_options import SweepOptions
+from orchestrator.sweep.trial_loop import TrialLoop
 from orchestrator.system.ray_environment import set_aside
 
 PROGRESS_SECONDS = 0.5
 """How often running trials are asked how far they are."""
 
 
-_Arguments = ParamSpec("_Arguments")
-_Answer = TypeVar("_Answer")
+_INTERRUPTED = "The sweep was stopped before all of its trials had run."
 
 
 def check_scheduler(scheduler: Any) -> None:
@@ -155,10 +150,7 @@ def trials_at_once(
     import ray
 
     resources = experiment.resources
-    members = pool_members(resources, cpus=cpus, gpus=gpus)
-    there, on_head = (
-        fit(resources, cpus=cpus, gpus=gpus), head_fit(resources, ray.nodes(), members=members),
-    )  # fmt: skip
+    there, on_head = fit(resources, cpus=cpus, gpus=gpus), head_fit(resources, ray.nodes())
     note(there.arithmetic)
     wanted = min(there.at_once, experiment.searched_trials + 1)
     asked = experiment.search.max_concurrent if experiment.search is not None else None
@@ -176,25 +168,8 @@ def _fit(
     projection: MlflowSync,
 ) -> None:
     import ray
-    from ray import tune
-
-    from orchestrator.sweep.ray_tune import BudgetStopper, TuneRecorder, TuneSearcher
-
-    own = _FirstError()
-
-    @own.kept
-    def starting(tune_id: str) -> None:
-        driver.starting(tune_id)
-        # MLflow takes seconds to open; the workers are starting meanwhile.
-        projection.catch_up()
-
-    @own.kept
-    def ended(tune_id: str, error: bool) -> None:
-        driver.ended(tune_id, error)
-        projection.catch_up()
 
     shared = [ray.put(driver.data)]
-    before = driver.unfinished
     resources = driver.experiment.resources
     pool = None
     if resources.facts.packs:
@@ -207,70 +182,28 @@ def _fit(
             avoid=driver.admission.avoid,
             note=driver.observer.note,
         )
-    mailboxes = pool.mailboxes if pool is not None else []
-    trainable = tune.with_resources(
-        tune.with_parameters(slot_trial, mailboxes=mailboxes, shared=shared),
-        {HEAD_RESOURCE: HEAD_SHARE},
-    )
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=TuneSearcher(own.kept(driver.next_job), ended),
-            scheduler=options.scheduler,
-            num_samples=before,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"tune-{trial.trial_id}",
-        ),
-        run_config=tune.RunConfig(
-            name=driver.folder.tune.name,
-            # The process of a trial in the pool is light, and what it asks for goes on without it.
-            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-            storage_path=str(driver.folder.tune.parent),
-            callbacks=[TuneRecorder(own.kept(driver.hear), starting)],
-            stop=BudgetStopper(own.kept(driver.over_budget)) if driver.budget.allowed else None,
-            verbose=0,
-        ),
-    )
-    on_interrupt = signal.getsignal(signal.SIGINT)
+    own, scheduler = OwnWorkers(shared), None
+    if options.scheduler is not None:
+        from orchestrator.sweep.tune_scheduler import TuneScheduler
+
+        scheduler = TuneScheduler(options.scheduler)
+    # MLflow takes seconds to open; the workers are starting meanwhile.
+    beside = projection.catch_up
     try:
         with _progress_read(driver):
-            tuner.fit()
-    except Exception:
-        if own.error is not None:
-            raise own.error from None  # Tune would wrap it in its own traceback
-        raise
+            TrialLoop(driver, pool, own, scheduler=scheduler, beside=beside).run()
+    except KeyboardInterrupt:
+        raise SweepInterruptedError(_INTERRUPTED) from None
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own behind
+        own.close()
         if pool is not None:
             pool.close()
             driver.tidy()
-        shutil.rmtree(driver.folder.tune, ignore_errors=True)
     driver.end_over_budget()
     if driver.given_up:
         return
     if driver.unfinished or any(t.state == "RUNNING" for t in driver.trials.values()):
-        raise SweepInterruptedError("The sweep was stopped before all of its trials had run.")
-
-
-class _FirstError:
-    """Remembers the driver's own first error, which Ray Tune turns into text."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-
-    def kept(self, function: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:
-        """The same function, whose error is remembered."""
-
-        @functools.wraps(function)
-        def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:
-            try:
-                return function(*args, **kwargs)
-            except Exception as error:
-                self.error = self.error or error
-                raise
-
-        return call
+        raise SweepInterruptedError(_INTERRUPTED)
 
 
 @contextmanager

@@ -21,7 +21,6 @@ class Lease:
     """A job that somebody waits for."""
 
     job: Job
-    renewed: float
     messages: list[Message] = field(default_factory=list["Message"])
     taken: bool = False
     """Whether the member has it."""

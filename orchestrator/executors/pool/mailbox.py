@@ -1,11 +1,9 @@
-"""Between the trials of a pool and one of its members: who wants a slot, and what is said of it.
+"""What one member of the pool has to do, and what it has said: the driver's book of it.
 
-One `Mailbox` belongs to each member, as an actor without a CPU of its own. Trials leave a job and
-read what is said of it; the member takes jobs and leaves messages; the driver says which jobs
-nobody wants any more. A job is a *lease*: it lives as long as its trial's process does, which
-renews it also while the trial itself waits for the driver. Whatever the
-member said is kept until the trial has gone, so that neither a trial that asks late nor a member
-that starts anew loses a word. Nothing here knows of Ray, torch or methods.
+The driver keeps a `Mailbox` of each member: it leaves jobs there, reads what is said of them, and
+exchanges both with the member over its desk (`executors/desk.py`). Whatever the member said is kept
+until the trial has gone, so that a member that starts anew loses no word. Nothing here knows of
+Ray, torch or methods.
 
 When a member dies, any of its jobs may be the reason, or none (a node was taken back). So its jobs
 are put to the *test*: it is given them again one by one, each once the one before has lived through
@@ -25,11 +23,6 @@ from orchestrator.executors.pool.lease import Lease
 if TYPE_CHECKING:
     from orchestrator.executors.job import Job
 
-LEASE_SECONDS = 60.0
-"""A job whose trial's process has not been heard of for so long is dropped."""
-RENEW_SECONDS = 10.0
-"""How often it is heard of, whatever the trial itself does: a report waits for the driver, and that
-may wait for minutes for a slow MLflow server."""
 ABSENT_SECONDS = 90.0
 """A member that has given no sign of life for so long is passed over where another one is there:
 its node may have been lost, and may not come back. It gives one every few seconds, and needs some
@@ -61,9 +54,9 @@ class Mailbox:
         self._starts = 0
         self._deaths = 0
         """Of the member with jobs in it, one after the other without a report between."""
-        self._generation = 0
         self._closed = False
-        self._gone: str | None = None
+        self.gone: str | None = None
+        """Why nothing more will come of this member."""
         self._alive = clock()
         """When the member last gave a sign of life, or was told to start."""
         self._patience = START_SECONDS
@@ -81,12 +74,10 @@ class Mailbox:
         """
         lease = self._leases.get(job.trial)
         if lease is None or lease.over:
-            self._leases[job.trial] = Lease(job, self._clock())
-        else:
-            lease.renewed = self._clock()
+            self._leases[job.trial] = Lease(job)
 
     def poll(self, trial: str, seen: int) -> News:
-        """Ask for news, which renews the lease.
+        """Ask for news.
 
         Args:
             trial: Of which job.
@@ -97,31 +88,17 @@ class Mailbox:
         """
         lease = self._leases.get(trial)
         if lease is None:
-            return News(gone=self._gone, absent=self._absent())
-        lease.renewed = self._clock()
+            return News(gone=self.gone, absent=self._absent())
         # One that may have killed the member is tested here.
         serves = self._room is not None
         waits = serves and not lease.taken and not lease.over and lease.suspicion == 0
         return News(
-            tuple(lease.messages[seen:]),
-            gone=self._gone,
-            absent=self._absent(),
-            waits=waits,
-            known=True,
+            tuple(lease.messages[seen:]), gone=self.gone, absent=self._absent(), waits=waits
         )
-
-    def renew(self, trial: str) -> None:
-        """The trial's process is there, whatever it waits for.
-
-        Args:
-            trial: Of which job; one that is not here is passed over.
-        """
-        if trial in self._leases:
-            self._leases[trial].renewed = self._clock()
 
     def present(self) -> bool:
         """Say whether the member takes jobs, or can be expected to do so soon."""
-        return not self._closed and self._gone is None and not self._absent()
+        return not self._closed and self.gone is None and not self._absent()
 
     def room(self) -> int:
         """Say how many more jobs the member could begin now."""
@@ -129,9 +106,6 @@ class Mailbox:
 
     def _absent(self) -> bool:
         return not self._closed and self._clock() - self._alive > self._patience
-
-    def _sign(self) -> None:
-        self._alive, self._patience = self._clock(), ABSENT_SECONDS
 
     # ------------------------------------------------------------------------------- the driver
 
@@ -145,15 +119,18 @@ class Mailbox:
         """Let the member end, whatever it has."""
         self._closed = True
 
-    def reopen(self, generation: int) -> None:
-        """Let another member serve this mailbox.
+    @property
+    def closed(self) -> bool:
+        """Whether the member is to end."""
+        return self._closed
 
-        Args:
-            generation: Its number; any other that should still be there is told to end.
-        """
-        self._closed, self._gone, self._starts = False, None, 0
-        self._generation, self._alive = generation, self._clock()
-        self._patience, self._room = START_SECONDS, None
+    def reopen(self) -> None:
+        """Let another member serve this mailbox; the jobs of the one before are nobody's fault."""
+        for lease in self._leases.values():
+            lease.taken = lease.tested = False
+        self._dropped = []
+        self._closed, self.gone, self._starts, self._incarnation = False, None, 0, None
+        self._alive, self._patience, self._room = self._clock(), START_SECONDS, None
 
     def lose(self, reason: str) -> None:
         """The member is gone for good.
@@ -161,23 +138,19 @@ class Mailbox:
         Args:
             reason: In one line; the first that is given stands.
         """
-        self._gone = self._gone or reason
+        self.gone = self.gone or reason
 
     # ------------------------------------------------------------------------------- the member
 
-    def begin(self, generation: int = 0) -> int | None:
-        """The member's process has started and is about to load its base.
-
-        Args:
-            generation: The one that it was started in.
+    def begin(self) -> int | None:
+        """The member is started, or its process has been started anew.
 
         Returns:
-            None if it should not, because another generation serves this mailbox or because it has
-            died too often before its first exchange; else how often in a row it died with jobs in
-            it and nothing reported in between. Memory is the usual reason, and smaller passes need
-            less.
+            None if it should not, because it has died too often before its first exchange; else
+            how often in a row it died with jobs in it and nothing reported in between. Memory is
+            the usual reason, and smaller passes need less.
         """
-        if generation != self._generation:
+        if self._closed:
             return None
         if self._starts >= FRUITLESS_STARTS:
             self.lose(
@@ -186,41 +159,33 @@ class Mailbox:
             )
             return None
         self._starts += 1
-        self._sign()
         self._room = None
         return self._deaths
 
-    def beat(self, generation: int = 0) -> None:
+    def sign(self, silent: float = 0.0) -> None:
         """The member's process is there, however long a pass may take.
 
         Args:
-            generation: The one that it was started in.
+            silent: Seconds since it was heard of.
         """
-        if generation == self._generation:
-            self._sign()
+        alive = self._clock() - silent
+        if alive >= self._alive:
+            self._alive, self._patience = alive, ABSENT_SECONDS
 
     def exchange(
-        self,
-        incarnation: str,
-        said: Sequence[tuple[str, Message]],
-        free: int,
-        generation: int = 0,
+        self, incarnation: str, said: Sequence[tuple[str, Message]], free: int
     ) -> Todo:
-        """Hand over messages, and be told what to do.
+        """Take in messages, and say what the member is to do.
 
         Args:
             incarnation: Another one for each start of the member.
             said: Trial and message, in order.
             free: How many more jobs the member can take.
-            generation: The one that it was started in.
 
         Returns:
             What the member is to do.
         """
-        if generation != self._generation:  # it was closed, and needed long to ask
-            return Todo(close=True)
         self._starts = 0
-        self._sign()
         if incarnation != self._incarnation:
             if self._incarnation is not None:
                 self._take_back()
@@ -231,10 +196,6 @@ class Mailbox:
                 lease.hear(message)
                 if not isinstance(message, Ready):
                     self._deaths = 0
-        now = self._clock()
-        for trial, lease in list(self._leases.items()):
-            if now - lease.renewed > LEASE_SECONDS:
-                self.release(trial)
         # What the member said before it was told to forget a job is of no use any more.
         drop, self._dropped = self._dropped, []
         join = [] if self._closed else self._hand_out(free)

@@ -1,10 +1,10 @@
-"""A member of the pool: Ray Train workers that serve a mailbox until it is closed.
+"""A member of the pool at work: it serves its desk until it is told to end.
 
 It has one worker where the base fits onto a device. Several shard the rows of each pass across
-them, and with ZeRO stage 3 the base, too; the first one talks to the mailbox, decides what depends
+them, and with ZeRO stage 3 the base, too; the first one goes to the desk, decides what depends
 on time, memory or files, and broadcasts it.
 
-It lives as long as the sweep. Between ticks it exchanges messages with its mailbox: which trials to
+It lives as long as the sweep. Between ticks it exchanges messages at its desk: which trials to
 begin, which to forget, what was measured.
 """
 
@@ -13,8 +13,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,19 +22,21 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.base.errors import ModelError
 from orchestrator.data.prepared import PreparedData
 from orchestrator.engines.workers import ALONE, Workers, WorkersError
+from orchestrator.executors.desk import Desk
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Message, Todo
 from orchestrator.executors.worker_group import leave_out_quantisers, prepare_for_deepspeed
 from orchestrator.records.trial_record import BASE_TRIAL
-from orchestrator.spec.experiment import experiment_received
+from orchestrator.spec.experiment import Experiment, experiment_received
 
 if TYPE_CHECKING:
     from orchestrator.executors.pool.member import Member
+    from orchestrator.executors.pool.member_config import MemberConfig
 
 BEAT_SECONDS = 5.0
-"""How often the member gives its mailbox a sign of life, whatever it does."""
+"""How often a group gives its desk a sign of life, whatever it does."""
 EXCHANGE_SECONDS = 0.1
-"""How often a busy member looks into its mailbox."""
+"""How often a busy member goes to its desk."""
 IDLE_SECONDS = 0.05
 """How often an idle one does."""
 GATHER_SECONDS = 5.0
@@ -43,56 +45,88 @@ Trials that begin together share their passes to the end, with rows of the same 
 that began three steps apart each took 1.18 times the CPU time."""
 
 
-def member_worker(config: dict[str, Any]) -> None:
-    """What every Ray Train worker of a member does: serve its mailbox until that is closed.
+def work_alone(config: MemberConfig, desk: Desk, deaths: int) -> str | None:
+    """Be a member of one worker.
 
     Args:
-        config: `experiment` (a document), `folder` (the sweep's), `shared` (a list holding the
-            reference of the `PreparedData`), `mailbox` (an actor), `generation` (a number) and
-            `expected` (how many trials it is likely to be given at first).
+        config: What it is told.
+        desk: In this process.
+        deaths: How often in a row it died with jobs in it.
+
+    Returns:
+        None once it was told to end; why it cannot work, where starting anew would not help.
+    """
+    incarnation = uuid.uuid4().hex
+    experiment = experiment_received(config.experiment)
+    leave_out_quantisers(experiment)
+    return _work(
+        experiment, config, ALONE, deaths,
+        lambda said, free: desk.exchange(incarnation, said, free), nullcontext(),
+    )  # fmt: skip
+
+
+def work_in_group(config: dict[str, Any]) -> None:
+    """What every Ray Train worker of a member of several does.
+
+    Args:
+        config: `member`, a `MemberConfig`, and `group`, the actor in which its desk is.
     """
     import ray
     from ray.exceptions import ActorDiedError
 
-    mailbox, generation = config["mailbox"], config["generation"]
-    experiment = experiment_received(config["experiment"])
+    group, told = config["group"], config["member"]
+    experiment = experiment_received(told.experiment)
     leave_out_quantisers(experiment)
-    from orchestrator.executors.pool.member import Member
-
-    workers = ALONE
-    if experiment.resources.workers > 1:
-        prepare_for_deepspeed(experiment)
-        workers = Workers.of_group()
+    prepare_for_deepspeed(experiment)
+    workers = Workers.of_group()
     deaths: int | None = None
     if workers.first:
         with suppress(ActorDiedError):  # nobody is left to work for
-            deaths = ray.get(mailbox.begin.remote(generation))
+            deaths = ray.get(group.begin.remote())
     deaths = workers.broadcast(deaths)
     if deaths is None:
         return
-    data: PreparedData = ray.get(config["shared"][0])
     incarnation = uuid.uuid4().hex
 
     def exchange(said: list[tuple[str, Message]], free: int) -> Todo:
         try:
-            return ray.get(mailbox.exchange.remote(incarnation, said, free, generation))
+            return ray.get(group.exchange.remote(incarnation, said, free))
         except ActorDiedError:
-            # Whoever waits finds out by asking it. Starting anew would not bring it back.
+            # Nobody is left to work for.
             return Todo(close=True)
 
-    with _beating(mailbox, generation) if workers.first else nullcontext():
+    beating = _beating(group) if workers.first else nullcontext()
+    lost = _work(experiment, told, workers, deaths, exchange, beating)
+    if lost is not None:
+        ray.get(group.lost.remote(lost))
+
+
+def _work(
+    experiment: Experiment,
+    config: MemberConfig,
+    workers: Workers,
+    deaths: int,
+    exchange: Callable[[list[tuple[str, Message]], int], Todo],
+    beating: AbstractContextManager[None],
+) -> str | None:
+    """Load the base and serve the desk; see `work_alone`."""
+    import ray
+
+    from orchestrator.executors.pool.member import Member
+
+    data: PreparedData = ray.get(config.shared[0])
+    with beating:
         try:
-            member = Member(experiment, data, Path(config["folder"]), workers, halvings=deaths)
+            member = Member(experiment, data, Path(config.folder), workers, halvings=deaths)
         except ModelError as error:
-            # Nothing but the same would come of starting anew.
-            ray.get(mailbox.lose.remote(str(error)))
-            return
-        serve(member, exchange, workers, expected=config["expected"])
+            return str(error)
+        serve(member, exchange, workers, expected=config.expected)
+    return None
 
 
 @contextmanager
-def _beating(mailbox: Any, generation: int) -> Iterator[None]:
-    """Meanwhile, give the mailbox signs of life: loading and passes may take long."""
+def _beating(group: Any) -> Iterator[None]:
+    """Meanwhile, give the desk signs of life: loading and passes may take long."""
     import ray
     from ray.exceptions import RayActorError
 
@@ -101,7 +135,7 @@ def _beating(mailbox: Any, generation: int) -> Iterator[None]:
     def beat() -> None:
         while not done.wait(BEAT_SECONDS):
             with suppress(RayActorError):  # the exchange of messages meets it too, and decides
-                ray.get(mailbox.beat.remote(generation))
+                ray.get(group.beat.remote())
 
     thread = threading.Thread(target=beat, name="beat", daemon=True)
     thread.start()
@@ -113,7 +147,7 @@ def _beating(mailbox: Any, generation: int) -> Iterator[None]:
 
 
 def serve(member: Member, exchange: Any, workers: Workers = ALONE, *, expected: int = 1) -> None:
-    """Work until the mailbox is closed.
+    """Work until the desk says that it is the end.
 
     Args:
         member: Who works.
@@ -167,7 +201,7 @@ class _Gathering:
         """Hold back what is to begin, or let go of all that was held.
 
         Args:
-            todo: What the mailbox says.
+            todo: What the desk says.
             busy: Whether the member has trials.
 
         Returns:

@@ -8,9 +8,7 @@ import pytest
 from orchestrator.executors import cluster_checks, cluster_fit, ray_leftovers, ray_session
 from orchestrator.executors.cluster_fit import (
     HEAD_RESOURCE,
-    MEMBER_BYTES,
     TRAIN_BYTES,
-    TRIAL_BYTES,
     ClusterError,
 )
 from orchestrator.executors.ray_leftovers import Leftovers
@@ -42,28 +40,22 @@ def test_a_cluster_is_sent_every_package_that_ours_imports():
 # --- the head node -------------------------------------------------------------------------------
 
 
-def test_the_heads_memory_bounds_the_trials_of_a_pool():
-    resources = ResourceSpec(slots=32)
-    fixed = 8 * MEMBER_BYTES
-    memory = float(fixed + 40 * TRIAL_BYTES + TRIAL_BYTES // 2)
-    found = cluster_fit.head_fit(resources, nodes(memory, 64 * GIB, 64 * GIB), members=8)
-    assert found.at_once == 40, "the memory of other nodes holds no trial's own process"
-    assert f"{memory / GIB:.1f} GiB for processes" in found.arithmetic
-    assert "8 member(s)" in found.arithmetic
-    assert "40 trial(s) at a time" in found.arithmetic
-
-
-def test_a_trial_with_workers_of_its_own_needs_more_on_the_head():
+def test_a_trial_with_workers_of_its_own_needs_room_on_the_head():
     resources = ResourceSpec(executor="train")
-    found = cluster_fit.head_fit(resources, nodes(10.0 * GIB), members=1)
-    assert found.at_once == 10 * GIB // TRAIN_BYTES
+    found = cluster_fit.head_fit(resources, nodes(10.0 * GIB, 64 * GIB))
+    assert found.at_once == 10 * GIB // TRAIN_BYTES, "other nodes hold no trial's own process"
+    assert "10.0 GiB for processes" in found.arithmetic
 
 
 def test_a_small_head_holds_one_trial_and_an_unknown_one_any():
-    resources = ResourceSpec()
-    assert cluster_fit.head_fit(resources, nodes(1.0), members=8).at_once == 1
+    resources = ResourceSpec(executor="train")
+    assert cluster_fit.head_fit(resources, nodes(1.0)).at_once == 1
     lost = [{"Alive": False, "Resources": nodes(GIB)[0]["Resources"]}]
-    assert cluster_fit.head_fit(resources, lost, members=1).at_once > 10**6
+    assert cluster_fit.head_fit(resources, lost).at_once > 10**6
+
+
+def test_trials_of_a_pool_need_no_room_on_the_head():
+    assert cluster_fit.head_fit(ResourceSpec(), nodes(1.0)).at_once > 10**6
 
 
 @pytest.mark.parametrize(("trials", "told"), [(40, True), (2, False)])
@@ -72,15 +64,14 @@ def test_a_bound_is_told_where_it_bounds(monkeypatch, experiment_file, trials, t
 
     from orchestrator.spec.load import load_experiment
 
-    fixed = MEMBER_BYTES
-    monkeypatch.setattr(ray, "nodes", lambda: nodes(float(fixed + 4 * TRIAL_BYTES), 64 * GIB))
+    monkeypatch.setattr(ray, "nodes", lambda: nodes(float(4 * TRAIN_BYTES), 64 * GIB))
     search = {
         "space": {"training.learning_rate": {"log_uniform": [0.001, 0.01]}}, "trials": trials,
     }  # fmt: skip
-    resources = {"members": 1, "slots": 16}
+    resources = {"executor": "train"}
     loaded = load_experiment(experiment_file("head", search=search, resources=resources))
     notes = []
-    assert on_ray.trials_at_once(loaded.experiment, 8.0, 0.0, notes.append) == 4
+    assert on_ray.trials_at_once(loaded.experiment, 8.0, 0.0, notes.append) == (4 if told else 3)
     assert any("4 trial(s) at a time. A head node with more" in note for note in notes) == told
 
 

@@ -41,7 +41,7 @@ def test_a_trial_is_recorded_with_the_packages_of_the_start_that_made_it(tmp_pat
     with opened_journal(tmp_path / "sweep") as journal:
         say(journal, "sweep_continued", packages={"torch": "2.14.0"}, python="3.12.1")
     made_up = MadeUp(tmp_path / "sweep", recorder)
-    made_up.driver.next_job("0")
+    made_up.driver.next_job()
     made_up.journal.close()
     [started] = recorder.events("trial_started")
     assert started["versions"] == {"torch": "2.14.0", "python": "3.12.1"}

@@ -70,27 +70,25 @@ def driver(experiment_file, tmp_path):
 
 def names(driver, count):
     """The trials of the next calls; "wait" where none can start."""
-    jobs = [driver.next_job(f"{len(driver.trials)}/{n}") for n in range(count)]
+    jobs = [driver.next_job() for _ in range(count)]
     return ["wait" if isinstance(job, Wait) else job.trial for job in jobs]
 
 
 def end(driver, name):
-    driver.hear_trial(name, Failed("of no interest here"))
-    tune_id = next(i for i, n in driver._by_tune_id.items() if n == name)
-    driver.ended(tune_id, error=False)
+    driver.hear(name, Failed("of no interest here"))
+    driver.ended(name, error=False)
 
 
 def test_neither_trials_nor_members_are_told_where_mlflow_is(driver):
     made = driver(["lora"], 1, tracking={"uri": "postgresql://ada:sesame@db/mlflow"})
-    job = made.next_job("1").as_config()
-    pool = object.__new__(Pool)
-    pool._experiment, pool._sweep_folder = made.experiment, made.journal.folder
-    pool._unfinished = lambda: made.unfinished
-    pool._one, pool._shared, pool._starts = ResourceSpec(), [], 1
-    pool.mailboxes = [None]
-    for told in (job, pool._member(None)):
+    job = made.next_job().as_config()
+    pool = Pool(
+        made.experiment, made.journal.folder, [], 1, unfinished=lambda: made.unfinished,
+        avoid=tuple, note=print,
+    )  # fmt: skip
+    for told in (job["experiment"], pool._config().experiment):
         assert "sesame" not in repr(told)
-        assert Experiment.model_validate(told["experiment"]).tracking.uri is None
+        assert Experiment.model_validate(told).tracking.uri is None
 
 
 def test_a_full_pool_lets_nothing_more_be_proposed_than_one_trial(driver):
@@ -170,7 +168,7 @@ def test_a_trial_that_no_member_is_left_for_is_no_failure(driver):
     made = driver(["curlora"], 2)
     names(made, 2)
     with pytest.raises(SweepError, match="the base cannot be read"):
-        made.hear_trial("t001", Lost("member 0: the base cannot be read"))
+        made.hear("t001", Lost("member 0: the base cannot be read"))
     assert made.trials["t001"].state == "RUNNING"  # it is run again when the sweep goes on
     assert made.trials["t001"].failure is None
 

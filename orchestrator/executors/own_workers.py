@@ -1,0 +1,133 @@
+"""The trials with workers of their own, seen from the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.executors.cluster_fit import HEAD_RESOURCE, HEAD_SHARE
+from orchestrator.executors.job import Job
+from orchestrator.executors.messages import Message
+
+
+@dataclass
+class _Run:
+    """A trial that runs, or has just ended."""
+
+    job: Job
+    actor: Any
+    work: Any
+    visit: Any
+    said: list[Message] = field(default_factory=list["Message"])
+    over: bool = False
+    died: bool = False
+    """Whether it ended because its process did, again and again."""
+    deaths: int = 0
+
+
+class OwnWorkers:
+    """The trials that run by the executor `train`."""
+
+    def __init__(self, shared: list[Any]) -> None:
+        """Begin without trials.
+
+        Args:
+            shared: A list holding the reference of the prepared data.
+        """
+        self._shared = shared
+        self._runs: dict[str, _Run] = {}
+
+    def begin(self, job: Job) -> None:
+        """Start a trial."""
+        self._runs[job.trial] = _Run(job, *self._started(job))
+
+    def _started(self, job: Job) -> tuple[Any, Any, Any]:
+        from orchestrator.executors.train import train_trial
+
+        actor = train_trial({HEAD_RESOURCE: HEAD_SHARE})
+        return actor, actor.run.remote(job, self._shared), actor.swap.remote()
+
+    @property
+    def futures(self) -> list[Any]:
+        """What to wait for: whichever of these is there, `take_in` goes on with."""
+        return [f for run in self._runs.values() for f in (run.visit, run.work) if f is not None]
+
+    def take_in(self, ready: Sequence[Any]) -> None:
+        """Go on with trials that have something to say, or have ended.
+
+        Args:
+            ready: Those of `futures` that are there.
+        """
+        for run in self._runs.values():
+            if run.visit is not None and run.visit in ready:
+                self._heard(run)
+            if run.work is not None and run.work in ready:
+                self._ended(run)
+
+    def _heard(self, run: _Run) -> None:
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            run.said += [message for _, message in ray.get(run.visit).said]
+        except RayError:  # it has died, which its work tells, too
+            run.visit = None
+        else:
+            run.visit = run.actor.swap.remote()
+
+    def _ended(self, run: _Run) -> None:
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            last = ray.get(run.work)
+            # What was reported before, and is still on its desk.
+            for visit in (run.visit, run.actor.swap.remote()):
+                if visit is not None:
+                    run.said += [message for _, message in ray.get(visit).said]
+        except RayError:
+            _end(run)
+            run.deaths += 1
+            if run.deaths <= run.job.experiment.resources.max_failures:
+                run.actor, run.work, run.visit = self._started(run.job)
+            else:
+                run.over = run.died = True
+            return
+        run.said += last
+        run.over = True
+        _end(run)
+
+    def news(self) -> Iterator[tuple[str, Message]]:
+        """What is said of trials."""
+        for trial, run in list(self._runs.items()):
+            said, run.said = run.said, []
+            for message in said:
+                yield trial, message
+
+    def over(self) -> dict[str, bool]:
+        """The trials that have ended since this was last asked, and whether they died."""
+        ended = {name: run.died for name, run in self._runs.items() if run.over and not run.said}
+        for name in ended:
+            del self._runs[name]
+        return ended
+
+    def end(self, trial: str) -> None:
+        """End a trial, whatever it does; one that is not here is passed over."""
+        run = self._runs.pop(trial, None)
+        if run is not None:
+            _end(run)
+
+    def close(self) -> None:
+        """End all."""
+        for trial in list(self._runs):
+            self.end(trial)
+
+
+def _end(run: _Run) -> None:
+    """End a trial's process, and with it all that it has started."""
+    import ray
+
+    if run.actor is not None:
+        ray.kill(run.actor)
+    run.actor = run.work = run.visit = None
