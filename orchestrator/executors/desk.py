@@ -89,9 +89,7 @@ class Desk:
             self._said.append((self._incarnation, (trial, message)))
             self._changed.notify_all()
 
-    def exchange(
-        self, incarnation: str, said: Sequence[tuple[str, Message]], free: int
-    ) -> Todo:
+    def exchange(self, incarnation: str, said: Sequence[tuple[str, Message]], free: int) -> Todo:
         """Lay down messages, and take up what is to be done.
 
         Args:

@@ -1,4 +1,4 @@
-"""A job: all that an executor needs to know of a trial that it is to run."""
+"""What executors are told: of a trial that is to be run, and of the sweep that a member serves."""
 
 from __future__ import annotations
 
@@ -75,3 +75,17 @@ class Job:
             tuple(config["avoid"]),
             None if row_0 is None else tuple(row_0),
         )
+
+
+@dataclass(frozen=True)
+class MemberConfig:
+    """What a member of the pool is told at its start; Ray writes it into its own files, too."""
+
+    experiment: dict[str, Any]
+    """The sweep's, as `Experiment.for_workers` gives it."""
+    folder: str
+    """The sweep's."""
+    shared: list[Any]
+    """Holds the reference of the `PreparedData`."""
+    expected: int
+    """How many trials it is likely to be given at first."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.executors.cluster_fit import HEAD_RESOURCE, HEAD_SHARE
+from orchestrator.executors.desk import Heard
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Message
 
@@ -70,7 +71,7 @@ class OwnWorkers:
         from ray.exceptions import RayError
 
         try:
-            run.said += [message for _, message in ray.get(run.visit).said]
+            run.said += _said(ray.get(run.visit))
         except RayError:  # it has died, which its work tells, too
             run.visit = None
         else:
@@ -85,7 +86,7 @@ class OwnWorkers:
             # What was reported before, and is still on its desk.
             for visit in (run.visit, run.actor.swap.remote()):
                 if visit is not None:
-                    run.said += [message for _, message in ray.get(visit).said]
+                    run.said += _said(ray.get(visit))
         except RayError:
             _end(run)
             run.deaths += 1
@@ -122,6 +123,12 @@ class OwnWorkers:
         """End all."""
         for trial in list(self._runs):
             self.end(trial)
+
+
+def _said(found: Any) -> list[Message]:
+    """The messages of a visit."""
+    heard: Heard = found
+    return [message for _, message in heard.said]
 
 
 def _end(run: _Run) -> None:

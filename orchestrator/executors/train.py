@@ -14,7 +14,14 @@ from ray.train import UserCallback
 
 from orchestrator.executors.desk import Desk, Heard
 from orchestrator.executors.job import Job
-from orchestrator.executors.messages import Failed, Finished, Message, WorkSetAside, from_metrics
+from orchestrator.executors.messages import (
+    Failed,
+    Finished,
+    Message,
+    Todo,
+    WorkSetAside,
+    from_metrics,
+)
 from orchestrator.executors.train_worker import run_checkpoint, train_worker
 from orchestrator.executors.worker_group import worker_group
 from orchestrator.loop.trial_state import read_state
@@ -94,8 +101,6 @@ class TrainTrial:
     @ray.method(concurrency_group="mail")
     def swap(self) -> Heard:
         """Meet the driver."""
-        from orchestrator.executors.messages import Todo
-
         return self._desk.swap(Todo(), "")
 
 

@@ -18,7 +18,6 @@ from orchestrator.executors.messages import (
     Failed,
     Finished,
     Lost,
-    Message,
     MessageHere,
     Progressed,
     Ready,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Message
 from orchestrator.executors.own_workers import OwnWorkers
-from orchestrator.executors.pool.lease import ENDINGS
+from orchestrator.executors.pool.mailbox import ENDINGS
 from orchestrator.executors.pool.pool import Pool
 from orchestrator.sweep.driver import Driver
 

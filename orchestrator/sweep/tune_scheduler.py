@@ -42,9 +42,14 @@ class TuneScheduler:
         self._scheduler.on_trial_add(self, trial)  # type: ignore[arg-type]
 
     def stops(self, name: str, message: Message) -> bool:
-        """Tell the scheduler what a trial says; whether it is to be stopped.
+        """Tell the scheduler what a trial says: `gain` and `tasks_learnt`, after each task.
 
-        Schedulers read `gain` and `tasks_learnt`, after each task.
+        Args:
+            name: The trial.
+            message: What it says.
+
+        Returns:
+            Whether it is to be stopped.
         """
         gain = self._gain(name, message)
         if gain is None or not isinstance(message, Reported):

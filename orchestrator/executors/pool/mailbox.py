@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.executors.messages import Failed, Message, News, Ready, Todo
-from orchestrator.executors.pool.lease import Lease
+from orchestrator.executors.messages import Failed, Finished, Message, News, Ready, Todo
 
 if TYPE_CHECKING:
     from orchestrator.executors.job import Job
@@ -31,6 +31,46 @@ START_SECONDS = 600.0
 """The same for a member that has yet to be placed and to start."""
 FRUITLESS_STARTS = 3
 """A member that died so often before it took anything would do so again: loading takes a while."""
+
+
+STRICT_FROM = 2
+"""A job that was in the member at so many deaths since its last report is tested up to the next."""
+ENDINGS = (Finished, Failed)
+"""The messages after which a member says nothing more of a job."""
+
+
+@dataclass
+class Lease:
+    """A job that somebody waits for."""
+
+    job: Job
+    messages: list[Message] = field(default_factory=list["Message"])
+    taken: bool = False
+    """Whether the member has it."""
+    losses: int = 0
+    """How many of the member's deaths since it reported something are held against it."""
+    suspicion: int = 0
+    """At how many deaths it was in the member, since it reported something."""
+    tested: bool = False
+    """Whether the member has it, and it has yet to show that it is not the reason."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the member says nothing more of it."""
+        return bool(self.messages) and isinstance(self.messages[-1], ENDINGS)
+
+    @property
+    def strict(self) -> bool:
+        """Whether its test lasts up to its next report. Before, all others have passed theirs."""
+        return self.suspicion >= STRICT_FROM
+
+    def hear(self, message: Message) -> None:
+        """Keep a message of the member, and what it says for the job."""
+        self.messages.append(message)
+        if not isinstance(message, Ready):
+            self.suspicion = self.losses = 0
+        if not self.strict:
+            self.tested = False
 
 
 class Mailbox:
@@ -172,9 +212,7 @@ class Mailbox:
         if alive >= self._alive:
             self._alive, self._patience = alive, ABSENT_SECONDS
 
-    def exchange(
-        self, incarnation: str, said: Sequence[tuple[str, Message]], free: int
-    ) -> Todo:
+    def exchange(self, incarnation: str, said: Sequence[tuple[str, Message]], free: int) -> Todo:
         """Take in messages, and say what the member is to do.
 
         Args:

@@ -11,17 +11,15 @@ import torch: a light process stays light, and a worker leaves out what it does 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
 from orchestrator.executors.desk import Admission, Desk, Heard
+from orchestrator.executors.job import MemberConfig
 from orchestrator.executors.messages import Message, Todo
 from orchestrator.executors.worker_group import away_from, worker_group
 from orchestrator.spec.sections import ResourceSpec
-
-if TYPE_CHECKING:
-    from orchestrator.executors.pool.member_config import MemberConfig
 
 MAIL = {"mail": 4}
 """Threads of an actor that answer while it works: the driver's."""
@@ -31,7 +29,7 @@ PLACEMENTS = 15
 """How often Ray Train tries to place a group, two minutes each, while a lost node is replaced."""
 FOR_EVER = -1
 """Ray Train starts a group anew whenever a worker dies: spot workers come and go. The mailbox says
-when to stop, by what it holds against trials and against a member that dies before it has loaded."""
+when to stop, by what it holds against trials and a member that dies before it has loaded."""
 
 
 class LoneMember:
@@ -62,7 +60,9 @@ class MemberGroup:
         self._desk = Desk()
         self._lost: str | None = None
 
-    def serve(self, config: MemberConfig, resources: ResourceSpec, run: dict[str, Any]) -> str | None:
+    def serve(
+        self, config: MemberConfig, resources: ResourceSpec, run: dict[str, Any]
+    ) -> str | None:
         """Run the group until the driver says that it is the end.
 
         Args:

@@ -23,7 +23,7 @@ from orchestrator.base.errors import ModelError
 from orchestrator.data.prepared import PreparedData
 from orchestrator.engines.workers import ALONE, Workers, WorkersError
 from orchestrator.executors.desk import Desk
-from orchestrator.executors.job import Job
+from orchestrator.executors.job import Job, MemberConfig
 from orchestrator.executors.messages import Message, Todo
 from orchestrator.executors.worker_group import leave_out_quantisers, prepare_for_deepspeed
 from orchestrator.records.trial_record import BASE_TRIAL
@@ -31,7 +31,6 @@ from orchestrator.spec.experiment import Experiment, experiment_received
 
 if TYPE_CHECKING:
     from orchestrator.executors.pool.member import Member
-    from orchestrator.executors.pool.member_config import MemberConfig
 
 BEAT_SECONDS = 5.0
 """How often a group gives its desk a sign of life, whatever it does."""

@@ -12,16 +12,13 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.executors.cluster_fit import HEAD_RESOURCE, HEAD_SHARE
-from orchestrator.executors.desk import Admission, Heard
-from orchestrator.executors.job import Job
-from orchestrator.executors.messages import Lost, Message, Todo
+from orchestrator.executors.job import Job, MemberConfig
+from orchestrator.executors.messages import Lost, Message
 from orchestrator.executors.pool.followed import Followed
-from orchestrator.executors.pool.mailbox import Mailbox
+from orchestrator.executors.pool.member_keeper import MemberKeeper
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import ResourceSpec
@@ -30,23 +27,6 @@ AHEAD = 1
 """Trials that wait for a slot of each member, so that a slot is refilled at once."""
 CLOSE_SECONDS = 60.0
 """How long members may take to end: a tick, and Ray Train's shutdown."""
-
-
-@dataclass
-class _Place:
-    """A member's mailbox, and the actor that serves it while the pool is open."""
-
-    number: int
-    mailbox: Mailbox
-    actor: Any = None
-    work: Any = None
-    """The future of its `serve`; None while it has no actor."""
-    visit: Any = None
-    """The future of the driver's visit to its desk."""
-    known: str = ""
-    """The incarnation that was last heard of."""
-    trouble: str = ""
-    """What its last actor ended with."""
 
 
 class Pool:
@@ -75,13 +55,12 @@ class Pool:
             note: Told, in words, what the pool is doing.
         """
         self._experiment, self._sweep_folder, self._shared = experiment, folder, shared
-        self._unfinished, self._avoid, self._note = unfinished, avoid, note
+        self._unfinished, self._note = unfinished, note
         self._one = experiment.resources
-        self._places = [
-            _Place(number, Mailbox(max_failures=self._one.max_failures))
+        self._members = [
+            MemberKeeper(f"member-{number}", self._one, str(self._folder), self._config, avoid)
             for number in range(members)
         ]
-        self._starts = 0
         self._open = False
         self._trials: dict[str, Followed] = {}
 
@@ -99,13 +78,13 @@ class Pool:
 
     def _living(self) -> list[int]:
         """The members that can take trials; all, where none can, since trials ask one after all."""
-        living = [each.number for each in self._places if each.mailbox.gone is None]
-        return living or list(range(len(self._places)))
+        every = range(len(self._members))
+        return [n for n in every if self._members[n].mailbox.gone is None] or list(every)
 
     @property
     def resources(self) -> Sequence[ResourceSpec]:
         """What the members hold while it is open."""
-        return [self._one] * len(self._places)
+        return [self._one] * len(self._members)
 
     def assign(self, trial: str) -> int:
         """Choose the member that has fewest trials.
@@ -125,56 +104,21 @@ class Pool:
         """A trial has ended, or is not wanted any more: its slot is free at once."""
         if self._trials.pop(trial, None) is not None:
             # It may have gone on in another member than the one that it was given first.
-            for each in self._places:
-                each.mailbox.release(trial)
+            for member in self._members:
+                member.mailbox.release(trial)
 
     # ---------------------------------------------------------------------- the members' lives
 
     def open(self) -> None:
         """Start the members."""
         self._finish_closing()
-        self._starts += 1
         self._open = True
-        count = len(self._places)
+        count = len(self._members)
         self._note(f"starting {count} member(s) of the pool, {self._one.slots} slots each")
-        for place in self._places:
-            place.mailbox.reopen()
-            self._start(place)
+        for member in self._members:
+            member.open()
 
-    def _start(self, place: _Place, *, again: bool = False) -> None:
-        """Start a member's actor, unless its mailbox says that it would die again."""
-        from orchestrator.executors.pool import member_actors
-
-        alone, deaths = self._one.workers == 1, 0
-        if alone or again:  # a group asks by itself, whenever Ray Train has started it
-            admitted = self._admission(place).deaths
-            if admitted is None:
-                return
-            deaths = admitted
-        place.known, config = "", self._config()
-        if alone:
-            place.actor = member_actors.lone_member(self._one, self._avoid())
-            place.work = place.actor.serve.remote(config, deaths)
-        else:
-            place.actor = member_actors.member_group({HEAD_RESOURCE: HEAD_SHARE})
-            run = {
-                "name": f"member-{place.number}-{self._starts}",
-                "storage_path": str(self._folder), "avoid": list(self._avoid()),
-            }  # fmt: skip
-            place.work = place.actor.serve.remote(config, self._one, run)
-        place.visit = place.actor.swap.remote(Todo(), "")
-
-    @staticmethod
-    def _admission(place: _Place) -> Admission:
-        """Whether a member may begin, and how often it has died."""
-        deaths = place.mailbox.begin()
-        if deaths is None and place.mailbox.gone is not None and place.trouble:
-            place.mailbox.gone += f"; it ended with: {place.trouble}"
-        return Admission(deaths)
-
-    def _config(self) -> Any:
-        from orchestrator.executors.pool.member_config import MemberConfig
-
+    def _config(self) -> MemberConfig:
         return MemberConfig(
             self._experiment.for_workers(), str(self._sweep_folder), self._shared, self._expected
         )
@@ -185,7 +129,7 @@ class Pool:
         search = self._experiment.search
         trials = min(self._experiment.searched_trials, self._unfinished())
         limit = search.max_concurrent if search is not None else None
-        share = math.ceil(min(trials, limit or trials) / len(self._places))
+        share = math.ceil(min(trials, limit or trials) / len(self._members))
         return max(1, min(share, self._one.slots))
 
     @property
@@ -195,22 +139,22 @@ class Pool:
     def shut(self) -> None:
         """Let the members end; what is in them goes on from its last report, elsewhere or later."""
         self._open = False
-        for place in self._places:
-            place.mailbox.close()
+        for member in self._members:
+            member.mailbox.close()
 
     def _finish_closing(self) -> None:
         """Wait until members that were told to end have ended."""
         import ray
 
-        for place in self._places:
-            if not place.known:  # it has begun nothing
-                _end(place)
+        for member in self._members:
+            if not member.works:  # it has begun nothing
+                member.end()
         deadline = time.monotonic() + CLOSE_SECONDS
         while (futures := self.futures) and time.monotonic() < deadline:
             ready, _ = ray.wait(futures, num_returns=1, timeout=1.0)
             self.take_in(ready)
-        for place in self._places:
-            _end(place)
+        for member in self._members:
+            member.end()
 
     def close(self) -> None:
         """End the members."""
@@ -223,13 +167,13 @@ class Pool:
     @property
     def futures(self) -> list[Any]:
         """What to wait for: whichever of these is there, `take_in` goes on with."""
-        return [f for place in self._places for f in (place.visit, place.work) if f is not None]
+        return [future for member in self._members for future in member.futures]
 
     def ask(self, job: Job) -> None:
         """Leave a job that was assigned with its member."""
         followed = self._trials[job.trial]
         followed.job = job
-        self._places[followed.place].mailbox.ask(job)
+        self._members[followed.place].mailbox.ask(job)
 
     def take_in(self, ready: Sequence[Any]) -> None:
         """Go on with members that have something to say, or have ended.
@@ -237,70 +181,16 @@ class Pool:
         Args:
             ready: Those of `futures` that are there.
         """
-        for place in self._places:
-            if place.visit is not None and place.visit in ready:
-                self._heard(place)
-            if place.work is not None and place.work in ready:
-                self._ended(place)
-
-    def _heard(self, place: _Place) -> None:
-        import ray
-        from ray.exceptions import ActorUnavailableError, RayError
-
-        try:
-            heard: Heard = ray.get(place.visit)
-        except ActorUnavailableError:  # a passing trouble
-            place.visit = place.actor.swap.remote(Todo(), "")
-            return
-        except RayError:  # it has died, which its work tells, too
-            place.visit = None
-            return
-        mailbox = place.mailbox
-        mailbox.sign(heard.silent)
-        admission = self._admission(place) if heard.begins and not heard.said else None
-        todo = Todo(close=mailbox.closed)
-        if heard.incarnation:
-            todo = mailbox.exchange(heard.incarnation, heard.said, heard.free)
-        place.known = heard.incarnation
-        place.visit = place.actor.swap.remote(todo, place.known, admission)
-
-    def _ended(self, place: _Place) -> None:
-        """A member's work is over: it was told to, cannot work, or has died."""
-        import ray
-        from ray.exceptions import RayActorError, RayError
-
-        lost, died = None, False
-        try:
-            lost = ray.get(place.work)
-        except RayError as error:
-            lines = str(error).strip().splitlines()
-            place.trouble = lost = lines[-1] if lines else repr(error)
-            # What Ray Train could not start is not tried for ever; its workers it starts itself.
-            died = self._one.workers == 1 or isinstance(error, RayActorError)
-        _end(place)
-        if place.mailbox.closed:
-            return
-        if died:
-            self._start(place, again=True)
-        else:
-            place.mailbox.lose(lost or "it has ended")
+        for member in self._members:
+            member.take_in(ready)
 
     def news(self) -> Iterator[tuple[str, Message]]:
         """What is said of trials, each word once; who loses its member goes to another."""
         for followed in list(self._trials.values()):
             if followed.job is None:
                 continue
-            lost = followed.move([each.mailbox for each in self._places])
-            for message in followed.told(self._places[followed.place].mailbox):
+            lost = followed.move([member.mailbox for member in self._members])
+            for message in followed.told(self._members[followed.place].mailbox):
                 yield followed.trial, message
             if lost is not None:
                 yield followed.trial, Lost(lost)
-
-
-def _end(place: _Place) -> None:
-    """Let go of a member's actor."""
-    import ray
-
-    if place.actor is not None:
-        ray.kill(place.actor)
-    place.actor = place.work = place.visit = None

@@ -1,14 +1,22 @@
 """A trial with Ray Train workers ends with the reports of its last whole checkpoint."""
 
+import types
+from pathlib import Path
+
 import pytest
+import ray
 import ray.train.torch
-import ray.tune
-import ray.tune.integration.ray_train
-from ray.train import UserCallback
 
 from orchestrator.executors.job import Job
-from orchestrator.executors.messages import Finished, WorkSetAside, from_metrics
-from orchestrator.executors.train import trial_function
+from orchestrator.executors.messages import (
+    Failed,
+    Finished,
+    Ready,
+    Reported,
+    WorkSetAside,
+    to_metrics,
+)
+from orchestrator.executors.train import TrainTrial, _ReportsTo
 from orchestrator.loop.task_sequence import Start
 from orchestrator.loop.trial_state import TrialState, write_state
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
@@ -30,15 +38,14 @@ def checkpoint(work, number, maker=MAKER):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """What a trial tells Ray Tune."""
-    said = []
-    monkeypatch.setattr(ray.tune, "report", lambda metrics: said.append(from_metrics(metrics)))
-    monkeypatch.setattr(ray.tune.integration.ray_train, "TuneReportCallback", UserCallback)
-    return said
+def trial(monkeypatch):
+    """A trial's actor, in this process."""
+    here = types.SimpleNamespace(current_actor=None)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
+    return TrainTrial()
 
 
-def test_what_is_left_is_what_its_own_workers_made_whole(tmp_path, monkeypatch, told):
+def test_what_is_left_is_what_its_own_workers_made_whole(tmp_path, monkeypatch, trial):
     job = Job(experiment(), MAKER, SweepFolder(tmp_path))
     work = job.folder.work("t001")
     first = checkpoint(work, 1)
@@ -55,8 +62,38 @@ def test_what_is_left_is_what_its_own_workers_made_whole(tmp_path, monkeypatch, 
             (checkpoint(work, 2) / "trial.json").write_text("")
 
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
-    trial_function(job)
-    aside, last = told
+    aside, last = trial.run(job, [])
     assert isinstance(aside, WorkSetAside)
     assert (aside.what.name, aside.because) == ("checkpoint_2", "its file trial.json is damaged")
     assert last == Finished(REPORTS[:1], first)
+
+
+def test_workers_that_fail_again_and_again_fail_their_trial_with_its_log(
+    tmp_path, monkeypatch, trial
+):
+    job = Job(experiment(), MAKER, SweepFolder(tmp_path))
+
+    class Trainer:
+        def __init__(self, *given, **named):
+            pass
+
+        def fit(self):
+            raise ray.train.WorkerGroupError("they died", {0: RuntimeError("no memory left")})
+
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
+    (failed,) = trial.run(job, [])
+    assert isinstance(failed, Failed)
+    assert failed.reason == "no memory left"
+    assert "no memory left" in Path(failed.log).read_text()
+
+
+def test_what_the_first_worker_reports_comes_to_the_desk_with_its_checkpoint(trial):
+    actor = types.SimpleNamespace(say=types.SimpleNamespace(remote=trial.say))
+    callback = _ReportsTo(actor, "t001")
+    callback.after_report(None, [to_metrics(Ready(7)), to_metrics(Ready(8))], None)
+    kept = types.SimpleNamespace(path="/runs/t001/checkpoint_1")
+    callback.after_report(None, [to_metrics(Reported(REPORTS[0]))], kept)
+    callback.after_report(None, [{"loss": 1.0}], None)  # not ours
+    assert trial.swap().said == (
+        ("t001", Ready(7)), ("t001", Reported(REPORTS[0], Path(kept.path))),
+    )  # fmt: skip

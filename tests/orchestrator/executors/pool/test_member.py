@@ -14,11 +14,12 @@ from ray.exceptions import ActorDiedError
 from orchestrator.base.loading import load_tokenizer
 from orchestrator.data.preparation import prepare
 from orchestrator.engines.plain import PlainEngine
-from orchestrator.executors.job import Job
+from orchestrator.engines.workers import ALONE, Workers
+from orchestrator.executors.job import Job, MemberConfig
 from orchestrator.executors.messages import Failed, Finished, Reported, Todo, WorkSetAside
 from orchestrator.executors.pool import member_worker
 from orchestrator.executors.pool.learning_passes import LearningPasses
-from orchestrator.executors.pool.lease import ENDINGS
+from orchestrator.executors.pool.mailbox import ENDINGS
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.loop.progress_file import ProgressFile
@@ -109,7 +110,7 @@ class Taken:
 
 
 def turns(todo, *, expected, monkeypatch, patience=1e9):
-    """What a member holds at each turn, if its mailbox says these things one after the other."""
+    """What a member holds at each turn, if its desk says these things one after the other."""
     monkeypatch.setattr(member_worker, "GATHER_SECONDS", patience)
     monkeypatch.setattr(member_worker, "IDLE_SECONDS", 0.0)
     monkeypatch.setattr(member_worker, "EXCHANGE_SECONDS", 0.0)
@@ -134,7 +135,7 @@ def test_trials_begin_together_once_as_many_have_come_as_were_expected(monkeypat
     assert turns(come, expected=9, monkeypatch=monkeypatch, patience=0.0) == at_once
 
 
-class Mailboxes:
+class Group:
     """An actor's handle of which some calls find it dead; the others are counted."""
 
     def __init__(self, dead):
@@ -151,7 +152,7 @@ class Mailboxes:
 
 
 @pytest.mark.parametrize("dead", [["begin"], ["exchange"], ["exchange", "beat"]])
-def test_a_member_whose_mailbox_has_died_ends(loaded, data, tmp_path, monkeypatch, dead):
+def test_a_member_whose_group_has_died_ends(loaded, data, tmp_path, monkeypatch, dead):
     """It must not be started anew: nobody would ever tell it anything again."""
 
     def get(value):
@@ -161,13 +162,12 @@ def test_a_member_whose_mailbox_has_died_ends(loaded, data, tmp_path, monkeypatc
 
     monkeypatch.setattr(ray, "get", get)
     monkeypatch.setattr(member_worker, "BEAT_SECONDS", 0.0)
-    mailbox = Mailboxes(dead)
-    member_worker.member_worker({
-        "experiment": loaded.experiment.model_dump(mode="json"), "folder": str(tmp_path),
-        "shared": [data], "mailbox": mailbox, "generation": 0, "expected": 1,
-    })  # fmt: skip
-    assert mailbox.calls[0] == "begin"
-    assert ("beat" in mailbox.calls) == ("begin" not in dead)
+    group = Group(dead)
+    monkeypatch.setattr(Workers, "of_group", lambda: ALONE)
+    told = MemberConfig(loaded.experiment.for_workers(), str(tmp_path), [data], 1)
+    member_worker.work_in_group({"group": group, "member": told})
+    assert group.calls[0] == "begin"
+    assert ("beat" in group.calls) == ("begin" not in dead)
     assert {thread.name for thread in threading.enumerate()}.isdisjoint({"beat"})
 
 

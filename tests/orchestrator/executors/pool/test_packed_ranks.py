@@ -15,8 +15,7 @@ from orchestrator.engines.workers import ALONE, Workers
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Finished, Reported
 from orchestrator.executors.pool.admission import trial_refuses
-from orchestrator.executors.pool.lease import ENDINGS
-from orchestrator.executors.pool.mailbox import Mailbox
+from orchestrator.executors.pool.mailbox import ENDINGS, Mailbox
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.pool.member_worker import serve
 from orchestrator.executors.pool.packed_trials import PackedTrials

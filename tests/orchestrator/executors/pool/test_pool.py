@@ -1,4 +1,4 @@
-"""Trials that step together in a member of the pool, through Ray Tune and Ray Train."""
+"""Trials that step together in members of the pool, and those that have workers of their own."""
 
 import os
 import signal
@@ -32,25 +32,24 @@ DATA = {
 
 
 class Killer(threading.Thread):
-    """Kills the member once a trial has been saved, and a light process of Ray Tune's with it.
+    """Kills an actor's process once a trial has been saved.
 
     It looks at the trial's snapshot: by the time a report has reached the driver, a trial as small
     as these may have ended.
     """
 
-    def __init__(self, snapshot):
+    def __init__(self, folder, snapshot, actor):
         super().__init__(daemon=True)
-        self.snapshot, self.killed = snapshot, []
+        self.folder, self.snapshot, self.actor = folder, snapshot, actor
+        self.killed = []
 
     def run(self):
-        while not self.snapshot.exists():
+        while not any(self.folder.glob(self.snapshot)):
             time.sleep(0.002)
         own = psutil.Process().children(recursive=True)  # Ray's, which this process started
         titles = {process.pid: " ".join(process.cmdline()[:1]) for process in own}
-        for wanted in ("RayTrainWorker", "ImplicitFunc"):
-            self.killed.append([pid for pid, title in titles.items() if wanted in title][-1])
-        for pid in self.killed:
-            os.kill(pid, signal.SIGKILL)
+        self.killed.append([pid for pid, title in titles.items() if self.actor in title][-1])
+        os.kill(self.killed[0], signal.SIGKILL)
 
 
 def sweep(experiment_file, recorder, name, options=None, **fields):
@@ -64,7 +63,7 @@ def ended(outcome):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_sweep_in_a_pool_whose_member_is_killed_measures_what_a_sweep_in_turns_measures(
+def test_a_sweep_whose_processes_are_killed_measures_what_a_sweep_in_turns_measures(
     experiment_file, recorder, ray_cluster, tmp_path
 ):
     """Four trials of the grid are packed, three at a time; SECURA has workers of its own."""
@@ -72,8 +71,11 @@ def test_a_sweep_in_a_pool_whose_member_is_killed_measures_what_a_sweep_in_turns
     turns = ended(
         sweep(experiment_file, recorder, "turns", resources=alone, finalists={"fresh_seeds": 1})
     )
-    killer = Killer(tmp_path / "runs" / "pooled" / "ray" / "t002" / "checkpoint")
-    killer.start()
+    work = tmp_path / "runs" / "pooled" / "ray"
+    of_member = Killer(work, "t002/checkpoint", "LoneMember")
+    of_trial = Killer(work, "t005/checkpoint_*", "TrainTrial")
+    for killer in (of_member, of_trial):
+        killer.start()
     listening = Recorder()
     outcome = sweep(
         experiment_file,
@@ -82,9 +84,10 @@ def test_a_sweep_in_a_pool_whose_member_is_killed_measures_what_a_sweep_in_turns
         resources={"executor": "pool", "slots": 3, "members": 1},
         finalists={"fresh_seeds": 1},
     )
-    assert len(killer.killed) == 2
+    assert len(of_trial.killed) == 1
     members = {seen["pid"] for name, seen in listening.steps if name == "t002" and "pid" in seen}
-    assert members - set(killer.killed)  # it was not too late
+    assert of_member.killed[0] in members
+    assert members - set(of_member.killed)  # it was not too late
     pooled = ended(outcome)
     assert set(pooled) == set(turns)
     assert len(pooled) == 1 + 5 + 1

@@ -1,0 +1,157 @@
+"""Keeping one member of the pool alive, and meeting it at its desk; the driver's side of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.executors.cluster_fit import HEAD_RESOURCE, HEAD_SHARE
+from orchestrator.executors.desk import Admission, Heard
+from orchestrator.executors.job import MemberConfig
+from orchestrator.executors.messages import Todo
+from orchestrator.executors.pool.mailbox import Mailbox
+from orchestrator.spec.sections import ResourceSpec
+
+
+class MemberKeeper:
+    """A member's mailbox, and the actor that serves it while the pool is open."""
+
+    def __init__(
+        self,
+        name: str,
+        resources: ResourceSpec,
+        storage: str,
+        config: Callable[[], MemberConfig],
+        avoid: Callable[[], Sequence[str]],
+    ) -> None:
+        """Begin without an actor.
+
+        Args:
+            name: Of its runs of Ray Train, if it has several workers.
+            resources: What it has.
+            storage: Where these runs keep their files.
+            config: Gives the `MemberConfig` of a start.
+            avoid: Gives the ids of nodes on which it is not placed.
+        """
+        self._name, self._resources, self._storage = name, resources, storage
+        self._config, self._avoid = config, avoid
+        self.mailbox = Mailbox(max_failures=resources.max_failures)
+        self._starts = 0
+        self._actor: Any = None
+        self._work: Any = None
+        """The future of its `serve`; None while it has no actor."""
+        self._visit: Any = None
+        """The future of the driver's visit to its desk."""
+        self._known = ""
+        """The incarnation that was last heard of."""
+        self._trouble = ""
+        """What its last actor ended with."""
+
+    @property
+    def works(self) -> bool:
+        """Whether its actor has come so far that it takes trials."""
+        return bool(self._known)
+
+    @property
+    def futures(self) -> list[Any]:
+        """What to wait for: whichever of these is there, `take_in` goes on with."""
+        return [future for future in (self._visit, self._work) if future is not None]
+
+    def open(self) -> None:
+        """Start it."""
+        self.mailbox.reopen()
+        self._start()
+
+    def _start(self, *, again: bool = False) -> None:
+        """Start an actor, unless the mailbox says that it would die again."""
+        from orchestrator.executors.pool import member_actors
+
+        alone, deaths = self._resources.workers == 1, 0
+        if alone or again:  # a group asks by itself, whenever Ray Train has started it
+            admitted = self._admission().deaths
+            if admitted is None:
+                return
+            deaths = admitted
+        self._known, config = "", self._config()
+        self._starts += 1
+        if alone:
+            self._actor = member_actors.lone_member(self._resources, self._avoid())
+            self._work = self._actor.serve.remote(config, deaths)
+        else:
+            self._actor = member_actors.member_group({HEAD_RESOURCE: HEAD_SHARE})
+            run = {
+                "name": f"{self._name}-{self._starts}", "storage_path": self._storage,
+                "avoid": list(self._avoid()),
+            }  # fmt: skip
+            self._work = self._actor.serve.remote(config, self._resources, run)
+        self._visit = self._actor.swap.remote(Todo(), "")
+
+    def _admission(self) -> Admission:
+        """Whether it may begin, and how often it has died."""
+        deaths = self.mailbox.begin()
+        if deaths is None and self.mailbox.gone is not None and self._trouble:
+            self.mailbox.gone += f"; it ended with: {self._trouble}"
+        return Admission(deaths)
+
+    def take_in(self, ready: Sequence[Any]) -> None:
+        """Go on, where it has something to say or has ended.
+
+        Args:
+            ready: Those of `futures` that are there.
+        """
+        if self._visit is not None and self._visit in ready:
+            self._heard()
+        if self._work is not None and self._work in ready:
+            self._ended()
+
+    def _heard(self) -> None:
+        import ray
+        from ray.exceptions import ActorUnavailableError, RayError
+
+        try:
+            found: Any = ray.get(self._visit)
+        except ActorUnavailableError:  # a passing trouble
+            self._visit = self._actor.swap.remote(Todo(), "")
+            return
+        except RayError:  # it has died, which its work tells, too
+            self._visit = None
+            return
+        heard: Heard = found
+        self.mailbox.sign(heard.silent)
+        admission = self._admission() if heard.begins and not heard.said else None
+        todo = Todo(close=self.mailbox.closed)
+        if heard.incarnation:
+            todo = self.mailbox.exchange(heard.incarnation, heard.said, heard.free)
+        self._known = heard.incarnation
+        self._visit = self._actor.swap.remote(todo, self._known, admission)
+
+    def _ended(self) -> None:
+        """Its work is over: it was told to end, cannot work, or has died."""
+        import ray
+        from ray.exceptions import RayActorError, RayError
+
+        found: Any = None
+        died = False
+        try:
+            found = ray.get(self._work)
+        except RayError as error:
+            lines = str(error).strip().splitlines()
+            self._trouble = found = lines[-1] if lines else repr(error)
+            # What Ray Train could not start is not tried for ever; its workers it starts itself.
+            died = self._resources.workers == 1 or isinstance(error, RayActorError)
+        self.end()
+        if self.mailbox.closed:
+            return
+        if died:
+            self._start(again=True)
+        else:
+            self.mailbox.lose(found or "it has ended")
+
+    def end(self) -> None:
+        """Let go of its actor."""
+        import ray
+
+        if self._actor is not None:
+            ray.kill(self._actor)
+        self._actor = self._work = self._visit = None
+        self._known = ""

@@ -1,0 +1,99 @@
+"""Trials with workers of their own, as the driver follows them."""
+
+import types
+
+import pytest
+import ray
+from ray.exceptions import ActorDiedError
+
+from orchestrator.executors import train
+from orchestrator.executors.desk import Heard
+from orchestrator.executors.messages import Finished, Ready
+from orchestrator.executors.own_workers import OwnWorkers
+
+
+class Future:
+    """What a call will give; an exception is raised."""
+
+    def __init__(self, value=None):
+        self.value = value
+
+
+class Actor:
+    """An actor of a trial: the test says what its calls give, and when."""
+
+    def __init__(self):
+        self.work, self.desk, self.killed = Future(), [], False
+
+        def swap():
+            said, self.desk = tuple(("t001", message) for message in self.desk), []
+            return Future(Heard(said))
+
+        self.run = types.SimpleNamespace(remote=lambda *_: self.work)
+        self.swap = types.SimpleNamespace(remote=swap)
+
+
+@pytest.fixture
+def actors(monkeypatch):
+    """The actors that were started."""
+    made = []
+
+    def start(_):
+        made.append(Actor())
+        return made[-1]
+
+    def get(future):
+        if isinstance(future.value, Exception):
+            raise future.value
+        return future.value
+
+    monkeypatch.setattr(train, "train_trial", start)
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "kill", lambda actor: setattr(actor, "killed", True))
+    return made
+
+
+def begun(max_failures=1):
+    own = OwnWorkers([])
+    resources = types.SimpleNamespace(max_failures=max_failures)
+    own.begin(types.SimpleNamespace(
+        trial="t001", experiment=types.SimpleNamespace(resources=resources)
+    ))  # fmt: skip
+    return own
+
+
+def test_a_trial_is_heard_to_its_last_word_and_its_process_ended(actors):
+    own = begun()
+    (actor,) = actors
+    actor.desk.append(Ready(1))
+    own.take_in(own.futures[:1])  # the visit that found nothing; the next finds what was said
+    actor.desk.append(Ready(2))
+    actor.work.value = (Finished(),)
+    own.take_in([actor.work])
+    assert own.over() == {}, "not before all was heard"
+    assert list(own.news()) == [("t001", each) for each in (Ready(1), Ready(2), Finished())]
+    assert own.over() == {"t001": False}
+    assert actor.killed
+    assert own.futures == []
+
+
+@pytest.mark.parametrize("max_failures", [0, 2])
+def test_a_process_that_dies_is_started_again_as_often_as_is_allowed(actors, max_failures):
+    own = begun(max_failures)
+    for number in range(max_failures + 1):
+        assert own.over() == {}
+        assert len(actors) == number + 1
+        actors[-1].work.value = ActorDiedError()
+        own.take_in([actors[-1].work])
+    assert len(actors) == max_failures + 1
+    assert own.over() == {"t001": True}
+    assert all(actor.killed for actor in actors)
+
+
+def test_a_trial_that_is_not_wanted_any_more_is_ended(actors):
+    own = begun()
+    own.end("t002")
+    own.end("t001")
+    assert actors[0].killed
+    assert own.over() == {}
+    assert own.futures == []
