@@ -35,13 +35,8 @@ class SweepFolder:
 
     @property
     def ray(self) -> Path:
-        """What running trials go on from; the storage path of Ray Tune and Ray Train."""
+        """What running trials go on from; the storage path of Ray Train."""
         return self.path / "ray"
-
-    @property
-    def tune(self) -> Path:
-        """Ray Tune's own files; it makes the folder by its last name in `ray`."""
-        return self.ray / "tune"
 
     @property
     def members(self) -> Path:

@@ -73,7 +73,11 @@ def check_scored_after_each_task(experiment: Experiment) -> None:
 
 
 def run_trials_on_ray(
-    driver: Driver, options: SweepOptions, projection: MlflowSync, ending: Ending
+    driver: Driver,
+    options: SweepOptions,
+    projection: MlflowSync,
+    ending: Ending,
+    raise_if_interrupted: Callable[[], None],
 ) -> str:
     """Run what is missing on Ray, make the verdict, and have its test data read.
 
@@ -82,6 +86,7 @@ def run_trials_on_ray(
         options: How it is run.
         projection: Its MLflow.
         ending: What comes after its last trial.
+        raise_if_interrupted: Asked now and then.
 
     Returns:
         What the sweep left on the cluster, as a complaint; empty where nothing.
@@ -105,7 +110,7 @@ def run_trials_on_ray(
         )
         driver.admission.scheduled = options.scheduler is not None
         if driver.unfinished:
-            _fit(driver, options, projection)
+            _run_trials(driver, options, projection, raise_if_interrupted)
         where: Any = {
             "resources": experiment.resources,
             "folder": driver.folder.readings,
@@ -162,10 +167,11 @@ def trials_at_once(
     return min(asked or math.inf, on_head.at_once)
 
 
-def _fit(
+def _run_trials(
     driver: Driver,
     options: SweepOptions,
     projection: MlflowSync,
+    raise_if_interrupted: Callable[[], None],
 ) -> None:
     import ray
 
@@ -187,11 +193,12 @@ def _fit(
         from orchestrator.sweep.tune_scheduler import TuneScheduler
 
         scheduler = TuneScheduler(options.scheduler)
+
     # MLflow takes seconds to open; the workers are starting meanwhile.
-    beside = projection.catch_up
+    loop = TrialLoop(driver, pool, own, scheduler=scheduler, beside=projection.catch_up)
     try:
         with _progress_read(driver):
-            TrialLoop(driver, pool, own, scheduler=scheduler, beside=beside).run()
+            loop.run(raise_if_interrupted)
     except KeyboardInterrupt:
         raise SweepInterruptedError(_INTERRUPTED) from None
     finally:

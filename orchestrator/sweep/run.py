@@ -276,10 +276,10 @@ def _run_what_is_missing(
         ending.come(score_here, read_sides)
         return ""
     if driver.unfinished or ending.needs_models:
-        return run_trials_on_ray(driver, options, projection, ending)
+        return run_trials_on_ray(driver, options, projection, ending, raise_if_interrupted)
     ending.decide(score_here)  # it ended between its last trial and its last word
     if driver.state.reading_due:
-        return run_trials_on_ray(driver, options, projection, ending)
+        return run_trials_on_ray(driver, options, projection, ending, raise_if_interrupted)
     return ""
 
 

@@ -45,9 +45,14 @@ class TrialLoop:
         self._scheduler, self._beside = scheduler, beside
         self._running: dict[str, Job] = {}
 
-    def run(self) -> None:
-        """Go on until there is nothing left to run, or the sweep has spent too much."""
+    def run(self, raise_if_interrupted: Callable[[], None]) -> None:
+        """Go on until there is nothing left to run, or the sweep has spent too much.
+
+        Args:
+            raise_if_interrupted: Asked in every turn.
+        """
         while self._start_what_fits() or self._running:
+            raise_if_interrupted()
             self._wait()
             for name, message in self._news():
                 if name in self._running:

@@ -23,13 +23,13 @@ def test_sweeps_of_earlier_versions_are_found_where_they_were():
     found = {
         place.relative_to("/runs/demo").as_posix()
         for place in (
-            FOLDER.journal, FOLDER.report, FOLDER.tune, FOLDER.members, FOLDER.readings,
+            FOLDER.journal, FOLDER.report, FOLDER.members, FOLDER.readings,
             FOLDER.adapter("t001"), FOLDER.log("t001"), FOLDER.progress("t001"),
             FOLDER.work("t001"), FOLDER.checkpoint("t001"),
         )
     }  # fmt: skip
     assert found == {
-        "journal.jsonl", "report", "ray/tune", "ray/members", "ray/test",
+        "journal.jsonl", "report", "ray/members", "ray/test",
         "trials/t001/adapter", "trials/t001/log.txt", "trials/t001/progress.json",
         "ray/t001", "ray/t001/checkpoint",
     }  # fmt: skip

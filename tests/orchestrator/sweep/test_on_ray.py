@@ -27,7 +27,7 @@ def done(monkeypatch):
 
     monkeypatch.setattr(on_ray, "connected", connected)
     for name, answer in {
-        "check_driver": None, "check_storage": None, "trials_at_once": 1, "_fit": None,
+        "check_driver": None, "check_storage": None, "trials_at_once": 1, "_run_trials": None,
         "wait_until_clean": Leftovers(("Mailbox 0123",)),
     }.items():  # fmt: skip
         monkeypatch.setattr(on_ray, name, step(name, answer))
@@ -46,11 +46,11 @@ def test_the_verdict_and_its_reading_come_before_what_was_left_behind(
         journal=SimpleNamespace(folder=tmp_path), folder=SimpleNamespace(readings=tmp_path),
     )  # fmt: skip
     ending = SimpleNamespace(come=lambda *_: done.append(("verdict and reading",)))
-    complaint = on_ray.run_trials_on_ray(driver, SweepOptions(), None, ending)
+    complaint = on_ray.run_trials_on_ray(driver, SweepOptions(), None, ending, lambda: None)
     order = [step[0] for step in done]
-    assert order[order.index("_fit") :] == [
-        "_fit", "verdict and reading", "wait_until_clean", "left",
+    assert order[order.index("_run_trials") :] == [
+        "_run_trials", "verdict and reading", "wait_until_clean", "left",
     ]  # fmt: skip
-    assert order.index("check_storage") < order.index("_fit")
+    assert order.index("check_storage") < order.index("_run_trials")
     assert "verdict is recorded, but it left something on the cluster: actor Mailbox" in complaint
     assert "not followed without `--address`: RAY_ADDRESS=10.0.0.7:6379" in recorder.notes

@@ -86,7 +86,6 @@ def test_a_sweep_whose_processes_are_killed_measures_what_a_sweep_in_turns_measu
     )
     assert len(of_trial.killed) == 1
     members = {seen["pid"] for name, seen in listening.steps if name == "t002" and "pid" in seen}
-    assert of_member.killed[0] in members
     assert members - set(of_member.killed)  # it was not too late
     pooled = ended(outcome)
     assert set(pooled) == set(turns)
