@@ -19,7 +19,7 @@ from orchestrator.spec.sections import EXECUTORS
 
 USEFUL = 0.96
 """Share of the computed tokens that are no padding, see `benchmarks/useful_tokens.py`."""
-PYTHON_SECONDS = 0.074
+PYTHON_SECONDS = 0.069
 """`Speed.python` of the machine on which the seconds of `EXECUTORS` were measured."""
 READINGS = 2
 """Models whose test data are read at the end; those of the base are often known."""

@@ -204,10 +204,10 @@ class ExecutorFacts:
 
 EXECUTORS: dict[str, ExecutorFacts] = {
     "pool": ExecutorFacts(
-        on_ray=True, packs=True, sweep_start=45.0, trial_start=0.5, process_bytes=0.5 * GIB
+        on_ray=True, packs=True, sweep_start=28.0, trial_start=0.5, process_bytes=0.5 * GIB
     ),
     "train": ExecutorFacts(
-        on_ray=True, sweep_start=35.0, trial_start=18.0, process_bytes=0.7 * GIB
+        on_ray=True, sweep_start=45.0, trial_start=32.0, process_bytes=0.7 * GIB
     ),
     "local": ExecutorFacts(on_ray=False, sweep_start=8.0, trial_start=0.5, process_bytes=0.5 * GIB),
 }
@@ -218,7 +218,7 @@ class ResourceSpec(Spec):
     """What one trial runs on."""
 
     executor: Literal["pool", "train", "local"] = "pool"
-    """`pool`: members (warm Ray Train workers) in which many trials step together over one base;
+    """`pool`: members (warm workers) in which many trials step together over one base;
     trials that cannot be packed are run as `train` does. `train`: each trial has Ray Train workers
     of its own, with DeepSpeed. `local`: one plain process, for tiny runs."""
     slots: int = Field(default=8, ge=1)
