@@ -21,8 +21,8 @@ def check_driver(address: str | None) -> None:
     if not (address or "").startswith("ray://") and not client.is_connected():
         return
     raise ClusterError(
-        "A sweep cannot be driven through Ray Client (`ray://`): Ray Tune would move its driver to "
-        "the cluster, away from its journal and its storage. Give the command on a node of the "
+        "A sweep cannot be driven through Ray Client (`ray://`): the driver would not be on "
+        "the cluster, with its journal and its storage. Give the command on a node of the "
         "cluster, with `--address auto`: `ray attach cluster.yaml` opens a shell on the head, and "
         "`ray job submit` runs a command there."
     )

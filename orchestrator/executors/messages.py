@@ -25,7 +25,7 @@ class Ready:
     """A trial's model and engine stand; it begins to learn."""
 
     worker_pid: int
-    """The worker's process. Not `pid`: Ray Tune writes its own process's number under that name."""
+    """The worker's process."""
     reports: tuple[StageReport, ...] = ()
     """What was reported up to the checkpoint that it goes on from: a worker that was killed may
     have left one whose report never arrived."""
@@ -108,7 +108,7 @@ _KINDS = {name: kind for kind, name in _NAMES.items()}
 
 
 def to_metrics(message: Message) -> dict[str, Any]:
-    """A message as Ray Train and Ray Tune take it.
+    """A message as Ray Train takes it.
 
     Args:
         message: What a trial says.
@@ -127,7 +127,7 @@ def from_metrics(metrics: Mapping[str, Any]) -> Message | None:
     """The message of `to_metrics`, whatever Ray has put beside it.
 
     Args:
-        metrics: What was reported to Ray Tune.
+        metrics: What was reported to Ray Train.
 
     Returns:
         The message; None where the metrics hold none.

@@ -47,8 +47,6 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
 
     environment = process_environment()
     os.environ.update(environment)
-    # Tune warns about result files that we do not want; errors still come through.
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     if ray.is_initialized():
         yield _resources()
         return

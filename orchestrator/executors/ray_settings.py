@@ -25,20 +25,11 @@ def process_environment() -> dict[str, str]:
     needed = {
         # The workers of trials and members are written for this version of Ray Train.
         "RAY_TRAIN_V2_ENABLED": "1",
-        # Our journal is the record; Ray's CSV, JSON and TensorBoard files would repeat it.
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        # The gain is known after whole tasks only, and the base has none.
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-        # A report is told to the driver when it is made.
-        "TUNE_RESULT_BUFFER_LENGTH": "1",
     }
     defaults = {
         # Results are polled this often; two seconds would stall trials that report often.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-        # Tune's own snapshots are not used to resume: the journal is.
-        "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
         "RAY_DEDUP_LOGS": "1",

@@ -1,4 +1,4 @@
-"""A sweep: from an experiment file to trials, a front and a champion, through Ray Tune.
+"""A sweep: from an experiment file to trials, a front and a champion.
 
 The driver (this process) decides and records: it proposes trials, receives their reports, writes
 the journal, and lets MLflow catch up with it. Running the same sweep again reads the journal and

@@ -94,10 +94,7 @@ def test_a_ray_of_our_own_is_asked_for_by_name_and_told_to_all_of_its_processes(
 
 
 def test_settings_that_results_rest_on_are_not_the_users_to_change(monkeypatch):
-    needed = {
-        "RAY_TRAIN_V2_ENABLED": "1", "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_RESULT_BUFFER_LENGTH": "1",
-    }  # fmt: skip
+    needed = {"RAY_TRAIN_V2_ENABLED": "1"}
     for name in needed:
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")

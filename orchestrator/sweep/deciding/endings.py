@@ -80,7 +80,7 @@ class Endings:
         """End a trial, now or, when row 0 is still being measured, as soon as it is known."""
         trial = self._ledger.trials[name]
         if trial.over:
-            return  # row 0 came between its last report and Ray Tune's word that it is over
+            return  # row 0 came between its last report and the word that it is over
         final = self._ledger.last_report(trial)
         if trial.failure is not None or final is None:
             self._end_early(trial)
