@@ -142,12 +142,12 @@ def test_a_cluster_without_a_dashboard_is_no_dirty_one(monkeypatch):
 
 
 def test_what_is_left_is_named(monkeypatch):
-    actor = types.SimpleNamespace(class_name="Mailbox", actor_id="0123456789", state="ALIVE")
-    dead = types.SimpleNamespace(class_name="Mailbox", actor_id="9876543210", state="DEAD")
+    actor = types.SimpleNamespace(class_name="LoneMember", actor_id="0123456789", state="ALIVE")
+    dead = types.SimpleNamespace(class_name="LoneMember", actor_id="9876543210", state="DEAD")
     state_api(monkeypatch, [actor, dead])
     left = ray_leftovers.wait_until_clean(0.0)
-    assert left == Leftovers(("Mailbox 01234567",))
-    assert str(left) == "actor Mailbox 01234567"
+    assert left == Leftovers(("LoneMember 01234567",))
+    assert str(left) == "actor LoneMember 01234567"
 
 
 @pytest.fixture
@@ -155,8 +155,8 @@ def leaving(monkeypatch):
     """Sweeps of Ray run in this process, and leave what `leaving.left` says on their cluster."""
     leaving = types.SimpleNamespace(left=Leftovers())
 
-    def run(driver, options, projection, ending):
-        locally.run_trials_locally(driver, projection, lambda: None)
+    def run(driver, options, projection, ending, raise_if_interrupted):
+        locally.run_trials_locally(driver, projection, raise_if_interrupted)
         ending.decide(score_here)
         return on_ray.leftovers_complaint(leaving.left, driver.observer.note)
 
@@ -169,7 +169,7 @@ def test_the_verdict_comes_before_a_complaint(experiment_file, records, leaving,
 
     from orchestrator.cli import app, errors
 
-    leaving.left = Leftovers(("Mailbox 01234567",), ("89abcdef",))
+    leaving.left = Leftovers(("LoneMember 01234567",), ("89abcdef",))
     path = experiment_file(
         tasks=["mood"], probes=[], resources={"executor": "train"}, objectives={"gain": "max"},
         champion={"maximize": "gain", "subject_to": {}},
@@ -181,7 +181,8 @@ def test_the_verdict_comes_before_a_complaint(experiment_file, records, leaving,
     assert "Traceback" not in done.stderr
     complaint = done.stderr[done.stderr.index("orchestrate: ") :]
     assert (
-        "its verdict is recorded, but it left something on the cluster: actor Mailbox" in complaint
+        "its verdict is recorded, but it left something on the cluster: actor LoneMember"
+        in complaint
     )
     assert "placement group 89abcdef" in complaint
     assert read_journal(tmp_path / "runs" / "tiny-run")[-1]["event"] in {

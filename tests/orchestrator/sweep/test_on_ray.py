@@ -28,7 +28,7 @@ def done(monkeypatch):
     monkeypatch.setattr(on_ray, "connected", connected)
     for name, answer in {
         "check_driver": None, "check_storage": None, "trials_at_once": 1, "_run_trials": None,
-        "wait_until_clean": Leftovers(("Mailbox 0123",)),
+        "wait_until_clean": Leftovers(("LoneMember 0123",)),
     }.items():  # fmt: skip
         monkeypatch.setattr(on_ray, name, step(name, answer))
     return said
@@ -52,5 +52,7 @@ def test_the_verdict_and_its_reading_come_before_what_was_left_behind(
         "_run_trials", "verdict and reading", "wait_until_clean", "left",
     ]  # fmt: skip
     assert order.index("check_storage") < order.index("_run_trials")
-    assert "verdict is recorded, but it left something on the cluster: actor Mailbox" in complaint
+    assert (
+        "verdict is recorded, but it left something on the cluster: actor LoneMember" in complaint
+    )
     assert "not followed without `--address`: RAY_ADDRESS=10.0.0.7:6379" in recorder.notes
