@@ -266,7 +266,7 @@ def test_time_is_one_number_from_the_measured_passes(loaded, monkeypatch):
     expected = facts.sweep_start + 2 * (plan.trial_seconds + facts.trial_start) + 3 * base
     assert (plan.at_once, plan.trials) == (2, 4)
     assert plan.sweep_seconds == pytest.approx(expected)
-    assert f"The whole sweep takes about {expected:.0f} s" in text_of(plan)
+    assert f"The whole sweep takes about {expected / 60:.1f} min" in text_of(plan)
     # Screened trials are quicker, and three of them are scored whole before the verdict.
     screened = planner.make_plan(loaded, MACHINE)
     rest = (screened.whole_tokens - screened.evaluation_tokens) * 0.004 / 0.96
