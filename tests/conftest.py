@@ -19,6 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Ray would let its workers wait for every other process: the tests beside those with Ray.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @functools.cache

@@ -207,7 +207,7 @@ EXECUTORS: dict[str, ExecutorFacts] = {
         on_ray=True, packs=True, sweep_start=28.0, trial_start=0.5, process_bytes=0.5 * GIB
     ),
     "train": ExecutorFacts(
-        on_ray=True, sweep_start=45.0, trial_start=32.0, process_bytes=0.7 * GIB
+        on_ray=True, sweep_start=50.0, trial_start=32.0, process_bytes=0.7 * GIB
     ),
     "local": ExecutorFacts(on_ray=False, sweep_start=8.0, trial_start=0.5, process_bytes=0.5 * GIB),
 }
