@@ -63,3 +63,37 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Meanwhile the first Ctrl-C or SIGTERM waits for the end of the block; a second does not.
+
+    For short work of others that an exception in its middle would not survive quietly, such as
+    MLflow's with its database.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+    came: list[int] = []
+
+    def hold(number: int, _: Any) -> None:
+        came.append(number)
+        _restore(before)
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        _restore(before)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
