@@ -26,7 +26,10 @@ from orchestrator.spec.sections import ResourceSpec
 AHEAD = 1
 """Trials that wait for a slot of each member, so that a slot is refilled at once."""
 CLOSE_SECONDS = 60.0
-"""How long members may take to end: a tick, and Ray Train's shutdown."""
+"""How long members may take to end before others take their place: Ray Train's shutdown."""
+LEAVE_SECONDS = 5.0
+"""The same at the end. Whoever stops a sweep in the middle waits no longer: what members have begun
+since their last report is lost either way."""
 
 
 class Pool:
@@ -111,7 +114,7 @@ class Pool:
 
     def open(self) -> None:
         """Start the members."""
-        self._finish_closing()
+        self._finish_closing(CLOSE_SECONDS)
         self._open = True
         count = len(self._members)
         self._note(f"starting {count} member(s) of the pool, {self._one.slots} slots each")
@@ -142,14 +145,14 @@ class Pool:
         for member in self._members:
             member.mailbox.close()
 
-    def _finish_closing(self) -> None:
+    def _finish_closing(self, seconds: float) -> None:
         """Wait until members that were told to end have ended."""
         import ray
 
         for member in self._members:
             if not member.works:  # it has begun nothing
                 member.end()
-        deadline = time.monotonic() + CLOSE_SECONDS
+        deadline = time.monotonic() + seconds
         while (futures := self.futures) and time.monotonic() < deadline:
             ready, _ = ray.wait(futures, num_returns=1, timeout=1.0)
             self.take_in(ready)
@@ -159,7 +162,7 @@ class Pool:
     def close(self) -> None:
         """End the members."""
         self.shut()
-        self._finish_closing()
+        self._finish_closing(LEAVE_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # -------------------------------------------------------------------------- what they say
