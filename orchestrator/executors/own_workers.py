@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.executors.cluster_fit import HEAD_RESOURCE, HEAD_SHARE
 from orchestrator.executors.desk import Heard
 from orchestrator.executors.job import Job
-from orchestrator.executors.messages import Message
+from orchestrator.executors.messages import Failed, Message
 
 
 @dataclass
@@ -68,18 +68,20 @@ class OwnWorkers:
 
     def _heard(self, run: _Run) -> None:
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import ActorDiedError, RayError
 
         try:
             run.said += _said(ray.get(run.visit))
-        except RayError:  # it has died, which its work tells, too
+        except ActorDiedError:  # which its work tells, too
             run.visit = None
-        else:
-            run.visit = run.actor.swap.remote()
+            return
+        except RayError:  # a passing trouble: the end of the trial repeats what was reported
+            pass
+        run.visit = run.actor.swap.remote()
 
     def _ended(self, run: _Run) -> None:
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError, RayTaskError
 
         try:
             last = ray.get(run.work)
@@ -87,13 +89,15 @@ class OwnWorkers:
             for visit in (run.visit, run.actor.swap.remote()):
                 if visit is not None:
                     run.said += _said(ray.get(visit))
-        except RayError:
+        except RayError as error:
             _end(run)
             run.deaths += 1
             if run.deaths <= run.job.experiment.resources.max_failures:
                 run.actor, run.work, run.visit = self._started(run.job)
-            else:
-                run.over = run.died = True
+                return
+            run.over = run.died = True
+            if isinstance(error, RayTaskError):  # it raised, and says why
+                run.said.append(Failed(str(error).strip().rpartition("\n")[2], str(error)))
             return
         run.said += last
         run.over = True

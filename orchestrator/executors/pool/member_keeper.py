@@ -23,6 +23,7 @@ class MemberKeeper:
         storage: str,
         config: Callable[[], MemberConfig],
         avoid: Callable[[], Sequence[str]],
+        note: Callable[[str], None],
     ) -> None:
         """Begin without an actor.
 
@@ -32,9 +33,10 @@ class MemberKeeper:
             storage: Where these runs keep their files.
             config: Gives the `MemberConfig` of a start.
             avoid: Gives the ids of nodes on which it is not placed.
+            note: Told when it has died.
         """
         self._name, self._resources, self._storage = name, resources, storage
-        self._config, self._avoid = config, avoid
+        self._config, self._avoid, self._note = config, avoid, note
         self.mailbox = Mailbox(max_failures=resources.max_failures)
         self._starts = 0
         self._actor: Any = None
@@ -106,14 +108,14 @@ class MemberKeeper:
 
     def _heard(self) -> None:
         import ray
-        from ray.exceptions import ActorUnavailableError, RayError
+        from ray.exceptions import RayError
 
         try:
             found: Any = ray.get(self._visit)
-        except ActorUnavailableError:  # a passing trouble
-            self._visit = self._actor.swap.remote(Todo(), "")
-            return
-        except RayError:  # it has died, which its work tells, too
+        except RayError:
+            # It has died, or cannot be reached: whether it has heard the orders, and what it said,
+            # is not known any more. Another one goes on from what is saved.
+            ray.kill(self._actor)
             self._visit = None
             return
         heard: Heard = found
@@ -143,6 +145,10 @@ class MemberKeeper:
         if self.mailbox.closed:
             return
         if died:
+            self._note(
+                f"{self._name} of the pool has died ({self._trouble}); another one is started, and "
+                "its trials go on from their last reports"
+            )
             self._start(again=True)
         else:
             self.mailbox.lose(found or "it has ended")

@@ -61,7 +61,9 @@ class Pool:
         self._unfinished, self._note = unfinished, note
         self._one = experiment.resources
         self._members = [
-            MemberKeeper(f"member-{number}", self._one, str(self._folder), self._config, avoid)
+            MemberKeeper(
+                f"member-{number}", self._one, str(self._folder), self._config, avoid, note
+            )
             for number in range(members)
         ]
         self._open = False
@@ -189,11 +191,12 @@ class Pool:
 
     def news(self) -> Iterator[tuple[str, Message]]:
         """What is said of trials, each word once; who loses its member goes to another."""
+        mailboxes = [member.mailbox for member in self._members]
         for followed in list(self._trials.values()):
             if followed.job is None:
                 continue
-            lost = followed.move([member.mailbox for member in self._members])
-            for message in followed.told(self._members[followed.place].mailbox):
+            lost = followed.move(mailboxes)
+            for message in followed.told(mailboxes[followed.place]):
                 yield followed.trial, message
             if lost is not None:
                 yield followed.trial, Lost(lost)

@@ -42,10 +42,16 @@ class Members:
     """A pool whose actors are made up, and what the driver does in one turn of its loop."""
 
     def __init__(self, monkeypatch, workers=1):
-        self.actors = []
+        self.actors, self.notes = [], []
         made_up = experiment(resources={"slots": 2, "members": 1, "workers": workers})
         self.pool = Pool(
-            made_up, Path("/nowhere"), [], 1, unfinished=lambda: 2, avoid=tuple, note=lambda _: None
+            made_up,
+            Path("/nowhere"),
+            [],
+            1,
+            unfinished=lambda: 2,
+            avoid=tuple,
+            note=self.notes.append,
         )
 
         def start(*_):
@@ -104,6 +110,7 @@ def test_a_member_that_dies_is_started_anew_and_given_its_trials_again(members):
     assert members.visit() == [("a", Ready(1))]
     members.dies()
     assert members.actors[0].killed
+    assert "member-0 of the pool has died" in members.notes[-1]
     assert len(members.actors) == 2
     for _ in range(2):
         members.actor.works()
