@@ -25,8 +25,6 @@ class Job:
     folder: SweepFolder
     executor: TrialExecutor = "train"
     """Whether it has workers of its own or a slot of the pool; the executor `local` has neither."""
-    member: int = 0
-    """The member of the pool that it is to try first."""
     avoid: tuple[str, ...] = ()
     """Ids of nodes on which its workers are not placed."""
     row_0: tuple[float | None, ...] | None = None
@@ -46,7 +44,6 @@ class Job:
             "maker": asdict(self.maker),
             "folder": str(self.folder.path),
             "executor": self.executor,
-            "member": self.member,
             "avoid": list(self.avoid),
             "row_0": None if self.row_0 is None else list(self.row_0),
         }
@@ -71,7 +68,6 @@ class Job:
             Maker(**config["maker"]),
             SweepFolder(Path(config["folder"])),
             config["executor"],
-            config["member"],
             tuple(config["avoid"]),
             None if row_0 is None else tuple(row_0),
         )

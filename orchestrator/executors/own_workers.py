@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.executors.cluster_fit import HEAD_RESOURCE, HEAD_SHARE
 from orchestrator.executors.desk import Heard
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Failed, Message
@@ -46,7 +45,7 @@ class OwnWorkers:
     def _started(self, job: Job) -> tuple[Any, Any, Any]:
         from orchestrator.executors.train import train_trial
 
-        actor = train_trial({HEAD_RESOURCE: HEAD_SHARE})
+        actor = train_trial()
         return actor, actor.run.remote(job, self._shared), actor.swap.remote()
 
     @property

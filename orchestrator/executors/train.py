@@ -13,6 +13,7 @@ import ray
 from ray.train import UserCallback
 
 from orchestrator.executors.desk import Desk, Heard
+from orchestrator.executors.head_actor import head_actor
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import (
     Failed,
@@ -122,19 +123,9 @@ class _ReportsTo(UserCallback):
             self._actor.say.remote(self._trial, message)
 
 
-def train_trial(on: dict[str, float]) -> Any:
-    """Start the actor of a trial.
-
-    Args:
-        on: Resources by which it is placed.
-
-    Returns:
-        Its handle.
-    """
-    options: dict[str, Any] = {
-        "num_cpus": 0, "resources": on, "max_restarts": 0, "concurrency_groups": MAIL,
-    }  # fmt: skip
-    return ray.remote(**options)(TrainTrial).remote()
+def train_trial() -> Any:
+    """Start the actor of a trial; give its handle."""
+    return head_actor(TrainTrial, MAIL)
 
 
 def _failure(job: Job, *errors: BaseException) -> Failed:

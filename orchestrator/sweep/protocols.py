@@ -69,9 +69,8 @@ class TrialPool(Protocol):
     def shut(self) -> None:
         """Let the members end, for others to use what they hold."""
 
-    def assign(self, trial: str) -> int:
+    def assign(self, trial: str) -> None:
         """Choose a member for a trial."""
-        ...
 
     def release(self, trial: str) -> None:
         """A trial has ended, or is not wanted any more."""

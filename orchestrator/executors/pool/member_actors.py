@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from orchestrator.executors.desk import Admission, Desk, Heard
+from orchestrator.executors.head_actor import head_actor
 from orchestrator.executors.job import MemberConfig
 from orchestrator.executors.messages import Message, Todo
 from orchestrator.executors.worker_group import away_from, worker_group
@@ -138,16 +139,6 @@ def lone_member(resources: ResourceSpec, avoid: Sequence[str]) -> Any:
     return ray.remote(**options)(LoneMember).remote()
 
 
-def member_group(on: dict[str, float]) -> Any:
-    """Start the light actor of a member of several workers.
-
-    Args:
-        on: Resources by which it is placed.
-
-    Returns:
-        Its handle.
-    """
-    options: dict[str, Any] = {
-        "num_cpus": 0, "resources": on, "max_restarts": 0, "concurrency_groups": GROUP_MAIL,
-    }  # fmt: skip
-    return ray.remote(**options)(MemberGroup).remote()
+def member_group() -> Any:
+    """Start the light actor of a member of several workers; give its handle."""
+    return head_actor(MemberGroup, GROUP_MAIL)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.executors.cluster_fit import HEAD_RESOURCE, HEAD_SHARE
 from orchestrator.executors.desk import Admission, Heard
 from orchestrator.executors.job import MemberConfig
 from orchestrator.executors.messages import Todo
@@ -80,7 +79,7 @@ class MemberKeeper:
             self._actor = member_actors.lone_member(self._resources, self._avoid())
             self._work = self._actor.serve.remote(config, deaths)
         else:
-            self._actor = member_actors.member_group({HEAD_RESOURCE: HEAD_SHARE})
+            self._actor = member_actors.member_group()
             run = {
                 "name": f"{self._name}-{self._starts}", "storage_path": self._storage,
                 "avoid": list(self._avoid()),

@@ -91,19 +91,11 @@ class Pool:
         """What the members hold while it is open."""
         return [self._one] * len(self._members)
 
-    def assign(self, trial: str) -> int:
-        """Choose the member that has fewest trials.
-
-        Args:
-            trial: Its name.
-
-        Returns:
-            The member's number.
-        """
+    def assign(self, trial: str) -> None:
+        """Give a trial to the member that has fewest."""
         loads = Counter(followed.place for followed in self._trials.values())
         chosen = min(self._living(), key=lambda number: (loads[number], number))
         self._trials[trial] = Followed(trial, chosen)
-        return chosen
 
     def release(self, trial: str) -> None:
         """A trial has ended, or is not wanted any more: its slot is free at once."""

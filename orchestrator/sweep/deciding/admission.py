@@ -76,7 +76,7 @@ class Admission:
             job: The trial's, without its place.
 
         Returns:
-            The job with its executor; for the pool, which is opened for it, with a member.
+            The job with its executor; for the pool, which is opened for it, a member is chosen.
         """
         executor = self.executor_of(job.trial)
         self.running[job.trial] = job.experiment.resources
@@ -85,8 +85,8 @@ class Admission:
         if not self.pool.is_open:
             self.pool.open()
             self._pool_starts = True
-        member = self.pool.assign(job.trial)
-        return replace(job, executor=executor, member=member, row_0=self._ledger.row_0())
+        self.pool.assign(job.trial)
+        return replace(job, executor=executor, row_0=self._ledger.row_0())
 
     def heard(self, name: str) -> None:
         """A trial has said something, so that what it runs in is there."""

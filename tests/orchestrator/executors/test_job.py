@@ -24,7 +24,7 @@ JOB = Job(EXPERIMENT, Maker("a sweep", "t001", "settings"), SweepFolder(Path("/r
     "changes",
     [
         {},
-        {"executor": "pool", "member": 3, "row_0": (0.5, None)},
+        {"executor": "pool", "row_0": (0.5, None)},
         {"maker": Maker("a sweep", "base", "settings", unsealed=True)},
     ],
 )

@@ -38,7 +38,7 @@ def actors(monkeypatch):
     """The actors that were started."""
     made = []
 
-    def start(_):
+    def start():
         made.append(Actor())
         return made[-1]
 

@@ -1,28 +1,15 @@
 """A trial between several members: each word is told once, wherever it goes on."""
 
-import types
-
 import pytest
 
 from orchestrator.executors.messages import Finished, Reported
 from orchestrator.executors.pool.followed import PATIENCE_SECONDS, Followed
 from orchestrator.executors.pool.mailbox import ABSENT_SECONDS, START_SECONDS, Mailbox
 from orchestrator.records.stage_report import StageReport
+from tests.made_up_jobs import Clock, job
 
 DONE = Finished()
 STEP = Reported(StageReport("mood", 0, 2, 4, 0.5, 0.5))
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-def job(name):
-    """A job; nothing is read here but its name."""
-    return types.SimpleNamespace(trial=name)
 
 
 class Two:

@@ -1,25 +1,11 @@
 """The driver's book of a member: jobs, what is said of them, and whom a death is held against."""
 
-import types
-
 import pytest
 
 from orchestrator.executors.messages import Failed, Finished, News, Ready, Reported, Todo
 from orchestrator.executors.pool.mailbox import ABSENT_SECONDS, START_SECONDS, Mailbox
 from orchestrator.records.stage_report import StageReport
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-def job(name):
-    """A job; a mailbox reads nothing but its name."""
-    return types.SimpleNamespace(trial=name)
-
+from tests.made_up_jobs import Clock, job
 
 READY = Ready(1)
 
