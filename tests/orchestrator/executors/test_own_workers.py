@@ -4,7 +4,7 @@ import types
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from orchestrator.executors import train
 from orchestrator.executors.desk import Heard
@@ -88,6 +88,17 @@ def test_a_process_that_dies_is_started_again_as_often_as_is_allowed(actors, max
     assert len(actors) == max_failures + 1
     assert own.over() == {"t001": True}
     assert all(actor.killed for actor in actors)
+
+
+def test_what_a_process_raises_is_the_reason_of_its_trial(actors):
+    own = begun(max_failures=0)
+    text = "traceback\nOSError: [Errno 28] No space left on device"
+    actors[0].work.value = RayTaskError("run", text, OSError(28, "No space left on device"))
+    own.take_in([actors[0].work])
+    ((trial, failed),) = own.news()
+    assert (trial, own.over()) == ("t001", {"t001": True})
+    assert failed.reason.endswith("No space left on device")
+    assert "traceback" in failed.details
 
 
 def test_a_trial_that_is_not_wanted_any_more_is_ended(actors):

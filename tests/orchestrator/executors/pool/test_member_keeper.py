@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from orchestrator.executors.desk import Desk
 from orchestrator.executors.messages import Finished, Lost, Ready
@@ -118,6 +118,29 @@ def test_a_member_that_dies_is_started_anew_and_given_its_trials_again(members):
     assert [job.trial for job in members.actor.works().join] == ["a"]
     members.actor.works(("a", Finished()))
     assert members.visit() == [("a", Finished())]
+
+
+def test_a_member_whose_answer_is_lost_is_ended_and_started_anew(members, monkeypatch):
+    """It may have been given a trial of which it knows nothing."""
+    members.pool.open()
+    asked(members.pool, "a")
+    for _ in range(2):
+        members.actor.works()
+        members.visit()
+    with monkeypatch.context() as broken:
+
+        def get(_):
+            raise ActorUnavailableError("the network is down", b"0" * 16)
+
+        broken.setattr(ray, "get", get)
+        members.visit()
+    assert members.actor.killed
+    members.dies()
+    assert len(members.actors) == 2
+    for _ in range(2):
+        members.actor.works()
+        members.visit()
+    assert [job.trial for job in members.actor.works().join] == ["a"]
 
 
 def test_a_member_that_never_gets_to_work_is_given_up_with_what_it_ended_with(members):
