@@ -20,10 +20,10 @@ demo: venv
 
 # Two processes; all tests that need Ray are in one of them and share its cluster.
 test: venv
-	$(BIN)/pytest -n 2 --dist loadscope
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 check: venv
-	$(BIN)/pytest -n 2 --dist loadscope -m "not slow and not ray and not gpu" $(CHECKED)
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow and not ray and not gpu" $(CHECKED)
 
 lint: venv
 	$(BIN)/ruff format --check .

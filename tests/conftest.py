@@ -1,6 +1,5 @@
 """What the tests share: a tiny base model with a tokenizer, tiny tasks, one Ray cluster."""
 
-import functools
 import json
 import os
 import random
@@ -23,28 +22,24 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-@functools.cache
-def _with_ray():
-    """The files whose tests use the one cluster."""
-    files = Path(__file__).parent.rglob("test_*.py")
-    return {path for path in files if "ray_cluster" in path.read_text(encoding="utf-8")}
-
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Files with Ray come first: together they take longest."""
-    items.sort(key=lambda item: item.path not in _with_ray())
+    """Tests with Ray come first, as one group: together they take longest."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Where tests run in two processes: files with Ray in one of them, others a file at a time."""
+    """Where tests run in two processes: those with Ray in one of them, others a file at a time."""
     from xdist.scheduler import LoadScopeScheduling
 
     class OneCluster(LoadScopeScheduling):
-        """The files with Ray are one scope, and the first: it takes longest."""
+        """The tests with Ray are one scope, and the first: it takes longest."""
 
         def _split_scope(self, nodeid):
-            file = nodeid.partition("::")[0]
-            return "with Ray" if config.rootpath / file in _with_ray() else file
+            return "with Ray" if nodeid.endswith("@ray") else nodeid.partition("::")[0]
 
     return OneCluster(config, log)
 
@@ -189,9 +184,16 @@ def synced(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
-    """One local Ray for the whole session, left clean."""
+def _one_cluster():
     from orchestrator.executors.ray_session import connected
 
     with connected(None) as resources:
         yield resources
+
+
+@pytest.fixture
+def ray_cluster(request):
+    """One local Ray for the whole session, left clean; for tests marked `ray` only."""
+    marked = request.node.get_closest_marker("ray")
+    assert marked, "a test with the cluster is marked `ray`, else two processes start one each"
+    return request.getfixturevalue("_one_cluster")

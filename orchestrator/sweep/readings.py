@@ -61,13 +61,17 @@ def read_each(
 ) -> dict[str, dict[str, Any]]:
     """Score models one after another; one that cannot be scored says why."""
     found: dict[str, dict[str, Any]] = {}
-    for name, side in sides.items():
-        try:
-            found[name] = without_nan(_scores(side, data, engine_of))
-        except Exception as error:  # noqa: BLE001 (a broken adapter costs no other side its scores)
-            said = " ".join(str(error).split()) or type(error).__name__
-            found[name] = {"unread": said}
-        gc.collect()  # the next one loads a base of its own
+    gc.freeze()  # what is there by now is not looked through after each model (half a second each)
+    try:
+        for name, side in sides.items():
+            try:
+                found[name] = without_nan(_scores(side, data, engine_of))
+            except Exception as error:  # noqa: BLE001 (a broken adapter costs no other its scores)
+                said = " ".join(str(error).split()) or type(error).__name__
+                found[name] = {"unread": said}
+            gc.collect()  # the next one loads a base of its own
+    finally:
+        gc.unfreeze()
     return found
 
 

@@ -59,7 +59,7 @@ def test_a_budget_ends_the_search_and_a_larger_one_goes_on(load, recorder):
     assert whole.experiment["search"]["time_budget"] == "10h"
 
 
-@pytest.mark.parametrize("executor", ["local", "pool"])
+@pytest.mark.parametrize("executor", ["local", pytest.param("pool", marks=pytest.mark.ray)])
 def test_what_runs_past_the_grace_is_stopped_at_its_last_report(
     load, recorder, request, monkeypatch, executor
 ):

@@ -8,6 +8,7 @@ from orchestrator.executors.cluster_devices import NodesToAvoid, node_devices
 from orchestrator.executors.worker_group import NODE_ID, away_from, worker_group
 from orchestrator.spec.sections import ResourceSpec
 
+pytestmark = pytest.mark.ray
 RESOURCES = ResourceSpec(workers=2)
 OLD = Device("Zen 3", bf16=False, because="it has no instruction for products of bf16")
 
