@@ -61,6 +61,9 @@ class Experiment(Spec):
     champion: ChampionRule = ChampionRule()
     finalists: FinalistSpec = FinalistSpec()
     scoring: Scoring = ScoringSpec()
+    raced: bool = Field(default=False, exclude_if=lambda raced: not raced)
+    """Whether reports at rungs hold the score of each example, and whatever objectives can be
+    measured by then is scored. A sweep sets it for trials that `search.early_stopping` may stop."""
     resources: ResourceSpec = ResourceSpec()
     storage: PathText = "./runs"
     tracking: TrackingSpec = TrackingSpec()

@@ -38,6 +38,7 @@ from orchestrator.sweep.deciding.judgement import Judgement
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.proposals import Proposals
+from orchestrator.sweep.deciding.racing import Racing
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.errors import SweepError, is_out_of_room, no_room
 from orchestrator.sweep.protocols import WAIT, Observer, Wait
@@ -74,9 +75,12 @@ class Driver:
         self.proposals = Proposals(ledger, self.budget)
         self.admission = Admission(ledger, self.proposals)
         self._kept = KeptWork(ledger)
+        rules = ledger.racing
+        self._racing = None if rules is None else Racing(ledger, rules)
         self._endings = Endings(
-            ledger, self.proposals, self.admission, self._kept, self.budget, base_measured
-        )
+            ledger, self.proposals, self.admission, self._kept, self.budget, base_measured,
+            self._racing,
+        )  # fmt: skip
         self.judgement = Judgement(ledger, self.proposals, self._kept, self.budget)
         self._finish_whole_trials()
         self._end_impossible_trials()
@@ -270,6 +274,12 @@ class Driver:
         if report.row is not None and not last and trial.name != BASE_TRIAL:
             adapter = self._kept.task_adapter(trial.name, report.task_index + 1)
         self.ledger.record(StageReported(trial.name, report, *(adapter or (None, None))))
+        if self._racing is not None:
+            self._racing.look(trial, report)
+
+    def stops(self, name: str) -> bool:
+        """Whether a running trial is to be stopped early, by what it has reported."""
+        return self.trials[name].stop is not None
 
     def ended(self, name: str, error: bool) -> None:
         """A trial is over.

@@ -45,6 +45,8 @@ class PastTrial:
     state: str
     """COMPLETE, FAILED, or RUNNING for one that has not ended."""
     values: Mapping[str, float] | None = None
+    cost: float = 0.0
+    """Device seconds, as far as it has come."""
 
 
 class Proposer:
@@ -223,14 +225,16 @@ class Proposer:
     def _has_first(self) -> bool:
         return self._proposed < len(self._search.first)
 
-    def tell(self, name: str, measures: Mapping[str, float] | None) -> None:
+    def tell(self, name: str, measures: Mapping[str, float] | None, cost: float = 0.0) -> None:
         """Report how a trial ended.
 
         Args:
             name: The trial.
             measures: Its measures; None when it failed. A trial whose objectives are not all
                 finite numbers counts as failed.
+            cost: What it has cost, which matters where groups share (see `GroupedProposer`).
         """
+        del cost
         values = self._values(measures)
         if values is None:
             self._study.tell(self._numbers[name], state=TrialState.FAIL)

@@ -100,7 +100,9 @@ class TrialLoop:
         self._driver.hear(name, message)
         if job.executor == "pool" and isinstance(message, ENDINGS):
             self._ended(name, died=False)
-        elif self._scheduler is not None and self._scheduler.stops(name, message):
+        elif self._driver.stops(name) or (
+            self._scheduler is not None and self._scheduler.stops(name, message)
+        ):
             self._own.end(name)
             self._ended(name, died=False)
 

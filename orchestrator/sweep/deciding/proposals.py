@@ -17,7 +17,8 @@ from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.verdict import fresh_seeds
 
 if TYPE_CHECKING:
-    from orchestrator.sweep.search import Proposer
+    from orchestrator.sweep.grouped_search import GroupedProposer
+    from orchestrator.sweep.search import PastTrial, Proposer
 
 
 class Proposals:
@@ -128,7 +129,7 @@ class Proposals:
     def tell(self, trial: Trial, measured: Mapping[str, float] | None) -> None:
         """Let the search learn what a trial scored; None: it has failed or was stopped."""
         if self._proposer is not None and trial.name != BASE_TRIAL and trial.of is None:
-            self._proposer.tell(trial.name, measured)
+            self._proposer.tell(trial.name, measured, _cost(self._ledger, trial))
 
     def finalists(self) -> list[Trial]:
         """The best searched trial of each group; those that keep the champion's limits first."""
@@ -169,16 +170,35 @@ class Proposals:
         return None
 
 
-def _proposer(ledger: Ledger) -> Proposer | None:
+def _proposer(ledger: Ledger) -> Proposer | GroupedProposer | None:
     """The search; None of a sweep of a single trial."""
-    from orchestrator.sweep.search import PastTrial, Proposer
+    from orchestrator.sweep.grouped_search import GroupedProposer
+    from orchestrator.sweep.search import Proposer
 
     experiment = ledger.experiment
     if experiment.search is None:
         return None
-    return Proposer(
+    kind = GroupedProposer if experiment.search.per is not None else Proposer
+    return kind(
         experiment.search,
         experiment.objectives,
-        [PastTrial(t.name, t.overrides, t.state, t.searched_measures) for t in ledger.searched()],
+        [_past(ledger, trial) for trial in ledger.searched()],
         refuses=lambda overrides: refusal(experiment, overrides),
     )
+
+
+def _past(ledger: Ledger, trial: Trial) -> PastTrial:
+    """A trial as the search learns of it: one that was stopped early as it was told then."""
+    from orchestrator.sweep.search import PastTrial
+
+    record, cost = trial.record, _cost(ledger, trial)
+    told = record.stop.told if record.stop is not None else None
+    if told is not None:
+        return PastTrial(trial.name, trial.overrides, "COMPLETE", told, cost)
+    return PastTrial(trial.name, trial.overrides, trial.state, trial.searched_measures, cost)
+
+
+def _cost(ledger: Ledger, trial: Trial) -> float:
+    """Device seconds that a trial has taken, by its last report."""
+    seconds = max((report.seconds for report in trial.reports.values()), default=0.0)
+    return seconds * ledger.experiment_of(trial.name).resources.workers
