@@ -105,15 +105,13 @@ def learn_sequence(
                 break
             if taken in rungs:
                 scores = yield from _evaluate_some(stage, sequence.examples_at_rungs)
+                report = _rung_report(sequence, stage, scores)
                 yield Report(
-                    StageReport(
-                        task=stage.name, task_index=stage.index, step=taken, steps=len(batches),
-                        fraction=rungs[taken], score=_mean_of(scores), loss=_mean(losses),
-                        tokens=tokens, seconds=clock.seconds(), held_out_best=stopper.best,
-                        held_out_waited=stopper.waited, strength=retention.strength,
-                        metrics={name: scored.metrics for name, scored in scores.items()},
-                        per_example=_each(scores) if sequence.raced else None,
-                        examples=_counts((t, sequence.examples_at_rungs) for t in stage.tasks),
+                    replace(
+                        report, step=taken, steps=len(batches), fraction=rungs[taken],
+                        loss=_mean(losses), tokens=tokens, seconds=clock.seconds(),
+                        held_out_best=stopper.best, held_out_waited=stopper.waited,
+                        strength=retention.strength,
                     ),
                     matrix,
                 )  # fmt: skip
@@ -208,8 +206,19 @@ def _evaluate_some(stage: Stage, limit: int | None) -> Generator[Request, Any, d
     return scores
 
 
-def _mean_of(scores: Mapping[str, Score]) -> float:
-    return sum(scored.value for scored in scores.values()) / len(scores)
+def _rung_report(sequence: TaskSequence, stage: Stage, scores: Mapping[str, Score]) -> StageReport:
+    """What is scored within a stage; where it is, and what it took, is yet to be filled in."""
+    return StageReport(
+        task=stage.name,
+        task_index=stage.index,
+        step=0,
+        steps=0,
+        fraction=DONE,
+        score=sum(scored.value for scored in scores.values()) / len(scores),
+        metrics={name: scored.metrics for name, scored in scores.items()},
+        per_example=_each(scores) if sequence.raced else None,
+        examples=_counts((t, sequence.examples_at_rungs) for t in stage.tasks),
+    )
 
 
 def _each(scores: Mapping[str, Score]) -> dict[str, tuple[float, ...]]:

@@ -38,7 +38,7 @@ class Difference:
         Returns:
             Lower and upper bound.
         """
-        from scipy.special import stdtrit
+        from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
 
         reach = float(stdtrit(max(1.0, self.freedom), 1.0 - tail)) * self.error
         low, high = self.value - reach, self.value + reach

@@ -34,7 +34,7 @@ def front_ranks(trials: Sequence[Values], objectives: Mapping[str, Direction]) -
         0 for those that no other dominates, 1 for those that only trials of rank 0 dominate, and so
         on (non-dominated sorting, Deb et al. 2002, NSGA-II, Sec. III-A).
     """
-    import moocore
+    import moocore  # pyright: ignore[reportMissingTypeStubs]
 
     if not trials:
         return []
@@ -59,7 +59,7 @@ def hypervolume(
     Returns:
         The product of the objectives' units; 0 of no trials.
     """
-    import moocore
+    import moocore  # pyright: ignore[reportMissingTypeStubs]
     import numpy as np
 
     points = _signed(trials, objectives)
@@ -86,7 +86,7 @@ def best_first(trials: Sequence[Values], objectives: Mapping[str, Direction]) ->
     Returns:
         All places, from 0.
     """
-    import moocore
+    import moocore  # pyright: ignore[reportMissingTypeStubs]
     import numpy as np
 
     if not trials:

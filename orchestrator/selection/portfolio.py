@@ -123,10 +123,13 @@ def portfolio_search(
     explored = {name: PORTFOLIO[name] for name in names}
     ranges = {name: (rates or {}).get(name, its.rates) for name, its in explored.items()}
     space: dict[str, Any] = {PRESET: {"choice": names}}
+    alike: dict[tuple[float, float], list[str]] = {}
+    for name in names:
+        alike.setdefault(ranges[name], []).append(name)
     space[RATE] = [
-        {"log_uniform": list(bounds), "when": {PRESET: _alone([n for n in names if ranges[n] == bounds])}}
-        for bounds in dict.fromkeys(ranges.values())
-    ]  # fmt: skip
+        {"log_uniform": list(bounds), "when": {PRESET: own[0] if len(own) == 1 else own}}
+        for bounds, own in alike.items()
+    ]
     for path in dict.fromkeys(path for its in explored.values() for path in its.knobs):
         space[path] = [
             {**its.knobs[path], "when": {PRESET: name}}
@@ -139,10 +142,6 @@ def portfolio_search(
         if RATE in its.start
     ]
     return {"space": space, "per": PRESET, "first": first}
-
-
-def _alone(names: list[str]) -> Any:
-    return names[0] if len(names) == 1 else names
 
 
 def _within(value: float, bounds: tuple[float, float]) -> float:

@@ -276,6 +276,8 @@ class Driver:
         self.ledger.record(StageReported(trial.name, report, *(adapter or (None, None))))
         if self._racing is not None:
             self._racing.look(trial, report)
+            if trial.name == BASE_TRIAL:  # nothing could be decided before
+                self._racing.look_again(self.trials[name] for name in self.admission.running)
 
     def stops(self, name: str) -> bool:
         """Whether a running trial is to be stopped early, by what it has reported."""

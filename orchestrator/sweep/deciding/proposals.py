@@ -201,4 +201,5 @@ def _past(ledger: Ledger, trial: Trial) -> PastTrial:
 def _cost(ledger: Ledger, trial: Trial) -> float:
     """Device seconds that a trial has taken, by its last report."""
     seconds = max((report.seconds for report in trial.reports.values()), default=0.0)
-    return seconds * ledger.experiment_of(trial.name).resources.workers
+    workers = trial.overrides.get("resources.workers", ledger.experiment.resources.workers)
+    return seconds * float(workers)

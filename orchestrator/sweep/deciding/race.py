@@ -122,7 +122,9 @@ class Race:
 
     def _behind(self, trial: str, mine: Values, rung: Rung) -> Stop | None:
         rules = self._rules
-        known = {n: d for n, d in rules.objectives.items() if _is_known(mine, n)}
+        known: dict[str, Direction] = {
+            name: better for name, better in rules.objectives.items() if _is_known(mine, name)
+        }
         field = {name: self._standings.values(name, rung) for name in self._at[rung]}
         peers = {n: v for n, v in field.items() if v and all(_is_known(v, m) for m in known)}
         if not known or len(peers) < rules.least:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from orchestrator.records.event_values import EarlyStop
 from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.records.trial_record import BASE_TRIAL
@@ -51,6 +53,12 @@ class Racing:
         """Decide after a report; `trial.stop` says why the trial is to be stopped, if it is."""
         if trial.stop is None and self._races(trial) and not self._is_last(report.stage):
             trial.stop = self._race.look(trial.name, report.stage)
+
+    def look_again(self, trials: Iterable[Trial]) -> None:
+        """Decide of some running trials by the last that they reported, once row 0 is known."""
+        for trial in trials:
+            if trial.reports:
+                self.look(trial, list(trial.reports.values())[-1])
 
     def _is_last(self, rung: Rung) -> bool:
         return rung == (len(self._ledger.experiment.tasks) - 1, DONE)
