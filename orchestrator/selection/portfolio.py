@@ -8,7 +8,7 @@ bears.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from orchestrator.system.wording import suggestion
 
 PRESET = "method.preset"
 RATE = "training.learning_rate"
+RANK = "method.adapter.r"
 
 _RANKS = {"choice": [4, 8, 16, 32]}
 
@@ -37,7 +38,7 @@ _LORA = (1e-4, 1e-2)
 _CURLORA = (2.5e-4, 2.5e-2)
 
 PORTFOLIO: dict[str, Explored] = {
-    "seq": Explored(_LORA, {"method.adapter.r": _RANKS}, {RATE: 1e-3, "method.adapter.r": 16}),
+    "seq": Explored(_LORA, {RANK: _RANKS}, {RATE: 1e-3, RANK: 16}),
     "early-stopped-lora": Explored(
         _LORA, {"method.early_stopping.patience": {"choice": [1, 2, 4]}}, {RATE: 1e-3}
     ),
@@ -47,7 +48,7 @@ PORTFOLIO: dict[str, Explored] = {
         {
             "method.adapter.alpha": {"log_uniform": [0.5, 16.0]},
             "method.adapter.temperature": {"log_uniform": [0.05, 4.0]},
-            "method.adapter.r": {"choice": [8, 16, 32]},
+            RANK: {"choice": [8, 16, 32]},
         },
         {RATE: 3e-3, "method.adapter.alpha": 1.0, "method.adapter.temperature": 1.0},
     ),
@@ -95,12 +96,14 @@ def portfolio_search(
     presets: Iterable[str] | None = None,
     *,
     rates: Mapping[str, tuple[float, float]] | None = None,
+    ranks: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """The `search` section that gives each of some methods the same compute.
 
     Args:
         presets: Names of `PORTFOLIO`; None: all.
         rates: Learning rates to look between in the place of the stated ones, by preset.
+        ranks: Ranks to choose from in the place of the stated ones, by preset.
 
     Returns:
         `space`, `per` and `first`, as an experiment file has them.
@@ -120,7 +123,7 @@ def portfolio_search(
             )
     if not names or len(set(names)) < len(names):
         raise ValueError(f"name each method once, and at least one; got {names}")
-    explored = {name: PORTFOLIO[name] for name in names}
+    explored = {name: _with_ranks(PORTFOLIO[name], (ranks or {}).get(name)) for name in names}
     ranges = {name: (rates or {}).get(name, its.rates) for name, its in explored.items()}
     space: dict[str, Any] = {PRESET: {"choice": names}}
     alike: dict[tuple[float, float], list[str]] = {}
@@ -142,6 +145,14 @@ def portfolio_search(
         if RATE in its.start
     ]
     return {"space": space, "per": PRESET, "first": first}
+
+
+def _with_ranks(explored: Explored, ranks: Sequence[int] | None) -> Explored:
+    if ranks is None or RANK not in explored.knobs:
+        return explored
+    knobs = {**explored.knobs, RANK: {"choice": list(ranks)}}
+    start = {k: v for k, v in explored.start.items() if k != RANK or v in ranks}
+    return Explored(explored.rates, knobs, start)
 
 
 def _within(value: float, bounds: tuple[float, float]) -> float:

@@ -180,7 +180,7 @@ class Experiment(Spec):
         per = self.finalists.per
         domain = self.search.space.get(per) if self.search is not None and per else None
         groups = len(domain.choice) if isinstance(domain, Choice) else 1
-        return self.finalists.fresh_seeds * groups
+        return self.finalists.fresh_seeds * min(groups, self.finalists.most or groups)
 
     def for_workers(self) -> dict[str, Any]:
         """The document that travels to other processes and machines.

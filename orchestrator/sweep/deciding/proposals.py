@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.measures.champion import Candidate, best_candidate
+from orchestrator.measures.champion import Candidate, best_candidate, best_candidates
 from orchestrator.measures.intervals import UNKNOWN
 from orchestrator.records.events import TrialProposed
 from orchestrator.records.trial_record import BASE_TRIAL
@@ -146,6 +146,9 @@ class Proposals:
             best_candidate(group, maximize=rule.maximize, subject_to=rule.subject_to)
             for group in groups.values()
         ]
+        most = experiment.finalists.most
+        if most is not None and most < len(best):
+            best = best_candidates(best, most, maximize=rule.maximize, subject_to=rule.subject_to)
         return [self._ledger.trials[candidate.name] for candidate in best]
 
     def _repetitions(self) -> list[tuple[str, str, dict[str, Any]]]:
