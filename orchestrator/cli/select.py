@@ -27,7 +27,8 @@ from orchestrator.cli.output.decision_text import render_decision
 from orchestrator.cli.output.live import LiveDisplay
 from orchestrator.cli.output.next_commands import program
 from orchestrator.cli.output.tables import print_on
-from orchestrator.report.decision import Decision
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.report.decision import Decision, decide
 from orchestrator.selection.portfolio import PORTFOLIO
 from orchestrator.selection.preference import FORMS, Preference
 from orchestrator.selection.request import Request, read_request, write_experiment
@@ -68,6 +69,9 @@ def select(
     name: Annotated[str, typer.Option(help="What the sweep is called.")] = "selection",
     train_examples: Annotated[int, typer.Option(help="Learnt of each task, at most.")] = 200,
     validation_examples: Annotated[int, typer.Option(help="Scored of each task, at most.")] = 200,
+    trials: Annotated[
+        int | None, typer.Option(help="Trials of the search, at most; by default the budget's.")
+    ] = None,
     executor: Annotated[str, typer.Option(help="pool, train or local.")] = "pool",
     from_sweep: Annotated[
         str | None,
@@ -102,7 +106,7 @@ def select(
             )
         request = Request(
             model, _names(tasks), _names(probes), name, _names(methods) or None, train_examples,
-            validation_examples, executor=executor, storage=str(storage),
+            validation_examples, trials=trials, executor=executor, storage=str(storage),
         )  # fmt: skip
         written = _place() / f"{name}.selected.yaml"
         document = _within_context(request.document(), written.parent)
@@ -145,6 +149,7 @@ def _run(
     *,
     as_json: bool,
 ) -> None:
+    from orchestrator.report.written import PAGE
     from orchestrator.selection.select import expanded, run_selection
     from orchestrator.sweep.continuation import has_begun
     from orchestrator.sweep.errors import SweepInterruptedError
@@ -163,14 +168,12 @@ def _run(
     except (KeyboardInterrupt, SweepInterruptedError):
         stop(f"stopped; what is finished is kept. Continue with:\n  {again}", INTERRUPTED)
     _print(decision, as_json=as_json)
-    console.print(f"Experiment: {written}. Report: {outcome.folder / 'report.html'}.")
+    console.print(f"Experiment: {written}. Report: {outcome.folder / 'report' / PAGE}.")
     if outcome.complaint:
         stop(outcome.complaint, FAILED)
 
 
 def _again(sweep: str, storage: Path, prefer: str | None, *, as_json: bool) -> None:
-    from orchestrator.records.sweep_state import SweepState
-    from orchestrator.report.decision import decide
     from orchestrator.selection.select import read_again
 
     _, lines = read_sweep(sweep, storage)

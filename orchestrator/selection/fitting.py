@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.base.config import context_length
-from orchestrator.planning.base_problems import base_problems
+from orchestrator.planning.base_problems import adapter_problems
 from orchestrator.selection.portfolio import PORTFOLIO, PRESET, RANK
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment, complete_experiment
@@ -78,7 +78,8 @@ def _why_not(
 ) -> str | None:
     """Why a method cannot be had on this base; None where it can."""
     overrides = {PRESET: name} | ({} if rank is None else {RANK: rank})
-    return next(base_problems(_loaded(document, overrides, folder, data_root), ask_hub=False), None)
+    experiment = _loaded(document, overrides, folder, data_root).experiment
+    return next(adapter_problems(experiment, ask_hub=False), None)
 
 
 def _loaded(

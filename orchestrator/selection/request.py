@@ -16,7 +16,7 @@ from orchestrator.system.yaml_file import read_yaml
 
 WRITTEN = "# Written by `orchestrate select`"
 """How a file begins that it may write anew."""
-SECTION = ("methods", "finalists", "fresh_seeds")
+SECTION = ("methods", "trials", "finalists", "fresh_seeds")
 """What stands under `selection` in a file, all of it optional."""
 
 
@@ -32,6 +32,8 @@ class Request:
     """Of `PORTFOLIO`; None: all."""
     train_examples: int = 200
     validation_examples: int = 200
+    trials: int | None = None
+    """Of the search, at most; None: as many as the budget allows."""
     max_length: int = 128
     executor: str = "pool"
     storage: str = "./runs"
@@ -54,7 +56,10 @@ class Request:
             },
             "resources": {"executor": self.executor},
             "storage": self.storage,
-            "selection": {} if self.methods is None else {"methods": list(self.methods)},
+            "selection": {
+                **({} if self.methods is None else {"methods": list(self.methods)}),
+                **({} if self.trials is None else {"trials": self.trials}),
+            },
         }
 
 
@@ -87,7 +92,8 @@ def selected(
     settings = section_of(document)
     made.setdefault("method", {"preset": search["space"][PRESET]["choice"][0]})
     made["search"] = {
-        **search, "searcher": "tpe", "time_budget": budget, "early_stopping": True,
+        **search, "searcher": "tpe", "trials": settings.get("trials"), "time_budget": budget,
+        "early_stopping": True,
     }  # fmt: skip
     drift = {"probe_drift": "min"} if has_text_probe else {}
     made.setdefault("objectives", {"gain": "max", "forgetting": "min", **drift})
