@@ -60,6 +60,8 @@ class RaceRules:
     objectives: Mapping[str, Direction]
     limits: Mapping[str, float]
     """The champion's, by measure: at most, or at least where more is better."""
+    deciding: str
+    """The measure that the champion is chosen by: who may still have the best of it goes on."""
     rungs: int
     """How many there are."""
     keep: float = 1 / 3
@@ -134,24 +136,25 @@ class Race:
         best = [names[place] for place in order[: math.ceil(rules.keep * len(names))]]
         if trial in best:
             return None
-        worse: list[Stop] = []
-        is_covered = False
-        tail = self._tail(len(best) * len(known))
+        # The deciding measure may be no objective.
+        compared = {**known, rules.deciding: NATURAL_DIRECTIONS[rules.deciding]}
+        beaten: list[Stop] = []
+        tail = self._tail(len(best) * len(compared))
         for rival in best:
-            stop, covers = self._compare(trial, rival, known, rung, tail)
-            if stop is None:
+            better, covers = self._compare(trial, rival, compared, rung, tail)
+            if not better:
                 return None  # it cannot be told apart from one that goes on
-            worse.append(stop)
-            is_covered |= covers
-        # One that alone covers a region of the front is spared: no trial that goes on is as good.
-        return max(worse, key=_certainty) if is_covered else None
+            # One that alone covers a region of the front is spared, and who may still be champion.
+            if covers and rules.deciding in better:
+                beaten.append(better[rules.deciding])
+        return max(beaten, key=_certainty, default=None)
 
     def _compare(
         self, trial: str, rival: str, known: Mapping[str, Direction], rung: Rung, tail: float
-    ) -> tuple[Stop | None, bool]:
+    ) -> tuple[dict[str, Stop], bool]:
         """What a rival is better in beyond doubt, and whether it is not worse beyond doubt."""
         its, mine = (self._standings.parts(name, rung) for name in (rival, trial))
-        better: list[Stop] = []
+        better: dict[str, Stop] = {}
         covers = True
         for measure, direction in known.items():
             if not its.get(measure) or not mine.get(measure):
@@ -160,9 +163,9 @@ class Race:
             low, high = found.bounds(tail)
             lead, lag = (low, high) if direction == "max" else (-high, -low)
             if lead > 0.0:
-                better.append(Stop(rung, measure, rival, found.value, (low, high)))
+                better[measure] = Stop(rung, measure, rival, found.value, (low, high))
             covers &= lag >= 0.0
-        return max(better, key=_certainty, default=None), covers
+        return better, covers
 
     def _tail(self, comparisons: int) -> float:
         """The chance of error that one comparison may have (Bonferroni)."""

@@ -34,6 +34,7 @@ class Racing:
             RaceRules(
                 experiment.objectives,
                 experiment.champion.subject_to,
+                experiment.champion.maximize,
                 rungs=RUNGS_IN_A_TASK * len(experiment.tasks) - 1,
                 keep=rules.keep,
                 confidence=rules.confidence,

@@ -52,7 +52,8 @@ class RungStandings:
         """
         self._ledger, self._measuring = ledger, Measuring(ledger)
         rule = ledger.experiment.champion
-        self._names = tuple(dict.fromkeys([*ledger.experiment.objectives, *rule.subject_to]))
+        names = [*ledger.experiment.objectives, *rule.subject_to, rule.maximize]
+        self._names = tuple(dict.fromkeys(names))
         self._values: dict[tuple[str, Rung], dict[str, float]] = {}
         self._kept_parts = lru_cache(maxsize=PARTS_KEPT)(self._parts)
 

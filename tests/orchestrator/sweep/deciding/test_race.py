@@ -54,7 +54,9 @@ def run(drawn, names, rules):
 
 
 def rules(objectives=None, limits=None, **settings):
-    return RaceRules(objectives or {"gain": "max"}, limits or {}, rungs=len(RUNGS), **settings)
+    return RaceRules(
+        objectives or {"gain": "max"}, limits or {}, "gain", rungs=len(RUNGS), **settings
+    )
 
 
 def test_who_is_clearly_worse_is_stopped_and_the_best_are_not():
@@ -95,6 +97,13 @@ def test_one_that_alone_covers_a_region_of_the_front_is_spared():
     lost = {f"good {i}": 0.4 for i in range(5)} | {"steady": 0.0, "bad": 0.5}
     stopped = run(Drawn(chances, forgetting=lost), list(chances), rules(OBJECTIVES))
     assert set(stopped) == {"bad"}
+
+
+def test_who_may_still_be_champion_goes_on():
+    """Forgetting more than the others is no reason to stop the best in what decides."""
+    chances = {f"good {i}": 0.85 for i in range(5)} | {"best": 0.87}
+    lost = {f"good {i}": 0.0 for i in range(5)} | {"best": 0.4}
+    assert run(Drawn(chances, forgetting=lost), list(chances), rules(OBJECTIVES)) == {}
 
 
 def test_a_limit_stops_at_once_when_an_interval_is_beyond_it():
