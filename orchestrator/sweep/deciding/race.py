@@ -137,7 +137,9 @@ class Race:
         if trial in best:
             return None
         # The deciding measure may be no objective.
-        compared = {**known, rules.deciding: NATURAL_DIRECTIONS[rules.deciding]}
+        compared: dict[str, Direction] = {
+            **known, rules.deciding: NATURAL_DIRECTIONS[rules.deciding],
+        }  # fmt: skip
         beaten: list[Stop] = []
         tail = self._tail(len(best) * len(compared))
         for rival in best:
