@@ -21,7 +21,7 @@ from orchestrator.api.journals import find_trial, read_sweep
 from orchestrator.api.progress import LoggedProgress
 from orchestrator.records.events import Line
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.report.decision import Decision, decide
+from orchestrator.report.deciding.decision import Decision, decide
 from orchestrator.report.written import write_report
 from orchestrator.spec.task_files import load_task
 from orchestrator.sweep.later_scores import Asked, score_later

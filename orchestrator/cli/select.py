@@ -28,7 +28,7 @@ from orchestrator.cli.output.live import LiveDisplay
 from orchestrator.cli.output.next_commands import program
 from orchestrator.cli.output.tables import print_on
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.report.decision import Decision, decide
+from orchestrator.report.deciding.decision import Decision, decide
 from orchestrator.selection.portfolio import PORTFOLIO
 from orchestrator.selection.preference import FORMS, Preference
 from orchestrator.selection.request import Request, read_request, write_experiment

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.report.decision import Decision, decide
+from orchestrator.report.deciding.decision import Decision, decide
 from orchestrator.selection.fitting import fitting
 from orchestrator.selection.portfolio import PORTFOLIO, portfolio_search
 from orchestrator.selection.preference import Preference

@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from orchestrator.report.decision import Decision
-from orchestrator.report.decision_words import decision_lines
+from orchestrator.report.deciding.decision import Decision
+from orchestrator.report.deciding.words import decision_lines
 
 
 def render_decision(decision: Decision) -> RenderableType:

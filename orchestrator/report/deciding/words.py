@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.report.decision import Comparison, Decision, GivenUp
+from orchestrator.report.deciding.decision import Comparison, Decision, GivenUp
 from orchestrator.system.formatting import (
     count,
     show,
