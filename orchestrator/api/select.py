@@ -62,7 +62,7 @@ def select(
     else:
         written = Path(experiment).with_suffix(".selected.yaml")
         document, names = read_request(Path(experiment)), ["orchestrator.select", str(experiment)]
-    whole = expanded(document, written.parent, root, budget=budget, note=told.note)
+    whole = expanded(document, written.parent, root, budget=budget, address=address, note=told.note)
     write_experiment(whole, written, names)
     loaded = load_experiment(written, root, has_begun)
     outcome, _ = run_selection(loaded, SweepOptions(address=address, new=new, data_root=root), told)

@@ -67,6 +67,9 @@ def select(
         typer.Option(help=f"Methods to choose from; by default all: {', '.join(PORTFOLIO)}."),
     ] = None,
     name: Annotated[str, typer.Option(help="What the sweep is called.")] = "selection",
+    rates: Annotated[
+        str, typer.Option(help="measured: by some steps of each method on the base; or stated.")
+    ] = "measured",
     train_examples: Annotated[int, typer.Option(help="Learnt of each task, at most.")] = 200,
     validation_examples: Annotated[int, typer.Option(help="Scored of each task, at most.")] = 200,
     trials: Annotated[
@@ -106,7 +109,8 @@ def select(
             )
         request = Request(
             model, _names(tasks), _names(probes), name, _names(methods) or None, train_examples,
-            validation_examples, trials=trials, executor=executor, storage=str(storage),
+            validation_examples, rates=rates, trials=trials, executor=executor,
+            storage=str(storage),
         )  # fmt: skip
         written = _place() / f"{name}.selected.yaml"
         document = _within_context(request.document(), written.parent)
@@ -157,7 +161,14 @@ def _run(
 
     again = shlex.join([*program(), *sys.argv[1:]])
     console = make_console(stderr=True)
-    whole = expanded(document, written.parent, data_root, budget=budget, note=console.print)
+    whole = expanded(
+        document,
+        written.parent,
+        data_root,
+        budget=budget,
+        address=chosen["address"],
+        note=console.print,
+    )
     write_experiment(whole, written, [*program(), *sys.argv[1:]])
     loaded = load_experiment(written, data_root, has_begun)
     shown = LiveDisplay(console)

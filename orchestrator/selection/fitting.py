@@ -24,7 +24,7 @@ def within_context(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     Returns:
         The same, with `training.max_length` and `data.probe_context` lowered where need be.
     """
-    experiment = _loaded(document, {}, folder, None).experiment
+    experiment = loaded_for(document, {}, folder, None).experiment
     limit = context_length(experiment.model)
     if limit is None:
         return dict(document)
@@ -78,13 +78,14 @@ def _why_not(
 ) -> str | None:
     """Why a method cannot be had on this base; None where it can."""
     overrides = {PRESET: name} | ({} if rank is None else {RANK: rank})
-    experiment = _loaded(document, overrides, folder, data_root).experiment
+    experiment = loaded_for(document, overrides, folder, data_root).experiment
     return next(adapter_problems(experiment, ask_hub=False), None)
 
 
-def _loaded(
+def loaded_for(
     document: Mapping[str, Any], overrides: Mapping[str, Any], folder: Path, data_root: Path | None
 ) -> LoadedExperiment:
+    """An experiment before it has a search, with some overrides, and its tasks."""
     whole = {"method": {"preset": "seq"}, **document}
     whole.pop("selection", None)
     probes = {} if "champion" in document else {"champion": {"subject_to": {}}}

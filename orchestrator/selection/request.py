@@ -16,7 +16,7 @@ from orchestrator.system.yaml_file import read_yaml
 
 WRITTEN = "# Written by `orchestrate select`"
 """How a file begins that it may write anew."""
-SECTION = ("methods", "trials", "finalists", "fresh_seeds")
+SECTION = ("methods", "rates", "trials", "finalists", "fresh_seeds")
 """What stands under `selection` in a file, all of it optional."""
 
 
@@ -32,6 +32,8 @@ class Request:
     """Of `PORTFOLIO`; None: all."""
     train_examples: int = 200
     validation_examples: int = 200
+    rates: str = "measured"
+    """`measured`: learning rates are searched where a few steps do something; or `stated`."""
     trials: int | None = None
     """Of the search, at most; None: as many as the budget allows."""
     max_length: int = 128
@@ -57,6 +59,7 @@ class Request:
             "resources": {"executor": self.executor},
             "storage": self.storage,
             "selection": {
+                **({} if self.rates == "measured" else {"rates": self.rates}),
                 **({} if self.methods is None else {"methods": list(self.methods)}),
                 **({} if self.trials is None else {"trials": self.trials}),
             },
@@ -136,7 +139,12 @@ def section_of(document: Mapping[str, Any]) -> dict[str, Any]:
             "`search` and `selection` exclude each other: a selection writes its own `search`. Run "
             "the file with `orchestrate sweep`, or remove `search`"
         )
-    return cast("dict[str, Any]", section)
+    found = cast("dict[str, Any]", section)
+    if found.get("rates", "measured") not in {"measured", "stated"}:
+        raise ExperimentError(
+            f"`selection.rates` is `measured` or `stated`; got {found['rates']!r}"
+        )
+    return found
 
 
 def write_experiment(document: dict[str, Any], path: Path, command: Sequence[str]) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.deciding.decision import Decision, decide
-from orchestrator.selection.fitting import fitting
+from orchestrator.selection.fitting import fitting, loaded_for
 from orchestrator.selection.portfolio import PORTFOLIO, portfolio_search
 from orchestrator.selection.preference import Preference
 from orchestrator.selection.request import section_of, selected
+from orchestrator.selection.scaling import scaled_rates
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.task_files import at_data_root, find_task_file, load_task
 from orchestrator.spec.task_kinds import LanguageModellingTask
@@ -33,6 +34,7 @@ def expanded(
     data_root: Path | None,
     *,
     budget: str,
+    address: str | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """The experiment that a selection runs, see `request.selected`.
@@ -42,7 +44,8 @@ def expanded(
         folder: From where its task files are found.
         data_root: See `load_experiment`.
         budget: How long it may take.
-        note: Told which methods are left out, and why.
+        address: Of a cluster; None: this machine.
+        note: Told which methods are left out, and why, and which learning rates are searched.
 
     Returns:
         An experiment file.
@@ -56,8 +59,11 @@ def expanded(
     fit, ranks, left_out = fitting(document, wanted, folder, data_root)
     for name, reason in left_out.items():
         note(f"{name} is left out: {reason}")
+    rates: dict[str, tuple[float, float]] = {}
+    if section.get("rates", "measured") == "measured" and all(n in PORTFOLIO for n in fit):
+        rates = scaled_rates(loaded_for(document, {}, folder, data_root), fit, address, note)
     try:
-        search = portfolio_search(fit, ranks=ranks)
+        search = portfolio_search(fit, rates=rates, ranks=ranks)
     except ValueError as error:
         raise ExperimentError(f"`selection.methods`: {error}") from None
     places = [folder / "tasks", folder]

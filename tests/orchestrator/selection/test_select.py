@@ -18,8 +18,8 @@ def selection(tiny_base, tiny_tasks, tmp_path_factory):
     """A finished selection, and what was asked."""
     storage = tmp_path_factory.mktemp("selection") / "runs"
     request = Request(
-        str(tiny_base), ("mood", "being"), ("prose",), "choice", METHODS, 32, 24, 6,
-        executor="local", storage=str(storage),
+        str(tiny_base), ("mood", "being"), ("prose",), "choice", METHODS, 32, 24,
+        trials=6, executor="local", storage=str(storage),
     )  # fmt: skip
     return orchestrator.select(request, budget="20min", folder=tiny_tasks), request, tiny_tasks
 
