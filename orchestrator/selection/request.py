@@ -16,7 +16,7 @@ from orchestrator.system.yaml_file import read_yaml
 
 WRITTEN = "# Written by `orchestrate select`"
 """How a file begins that it may write anew."""
-SECTION = ("methods", "rates", "trials", "finalists", "fresh_seeds")
+SECTION = ("methods", "rates", "trials", "finalists", "fresh_seeds", "warm_start")
 """What stands under `selection` in a file, all of it optional."""
 
 
@@ -96,7 +96,7 @@ def selected(
     made.setdefault("method", {"preset": search["space"][PRESET]["choice"][0]})
     made["search"] = {
         **search, "searcher": "tpe", "trials": settings.get("trials"), "time_budget": budget,
-        "early_stopping": True,
+        "early_stopping": True, "warm_start": settings.get("warm_start", []),
     }  # fmt: skip
     drift = {"probe_drift": "min"} if has_text_probe else {}
     made.setdefault("objectives", {"gain": "max", "forgetting": "min", **drift})

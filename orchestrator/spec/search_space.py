@@ -60,6 +60,8 @@ class SearchSpec(Spec):
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     startup_trials: int | None = Field(default=None, ge=1)
     """Random trials before TPE models anything; null: a third of `trials`, from 3 to 10."""
+    warm_start: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
+    """Sweeps of the same storage, base and tasks whose trials the searcher learns from at once."""
     per: str | None = Field(default=None, exclude_if=lambda per: per is None)
     """A path of the space with a `choice`, such as `method.preset`: each of its values gets the
     same compute and a searcher of its own. Null: one searcher proposes whatever looks best."""
@@ -168,7 +170,7 @@ class SearchSpec(Spec):
                             f"`{path}`: `when` wants {parent} = {value!r}, which is not among "
                             f"{list(other.choice)}"
                         )
-        self._check_per()
+        self._check_searcher()
         if self.first and self.searcher == "grid":
             raise ValueError("`first` has no place in a grid, which is walked in order")
         list(ordered_space(self.space))
@@ -179,7 +181,11 @@ class SearchSpec(Spec):
             )
         return self
 
-    def _check_per(self) -> None:
+    def _check_searcher(self) -> None:
+        if self.warm_start and self.searcher != "tpe":
+            raise ValueError(
+                f"`warm_start` is for `searcher: tpe`: `{self.searcher}` learns from no trial"
+            )
         if self.per is None:
             return
         choices = [path for path, domain in self.space.items() if isinstance(domain, Choice)]

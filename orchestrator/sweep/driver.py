@@ -7,10 +7,10 @@ may run now, how they end, who wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.job import Job
@@ -43,6 +43,9 @@ from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.errors import SweepError, is_out_of_room, no_room
 from orchestrator.sweep.protocols import WAIT, Observer, Wait
 
+if TYPE_CHECKING:
+    from orchestrator.sweep.search import PastTrial
+
 
 class Driver:
     """A running sweep; used from the driver process's one thread."""
@@ -55,6 +58,7 @@ class Driver:
         data: PreparedData,
         base_measured: Callable[[StageReport], None] | None = None,
         budget: Callable[[Ledger], Budget] = Budget,
+        prior: Sequence[PastTrial] = (),
     ) -> None:
         """Go on from what the journal says.
 
@@ -65,6 +69,7 @@ class Driver:
             data: The tokenised data.
             base_measured: Receives row 0 once it is known.
             budget: Makes what the sweep may spend.
+            prior: Trials of other sweeps that the searcher learns from.
         """
         self.ledger = ledger = Ledger(loaded, journal, observer, data)
         self.experiment, self.data = ledger.experiment, data
@@ -72,7 +77,7 @@ class Driver:
         self.observer = observer
         self.state, self.trials = ledger.state, ledger.trials
         self.budget = budget(ledger)
-        self.proposals = Proposals(ledger, self.budget)
+        self.proposals = Proposals(ledger, self.budget, prior)
         self.admission = Admission(ledger, self.proposals)
         self._kept = KeptWork(ledger)
         rules = ledger.racing

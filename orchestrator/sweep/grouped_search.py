@@ -30,6 +30,7 @@ class GroupedProposer:
         objectives: Mapping[str, Direction],
         past: Sequence[PastTrial] = (),
         refuses: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
+        prior: Sequence[PastTrial] = (),
     ) -> None:
         """Set up the searches, with what earlier sessions of the sweep found.
 
@@ -38,6 +39,7 @@ class GroupedProposer:
             objectives: Measures and directions, in the order told to the searchers.
             past: Every trial proposed before, oldest first.
             refuses: Why a trial with some overrides cannot be; None where it can.
+            prior: Trials of other sweeps, in the terms of this space.
         """
         domain = search.space[search.per or ""]
         assert isinstance(domain, Choice), "the file was checked"
@@ -49,10 +51,14 @@ class GroupedProposer:
         self._group_of: dict[str, str] = {}
         self._exhausted: set[str] = set()
         for place, (key, value) in enumerate(self._values.items()):
-            own = [trial for trial in past if value_key(trial.overrides.get(self._per)) == key]
-            self._searches[key] = Proposer(
-                part_of(search, value, place), objectives, own, _with(refuses, self._per, value)
+            own, known = (
+                [trial for trial in trials if value_key(trial.overrides.get(self._per)) == key]
+                for trials in (past, prior)
             )
+            self._searches[key] = Proposer(
+                part_of(search, value, place), objectives, own,
+                _with(refuses, self._per, value), known,
+            )  # fmt: skip
             for trial in own:
                 self._proposed(trial.name, key)
                 if trial.state != "RUNNING":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.measures.champion import Candidate, best_candidate, best_candidates
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 class Proposals:
     """Proposes trials in order, and counts those that are still to come."""
 
-    def __init__(self, ledger: Ledger, budget: Budget) -> None:
+    def __init__(self, ledger: Ledger, budget: Budget, prior: Sequence[PastTrial] = ()) -> None:
         """Set up the search with what earlier sessions have found.
 
         Args:
             ledger: The sweep's.
             budget: What it may spend.
+            prior: Trials of other sweeps that the searcher learns from.
         """
         self._ledger, self._budget = ledger, budget
-        self._proposer = _proposer(ledger)
+        self._proposer = _proposer(ledger, prior)
 
     @property
     def total(self) -> int:
@@ -173,7 +174,7 @@ class Proposals:
         return None
 
 
-def _proposer(ledger: Ledger) -> Proposer | GroupedProposer | None:
+def _proposer(ledger: Ledger, prior: Sequence[PastTrial]) -> Proposer | GroupedProposer | None:
     """The search; None of a sweep of a single trial."""
     from orchestrator.sweep.grouped_search import GroupedProposer
     from orchestrator.sweep.search import Proposer
@@ -187,6 +188,7 @@ def _proposer(ledger: Ledger) -> Proposer | GroupedProposer | None:
         experiment.objectives,
         [_past(ledger, trial) for trial in ledger.searched()],
         refuses=lambda overrides: refusal(experiment, overrides),
+        prior=prior,
     )
 
 
