@@ -16,7 +16,6 @@ import argparse
 import heapq
 import json
 import math
-import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +24,20 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.decision_curves import Curve, read
+from benchmarks.decision_curves import Curve, Moment, read
 from benchmarks.decision_policies import policy
+from benchmarks.decision_searchers import AtRandom, Nsga, Ours, Searcher
 from orchestrator.measures.objectives import Direction
 from orchestrator.measures.pareto import hypervolume
+from orchestrator.sweep.deciding.race import Rung, pessimistic
 
 OBJECTIVES: dict[str, Direction] = {"gain": "max", "forgetting": "min", "probe_drift": "min"}
 LIMITS = {"probe_drift": 0.2}
-POLICIES = ("no stopping", "race", "asha", "hyperband", "median", "moasha")
+POLICIES = (
+    "no stopping", "race", "asha", "hyperband", "median", "moasha", "nsga-ii", "select",
+    "select, stopped trials dropped", "select, no stopping",
+)  # fmt: skip
+"""What stops trials, in a random order; and who proposes them as well."""
 AT_A_TIME = 4
 SEEDS = 20
 BUDGETS = tuple(share / 10 for share in range(1, 11))
@@ -62,18 +67,18 @@ def replay(curves: Sequence[Curve], name: str, seed: int) -> Replay:
     Returns:
         What came out.
     """
-    order = list(curves)
-    random.Random(seed).shuffle(order)
-    rungs = list(order[0].rungs)
-    asked = policy(name, OBJECTIVES, LIMITS, len(rungs))
-    queue = list(reversed(order))
+    rungs = list(curves[0].rungs)
+    searcher = _searcher(curves, name, seed)
+    asked = policy(_STOPPING.get(name, name), OBJECTIVES, LIMITS, len(rungs))
     running: list[tuple[float, int, Curve, int]] = []
     spent, whole, stopped = 0.0, list[tuple[float, Curve]](), list[Curve]()
+    begun = 0
 
     def begin(now: float) -> None:
-        while queue and len(running) < AT_A_TIME:
-            curve = queue.pop()
-            heapq.heappush(running, (now + _cost(curve, 0), len(queue), curve, 0))
+        nonlocal begun
+        while len(running) < AT_A_TIME and (curve := searcher.next()) is not None:
+            begun += 1
+            heapq.heappush(running, (now + _cost(curve, 0), begun, curve, 0))
 
     begin(0.0)
     while running:
@@ -83,13 +88,34 @@ def replay(curves: Sequence[Curve], name: str, seed: int) -> Replay:
         if place + 1 == len(curve.rungs):
             asked.ends(curve)
             whole.append((spent, curve))
+            searcher.tell(curve, curve.end.values, moment.cost)
         elif asked.stops(curve, rung, rungs.index(rung) + 1, moment):
             asked.ends(curve)
             stopped.append(curve)
+            told = None if "dropped" in name else _told(moment, rung, [c for _, c in whole])
+            searcher.tell(curve, told, moment.cost)
         else:
             heapq.heappush(running, (now + _cost(curve, place + 1), ticket, curve, place + 1))
         begin(now)
     return Replay(tuple(whole), tuple(stopped), spent)
+
+
+_STOPPING = {
+    "nsga-ii": "no stopping", "select": "race", "select, stopped trials dropped": "race",
+    "select, no stopping": "no stopping",
+}  # fmt: skip
+
+
+def _searcher(curves: Sequence[Curve], name: str, seed: int) -> Searcher:
+    if name == "nsga-ii":
+        return Nsga(curves, OBJECTIVES, seed)
+    return Ours(curves, OBJECTIVES, seed) if name.startswith("select") else AtRandom(curves, seed)
+
+
+def _told(moment: Moment, rung: Rung, whole: Sequence[Curve]) -> dict[str, float] | None:
+    """What a searcher is told of a stopped trial."""
+    finished = [(c.rungs[rung].values, c.end.values) for c in whole if rung in c.rungs]
+    return pessimistic(OBJECTIVES, moment.values, finished)
 
 
 def _cost(curve: Curve, place: int) -> float:

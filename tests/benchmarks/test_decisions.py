@@ -32,7 +32,14 @@ def made_up(count=24, examples=80, seed=0):
                 "forgetting": {"a": lost + noise - noise.mean()},
             }
             rungs[(task, fraction)] = Moment(float(place + 1), values, parts)
-        curves.append(Curve("made up", f"t{number:03d}", {"method.preset": "seq"}, rungs))
+        curves.append(
+            Curve(
+                "made up",
+                f"t{number:03d}",
+                {"method.preset": "seq", "training.learning_rate": 1e-4 * 1.1**number},
+                rungs,
+            )
+        )
     return curves
 
 
@@ -63,6 +70,15 @@ def test_schedulers_of_ray_are_asked(curves, name):
     assert ran.stopped
     assert len(ran.whole) + len(ran.stopped) == len(curves)
     assert ran.spent < sum(curve.end.cost for curve in curves)
+
+
+@pytest.mark.parametrize("name", ["select", "select, stopped trials dropped", "nsga-ii"])
+def test_searchers_choose_among_the_recorded_trials(curves, name):
+    ran = replay(curves, name, seed=1)
+    came = [curve.trial for _, curve in ran.whole] + [curve.trial for curve in ran.stopped]
+    assert sorted(came) == [curve.trial for curve in curves]
+    again = replay(curves, name, seed=1)
+    assert [c.trial for _, c in again.whole] == [c.trial for _, c in ran.whole]
 
 
 def test_recordings_come_back_as_they_were(curves, tmp_path):
