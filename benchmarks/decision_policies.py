@@ -114,17 +114,17 @@ class OfRay:
 
 
 class OfSyneTune:
-    """Syne Tune's MOASHA, asked about all objectives that are known at every rung."""
+    """Syne Tune's MOASHA, asked about the objectives that are known at every rung, as losses."""
 
     def __init__(self, objectives: Mapping[str, Direction], rungs: int) -> None:
         """Begin without trials."""
-        from syne_tune.config_space import uniform
-        from syne_tune.optimizer.schedulers.multiobjective import MOASHA
+        from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 
-        self._objectives = dict(objectives)
+        self._signs = {name: -1.0 if d == "max" else 1.0 for name, d in objectives.items()}
         self._scheduler = MOASHA(
-            config_space={"x": uniform(0, 1)}, metrics=[*objectives], mode=[*objectives.values()],
+            config_space={}, metrics=[*objectives], do_minimize=True,
             time_attr="training_iteration", max_t=rungs, grace_period=1, reduction_factor=3,
+            random_seed=0,
         )  # fmt: skip
         self._trials: dict[str, Any] = {}
         self._last: dict[str, dict[str, Any]] = {}
@@ -139,10 +139,10 @@ class OfSyneTune:
         del rung
         trial = self._trials.get(curve.trial)
         if trial is None:
-            trial = Trial(len(self._trials), {"x": 0.5}, datetime(2026, 1, 1))
+            trial = Trial(len(self._trials), {}, datetime(2026, 1, 1))
             self._trials[curve.trial] = trial
             self._scheduler.on_trial_add(trial)
-        result = {name: moment.values[name] for name in self._objectives}
+        result = {name: sign * moment.values[name] for name, sign in self._signs.items()}
         self._last[curve.trial] = {**result, "training_iteration": number}
         decided = self._scheduler.on_trial_result(trial, self._last[curve.trial])
         return decided != SchedulerDecision.CONTINUE
