@@ -28,6 +28,7 @@ from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.checkpoints import (
     RETENTION_FILE,
     WEIGHTS_FILE,
+    carried_along,
     load_tensors,
     read_tensors,
     save_weights,
@@ -239,6 +240,20 @@ class BaseEngine(RetentionPhases):
 
     def _load_weights(self, folder: Path) -> None:
         load_tensors(self.trainable | curlora.merged_tensors(self._model), folder / WEIGHTS_FILE)
+
+    def load_learnt(self, folder: Path, follows: tuple[str, ...]) -> None:
+        """Go on from what another trial has learnt of the task that has just begun.
+
+        Args:
+            folder: What `save` wrote of that trial at the task's end, or a part of it.
+            follows: How the names of those tensors of the retention's state begin that follow the
+                trained ones step by step.
+
+        Raises:
+            ValueError: If its tensors are not those of this trial.
+        """
+        self._load_weights(folder)
+        self.retention.follow(carried_along(folder, follows))
 
     def load_retention(self, folder: Path, *, inside: bool) -> None:
         """Put back what the retention carried.

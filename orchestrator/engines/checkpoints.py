@@ -34,6 +34,22 @@ def save_weights(
         write_tensors(folder / RETENTION_FILE, carried)
 
 
+def carried_along(folder: Path, follows: tuple[str, ...]) -> dict[str, Tensor]:
+    """What a retention carried that follows the trained tensors step by step.
+
+    Args:
+        folder: A checkpoint.
+        follows: How the names of such tensors begin; empty of most kinds, of which nothing is read.
+
+    Returns:
+        By name.
+    """
+    if not follows:
+        return {}
+    carried = read_tensors(folder / RETENTION_FILE)
+    return {name: tensor for name, tensor in carried.items() if name.startswith(follows)}
+
+
 def flat_state(optimizer: torch.optim.Optimizer, masters: Sequence[Tensor]) -> dict[str, Tensor]:
     """Parameters and moments as the optimiser holds them.
 

@@ -134,6 +134,12 @@ class _RayTrainCheckpoints:
         )
         shutil.rmtree(fresh)
 
+    def tell(self, report: StageReport) -> None:
+        """Tell a report to which no checkpoint belongs; a collective."""
+        import ray.train
+
+        ray.train.report(to_metrics(Reported(report)))
+
     def _upload(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         """Put this worker's part into its place; Ray Train's own copy waits for no disk."""
         import ray.train

@@ -60,9 +60,16 @@ class StageReport:
     """By task, how many of its first validation examples were scored; None in journals of earlier
     versions: all, at the end of a task."""
 
+    taken_from: str | None = None
+    """The trial whose training of this task is taken over, after its sweep where that is another;
+    None where the trial has trained. Tokens and seconds are those of training all the same."""
+
     def as_document(self) -> dict[str, Any]:
         """The report as a JSON document."""
-        return asdict(self)
+        document = asdict(self)
+        if self.taken_from is None:
+            del document["taken_from"]
+        return document
 
     @property
     def stage(self) -> tuple[int, float]:

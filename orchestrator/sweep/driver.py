@@ -7,8 +7,8 @@ may run now, how they end, who wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from orchestrator.sweep.deciding.judgement import Judgement
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.proposals import Proposals
+from orchestrator.sweep.deciding.shared_work import SharedWork
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.errors import SweepError, is_out_of_room, no_room
 from orchestrator.sweep.protocols import WAIT, Observer, Wait
@@ -54,6 +55,7 @@ class Driver:
         data: PreparedData,
         base_measured: Callable[[StageReport], None] | None = None,
         budget: Callable[[Ledger], Budget] = Budget,
+        follows_from: Mapping[str, Any] | None = None,
     ) -> None:
         """Go on from what the journal says.
 
@@ -64,6 +66,8 @@ class Driver:
             data: The tokenised data.
             base_measured: Receives row 0 once it is known.
             budget: Makes what the sweep may spend.
+            follows_from: What numbers follow from besides settings and data, so that trials can
+                take over what others have learnt; None: they do not.
         """
         self.ledger = ledger = Ledger(loaded, journal, observer, data)
         self.experiment, self.data = ledger.experiment, data
@@ -74,6 +78,7 @@ class Driver:
         self.proposals = Proposals(ledger, self.budget)
         self.admission = Admission(ledger, self.proposals)
         self._kept = KeptWork(ledger)
+        self._shared = SharedWork(ledger, self.admission, follows_from)
         self._endings = Endings(
             ledger, self.proposals, self.admission, self._kept, self.budget, base_measured
         )
@@ -171,13 +176,28 @@ class Driver:
         if self.given_up or self.budget.cut:
             # What runs may still prove us wrong.
             return WAIT if self.admission.running else None
-        name = self.admission.next()
+        while isinstance(name := self.admission.next(), str) and self._answered(name):
+            pass
         if not isinstance(name, str):
             return name
         ProgressFile(self.folder.path, name).remove()
         self._started(name)
         experiment, maker = self.ledger.experiment_of(name), self._kept.maker(name)
-        return self.admission.admit(Job(experiment, maker, self.folder))
+        return self.admission.admit(
+            Job(experiment, maker, self.folder, keys=self._shared.keys(name))
+        )
+
+    def _answered(self, name: str) -> bool:
+        """End a trial that another has been, by what the journal says of that one."""
+        twin = self._shared.repeats(name)
+        if twin is None or not self._kept.adopt(name, twin.name):
+            return False
+        self._started(name)
+        for report in self.ledger.whole_reports(twin):
+            self._stage(self.trials[name], replace(report, taken_from=twin.name), None)
+        self.observer.note(f"{name} has the settings of {twin.name}, and is not trained again")
+        self._endings.finish(name)
+        return True
 
     def _started(self, name: str) -> None:
         attempt = self.trials[name].record.attempts + 1
@@ -269,6 +289,7 @@ class Driver:
         adapter = None
         if report.row is not None and not last and trial.name != BASE_TRIAL:
             adapter = self._kept.task_adapter(trial.name, report.task_index + 1)
+        self._shared.note_learnt(trial.name, report)
         self.ledger.record(StageReported(trial.name, report, *(adapter or (None, None))))
 
     def ended(self, name: str, error: bool) -> None:

@@ -1,0 +1,106 @@
+"""Which trials learn the same, so that it is learnt once: who waits for whom, who repeats whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from orchestrator.loop.task_keys import TaskKeys, task_keys
+from orchestrator.records.stage_report import DONE, StageReport
+from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.sweep.deciding.admission import Admission
+from orchestrator.sweep.deciding.ledger import Ledger
+from orchestrator.sweep.deciding.trial import Trial
+
+
+class SharedWork:
+    """Knows what the work of each trial follows from."""
+
+    def __init__(
+        self, ledger: Ledger, admission: Admission, follows_from: Mapping[str, Any] | None
+    ) -> None:
+        """Begin; trials wait from now on for those that learn the same.
+
+        Args:
+            ledger: The sweep's.
+            admission: Knows where each trial runs, and lets it wait.
+            follows_from: What numbers follow from besides settings and data; None where that is not
+                known, and nothing is shared.
+        """
+        self._ledger, self._admission, self._follows_from = ledger, admission, follows_from
+        self._keys: dict[str, TaskKeys] = {}
+        self._learnt_by: dict[str, str] = {}
+        self._missed = False
+        admission.awaits = self.awaits
+
+    def keys(self, name: str) -> TaskKeys:
+        """What the state of a trial after each of its tasks follows from.
+
+        Args:
+            name: The trial.
+
+        Returns:
+            The hashes; none of a trial that shares nothing: states are kept and taken over by the
+            executor `local` and in the pool.
+        """
+        if name not in self._keys:
+            ledger, alone = self._ledger, not self._ledger.experiment.resources.facts.on_ray
+            here = alone or self._admission.executor_of(name) == "pool"
+            self._keys[name] = (
+                TaskKeys()
+                if name == BASE_TRIAL or self._follows_from is None or not here
+                else task_keys(ledger.experiment_of(name), ledger.data, self._follows_from)
+            )
+        return self._keys[name]
+
+    def awaits(self, name: str, running: Iterable[str]) -> bool:
+        """Whether a trial that runs is learning what another would have to learn as well.
+
+        Args:
+            name: The trial that might start.
+            running: Those that run.
+
+        Returns:
+            Whether it waits for one of them.
+        """
+        own, learnt = self.keys(name), self._learnt(name)
+        return any(
+            max(learnt, self._learnt(other)) < own.shared_with(self.keys(other))
+            for other in running
+            if other != name
+        )
+
+    def _learnt(self, name: str) -> int:
+        ends = (index for index, share in self._ledger.trials[name].reports if share == DONE)
+        return max(ends, default=-1) + 1
+
+    def repeats(self, name: str) -> Trial | None:
+        """The finished trial that has had all settings of another, its seed included."""
+        trials = self._ledger.trials
+        trial = trials[name]
+        if name == BASE_TRIAL or trial.of is not None:
+            return None
+        same = (
+            other
+            for other in self._ledger.searched()
+            if other is not trial and other.overrides == trial.overrides
+        )
+        return next((other for other in same if other.state == "COMPLETE"), None)
+
+    def note_learnt(self, name: str, report: StageReport) -> None:
+        """Say, once, that a trial has learnt what another of this session had learnt before.
+
+        Args:
+            name: The trial.
+            report: What it says.
+        """
+        keys = self.keys(name).learnt
+        if report.fraction < DONE or report.task_index >= len(keys):
+            return
+        first = self._learnt_by.setdefault(keys[report.task_index], name)
+        if first != name and report.taken_from is None and not self._missed:
+            self._missed = True
+            self._ledger.observer.note(
+                f"{name} has learnt {report.task} itself, though {first} had learnt it alike: the "
+                "state was not kept, or is damaged"
+            )
