@@ -83,7 +83,7 @@ class SharedTasks:
             state: Where it is now.
         """
         index = state.reports[-1].task_index
-        if index >= len(self._keys.learnt):
+        if not 0 <= index < len(self._keys.learnt):  # of the untouched base it is -1
             return
         document: dict[str, Any] = {
             "sweep": self._origin,

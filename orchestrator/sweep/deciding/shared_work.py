@@ -95,7 +95,7 @@ class SharedWork:
             report: What it says.
         """
         keys = self.keys(name).learnt
-        if report.fraction < DONE or report.task_index >= len(keys):
+        if report.fraction < DONE or not 0 <= report.task_index < len(keys):
             return
         first = self._learnt_by.setdefault(keys[report.task_index], name)
         if first != name and report.taken_from is None and not self._missed:
