@@ -252,8 +252,9 @@ class BaseEngine(RetentionPhases):
         Raises:
             ValueError: If its tensors are not those of this trial.
         """
+        carried = carried_along(folder, follows)
         self._load_weights(folder)
-        self.retention.follow(carried_along(folder, follows))
+        self.retention.follow(carried)
 
     def load_retention(self, folder: Path, *, inside: bool) -> None:
         """Put back what the retention carried.

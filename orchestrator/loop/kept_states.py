@@ -46,14 +46,15 @@ class KeptStates:
             Its folder, None where there is none; and what was set aside because it is damaged.
         """
         place = self._folder / key
-        if not place.is_dir():
+        try:
+            wrong = flaw(place)
+            if wrong is None and read_seal(place)["made_of"] != key:
+                wrong = "it was made of something else"
+            if wrong is not None:
+                return None, SetAside(place, move_aside(place), wrong)
+            os.utime(place)  # in use, so others make room first
+        except FileNotFoundError:  # there is none, or it has just made room
             return None, None
-        wrong = flaw(place)
-        if wrong is None and read_seal(place)["made_of"] != key:
-            wrong = "it was made of something else"
-        if wrong is not None:
-            return None, SetAside(place, move_aside(place), wrong)
-        os.utime(place)  # in use, so others make room first
         return place, None
 
     def keep(self, key: str, write: Callable[[Path], None], maker: Maker) -> bool:

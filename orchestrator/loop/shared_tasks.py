@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.loop.kept_states import KeptStates, maker_of
@@ -41,6 +41,10 @@ class _Found:
     taken: Taken
     reports: tuple[StageReport, ...]
     """Those on the way to the task's end, as its trial made them."""
+
+
+_Looked: TypeAlias = tuple[_Found | None, SetAside | None]
+"""What lies ready, and what was set aside because it is damaged."""
 
 
 def _the_same(value: _Value) -> _Value:
@@ -109,7 +113,7 @@ class SharedTasks:
         engine: TakesOver,
         *,
         first: bool = True,
-        share: Callable[[_Found | None], _Found | None] = _the_same,
+        share: Callable[[_Looked], _Looked] = _the_same,
     ) -> Taken | None:
         """Go on from what another trial has learnt of a task, where that is kept.
 
@@ -124,7 +128,9 @@ class SharedTasks:
         """
         if index >= len(self._keys.learnt):
             return None
-        found = share(self._found(index) if first else None)
+        found, damaged = share(self._look(index) if first else (None, None))
+        if damaged is not None:
+            self._aside(damaged)
         if found is None:
             return None
         engine.load_learnt(found.folder, self._follows)
@@ -136,12 +142,10 @@ class SharedTasks:
         found, self._on_the_way = self._on_the_way, ()
         return [replace(r, taken_from=end.taken_from, strength=end.strength) for r in found]
 
-    def _found(self, index: int) -> _Found | None:
+    def _look(self, index: int) -> _Looked:
         folder, damaged = self._store.find(self._keys.learnt[index])
-        if damaged is not None:
-            self._aside(damaged)
         if folder is None:
-            return None
+            return None, damaged
         document = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
         sweep, trial = maker_of(folder)
         source = trial if sweep == self._maker.sweep else f"{document['sweep']}/{trial}"
@@ -151,9 +155,9 @@ class SharedTasks:
         *inside, end = reports
         taken = Taken(end.step, end.tokens, end.seconds, source)
         if document["scored"] != self._keys.scored[index]:
-            return _Found(folder, taken, ())
+            return _Found(folder, taken, ()), None
         own = replace(end, row=self._row(end, document["tasks"]), taken_from=source)
-        return _Found(folder, replace(taken, report=own), tuple(inside))
+        return _Found(folder, replace(taken, report=own), tuple(inside)), None
 
     def _row(self, report: StageReport, tasks: list[str]) -> tuple[float, ...]:
         """A row of the matrix of other tasks, or in another order, as the trial's own."""

@@ -165,8 +165,8 @@ class SlotEngine(RetentionPhases):
 
     def load_learnt(self, folder: Path, follows: tuple[str, ...]) -> None:
         """Go on from what another trial has learnt, as `BaseEngine.load_learnt`."""
-        self._pack.load_state(self._number, read_tensors(folder / WEIGHTS_FILE))
         carried = carried_along(folder, follows)
+        self._pack.load_state(self._number, read_tensors(folder / WEIGHTS_FILE))
         self.retention.follow({n: t.to(self._device) for n, t in carried.items()})
 
     def load(self, folder: Path, *, inside: bool) -> None:
