@@ -30,6 +30,7 @@ from orchestrator.engines.checkpoints import (
     WEIGHTS_FILE,
     carried_along,
     load_tensors,
+    named_tensors,
     read_tensors,
     save_weights,
     write_tensors,
@@ -252,8 +253,12 @@ class BaseEngine(RetentionPhases):
         Raises:
             ValueError: If its tensors are not those of this trial.
         """
-        carried = carried_along(folder, follows)
-        self._load_weights(folder)
+        carried, merged = carried_along(folder, follows), curlora.merged_tensors(self._model)
+        tensors = named_tensors(folder / WEIGHTS_FILE, self.trainable | merged)
+        with torch.no_grad():
+            for name, tensor in merged.items():
+                tensor.copy_(tensors[name])
+        self._rewrite({name: tensors[name] for name in self.trainable})
         self.retention.follow(carried)
 
     def load_retention(self, folder: Path, *, inside: bool) -> None:

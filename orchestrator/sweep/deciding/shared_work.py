@@ -40,21 +40,26 @@ class SharedWork:
             name: The trial.
 
         Returns:
-            The hashes; none of a trial that shares nothing: states are kept and taken over by the
-            executor `local` and in the pool.
+            The hashes; none of the untouched base, and where nothing is shared.
         """
         if name not in self._keys:
-            ledger, alone = self._ledger, not self._ledger.experiment.resources.facts.on_ray
-            here = alone or self._admission.executor_of(name) == "pool"
+            ledger = self._ledger
+            # What is packed and what has workers of its own differ by rounding.
+            follows_from = {**(self._follows_from or {}), "packed": self._is_packed(name)}
             self._keys[name] = (
                 TaskKeys()
-                if name == BASE_TRIAL or self._follows_from is None or not here
-                else task_keys(ledger.experiment_of(name), ledger.data, self._follows_from)
+                if name == BASE_TRIAL or self._follows_from is None
+                else task_keys(ledger.experiment_of(name), ledger.data, follows_from)
             )
         return self._keys[name]
 
+    def _is_packed(self, name: str) -> bool:
+        return self._admission.pool is not None and self._admission.executor_of(name) == "pool"
+
     def awaits(self, name: str, running: Iterable[str]) -> bool:
         """Whether a trial that runs is learning what another would have to learn as well.
+
+        One that would have workers of its own waits for nobody: they might be idle meanwhile.
 
         Args:
             name: The trial that might start.
@@ -63,6 +68,8 @@ class SharedWork:
         Returns:
             Whether it waits for one of them.
         """
+        if not self._is_packed(name):
+            return False
         own, learnt = self.keys(name), self._learnt(name)
         return any(
             max(learnt, self._learnt(other)) < own.shared_with(self.keys(other))
@@ -94,6 +101,8 @@ class SharedWork:
             name: The trial.
             report: What it says.
         """
+        if self._ledger.experiment.resources.facts.on_ray and not self._is_packed(name):
+            return  # others of its kind may have learnt beside it
         keys = self.keys(name).learnt
         if report.fraction < DONE or not 0 <= report.task_index < len(keys):
             return
