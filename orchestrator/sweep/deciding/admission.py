@@ -32,7 +32,7 @@ class Admission:
         """Whether a scheduler of Ray Tune may stop trials."""
         self.avoid: Callable[[], Sequence[str]] = tuple
         """Gives the ids of nodes on which no worker is placed."""
-        self.awaits: Callable[[str, Iterable[str]], bool] = lambda _, running: False  # noqa: ARG005
+        self.awaits: Callable[[str, Iterable[str]], bool] = lambda *_: False
         """Whether a trial waits for what one of those that run is learning for both."""
         self.waiting = [t.name for t in ledger.trials.values() if not t.over]
         """The trials that were proposed and do not run."""
