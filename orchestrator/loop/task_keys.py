@@ -112,4 +112,5 @@ def _scored(sequence: TaskSequence, stage: Stage, data: PreparedData) -> Any:
         "probes": sorted(of(probe) for probe in sequence.probes_after(learnt)),
         "on_the_way": sequence.examples_at_rungs,
         "single_examples_of": "all" if whole else "the task",
+        "at_rungs": sequence.raced,
     }

@@ -152,7 +152,7 @@ class EventFold:
                 trial.searched_measures = trial.measures
                 trial.intervals = event.intervals or {}
                 trial.adapter, trial.log = event.adapter, event.log
-                trial.adapter_sha256 = event.adapter_sha256
+                trial.adapter_sha256, trial.stop = event.adapter_sha256, event.stop
                 trial.ended = event.time
 
     def _take_start(self, trial: TrialRecord, event: TrialStarted) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from orchestrator.records.event import ONLY_IF_SAID, STAMP, Event, Line, typed
-from orchestrator.records.event_values import Finalist, SideScores, TaskScores
+from orchestrator.records.event_values import EarlyStop, Finalist, SideScores, TaskScores
 from orchestrator.records.stage_report import StageReport
 
 JOURNAL_VERSION = 1
@@ -128,6 +128,11 @@ class TrialEnded(Event):
     """Relative to the sweep's folder, as `log` is."""
     adapter_sha256: str | None = None
     log: str | None = None
+    stop: EarlyStop | None = field(
+        default=None,
+        metadata=ONLY_IF_SAID | typed(EarlyStop.from_document, EarlyStop.as_document),
+    )
+    """Why it was stopped early; None where it was not, or by a budget or another scheduler."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,9 @@ class Experiment(Spec):
     champion: ChampionRule = ChampionRule()
     finalists: FinalistSpec = FinalistSpec()
     scoring: Scoring = ScoringSpec()
+    raced: bool = Field(default=False, exclude_if=lambda raced: not raced)
+    """Whether reports at rungs hold the score of each example, and whatever objectives can be
+    measured by then is scored. A sweep sets it for trials that `search.early_stopping` may stop."""
     resources: ResourceSpec = ResourceSpec()
     storage: PathText = "./runs"
     tracking: TrackingSpec = TrackingSpec()
@@ -177,7 +180,7 @@ class Experiment(Spec):
         per = self.finalists.per
         domain = self.search.space.get(per) if self.search is not None and per else None
         groups = len(domain.choice) if isinstance(domain, Choice) else 1
-        return self.finalists.fresh_seeds * groups
+        return self.finalists.fresh_seeds * min(groups, self.finalists.most or groups)
 
     def for_workers(self) -> dict[str, Any]:
         """The document that travels to other processes and machines.

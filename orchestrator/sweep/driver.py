@@ -7,10 +7,10 @@ may run now, how they end, who wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.job import Job
@@ -38,10 +38,14 @@ from orchestrator.sweep.deciding.judgement import Judgement
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.proposals import Proposals
+from orchestrator.sweep.deciding.racing import Racing
 from orchestrator.sweep.deciding.shared_work import SharedWork
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.errors import SweepError, is_out_of_room, no_room
 from orchestrator.sweep.protocols import WAIT, Observer, Wait
+
+if TYPE_CHECKING:
+    from orchestrator.sweep.search import PastTrial
 
 
 class Driver:
@@ -55,6 +59,7 @@ class Driver:
         data: PreparedData,
         base_measured: Callable[[StageReport], None] | None = None,
         budget: Callable[[Ledger], Budget] = Budget,
+        prior: Sequence[PastTrial] = (),
         follows_from: Mapping[str, Any] | None = None,
     ) -> None:
         """Go on from what the journal says.
@@ -66,6 +71,7 @@ class Driver:
             data: The tokenised data.
             base_measured: Receives row 0 once it is known.
             budget: Makes what the sweep may spend.
+            prior: Trials of other sweeps that the searcher learns from.
             follows_from: What numbers follow from besides settings and data, so that trials can
                 take over what others have learnt; None: they do not.
         """
@@ -75,13 +81,16 @@ class Driver:
         self.observer = observer
         self.state, self.trials = ledger.state, ledger.trials
         self.budget = budget(ledger)
-        self.proposals = Proposals(ledger, self.budget)
+        self.proposals = Proposals(ledger, self.budget, prior)
         self.admission = Admission(ledger, self.proposals)
         self._kept = KeptWork(ledger)
+        rules = ledger.racing
+        self._racing = None if rules is None else Racing(ledger, rules)
         self._shared = SharedWork(ledger, self.admission, follows_from)
         self._endings = Endings(
-            ledger, self.proposals, self.admission, self._kept, self.budget, base_measured
-        )
+            ledger, self.proposals, self.admission, self._kept, self.budget, base_measured,
+            self._racing,
+        )  # fmt: skip
         self.judgement = Judgement(ledger, self.proposals, self._kept, self.budget)
         self._finish_whole_trials()
         self._end_impossible_trials()
@@ -176,12 +185,13 @@ class Driver:
         if self.given_up or self.budget.cut:
             # What runs may still prove us wrong.
             return WAIT if self.admission.running else None
-        while isinstance(name := self.admission.next(), str) and self._answered(name):
-            pass
+        while isinstance(name := self.admission.next(), str):
+            ProgressFile(self.folder.path, name).remove()
+            self._started(name)
+            if not self._answered(name):
+                break
         if not isinstance(name, str):
             return name
-        ProgressFile(self.folder.path, name).remove()
-        self._started(name)
         experiment, maker = self.ledger.experiment_of(name), self._kept.maker(name)
         return self.admission.admit(
             Job(experiment, maker, self.folder, keys=self._shared.keys(name))
@@ -190,11 +200,13 @@ class Driver:
     def _answered(self, name: str) -> bool:
         """End a trial that another has been, by what the journal says of that one."""
         twin = self._shared.repeats(name)
-        if twin is None or not self._kept.adopt(name, twin.name):
+        if twin is None or (twin.state == "COMPLETE" and not self._kept.adopt(name, twin.name)):
             return False
-        self._started(name)
         for report in self.ledger.whole_reports(twin):
             self._stage(self.trials[name], replace(report, taken_from=twin.name), None)
+        # One that was stopped early may now go on, if nobody is ahead of it any more.
+        if twin.state == "STOPPED" and not self.stops(name):
+            return False
         self.observer.note(f"{name} has the settings of {twin.name}, and is not trained again")
         self._endings.finish(name)
         return True
@@ -291,6 +303,14 @@ class Driver:
             adapter = self._kept.task_adapter(trial.name, report.task_index + 1)
         self._shared.note_learnt(trial.name, report)
         self.ledger.record(StageReported(trial.name, report, *(adapter or (None, None))))
+        if self._racing is not None:
+            self._racing.look(trial, report)
+            if trial.name == BASE_TRIAL:  # nothing could be decided before
+                self._racing.look_again(self.trials[name] for name in self.admission.running)
+
+    def stops(self, name: str) -> bool:
+        """Whether a running trial is to be stopped early, by what it has reported."""
+        return self.trials[name].stop is not None
 
     def ended(self, name: str, error: bool) -> None:
         """A trial is over.

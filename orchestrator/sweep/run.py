@@ -64,6 +64,7 @@ from orchestrator.sweep.provenance import (
 )
 from orchestrator.sweep.readings import read_sides
 from orchestrator.sweep.run_options import SweepOptions, SweepOutcome
+from orchestrator.sweep.warm_start import prior_trials
 from orchestrator.system.content_cache import ContentCache
 from orchestrator.system.strict_json import without_nan
 
@@ -232,11 +233,15 @@ def _run(
         if base_hash != UNKNOWN:
             cache.write("base", row_0, without_nan(report.as_document()))
 
+    prior, known = prior_trials(experiment, provenance, journal.folder.parent)
+    for words in known:
+        observer.note(words)
     forecast = _forecast(experiment, data, options)
     follows = None if base_hash == UNKNOWN else scores_follow_from(loaded, provenance)
     driver = Driver(
         loaded, journal, observer, data, keep_row_0,
-        budget=functools.partial(Budget, forecast=forecast, began=began), follows_from=follows,
+        budget=functools.partial(Budget, forecast=forecast, began=began), prior=prior,
+        follows_from=follows,
     )  # fmt: skip
     measured = cache.read("base", row_0)
     if measured is not None and BASE_TRIAL not in driver.trials:

@@ -82,17 +82,25 @@ class SharedWork:
         return max(ends, default=-1) + 1
 
     def repeats(self, name: str) -> Trial | None:
-        """The finished trial that has had all settings of another, its seed included."""
-        trials = self._ledger.trials
-        trial = trials[name]
+        """The trial that has had all settings of another, its seed included.
+
+        Args:
+            name: The other one.
+
+        Returns:
+            One that is complete; or, where trials race, one that was stopped early.
+        """
+        trial = self._ledger.trials[name]
         if name == BASE_TRIAL or trial.of is not None:
             return None
-        same = (
+        same = [
             other
             for other in self._ledger.searched()
             if other is not trial and other.overrides == trial.overrides
-        )
-        return next((other for other in same if other.state == "COMPLETE"), None)
+        ]
+        stopped = (each for each in same if each.record.stop is not None)
+        whole = (each for each in same if each.state == "COMPLETE")
+        return next(whole, next(stopped, None))
 
     def note_learnt(self, name: str, report: StageReport) -> None:
         """Say, once, that a trial has learnt what another of this session had learnt before.

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.records import events
 from orchestrator.records.errors import JournalError
-from orchestrator.records.event_values import Finalist, SideScores, TaskScores
+from orchestrator.records.event_values import EarlyStop, Finalist, SideScores, TaskScores
 from orchestrator.records.events import EVENTS, UnknownEvent, read_event
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import read_journal
@@ -26,6 +26,7 @@ SIDE = SideScores(
 )  # fmt: skip
 CELL = TaskScores(0.5, 2, {"accuracy": 0.5}, (1.0, 0.0))
 FINALIST = Finalist("t002", ("t002-s1",), {"gain": 0.5}, {"gain": 0.125})
+STOP = EarlyStop("mood", 0.5, "gain", "t001", 0.25, (0.125, 0.375), {"gain": 0.0})
 WHOLE = [
     events.SweepOpened("demo", "0" * 32, "run", {"name": "demo"}, {"mood": {"kind": "c"}}, "name:",
                        "demo.yaml", {"base": {"sha256": "a"}}, {"mood": {"chance": 0.5}},
@@ -37,7 +38,7 @@ WHOLE = [
     events.StageReported("t002", REPORT, "trials/t002/adapters/after-1", "cd"),
     events.TrialEnded("t002", "COMPLETE", "why", {"gain": 0.25, "retention": None}, [0.0, 0.5],
                       {"zero_shot": [0.0, 0.5], "majority": None}, "trials/t002/adapter", "ab",
-                      "trials/t002/log.txt"),
+                      "trials/t002/log.txt", STOP),
     events.CellsScored("t002", 1, {"mood": CELL}, {"being": "it is gone"}, {"new": {"kind": "c"}}),
     events.TrialMeasured("t002", {"mood": 2}, {"gain": 0.25}, [0.0, 0.5], {"zero_shot": None}),
     events.BudgetSpent(1.5, 3.0, 0.5, 1.25),
