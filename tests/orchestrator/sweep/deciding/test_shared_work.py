@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.executors.job import Job
+from orchestrator.records.event_values import EarlyStop
 from orchestrator.records.events import StageReported, TrialEnded
 from orchestrator.sweep.deciding.admission import Admission
 from orchestrator.sweep.deciding.budget import Budget
@@ -79,6 +80,8 @@ def test_settings_that_were_had_before_are_repeated_where_that_trial_is_whole(sh
     assert work.repeats("t002") is None
     ledger.record(TrialEnded("t001", "STOPPED"))
     assert work.repeats("t002") is None
+    ledger.record(TrialEnded("t001", "STOPPED", stop=EarlyStop(measure="gain")))
+    assert work.repeats("t002").name == "t001"
     ledger.record(TrialEnded("t001", "COMPLETE"))
     assert work.repeats("t002").name == "t001"
     assert work.repeats("t003") is None
