@@ -201,7 +201,7 @@ def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
         early_stopping=method.early_stopping,
         sources=tuple(data.tasks[name].train for name in named),
         scored=scored_of(experiment),
-        raced=experiment.raced,
+        raced=experiment.races,
     )
 
 
@@ -219,7 +219,7 @@ def scored_of(experiment: Experiment) -> Scored:
     names = experiment.deciding_measures
     joint, tasks = experiment.method.sequence == "joint", len(experiment.tasks)
     cells = needed_cells(names, tasks, joint=joint)
-    if experiment.raced and not joint:
+    if experiment.races and not joint:
         cells |= learnt_cells(tasks)
     return Scored(
         cells,

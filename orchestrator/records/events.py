@@ -228,6 +228,9 @@ class SweepEnded(Event):
     budget: dict[str, float] | None = field(default=None, metadata=ONLY_IF_SAID)
     """The budgets that ended the search before it had all of its trials, in seconds of `time`,
     `core` or `gpu`; None where none did."""
+    seed_deviation: float | None = field(default=None, metadata=ONLY_IF_SAID)
+    """The standard deviation of gains over the seeds of repetitions, pooled over all finalists, for
+    which their intervals allow; None where none was repeated twice, or by an earlier version."""
 
 
 @dataclass(frozen=True)

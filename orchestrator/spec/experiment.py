@@ -158,6 +158,12 @@ class Experiment(Spec):
         return ("gain", *self.objectives, self.champion.maximize, *self.champion.subject_to)
 
     @property
+    def races(self) -> bool:
+        """Whether trials may be stopped early, and report what that needs."""
+        stopping = self.search is not None and self.search.early_stopping is not None
+        return self.raced or stopping
+
+    @property
     def screen(self) -> int | None:
         """How many validation examples of a task are scored while a sweep searches; None: all."""
         return None if self.scoring == "full" else self.scoring.examples

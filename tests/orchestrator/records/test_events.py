@@ -45,7 +45,7 @@ WHOLE = [
     events.SetAside("t002", "adapter", "adapter.aside", "it is damaged"),
     events.SweepStopped("everything failed", ["t001"]),
     events.SweepEnded(["t002"], "t002", "best", (FINALIST,), 2, {"t002": [0.0, 0.5]},
-                      "t001", [-0.1, 0.2], {"time": 60.0}),
+                      "t001", [-0.1, 0.2], {"time": 60.0}, 0.02),
     events.TestRead(1, "the verdict", "t002", "t001", {"mood": 9}, {"base": SIDE},
                     {"t001": "no room"}, "the base", {"majority": [0.5]}, {"t002": 0.75},
                     {"t002": 0.25}, {"t002": None}, {"t002": {"zero_shot": None}}, [0.0, 0.1]),
