@@ -268,6 +268,16 @@ class Retention:
             examples: How many training examples the task has over all workers.
         """
 
+    def follow(self, carried: Mapping[str, Tensor]) -> None:
+        """Take over what follows the parameters step by step from a run that learnt the same.
+
+        Called at the end of a task that is not learnt again, before `end_task`.
+
+        Args:
+            carried: Those tensors of its state; best on the device of the parameters.
+        """
+        self._state = self._state | {n: tensor.detach().clone() for n, tensor in carried.items()}
+
     # ------------------------------------------------------------------ what is carried
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curlora_kinds.retentions.kind import RetentionKind
+from curlora_kinds.retentions.kind import RetentionKind, waits_for_a_second_task
 from curlora_kinds.retentions.penalty_settings import DECAY, MAX_EXAMPLES, PULL, STRENGTH
 from curlora_kinds.retentions.state import Part, Setup, State
 
@@ -24,4 +24,5 @@ KIND = RetentionKind(
     made_by="curlora.retention.ewc:Ewc",
     state=_state,
     packable=True,
+    first_task=waits_for_a_second_task,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from curlora_kinds.adapters.kind import AdapterKind
-from curlora_kinds.retentions.kind import RetentionKind
+from curlora_kinds.retentions.kind import RetentionKind, waits_for_a_second_task
 from curlora_kinds.retentions.pairs import only_with
 from curlora_kinds.retentions.penalty_settings import DECAY, MAX_EXAMPLES
 from curlora_kinds.retentions.state import WORD_BYTES, Part, Setup, State, earlier_adapters
@@ -56,4 +56,5 @@ KIND = RetentionKind(
     why_not=only_with(_adds_a_product, need="an update that is a product added to the weight"),
     state=_state,
     needs_whole_adapter=True,
+    first_task=waits_for_a_second_task,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curlora_kinds.retentions.kind import RetentionKind
+from curlora_kinds.retentions.kind import RetentionKind, Values
 from curlora_kinds.retentions.penalty_settings import SEED, SHARE, capacity
 from curlora_kinds.retentions.state import Part, Setup, State, references, rows_elsewhere
 from curlora_kinds.settings import Number
@@ -11,6 +11,11 @@ from curlora_kinds.settings import Number
 def _state(setup: Setup) -> State:
     slow = Part(f"{setup.trained:,} slow parameters", setup.trained)
     return State((references(setup), slow), scalars=7, remark=rows_elsewhere(setup))
+
+
+def _slow_adapter(values: Values) -> Values:
+    """Give what moves the slow adapter, which moves from the first step on."""
+    return {"ema": values["ema"]}
 
 
 KIND = RetentionKind(
@@ -32,4 +37,6 @@ KIND = RetentionKind(
     state=_state,
     replays=True,
     needs_whole_adapter=True,
+    first_task=_slow_adapter,
+    follows=("shadow.", "steps"),
 )

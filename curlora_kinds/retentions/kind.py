@@ -24,6 +24,11 @@ def _nothing(_: Setup) -> State:
     return State()
 
 
+def waits_for_a_second_task(_: Values) -> Values:
+    """Let no setting act before a first task has ended."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetentionKind:
     """One row of the table of retentions."""
@@ -53,6 +58,14 @@ class RetentionKind:
     """Whether rows of finished tasks join every batch."""
     reads_texts: bool = False
     """Whether it can take its statistics from named sets before the first task."""
+    first_task: Callable[[Values], Values] | None = None
+    """From a full set of settings to those that act while a first task is learnt, or leave a trace
+    in what is carried by then. Trials that agree in them, and in all else, learn it alike, so that
+    one can go on from what another has learnt; where nothing acts, trials of other kinds as well.
+    None: this is not known, and every trial learns for itself."""
+    follows: tuple[str, ...] = ()
+    """How the names of those tensors of its state begin that follow the parameters step by step.
+    They cannot be made from what a task ends with, so they are kept with it."""
 
     @property
     def defaults(self) -> Values:

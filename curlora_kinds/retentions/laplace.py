@@ -61,6 +61,11 @@ def _measured(values: dict[str, Any]) -> None:
         )
 
 
+def _held_at_once(values: dict[str, Any]) -> dict[str, Any]:
+    """Give everything where something is held already: by source texts, or by a prior alone."""
+    return values if values["source"] == "texts" or values["prior_precision"] else {}
+
+
 def _sides(curvature: str, setup: Setup, d_out: int, d_in: int) -> dict[str, int]:
     """Give the entries of one layer's curvature, by how they are written."""
     r = setup.r
@@ -123,4 +128,5 @@ KIND = RetentionKind(
     state=_state,
     packable=True,
     reads_texts=True,
+    first_task=_held_at_once,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curlora_kinds.retentions.kind import RetentionKind
+from curlora_kinds.retentions.kind import RetentionKind, waits_for_a_second_task
 
 KIND = RetentionKind(
     name="none",
@@ -10,4 +10,5 @@ KIND = RetentionKind(
     made_by="curlora.retention.protocol:Retention",
     guards_adapter=False,
     packable=True,
+    first_task=waits_for_a_second_task,
 )

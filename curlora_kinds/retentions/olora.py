@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from curlora_kinds.adapters.kind import AdapterKind
-from curlora_kinds.retentions.kind import RetentionKind
+from curlora_kinds.retentions.kind import RetentionKind, Values
 from curlora_kinds.retentions.pairs import only_with
 from curlora_kinds.retentions.state import Setup, State, earlier_adapters
 from curlora_kinds.settings import Number
@@ -16,6 +16,11 @@ def _adds_two_factors(kind: AdapterKind) -> bool:
 
 def _state(setup: Setup) -> State:
     return State((earlier_adapters(setup),), scalars=3)
+
+
+def _norm_alone(values: Values) -> Values:
+    """Give the weight of the norm: there is no earlier subspace to overlap with."""
+    return {"lambda2": values["lambda2"]} if values["lambda2"] else {}
 
 
 KIND = RetentionKind(
@@ -32,4 +37,5 @@ KIND = RetentionKind(
     why_not=only_with(_adds_two_factors, need="LoRA's factor A, the subspace of each task"),
     state=_state,
     needs_whole_adapter=True,
+    first_task=_norm_alone,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curlora_kinds.retentions.kind import RetentionKind
+from curlora_kinds.retentions.kind import RetentionKind, waits_for_a_second_task
 from curlora_kinds.retentions.penalty_settings import SEED, SHARE, capacity
 from curlora_kinds.retentions.state import Setup, State, references, rows_elsewhere
 
@@ -21,4 +21,5 @@ KIND = RetentionKind(
     replays=True,
     guards_adapter=False,
     packable=True,
+    first_task=waits_for_a_second_task,
 )

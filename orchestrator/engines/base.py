@@ -28,7 +28,9 @@ from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.checkpoints import (
     RETENTION_FILE,
     WEIGHTS_FILE,
+    carried_along,
     load_tensors,
+    named_tensors,
     read_tensors,
     save_weights,
     write_tensors,
@@ -239,6 +241,25 @@ class BaseEngine(RetentionPhases):
 
     def _load_weights(self, folder: Path) -> None:
         load_tensors(self.trainable | curlora.merged_tensors(self._model), folder / WEIGHTS_FILE)
+
+    def load_learnt(self, folder: Path, follows: tuple[str, ...]) -> None:
+        """Go on from what another trial has learnt of the task that has just begun.
+
+        Args:
+            folder: What `save` wrote of that trial at the task's end, or a part of it.
+            follows: How the names of those tensors of the retention's state begin that follow the
+                trained ones step by step.
+
+        Raises:
+            ValueError: If its tensors are not those of this trial.
+        """
+        carried, merged = carried_along(folder, follows), curlora.merged_tensors(self._model)
+        tensors = named_tensors(folder / WEIGHTS_FILE, self.trainable | merged)
+        with torch.no_grad():
+            for name, tensor in merged.items():
+                tensor.copy_(tensors[name])
+        self._rewrite({name: tensors[name] for name in self.trainable})
+        self.retention.follow(carried)
 
     def load_retention(self, folder: Path, *, inside: bool) -> None:
         """Put back what the retention carried.

@@ -8,7 +8,7 @@ moments), `retention.safetensors` (what the retention carries) and `engine.json`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,22 @@ def save_weights(
     write_tensors(folder / WEIGHTS_FILE, tensors)
     if carried:
         write_tensors(folder / RETENTION_FILE, carried)
+
+
+def carried_along(folder: Path, follows: tuple[str, ...]) -> dict[str, Tensor]:
+    """What a retention carried that follows the trained tensors step by step.
+
+    Args:
+        folder: A checkpoint.
+        follows: How the names of such tensors begin; empty of most kinds, of which nothing is read.
+
+    Returns:
+        By name.
+    """
+    if not follows:
+        return {}
+    carried = read_tensors(folder / RETENTION_FILE)
+    return {name: tensor for name, tensor in carried.items() if name.startswith(follows)}
 
 
 def flat_state(optimizer: torch.optim.Optimizer, masters: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -83,23 +99,37 @@ def stepped_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def load_tensors(into: Mapping[str, Tensor], path: Path) -> None:
-    """Copy the tensors of a file into those of the same names.
+def named_tensors(path: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of a file that is to hold just these.
 
     Args:
-        into: Name to tensor, written in place.
         path: A safetensors file.
+        names: Those that it is to hold.
+
+    Returns:
+        By name.
 
     Raises:
         ValueError: If the file holds other tensors.
     """
     tensors = read_tensors(path)
-    if set(tensors) != set(into):
-        differing = sorted(set(into) ^ set(tensors))[:3]
+    if set(tensors) != set(names):
+        differing = sorted(set(names) ^ set(tensors))[:3]
         raise ValueError(
             f"The checkpoint {path} holds other tensors than this trial has; differing: "
             f"{differing}. Was the method changed? Start another sweep with --new."
         )
+    return tensors
+
+
+def load_tensors(into: Mapping[str, Tensor], path: Path) -> None:
+    """Copy the tensors of a file into those of the same names.
+
+    Args:
+        into: Name to tensor, written in place.
+        path: A safetensors file. One that holds other tensors is a ValueError.
+    """
+    tensors = named_tensors(path, into)
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(tensors[name])

@@ -17,6 +17,7 @@ from orchestrator.data.items import Example
 from orchestrator.engines.base import BaseEngine
 from orchestrator.engines.checkpoints import (
     ENGINE_FILE,
+    WEIGHTS_FILE,
     flat_state,
     load_flat_state,
     optimizer_file,
@@ -120,6 +121,21 @@ class DeepSpeedEngine(BaseEngine):
                 if self._stage < 3:
                     parameter.copy_(value)
                 self._write_master(parameter, value.float(), masters)
+
+    def load_learnt(self, folder: Path, follows: tuple[str, ...]) -> None:
+        """Go on from what another trial has learnt; see `BaseEngine.load_learnt`."""
+        super().load_learnt(folder, follows)
+        if self._stage < 3:
+            return
+        import deepspeed
+
+        # Masters are copied into partitioned parameters after a step only: the first would begin
+        # from what was there before.
+        tensors = read_tensors(folder / WEIGHTS_FILE)
+        own = list(self.trainable.values())
+        with torch.no_grad(), deepspeed.zero.GatheredParameters(own, modifier_rank=0):
+            for name, parameter in self.trainable.items():
+                parameter.copy_(tensors[name])
 
     def _separate_masters(self) -> dict[int, Tensor]:
         """The fp32 copies that DeepSpeed keeps beside half-precision parameters without ZeRO.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from orchestrator.loop.kept_states import KeptStates
+from orchestrator.loop.shared_tasks import SharedTasks
+from orchestrator.loop.task_keys import TaskKeys
+from orchestrator.loop.trial_checkpoints import SetAside
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.experiment import Experiment, experiment_received
 from orchestrator.system.seals import Maker
@@ -30,11 +34,28 @@ class Job:
     row_0: tuple[float | None, ...] | None = None
     """What the untouched base scores on each task, None where it was not measured; None as a
     whole before row 0 is."""
+    keys: TaskKeys = field(default_factory=TaskKeys)
+    """What its work follows from, by task; without them it shares nothing with other trials."""
 
     @property
     def trial(self) -> str:
         """The trial's name."""
         return self.maker.trial
+
+    def shared(self, aside: Callable[[SetAside], None]) -> SharedTasks:
+        """What the trial shares with others of its storage folder; see `SharedTasks`.
+
+        Args:
+            aside: Told of a state that is damaged.
+
+        Returns:
+            The trial's part in it.
+        """
+        store = KeptStates(self.folder.states)
+        origin = self.folder.path.name
+        return SharedTasks(
+            store, self.keys, self.maker, self.experiment, origin=origin, aside=aside
+        )
 
     def as_config(self) -> dict[str, Any]:
         """The job as it travels; without `tracking`, see `Experiment.for_workers`."""
@@ -46,6 +67,7 @@ class Job:
             "executor": self.executor,
             "avoid": list(self.avoid),
             "row_0": None if self.row_0 is None else list(self.row_0),
+            "keys": {"learnt": list(self.keys.learnt), "scored": list(self.keys.scored)},
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -70,6 +92,7 @@ class Job:
             config["executor"],
             tuple(config["avoid"]),
             None if row_0 is None else tuple(row_0),
+            TaskKeys(**{name: tuple(hashes) for name, hashes in config["keys"].items()}),
         )
 
 

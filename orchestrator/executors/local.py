@@ -77,7 +77,8 @@ class _LocalTrial:
         state = fresh_state(self._sequence) if found is None else read_state(checkpoint)
         kept = KeptCheckpoint(checkpoint, job.maker, tell)
         adapters = TaskAdapters(job.folder, name, experiment)
-        self._shell = TrialShell(job.maker, state, kept, adapters)
+        self._shared = job.shared(lambda damaged: tell(WorkSetAside.of(damaged)))
+        self._shell = TrialShell(job.maker, state, kept, adapters, shared=self._shared)
 
     def run(self) -> None:
         """Learn what is left of the sequence."""
@@ -89,5 +90,6 @@ class _LocalTrial:
             self._shell.state,
             lambda report, matrix: self._shell.reported(report, matrix, self._engine),
             lambda progress: self._tell(Progressed(progress)),
+            lambda index: self._shared.take(index, self._engine),
         )
         self._tell(Finished(self._shell.state.reports, self._checkpoint))

@@ -57,7 +57,7 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.experiment.resources.cpus_per_worker)
     checkpoint, aside = _worker_checkpoint(job.folder, job.maker)
     for found in aside:
-        ray.train.report(to_metrics(WorkSetAside.of(found)))
+        _say_set_aside(found)
     trial = _WorkerTrial(job, ray.get(config["shared"][0]), checkpoint)
     ray.train.report(to_metrics(Ready(os.getpid(), trial.reports_so_far, checkpoint)))
     try:
@@ -66,6 +66,13 @@ def train_worker(config: dict[str, Any]) -> None:
         # The loss is the same on every worker, so all of them come here; a restart would only
         # diverge again.
         ray.train.report(to_metrics(Failed(str(error))))
+
+
+def _say_set_aside(found: SetAside) -> None:
+    """Tell what is not used; a collective, as every report to Ray Train."""
+    import ray.train
+
+    ray.train.report(to_metrics(WorkSetAside.of(found)))
 
 
 def _worker_checkpoint(
@@ -134,6 +141,12 @@ class _RayTrainCheckpoints:
         )
         shutil.rmtree(fresh)
 
+    def tell(self, report: StageReport) -> None:
+        """Tell a report to which no checkpoint belongs; a collective."""
+        import ray.train
+
+        ray.train.report(to_metrics(Reported(report)))
+
     def _upload(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         """Put this worker's part into its place; Ray Train's own copy waits for no disk."""
         import ray.train
@@ -159,7 +172,10 @@ class _WorkerTrial:
         state = read_state(checkpoint) if checkpoint else fresh_state(self._sequence)
         checkpoints = _RayTrainCheckpoints(job.maker, job.folder.work(name))
         adapters, first = TaskAdapters(job.folder, name, experiment), checkpoints.part == 0
-        self._shell = TrialShell(job.maker, state, checkpoints, adapters, first=first)
+        self._shared, self._first = job.shared(_say_set_aside), first
+        self._shell = TrialShell(
+            job.maker, state, checkpoints, adapters, first=first, shared=self._shared
+        )
         on_gpu = experiment.resources.gpus_per_worker > 0
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
         zero3 = zero3_config(experiment.training)
@@ -191,6 +207,9 @@ class _WorkerTrial:
 
     def run(self) -> None:
         """Learn what is left of the sequence."""
+        from orchestrator.engines.workers import Workers
+
+        share = Workers.of_group().broadcast
         learn_rest(
             self._name,
             self._model,
@@ -199,6 +218,7 @@ class _WorkerTrial:
             self._shell.state,
             lambda report, matrix: self._shell.reported(report, matrix, self._engine),
             self._on_progress,
+            lambda index: self._shared.take(index, self._engine, first=self._first, share=share),
         )
 
     def _on_progress(self, progress: Progress) -> None:

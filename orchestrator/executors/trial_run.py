@@ -10,6 +10,7 @@ from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.data.prepared import PreparedData
 from orchestrator.loop.answer import run
 from orchestrator.loop.learn import learn_sequence, measure_base
+from orchestrator.loop.requests import Taken
 from orchestrator.loop.task_sequence import TaskSequence
 from orchestrator.loop.trial_state import TrialState
 from orchestrator.loop.work_meter import Progress
@@ -94,6 +95,7 @@ def learn_rest(
     state: TrialState,
     on_report: Callable[[StageReport, AccuracyMatrix], None],
     on_progress: Callable[[Progress], None],
+    take_over: Callable[[int], Taken | None] = lambda _: None,
 ) -> None:
     """Measure the base, or learn what is left of the sequence.
 
@@ -105,6 +107,7 @@ def learn_rest(
         state: Where the trial goes on from.
         on_report: Called with each report.
         on_progress: Called after every step and every evaluation.
+        take_over: Lets the engine go on from what another trial has learnt of a task that begins.
     """
     base = trial == BASE_TRIAL
     learning = (
@@ -121,4 +124,5 @@ def learn_rest(
             start=None if base else state.start,
             on_report=on_report,
             on_progress=on_progress,
+            take_over=take_over,
         )

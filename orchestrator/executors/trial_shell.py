@@ -13,6 +13,7 @@ from typing import Protocol
 
 from orchestrator.executors.messages import Reported
 from orchestrator.executors.task_adapters import TaskAdapters
+from orchestrator.loop.shared_tasks import SharedTasks
 from orchestrator.loop.trial_checkpoints import keep_checkpoint
 from orchestrator.loop.trial_state import TrialState, write_state
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
@@ -45,6 +46,9 @@ class Checkpoints(Protocol):
     def keep(self, fresh: Path, report: StageReport) -> None:
         """Seal what was written there, put it into its place, and tell the report."""
 
+    def tell(self, report: StageReport) -> None:
+        """Tell a report to which no checkpoint belongs."""
+
 
 class KeptCheckpoint:
     """Checkpoints of which the last is kept, in one place."""
@@ -70,6 +74,10 @@ class KeptCheckpoint:
         keep_checkpoint(fresh, self._kept, self._maker)
         self._tell(Reported(report, self._kept))
 
+    def tell(self, report: StageReport) -> None:
+        """Tell a report to which no checkpoint belongs."""
+        self._tell(Reported(report))
+
 
 class TrialShell:
     """A trial as its executor keeps it: where it is, and what is saved of it."""
@@ -82,6 +90,7 @@ class TrialShell:
         adapters: TaskAdapters,
         *,
         first: bool = True,
+        shared: SharedTasks | None = None,
     ) -> None:
         """Begin, or go on.
 
@@ -91,10 +100,11 @@ class TrialShell:
             checkpoints: Where its checkpoints go.
             adapters: Where its adapters go.
             first: Whether this is the first of its workers, which writes what is no worker's own.
+            shared: What it shares with other trials; None: nothing.
         """
         self.state = state
         self._maker, self._checkpoints, self._first = maker, checkpoints, first
-        self._adapters = adapters
+        self._adapters, self._shared = adapters, shared
 
     def reported(self, report: StageReport, matrix: AccuracyMatrix, engine: Saves) -> None:
         """Save a trial that has come to a rung or to the end of a task, then tell its report.
@@ -106,6 +116,9 @@ class TrialShell:
             matrix: All scores so far.
             engine: What has computed them.
         """
+        for earlier in self._shared.on_the_way(report) if self._shared is not None else ():
+            self.state = self.state.after(earlier, matrix)
+            self._checkpoints.tell(earlier)
         self.state = self.state.after(report, matrix)
         fresh = self._checkpoints.fresh()
         if self._maker.trial != BASE_TRIAL:
@@ -120,4 +133,6 @@ class TrialShell:
             engine.save(fresh, with_optimizer=report.fraction < DONE)
         if self._first:
             write_state(fresh, self.state)
+            if self._shared is not None and report.fraction == DONE:
+                self._shared.keep(fresh, self.state)
         self._checkpoints.keep(fresh, report)

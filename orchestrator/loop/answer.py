@@ -9,11 +9,13 @@ from typing import Any, Protocol
 from orchestrator.data.items import Example
 from orchestrator.data.model_inputs import Scored
 from orchestrator.loop.requests import (
+    BeginTask,
     Evaluate,
     FitHeadOnly,
     HeldOutLoss,
     Learning,
     Report,
+    Taken,
     TrainStep,
 )
 from orchestrator.loop.scoring import Answers, score
@@ -63,6 +65,7 @@ def run(
     start: Start | None,
     on_report: Callable[[StageReport, AccuracyMatrix], None],
     on_progress: Callable[[Progress], None],
+    take_over: Callable[[int], Taken | None] = lambda _: None,
 ) -> AccuracyMatrix:
     """Answer a learning generator with an engine until it ends.
 
@@ -75,6 +78,7 @@ def run(
             measured.
         on_report: Called with each report; a checkpoint belongs there.
         on_progress: Called after every step and every evaluation, on every rank.
+        take_over: Lets the engine go on from what another trial has learnt of a task that begins.
 
     Returns:
         The finished matrix.
@@ -103,6 +107,10 @@ def run(
                 on_progress(under_way.meter.reading("evaluating"))
             case HeldOutLoss(examples=examples):
                 answer = engine.held_out_loss(examples)
+            case BeginTask(index=index):
+                under_way.answered_by(engine)
+                if (answer := take_over(index)) is not None:
+                    under_way.taken_over(answer)
             case Report() as asked:
                 on_report(*under_way.report(asked))
             case _:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.data.prepared import PreparedTask
@@ -23,6 +23,7 @@ from orchestrator.loop.requests import (
     Learning,
     Report,
     Request,
+    Taken,
     TrainStep,
 )
 from orchestrator.loop.scoring import DivergedError, Score
@@ -73,8 +74,8 @@ def learn_sequence(
         start: Where in the current task to go on.
 
     Yields:
-        Requests, in order; `TrainStep` and `HeldOutLoss` are answered with a loss and `Evaluate`
-        with a `Score`.
+        Requests, in order; `TrainStep` and `HeldOutLoss` are answered with a loss, `Evaluate` with
+        a `Score`, and `BeginTask` with `Taken` where the task need not be learnt.
 
     Returns:
         The finished matrix.
@@ -86,58 +87,107 @@ def learn_sequence(
     for stage in sequence.stages:
         if stage.index < matrix.tasks_learnt:
             continue
-        batches = sequence.batches(stage)
-        rungs = rung_steps(len(batches))
+        taken: Taken | None = None
         if start.step == 0:
-            yield BeginTask(stage.name, stage.index, len(batches), sequence.examples(stage))
-        stopper = _Stopper(sequence.early_stopping, len(batches), start)
-        losses: list[float] = []
-        taken = start.step
-        while taken < len(batches):
-            batch = batches[taken]
-            replayed = sequence.replayed(retention, len(batch), stage, taken)
-            losses.append((yield TrainStep(batch, taken, replayed)))
-            tokens += sum(len(example.tokens) for example in (*batch, *replayed))
-            taken += 1
-            if stopper.looks_at(taken):
-                stopper.look((yield HeldOutLoss(sequence.held_out(stage))))
-            if stopper.stops and taken < len(batches):
-                break
-            if taken in rungs:
-                scores = yield from _evaluate_some(stage, sequence.examples_at_rungs)
-                report = _rung_report(sequence, stage, scores)
-                yield Report(
-                    replace(
-                        report, step=taken, steps=len(batches), fraction=rungs[taken],
-                        loss=_mean(losses), tokens=tokens, seconds=clock.seconds(),
-                        held_out_best=stopper.best, held_out_waited=stopper.waited,
-                        strength=retention.strength,
-                    ),
-                    matrix,
-                )  # fmt: skip
-                losses = []
-        strength = retention.strength
+            steps = len(sequence.batches(stage))
+            taken = yield BeginTask(stage.name, stage.index, steps, sequence.examples(stage))
+        if taken is None:
+            learnt = yield from _learn(
+                sequence, retention, stage, matrix, replace(start, tokens=tokens), clock
+            )
+        else:
+            learnt, clock = _Learnt(taken.steps, taken.tokens), _Clock(taken.seconds)
+        tokens, strength = learnt.tokens, retention.strength
         yield EndTask(stage.index, sequence.examples(stage))
-        scores, probes = yield from _evaluate_all(sequence, learnt=stage.index + 1)
-        while matrix.tasks_learnt < stage.index:  # learnt jointly: no row of its own
-            matrix = matrix.with_row((NOT_MEASURED,) * len(sequence.tasks))
-        matrix = matrix.with_row(_row(scores))
-        learnt = [task.name for task in stage.tasks]
-        whole = matrix.complete or sequence.scored.cells is not None
-        report = _end_report(
-            stage, taken, scores, probes, examples_of=list(scores) if whole else learnt,
-            counts=_counts(sequence.tasks_after(stage.index + 1)),
-        )  # fmt: skip
-        yield Report(
-            replace(
-                report, loss=_mean(losses), tokens=tokens, seconds=clock.seconds(),
-                strength=strength,
-                probe_per_example=_each(probes) if sequence.raced and probes else None,
-            ),
-            matrix,
-        )  # fmt: skip
+        if taken is not None and taken.report is not None:
+            report = replace(taken.report, strength=strength)
+            matrix = matrix.with_row(report.row or ())
+            yield Report(report, matrix, whole=True)
+        else:
+            matrix, report = yield from _score(sequence, stage, matrix, learnt)
+            yield Report(
+                replace(
+                    report, seconds=clock.seconds(), strength=strength,
+                    taken_from=None if taken is None else taken.source,
+                ),
+                matrix,
+            )  # fmt: skip
         start = Start()
     return matrix
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """A task that has been learnt."""
+
+    steps: int
+    """Those taken in it."""
+    tokens: int
+    """Of the trial so far."""
+    losses: tuple[float, ...] = ()
+    """Since the last report."""
+
+
+def _learn(
+    sequence: TaskSequence,
+    retention: Retention,
+    stage: Stage,
+    matrix: AccuracyMatrix,
+    start: Start,
+    clock: _Clock,
+) -> Generator[Request, Any, _Learnt]:
+    """Take the steps of a task, and report on the way."""
+    batches = sequence.batches(stage)
+    rungs = rung_steps(len(batches))
+    stopper = _Stopper(sequence.early_stopping, len(batches), start)
+    losses: list[float] = []
+    taken, tokens = start.step, start.tokens
+    while taken < len(batches):
+        batch = batches[taken]
+        replayed = sequence.replayed(retention, len(batch), stage, taken)
+        losses.append((yield TrainStep(batch, taken, replayed)))
+        tokens += sum(len(example.tokens) for example in (*batch, *replayed))
+        taken += 1
+        if stopper.looks_at(taken):
+            stopper.look((yield HeldOutLoss(sequence.held_out(stage))))
+        if stopper.stops and taken < len(batches):
+            break
+        if taken in rungs:
+            scores = yield from _evaluate_some(stage, sequence.examples_at_rungs)
+            report = _rung_report(sequence, stage, scores)
+            yield Report(
+                replace(
+                    report, step=taken, steps=len(batches), fraction=rungs[taken],
+                    loss=_mean(losses), tokens=tokens, seconds=clock.seconds(),
+                    held_out_best=stopper.best, held_out_waited=stopper.waited,
+                    strength=retention.strength,
+                ),
+                matrix,
+            )  # fmt: skip
+            losses = []
+    return _Learnt(taken, tokens, tuple(losses))
+
+
+def _score(
+    sequence: TaskSequence, stage: Stage, matrix: AccuracyMatrix, learnt: _Learnt
+) -> Generator[Request, Any, tuple[AccuracyMatrix, StageReport]]:
+    """Add the row of the matrix after a task, and report the task's end."""
+    scores, probes = yield from _evaluate_all(sequence, learnt=stage.index + 1)
+    while matrix.tasks_learnt < stage.index:  # learnt jointly: no row of its own
+        matrix = matrix.with_row((NOT_MEASURED,) * len(sequence.tasks))
+    matrix = matrix.with_row(_row(scores))
+    own = [task.name for task in stage.tasks]
+    whole = matrix.complete or sequence.scored.cells is not None
+    report = _end_report(
+        stage, learnt.steps, scores, probes, examples_of=list(scores) if whole else own,
+        counts=_counts(sequence.tasks_after(stage.index + 1)),
+    )  # fmt: skip
+    return matrix, replace(
+        report,
+        loss=_mean(learnt.losses),
+        tokens=learnt.tokens,
+        probe_per_example=_each(probes) if sequence.raced and probes else None,
+    )
 
 
 class _Stopper:

@@ -22,7 +22,10 @@ class BeginSequence:
 
 @dataclass(frozen=True)
 class BeginTask:
-    """Prepare for a task: fresh optimiser state and schedule."""
+    """Prepare for a task: fresh optimiser state and schedule.
+
+    Answered with `Taken` where another trial has learnt the task alike, and its state is here now.
+    """
 
     name: str
     index: int
@@ -30,6 +33,21 @@ class BeginTask:
     steps: int
     examples: tuple[Example, ...] = ()
     """What will be learnt; some retentions look at a few before the first step."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What is taken over of a task that another trial has learnt alike."""
+
+    steps: int
+    """Optimiser steps that were taken in it."""
+    tokens: int
+    """Useful training tokens up to its end, as `StageReport.tokens`; so are `seconds`."""
+    seconds: float
+    source: str
+    """The trial, for people."""
+    report: StageReport | None = None
+    """That of its end, which is the trial's own as well; None where other things are scored."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,8 @@ class Report:
 
     report: StageReport
     matrix: AccuracyMatrix
+    whole: bool = False
+    """Whether it is taken over with its losses and learning rates."""
 
 
 Request: TypeAlias = (

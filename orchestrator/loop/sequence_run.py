@@ -16,6 +16,7 @@ from orchestrator.loop.requests import (
     Learning,
     Report,
     Request,
+    Taken,
     TrainStep,
 )
 from orchestrator.loop.scoring import DivergedError
@@ -117,6 +118,10 @@ class SequenceRun:
         self._rates.append(six_digits(rate))
         self.meter.train((*step.examples, *step.replayed), step.step, loss)
 
+    def taken_over(self, taken: Taken) -> None:
+        """Note that the task that begins need not be learnt."""
+        self.meter.take_over(scored=taken.report is not None)
+
     def scored(self, asked: Evaluate) -> None:
         """Note that a task has been scored."""
         self.meter.evaluate(asked.task, len(asked.items))
@@ -128,11 +133,14 @@ class SequenceRun:
 
         Args:
             asked: What is to be reported.
-            seconds: What the trial has taken so far; None: what the generator says.
+            seconds: What the trial has taken so far; None: what the generator says. A report that
+                is taken over has its own.
 
         Returns:
             The report, and the matrix that belongs to it.
         """
+        if asked.whole:
+            return asked.report, asked.matrix
         report = replace(
             asked.report,
             seconds=asked.report.seconds if seconds is None else seconds,

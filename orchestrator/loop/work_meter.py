@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.data.items import Example
 from orchestrator.data.prepared import PreparedTask
-from orchestrator.loop.task_sequence import Start, TaskSequence, rung_steps
+from orchestrator.loop.task_sequence import Stage, Start, TaskSequence, rung_steps
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 
 
@@ -64,19 +64,30 @@ class WorkMeter:
         work = 0.0
         left = [s for s in self._sequence.stages if s.index >= matrix.tasks_learnt]
         for stage in left:
-            batches = self._sequence.batches(stage)
-            first = start.step if stage is left[0] else 0
-            work += 3 * sum(len(e.tokens) for batch in batches[first:] for e in batch)
-            rungs = sum(step > first for step in rung_steps(len(batches)))
-            limit = self._sequence.examples_at_rungs
-            work += rungs * sum(_evaluation_tokens(task, limit) for task in stage.tasks)
+            work += self._learning_work(stage, start.step if stage is left[0] else 0)
             work += self._row_work(stage.index + 1)
         return work
+
+    def _learning_work(self, stage: Stage, first: int = 0) -> float:
+        """The steps of a task from one on, and what is scored on the way."""
+        batches = self._sequence.batches(stage)
+        rungs = sum(step > first for step in rung_steps(len(batches)))
+        limit = self._sequence.examples_at_rungs
+        scored = rungs * sum(_evaluation_tokens(task, limit) for task in stage.tasks)
+        return scored + 3 * sum(len(e.tokens) for batch in batches[first:] for e in batch)
 
     def begin(self, name: str, index: int, steps: int) -> None:
         """Note that a task of so many steps begins."""
         self.task, self._index, self._steps = name, index, steps
         self._step, self._loss = 0, None
+
+    def take_over(self, *, scored: bool) -> None:
+        """Note that the task that begins is taken over, with its scores or without them."""
+        stage = next(s for s in self._sequence.stages if s.index == self._index)
+        self._done += self._learning_work(stage)
+        if scored:
+            self._done += self._row_work(stage.index + 1)
+        self._step = self._steps
 
     def train(self, examples: Sequence[Example], step: int, loss: float) -> None:
         """Note a step, counted from 0, on some examples, replayed ones included."""

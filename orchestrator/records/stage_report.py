@@ -62,9 +62,15 @@ class StageReport:
     """By task, how many of its first validation examples were scored; None in journals of earlier
     versions: all, at the end of a task."""
 
+    taken_from: str | None = None
+    """The trial whose training of this task is taken over, after its sweep where that is another;
+    None where the trial has trained. Tokens and seconds are those of training all the same."""
+
     def as_document(self) -> dict[str, Any]:
         """The report as a JSON document."""
         document = asdict(self)
+        if self.taken_from is None:
+            del document["taken_from"]
         if self.probe_per_example is None:
             del document["probe_per_example"]
         return document

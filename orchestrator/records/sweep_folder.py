@@ -48,6 +48,11 @@ class SweepFolder:
         """What Ray Train writes while saved adapters are scored."""
         return self.ray / "test"
 
+    @property
+    def states(self) -> Path:
+        """What trials have learnt, for those that learn the same; of all sweeps of the storage."""
+        return self.path.parent / "cache" / "states"
+
     def adapter(self, trial: str) -> Path:
         """The adapter that is kept of a trial."""
         return self.trials / trial / "adapter"

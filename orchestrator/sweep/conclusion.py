@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.records.events import SweepStopped
+from orchestrator.records.savings import savings
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.task_kinds import computed_fields
@@ -103,6 +104,9 @@ class Ending:
         driver = self._driver
         if driver.given_up and (driver.unfinished or driver.trials[BASE_TRIAL].state == "FAILED"):
             _give_up(driver, self._projection)
+        saved = savings(trial.record for trial in driver.trials.values())
+        if saved.steps:
+            driver.observer.note(saved.words)
         self._completion.before_verdict(driver.judgement.contenders(), score)
         driver.judgement.conclude()
 

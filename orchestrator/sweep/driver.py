@@ -7,8 +7,8 @@ may run now, how they end, who wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.proposals import Proposals
 from orchestrator.sweep.deciding.racing import Racing
+from orchestrator.sweep.deciding.shared_work import SharedWork
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.errors import SweepError, is_out_of_room, no_room
 from orchestrator.sweep.protocols import WAIT, Observer, Wait
@@ -59,6 +60,7 @@ class Driver:
         base_measured: Callable[[StageReport], None] | None = None,
         budget: Callable[[Ledger], Budget] = Budget,
         prior: Sequence[PastTrial] = (),
+        follows_from: Mapping[str, Any] | None = None,
     ) -> None:
         """Go on from what the journal says.
 
@@ -70,6 +72,8 @@ class Driver:
             base_measured: Receives row 0 once it is known.
             budget: Makes what the sweep may spend.
             prior: Trials of other sweeps that the searcher learns from.
+            follows_from: What numbers follow from besides settings and data, so that trials can
+                take over what others have learnt; None: they do not.
         """
         self.ledger = ledger = Ledger(loaded, journal, observer, data)
         self.experiment, self.data = ledger.experiment, data
@@ -82,6 +86,7 @@ class Driver:
         self._kept = KeptWork(ledger)
         rules = ledger.racing
         self._racing = None if rules is None else Racing(ledger, rules)
+        self._shared = SharedWork(ledger, self.admission, follows_from)
         self._endings = Endings(
             ledger, self.proposals, self.admission, self._kept, self.budget, base_measured,
             self._racing,
@@ -180,13 +185,31 @@ class Driver:
         if self.given_up or self.budget.cut:
             # What runs may still prove us wrong.
             return WAIT if self.admission.running else None
-        name = self.admission.next()
+        while isinstance(name := self.admission.next(), str):
+            ProgressFile(self.folder.path, name).remove()
+            self._started(name)
+            if not self._answered(name):
+                break
         if not isinstance(name, str):
             return name
-        ProgressFile(self.folder.path, name).remove()
-        self._started(name)
         experiment, maker = self.ledger.experiment_of(name), self._kept.maker(name)
-        return self.admission.admit(Job(experiment, maker, self.folder))
+        return self.admission.admit(
+            Job(experiment, maker, self.folder, keys=self._shared.keys(name))
+        )
+
+    def _answered(self, name: str) -> bool:
+        """End a trial that another has been, by what the journal says of that one."""
+        twin = self._shared.repeats(name)
+        if twin is None or (twin.state == "COMPLETE" and not self._kept.adopt(name, twin.name)):
+            return False
+        for report in self.ledger.whole_reports(twin):
+            self._stage(self.trials[name], replace(report, taken_from=twin.name), None)
+        # One that was stopped early may now go on, if nobody is ahead of it any more.
+        if twin.state == "STOPPED" and not self.stops(name):
+            return False
+        self.observer.note(f"{name} has the settings of {twin.name}, and is not trained again")
+        self._endings.finish(name)
+        return True
 
     def _started(self, name: str) -> None:
         attempt = self.trials[name].record.attempts + 1
@@ -278,6 +301,7 @@ class Driver:
         adapter = None
         if report.row is not None and not last and trial.name != BASE_TRIAL:
             adapter = self._kept.task_adapter(trial.name, report.task_index + 1)
+        self._shared.note_learnt(trial.name, report)
         self.ledger.record(StageReported(trial.name, report, *(adapter or (None, None))))
         if self._racing is not None:
             self._racing.look(trial, report)

@@ -237,16 +237,17 @@ def _run(
     for words in known:
         observer.note(words)
     forecast = _forecast(experiment, data, options)
+    follows = None if base_hash == UNKNOWN else scores_follow_from(loaded, provenance)
     driver = Driver(
         loaded, journal, observer, data, keep_row_0,
         budget=functools.partial(Budget, forecast=forecast, began=began), prior=prior,
+        follows_from=follows,
     )  # fmt: skip
     measured = cache.read("base", row_0)
     if measured is not None and BASE_TRIAL not in driver.trials:
         observer.note("the untouched base was measured on this data before")
         driver.adopt_base(StageReport.from_document(measured))
     base_test = None if base_hash == UNKNOWN else {**row_0, "split": "test"}
-    follows = None if base_hash == UNKNOWN else scores_follow_from(loaded, provenance)
     ending = Ending(
         driver,
         projection,

@@ -25,6 +25,7 @@ from orchestrator.executors.pool.slots import Ended
 from orchestrator.executors.task_adapters import TaskAdapters
 from orchestrator.executors.trial_shell import TrialShell
 from orchestrator.loop.progress_file import ProgressFile
+from orchestrator.loop.requests import Taken
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
@@ -148,7 +149,7 @@ class Member:
         if name == BASE_TRIAL:
             self._measure_base(job.experiment)
             return True
-        begun = attempt(functools.partial(self._let_join, job.maker, job.experiment))
+        begun = attempt(functools.partial(self._let_join, job))
         if isinstance(begun, bool):
             return begun
         if begun.memory and not self._workers.alone:
@@ -161,8 +162,8 @@ class Member:
         self._fail(name, _plain(begun), begun.details)
         return True
 
-    def _let_join(self, maker: Maker, experiment: Experiment) -> bool:
-        name = maker.trial
+    def _let_join(self, job: Job) -> bool:
+        name, maker, experiment = job.trial, job.maker, job.experiment
         pack = self._base.pack_for(experiment)
         if pack is None or not pack.free:
             return False
@@ -194,14 +195,19 @@ class Member:
             self._checkpoint(name), self._own if self._workers.first else None, maker,
             functools.partial(self._say_stage, name),
         )  # fmt: skip
-        shell = TrialShell(maker, state, checkpoints, adapters, first=self._workers.first)
+        first, share = self._workers.first, self._workers.broadcast
+        alike = job.shared(lambda found: self._said.append((name, WorkSetAside.of(found))))
+        shell = TrialShell(maker, state, checkpoints, adapters, first=first, shared=alike)
 
         def hear(report: StageReport, matrix: AccuracyMatrix) -> None:
             shell.reported(report, matrix, pack.engine(name))
 
+        def take_over(index: int) -> Taken | None:
+            return alike.take(index, pack.engine(name), first=first, share=share)
+
         self._reports[name] = list(state.reports)
         self._said.append((name, Ready(os.getpid())))
-        for end in pack.join(name, experiment, sequence, hear, snapshot):
+        for end in pack.join(name, experiment, sequence, hear, snapshot, take_over):
             self._ended(end)
         return True
 
@@ -270,7 +276,7 @@ class _MemberCheckpoints:
         kept: Path,
         own: str | None,
         maker: Maker,
-        tell: Callable[[StageReport, Path], None],
+        tell: Callable[[StageReport, Path | None], None],
     ) -> None:
         # A member that was taken for lost may write, too, until it is told to forget the trial: so
         # each has a name of its own for what it writes.
@@ -287,6 +293,9 @@ class _MemberCheckpoints:
         if self._writes:
             keep_checkpoint(fresh, self._kept, self._maker)
         self._tell(report, self._kept)
+
+    def tell(self, report: StageReport) -> None:
+        self._tell(report, None)
 
 
 def _plain(failure: Failure) -> str:

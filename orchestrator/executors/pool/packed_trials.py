@@ -39,7 +39,7 @@ from orchestrator.executors.pool.slot_engine import SlotEngine
 from orchestrator.executors.pool.slot_memory import check_packable, slot_bytes
 from orchestrator.executors.pool.slots import Ended, Slot, SlotTable, charged
 from orchestrator.loop.learn import learn_sequence
-from orchestrator.loop.requests import TrainStep
+from orchestrator.loop.requests import Taken, TrainStep
 from orchestrator.loop.sequence_run import SequenceRun
 from orchestrator.loop.task_sequence import TaskSequence
 from orchestrator.loop.trial_state import TrialState, fresh_state, read_state
@@ -144,6 +144,7 @@ class PackedTrials:
         sequence: TaskSequence,
         on_report: Callable[[StageReport, AccuracyMatrix], None],
         snapshot: Path | None = None,
+        take_over: Callable[[int], Taken | None] = lambda _: None,
     ) -> list[Ended]:
         """Let a trial begin, or go on from where it was saved.
 
@@ -154,6 +155,8 @@ class PackedTrials:
             on_report: Receives each report; `save`, `save_adapter` and `drop` may be called within.
             snapshot: A folder that `save` wrote, or a `PlainEngine` beside `trial.json`; None: the
                 trial begins.
+            take_over: Lets its engine go on from what another trial has learnt of a task that
+                begins; all workers call.
 
         Returns:
             The trial itself if it has ended already, else nothing.
@@ -183,6 +186,7 @@ class PackedTrials:
             SlotEngine(self._passes, number, spec, retention),
             spec,
             on_report,
+            take_over,
             state,
             row_tokens(experiment, sequence),
             seconds=state.start.seconds,

@@ -10,7 +10,7 @@ from orchestrator.executors.pool.failures import Failure, SharedFailureError
 from orchestrator.executors.pool.scoring_passes import ScoringPasses
 from orchestrator.executors.pool.shared_passes import SharedPasses
 from orchestrator.executors.pool.slots import Ended, Slot, SlotTable
-from orchestrator.loop.requests import FitHeadOnly, Report, TrainStep
+from orchestrator.loop.requests import BeginTask, FitHeadOnly, Report, Taken, TrainStep
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 
 
@@ -70,8 +70,19 @@ class SlotAnswers:
             # Within its own report a trial may be dropped.
             if not self._answered(slot) or not self._slots.holds(slot):
                 return None
-            answer = None
+            answer = self._taken_over(slot)
         return finished
+
+    @staticmethod
+    def _taken_over(slot: Slot) -> Taken | None:
+        """What need not be learnt of the task that has just begun, if one has."""
+        if not isinstance(slot.run.request, BeginTask):
+            return None
+        taken = slot.take_over(slot.run.request.index)
+        if taken is not None:
+            slot.run.taken_over(taken)
+            slot.seconds = taken.seconds
+        return taken
 
     def _answered(self, slot: Slot) -> bool:
         """Do what a request asks that needs no pass of the pack; whether that was all."""

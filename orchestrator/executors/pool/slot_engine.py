@@ -22,6 +22,7 @@ from orchestrator.engines.checkpoints import (
     ENGINE_FILE,
     RETENTION_FILE,
     WEIGHTS_FILE,
+    carried_along,
     optimizer_file,
     read_json,
     read_tensors,
@@ -161,6 +162,12 @@ class SlotEngine(RetentionPhases):
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter as `curlora.load_adapter` reads it; within `gathered`."""
         curlora.save_adapter(self._solo, folder)
+
+    def load_learnt(self, folder: Path, follows: tuple[str, ...]) -> None:
+        """Go on from what another trial has learnt, as `BaseEngine.load_learnt`."""
+        carried = carried_along(folder, follows)
+        self._pack.load_state(self._number, read_tensors(folder / WEIGHTS_FILE))
+        self.retention.follow({n: t.to(self._device) for n, t in carried.items()})
 
     def load(self, folder: Path, *, inside: bool) -> None:
         """Go on from `save`.

@@ -11,6 +11,7 @@ from curlora.packing.pack import PackedModel
 from orchestrator.data.model_inputs import Scored
 from orchestrator.executors.pool.failures import Failure
 from orchestrator.executors.pool.slot_engine import SlotEngine
+from orchestrator.loop.requests import Taken
 from orchestrator.loop.sequence_run import SequenceRun
 from orchestrator.loop.trial_state import TrialState
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
@@ -28,6 +29,8 @@ class Slot:
     engine: SlotEngine
     spec: TrainingSpec
     on_report: Callable[[StageReport, AccuracyMatrix], None]
+    take_over: Callable[[int], Taken | None]
+    """Lets it go on from what another trial has learnt of a task that begins."""
     state: TrialState
     """As of its last report."""
     tokens: int

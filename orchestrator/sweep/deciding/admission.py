@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from orchestrator.executors.job import Job, TrialExecutor
@@ -32,6 +32,8 @@ class Admission:
         """Whether a scheduler of Ray Tune may stop trials."""
         self.avoid: Callable[[], Sequence[str]] = tuple
         """Gives the ids of nodes on which no worker is placed."""
+        self.awaits: Callable[[str, Iterable[str]], bool] = lambda *_: False
+        """Whether a trial waits for what one of those that run is learning for both."""
         self.waiting = [t.name for t in ledger.trials.values() if not t.over]
         """The trials that were proposed and do not run."""
         self.running: dict[str, ResourceSpec] = {}
@@ -126,14 +128,26 @@ class Admission:
         # Trials that the pool cannot hold gather while it works, so that it is shut seldom. One
         # that it could hold waits for a place; the next is better proposed when more is known.
         most = 1 if self.pool is None else max(1, self.pool.places)
-        while len(self.waiting) <= most and "pool" not in map(self.executor_of, self.waiting):
+        while self._may_propose(most):
             name = self._proposals.next()
             if name is None or self._fits(name):
                 return name
             self.waiting.append(name)
         return None
 
+    def _may_propose(self, most: int) -> bool:
+        """Whether another trial may be proposed, with what waits already."""
+        awaiting = [name for name in self.waiting if self.awaits(name, self.running)]
+        places = self.capacity.trials if self.pool is None else self.pool.places
+        # They start as soon as what they wait for is learnt, and have their places till then.
+        if awaiting and len(self.running) + len(awaiting) >= places:
+            return False
+        others = [name for name in self.waiting if name not in awaiting]
+        return len(others) <= most and "pool" not in map(self.executor_of, others)
+
     def _fits(self, name: str) -> bool:
+        if self.awaits(name, self.running):
+            return False
         if self.scheduled and name != BASE_TRIAL and self._ledger.row_0() is None:
             return False  # a scheduler compares gains over row 0
         held = [own for other, own in self.running.items() if self.executor_of(other) == "train"]

@@ -176,7 +176,11 @@ class Budget:
         took = [
             record.ended - record.started
             for record in (trial.record for trial in self._ledger.searched())
-            if record.state == "COMPLETE" and record.started and record.ended
+            if record.state == "COMPLETE"
+            and record.started
+            and record.ended
+            # What took over what others had learnt says little of one that has to learn it.
+            and not any(report.taken_from for report in record.reports)
         ]
         expected = self._forecast.alone if self._forecast is not None else 0.0
         return min(took, default=expected)

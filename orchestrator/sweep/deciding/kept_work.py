@@ -12,7 +12,7 @@ from orchestrator.records.model_folder import adapter_flaw
 from orchestrator.spec.task_kinds import computed_fields
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.errors import SweepError, no_room
-from orchestrator.system.durable import copy_folder
+from orchestrator.system.durable import copy_folder, half, put
 from orchestrator.system.seals import (
     UNSEALED,
     Maker,
@@ -20,6 +20,7 @@ from orchestrator.system.seals import (
     file_hashes,
     flaw,
     move_aside,
+    seal,
 )
 from orchestrator.system.strict_json import fingerprint
 
@@ -95,6 +96,39 @@ class KeptWork:
                 no_room(self._ledger.folder.path, f"the adapter of {name}", str(error))
             ) from None
         return None
+
+    def adopt(self, name: str, twin: str) -> bool:
+        """Give a trial the adapters of another that has had all of its settings.
+
+        Args:
+            name: The trial.
+            twin: The other one.
+
+        Returns:
+            Whether it has them; not where the other's are not what they should be.
+
+        Raises:
+            SweepError: If the disk refuses.
+        """
+        folder, maker = self._ledger.folder, self.maker(name)
+        if self.adapter_flaw(twin) is not None:
+            return False
+        places = [(folder.adapter(twin), folder.adapter(name))]
+        for learnt in self._ledger.state.trial(twin).task_adapters:
+            found = folder.task_adapter(twin, learnt)
+            if found.is_dir() and flaw(found, self.maker(twin)) is None:
+                places.append((found, folder.task_adapter(name, learnt)))
+        try:
+            for source, target in places:
+                shutil.rmtree(target, ignore_errors=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with half(target) as fresh:
+                    shutil.copytree(source, fresh)
+                    seal(fresh, maker)
+                    put(fresh, target)
+        except OSError as error:
+            raise SweepError(no_room(folder.path, f"the adapter of {name}", str(error))) from None
+        return True
 
     def task_adapter(self, name: str, learnt: int) -> tuple[str, str] | None:
         """The adapter that a trial's executor has kept after a task.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.records.event import Event
 from orchestrator.records.event_values import TaskScores
-from orchestrator.records.events import CellsScored, TrialProposed, read_event
+from orchestrator.records.events import CellsScored, StageReported, TrialProposed, read_event
 from orchestrator.records.journal import Journal
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder
@@ -122,6 +122,13 @@ class Ledger:
         if base is None:
             return {}
         return base.examples or {t: len(scores) for t, scores in (base.per_example or {}).items()}
+
+    def whole_reports(self, trial: Trial) -> Iterator[StageReport]:
+        """The reports of a trial with all that grows with steps and examples, oldest first."""
+        for number in list(trial.record.lines.values()):
+            event = read_event(self.journal.lines[number])
+            assert isinstance(event, StageReported), "a report stands in such an event"
+            yield event.report
 
     # ---------------------------------------------------------------------------- of all trials
 

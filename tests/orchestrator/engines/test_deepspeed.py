@@ -345,15 +345,22 @@ def settings_of(kind):
     }.get(kind, {})
 
 
-def continue_learning(engine, begin=(0, 0), save=None):
-    """Three tasks of two steps of three examples; the losses, and what is left at the end."""
+def continue_learning(engine, begin=(0, 0), save=None, taken=None):
+    """Three tasks of two steps of three examples; the losses, and what is left at the end.
+
+    Saved is within the second task, and in `learnt` at the end of the first, which may be `taken`.
+    """
     if begin == (0, 0):
         engine.begin_sequence(3, ())
     losses = []
     for task in range(begin[0], 3):
         if (task, 0) >= begin:
             engine.begin_task(task, 2, TASKS[task])
-        for step in range(begin[1] if task == begin[0] else 0, 2):
+        steps = range(begin[1] if task == begin[0] else 0, 2)
+        if taken is not None and task == 0:
+            steps = ()
+            engine.load_learnt(taken, RETENTIONS[engine.retention.kind].follows)
+        for step in steps:
             rows = engine.retention.rows(3, task, step)
             replayed = [TASKS[t][place] for t, place in rows]
             batch = TASKS[task][3 * step : 3 * step + 3]
@@ -361,6 +368,8 @@ def continue_learning(engine, begin=(0, 0), save=None):
             if save is not None and (task, step) == (1, 0):
                 engine.save(save, with_optimizer=True)
         engine.end_task(task, TASKS[task])
+        if save is not None and task == 0:
+            engine.save(save / "learnt", with_optimizer=False)
     rows = [scored_example(e) for e in examples(5, seed=99)]
     return losses, [v for row in engine.log_probabilities(rows) for v in row]
 
@@ -384,7 +393,9 @@ def _run_continual(folder, base, case):
     again.load_retention(folder, inside=True)
     again.load_optimizer(folder)
     resumed, resumed_scores = continue_learning(again, begin=(1, 1))
-    return {"losses": losses, "scores": scores, "resumed": resumed, "again": resumed_scores}
+    taken_over = continue_learning(fresh(), taken=folder / "learnt")
+    return {"losses": losses, "scores": scores, "resumed": resumed, "again": resumed_scores,
+            "taken_over": taken_over}  # fmt: skip
 
 
 def _worker(rank, folder, base):
@@ -526,6 +537,13 @@ def test_two_workers_go_on_inside_the_second_task(two_workers, name):
     assert got["again"] == got["scores"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTINUAL)
+def test_two_workers_take_over_the_first_task(two_workers, name):
+    got = two_workers[name]
+    assert got["taken_over"] == (got["losses"][2:], got["scores"])
+
+
 def continual_engine(tiny_base, case) -> PlainEngine:
     base = load_base(spec_of(tiny_base, case), "fp32")
     spec = TrainingSpec(learning_rate=0.01, precision="fp32", batch_size=8)
@@ -543,6 +561,8 @@ def test_a_sequence_goes_on_inside_the_second_task_to_the_same_numbers(tiny_base
     resumed, resumed_scores = continue_learning(again, begin=(1, 1))
     assert resumed == losses[3:]
     assert resumed_scores == scores
+    taken = continue_learning(continual_engine(tiny_base, case), taken=tmp_path / "learnt")
+    assert taken == (losses[2:], scores)
 
 
 @pytest.mark.slow

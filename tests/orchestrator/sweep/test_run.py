@@ -21,13 +21,15 @@ from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_state import TrialState, fresh_state
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import read_journal
-from orchestrator.records.sweep_folder import sweep_folder
+from orchestrator.records.sweep_folder import SweepFolder, sweep_folder
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.load import load_experiment
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.run_options import SweepOptions
+from orchestrator.system.seals import flaw
 from tests.journals import say
 
 pytestmark = pytest.mark.usefixtures("records")
@@ -559,3 +561,37 @@ def test_two_raylets_with_folders_of_their_own(experiment_file, tmp_path):
             process.wait(30)
     lines = read_journal(tmp_path / "runs" / "two-run")
     assert {t["state"] for t in trials(lines).values()} == {"COMPLETE"}
+
+
+def test_no_settings_are_trained_twice_and_no_first_task_either(experiment_file, recorder, records):
+    """Of equal trials one is trained, of others what differs; also where a sweep goes on."""
+    search = {"space": {"method.retention.strength": {"choice": [1.0, 1000.0]}},
+              "searcher": "random", "trials": 2}  # fmt: skip
+    method = {"adapter": {"kind": "lora", "r": 2, "target_modules": ["q_proj"]},
+              "retention": {"kind": "ewc", "max_examples": 8}}  # fmt: skip
+    for trials_wanted in (2, 4):
+        path = experiment_file(
+            search=search | {"trials": trials_wanted}, method=method, resources=LOCAL
+        )
+        outcome = run(path, recorder)
+    state = SweepState.of(outcome.lines)
+    sources = {
+        name: [r.taken_from for r in trial.reports if r.fraction == 1.0]
+        for name, trial in state.everything.items()
+    }
+    strengths = [t.overrides["method.retention.strength"] for t in state.searched]
+    assert strengths == [1000.0, 1000.0, 1000.0, 1.0]
+    assert sources == {"base": [None], "t001": [None, None], "t002": ["t001"] * 2,
+                       "t003": ["t001"] * 2, "t004": ["t001", None]}  # fmt: skip
+    first, *twins, other = state.searched
+    for twin in twins:
+        assert twin.state == "COMPLETE"
+        assert twin.searched_measures == first.searched_measures
+        assert twin.losses == first.losses
+        assert twin.adapter_sha256 == first.adapter_sha256
+        assert flaw(SweepFolder(outcome.folder).adapter(twin.name)) is None
+    assert other.measures["cost_tokens"] == first.measures["cost_tokens"]
+    assert other.losses[: len(other.losses) // 2] == first.losses[: len(first.losses) // 2]
+    assert "t003 has the settings of t001, and is not trained again" in recorder.notes
+    [told] = [note for note in recorder.notes if "3 trials took over" in note]
+    assert "30 of 48 training steps (62%)" in told

@@ -13,6 +13,7 @@ from ray.exceptions import ActorDiedError
 
 from orchestrator.base.loading import load_tokenizer
 from orchestrator.data.preparation import prepare
+from orchestrator.engines.checkpoints import WEIGHTS_FILE, read_tensors
 from orchestrator.engines.plain import PlainEngine
 from orchestrator.engines.workers import ALONE, Workers
 from orchestrator.executors.job import Job, MemberConfig
@@ -23,6 +24,7 @@ from orchestrator.executors.pool.mailbox import ENDINGS
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.pool.packed_trials import PackedTrials
 from orchestrator.loop.progress_file import ProgressFile
+from orchestrator.loop.task_keys import TaskKeys, task_keys
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
 from orchestrator.loop.trial_state import read_state
@@ -479,3 +481,39 @@ def test_nothing_unsealed_is_gone_on_from_in_a_sweep_that_seals(tmp_path):
     found, [aside] = found_checkpoint(kept, maker("a"))
     assert (found, aside.because, kept.exists()) == (None, "it has no seal", False)
     assert (aside.kept_as / "trial.json").is_file()
+
+
+def test_packed_trials_take_over_what_one_of_them_has_learnt(loaded, data, tmp_path):
+    """As near to training from the start as packed trials are to trials that run alone."""
+    retentions = {
+        "first": {"kind": "none"}, "ewc": {"kind": "ewc", "strength": 100.0, "max_examples": 8},
+        "replay": {"kind": "replay"},
+        "laplace": {"kind": "laplace", "curvature": "kfac", "max_examples": 8},
+    }  # fmt: skip
+    ends = {}
+    for place, waits in (("alike", True), ("alone", False)):
+        folder = SweepFolder(tmp_path / place / "sweep")
+        member = Member(loaded.experiment, data, folder.path)
+        for name, retention in retentions.items():
+            own = loaded.experiment.with_overrides({"method.retention": retention})
+            keys = task_keys(own, data, {}) if waits else TaskKeys()
+            member.take(Job(own, maker(name), folder, keys=keys))
+            if name == "first":
+                ends[place] = serve(member, ["first"])
+        ends[place] |= serve(member, list(retentions)[1:])
+        for name in retentions:
+            state = folder.checkpoint(name)
+            ends[place][name] = (ends[place][name].reports, read_tensors(state / WEIGHTS_FILE))
+    for name in retentions:
+        (mine, tensors), (theirs, wanted) = ends["alike"][name], ends["alone"][name]
+        source = None if name == "first" else "first"
+        assert [(r.task, r.taken_from) for r in mine] == [
+            (r.task, source if r.task == "mood" else None) for r in theirs
+        ]
+        assert [(r.stage, r.step, r.tokens, r.strength is None) for r in mine] == [
+            (r.stage, r.step, r.tokens, r.strength is None) for r in theirs
+        ]
+        for report, other in zip(mine, theirs, strict=True):
+            assert report.losses == pytest.approx(other.losses, abs=1e-4)
+        for key, value in wanted.items():
+            torch.testing.assert_close(tensors[key], value, atol=1e-4, rtol=1e-3)
