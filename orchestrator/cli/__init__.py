@@ -7,13 +7,13 @@ unexpected errors show theirs. Heavy packages are imported by the commands that 
 
 # Commands register where they are defined, and the help lists them in the order of these lines.
 # isort: off
-from orchestrator.cli import sweeps, score, methods, browse, models, predict, doctor
+from orchestrator.cli import sweeps, extend, score, methods, browse, models, predict, doctor
 from orchestrator.cli import runs, tasks
 
 # isort: on
 from orchestrator.cli.application import app, main
 
 __all__ = [
-    "app", "browse", "doctor", "main", "methods", "models", "predict", "runs", "score", "sweeps",
-    "tasks",
+    "app", "browse", "doctor", "extend", "main", "methods", "models", "predict", "runs", "score",
+    "sweeps", "tasks",
 ]  # fmt: skip

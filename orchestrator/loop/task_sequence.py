@@ -34,6 +34,8 @@ class Start:
     seconds: float = 0.0
     held_out_best: float | None = None
     held_out_waited: int = 0
+    elsewhere: int = 0
+    """How many tasks the tensors that it goes on from have learnt in another trial."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,27 @@ class TaskSequence:
     """Source sets that the retention reads before the first task."""
     scored: Scored = Scored()
     """What of it is scored."""
+    inherited: int = 0
+    """How many tasks, from the first, another trial has learnt; they are not learnt again."""
+    fresh: bool = False
+    """Whether nothing of that trial is taken over, so that the sequence begins after them."""
 
     @property
     def stages(self) -> list[Stage]:
         """What is learnt, in order."""
         if self.joint:
             return [Stage(ALL_TASKS, len(self.tasks) - 1, self.tasks)]
-        return [Stage(task.name, index, (task,)) for index, task in enumerate(self.tasks)]
+        first = self.inherited if self.fresh else 0
+        return [Stage(t.name, i, (t,)) for i, t in enumerate(self.tasks) if i >= first]
+
+    @property
+    def begins_from_nothing(self) -> bool:
+        """Whether the retention of a trial that has reported nothing has seen nothing."""
+        return self.fresh or self.joint or not self.inherited
+
+    def inherits(self, stage: Stage) -> bool:
+        """Whether another trial has learnt a stage, so that it is only scored."""
+        return not self.joint and stage.index < self.inherited
 
     def tasks_after(self, learnt: int) -> tuple[tuple[PreparedTask, int | None], ...]:
         """The tasks that are scored once so many are learnt, each with the number of examples.
@@ -198,6 +214,8 @@ def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
         early_stopping=method.early_stopping,
         sources=tuple(data.tasks[name].train for name in named),
         scored=scored_of(experiment),
+        inherited=experiment.inherited,
+        fresh=experiment.extends is not None and experiment.extends.begin == "fresh",
     )
 
 

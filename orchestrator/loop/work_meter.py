@@ -64,6 +64,9 @@ class WorkMeter:
         work = 0.0
         left = [s for s in self._sequence.stages if s.index >= matrix.tasks_learnt]
         for stage in left:
+            if self._sequence.inherits(stage):
+                work += self._row_work(stage.index + 1)
+                continue
             batches = self._sequence.batches(stage)
             first = start.step if stage is left[0] else 0
             work += 3 * sum(len(e.tokens) for batch in batches[first:] for e in batch)

@@ -38,6 +38,7 @@ def render_page(view: SweepState, figures: Figures, folder: Path) -> str:
     # By id: the title, the template, and what the template shows; nothing to show, no section.
     sections = {
         "test": ("Test examples", "readings", score_sections.test_readings(view)),
+        "extension": ("Gained and lost", "tables", score_sections.extension(view)),
         "asked": ("What was asked", "asked", input_sections.asked(view)),
         "front": ("The front", "front", picture_sections.front(view, figures)),
         "scores": ("Scores by task", "tables", score_sections.scores_by_task(view)),

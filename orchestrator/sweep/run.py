@@ -47,6 +47,7 @@ from orchestrator.sweep.continuation import record_continuation, retried_trials,
 from orchestrator.sweep.deciding.budget import Budget, Forecast
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
+from orchestrator.sweep.extending.begin import check_made_of_the_same, parent_of
 from orchestrator.sweep.locally import run_trials_locally
 from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.on_ray import (
@@ -195,6 +196,9 @@ def _run(
         tokenizer_sha256=tokenizer_sha256(experiment.model, base_hash),
         vocabulary=vocabulary(experiment.model),
     )
+    if experiment.extends is not None:
+        parent = parent_of(experiment.extends, journal.folder.parent)
+        check_made_of_the_same(parent, experiment, base_hash, data.hashes)
     provenance = {
         "base": {
             **experiment.model.model_dump(),
@@ -293,6 +297,8 @@ def _forecast(experiment: Experiment, data: PreparedData, options: SweepOptions)
         return None
     cpus, gpus = own_devices(experiment)
     members = pool_members(resources, cpus=cpus, gpus=gpus) if resources.facts.on_ray else 1
+    # What another trial has learnt is not learnt again.
+    work *= 1.0 - experiment.inherited / len(experiment.tasks)
     return Forecast(
         {
             "time": work / resources.workers / members,

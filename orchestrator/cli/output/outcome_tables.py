@@ -10,10 +10,16 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from orchestrator.cli.output.next_commands import next_commands
-from orchestrator.cli.output.scores import comparison_tables, reading_tables, task_tables
+from orchestrator.cli.output.scores import (
+    comparison_tables,
+    extension_tables,
+    reading_tables,
+    task_tables,
+)
 from orchestrator.cli.output.tables import print_on
 from orchestrator.cli.output.trials_table import trial_tables
 from orchestrator.records.event import Line
+from orchestrator.records.extension_words import extension_words
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.formatting import show, show_interval
 
@@ -31,7 +37,7 @@ def render_outcome(lines: Iterable[Line], folder: Path, *, width: int = 100) -> 
     """
     view = SweepState.of(lines)
     parts: list[RenderableType] = [*reading_tables(view, width), *trial_tables(view, width)]
-    parts += [Text(), *task_tables(view, width)]
+    parts += [Text(), *extension_tables(view, width), *task_tables(view, width)]
     parts += [*comparison_tables(view), _verdict(view), Text(), _caveat(view), Text()]
     parts.append(_next_steps(view, folder))
     return Group(*parts)
@@ -57,6 +63,10 @@ def _verdict(view: SweepState) -> Text:
             words = f"{best.name}, gain {show(best.measure('gain'), signed=True)}"
         return Text(f"Not ended. Best so far: {words}.")
     text = Text(f"Front: {front}\n")
+    if view.extension is not None:
+        best = view.best
+        if best is not None and best.name in view.extension.sides:
+            text.append(f"{extension_words(view.extension, best.name)}\n", style="bold")
     if view.champion is None:
         text.append(f"No champion: {view.reason}.", style="bold yellow")
     else:

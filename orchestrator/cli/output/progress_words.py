@@ -11,6 +11,7 @@ from orchestrator.records.event import Event
 from orchestrator.records.events import (
     CellsScored,
     ChampionRegistered,
+    ExtensionMeasured,
     StageReported,
     SweepContinued,
     SweepEnded,
@@ -21,6 +22,7 @@ from orchestrator.records.events import (
     TrialProposed,
     TrialStarted,
 )
+from orchestrator.records.extension_words import extension_words
 from orchestrator.records.readings import reading_words
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_state import SweepState
@@ -108,6 +110,9 @@ def describe(event: Event, view: SweepState) -> str:
         case SweepEnded():
             who = f"champion {event.champion}" if event.champion else "no champion"
             words = f"ended, {who}: {event.reason}"
+        case ExtensionMeasured():
+            shown = [name for name in event.sides if view.trial(name).is_searched]
+            words = " ".join(extension_words(event, name) for name in shown).rstrip(".")
         case TestRead():
             words = reading_words(event) if event.reading else view.test_words
         case ChampionRegistered():
