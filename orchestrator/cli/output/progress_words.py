@@ -22,11 +22,11 @@ from orchestrator.records.events import (
     TrialProposed,
     TrialStarted,
 )
-from orchestrator.records.extension_words import extension_words
+from orchestrator.records.extension_words import COMPARED_WORDS, extension_words
 from orchestrator.records.readings import reading_words
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
+from orchestrator.records.trial_record import BASE_TRIAL, COMPARISON, TrialRecord
 from orchestrator.system.formatting import count, show, show_interval, show_setting
 
 
@@ -140,7 +140,8 @@ def _describe_trial(
 ) -> str:
     match event:
         case TrialProposed():
-            return f"{event.trial} proposed: {_chosen(event.overrides)}"
+            known = COMPARED_WORDS.get(event.trial) if event.by == COMPARISON else None
+            return f"{event.trial} proposed: {known or _chosen(event.overrides)}"
         case TrialStarted():
             again = f" again, attempt {event.attempt}" * (event.attempt > 1)
             return f"{event.trial} starts{again}"

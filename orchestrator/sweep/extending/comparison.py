@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from orchestrator.measures.intervals import Interval, joint_intervals
 from orchestrator.records.event_values import ExtensionSide
 from orchestrator.records.events import ExtensionMeasured
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.sweep.baselines import bounds
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.measuring import Measuring
@@ -32,7 +33,11 @@ def extension_measured(ledger: Ledger) -> ExtensionMeasured | None:
         return None
     measuring, counts = Measuring(ledger), ledger.every_example()
     reference = ledger.controls().reference_examples
-    whole = [trial for trial in ledger.trials.values() if ledger.last_report(trial) is not None]
+    whole = [
+        trial
+        for trial in ledger.trials.values()
+        if trial.name != BASE_TRIAL and ledger.last_report(trial) is not None
+    ]
     scored = {t.name: measuring.examples(t, counts) for t in whole if t.record.is_searched}
     controls = {t.name: measuring.examples(t, counts) for t in whole if t.name not in scored}
     earlier = experiment.tasks[: extends.learnt]
