@@ -129,7 +129,8 @@ class SweepState(EventFold):
         """How many trials the sweep is to hold."""
         search = self.experiment.get("search")
         if self.kind == "run" or not search:
-            return max(3 if self.experiment.get("extends") else 1, len(self.trials))
+            extends = self.experiment.get("extends") or {"compared": False}
+            return max(3 if extends.get("compared", True) else 1, len(self.trials))
         searched = len(self.searched)
         repeated = len(self.trials) - searched
         parsed = _experiment(self.experiment)
@@ -138,6 +139,13 @@ class SweepState(EventFold):
             return max(int(search.get("trials") or 0) if parsed is None else 0, searched) + repeated
         wanted = parsed.repeated_trials + parsed.compared_trials
         return max(parsed.searched_trials, searched) + max(wanted, repeated)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether its trials are chosen among."""
+        if self.kind == "extension":
+            return bool(self.experiment.get("search"))
+        return self.kind not in {"run", "reproduction"}
 
     @property
     def tasks(self) -> list[str]:

@@ -18,6 +18,7 @@ def head(view: SweepState) -> dict[str, Any]:
     return {
         "name": view.name,
         "kind": view.kind,
+        "chooses": view.chooses,
         "verdict": {
             "kind": kind,
             "title": title,

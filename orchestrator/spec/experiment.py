@@ -190,7 +190,7 @@ class Experiment(Spec):
     @property
     def compared_trials(self) -> int:
         """Trials beside which an extension is read: joint retraining and a fresh adapter."""
-        return 0 if self.extends is None else 2
+        return 2 if self.extends is not None and self.extends.compared else 0
 
     @property
     def inherited(self) -> int:

@@ -28,6 +28,9 @@ class ExtensionSpec(Spec):
     """`state`: go on from what that trial left. `fresh`: learn the further tasks alone, with an
     adapter that has seen nothing."""
 
+    compared: bool = Field(default=True, exclude_if=lambda compared: compared)
+    """Whether joint retraining and a fresh adapter are trained beside it."""
+
     @property
     def named(self) -> str:
         """The trial as `SWEEP/TRIAL`."""

@@ -89,10 +89,10 @@ def _caveat(view: SweepState) -> Text:
     else:
         how_many = f"{len(seeds)} seeds, one for each trial"
     which = "Trials show validation scores"
-    if view.kind != "run":
+    if view.chooses:
         which += ", by which the trials were chosen, so the best of them is optimistic"
     text = f"{which}. It is {how_many}."
-    if view.kind != "run" and view.ended:
+    if view.chooses and view.ended:
         text += " The interval of a trial is right for one that was named beforehand; "
         text += (
             f"the verdict's allows for the choice among {view.compared}."
