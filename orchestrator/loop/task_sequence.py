@@ -116,19 +116,23 @@ class TaskSequence:
         Returns:
             Tasks, and on how many of their first validation examples; None: on all.
         """
-        cells = self.scored.cells if learnt else None
+        cells = None if self._is_reference(learnt) else self.scored.cells
         return tuple(
             (task, self._examples(task, learnt))
             for index, task in enumerate(self.tasks)
             # A head that has not been trained yet says nothing: there is no such score.
             if (cells is None or (learnt, index) in cells)
-            and not (task.has_head and index >= learnt)
+            and not (task.has_head and (index >= learnt or (self.fresh and index < self.inherited)))
         )
+
+    def _is_reference(self, learnt: int) -> bool:
+        """Whether trials are compared with this row: the base's, or another trial's as it was."""
+        return learnt == 0 or (learnt == self.inherited and not self.fresh)
 
     def _examples(self, task: PreparedTask, learnt: int) -> int | None:
         last_chance = learnt < len(self.tasks) and not self.scored.later
         # The score of running text is no mean over its windows, of which some could be left out.
-        whole = learnt == 0 or last_chance or task.is_language_modelling
+        whole = self._is_reference(learnt) or last_chance or task.is_language_modelling
         asked = self.scored.examples
         return None if whole or asked is None or asked >= len(task.validation) else asked
 
