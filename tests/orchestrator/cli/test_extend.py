@@ -1,6 +1,7 @@
 """From a champion to one that has learnt another task, and back to what the first was made from."""
 
 import json
+import random
 import shutil
 
 import pytest
@@ -28,7 +29,7 @@ def found(tiny_base, tiny_tasks, empty_database, tmp_path_factory):
     document = {
         "name": "found", "model": {"name": str(tiny_base)}, "tasks": ["mood"],
         "method": {"adapter": {"kind": "lora", "r": 4, "target_modules": "all-linear"},
-                   "retention": {"kind": "ewc"}},
+                   "retention": {"kind": "replay", "capacity": 48}},
         "training": {"learning_rate": 0.01, "batch_size": 8, "max_length": 48,
                      "precision": "fp32", "epochs": 6},
         "search": {"space": {"training.learning_rate": {"choice": [0.01]}}, "searcher": "grid"},
@@ -41,6 +42,26 @@ def found(tiny_base, tiny_tasks, empty_database, tmp_path_factory):
     return storage
 
 
+@pytest.fixture(scope="module")
+def hue(tmp_path_factory):
+    """The file of a task that is learnt quickly."""
+    folder = tmp_path_factory.mktemp("hue")
+    for split, count in (("train", 96), ("validation", 24), ("test", 16)):
+        draw, rows = random.Random(f"3{split}"), []
+        for _ in range(count):
+            label, word = draw.choice([("one", "red"), ("two", "blue")])
+            filler = " ".join(
+                draw.choices(["the", "a", "was", "is", "very", "and", "it"], k=draw.randrange(3, 8))
+            )
+            rows.append(json.dumps({"text": f"{word} {filler} {word}", "label": label}))
+        (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "hue.yaml").write_text(
+        "name: hue\nkind: classification\ndata: {files: .}\nprompt: 'text : {text} label :'\n"
+        "labels: {one: ' one', two: ' two'}\n"
+    )
+    return folder / "hue.yaml"
+
+
 def journal(storage, sweep):
     return read_journal(storage / sweep)
 
@@ -49,35 +70,36 @@ def events(storage, sweep, name):
     return [line for line in journal(storage, sweep) if line["event"] == name]
 
 
-def test_a_champion_learns_another_task_and_is_measured_as_it_was(found):
-    words = ("extend", "found@champion", "--tasks", "being", "--storage", found)
+def test_a_champion_learns_another_task_and_is_measured_as_it_was(found, hue):
+    words = ("extend", "found@champion", "--tasks", hue, "--storage", found)
     shown = command(*words)
     assert "Minus found/t001 as it was" in shown.stdout
-    state = SweepState.of(journal(found, "found-then-being"))
+    state = SweepState.of(journal(found, "found-then-hue"))
     event = state.extension
-    assert (event.earlier, event.further) == (["mood"], ["being"])
+    assert (event.earlier, event.further) == (["mood"], ["hue"])
     assert [*event.sides] == ["t001", "joint", "fresh"]
     before = SweepState.of(journal(found, "found"))
     assert event.parent["adapter_sha256"] == before.trial("t001").adapter_sha256
     assert event.parent["carried_sha256"] == before.trial("t001").carried_sha256
     assert event.as_it_was["mood"] == before.matrix(before.trial("t001")).rows[1][0]
     own = event.sides["t001"]
-    assert own.further == pytest.approx(own.scores["being"] - event.as_it_was["being"])
+    assert own.further == pytest.approx(own.scores["hue"] - event.as_it_was["hue"])
     assert own.earlier_interval[0] <= own.earlier <= own.earlier_interval[1]
     gain = state.trial("t001").measure("gain")
     assert gain == pytest.approx((own.further + own.earlier) / 2), "gain is over it as it was"
     assert not {"joint", "fresh"} & {*state.front, state.champion}
-    page = (found / "found-then-being/report/index.html").read_text(encoding="utf-8")
+    page = (found / "found-then-hue/report/index.html").read_text(encoding="utf-8")
     assert "Gained and lost" in page
 
-    before = len(journal(found, "found-then-being"))
+    before = len(journal(found, "found-then-hue"))
     command(*words)
-    assert len(journal(found, "found-then-being")) == before, "there is nothing left to do"
-    if state.champion is not None:
-        record = champion_record("found-then-being", f"sqlite:///{found / 'mlflow.db'}", found)
-        assert record["extends"]["trial"] == "t001"
-        [reading] = events(found, "found-then-being", "test_read")
-        assert reading["reference"] == "found/t001 as it was"
+    assert len(journal(found, "found-then-hue")) == before, "there is nothing left to do"
+    assert state.champion == "t001"
+    record = champion_record("found-then-hue", f"sqlite:///{found / 'mlflow.db'}", found)
+    assert record["extends"] == {**event.parent, "begin": "state"}
+    [reading] = events(found, "found-then-hue", "test_read")
+    assert reading["reference"] == "found/t001 as it was"
+    assert {*reading["sides"]} == {"base", "as it was", "t001"}
 
 
 def test_a_champion_is_trained_again_to_the_last_digit(found):
