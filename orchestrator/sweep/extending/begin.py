@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curlora_kinds.retentions.table import RETENTIONS
+from orchestrator.base.facts import base_facts
 from orchestrator.base.files import UNKNOWN
 from orchestrator.data.prepared import PreparedData
+from orchestrator.executors.trial_run import adapted_model, fresh_retention
 from orchestrator.loop.task_sequence import Start
 from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
 from orchestrator.loop.trial_state import TrialState, write_state
@@ -183,7 +185,6 @@ def _weights_of_adapter(
     from curlora import load_adapter, merged_tensors, trainable_parameters
     from orchestrator.base.loading import load_base
     from orchestrator.engines.linear_heads import HEADS_FILE
-    from orchestrator.executors.trial_run import adapted_model
 
     fresh: Any = adapted_model(parent.record.name, experiment, data, "cpu")
     wanted = {**trainable_parameters(fresh), **merged_tensors(fresh)}
@@ -207,7 +208,6 @@ def _fresh_heads(parent: Parent, experiment: Experiment, data: PreparedData) -> 
     further = experiment.tasks[experiment.inherited :]
     if not any(name in labels for name in further):
         return {}
-    from orchestrator.base.facts import base_facts
     from orchestrator.engines.linear_heads import LinearHeads
 
     facts = base_facts(experiment.model)
@@ -229,7 +229,6 @@ def _fresh_heads(parent: Parent, experiment: Experiment, data: PreparedData) -> 
 def _retained(parent: Parent, experiment: Experiment) -> dict[str, Tensor]:
     """What the retention carries, with this trial's settings and room for its tasks."""
     from orchestrator.engines.checkpoints import read_tensors
-    from orchestrator.executors.trial_run import fresh_retention
 
     kept = None if parent.carried is None else parent.carried / RETENTION_FILE
     if kept is None or not kept.is_file():

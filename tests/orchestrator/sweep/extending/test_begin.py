@@ -42,14 +42,12 @@ def learnt(job, data):
 
 @pytest.fixture
 def begun(experiment_file, tmp_path):
-    """Makes the longer trial's experiment, its data, and the trial that has learnt its first task."""
+    """Makes the longer experiment, its data, and the trial that has learnt its first task."""
 
     def make(kind):
         adapter, retention = METHODS[kind]
         method = {"adapter": adapter, "retention": retention}
-        loaded = load_experiment(
-            experiment_file(method=method, resources={"executor": "local"})
-        )
+        loaded = load_experiment(experiment_file(method=method, resources={"executor": "local"}))
         data = prepare(loaded, load_tokenizer(loaded.experiment.model))
         whole = loaded.experiment
         first = whole.model_copy(update={"tasks": whole.tasks[:1]})
