@@ -68,9 +68,9 @@ def _verdict(view: SweepState) -> Text:
         if best is not None and best.name in view.extension.sides:
             text.append(f"{extension_words(view.extension, best.name)}\n", style="bold")
     if view.champion is None:
-        text.append(f"No champion: {view.reason}.", style="bold yellow")
+        text.append(f"No champion: {view.reason.rstrip('.')}.", style="bold yellow")
     else:
-        text.append(f"Champion {view.champion}: {view.reason}.", style="bold green")
+        text.append(f"Champion {view.champion}: {view.reason.rstrip('.')}.", style="bold green")
     if view.runner_up is not None:
         between = show_interval(view.runner_up_interval)
         text.append(f"\nRunner-up {view.runner_up}: the champion's score minus its, {between}.")

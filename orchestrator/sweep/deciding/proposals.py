@@ -71,9 +71,13 @@ class Proposals:
     @property
     def missing_comparisons(self) -> int:
         """How many of these are read beside a trial that goes on from another sweep's."""
-        if self._search_over:
-            return sum(name not in self._ledger.trials for name in self._comparisons())
-        return self._ledger.experiment.compared_trials
+        wanted = self._comparisons() if self._search_over else self._compared
+        return sum(name not in self._ledger.trials for name in wanted)
+
+    @property
+    def _compared(self) -> dict[str, dict[str, Any]]:
+        """Name and overrides of the comparisons that there are to be."""
+        return COMPARED if self._ledger.experiment.compared_trials else {}
 
     @property
     def may_come(self) -> bool:
@@ -108,7 +112,7 @@ class Proposals:
         searched = self._ledger.searched()
         # Repetitions of the finalists, and comparisons, must still fit afterwards.
         wanted = 1 + self._ledger.experiment.repeated_trials
-        wanted += self._ledger.experiment.compared_trials
+        wanted += self.missing_comparisons
         if self.total <= len(searched) or self._budget.fits(wanted):
             return False
         if not all(trial.over for trial in searched):
@@ -147,7 +151,8 @@ class Proposals:
 
     def tell(self, trial: Trial, measured: Mapping[str, float] | None) -> None:
         """Let the search learn what a trial scored; None: it has failed or was stopped."""
-        if self._proposer is not None and trial.name != BASE_TRIAL and trial.of is None:
+        of_the_search = trial.name != BASE_TRIAL and trial.record.is_searched
+        if self._proposer is not None and of_the_search:
             self._proposer.tell(trial.name, measured)
 
     def finalists(self) -> list[Trial]:
@@ -195,9 +200,7 @@ class Proposals:
         """Name and overrides of the trials beside which an extension is read, once it is whole."""
         # What the trial that it goes on from scored as it was is known from the extension alone.
         done = any(trial.state == "COMPLETE" for trial in self._ledger.searched())
-        if not self._ledger.experiment.compared_trials or not done:
-            return {}
-        return COMPARED
+        return self._compared if done else {}
 
 
 def _proposer(ledger: Ledger) -> Proposer | None:
