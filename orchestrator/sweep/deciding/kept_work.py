@@ -200,7 +200,7 @@ class KeptWork:
             return
         parent = parent_of(extends, ledger.folder.path.parent)
         try:
-            write_beginning(
+            aside = write_beginning(
                 ledger.folder.checkpoint(name), parent, experiment, ledger.data, self.maker(name)
             )
         except OSError as error:
@@ -209,6 +209,8 @@ class KeptWork:
             ) from None
         except ValueError as error:
             raise SweepError(str(error)) from None
+        for found in aside:
+            self.set_aside(name, found.what, found.kept_as, found.because)
         for report in inherited_reports(parent, experiment):
             if report.stage not in ledger.trials[name].reports:
                 ledger.record(StageReported(name, report))

@@ -17,7 +17,7 @@ from orchestrator.base.files import UNKNOWN
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.trial_run import adapted_model, fresh_retention
 from orchestrator.loop.task_sequence import Start
-from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
+from orchestrator.loop.trial_checkpoints import SetAside, found_checkpoint, keep_checkpoint
 from orchestrator.loop.trial_state import TrialState, write_state
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.records.carried_folder import RETENTION_FILE, WEIGHTS_FILE
@@ -96,7 +96,7 @@ def needs_of_rows(experiment: Experiment) -> str:
 
 def write_beginning(
     place: Path, parent: Parent, experiment: Experiment, data: PreparedData, maker: Maker
-) -> None:
+) -> list[SetAside]:
     """Write the checkpoint that a trial begins from, unless it has one.
 
     Args:
@@ -106,13 +106,16 @@ def write_beginning(
         data: The tokenised data.
         maker: What its work is sealed with.
 
+    Returns:
+        What lay there, was not whole or not the trial's, and has been set aside.
+
     Raises:
         OSError: If the disk refuses.
         ValueError: If the tensors are not those of this method.
     """
-    found, _ = found_checkpoint(place, maker)
+    found, aside = found_checkpoint(place, maker)
     if found is not None:
-        return
+        return aside
     from orchestrator.engines.checkpoints import write_tensors
 
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +131,7 @@ def write_beginning(
         matrix = AccuracyMatrix(tasks, ((NOT_MEASURED,) * len(tasks), *rows))
         write_state(fresh, TrialState(matrix, Start(elsewhere=experiment.inherited), ()))
         keep_checkpoint(fresh, place, maker)
+    return aside
 
 
 def inherited_reports(parent: Parent, experiment: Experiment) -> list[StageReport]:
