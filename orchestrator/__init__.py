@@ -18,18 +18,22 @@ for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
 
 if TYPE_CHECKING:
     from orchestrator.api.run import run_sweep
+    from orchestrator.api.select import select
     from orchestrator.api.sweep import Sweep, open_sweep
+    from orchestrator.selection.request import Request
     from orchestrator.serving.find import load
     from orchestrator.spec.experiment import Experiment
 
-__all__ = ["Experiment", "Sweep", "load", "open_sweep", "run_sweep"]
+__all__ = ["Experiment", "Request", "Sweep", "load", "open_sweep", "run_sweep", "select"]
 
 _PLACES = {
     "Experiment": "orchestrator.spec.experiment",
+    "Request": "orchestrator.selection.request",
     "Sweep": "orchestrator.api.sweep",
     "load": "orchestrator.serving.find",
     "open_sweep": "orchestrator.api.sweep",
     "run_sweep": "orchestrator.api.run",
+    "select": "orchestrator.api.select",
 }
 
 

@@ -17,7 +17,8 @@ HEAVY = {
     "sklearn",
     "torch", "transformers", "peft", "deepspeed", "ray", "mlflow", "optuna", "datasets",
     "matplotlib", "safetensors", "numpy", "pandas", "pyarrow", "sqlalchemy", "alembic", "jinja2",
-    "huggingface_hub", "gguf", "sacrebleu", "rouge_score", "torchao", "tokenizers", "accelerate",
+    "huggingface_hub", "moocore", "scipy",
+    "gguf", "sacrebleu", "rouge_score", "torchao", "tokenizers", "accelerate",
 }  # fmt: skip
 """What takes a noticeable part of a second to load. A quick command loads none of it that it does
 not need, and that is the one reason for an import inside a function. A command of `cli` may also
@@ -32,6 +33,7 @@ LONG = {
     "predict": "typer reads the options of the command from its parameters",
     "extend": "the same",
     "reproduce": "the same",
+    "select": "the same",
     "fused": "the factors that a fused update has, each by its letter of the paper",
     "forward": "what torch.autograd gives to a function of that many tensors",
 }

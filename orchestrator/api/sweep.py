@@ -21,6 +21,7 @@ from orchestrator.api.journals import find_trial, read_sweep
 from orchestrator.api.progress import LoggedProgress
 from orchestrator.records.events import Line
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.report.deciding.decision import Decision, decide
 from orchestrator.report.written import write_report
 from orchestrator.spec.task_files import load_task
 from orchestrator.sweep.later_scores import Asked, score_later
@@ -55,6 +56,11 @@ class Sweep:
     def ended(self) -> bool:
         """Whether there is a verdict."""
         return self.state.ended
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What it decides: the pick, by how much over what, what was given up, what is open."""
+        return decide(self.state)
 
     @cached_property
     def trials(self) -> pd.DataFrame:

@@ -28,7 +28,7 @@ SHORTEST_ROW = 0.85
 
 
 USEFUL = 0.95
-"""Share of the tokens of batches with joint rows that are no padding, at least, where it can be."""
+"""Share of the tokens of batches that are scored that are no padding, at least, where it can be."""
 
 
 def padded(rows: Sequence[Scored], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,9 +112,7 @@ def scoring_batches(
 ) -> list[list[int]]:
     """Rows that are scored, sorted by length into batches.
 
-    Joint rows differ more in length than others, so where there are some the batches are those that
-    compute least, of those with at most 5 % of padding if there are any. Plain rows alone are cut
-    by `bucketed` as they always were: in other company a row's numbers differ in their last bits.
+    The batches are those that compute least, of those with at most 5 % of padding if there are any.
 
     Args:
         rows: What is to be computed.
@@ -124,8 +122,6 @@ def scoring_batches(
     Returns:
         Indices of the rows, longest first.
     """
-    if not any(row.branches for row in rows):
-        return bucketed(rows, batch_tokens)
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].tokens), i))
     sizes = [(1, len(rows[i].tokens)) for i in order]
     each, useful, cuts = pass_tokens(device), 0.0, list[tuple[int, int]]()

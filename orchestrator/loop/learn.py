@@ -103,15 +103,14 @@ def learn_sequence(
             if stopper.stops and taken < len(batches):
                 break
             if taken in rungs:
-                value, metrics = yield from _evaluate_some(stage, sequence.examples_at_rungs)
+                scores = yield from _evaluate_some(stage, sequence.examples_at_rungs)
+                report = _rung_report(sequence, stage, scores)
                 yield Report(
-                    StageReport(
-                        task=stage.name, task_index=stage.index, step=taken, steps=len(batches),
-                        fraction=rungs[taken], score=value, loss=_mean(losses), tokens=tokens,
-                        seconds=clock.seconds(), held_out_best=stopper.best,
-                        held_out_waited=stopper.waited, metrics=metrics,
+                    replace(
+                        report, step=taken, steps=len(batches), fraction=rungs[taken],
+                        loss=_mean(losses), tokens=tokens, seconds=clock.seconds(),
+                        held_out_best=stopper.best, held_out_waited=stopper.waited,
                         strength=retention.strength,
-                        examples=_counts((t, sequence.examples_at_rungs) for t in stage.tasks),
                     ),
                     matrix,
                 )  # fmt: skip
@@ -132,6 +131,7 @@ def learn_sequence(
             replace(
                 report, loss=_mean(losses), tokens=tokens, seconds=clock.seconds(),
                 strength=strength,
+                probe_per_example=_each(probes) if sequence.raced and probes else None,
             ),
             matrix,
         )  # fmt: skip
@@ -237,15 +237,30 @@ def _evaluate_all(
     return scores, probes
 
 
-def _evaluate_some(
-    stage: Stage, limit: int | None
-) -> Generator[Request, Any, tuple[float, dict[str, dict[str, float]]]]:
-    """The mean score of the tasks of a stage, and every metric of each."""
+def _evaluate_some(stage: Stage, limit: int | None) -> Generator[Request, Any, dict[str, Score]]:
     scores: dict[str, Score] = {}
     for task in stage.tasks:
         scores[task.name] = yield Evaluate(task, limit)
-    value = sum(scored.value for scored in scores.values()) / len(scores)
-    return value, {name: scored.metrics for name, scored in scores.items()}
+    return scores
+
+
+def _rung_report(sequence: TaskSequence, stage: Stage, scores: Mapping[str, Score]) -> StageReport:
+    """What is scored within a stage; where it is, and what it took, is yet to be filled in."""
+    return StageReport(
+        task=stage.name,
+        task_index=stage.index,
+        step=0,
+        steps=0,
+        fraction=DONE,
+        score=sum(scored.value for scored in scores.values()) / len(scores),
+        metrics={name: scored.metrics for name, scored in scores.items()},
+        per_example=_each(scores) if sequence.raced else None,
+        examples=_counts((t, sequence.examples_at_rungs) for t in stage.tasks),
+    )
+
+
+def _each(scores: Mapping[str, Score]) -> dict[str, tuple[float, ...]]:
+    return {name: scored.per_example for name, scored in scores.items()}
 
 
 def _end_report(

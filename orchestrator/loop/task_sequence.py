@@ -11,7 +11,7 @@ from curlora_kinds.adapters.table import ADAPTERS
 from orchestrator.data.items import Example
 from orchestrator.data.model_inputs import epoch_batches
 from orchestrator.data.prepared import PreparedData, PreparedTask
-from orchestrator.measures.matrix_cells import Cells
+from orchestrator.measures.matrix_cells import Cells, learnt_cells
 from orchestrator.measures.needs import need_probes, needed_cells
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.methods import EarlyStoppingSpec
@@ -89,6 +89,8 @@ class TaskSequence:
     """How many tasks, from the first, another trial has learnt; they are not learnt again."""
     fresh: bool = False
     """Whether nothing of that trial is taken over, so that the sequence begins after them."""
+    raced: bool = False
+    """Whether trials may be stopped early, by the score of each example at each rung."""
 
     @property
     def stages(self) -> list[Stage]:
@@ -145,7 +147,8 @@ class TaskSequence:
     def probes_after(self, learnt: int) -> tuple[PreparedTask, ...]:
         """The probes that are measured once so many tasks are learnt; all on the untouched base."""
         inside = 0 < learnt < len(self.tasks)
-        waits = inside and (self.probes_once or self.scored.cells is not None)
+        is_lazy = self.scored.cells is not None and not self.raced
+        waits = inside and (self.probes_once or is_lazy)
         return () if waits or (learnt and not self.scored.probes) else self.probes
 
     def examples(self, stage: Stage) -> tuple[Example, ...]:
@@ -220,6 +223,7 @@ def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
         scored=scored_of(experiment),
         inherited=experiment.inherited,
         fresh=experiment.extends is not None and experiment.extends.begin == "fresh",
+        raced=experiment.races,
     )
 
 
@@ -235,9 +239,12 @@ def scored_of(experiment: Experiment) -> Scored:
     if experiment.scoring == "full":
         return Scored()
     names = experiment.deciding_measures
-    joint = experiment.method.sequence == "joint"
+    joint, tasks = experiment.method.sequence == "joint", len(experiment.tasks)
+    cells = needed_cells(names, tasks, joint=joint)
+    if experiment.races and not joint:
+        cells |= learnt_cells(tasks)
     return Scored(
-        needed_cells(names, len(experiment.tasks), joint=joint),
+        cells,
         experiment.screen,
         probes=need_probes(names),
         later=keeps_adapters(experiment),

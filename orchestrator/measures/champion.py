@@ -50,6 +50,17 @@ def best_candidate(
     )
 
 
+def best_candidates(
+    candidates: Sequence[Candidate], most: int, *, maximize: str, subject_to: Mapping[str, float]
+) -> list[Candidate]:
+    """The best so many of some candidates, in the order that they were given in."""
+    left, chosen = list(candidates), list[Candidate]()
+    while left and len(chosen) < most:
+        chosen.append(best_candidate(left, maximize=maximize, subject_to=subject_to))
+        left.remove(chosen[-1])
+    return [candidate for candidate in candidates if candidate in chosen]
+
+
 def choose_champion(
     candidates: Sequence[Candidate],
     *,

@@ -61,6 +61,7 @@ def joint_intervals(
     base: Sequence[Sequence[float]],
     *,
     others: int = 0,
+    seeds: Mapping[str, float] | None = None,
     seed: int = 0,
     resamples: int = BOOTSTRAP_RESAMPLES,
 ) -> dict[str, Interval]:
@@ -83,6 +84,8 @@ def joint_intervals(
         base: The same examples' scores under the other side.
         others: Further trials that were looked at and of which no such scores are known (stopped
             early): each counts as one trial more.
+        seeds: By trial, the squared standard error that its mean has over training seeds, beside
+            that over examples; none where nothing is said.
         seed: Seed of the resampling.
         resamples: Number of bootstrap resamples.
 
@@ -114,7 +117,8 @@ def joint_intervals(
     tail = (1.0 - INTERVAL_LEVEL) / 2.0 * count / (count + others)
     varies = squared > _ROUNDING
     standard = deviations[:, varies] / np.sqrt(squared[varies])
-    gain, errors = gain / len(base), np.sqrt(widened) / len(base)
+    other = np.array([(seeds or {}).get(name, 0.0) for name in finals])
+    gain, errors = gain / len(base), np.sqrt(widened / len(base) ** 2 + other)
     low = gain - _exceeded(standard, tail) * errors
     high = gain + _exceeded(-standard, tail) * errors
     unsure = 0.5**telling > tail / count

@@ -33,6 +33,11 @@ def diagonal(tasks: int) -> Cells:
     return frozenset((j + 1, j) for j in range(tasks))
 
 
+def learnt_cells(tasks: int) -> Cells:
+    """Each task from when it has been learnt."""
+    return frozenset((i, j) for i, j in every_cell(tasks) if j < i)
+
+
 def superdiagonal(tasks: int) -> Cells:
     """Each task but the first just before it is learnt."""
     return frozenset((j, j) for j in range(1, tasks))
@@ -45,7 +50,7 @@ def all_but_last_column(tasks: int) -> Cells:
 
 def from_learnt_on(tasks: int) -> Cells:
     """Every task but the last, from when it has been learnt."""
-    return frozenset((i, j) for i, j in all_but_last_column(tasks) if i > j)
+    return learnt_cells(tasks) & all_but_last_column(tasks)
 
 
 def diagonal_and_last(tasks: int) -> Cells:

@@ -27,7 +27,7 @@ def base_problems(loaded: LoadedExperiment, *, ask_hub: bool) -> Iterator[str]:
     try:
         check_files(experiment.model)
         yield from _context_problems(loaded)
-        yield from _adapter_problems(experiment, ask_hub=ask_hub)
+        yield from adapter_problems(experiment, ask_hub=ask_hub)
     except BaseFilesError as error:
         yield str(error)
 
@@ -58,7 +58,8 @@ def _context_problems(loaded: LoadedExperiment) -> Iterator[str]:
             )
 
 
-def _adapter_problems(experiment: Experiment, *, ask_hub: bool) -> Iterator[str]:
+def adapter_problems(experiment: Experiment, *, ask_hub: bool) -> Iterator[str]:
+    """Which layers and ranks of a file's adapters its base does not have, a message each."""
     ranks = _largest_ranks(experiment)
     if not ranks:
         return

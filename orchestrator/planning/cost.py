@@ -79,7 +79,9 @@ class TrialCost:
         cells = every_cell(len(learnt)) if scored.cells is None else scored.cells
         share = [1.0 if scored.cells is None else task.screen_share for task, _ in learnt]
         rows = sum(share[column] * learnt[column][1] for _, column in cells)
-        each = scored.cells is None and self.experiment.data.probe_after == "each_task"
+        asked = self.experiment
+        each = scored.cells is None or asked.races
+        each &= asked.data.probe_after == "each_task"
         probed = int(scored.probes) * (len(learnt) if each else 1)
         return round(rungs + rows + probed * (sum(counts) - sum(n for _, n in learnt)))
 

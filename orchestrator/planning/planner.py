@@ -134,7 +134,10 @@ def _scored_words(experiment: Experiment) -> str:
     told += f"{cells} of {tasks * tasks} cells of the accuracy matrix"
     if scored.examples is not None:
         told += f", on the first {scored.examples} examples"
-    return f"{told}; {'probes after the last task' if scored.probes else 'no probes'}"
+    if not scored.probes:
+        return f"{told}; no probes"
+    often = experiment.races and experiment.data.probe_after == "each_task"
+    return f"{told}; probes after {'each task' if often else 'the last task'}"
 
 
 def _alone(loaded: LoadedExperiment) -> dict[str, str]:

@@ -154,7 +154,7 @@ class EventFold:
                 trial.searched_measures = trial.measures
                 trial.intervals = event.intervals or {}
                 trial.adapter, trial.log = event.adapter, event.log
-                trial.adapter_sha256 = event.adapter_sha256
+                trial.adapter_sha256, trial.stop = event.adapter_sha256, event.stop
                 trial.carried, trial.carried_sha256 = event.carried, event.carried_sha256
                 trial.carried_bytes = event.carried_bytes or 0
                 trial.ended = event.time

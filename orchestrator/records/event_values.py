@@ -32,6 +32,36 @@ class Finalist:
 
 
 @dataclass(frozen=True)
+class EarlyStop:
+    """Why a trial was stopped before its last task."""
+
+    task: str = ""
+    """In which task."""
+    fraction: float = 1.0
+    """How much of it was learnt, from 0 to 1."""
+    measure: str = ""
+    """In which the trial is worse."""
+    rival: str | None = None
+    """Than which trial; None: than the champion's limit."""
+    difference: float = math.nan
+    """The rival's measure minus the trial's; or the trial's minus the limit."""
+    interval: tuple[float, float] | None = None
+    """Of the difference; it allows for the number of comparisons."""
+    told: dict[str, float] | None = None
+    """What the searcher was told that the trial would have measured; None: nothing."""
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """The stop of a JSON document; what is missing or null has its default."""
+        return cls(**_held(cls, document, {"interval": tuple}))
+
+    @staticmethod
+    def as_document(stop: EarlyStop | None) -> dict[str, Any] | None:
+        """The stop as a line of a journal holds it."""
+        return None if stop is None else asdict(stop)
+
+
+@dataclass(frozen=True)
 class SideScores:
     """What a trial, or the untouched base, scores on the test data."""
 

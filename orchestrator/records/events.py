@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from orchestrator.records.event import ONLY_IF_SAID, STAMP, Event, Line, typed
-from orchestrator.records.event_values import ExtensionSide, Finalist, SideScores, TaskScores
+from orchestrator.records.event_values import (
+    EarlyStop,
+    ExtensionSide,
+    Finalist,
+    SideScores,
+    TaskScores,
+)
 from orchestrator.records.stage_report import StageReport
 
 JOURNAL_VERSION = 1
@@ -132,6 +138,11 @@ class TrialEnded(Event):
     """What a further task would begin from: the trained tensors and what the retention carries."""
     carried_sha256: str | None = field(default=None, metadata=ONLY_IF_SAID)
     carried_bytes: int | None = field(default=None, metadata=ONLY_IF_SAID)
+    stop: EarlyStop | None = field(
+        default=None,
+        metadata=ONLY_IF_SAID | typed(EarlyStop.from_document, EarlyStop.as_document),
+    )
+    """Why it was stopped early; None where it was not, or by a budget or another scheduler."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +238,9 @@ class SweepEnded(Event):
     budget: dict[str, float] | None = field(default=None, metadata=ONLY_IF_SAID)
     """The budgets that ended the search before it had all of its trials, in seconds of `time`,
     `core` or `gpu`; None where none did."""
+    seed_deviation: float | None = field(default=None, metadata=ONLY_IF_SAID)
+    """The standard deviation of gains over the seeds of repetitions, pooled over all finalists, for
+    which their intervals allow; None where none was repeated twice, or by an earlier version."""
 
 
 @dataclass(frozen=True)

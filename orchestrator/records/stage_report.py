@@ -50,7 +50,9 @@ class StageReport:
     """Every metric of every task that was scored for this report."""
     per_example: dict[str, tuple[float, ...]] | None = None
     """Score of each validation example of what was just learnt; of all tasks after the last, and
-    where not everything is scored."""
+    where not everything is scored. Within a task only where trials may be stopped early."""
+    probe_per_example: dict[str, tuple[float, ...]] | None = None
+    """The same of each example or window of each probe, where trials may be stopped early."""
     head_only: dict[str, dict[str, float]] | None = None
     """Of the untouched base: what a linear head on its hidden states scores, by classification
     task."""
@@ -62,7 +64,10 @@ class StageReport:
 
     def as_document(self) -> dict[str, Any]:
         """The report as a JSON document."""
-        return asdict(self)
+        document = asdict(self)
+        if self.probe_per_example is None:
+            del document["probe_per_example"]
+        return document
 
     @property
     def stage(self) -> tuple[int, float]:
@@ -79,7 +84,9 @@ class StageReport:
             The same in all else.
         """
         short = replace(self, losses=(), learning_rates=())
-        return short if examples else replace(short, per_example=None, head_only_per_example=None)
+        if examples:
+            return short
+        return replace(short, per_example=None, head_only_per_example=None, probe_per_example=None)
 
     def on_first(self, tasks: Sequence[str], counts: Mapping[str, int] | None) -> Self:
         """The same report on fewer examples.
@@ -133,7 +140,7 @@ class StageReport:
             held["row"] = tuple(math.nan if v is None else v for v in held["row"])
         for name in ("losses", "learning_rates"):
             held[name] = tuple(held.get(name, ()))
-        for name in ("per_example", "head_only_per_example"):
+        for name in ("per_example", "head_only_per_example", "probe_per_example"):
             if name in held:
                 held[name] = {k: tuple(v) for k, v in held[name].items()}
         return cls(**held)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED
-from orchestrator.records.event_values import TaskScores
+from orchestrator.records.event_values import EarlyStop, TaskScores
 from orchestrator.records.events import CellsScored, TrialMeasured
 from orchestrator.records.scores import mean, number
 from orchestrator.records.stage_report import StageReport
@@ -69,6 +69,8 @@ class TrialRecord:
     carried_sha256: str | None = None
     carried_bytes: int = 0
     log: str | None = None
+    stop: EarlyStop | None = None
+    """Why it was stopped early, if it was."""
     started: float | None = None
     ended: float | None = None
     versions: list[dict[str, str]] = field(default_factory=list)
@@ -116,7 +118,7 @@ class TrialRecord:
         self.later.clear()
         self.unscored.clear()
         self.later_lines.clear()
-        self.adapter = self.adapter_sha256 = self.ended = None
+        self.adapter = self.adapter_sha256 = self.ended = self.stop = None
         self.carried = self.carried_sha256 = None
         self.versions = []
 

@@ -13,6 +13,8 @@ from markupsafe import Markup
 
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.report import input_sections, picture_sections, score_sections, trial_sections
+from orchestrator.report.deciding.decision import decide
+from orchestrator.report.deciding.words import decision_lines
 from orchestrator.report.figures import COLOURS, Figures
 from orchestrator.report.head_section import head
 
@@ -36,11 +38,14 @@ def render_page(view: SweepState, figures: Figures, folder: Path) -> str:
         HTML without any address but those within the page.
     """
     # By id: the title, the template, and what the template shows; nothing to show, no section.
+    decided = decision_lines(decide(view)) if view.ended else []
     sections = {
+        "decision": ("The decision", "decision", decided),
         "test": ("Test examples", "readings", score_sections.test_readings(view)),
         "extension": ("Gained and lost", "tables", score_sections.extension(view)),
         "asked": ("What was asked", "asked", input_sections.asked(view)),
         "front": ("The front", "front", picture_sections.front(view, figures)),
+        "course": ("The course of the search", "course", picture_sections.search_course(view)),
         "scores": ("Scores by task", "tables", score_sections.scores_by_task(view)),
         "finalists": ("Finalists with fresh seeds", "tables", score_sections.finalists(view)),
         "trials": ("All trials", "trials", trial_sections.all_trials(view)),

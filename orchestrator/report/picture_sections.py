@@ -13,6 +13,7 @@ from orchestrator.records.readings import CONTROLS
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report import svg_curves, svg_trade_off
+from orchestrator.report.deciding import course
 from orchestrator.report.figures import Figures, measure_words
 from orchestrator.report.tables import measure_cell
 from orchestrator.report.trial_roles import by_merit, role_of
@@ -61,6 +62,26 @@ def curves(view: SweepState, figures: Figures) -> dict[str, Any] | None:
         "forgetting": [(one.title, svg_curves.curves(one, small=True))
                        for one in figures.forgetting],
     }  # fmt: skip
+
+
+def search_course(view: SweepState) -> dict[str, Any] | None:
+    """What the search had found by when, what was stopped where and why, and which knobs matter."""
+    steps = course.course(view)
+    volume = course.volume_curve(steps)
+    tables = [
+        course.spent_by_method(view),
+        course.front_over_time(view, steps),
+        course.stopped_early(view),
+    ]
+    found = [table for table in tables if table is not None]
+    knobs = course.knobs(view)
+    if volume is None and not found and knobs is None:
+        return None
+    return {
+        "volume": volume and (volume.title, svg_curves.curves(volume)),
+        "tables": found,
+        "knobs": knobs,
+    }
 
 
 def matrices(view: SweepState) -> list[dict[str, Any]]:

@@ -64,6 +64,9 @@ class Experiment(Spec):
     champion: ChampionRule = ChampionRule()
     finalists: FinalistSpec = FinalistSpec()
     scoring: Scoring = ScoringSpec()
+    raced: bool = Field(default=False, exclude_if=lambda raced: not raced)
+    """Whether reports at rungs hold the score of each example, and whatever objectives can be
+    measured by then is scored. A sweep sets it for trials that `search.early_stopping` may stop."""
     resources: ResourceSpec = ResourceSpec()
     storage: PathText = "./runs"
     tracking: TrackingSpec = TrackingSpec()
@@ -163,6 +166,12 @@ class Experiment(Spec):
         return ("gain", *self.objectives, self.champion.maximize, *self.champion.subject_to)
 
     @property
+    def races(self) -> bool:
+        """Whether trials may be stopped early, and report what that needs."""
+        stopping = self.search is not None and self.search.early_stopping is not None
+        return self.raced or stopping
+
+    @property
     def screen(self) -> int | None:
         """How many validation examples of a task are scored while a sweep searches; None: all."""
         return None if self.scoring == "full" else self.scoring.examples
@@ -185,7 +194,7 @@ class Experiment(Spec):
         per = self.finalists.per
         domain = self.search.space.get(per) if self.search is not None and per else None
         groups = len(domain.choice) if isinstance(domain, Choice) else 1
-        return self.finalists.fresh_seeds * groups
+        return self.finalists.fresh_seeds * min(groups, self.finalists.most or groups)
 
     @property
     def compared_trials(self) -> int:

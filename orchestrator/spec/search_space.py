@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from orchestrator.spec.assignments import assignments, ordered_space, wanted_values
 from orchestrator.spec.budgets import compute, duration
@@ -30,6 +30,19 @@ LARGEST_GRID = 10_000
 """Points of a grid, each of which is tried when the file is read."""
 
 
+class EarlyStopping(Spec):
+    """Which trials of a search are stopped before their last task."""
+
+    keep: float = Field(default=1 / 3, gt=0, lt=1)
+    """Share of the trials at a rung that goes on in any case: the best by front."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """A trial that is no worse than those goes on over all rungs with this probability."""
+
+
+def _as_early_stopping(value: object) -> object:
+    return {} if value is True else None if value is False else value
+
+
 class SearchSpec(Spec):
     """What is searched, how, and how often."""
 
@@ -47,8 +60,18 @@ class SearchSpec(Spec):
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     startup_trials: int | None = Field(default=None, ge=1)
     """Random trials before TPE models anything; null: a third of `trials`, from 3 to 10."""
+    warm_start: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
+    """Sweeps of the same storage, base and tasks whose trials the searcher learns from at once."""
+    per: str | None = Field(default=None, exclude_if=lambda per: per is None)
+    """A path of the space with a `choice`, such as `method.preset`: each of its values gets the
+    same compute and a searcher of its own. Null: one searcher proposes whatever looks best."""
     first: tuple[dict[str, Any], ...] = ()
     """Overrides of the first trials; what an entry leaves open is proposed by the searcher."""
+    early_stopping: Annotated[EarlyStopping | None, BeforeValidator(_as_early_stopping)] = Field(
+        default=None, exclude_if=lambda stopping: stopping is None
+    )
+    """Stop trials that are worse than the best ones beyond doubt, on the same examples: `true`, or
+    its settings."""
     max_concurrent: int | None = Field(default=None, ge=1)
     """Upper limit on trials at a time; null: as many as the cluster holds."""
 
@@ -147,6 +170,7 @@ class SearchSpec(Spec):
                             f"`{path}`: `when` wants {parent} = {value!r}, which is not among "
                             f"{list(other.choice)}"
                         )
+        self._check_searcher()
         if self.first and self.searcher == "grid":
             raise ValueError("`first` has no place in a grid, which is walked in order")
         list(ordered_space(self.space))
@@ -156,3 +180,21 @@ class SearchSpec(Spec):
                 "use `searcher: random` or `tpe`, which draw from the same lists"
             )
         return self
+
+    def _check_searcher(self) -> None:
+        if self.warm_start and self.searcher != "tpe":
+            raise ValueError(
+                f"`warm_start` is for `searcher: tpe`: `{self.searcher}` learns from no trial"
+            )
+        if self.per is None:
+            return
+        choices = [path for path, domain in self.space.items() if isinstance(domain, Choice)]
+        domain = self.space.get(self.per)
+        if not isinstance(domain, Choice) or domain.when:
+            raise ValueError(
+                f"`per` must be a path of the space with a `choice` and no `when`, got "
+                f"{self.per!r}.{suggestion(self.per, choices)} There are: "
+                f"{', '.join(choices) or 'none'}"
+            )
+        if self.searcher == "grid":
+            raise ValueError("`per` has no place in a grid, which is walked in order")

@@ -183,6 +183,8 @@ class FinalistSpec(Spec):
     per: str | None = None
     """A path of the search space with a `choice`: the best trial of each of its values is a
     finalist. Null: the best trial alone."""
+    most: int | None = Field(default=None, ge=1, exclude_if=lambda most: most is None)
+    """Of these, the best so many; null: all."""
 
 
 @dataclass(frozen=True, kw_only=True)

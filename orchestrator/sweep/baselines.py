@@ -150,13 +150,18 @@ class Controls:
         return None if None in sides else gain_interval(*[side for side in sides if side])
 
     def joint_intervals(
-        self, finals: Mapping[str, Mapping[str, Sequence[float]]], *, others: int = 0
+        self,
+        finals: Mapping[str, Mapping[str, Sequence[float]]],
+        *,
+        others: int = 0,
+        seeds: Mapping[str, float] | None = None,
     ) -> dict[str, Interval]:
         """The intervals of `gain` of several trials, which hold all at once.
 
         Args:
             finals: By trial, the final score of each example, by task.
             others: Further trials that were looked at and stopped.
+            seeds: See `intervals.joint_intervals`.
 
         Returns:
             An interval for each trial that was scored on all tasks; the others count as looked at.
@@ -166,7 +171,9 @@ class Controls:
         known = {name: final for name, final in whole.items() if final is not None}
         if reference is None:
             return {}
-        return joint_intervals(known, reference, others=others + len(finals) - len(known))
+        return joint_intervals(
+            known, reference, others=others + len(finals) - len(known), seeds=seeds
+        )
 
     def _whole(self, side: Mapping[str, Sequence[float]] | None) -> list[Sequence[float]] | None:
         """The scores of all tasks in order; None where one is missing."""

@@ -7,10 +7,10 @@ may run now, how they end, who wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.job import Job
@@ -38,9 +38,13 @@ from orchestrator.sweep.deciding.judgement import Judgement
 from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.proposals import Proposals
+from orchestrator.sweep.deciding.racing import Racing
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.errors import SweepError, is_out_of_room, no_room
 from orchestrator.sweep.protocols import WAIT, Observer, Wait
+
+if TYPE_CHECKING:
+    from orchestrator.sweep.search import PastTrial
 
 
 class Driver:
@@ -54,6 +58,7 @@ class Driver:
         data: PreparedData,
         base_measured: Callable[[StageReport], None] | None = None,
         budget: Callable[[Ledger], Budget] = Budget,
+        prior: Sequence[PastTrial] = (),
     ) -> None:
         """Go on from what the journal says.
 
@@ -64,6 +69,7 @@ class Driver:
             data: The tokenised data.
             base_measured: Receives row 0 once it is known.
             budget: Makes what the sweep may spend.
+            prior: Trials of other sweeps that the searcher learns from.
         """
         self.ledger = ledger = Ledger(loaded, journal, observer, data)
         self.experiment, self.data = ledger.experiment, data
@@ -71,12 +77,15 @@ class Driver:
         self.observer = observer
         self.state, self.trials = ledger.state, ledger.trials
         self.budget = budget(ledger)
-        self.proposals = Proposals(ledger, self.budget)
+        self.proposals = Proposals(ledger, self.budget, prior)
         self.admission = Admission(ledger, self.proposals)
         self._kept = KeptWork(ledger)
+        rules = ledger.racing
+        self._racing = None if rules is None else Racing(ledger, rules)
         self._endings = Endings(
-            ledger, self.proposals, self.admission, self._kept, self.budget, base_measured
-        )
+            ledger, self.proposals, self.admission, self._kept, self.budget, base_measured,
+            self._racing,
+        )  # fmt: skip
         self.judgement = Judgement(ledger, self.proposals, self._kept, self.budget)
         self._finish_whole_trials()
         self._end_impossible_trials()
@@ -272,6 +281,14 @@ class Driver:
         if report.row is not None and not last and trial.name != BASE_TRIAL:
             adapter = self._kept.task_adapter(trial.name, report.task_index + 1)
         self.ledger.record(StageReported(trial.name, report, *(adapter or (None, None))))
+        if self._racing is not None:
+            self._racing.look(trial, report)
+            if trial.name == BASE_TRIAL:  # nothing could be decided before
+                self._racing.look_again(self.trials[name] for name in self.admission.running)
+
+    def stops(self, name: str) -> bool:
+        """Whether a running trial is to be stopped early, by what it has reported."""
+        return self.trials[name].stop is not None
 
     def ended(self, name: str, error: bool) -> None:
         """A trial is over.

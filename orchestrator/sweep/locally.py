@@ -12,8 +12,8 @@ from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.mlflow_sync import MlflowSync
 
 
-class _BudgetSpentError(Exception):
-    """Ends a trial whose sweep has spent too much."""
+class _EndedEarlyError(Exception):
+    """Ends a trial that is stopped early, or whose sweep has spent too much."""
 
 
 def run_trials_locally(
@@ -39,12 +39,12 @@ def _run_one_locally(driver: Driver, job: Job, raise_if_interrupted: Callable[[]
         except BaseException as error:
             own.append(error)  # the driver's failure, not the trial's
             raise
-        if driver.over_budget():
-            raise _BudgetSpentError
+        if driver.over_budget() or driver.stops(job.trial):
+            raise _EndedEarlyError
 
     try:
         run_locally(job, driver.data, tell)
-    except _BudgetSpentError:
+    except _EndedEarlyError:
         return  # it is stopped at its last report
     except Exception as error:
         if own:

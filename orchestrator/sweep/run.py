@@ -47,7 +47,7 @@ from orchestrator.sweep.continuation import record_continuation, retried_trials,
 from orchestrator.sweep.deciding.budget import Budget, Forecast
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
-from orchestrator.sweep.extending.begin import check_made_of_the_same, parent_of
+from orchestrator.sweep.extending.begin import check_beginning
 from orchestrator.sweep.locally import run_trials_locally
 from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.on_ray import (
@@ -65,6 +65,7 @@ from orchestrator.sweep.provenance import (
 )
 from orchestrator.sweep.readings import read_sides
 from orchestrator.sweep.run_options import SweepOptions, SweepOutcome
+from orchestrator.sweep.warm_start import prior_trials
 from orchestrator.system.content_cache import ContentCache
 from orchestrator.system.strict_json import without_nan
 
@@ -196,9 +197,6 @@ def _run(
         tokenizer_sha256=tokenizer_sha256(experiment.model, base_hash),
         vocabulary=vocabulary(experiment.model),
     )
-    if experiment.extends is not None:
-        parent = parent_of(experiment.extends, journal.folder.parent)
-        check_made_of_the_same(parent, experiment, base_hash, data.hashes)
     provenance = {
         "base": {
             **experiment.model.model_dump(),
@@ -208,6 +206,7 @@ def _run(
         "data": data.hashes,
         **provenance_now(),
     }
+    check_beginning(experiment, journal.folder.parent, base_hash, data.hashes)
     if not journal.lines:
         set_leftovers_aside(journal.folder, observer)
         observer.event(
@@ -236,10 +235,13 @@ def _run(
         if base_hash != UNKNOWN:
             cache.write("base", row_0, without_nan(report.as_document()))
 
+    prior, known = prior_trials(experiment, provenance, journal.folder.parent)
+    for words in known:
+        observer.note(words)
     forecast = _forecast(experiment, data, options)
     driver = Driver(
         loaded, journal, observer, data, keep_row_0,
-        budget=functools.partial(Budget, forecast=forecast, began=began),
+        budget=functools.partial(Budget, forecast=forecast, began=began), prior=prior,
     )  # fmt: skip
     measured = cache.read("base", row_0)
     if measured is not None and BASE_TRIAL not in driver.trials:

@@ -45,6 +45,8 @@ class PastTrial:
     state: str
     """COMPLETE, FAILED, or RUNNING for one that has not ended."""
     values: Mapping[str, float] | None = None
+    cost: float = 0.0
+    """Device seconds, as far as it has come."""
 
 
 class Proposer:
@@ -56,6 +58,7 @@ class Proposer:
         objectives: Mapping[str, Direction],
         past: Sequence[PastTrial] = (),
         refuses: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
+        prior: Sequence[PastTrial] = (),
     ) -> None:
         """Set up the search, with what earlier sessions of the sweep found.
 
@@ -65,6 +68,7 @@ class Proposer:
             past: Every trial proposed before, oldest first.
             refuses: Why a trial with some overrides cannot be; None where it can. What it refuses
                 is never proposed.
+            prior: Trials of other sweeps, in the terms of this space; none of them counts here.
         """
         self._search = search
         self._objectives = dict(objectives)
@@ -81,6 +85,8 @@ class Proposer:
         self._study = optuna.create_study(
             directions=["maximize" if d == "max" else "minimize" for d in objectives.values()],
         )
+        for trial in prior:
+            self._learn(trial)
         for trial in past:
             self._add(trial)
 
@@ -108,6 +114,11 @@ class Proposer:
         )
 
     def _add(self, trial: PastTrial) -> None:
+        """Learn of a trial of this sweep, and count it."""
+        self._learn(trial)
+        self._note(trial.name, len(self._study.trials) - 1, trial.overrides)
+
+    def _learn(self, trial: PastTrial) -> None:
         held = self._held(trial.overrides)
         distributions = {key: distribution_of(domain) for key, _, domain in held}
         params = {key: to_optuna(domain, trial.overrides[path]) for key, path, domain in held}
@@ -119,7 +130,6 @@ class Proposer:
         self._study.add_trial(
             create_trial(state=state, values=values, params=params, distributions=distributions)
         )
-        self._note(trial.name, len(self._study.trials) - 1, trial.overrides)
 
     def _note(self, name: str, number: int, overrides: Mapping[str, Any]) -> None:
         self._numbers[name] = number
@@ -223,14 +233,16 @@ class Proposer:
     def _has_first(self) -> bool:
         return self._proposed < len(self._search.first)
 
-    def tell(self, name: str, measures: Mapping[str, float] | None) -> None:
+    def tell(self, name: str, measures: Mapping[str, float] | None, cost: float = 0.0) -> None:
         """Report how a trial ended.
 
         Args:
             name: The trial.
             measures: Its measures; None when it failed. A trial whose objectives are not all
                 finite numbers counts as failed.
+            cost: What it has cost, which matters where groups share (see `GroupedProposer`).
         """
+        del cost
         values = self._values(measures)
         if values is None:
             self._study.tell(self._numbers[name], state=TrialState.FAIL)

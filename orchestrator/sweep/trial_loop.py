@@ -60,6 +60,9 @@ class TrialLoop:
             for name, died in self._own.over().items():
                 if name in self._running:
                     self._ended(name, died)
+            for name in [name for name in self._running if self._driver.stops(name)]:
+                self._own.end(name)
+                self._ended(name, died=False)
             if self._driver.budget.allowed and self._driver.over_budget():
                 return
 
@@ -100,7 +103,9 @@ class TrialLoop:
         self._driver.hear(name, message)
         if job.executor == "pool" and isinstance(message, ENDINGS):
             self._ended(name, died=False)
-        elif self._scheduler is not None and self._scheduler.stops(name, message):
+        elif self._driver.stops(name) or (
+            self._scheduler is not None and self._scheduler.stops(name, message)
+        ):
             self._own.end(name)
             self._ended(name, died=False)
 

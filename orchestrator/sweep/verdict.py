@@ -25,6 +25,12 @@ from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.extension import ExtensionSpec
 from orchestrator.sweep.baselines import Controls, Inherited, bounds
 
+USUAL_DEVIATION = 0.02
+"""Of gains between seeds, where nothing else is known: the root mean square over the twelve methods
+of docs/results.md."""
+USUAL_FREEDOM = 4
+"""As how many repetitions that counts."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -88,7 +94,11 @@ def judge(
     }
     family = {name: one.examples for name, one in tried.items()}
     family |= {f"{name} again": one.examples for name, one in again.items()}
-    intervals = controls.joint_intervals(family, others=others)
+    spread = _over_seeds(repeated)
+    errors = {
+        f"{one.trial} again": spread.variance / len(one.repeats) for one in repeated if spread
+    }
+    intervals = controls.joint_intervals(family, others=others, seeds=errors)
     candidates = [
         Candidate(name, one.measures, intervals.get(f"{name} again", UNKNOWN))
         for name, one in again.items()
@@ -101,7 +111,7 @@ def judge(
         maximize=rule.maximize,
         subject_to=rule.subject_to,
         compared=compared,
-        basis=_seeds_words(repeated),
+        basis=_seeds_words(repeated, spread),
         reference=controls.reference_name,
     )
     beaten = [c for c in candidates if c.name != verdict.champion]
@@ -120,6 +130,7 @@ def judge(
         intervals={c.name: bounds(c.gain_interval) for c in candidates},
         runner_up=runner_up,
         runner_up_interval=bounds(between),
+        seed_deviation=None if spread is None else spread.deviation,
     )
 
 
@@ -237,11 +248,44 @@ def _mean_examples(each: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, l
     }
 
 
-def _seeds_words(repeated: Sequence[Finalist]) -> str:
+@dataclass(frozen=True)
+class _Spread:
+    """How much gains differ between seeds, pooled over all finalists."""
+
+    deviation: float
+    variance: float
+    """Of a single repetition. As a deviation is badly known from few repetitions, it is moderated
+    by what is usual (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3), and so much larger that a normal
+    interval with it is as wide as Student's."""
+
+
+def _over_seeds(repeated: Sequence[Finalist]) -> _Spread | None:
+    """The spread over seeds; None where no finalist was repeated more than once."""
+    from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
+
+    known = [
+        (len(one.repeats) - 1, one.spread["gain"])
+        for one in repeated
+        if math.isfinite(one.spread.get("gain", math.nan))
+    ]
+    freedom = sum(count for count, _ in known)
+    if not freedom:
+        return None
+    squares = sum(count * deviation**2 for count, deviation in known)
+    whole = freedom + USUAL_FREEDOM
+    moderated = (squares + USUAL_FREEDOM * USUAL_DEVIATION**2) / whole
+    widened = moderated * (float(stdtrit(whole, 0.975)) / float(stdtrit(10**9, 0.975))) ** 2
+    return _Spread(math.sqrt(squares / freedom), widened)
+
+
+def _seeds_words(repeated: Sequence[Finalist], spread: _Spread | None) -> str:
     """On which seeds a verdict stands, in words."""
     counts = sorted({len(finalist.repeats) for finalist in repeated})
     if not counts:
         return ""
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     noun = "seed that had" if counts == [1] else "seeds that had"
-    return f"on {number} fresh {noun} no part in the choice"
+    told = f"on {number} fresh {noun} no part in the choice"
+    if spread is not None:
+        told += f", between which gains differ by {spread.deviation:.3f} (standard deviation)"
+    return told

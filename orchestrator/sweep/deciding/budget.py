@@ -64,6 +64,8 @@ class Budget:
         }  # fmt: skip
         self._before = before.trials
         self._at = self._clock() if began is None else began
+        self._prepared: dict[str, float] | None = None
+        """What was spent before this session's first trial: processes, data, row 0."""
         self._first: dict[str, float] = {}
         self._now: dict[str, float] = {}
         """Shares done of each trial of this session: when it was first heard of, and now."""
@@ -89,6 +91,7 @@ class Budget:
     def started(self, trial: str, share: float) -> None:
         """Note that a trial begins with so much of it done, from 0 to 1, by earlier sessions."""
         if trial != BASE_TRIAL:
+            self._prepared = self._prepared or dict(self.spent)
             self._first[trial] = self._now[trial] = share
 
     def progress(self, trial: str, share: float) -> None:
@@ -156,6 +159,9 @@ class Budget:
         expected = self._forecast.each.get(kind, 0.0) if self._forecast is not None else 0.0
         if self.work < ENOUGH_WORK and expected:
             return expected
+        here = self.work - self._before
+        if here >= ENOUGH_WORK and self._prepared is not None:
+            return (self.spent[kind] - self._prepared[kind]) / here
         return self.spent[kind] / self.work if self.work >= ENOUGH_WORK else 0.0
 
     def _left(self, kind: str) -> float:

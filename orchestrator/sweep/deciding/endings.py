@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.measures.objectives import needs_order
 from orchestrator.records.carried_folder import carried_bytes
+from orchestrator.records.event_values import EarlyStop
 from orchestrator.records.events import TrialEnded
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.trial_record import BASE_TRIAL, COMPARISON
@@ -18,6 +19,7 @@ from orchestrator.sweep.deciding.kept_work import KeptWork
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.measuring import Measured, Measuring, intervals_of
 from orchestrator.sweep.deciding.proposals import Proposals
+from orchestrator.sweep.deciding.racing import Racing
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.system.seals import content_hash, file_hashes
 
@@ -36,6 +38,7 @@ class Endings:
         kept: KeptWork,
         budget: Budget,
         base_measured: Callable[[StageReport], None] | None = None,
+        racing: Racing | None = None,
     ) -> None:
         """Begin.
 
@@ -46,7 +49,9 @@ class Endings:
             kept: Their adapters.
             budget: What the sweep may spend.
             base_measured: Receives row 0 once it is known.
+            racing: Knows why trials were stopped early; None: none is.
         """
+        self._racing = racing
         self._ledger, self._proposals = ledger, proposals
         self._admission, self._kept, self._budget = admission, kept, budget
         self._measuring = Measuring(ledger)
@@ -114,6 +119,10 @@ class Endings:
 
     def _end_early(self, trial: Trial) -> None:
         """End a trial that has failed, or was stopped before its last report."""
+        if trial.failure is None and trial.stop is not None and self._racing is not None:
+            found = self._racing.told(trial, trial.stop)
+            self._end(trial, "STOPPED", self._racing.words(trial.stop), stop=found)
+            return
         if trial.failure is None and self._admission.scheduled and trial.reports:
             self._end(trial, "STOPPED", "stopped by the scheduler")
             return
@@ -123,7 +132,14 @@ class Endings:
         reason = trial.failure or trial.trouble or "the trial ended before its last report"
         self._end(trial, "FAILED", reason)
 
-    def _end(self, trial: Trial, state: str, reason: str, measured: Measured | None = None) -> None:
+    def _end(
+        self,
+        trial: Trial,
+        state: str,
+        reason: str,
+        measured: Measured | None = None,
+        stop: EarlyStop | None = None,
+    ) -> None:
         """Record the end of a trial; `measured` only if it is complete."""
         folder = self._ledger.folder
         adapter = folder.adapter(trial.name)
@@ -148,10 +164,11 @@ class Endings:
                 carried=folder.relative(carried) if carries else None,
                 carried_sha256=content_hash(file_hashes(carried)) if carries else None,
                 carried_bytes=carried_bytes(carried) if carries else None,
+                stop=stop,
             )
         )
         self._budget.trial_ended(trial.name, whole=state == "COMPLETE")
-        self._proposals.tell(trial, values)
+        self._proposals.tell(trial, values if stop is None else stop.told)
         ProgressFile(folder.path, trial.name).remove()
         if state == "FAILED":
             self._failed_now.append(trial.name)

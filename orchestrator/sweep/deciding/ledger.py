@@ -16,6 +16,7 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
+from orchestrator.spec.search_space import EarlyStopping
 from orchestrator.sweep.baselines import Controls, Inherited
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.protocols import Observer
@@ -53,6 +54,12 @@ class Ledger:
             self.trials[written.trial] = Trial(self.state.trial(written.trial))
         self.observer.event(written)
 
+    @property
+    def racing(self) -> EarlyStopping | None:
+        """How trials of the search are stopped early; None: they are not."""
+        search = self.experiment.search
+        return None if search is None else search.early_stopping
+
     # ------------------------------------------------------------------------ of single trials
 
     def experiment_of(self, name: str) -> Experiment:
@@ -62,7 +69,8 @@ class Ledger:
             own = self.experiment.with_overrides(trial.overrides)
             # A repetition is judged by its whole matrix, cheapest while its model is there.
             scoring = own.scoring if trial.of is None else "full"
-            self._experiments[name] = own.model_copy(update={"scoring": scoring})
+            raced = own.raced or (self.racing is not None and trial.record.is_searched)
+            self._experiments[name] = own.model_copy(update={"scoring": scoring, "raced": raced})
         return self._experiments[name]
 
     def learns_jointly(self, name: str) -> bool:

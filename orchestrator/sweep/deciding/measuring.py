@@ -83,7 +83,7 @@ class Measuring:
             measures(
                 matrix,
                 reference=controls.reference_row,
-                probes=self._probes(base, final, cells),
+                probes=self.probes(base, final, cells),
                 cost_s=final.seconds * ledger.experiment_of(trial.name).resources.workers,
                 cost_tokens=float(final.tokens),
             ),
@@ -112,12 +112,13 @@ class Measuring:
             if scores.examples >= counts.get(task, 0)
         }
 
-    def _probes(
+    def probes(
         self,
         base: StageReport,
         final: StageReport,
         cells: Mapping[tuple[int, str], TaskScores],
     ) -> list[ProbeReading]:
+        """What each probe read on the base and after some task; without those not read then."""
         ledger, readings = self._ledger, list[ProbeReading]()
         for name in ledger.experiment.probes:
             later = cells.get((len(ledger.experiment.tasks), name))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.measures.champion import Candidate, best_candidate
+from orchestrator.measures.champion import Candidate, best_candidate, best_candidates
 from orchestrator.measures.intervals import UNKNOWN
 from orchestrator.records.events import TrialProposed
 from orchestrator.records.trial_record import BASE_TRIAL, COMPARISON
@@ -17,7 +17,8 @@ from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.verdict import fresh_seeds
 
 if TYPE_CHECKING:
-    from orchestrator.sweep.search import Proposer
+    from orchestrator.sweep.grouped_search import GroupedProposer
+    from orchestrator.sweep.search import PastTrial, Proposer
 
 COMPARED: dict[str, dict[str, Any]] = {
     "joint": {
@@ -35,15 +36,16 @@ alone with a fresh adapter."""
 class Proposals:
     """Proposes trials in order, and counts those that are still to come."""
 
-    def __init__(self, ledger: Ledger, budget: Budget) -> None:
+    def __init__(self, ledger: Ledger, budget: Budget, prior: Sequence[PastTrial] = ()) -> None:
         """Set up the search with what earlier sessions have found.
 
         Args:
             ledger: The sweep's.
             budget: What it may spend.
+            prior: Trials of other sweeps that the searcher learns from.
         """
         self._ledger, self._budget = ledger, budget
-        self._proposer = _proposer(ledger)
+        self._proposer = _proposer(ledger, prior)
 
     @property
     def total(self) -> int:
@@ -153,7 +155,7 @@ class Proposals:
         """Let the search learn what a trial scored; None: it has failed or was stopped."""
         of_the_search = trial.name != BASE_TRIAL and trial.record.is_searched
         if self._proposer is not None and of_the_search:
-            self._proposer.tell(trial.name, measured)
+            self._proposer.tell(trial.name, measured, _cost(self._ledger, trial))
 
     def finalists(self) -> list[Trial]:
         """The best searched trial of each group; those that keep the champion's limits first."""
@@ -170,6 +172,9 @@ class Proposals:
             best_candidate(group, maximize=rule.maximize, subject_to=rule.subject_to)
             for group in groups.values()
         ]
+        most = experiment.finalists.most
+        if most is not None and most < len(best):
+            best = best_candidates(best, most, maximize=rule.maximize, subject_to=rule.subject_to)
         return [self._ledger.trials[candidate.name] for candidate in best]
 
     def _repetitions(self) -> list[tuple[str, str, dict[str, Any]]]:
@@ -203,16 +208,37 @@ class Proposals:
         return self._compared if done else {}
 
 
-def _proposer(ledger: Ledger) -> Proposer | None:
+def _proposer(ledger: Ledger, prior: Sequence[PastTrial]) -> Proposer | GroupedProposer | None:
     """The search; None of a sweep of a single trial."""
-    from orchestrator.sweep.search import PastTrial, Proposer
+    from orchestrator.sweep.grouped_search import GroupedProposer
+    from orchestrator.sweep.search import Proposer
 
     experiment = ledger.experiment
     if experiment.search is None:
         return None
-    return Proposer(
+    kind = GroupedProposer if experiment.search.per is not None else Proposer
+    return kind(
         experiment.search,
         experiment.objectives,
-        [PastTrial(t.name, t.overrides, t.state, t.searched_measures) for t in ledger.searched()],
+        [_past(ledger, trial) for trial in ledger.searched()],
         refuses=lambda overrides: refusal(experiment, overrides),
+        prior=prior,
     )
+
+
+def _past(ledger: Ledger, trial: Trial) -> PastTrial:
+    """A trial as the search learns of it: one that was stopped early as it was told then."""
+    from orchestrator.sweep.search import PastTrial
+
+    record, cost = trial.record, _cost(ledger, trial)
+    told = record.stop.told if record.stop is not None else None
+    if told is not None:
+        return PastTrial(trial.name, trial.overrides, "COMPLETE", told, cost)
+    return PastTrial(trial.name, trial.overrides, trial.state, trial.searched_measures, cost)
+
+
+def _cost(ledger: Ledger, trial: Trial) -> float:
+    """Device seconds that a trial has taken, by its last report."""
+    seconds = max((report.seconds for report in trial.reports.values()), default=0.0)
+    workers = trial.overrides.get("resources.workers", ledger.experiment.resources.workers)
+    return seconds * float(workers)

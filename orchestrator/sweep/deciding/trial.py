@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.records.scores import number
 from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
+from orchestrator.sweep.deciding.race import Stop
 
 
 @dataclass
@@ -21,6 +22,8 @@ class Trial:
     trouble: str | None = None
     """Why its last report could not be taken."""
     log: str | None = None
+    stop: Stop | None = None
+    """Why it is to be stopped early."""
 
     @property
     def name(self) -> str:

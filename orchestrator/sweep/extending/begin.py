@@ -51,6 +51,23 @@ def parent_of(extends: ExtensionSpec, storage: Path) -> Parent:
     return parent
 
 
+def check_beginning(
+    experiment: Experiment, storage: Path, base_sha256: str, hashes: Mapping[str, str]
+) -> None:
+    """Refuse what trials cannot go on from, where they are to go on from another one.
+
+    Args:
+        experiment: The sweep's.
+        storage: The folder that sweeps are kept in.
+        base_sha256: The hash of the base as it is now.
+        hashes: Those of the tokenised tasks as they are now. What differs from then, or is gone,
+            is a `SweepError`.
+    """
+    if experiment.extends is not None:
+        parent = parent_of(experiment.extends, storage)
+        check_made_of_the_same(parent, experiment, base_sha256, hashes)
+
+
 def check_made_of_the_same(
     parent: Parent, experiment: Experiment, base_sha256: str, hashes: Mapping[str, str]
 ) -> None:

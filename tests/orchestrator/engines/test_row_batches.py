@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from orchestrator.data.model_inputs import Scored
-from orchestrator.engines.row_batches import USEFUL, bucketed, scoring_batches
+from orchestrator.engines.row_batches import USEFUL, scoring_batches
 
 DEVICES = [torch.device("cpu"), torch.device("cuda")]
 
@@ -16,10 +16,11 @@ def rows_of(seed, count, *, joint):
     return [Scored((0,) * length, (), branches=branches) for length in lengths]
 
 
+@pytest.mark.parametrize("joint", [False, True], ids=["plain", "joint"])
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 @pytest.mark.parametrize("seed", range(3))
-def test_joint_rows_are_cut_into_batches_with_little_padding(seed, device):
-    rows, limit = rows_of(seed, 300, joint=True), 2048
+def test_rows_are_cut_into_batches_with_little_padding(seed, device, joint):
+    rows, limit = rows_of(seed, 300, joint=joint), 2048
     batches = scoring_batches(rows, limit, device)
     assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
     longest = [len(rows[batch[0]].tokens) for batch in batches]
@@ -33,9 +34,3 @@ def test_a_few_joint_rows_of_different_lengths_are_no_reason_to_go_on_for_ever()
     rows = [Scored((0,) * length, (), branches=((1, 0), (2, 0))) for length in (100, 50, 50)]
     assert scoring_batches(rows, 10_000, DEVICES[1]) == [[0], [1, 2]]
     assert scoring_batches(rows[:1], 10, DEVICES[0]) == [[0]]
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_plain_rows_are_cut_as_ever(seed):
-    rows = rows_of(seed, 100, joint=False)
-    assert scoring_batches(rows, 512, DEVICES[0]) == bucketed(rows, 512)

@@ -175,6 +175,19 @@ def test_a_screened_trial_is_counted_by_its_cells_and_examples(loaded):
     assert screened.whole_tokens > screened.evaluation_tokens
 
 
+def test_early_stopping_asks_for_more_of_the_matrix_and_for_probes_after_each_task(loaded):
+    search = loaded.experiment.search.model_dump(mode="json") | {"early_stopping": True}
+    lazy = with_changes(loaded, objectives={"gain": "max"})
+    plain, raced = made(lazy), made(with_changes(lazy, search=search))
+    # Of two tasks, the first when it is learnt; and the one probe once more.
+    [colour, _, prose] = plain.tasks
+    assert raced.evaluation_tokens == (
+        plain.evaluation_tokens + colour.validation_tokens + prose.validation_tokens
+    )
+    assert "probes after the last task" in plain.scored
+    assert "probes after each task" in raced.scored
+
+
 def test_missing_tokenizer_gives_an_estimate_that_says_so(loaded):
     plan = made(loaded)
     assert plan.tokens_from.startswith("an estimate from bytes")

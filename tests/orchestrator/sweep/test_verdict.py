@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from scipy import stats
 
 from orchestrator.data.prepared import PreparedTask
 from orchestrator.records.events import read_event
@@ -181,3 +182,41 @@ def test_the_same_champion_and_runner_up_are_not_read_again():
     assert not SweepState.of([*more, lines[0]]).reading_due
     assert SweepState.of([*more, {**lines[0], "runner_up": "t003"}]).reading_due
     assert not SweepState.of([{**lines[0], "champion": None}]).reading_due
+
+
+def repeated(gains, share=0.7):
+    """A finalist's repetitions: the same answers, and gains of their own."""
+    return [
+        Judged(f"t001-s{i}", {"gain": gain}, {TASK: answers(share, "same")})
+        for i, gain in enumerate(gains, start=1)
+    ]
+
+
+def test_the_interval_of_a_finalist_allows_for_the_spread_over_its_seeds():
+    base = answers(0.3, "base")
+    tried = {"t001": judged("t001", answers(0.7, "same"))}
+    gains = {"close": (0.40, 0.40, 0.40), "apart": (0.30, 0.40, 0.50)}
+    found = {
+        name: judge(tried, {"t001": repeated(own)}, controls(base), experiment())
+        for name, own in gains.items()
+    }
+    low, high = zip(*(found[name].intervals["t001"] for name in gains), strict=True)
+    assert low[1] < low[0]
+    assert high[1] > high[0]
+    assert found["close"].seed_deviation == pytest.approx(0.0)
+    assert found["apart"].seed_deviation == pytest.approx(0.1)
+    assert "differ by 0.100 (standard deviation)" in found["apart"].reason
+    # Variances add, and those over examples are the same in both.
+    usual = (4 * 0.02**2, 4 * 0.02**2 + 2 * 0.1**2)
+    student = (stats.t.ppf(0.975, 6) / stats.norm.ppf(0.975)) ** 2
+    more = (usual[1] - usual[0]) / 6 * student / 3
+    halves = [(h - lo) / 2 for lo, h in zip(low, high, strict=True)]
+    errors = (halves[1] ** 2 - halves[0] ** 2) / more
+    assert 1.95**2 <= errors <= 3.0**2
+
+
+def test_a_single_repetition_tells_nothing_of_the_spread():
+    tried = {"t001": judged("t001", answers(0.7, "same"))}
+    found = judge(tried, {"t001": repeated((0.4,))}, controls(answers(0.3, "base")), experiment())
+    assert found.seed_deviation is None
+    assert "standard deviation" not in found.reason
