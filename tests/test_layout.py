@@ -31,6 +31,8 @@ LONG = {
     "_fit": "the arguments of Ray Tune, which cannot be taken apart",
     "_run": "the order of a sweep's parts",
     "predict": "typer reads the options of the command from its parameters",
+    "extend": "the same",
+    "reproduce": "the same",
     "select": "the same",
     "fused": "the factors that a fused update has, each by its letter of the paper",
     "forward": "what torch.autograd gives to a function of that many tensors",

@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from curlora.adapters.attached import ATTACHED, Attached
 from curlora.adapters.curlora_layer import CurloraLinear
+from curlora.adapters.files import sort_names
 from curlora.adapters.secura_layer import SecuraLinear
 from curlora.peft_bridge import BaseTunerLayer, LoraLayer, MissLayer, OSFLayer, TinyLoraLayer
 from curlora.permissions import write_tensors
@@ -79,6 +80,7 @@ def export_lora(model: nn.Module, folder: str | Path, *, adapter_name: str | Non
     transposed = any(isinstance(layer.get_base_layer(), Conv1D) for layer in layers.values())
     rank = max(A.shape[0] for _, A in factors.values())
     _lora_config(config, rank, fan_in_fan_out=transposed).save_pretrained(str(folder))
+    sort_names(folder)
     return folder
 
 

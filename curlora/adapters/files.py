@@ -17,6 +17,9 @@ from safetensors import SafetensorError, safe_open
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 
+_SETS = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters")
+"""Names of layers in a config of PEFT's, whose order means nothing."""
+
 LOADING_ERRORS: tuple[type[Exception], ...] = (
     ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, OSError,
     SafetensorError,
@@ -26,6 +29,22 @@ LOADING_ERRORS: tuple[type[Exception], ...] = (
 
 class AdapterError(ValueError):
     """A saved adapter that cannot be used; the message names the file and what is wrong with it."""
+
+
+def sort_names(folder: Path) -> None:
+    """Let an adapter's config name its layers in one order, where PEFT writes sets as they come.
+
+    So the same adapter has the same files, whichever process has written it.
+
+    Args:
+        folder: Where PEFT has written a config.
+    """
+    path = folder / CONFIG
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for name in _SETS:
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from curlora.adapters.attached import ATTACHED
 from curlora.adapters.curlora_layer import CurloraLinear
+from curlora.adapters.files import sort_names
 from curlora.adapters.saving import write_marker
 from curlora.permissions import write_tensors
 
@@ -136,6 +137,7 @@ def save_combined(model: nn.Module, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / "adapter_model.safetensors", tensors)
     config.save_pretrained(str(folder))
+    sort_names(folder)
     _write_marker(model, folder, "lora", "lora", {"r": rank, "alpha": float(rank)})
     return folder
 
@@ -165,6 +167,7 @@ def _save_summed_cores(model: PeftModel, names: Sequence[str], folder: Path) -> 
     config = copy.deepcopy(model.peft_config[_OWN])
     config.inference_mode = True
     config.save_pretrained(str(folder))
+    sort_names(folder)
     _write_marker(model, folder, "curlora", "peft", {})
     return folder
 

@@ -44,6 +44,7 @@ from curlora.adapters.files import (
     check_names,
     check_tensors,
     read_json,
+    sort_names,
 )
 from curlora.permissions import open_to_others
 from curlora_kinds.adapters.table import ADAPTERS
@@ -97,6 +98,8 @@ def save_adapter(model: nn.Module, folder: str | Path) -> Path:
     elif stored != "nothing":
         cast(PreTrainedModel, model).save_pretrained(str(folder))
         open_to_others(folder)
+        if stored == "peft":
+            sort_names(folder)
     write_marker(folder, record.kind, stored, record.settings)
     return folder
 

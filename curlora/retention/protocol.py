@@ -307,6 +307,21 @@ class Retention:
             )
         self._state = {name: tensor.detach().clone() for name, tensor in state.items()}
 
+    def carry_on(self, state: Mapping[str, Tensor], *, tasks: int) -> None:
+        """Go on after the end of another sequence, with the settings that this one was built with.
+
+        Args:
+            state: As `state_dict` gave it after that sequence's last task.
+            tasks: How many tasks the longer sequence has, those of the first among them.
+
+        Raises:
+            ValueError: The state is of another kind, or lacks a setting.
+        """
+        settings = {name: self._state[name] for name in self._settings}
+        self.load_state_dict(state)
+        self._state |= settings
+        self._make_more_room(tasks)
+
     def state_bytes(self) -> int:
         """Give the size of what is carried.
 
@@ -322,6 +337,9 @@ class Retention:
 
     def _make_room(self, params: Params, tasks: int) -> None:
         """Give the state every tensor it will ever have."""
+
+    def _make_more_room(self, tasks: int) -> None:
+        """Let tensors that have an entry for each task have as many as a longer sequence."""
 
     def _owns(self, name: str) -> bool:
         return name in self._settings or name.startswith(self._prefixes)

@@ -27,6 +27,11 @@ class Renewing(Retention):
         }
         self._state["finished"] = torch.tensor(0)
 
+    def _make_more_room(self, tasks: int) -> None:
+        for name, kept in self._under("earlier.").items():
+            room = kept.new_zeros((max(tasks - kept.shape[0], 0), *kept.shape[1:]))
+            self._state[f"earlier.{name}"] = torch.cat([kept, room])
+
     @property
     def earlier(self) -> list[dict[str, Tensor]]:
         """The frozen adapters of finished tasks, in order: see `Retention.earlier`."""

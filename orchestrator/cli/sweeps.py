@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ import typer
 from orchestrator.base.devices import devices_here
 from orchestrator.cli.application import app
 from orchestrator.cli.console import make_console, print_json
-from orchestrator.cli.errors import FAILED, INTERRUPTED, answers_mistakes, stop
+from orchestrator.cli.errors import FAILED, answers_mistakes
 from orchestrator.cli.options import (
     Address,
     DataRoot,
@@ -25,17 +24,12 @@ from orchestrator.cli.options import (
     check_data_root,
 )
 from orchestrator.cli.output import plan_tables
-from orchestrator.cli.output.documents import outcome_document
-from orchestrator.cli.output.live import LiveDisplay
 from orchestrator.cli.output.next_commands import program
-from orchestrator.cli.output.outcome_tables import render_outcome
-from orchestrator.cli.output.tables import print_on
+from orchestrator.cli.running import run_shown, show_outcome
 from orchestrator.executors.cluster_fit import largest_resources
 from orchestrator.planning.plan import Machine
 from orchestrator.planning.planner import make_plan
 from orchestrator.planning.storage_folder import free_disk
-from orchestrator.records.sweep_folder import SweepFolder
-from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment, load_experiment
 from orchestrator.system import machine
@@ -148,47 +142,14 @@ def _run(
         )
     if time_budget is not None:
         loaded = _within(loaded, time_budget)
-    from orchestrator.sweep.errors import SweepInterruptedError
-    from orchestrator.sweep.run import run_sweep
     from orchestrator.sweep.run_options import SweepOptions
 
     options = SweepOptions(**chosen, data_root=data_root, kind=kind)
-    shown = LiveDisplay(make_console(stderr=True))
-    try:
-        with shown:
-            outcome = run_sweep(loaded, options, shown)
-    except (KeyboardInterrupt, SweepInterruptedError):
-        given = {
-            "--address": options.address, "--time-budget": time_budget, "--data-root": data_root,
-        }  # fmt: skip
-        again = _command(kind, file, given, as_json=as_json)
-        stop(
-            _interrupted(shown.view, Path(loaded.experiment.storage).expanduser(), again),
-            INTERRUPTED,
-        )
-    console = make_console(stderr=as_json)
-    print_on(console, render_outcome(outcome.lines, outcome.folder, width=console.width))
-    if as_json:
-        print_json(outcome_document(outcome.lines, outcome.folder))
-    if outcome.complaint:
-        stop(outcome.complaint, FAILED)
-    view = SweepState.of(outcome.lines)
-    if not any(trial.state == "COMPLETE" for trial in view.trials):
-        stop(_nothing_completed(view, outcome.folder), FAILED)
-
-
-def _nothing_completed(view: SweepState, folder: Path) -> str:
-    failed = [trial for trial in view.trials if trial.state == "FAILED"]
-    if not failed:
-        return "no trial was completed; the table above says why."
-    reason, count = Counter(trial.reason for trial in failed).most_common(1)[0]
-    logged = [trial for trial in failed if trial.reason == reason and trial.log]
-    log = SweepFolder(folder).written_log(logged[0]) if logged else None
-    return (
-        f"no trial was completed; {count} of {len(failed)} failed with: {reason.rstrip('.')}."
-        + (f" Log: {log}." if log else "")
-        + " Fix the cause, then run the same command with `--retry-failed`."
-    )
+    given = {
+        "--address": options.address, "--time-budget": time_budget, "--data-root": data_root,
+    }  # fmt: skip
+    again = _command(kind, file, given, as_json=as_json)
+    show_outcome(run_shown(loaded, options, again), as_json=as_json)
 
 
 def _within(loaded: LoadedExperiment, time_budget: str) -> LoadedExperiment:
@@ -205,13 +166,3 @@ def _command(kind: str, file: Path, given: Mapping[str, object], *, as_json: boo
     for option, value in given.items():
         words += [option, str(value)] if value else []
     return shlex.join(words + (["--json"] if as_json else []))
-
-
-def _interrupted(view: SweepState, storage: Path, again: str) -> str:
-    if not view.name:
-        return f"stopped before anything was recorded. Start again with:\n  {again}"
-    done = len(view.finished)
-    return (
-        f"stopped. {done} of {view.total} trials are finished and kept in {storage / view.name}; "
-        f"those that were running will start again. Continue with:\n  {again}"
-    )

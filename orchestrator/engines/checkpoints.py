@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from orchestrator.records.carried_folder import RETENTION_FILE, WEIGHTS_FILE
+
 ENGINE_FILE = "engine.json"
-WEIGHTS_FILE = "weights.safetensors"
-RETENTION_FILE = "retention.safetensors"
 
 
 def optimizer_file(rank: int) -> str:

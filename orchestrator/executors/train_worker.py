@@ -107,7 +107,9 @@ def run_checkpoint(sweep_folder: SweepFolder, maker: Maker) -> tuple[Path | None
     # and wants them to be there.
     folder = sweep_folder.work(maker.trial)
     names = sorted(path for path in folder.glob("checkpoint_*") if ".set-aside-" not in path.name)
-    return last_whole(reversed(names), maker, leave=True)
+    # Beside them lies what a trial that goes on from another one begins with.
+    beginning = sweep_folder.checkpoint(maker.trial)
+    return last_whole([*reversed(names), beginning], maker, leave=True)
 
 
 class _RayTrainCheckpoints:

@@ -82,8 +82,7 @@ def learn_sequence(
     """
     clock = _Clock(start.seconds)
     tokens = start.tokens
-    if matrix.tasks_learnt == 0 and start.step == 0:
-        yield BeginSequence(len(sequence.tasks), sequence.sources)
+    matrix = yield from _begin(sequence, matrix, start, clock)
     for stage in sequence.stages:
         if stage.index < matrix.tasks_learnt:
             continue
@@ -188,6 +187,45 @@ def _score(
         tokens=learnt.tokens,
         probe_per_example=_each(probes) if sequence.raced and probes else None,
     )
+
+
+def _begin(
+    sequence: TaskSequence, matrix: AccuracyMatrix, start: Start, clock: _Clock
+) -> Generator[Request, Any, AccuracyMatrix]:
+    """Let a retention begin that has seen nothing, or score what another trial has learnt.
+
+    Args:
+        sequence: What is learnt.
+        matrix: What has been measured so far.
+        start: Where the trial goes on.
+        clock: Of the trial.
+
+    Yields:
+        Requests, as `learn_sequence`.
+
+    Returns:
+        The matrix, with the row of the last task that another trial has learnt.
+
+    Raises:
+        ValueError: If the trial is to go on from another one, and nothing of that is there: an
+            adapter that has learnt nothing would be taken for one that has.
+    """
+    if sequence.begins_from_nothing:
+        if matrix.tasks_learnt == 0 and start.step == 0:
+            yield BeginSequence(len(sequence.tasks), sequence.sources)
+        return matrix
+    if max(matrix.tasks_learnt, start.elsewhere) < sequence.inherited:
+        raise ValueError(
+            f"This trial goes on from another one's {sequence.inherited} tasks, and its checkpoint "
+            "with what that one has learnt is missing. The same command writes it again."
+        )
+    for stage in sequence.stages[matrix.tasks_learnt : sequence.inherited]:
+        scores, probes = yield from _evaluate_all(sequence, learnt=stage.index + 1)
+        matrix = matrix.with_row(_row(scores))
+        counts = _counts(sequence.tasks_after(stage.index + 1))
+        report = _end_report(stage, 0, scores, probes, examples_of=list(scores), counts=counts)
+        yield Report(replace(report, seconds=clock.seconds()), matrix)
+    return matrix
 
 
 class _Stopper:

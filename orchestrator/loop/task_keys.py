@@ -53,11 +53,13 @@ def task_keys(
 
     Returns:
         The hashes; none where the state after a task is not kept: of what learns all tasks at once,
-        of an adapter as large as the base, and of a retention that does not say what acts when.
+        of what goes on from another sweep's trial, of an adapter as large as the base, and of a
+        retention that does not say what acts when.
     """
     method = experiment.method
     first_task = RETENTIONS[method.retention.kind].first_task
-    if method.sequence == "joint" or first_task is None or not keeps_adapters(experiment):
+    apart = method.sequence == "joint" or experiment.extends is not None
+    if apart or first_task is None or not keeps_adapters(experiment):
         return TaskKeys()
     sequence = task_sequence(experiment, data)
     alike = {

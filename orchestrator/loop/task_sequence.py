@@ -34,6 +34,8 @@ class Start:
     seconds: float = 0.0
     held_out_best: float | None = None
     held_out_waited: int = 0
+    elsewhere: int = 0
+    """How many tasks the tensors that it goes on from have learnt in another trial."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ class TaskSequence:
     """Source sets that the retention reads before the first task."""
     scored: Scored = Scored()
     """What of it is scored."""
+    inherited: int = 0
+    """How many tasks, from the first, another trial has learnt; they are not learnt again."""
+    fresh: bool = False
+    """Whether nothing of that trial is taken over, so that the sequence begins after them."""
     raced: bool = False
     """Whether trials may be stopped early, by the score of each example at each rung."""
 
@@ -91,7 +97,17 @@ class TaskSequence:
         """What is learnt, in order."""
         if self.joint:
             return [Stage(ALL_TASKS, len(self.tasks) - 1, self.tasks)]
-        return [Stage(task.name, index, (task,)) for index, task in enumerate(self.tasks)]
+        first = self.inherited if self.fresh else 0
+        return [Stage(t.name, i, (t,)) for i, t in enumerate(self.tasks) if i >= first]
+
+    @property
+    def begins_from_nothing(self) -> bool:
+        """Whether the retention of a trial that has reported nothing has seen nothing."""
+        return self.fresh or self.joint or not self.inherited
+
+    def inherits(self, stage: Stage) -> bool:
+        """Whether another trial has learnt a stage, so that it is only scored."""
+        return not self.joint and stage.index < self.inherited
 
     def tasks_after(self, learnt: int) -> tuple[tuple[PreparedTask, int | None], ...]:
         """The tasks that are scored once so many are learnt, each with the number of examples.
@@ -102,19 +118,23 @@ class TaskSequence:
         Returns:
             Tasks, and on how many of their first validation examples; None: on all.
         """
-        cells = self.scored.cells if learnt else None
+        cells = None if self._is_reference(learnt) else self.scored.cells
         return tuple(
             (task, self._examples(task, learnt))
             for index, task in enumerate(self.tasks)
             # A head that has not been trained yet says nothing: there is no such score.
             if (cells is None or (learnt, index) in cells)
-            and not (task.has_head and index >= learnt)
+            and not (task.has_head and (index >= learnt or (self.fresh and index < self.inherited)))
         )
+
+    def _is_reference(self, learnt: int) -> bool:
+        """Whether trials are compared with this row: the base's, or another trial's as it was."""
+        return learnt == 0 or (learnt == self.inherited and not self.fresh)
 
     def _examples(self, task: PreparedTask, learnt: int) -> int | None:
         last_chance = learnt < len(self.tasks) and not self.scored.later
         # The score of running text is no mean over its windows, of which some could be left out.
-        whole = learnt == 0 or last_chance or task.is_language_modelling
+        whole = self._is_reference(learnt) or last_chance or task.is_language_modelling
         asked = self.scored.examples
         return None if whole or asked is None or asked >= len(task.validation) else asked
 
@@ -201,6 +221,8 @@ def task_sequence(experiment: Experiment, data: PreparedData) -> TaskSequence:
         early_stopping=method.early_stopping,
         sources=tuple(data.tasks[name].train for name in named),
         scored=scored_of(experiment),
+        inherited=experiment.inherited,
+        fresh=experiment.extends is not None and experiment.extends.begin == "fresh",
         raced=experiment.races,
     )
 

@@ -64,6 +64,9 @@ class WorkMeter:
         work = 0.0
         left = [s for s in self._sequence.stages if s.index >= matrix.tasks_learnt]
         for stage in left:
+            if self._sequence.inherits(stage):
+                work += self._row_work(stage.index + 1)
+                continue
             work += self._learning_work(stage, start.step if stage is left[0] else 0)
             work += self._row_work(stage.index + 1)
         return work

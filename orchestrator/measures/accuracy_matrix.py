@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NOT_MEASURED = math.nan
 
@@ -41,6 +41,9 @@ class AccuracyMatrix:
     headed: tuple[bool, ...] = ()
     """Whether task j + 1 has a linear head, so that no score of it exists before it is learnt;
     empty stands for none."""
+    inherited: int = 0
+    """How many tasks another trial has learnt, which was not scored on those after them: they have
+    no score in rows 1 to `inherited` - 1."""
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -79,15 +82,20 @@ class AccuracyMatrix:
 
     def with_row(self, row: Sequence[float]) -> AccuracyMatrix:
         """The matrix after one more task."""
-        return AccuracyMatrix(self.tasks, (*self.rows, tuple(row)), self.headed)
+        return replace(self, rows=(*self.rows, tuple(row)))
 
     def with_base(self, row: Sequence[float]) -> AccuracyMatrix:
         """The same matrix with row 0 (the untouched base) filled in."""
-        return AccuracyMatrix(self.tasks, (tuple(row), *self.rows[1:]), self.headed)
+        return replace(self, rows=(tuple(row), *self.rows[1:]))
 
     def first_row(self, task: int) -> int:
         """The first row in which a score of task `task` (counted from 0) can exist."""
         return task + 1 if self.headed and self.headed[task] else 0
+
+    def can_hold(self, row: int, task: int) -> bool:
+        """Whether a score of task `task` (counted from 0) can exist in a row."""
+        unknown_then = 0 < row < self.inherited <= task
+        return row >= self.first_row(task) and not unknown_then
 
 
 def accuracy(matrix: AccuracyMatrix) -> float:
@@ -115,9 +123,10 @@ def _drop_from_best(matrix: AccuracyMatrix, first_row: int | None) -> float:
         return NOT_MEASURED
     last = len(matrix.tasks)
     drops = [
-        _nan_aware_max([matrix.rows[i][j] for i in range(start, last)]) - matrix.rows[last][j]
+        _nan_aware_max([matrix.rows[i][j] for i in range(start, last) if matrix.can_hold(i, j)])
+        - matrix.rows[last][j]
         for j in range(last - 1)
-        for start in (j + 1 if first_row is None else max(first_row, matrix.first_row(j)),)
+        for start in (j + 1 if first_row is None else first_row,)
     ]
     # A sequence of one task has nothing to forget: 0, as an empty mean would hide the trial.
     return _mean(drops) if drops else 0.0

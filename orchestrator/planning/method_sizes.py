@@ -205,20 +205,23 @@ def method_problems(experiment: Experiment, base: BaseFacts | None) -> Iterator[
             )
 
 
-def storage_bytes(adapters: Sequence[AdapterFacts], trials: int, tasks: int) -> float:
+def storage_bytes(methods: Sequence[MethodFacts], trials: int, tasks: int) -> float:
     """Adapters twice (the sweep's folder and MLflow's), a checkpoint, and the records.
 
-    Of small adapters one more is kept after each task but the last.
+    Of small adapters one more is kept after each task but the last. What a trial carries is kept
+    after the last: the trained tensors once more, and what its retention carries.
 
     Args:
-        adapters: The adapters' sizes.
+        methods: The methods' sizes.
         trials: Number of trials.
         tasks: Number of tasks.
 
     Returns:
         Bytes.
     """
+    adapters = [method.adapter for method in methods]
     largest = max((a.trained for a in adapters), default=0)
+    carried = max((method.adapter.trained * 4 + method.carried for method in methods), default=0)
     small = max((a.trained for a in adapters if adapter_kind(a.kind).small), default=0)
-    kept = largest * (4 * 2 + OPTIMISER_BYTES) + small * 4 * (tasks - 1)
+    kept = largest * (4 * 2 + OPTIMISER_BYTES) + small * 4 * (tasks - 1) + carried
     return trials * (kept + RECORD_BYTES)

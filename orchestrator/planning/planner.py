@@ -55,7 +55,6 @@ def make_plan(
     base = base_facts(experiment.model)
     mean = mean_length(tasks)
     methods = method_facts(experiment, base, tokens_per_example=mean) if base else []
-    adapters = [method.adapter for method in methods]
     fitting = fit(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
     cost = TrialCost(experiment, tasks, base, methods, epochs)
     in_the_way = _in_the_way(loaded, machine, kind)
@@ -93,7 +92,7 @@ def make_plan(
         sweep_seconds=timing.seconds(trials),
         at_once=min(timing.at_once, trials),
         arithmetic=fitting.arithmetic,
-        storage_bytes=storage_bytes(adapters, trials, len(experiment.tasks)),
+        storage_bytes=storage_bytes(methods, trials, len(experiment.tasks)),
         machine=machine,
         alone=alone,
         problems=in_the_way,

@@ -88,8 +88,8 @@ def storage_problems(
         base = base_facts(experiment.model)
     except BaseFilesError:
         return
-    adapters = [m.adapter for m in method_facts(experiment, base)] if base else []
-    need = storage_bytes(adapters, trials, len(experiment.tasks))
+    methods = method_facts(experiment, base) if base else []
+    need = storage_bytes(methods, trials, len(experiment.tasks))
     if free is not None and need > free:
         yield (
             f"`storage` {storage} has {free / MIB:,.0f} MiB free, and about {need / MIB:,.0f} MiB "

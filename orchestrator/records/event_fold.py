@@ -10,6 +10,7 @@ from orchestrator.records.events import (
     BudgetSpent,
     CellsScored,
     ChampionRegistered,
+    ExtensionMeasured,
     StageReported,
     SweepContinued,
     SweepEnded,
@@ -62,6 +63,8 @@ class EventFold:
     """The last one, unless trials went on after it."""
     last_verdict: SweepEnded | None = None
     """The last one, whatever came after it."""
+    extension: ExtensionMeasured | None = None
+    """What was gained and lost since the trial that it goes on from, if it does."""
     readings: list[TestRead] = field(default_factory=list[TestRead])
     """The readings of the test data, oldest first."""
     model: str | None = None
@@ -88,13 +91,12 @@ class EventFold:
                 self._take_of_trial(event)
             case SweepEnded():
                 self.verdict = self.last_verdict = event
-            case CellsScored():
-                self.trial(event.trial).take_later(event, examples=self.whole)
-                self.other_tasks |= event.tasks or {}
-            case TrialMeasured():
-                self.trial(event.trial).take_measures(event)
+            case CellsScored() | TrialMeasured():
+                self._take_later(event)
             case BudgetSpent():
                 self.spent = event
+            case ExtensionMeasured():
+                self.extension = event
             case TestRead():
                 self.readings.append(event)
             case ChampionRegistered():
@@ -153,6 +155,8 @@ class EventFold:
                 trial.intervals = event.intervals or {}
                 trial.adapter, trial.log = event.adapter, event.log
                 trial.adapter_sha256, trial.stop = event.adapter_sha256, event.stop
+                trial.carried, trial.carried_sha256 = event.carried, event.carried_sha256
+                trial.carried_bytes = event.carried_bytes or 0
                 trial.ended = event.time
 
     def _take_start(self, trial: TrialRecord, event: TrialStarted) -> None:
@@ -162,6 +166,13 @@ class EventFold:
         made_with = self.versions if same else event.versions
         if made_with and made_with not in trial.versions[-1:]:
             trial.versions = [*trial.versions, made_with]
+
+    def _take_later(self, event: CellsScored | TrialMeasured) -> None:
+        if isinstance(event, TrialMeasured):
+            self.trial(event.trial).take_measures(event)
+            return
+        self.trial(event.trial).take_later(event, examples=self.whole)
+        self.other_tasks |= event.tasks or {}
 
     def _kept(self, event: StageReported) -> StageReport:
         if self.whole:

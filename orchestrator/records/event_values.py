@@ -128,6 +128,35 @@ def _numbers(values: Iterable[float | None]) -> tuple[float, ...]:
     return tuple(map(_number, values))
 
 
+@dataclass(frozen=True)
+class ExtensionSide:
+    """What a trial scores at its end beside the trial that its sweep goes on from, as it was."""
+
+    scores: dict[str, float] = field(default_factory=dict[str, float])
+    """By task."""
+    further: float | None = None
+    """Its mean score on the further tasks minus that of the other; None where it is not known."""
+    further_interval: list[float] | None = None
+    """95 %, paired by example, as are the others."""
+    earlier: float | None = None
+    """The same on the tasks that the other had learnt: below 0 where something was lost."""
+    earlier_interval: list[float] | None = None
+    intervals: dict[str, list[float] | None] = field(
+        default_factory=dict[str, "list[float] | None"]
+    )
+    """Of the difference on each task."""
+
+    @classmethod
+    def read_all(cls, documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Self]:
+        """The sides of a line of a journal, by trial."""
+        return {name: cls(**_held(cls, document, {})) for name, document in documents.items()}
+
+    @staticmethod
+    def write_all(sides: Mapping[str, ExtensionSide]) -> dict[str, dict[str, Any]]:
+        """The sides as a line holds them."""
+        return {name: asdict(side) for name, side in sides.items()}
+
+
 def _by_task(scores: Mapping[str, Iterable[float | None]]) -> dict[str, tuple[float, ...]]:
     return {task: _numbers(values) for task, values in scores.items()}
 

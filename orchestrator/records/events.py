@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from orchestrator.records.event import ONLY_IF_SAID, STAMP, Event, Line, typed
-from orchestrator.records.event_values import EarlyStop, Finalist, SideScores, TaskScores
+from orchestrator.records.event_values import (
+    EarlyStop,
+    ExtensionSide,
+    Finalist,
+    SideScores,
+    TaskScores,
+)
 from orchestrator.records.stage_report import StageReport
 
 JOURNAL_VERSION = 1
@@ -128,6 +134,10 @@ class TrialEnded(Event):
     """Relative to the sweep's folder, as `log` is."""
     adapter_sha256: str | None = None
     log: str | None = None
+    carried: str | None = field(default=None, metadata=ONLY_IF_SAID)
+    """What a further task would begin from: the trained tensors and what the retention carries."""
+    carried_sha256: str | None = field(default=None, metadata=ONLY_IF_SAID)
+    carried_bytes: int | None = field(default=None, metadata=ONLY_IF_SAID)
     stop: EarlyStop | None = field(
         default=None,
         metadata=ONLY_IF_SAID | typed(EarlyStop.from_document, EarlyStop.as_document),
@@ -234,6 +244,25 @@ class SweepEnded(Event):
 
 
 @dataclass(frozen=True)
+class ExtensionMeasured(Event):
+    """What was gained and lost since the trial that the sweep goes on from, before its verdict."""
+
+    name = "extension_measured"
+    parent: dict[str, Any] = field(default_factory=dict[str, Any])
+    """That trial: `sweep`, `sweep_id`, `trial`, `adapter_sha256`, `carried_sha256`, `learnt`."""
+    earlier: list[str] = field(default_factory=list[str])
+    """The tasks that it had learnt."""
+    further: list[str] = field(default_factory=list[str])
+    as_it_was: dict[str, float] = field(default_factory=dict[str, float])
+    """Its scores by task, before anything more was learnt."""
+    sides: dict[str, ExtensionSide] = field(
+        default_factory=dict[str, ExtensionSide],
+        metadata=typed(ExtensionSide.read_all, ExtensionSide.write_all),
+    )
+    """By trial, those that are only compared among them."""
+
+
+@dataclass(frozen=True)
 class TestRead(Event):
     """The test data were scored for a verdict."""
 
@@ -316,8 +345,8 @@ class UnknownEvent(Event):
 
 EVENTS: tuple[type[Event], ...] = (
     SweepOpened, SweepContinued, TrialProposed, TrialStarted, StageReported, TrialEnded,
-    CellsScored, TrialMeasured, BudgetSpent, SetAside, SweepStopped, SweepEnded, TestRead,
-    ChampionRegistered,
+    CellsScored, TrialMeasured, BudgetSpent, SetAside, SweepStopped, SweepEnded,
+    ExtensionMeasured, TestRead, ChampionRegistered,
 )  # fmt: skip
 """Every event that this version writes."""
 

@@ -211,6 +211,7 @@ def model_document(state: SweepState, trial: str) -> dict[str, Any]:
         "sweep": state.name,
         "sweep_id": state.identity,
         "adapter_sha256": record.adapter_sha256,
+        "carried_sha256": record.carried_sha256,
         "measures": record.measures,
         "overrides": record.overrides,
         "experiment": experiment.model_dump(mode="json"),

@@ -116,8 +116,8 @@ class SweepState(EventFold):
 
     @property
     def searched(self) -> list[TrialRecord]:
-        """The trials without repetitions of another with a fresh seed."""
-        return [trial for trial in self.trials if trial.of is None]
+        """The trials without repetitions of another with a fresh seed, and without comparisons."""
+        return [trial for trial in self.trials if trial.is_searched]
 
     @property
     def finished(self) -> list[TrialRecord]:
@@ -129,14 +129,23 @@ class SweepState(EventFold):
         """How many trials the sweep is to hold."""
         search = self.experiment.get("search")
         if self.kind == "run" or not search:
-            return max(1, len(self.trials))
+            extends = self.experiment.get("extends") or {"compared": False}
+            return max(3 if extends.get("compared", True) else 1, len(self.trials))
         searched = len(self.searched)
         repeated = len(self.trials) - searched
         parsed = _experiment(self.experiment)
         open_ended = parsed is not None and parsed.search is not None and parsed.search.open_ended
         if self.ended or parsed is None or open_ended:
             return max(int(search.get("trials") or 0) if parsed is None else 0, searched) + repeated
-        return max(parsed.searched_trials, searched) + max(parsed.repeated_trials, repeated)
+        wanted = parsed.repeated_trials + parsed.compared_trials
+        return max(parsed.searched_trials, searched) + max(wanted, repeated)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether its trials are chosen among."""
+        if self.kind == "extension":
+            return bool(self.experiment.get("search"))
+        return self.kind not in {"run", "reproduction"}
 
     @property
     def tasks(self) -> list[str]:
@@ -151,7 +160,7 @@ class SweepState(EventFold):
         measured = [
             trial
             for trial in self.finished
-            if trial.of is None
+            if trial.is_searched
             and not math.isnan(trial.searched_measure("gain"))
             and not self._is_joint(trial)
         ]

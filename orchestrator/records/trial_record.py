@@ -15,6 +15,10 @@ from orchestrator.records.stage_report import StageReport
 
 BASE_TRIAL = "base"
 """Name of the control trial that measures row 0: the untouched base model."""
+AS_IT_WAS = "as it was"
+"""The side of a reading of the test data that is the trial that a sweep goes on from."""
+COMPARISON = "comparison"
+"""Who proposes the trials beside which a sweep that learns on from another trial is read."""
 
 
 @dataclass
@@ -60,6 +64,10 @@ class TrialRecord:
     adapter: str | None = None
     adapter_sha256: str | None = None
     """None of an adapter of an earlier version."""
+    carried: str | None = None
+    """What a further task would begin from, see `TrialEnded`; None of earlier versions."""
+    carried_sha256: str | None = None
+    carried_bytes: int = 0
     log: str | None = None
     stop: EarlyStop | None = None
     """Why it was stopped early, if it was."""
@@ -68,6 +76,11 @@ class TrialRecord:
     versions: list[dict[str, str]] = field(default_factory=list)
     """With which versions of what it was computed, see `versions`; several where a sweep was
     continued with others in the middle of it."""
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether it is of the search: no repetition of another, and no comparison."""
+        return self.of is None and self.by != COMPARISON
 
     @property
     def over(self) -> bool:
@@ -106,6 +119,7 @@ class TrialRecord:
         self.unscored.clear()
         self.later_lines.clear()
         self.adapter = self.adapter_sha256 = self.ended = self.stop = None
+        self.carried = self.carried_sha256 = None
         self.versions = []
 
     def take_later(self, event: CellsScored, *, examples: bool) -> None:

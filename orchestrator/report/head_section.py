@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from orchestrator.records.extension_words import extension_words
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.tables import measure_cell
 from orchestrator.system.formatting import count, show_duration, show_interval, show_setting
@@ -17,6 +18,7 @@ def head(view: SweepState) -> dict[str, Any]:
     return {
         "name": view.name,
         "kind": view.kind,
+        "chooses": view.chooses,
         "verdict": {
             "kind": kind,
             "title": title,
@@ -62,6 +64,8 @@ def _verdict(view: SweepState) -> tuple[str, str, list[str]]:
     if view.champion is None:
         return "none", "No champion", [reason, view.test_words]
     sentences = [view.test_words, reason, _chosen(view, view.champion)]
+    if view.extension is not None and view.champion in view.extension.sides:
+        sentences.insert(0, extension_words(view.extension, view.champion))
     if view.runner_up:
         sentences.append(
             f"Runner-up {view.runner_up}: champion minus runner-up "

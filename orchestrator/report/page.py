@@ -42,6 +42,7 @@ def render_page(view: SweepState, figures: Figures, folder: Path) -> str:
     sections = {
         "decision": ("The decision", "decision", decided),
         "test": ("Test examples", "readings", score_sections.test_readings(view)),
+        "extension": ("Gained and lost", "tables", score_sections.extension(view)),
         "asked": ("What was asked", "asked", input_sections.asked(view)),
         "front": ("The front", "front", picture_sections.front(view, figures)),
         "course": ("The course of the search", "course", picture_sections.search_course(view)),

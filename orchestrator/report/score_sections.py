@@ -9,6 +9,11 @@ from typing import Any
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.events import TestRead
+from orchestrator.records.extension_words import (
+    extension_rows,
+    extension_scores,
+    parent_words,
+)
 from orchestrator.records.readings import (
     CONTROLS,
     reading_comparisons,
@@ -60,6 +65,27 @@ def _reading_tables(view: SweepState, reading: TestRead) -> list[Table]:
 
 def _score_row(kind: str, label: str, scores: list[float]) -> Row:
     return kind, [label, *map(show, scores), show(mean(scores))]
+
+
+def extension(view: SweepState) -> list[Table]:
+    """What was gained and lost since the trial that the sweep goes on from, if it does."""
+    event = view.extension
+    if event is None:
+        return []
+    heads = ["on " + ", ".join(event.further), "95 %", "on " + ", ".join(event.earlier), "95 % "]
+    scores = extension_scores(event).items()
+    return [
+        Table(
+            f"Each minus {parent_words(event)} as it was, mean over tasks",
+            ["", *heads],
+            [("", [label, *cells]) for label, cells in extension_rows(event)],
+        ),
+        Table(
+            "Scores by task, at the end",
+            ["", *event.earlier, *event.further, "mean"],
+            [_score_row("", label, row) for label, row in scores],
+        ),
+    ]
 
 
 def scores_by_task(view: SweepState) -> list[Table]:

@@ -14,6 +14,7 @@ from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.measures.objectives import MEASURES, Direction
 from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS
 from orchestrator.spec.domains import Choice
+from orchestrator.spec.extension import ExtensionSpec
 from orchestrator.spec.kind_models import OneOf
 from orchestrator.spec.methods import MethodSpec
 from orchestrator.spec.plugins import load_plugins
@@ -49,6 +50,8 @@ class Experiment(Spec):
     model: ModelSpec
     tasks: tuple[PathText, ...] = Field(min_length=1)
     probes: tuple[PathText, ...] = ()
+    extends: ExtensionSpec | None = Field(default=None, exclude_if=lambda extends: extends is None)
+    """The trial that has learnt the first of `tasks` already; null: nothing is learnt yet."""
     method: MethodSpec
     head: Head | None = None
     """How the classification tasks of the sequence are answered; null: as each task file says."""
@@ -97,6 +100,11 @@ class Experiment(Spec):
             raise ValueError(
                 f"each task may appear once in `tasks` and not in `probes` too; "
                 f"got twice: {duplicates + both}"
+            )
+        if self.extends is not None and self.extends.learnt >= len(self.tasks):
+            raise ValueError(
+                f"`extends.learnt` is {self.extends.learnt}, and `tasks` has {len(self.tasks)}: "
+                "at least one more is to be learnt"
             )
         self._check_shares()
         self._check_finalists()
@@ -187,6 +195,16 @@ class Experiment(Spec):
         domain = self.search.space.get(per) if self.search is not None and per else None
         groups = len(domain.choice) if isinstance(domain, Choice) else 1
         return self.finalists.fresh_seeds * min(groups, self.finalists.most or groups)
+
+    @property
+    def compared_trials(self) -> int:
+        """Trials beside which an extension is read: joint retraining and a fresh adapter."""
+        return 2 if self.extends is not None and self.extends.compared else 0
+
+    @property
+    def inherited(self) -> int:
+        """How many of the tasks a trial does not learn itself."""
+        return 0 if self.extends is None else self.extends.learnt
 
     def for_workers(self) -> dict[str, Any]:
         """The document that travels to other processes and machines.

@@ -98,6 +98,46 @@ def complete_experiment(
     return _complete(experiment, folder / "Experiment", text, data_root, begun)
 
 
+def complete_recorded(
+    experiment: Experiment,
+    tasks: Mapping[str, TaskSpec],
+    *,
+    text: str,
+    origin: str,
+    task_files: Mapping[str, str],
+) -> LoadedExperiment:
+    """Check and complete an experiment that was made of a journal, whose tasks were read already.
+
+    Args:
+        experiment: The experiment; its model is found from any folder.
+        tasks: Its tasks and probes, by the names used in it.
+        text: It as YAML.
+        origin: Where it comes from, for messages.
+        task_files: The files of those tasks that have one.
+
+    Returns:
+        The experiment and its tasks.
+
+    Raises:
+        ExperimentError: If the experiment is wrong, naming field, value and nearest name.
+    """
+    path = Path(origin)
+    try:
+        check_deepspeed(experiment)
+        check_space(experiment)
+    except ExperimentError as error:
+        raise ExperimentError(f"{origin}: {error}") from None
+    headed = {
+        name: _with_head(experiment, task, learnt=name in experiment.tasks, path=path)
+        for name, task in tasks.items()
+    }
+    _check_measured(experiment, headed, path)
+    _check_heads(experiment, headed, path)
+    return LoadedExperiment(
+        experiment=experiment, tasks=headed, text=text, origin=origin, task_files=dict(task_files)
+    )
+
+
 def _complete(
     experiment: Experiment,
     path: Path,

@@ -27,7 +27,7 @@ from orchestrator.spec.tried_values import check_draws, check_point, check_value
 from orchestrator.spec.validation import ExperimentError
 from orchestrator.system.wording import suggestion
 
-_NOT_SEARCHABLE = ("search", "name", "plugins",
+_NOT_SEARCHABLE = ("search", "name", "plugins", "extends",
                    "storage", "tracking", "objectives", "champion", "finalists", "scoring",
                    "tasks", "probes", "model", "data", "head", "published",
                    "training.max_length", "resources.executor", "resources.slots",

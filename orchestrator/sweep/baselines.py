@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.data.items import Question
@@ -24,6 +25,15 @@ def bounds(interval: Interval | None) -> list[float] | None:
     return [interval.low, interval.high]
 
 
+@dataclass(frozen=True)
+class Inherited:
+    """What the trial that a sweep goes on from scores, before anything more is learnt."""
+
+    name: str
+    """Which it is, in words."""
+    report: StageReport
+
+
 class Controls:
     """The controls of one sweep."""
 
@@ -33,6 +43,7 @@ class Controls:
         base: StageReport,
         split: Literal["validation", "test"] = "validation",
         counts: Mapping[str, int] | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
         """Read the controls.
 
@@ -41,10 +52,13 @@ class Controls:
             base: The report of the untouched base.
             split: On which examples it was made.
             counts: By task, on how many of its first examples controls are compared; None: all.
+            inherited: What `gain` is measured against where trials go on from another one; None:
+                the base.
         """
         self._tasks = tasks
         self._base = base.on_first([task.name for task in tasks], counts)
         self._counts = counts or {}
+        self._inherited = inherited
         self._split: Literal["validation", "test"] = split
 
     @property
@@ -52,12 +66,18 @@ class Controls:
         """What `gain` is measured against: zero-shot, or head-only for a task with a head."""
         if self._base.row is None:
             raise AssertionError("the base's report has a row")
-        return [
+        row = [
             head if task.has_head else score
             for task, head, score in zip(
                 self._tasks, self.head_only_row, self._base.row, strict=True
             )
         ]
+        if self._inherited is None:
+            return row
+        names = [task.name for task in self._tasks]
+        own = self._inherited.report.on_first(names, self._counts).row or ()
+        # A head that it had not trained says nothing.
+        return [mine if math.isfinite(mine) else s for mine, s in zip(own, row, strict=True)]
 
     @property
     def majority_row(self) -> list[float]:
@@ -78,6 +98,8 @@ class Controls:
     @property
     def reference_name(self) -> str:
         """The reference in words."""
+        if self._inherited is not None:
+            return self._inherited.name
         headed = {task.has_head for task in self._tasks}
         if headed == {True}:
             return "a head on the untouched base (head-only)"
@@ -88,8 +110,11 @@ class Controls:
         """The same for each validation example, by task."""
         zero_shot = self._base.per_example or {}
         heads = self._base.head_only_per_example or {}
+        own = (self._inherited.report.per_example or {}) if self._inherited is not None else {}
         return {
-            task.name: (heads if task.has_head else zero_shot).get(task.name, ())
+            task.name: own[task.name][: self._counts.get(task.name)]
+            if own.get(task.name)
+            else (heads if task.has_head else zero_shot).get(task.name, ())
             for task in self._tasks
         }
 

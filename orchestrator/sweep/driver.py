@@ -192,6 +192,7 @@ class Driver:
                 break
         if not isinstance(name, str):
             return name
+        self._kept.begin(name)
         experiment, maker = self.ledger.experiment_of(name), self._kept.maker(name)
         return self.admission.admit(
             Job(experiment, maker, self.folder, keys=self._shared.keys(name))
@@ -298,6 +299,7 @@ class Driver:
             trial.trouble = self._kept.keep_adapter(trial.name, checkpoint / "adapter")
             if trial.trouble is not None:
                 return
+            self._kept.keep_carried(trial.name, checkpoint)
         adapter = None
         if report.row is not None and not last and trial.name != BASE_TRIAL:
             adapter = self._kept.task_adapter(trial.name, report.task_index + 1)

@@ -47,6 +47,7 @@ from orchestrator.sweep.continuation import record_continuation, retried_trials,
 from orchestrator.sweep.deciding.budget import Budget, Forecast
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
+from orchestrator.sweep.extending.begin import check_beginning
 from orchestrator.sweep.locally import run_trials_locally
 from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.on_ray import (
@@ -205,6 +206,7 @@ def _run(
         "data": data.hashes,
         **provenance_now(),
     }
+    check_beginning(experiment, journal.folder.parent, base_hash, data.hashes)
     if not journal.lines:
         set_leftovers_aside(journal.folder, observer)
         observer.event(
@@ -298,6 +300,8 @@ def _forecast(experiment: Experiment, data: PreparedData, options: SweepOptions)
         return None
     cpus, gpus = own_devices(experiment)
     members = pool_members(resources, cpus=cpus, gpus=gpus) if resources.facts.on_ray else 1
+    # What another trial has learnt is not learnt again.
+    work *= 1.0 - experiment.inherited / len(experiment.tasks)
     return Forecast(
         {
             "time": work / resources.workers / members,

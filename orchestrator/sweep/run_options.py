@@ -23,8 +23,9 @@ class SweepOptions:
     scheduler: Any = None
     """A scheduler of `ray.tune` that may stop trials. After each task they report `gain` over the
     untouched base and `tasks_learnt`."""
-    kind: Literal["sweep", "run"] = "sweep"
-    """`run` is one trial with the experiment's own method, `search` ignored."""
+    kind: Literal["sweep", "run", "extension", "reproduction"] = "sweep"
+    """`run` is one trial with the experiment's own method, `search` ignored; `extension` goes on
+    from a trial of another sweep (`experiment.extends`); `reproduction` trains one again."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from orchestrator.measures.objectives import front
 from orchestrator.records.event_values import Finalist, SideScores
 from orchestrator.records.events import SweepEnded, TestRead
 from orchestrator.records.stage_report import DONE, StageReport
-from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.records.trial_record import AS_IT_WAS, BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
-from orchestrator.sweep.baselines import Controls, bounds
+from orchestrator.spec.extension import ExtensionSpec
+from orchestrator.sweep.baselines import Controls, Inherited, bounds
 
 USUAL_DEVIATION = 0.02
 """Of gains between seeds, where nothing else is known: the root mean square over the twelve methods
@@ -140,6 +141,7 @@ def reading(
     tasks: Sequence[PreparedTask],
     *,
     number: int,
+    extends: ExtensionSpec | None = None,
 ) -> TestRead:
     """What a reading of the test data says; nothing is chosen by it.
 
@@ -149,6 +151,8 @@ def reading(
         unread: Why a trial could not be scored.
         tasks: The task sequence.
         number: The reading's, from 1.
+        extends: The trial that the sweep goes on from, whose side is `AS_IT_WAS`; None where it
+            goes on from none.
 
     Returns:
         The reading, to be written.
@@ -162,9 +166,13 @@ def reading(
         sides=dict(sides),
         unread=dict(unread),
     )
-    if champion is None or not {BASE_TRIAL, champion} <= set(sides):
+    needed = {BASE_TRIAL, champion} | ({AS_IT_WAS} if extends is not None else set[str]())
+    if champion is None or not needed <= set(sides):
         return made  # one that shows no score of the champion has not used the test data up
-    controls = Controls(tasks, _as_report(sides[BASE_TRIAL]), "test")
+    was = None
+    if extends is not None:
+        was = Inherited(extends.as_it_was, _as_report(_before(sides[AS_IT_WAS], tasks, extends)))
+    controls = Controls(tasks, _as_report(sides[BASE_TRIAL]), "test", inherited=was)
     reference = statistics.fmean(controls.reference_row)
     trials = [name for name in (champion, runner_up) if name is not None and name in sides]
     examples = {name: sides[name].per_example for name in trials}
@@ -196,6 +204,17 @@ def _as_report(base: SideScores) -> StageReport:
         row=base.row, metrics=base.metrics, per_example=base.per_example,
         head_only=base.head_only, head_only_per_example=base.head_only_per_example,
     )  # fmt: skip
+
+
+def _before(side: SideScores, tasks: Sequence[PreparedTask], extends: ExtensionSpec) -> SideScores:
+    """The scores of the trial that a sweep goes on from, without heads that it had not trained."""
+    unknown = {t.name for i, t in enumerate(tasks) if t.has_head and i >= extends.learnt}
+    row = zip(tasks, side.row, strict=True)
+    return replace(
+        side,
+        row=tuple(math.nan if task.name in unknown else score for task, score in row),
+        per_example={t: each for t, each in side.per_example.items() if t not in unknown},
+    )
 
 
 def _finalist(name: str, repeats: Sequence[Judged]) -> Finalist:

@@ -102,6 +102,11 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         "runner_up": view.runner_up,
         "runner_up_interval": view.runner_up_interval,
         "compared": view.compared,
+        "extension": None
+        if view.extension is None
+        else {
+            key: value for key, value in view.extension.to_line().items() if key not in _OF_LINES
+        },
         "test_readings": [
             {
                 **{key: value for key, value in reading.to_line().items() if key not in _OF_LINES},

@@ -10,10 +10,16 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from orchestrator.cli.output.next_commands import next_commands
-from orchestrator.cli.output.scores import comparison_tables, reading_tables, task_tables
+from orchestrator.cli.output.scores import (
+    comparison_tables,
+    extension_tables,
+    reading_tables,
+    task_tables,
+)
 from orchestrator.cli.output.tables import print_on
 from orchestrator.cli.output.trials_table import trial_tables
 from orchestrator.records.event import Line
+from orchestrator.records.extension_words import extension_words
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.formatting import show, show_interval
 
@@ -31,7 +37,7 @@ def render_outcome(lines: Iterable[Line], folder: Path, *, width: int = 100) -> 
     """
     view = SweepState.of(lines)
     parts: list[RenderableType] = [*reading_tables(view, width), *trial_tables(view, width)]
-    parts += [Text(), *task_tables(view, width)]
+    parts += [Text(), *extension_tables(view, width), *task_tables(view, width)]
     parts += [*comparison_tables(view), _verdict(view), Text(), _caveat(view), Text()]
     parts.append(_next_steps(view, folder))
     return Group(*parts)
@@ -57,10 +63,14 @@ def _verdict(view: SweepState) -> Text:
             words = f"{best.name}, gain {show(best.measure('gain'), signed=True)}"
         return Text(f"Not ended. Best so far: {words}.")
     text = Text(f"Front: {front}\n")
+    if view.extension is not None:
+        best = view.best
+        if best is not None and best.name in view.extension.sides:
+            text.append(f"{extension_words(view.extension, best.name)}\n", style="bold")
     if view.champion is None:
-        text.append(f"No champion: {view.reason}.", style="bold yellow")
+        text.append(f"No champion: {view.reason.rstrip('.')}.", style="bold yellow")
     else:
-        text.append(f"Champion {view.champion}: {view.reason}.", style="bold green")
+        text.append(f"Champion {view.champion}: {view.reason.rstrip('.')}.", style="bold green")
     if view.runner_up is not None:
         between = show_interval(view.runner_up_interval)
         text.append(f"\nRunner-up {view.runner_up}: the champion's score minus its, {between}.")
@@ -79,10 +89,10 @@ def _caveat(view: SweepState) -> Text:
     else:
         how_many = f"{len(seeds)} seeds, one for each trial"
     which = "Trials show validation scores"
-    if view.kind != "run":
+    if view.chooses:
         which += ", by which the trials were chosen, so the best of them is optimistic"
     text = f"{which}. It is {how_many}."
-    if view.kind != "run" and view.ended:
+    if view.chooses and view.ended:
         text += " The interval of a trial is right for one that was named beforehand; "
         text += (
             f"the verdict's allows for the choice among {view.compared}."

@@ -11,6 +11,7 @@ from orchestrator.records.event import Event
 from orchestrator.records.events import (
     CellsScored,
     ChampionRegistered,
+    ExtensionMeasured,
     StageReported,
     SweepContinued,
     SweepEnded,
@@ -21,10 +22,11 @@ from orchestrator.records.events import (
     TrialProposed,
     TrialStarted,
 )
+from orchestrator.records.extension_words import COMPARED_WORDS, extension_words
 from orchestrator.records.readings import reading_words
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
+from orchestrator.records.trial_record import BASE_TRIAL, COMPARISON, TrialRecord
 from orchestrator.system.formatting import count, show, show_interval, show_setting
 
 
@@ -108,6 +110,9 @@ def describe(event: Event, view: SweepState) -> str:
         case SweepEnded():
             who = f"champion {event.champion}" if event.champion else "no champion"
             words = f"ended, {who}: {event.reason}"
+        case ExtensionMeasured():
+            shown = [name for name in event.sides if view.trial(name).is_searched]
+            words = " ".join(extension_words(event, name) for name in shown).rstrip(".")
         case TestRead():
             words = reading_words(event) if event.reading else view.test_words
         case ChampionRegistered():
@@ -135,7 +140,8 @@ def _describe_trial(
 ) -> str:
     match event:
         case TrialProposed():
-            return f"{event.trial} proposed: {_chosen(event.overrides)}"
+            known = COMPARED_WORDS.get(event.trial) if event.by == COMPARISON else None
+            return f"{event.trial} proposed: {known or _chosen(event.overrides)}"
         case TrialStarted():
             again = f" again, attempt {event.attempt}" * (event.attempt > 1)
             return f"{event.trial} starts{again}"

@@ -12,6 +12,11 @@ from rich.text import Text
 from orchestrator.cli.output.tables import add_cells, natural_width, table
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
+from orchestrator.records.extension_words import (
+    extension_rows,
+    extension_scores,
+    parent_words,
+)
 from orchestrator.records.readings import CONTROLS, reading_comparisons, reading_scores
 from orchestrator.records.scores import mean
 from orchestrator.records.sweep_state import SweepState
@@ -41,6 +46,26 @@ def reading_tables(view: SweepState, width: int) -> list[RenderableType]:
         rows["test examples"] = [str(reading.examples.get(t, "-")) for t in view.tasks]
         tables += [made, Text(), *task_tables(view, width, rows, "Test scores by task")]
     return tables
+
+
+def extension_tables(view: SweepState, width: int) -> list[RenderableType]:
+    """What was gained and lost since the trial that the sweep goes on from, if it does."""
+    event = view.extension
+    if event is None:
+        return []
+    further, earlier = ", ".join(event.further), ", ".join(event.earlier)
+    made = table(
+        f"Minus {parent_words(event)} as it was, mean over tasks",
+        "trial", f"on {further}", "95 % interval", f"on {earlier}", "95 % interval ",
+        left={"trial"},
+    )  # fmt: skip
+    for label, cells in extension_rows(event):
+        add_cells(made, [label, *cells])
+    rows = {
+        label: [show(score) for score in scores]
+        for label, scores in extension_scores(event).items()
+    }
+    return [made, Text(), *task_tables(view, width, rows, "Scores by task, at the end")]
 
 
 def task_tables(

@@ -30,7 +30,8 @@ def trial_tables(
     """Trials with settings and measures, in two tables where one is too wide."""
     trials = view.trials if trials is None else trials
     settings = {trial.name: view.settings(trial) for trial in trials}
-    others = sorted({path for t in trials for path in t.overrides} - set(_SHOWN_SETTINGS))
+    set_by = {path for t in trials if t.is_searched or t.of for path in t.overrides}
+    others = sorted(set_by - set(_SHOWN_SETTINGS))
     shown = _SHOWN_SETTINGS | {path: path.rsplit(".", 1)[-1] for path in others}
     words = {"trial", "kind", "state"}
     counted = ["exam-\nples"] if any(map(view.is_screened, trials)) else []

@@ -150,7 +150,7 @@ def champion_record(name: str, uri: str, storage: Path) -> dict[str, Any]:
         `model`, `version`, `registered` (seconds since the epoch), `run`, `sweep`, `trial`,
         `folder`, `reason`, `experiment_yaml` (a link), and the documents `base`, `data`, `code`,
         `packages`, `seeds`, `overrides`, `test` (see `test_scores`), `measures` and `gain_interval`
-        (both of validation scores).
+        (both of validation scores); `extends` where it goes on from another trial.
     """
     with mlflow_errors(uri):
         client = connect(uri)
@@ -171,4 +171,6 @@ def champion_record(name: str, uri: str, storage: Path) -> dict[str, Any]:
     for key in ("test", "base", "data", "code", "packages", "seeds", "overrides", "measures",
                 "gain_interval"):  # fmt: skip
         record[key] = json.loads(tags.get(key, "null"))
+    if "extends" in tags:
+        record["extends"] = json.loads(tags["extends"])
     return record

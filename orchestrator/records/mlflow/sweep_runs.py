@@ -81,6 +81,9 @@ class SweepRuns:
             },
             parameters=flat_parameters(redacted_document(own)),
         )
+        extends = opening.experiment.get("extends")
+        if extends:
+            self.parent.tags[f"{TAG}extends"] = f"{extends['sweep']}/{extends['trial']}"
         if opening.precision is not None:
             self.parent.tags |= {
                 f"{TAG}precision": opening.precision["used"],

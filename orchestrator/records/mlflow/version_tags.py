@@ -40,6 +40,8 @@ def version_tags(state: SweepState, trial: str, sweep_folder: Path) -> dict[str,
         "gain_interval": record.gain_interval,
         TEST_TAG.removeprefix(TAG): test_scores(state, trial),
     }
+    if experiment.get("extends"):
+        details["extends"] = experiment["extends"]
     return {
         f"{TAG}sweep": state.identity,
         f"{TAG}trial": trial,

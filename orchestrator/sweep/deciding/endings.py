@@ -8,10 +8,11 @@ from pathlib import Path
 
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.measures.objectives import needs_order
+from orchestrator.records.carried_folder import carried_bytes
 from orchestrator.records.event_values import EarlyStop
 from orchestrator.records.events import TrialEnded
 from orchestrator.records.stage_report import StageReport
-from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.records.trial_record import BASE_TRIAL, COMPARISON
 from orchestrator.sweep.deciding.admission import Admission
 from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.kept_work import KeptWork
@@ -108,6 +109,8 @@ class Endings:
         wanted = set(self._ledger.experiment.objectives)
         if self._ledger.learns_jointly(trial.name):
             wanted -= needs_order()
+        if trial.record.by == COMPARISON:
+            wanted.clear()  # it is not chosen by them
         bad = [n for n in sorted(wanted) if not math.isfinite(found.measures[n])]
         if bad:
             self._end(trial, "FAILED", f"the objectives {bad} could not be measured")
@@ -140,7 +143,9 @@ class Endings:
         """Record the end of a trial; `measured` only if it is complete."""
         folder = self._ledger.folder
         adapter = folder.adapter(trial.name)
+        carried = folder.carried(trial.name)
         has_adapter = state == "COMPLETE" and adapter.is_dir()
+        carries = has_adapter and carried.is_dir()
         values = None if measured is None else measured.measures
         gain, intervals = None, None
         if measured is not None and trial.name != BASE_TRIAL:
@@ -156,6 +161,9 @@ class Endings:
                 adapter=folder.relative(adapter) if has_adapter else None,
                 adapter_sha256=content_hash(file_hashes(adapter)) if has_adapter else None,
                 log=trial.log and folder.relative(Path(trial.log)),
+                carried=folder.relative(carried) if carries else None,
+                carried_sha256=content_hash(file_hashes(carried)) if carries else None,
+                carried_bytes=carried_bytes(carried) if carries else None,
                 stop=stop,
             )
         )

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.records.event_values import SideScores
-from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.records.trial_record import AS_IT_WAS, BASE_TRIAL
 from orchestrator.spec.experiment import experiment_received
 from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.kept_work import KeptWork
@@ -15,6 +16,7 @@ from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.measuring import Measuring
 from orchestrator.sweep.deciding.proposals import Proposals
 from orchestrator.sweep.deciding.trial import Trial
+from orchestrator.sweep.extending.comparison import extension_measured
 from orchestrator.sweep.readings import Side
 from orchestrator.sweep.verdict import Judged, judge, reading
 
@@ -59,7 +61,11 @@ class Judgement:
             words = self._budget.words(self._proposals.left_out)
             reason = f"{verdict.reason.rstrip('.')}. {words}"
             verdict = replace(verdict, reason=reason, budget=dict(self._budget.allowed))
+        extension = extension_measured(ledger)
+        if extension is not None:
+            ledger.record(extension)
         ledger.record(verdict)
+        self._kept.remove_large({*verdict.front, *filter(None, [verdict.champion])})
 
     def contenders(self) -> list[Trial]:
         """The trials whose whole matrix the verdict stands on, in the order of their proposal.
@@ -95,7 +101,8 @@ class Judgement:
         for name in names[1:]:
             if name is not None and name not in known:
                 self._kept.set_other_adapter_aside(name)
-        return {
+        before = self._as_it_was() if AS_IT_WAS not in known else {}
+        return before | {
             name: Side(
                 # Without what only the driver needs, such as where MLflow records.
                 experiment_received(ledger.experiment_of(name).for_workers()),
@@ -113,7 +120,7 @@ class Judgement:
         """
         ledger, verdict = self._ledger, self._ledger.state.verdict
         assert verdict is not None, "test data are read for a verdict"
-        wanted = {BASE_TRIAL, verdict.champion, verdict.runner_up}
+        wanted = {BASE_TRIAL, verdict.champion, verdict.runner_up, AS_IT_WAS}
         unread = {name: side["unread"] for name, side in sides.items() if "unread" in side}
         read = {n: SideScores.from_document(s) for n, s in sides.items() if n not in unread}
         everything = {**self._read_before(), **read}
@@ -124,8 +131,22 @@ class Judgement:
                 {name: why for name, why in unread.items() if name in wanted},
                 [ledger.data.tasks[name] for name in ledger.experiment.tasks],
                 number=1 + sum(bool(read.reading) for read in ledger.state.readings),
+                extends=ledger.experiment.extends,
             )
         )
+
+    def _as_it_was(self) -> dict[str, Side]:
+        """The trial that the sweep goes on from, from the adapter that a trial of its own keeps."""
+        ledger = self._ledger
+        extends, verdict = ledger.experiment.extends, ledger.state.verdict
+        if extends is None or verdict is None or verdict.champion is None:
+            return {}
+        kept = ledger.state.trial(verdict.champion).task_adapters.get(extends.learnt)
+        place = SweepFolder(ledger.folder.path.parent / extends.sweep).adapter(extends.trial)
+        experiment = experiment_received(ledger.experiment_of(verdict.champion).for_workers())
+        return {
+            AS_IT_WAS: Side(experiment, place if kept is None else ledger.folder.within(kept[0]))
+        }
 
     def _read_before(self) -> dict[str, SideScores]:
         """The test scores that earlier readings have journalled, by trial."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from orchestrator.loop.task_sequence import keeps_adapters
-from orchestrator.records.events import SetAside
+from orchestrator.records.carried_folder import SMALL, write_carried
+from orchestrator.records.events import SetAside, StageReported
 from orchestrator.records.model_folder import adapter_flaw
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.task_kinds import computed_fields
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.errors import SweepError, no_room
+from orchestrator.sweep.extending.begin import inherited_reports, parent_of, write_beginning
 from orchestrator.system.durable import copy_folder, half, put
 from orchestrator.system.seals import (
     UNSEALED,
@@ -53,6 +57,8 @@ class KeptWork:
             ),
             "workers": [experiment.resources.executor, experiment.resources.workers],
         }
+        if experiment.extends is not None:
+            made_of["extends"] = experiment.extends.model_dump(mode="json")
         unsealed = name in ledger.state.unsealed
         return Maker(ledger.state.sweep_id, name, fingerprint(made_of), unsealed=unsealed)
 
@@ -130,6 +136,40 @@ class KeptWork:
             raise SweepError(no_room(folder.path, f"the adapter of {name}", str(error))) from None
         return True
 
+    def keep_carried(self, name: str, checkpoint: Path) -> None:
+        """Keep what a further task would begin from.
+
+        Args:
+            name: The trial, which has learnt all of its tasks.
+            checkpoint: Its last checkpoint.
+
+        Raises:
+            SweepError: If the disk refuses.
+        """
+        experiment = self._ledger.experiment_of(name)
+        about = {
+            "tasks": list(experiment.tasks),
+            "adapter": experiment.method.adapter.kind,
+            "retention": experiment.method.retention.kind,
+        }
+        target = self._ledger.folder.carried(name)
+        try:
+            write_carried(target, checkpoint, self.maker(name), about)
+        except OSError as error:
+            raise SweepError(
+                no_room(self._ledger.folder.path, f"what {name} carries", str(error))
+            ) from None
+
+    def remove_large(self, names: Collection[str]) -> None:
+        """Let large states go of trials on which nothing is likely to be learnt.
+
+        Args:
+            names: The trials whose states are kept, whatever their size.
+        """
+        for trial in self._ledger.trials.values():
+            if trial.name not in names and trial.record.carried_bytes > SMALL:
+                shutil.rmtree(self._ledger.folder.carried(trial.name), ignore_errors=True)
+
     def task_adapter(self, name: str, learnt: int) -> tuple[str, str] | None:
         """The adapter that a trial's executor has kept after a task.
 
@@ -178,6 +218,36 @@ class KeptWork:
                 because=because,
             )
         )
+
+    def begin(self, name: str) -> None:
+        """Let a trial that goes on from another one find what that one left.
+
+        Args:
+            name: The trial, which is about to start.
+
+        Raises:
+            SweepError: If that is gone or damaged, or the disk refuses.
+        """
+        ledger, experiment = self._ledger, self._ledger.experiment_of(name)
+        extends = experiment.extends
+        if name == BASE_TRIAL or extends is None or extends.begin != "state":
+            return
+        parent = parent_of(extends, ledger.folder.path.parent)
+        try:
+            aside = write_beginning(
+                ledger.folder.checkpoint(name), parent, experiment, ledger.data, self.maker(name)
+            )
+        except OSError as error:
+            raise SweepError(
+                no_room(ledger.folder.path, f"the beginning of {name}", str(error))
+            ) from None
+        except ValueError as error:
+            raise SweepError(str(error)) from None
+        for found in aside:
+            self.set_aside(name, found.what, found.kept_as, found.because)
+        for report in inherited_reports(parent, experiment):
+            if report.stage not in ledger.trials[name].reports:
+                ledger.record(StageReported(name, report))
 
     def remove_checkpoint(self, name: str) -> None:
         """What an ended trial would have gone on from is of no use any more."""

@@ -10,14 +10,14 @@ from orchestrator.records.event import Event
 from orchestrator.records.event_values import TaskScores
 from orchestrator.records.events import CellsScored, StageReported, TrialProposed, read_event
 from orchestrator.records.journal import Journal
-from orchestrator.records.stage_report import StageReport
+from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.search_space import EarlyStopping
-from orchestrator.sweep.baselines import Controls
+from orchestrator.sweep.baselines import Controls, Inherited
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.protocols import Observer
 
@@ -69,7 +69,7 @@ class Ledger:
             own = self.experiment.with_overrides(trial.overrides)
             # A repetition is judged by its whole matrix, cheapest while its model is there.
             scoring = own.scoring if trial.of is None else "full"
-            raced = own.raced or (self.racing is not None and trial.of is None)
+            raced = own.raced or (self.racing is not None and trial.record.is_searched)
             self._experiments[name] = own.model_copy(update={"scoring": scoring, "raced": raced})
         return self._experiments[name]
 
@@ -133,8 +133,8 @@ class Ledger:
     # ---------------------------------------------------------------------------- of all trials
 
     def searched(self) -> list[Trial]:
-        """The trials of the search: neither the base nor repetitions of a finalist."""
-        return [t for t in self.trials.values() if t.name != BASE_TRIAL and t.of is None]
+        """The trials of the search: neither the base, repetitions of a finalist nor comparisons."""
+        return [t for t in self.trials.values() if t.name != BASE_TRIAL and t.record.is_searched]
 
     def searched_seeds(self) -> set[int]:
         """The seeds of all trials of the search, whatever became of them."""
@@ -173,7 +173,25 @@ class Ledger:
         if base is None:
             raise AssertionError("controls are read only once row 0 is known")
         tasks = [self.data.tasks[name] for name in self.experiment.tasks]
-        return Controls(tasks, base, counts=counts)
+        extends, inherited = self.experiment.extends, self.inherited_report()
+        return Controls(
+            tasks, base, counts=counts,
+            inherited=Inherited(extends.as_it_was, inherited) if extends and inherited else None,
+        )  # fmt: skip
+
+    def inherited_report(self) -> StageReport | None:
+        """What the trial that this sweep goes on from scores on all tasks, as it was.
+
+        Returns:
+            Its report, read from the journal; None before the first trial has scored it, and where
+            trials begin with nothing.
+        """
+        last = (self.experiment.inherited - 1, DONE)
+        for trial in self.searched() if self.experiment.inherited else ():
+            if last in trial.record.lines:
+                line = self.journal.lines[trial.record.lines[last]]
+                return StageReport.from_document(line["report"])
+        return None
 
     def screened(self) -> dict[str, int]:
         """By task, on how many of its examples trials of the search are compared."""

@@ -72,7 +72,8 @@ class Measuring:
             raise AssertionError("measures are read of whole trials, once row 0 is known")
         controls = ledger.controls(counts)
         headed = tuple(ledger.data.tasks[task].has_head for task in tasks)
-        matrix = AccuracyMatrix(tasks, (tuple(base.on_first(tasks, counts).row or ()),), headed)
+        first = tuple(base.on_first(tasks, counts).row or ())
+        matrix = AccuracyMatrix(tasks, (first,), headed, ledger.experiment.inherited)
         cells = {} if trial.name == BASE_TRIAL else ledger.cells(trial.name)
         for learnt in range(1, final.task_index + 2):
             row = [_value(cells.get((learnt, task)), counts.get(task)) for task in tasks]

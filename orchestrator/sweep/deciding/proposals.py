@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.measures.champion import Candidate, best_candidate, best_candidates
 from orchestrator.measures.intervals import UNKNOWN
 from orchestrator.records.events import TrialProposed
-from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.records.trial_record import BASE_TRIAL, COMPARISON
 from orchestrator.spec.reach import refusal
 from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.ledger import Ledger
@@ -19,6 +19,18 @@ from orchestrator.sweep.verdict import fresh_seeds
 if TYPE_CHECKING:
     from orchestrator.sweep.grouped_search import GroupedProposer
     from orchestrator.sweep.search import PastTrial, Proposer
+
+COMPARED: dict[str, dict[str, Any]] = {
+    "joint": {
+        "extends": None,
+        "method.sequence": "joint",
+        "method.retention.kind": "none",
+        "method.early_stopping": None,
+    },
+    "fresh": {"extends.begin": "fresh"},
+}
+"""Beside which an extension is read: all tasks learnt jointly from nothing, and the further tasks
+alone with a fresh adapter."""
 
 
 class Proposals:
@@ -49,7 +61,7 @@ class Proposals:
         """How many trials are yet to be proposed; at most, while the search goes on."""
         base = int(BASE_TRIAL not in self._ledger.trials)
         searched = max(0, self.total - len(self._ledger.searched()))
-        return base + searched + self.missing_repetitions
+        return base + searched + self.missing_repetitions + self.missing_comparisons
 
     @property
     def missing_repetitions(self) -> int:
@@ -59,10 +71,21 @@ class Proposals:
         return self._ledger.experiment.repeated_trials
 
     @property
+    def missing_comparisons(self) -> int:
+        """How many of these are read beside a trial that goes on from another sweep's."""
+        wanted = self._comparisons() if self._search_over else self._compared
+        return sum(name not in self._ledger.trials for name in wanted)
+
+    @property
+    def _compared(self) -> dict[str, dict[str, Any]]:
+        """Name and overrides of the comparisons that there are to be."""
+        return COMPARED if self._ledger.experiment.compared_trials else {}
+
+    @property
     def may_come(self) -> bool:
         """Whether trials may be proposed once those that run have ended."""
         waits = bool(self._budget.allowed) and self.total > len(self._ledger.searched())
-        return waits or bool(self.missing_repetitions)
+        return waits or bool(self.missing_repetitions or self.missing_comparisons)
 
     @property
     def _search_over(self) -> bool:
@@ -78,19 +101,20 @@ class Proposals:
         if self._proposer is None or search is None:
             if not self._ledger.searched():
                 return self.propose(name, {}, "user")
-            return self._propose_repetition()
+            return self._propose_afterwards()
         if self._waits_for_budget():
             return None
         overrides = None if self._budget.ended else self._proposer.propose(name)
         if overrides is None:
-            return self._propose_repetition()
+            return self._propose_afterwards()
         return self.propose(name, overrides, search.searcher)
 
     def _waits_for_budget(self) -> bool:
         """Whether the next trial has to wait for others to end; the search ends where none run."""
         searched = self._ledger.searched()
-        # Repetitions of the finalists must still fit afterwards.
+        # Repetitions of the finalists, and comparisons, must still fit afterwards.
         wanted = 1 + self._ledger.experiment.repeated_trials
+        wanted += self.missing_comparisons
         if self.total <= len(searched) or self._budget.fits(wanted):
             return False
         if not all(trial.over for trial in searched):
@@ -129,7 +153,8 @@ class Proposals:
 
     def tell(self, trial: Trial, measured: Mapping[str, float] | None) -> None:
         """Let the search learn what a trial scored; None: it has failed or was stopped."""
-        if self._proposer is not None and trial.name != BASE_TRIAL and trial.of is None:
+        of_the_search = trial.name != BASE_TRIAL and trial.record.is_searched
+        if self._proposer is not None and of_the_search:
             self._proposer.tell(trial.name, measured, _cost(self._ledger, trial))
 
     def finalists(self) -> list[Trial]:
@@ -165,13 +190,22 @@ class Proposals:
             for seed in seeds
         ]
 
-    def _propose_repetition(self) -> str | None:
+    def _propose_afterwards(self) -> str | None:
         if not self._search_over:
             return None
         for name, finalist, overrides in self._repetitions():
             if name not in self._ledger.trials:
                 return self.propose(name, overrides, "fresh seed", of=finalist)
+        for name, overrides in self._comparisons().items():
+            if name not in self._ledger.trials:
+                return self.propose(name, overrides, COMPARISON)
         return None
+
+    def _comparisons(self) -> dict[str, dict[str, Any]]:
+        """Name and overrides of the trials beside which an extension is read, once it is whole."""
+        # What the trial that it goes on from scored as it was is known from the extension alone.
+        done = any(trial.state == "COMPLETE" for trial in self._ledger.searched())
+        return self._compared if done else {}
 
 
 def _proposer(ledger: Ledger, prior: Sequence[PastTrial]) -> Proposer | GroupedProposer | None:

@@ -47,7 +47,7 @@ class Racing:
 
     def _races(self, trial: Trial) -> bool:
         """Whether a trial is compared with others: controls and repetitions are not."""
-        searched = trial.name != BASE_TRIAL and trial.of is None
+        searched = trial.name != BASE_TRIAL and trial.record.is_searched
         return searched and not self._ledger.learns_jointly(trial.name)
 
     def look(self, trial: Trial, report: StageReport) -> None:

@@ -136,3 +136,13 @@ def test_the_parts_of_all_workers_are_on_the_disk_before_they_are_told(
         assert synced[-2:] == [f"sync {NAMES[0]}", "sync t001"]
         assert (flaw(work / NAMES[0], MAKER) is None) == (rank == 0), "whole with both"
     assert run_checkpoint(SweepFolder(tmp_path), MAKER) == (work / NAMES[0], [])
+
+
+def test_what_a_trial_begins_with_is_found_until_it_has_a_checkpoint_of_its_own(tmp_path):
+    folder, maker = SweepFolder(tmp_path), Maker("sweep", "t001", "made of")
+    beginning, own = folder.checkpoint("t001"), folder.work("t001") / "checkpoint_2026-11-28"
+    for place in (beginning, own):
+        place.mkdir(parents=True)
+        (place / "trial.json").write_text("{}")
+        seal(place, maker)
+        assert run_checkpoint(folder, maker) == (place, [])

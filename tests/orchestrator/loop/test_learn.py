@@ -128,6 +128,32 @@ def test_reports_come_at_a_quarter_a_half_and_the_end_of_each_task():
     assert {k: len(v) for k, v in ends[1].per_example.items()} == {"a": 8, "b": 8}
 
 
+def test_what_another_trial_has_learnt_is_scored_and_not_learnt_again():
+    engine, begun = FakeEngine(), Start(elsewhere=1)
+    engine.trained.append(1)  # what the tensors that it goes on from have learnt
+    final, reports, progress = learn(engine, sequence(inherited=1), start=begun)
+    assert engine.sequences == [], "its retention has seen what was before"
+    assert [r.task for r, _ in reports] == ["a", "b", "b", "b"]
+    first = reports[0][0]
+    assert (first.step, first.fraction, first.losses) == (0, 1.0, ())
+    assert {*first.per_example} == {"a", "b"}, "what all is compared with, whole"
+    assert final.complete
+    assert progress[-1].done == pytest.approx(1.0)
+
+
+def test_a_fresh_adapter_begins_after_what_another_trial_has_learnt():
+    engine = FakeEngine()
+    final, reports, _ = learn(engine, sequence(inherited=1, fresh=True))
+    assert engine.sequences == [(2, ())]
+    assert {r.task for r, _ in reports} == {"b"}
+    assert all(map(math.isnan, final.rows[1]))
+
+
+def test_an_adapter_that_has_learnt_nothing_is_not_taken_for_one_that_has():
+    with pytest.raises(ValueError, match="its checkpoint with what that one has learnt is missing"):
+        learn(FakeEngine(), sequence(inherited=1))
+
+
 def test_every_report_tells_the_strength_that_held_while_its_task_was_learnt():
     retention = RETENTIONS["ewc"].build()
     engine = FakeEngine()

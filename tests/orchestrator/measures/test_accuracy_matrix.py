@@ -69,3 +69,14 @@ def test_a_single_task_has_nothing_to_forget():
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"Row 1 should have one score per task \(2\), got 1"):
         AccuracyMatrix(("a", "b"), ((0.1, 0.1), (0.5,)))
+
+
+def test_rows_of_a_trial_that_knew_fewer_tasks_take_no_part_for_the_others():
+    nan = math.nan
+    rows = (
+        (0.5,) * 4, (0.8, 0.4, nan, nan), (0.7, 0.6, 0.3, 0.3), (0.7, 0.6, 0.9, 0.3), (0.7,) * 4,
+    )  # fmt: skip
+    further = AccuracyMatrix(("a", "b", "c", "d"), rows, inherited=2)
+    assert accuracy_matrix.forgetting(further) == pytest.approx((0.1 - 0.1 + 0.2) / 3)
+    assert accuracy_matrix.forgetting_vs_base(further) == pytest.approx((0.1 - 0.1 + 0.2) / 3)
+    assert math.isnan(accuracy_matrix.forgetting(AccuracyMatrix(further.tasks, rows)))

@@ -7,7 +7,13 @@ import pytest
 
 from orchestrator.records import events
 from orchestrator.records.errors import JournalError
-from orchestrator.records.event_values import EarlyStop, Finalist, SideScores, TaskScores
+from orchestrator.records.event_values import (
+    EarlyStop,
+    ExtensionSide,
+    Finalist,
+    SideScores,
+    TaskScores,
+)
 from orchestrator.records.events import EVENTS, UnknownEvent, read_event
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import read_journal
@@ -26,6 +32,7 @@ SIDE = SideScores(
 )  # fmt: skip
 CELL = TaskScores(0.5, 2, {"accuracy": 0.5}, (1.0, 0.0))
 FINALIST = Finalist("t002", ("t002-s1",), {"gain": 0.5}, {"gain": 0.125})
+BESIDE = ExtensionSide({"mood": 0.5}, 0.5, [0.25, 0.75], -0.25, None, {"mood": None})
 STOP = EarlyStop("mood", 0.5, "gain", "t001", 0.25, (0.125, 0.375), {"gain": 0.0})
 WHOLE = [
     events.SweepOpened("demo", "0" * 32, "run", {"name": "demo"}, {"mood": {"kind": "c"}}, "name:",
@@ -38,7 +45,7 @@ WHOLE = [
     events.StageReported("t002", REPORT, "trials/t002/adapters/after-1", "cd"),
     events.TrialEnded("t002", "COMPLETE", "why", {"gain": 0.25, "retention": None}, [0.0, 0.5],
                       {"zero_shot": [0.0, 0.5], "majority": None}, "trials/t002/adapter", "ab",
-                      "trials/t002/log.txt", STOP),
+                      "trials/t002/log.txt", "trials/t002/carried", "ef", 512, STOP),
     events.CellsScored("t002", 1, {"mood": CELL}, {"being": "it is gone"}, {"new": {"kind": "c"}}),
     events.TrialMeasured("t002", {"mood": 2}, {"gain": 0.25}, [0.0, 0.5], {"zero_shot": None}),
     events.BudgetSpent(1.5, 3.0, 0.5, 1.25),
@@ -46,6 +53,7 @@ WHOLE = [
     events.SweepStopped("everything failed", ["t001"]),
     events.SweepEnded(["t002"], "t002", "best", (FINALIST,), 2, {"t002": [0.0, 0.5]},
                       "t001", [-0.1, 0.2], {"time": 60.0}, 0.02),
+    events.ExtensionMeasured({"trial": "t001"}, ["mood"], ["new"], {"mood": 0.5}, {"t002": BESIDE}),
     events.TestRead(1, "the verdict", "t002", "t001", {"mood": 9}, {"base": SIDE},
                     {"t001": "no room"}, "the base", {"majority": [0.5]}, {"t002": 0.75},
                     {"t002": 0.25}, {"t002": None}, {"t002": {"zero_shot": None}}, [0.0, 0.1]),

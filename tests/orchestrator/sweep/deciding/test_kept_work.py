@@ -38,6 +38,23 @@ def test_an_adapter_is_kept_once_and_vouched_for(kept, tmp_path):
     assert work.adapter_flaw("t001") == "its file adapter_model.safetensors is damaged"
 
 
+def test_large_states_are_kept_of_those_that_won_alone(kept, tmp_path):
+    ledger, work = kept
+    (tmp_path / "checkpoint").mkdir()
+    for name in ("t001", "t002"):
+        work.keep_carried(name, tmp_path / "checkpoint")
+        assert not ledger.folder.carried(name).exists(), "there is nothing to keep"
+    (tmp_path / "checkpoint" / "weights.safetensors").write_text("tensors")
+    for name, size in (("t001", 7), ("t002", 2**30)):
+        work.keep_carried(name, tmp_path / "checkpoint")
+        ledger.record(TrialEnded(name, "COMPLETE", carried="carried", carried_bytes=size))
+    work.remove_large({"t002"})
+    assert ledger.folder.carried("t002").is_dir()
+    work.remove_large(set())
+    assert not ledger.folder.carried("t002").exists()
+    assert ledger.folder.carried("t001").is_dir()
+
+
 def test_an_adapter_is_on_the_disk_before_it_is_said_to_be_kept(kept, tmp_path, synced):
     """The journal's line that vouches for it comes next, and is synced as well."""
     _, work = kept

@@ -65,3 +65,23 @@ def test_what_cannot_be_is_not_recorded(ledgers):
         Proposals(ledger, Budget(ledger)).propose("t001", {"method.adapter.rank": 2}, "user")
     assert ledger.trials == {}
     assert len(ledger.journal.lines) == 1
+
+
+def test_an_extension_that_is_whole_is_compared_with_trials_that_cannot_win(ledgers):
+    extends = {"sweep": "demo", "sweep_id": "1", "trial": "t003", "learnt": 1}
+    one = {"space": {"training.learning_rate": {"choice": [0.1]}}, "searcher": "grid"}
+    ledger = ledgers(tasks=["mood", "hue"], extends=extends, search=one)
+    proposals = Proposals(ledger, Budget(ledger))
+    assert proposals.missing == 4
+    assert [proposals.next() for _ in range(3)] == ["base", "t001", None]
+    end(ledger, "t001", 0.1)
+    assert [proposals.next() for _ in range(3)] == ["joint", "fresh", None]
+    assert proposals.missing == 0
+    assert ledger.experiment_of("joint").extends is None
+    assert ledger.experiment_of("joint").method.sequence == "joint"
+    assert ledger.experiment_of("fresh").extends.begin == "fresh"
+    for name in ("joint", "fresh"):
+        end(ledger, name, 0.9)
+        proposals.tell(ledger.trials[name], {"gain": 0.9})
+    assert [trial.name for trial in ledger.eligible()] == ["t001"]
+    assert ledger.state.best.name == "t001"
