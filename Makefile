@@ -10,7 +10,7 @@ CHECKED := tests/test_layout.py tests/test_cluster_yaml.py tests/orchestrator/te
 	tests/curlora/cur $(addprefix tests/orchestrator/, base/test_files.py cli/output cli/test_diff.py \
 	cli/test_query.py data measures records/test_events.py records/test_journal.py report \
 	spec/test_experiment.py spec/test_methods.py spec/test_setting_bounds.py spec/test_task_files.py \
-	sweep/test_search.py system)
+	sweep/proposing/test_search.py system)
 
 .PHONY: demo test check lint bench venv clean
 

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from benchmarks.decision_curves import Curve
 from orchestrator.measures.objectives import Direction
 from orchestrator.selection.portfolio import PRESET, portfolio_search
-from orchestrator.spec.domains import LogUniform, Uniform, simple_domains
-from orchestrator.spec.search_space import SearchSpec
-from orchestrator.sweep.grouped_search import GroupedProposer
-from orchestrator.sweep.optuna_space import from_optuna, optuna_parameters, suggest_value
+from orchestrator.spec.space.domains import LogUniform, Uniform, simple_domains
+from orchestrator.spec.space.search_space import SearchSpec
+from orchestrator.sweep.proposing.grouped_search import GroupedProposer
+from orchestrator.sweep.proposing.optuna_space import from_optuna, optuna_parameters, suggest_value
 
 
 class Searcher(Protocol):
@@ -146,7 +146,7 @@ class Nsga:
         """See `Searcher`."""
         import optuna
 
-        from orchestrator.spec.assignments import active
+        from orchestrator.spec.space.assignments import active
 
         while self._nearest.left:
             trial, point = self._study.ask(), dict[str, Any]()

@@ -148,7 +148,9 @@ def test_files_are_short_and_folders_small():
     lengths = sorted(path.read_text(encoding="utf-8").count("\n") for path in files)
     assert statistics.median(lengths) <= 160
     assert sum(length > 300 for length in lengths) <= len(lengths) / 5
-    for folder, inside in itertools.groupby(sorted(files), key=lambda path: path.parent):
+    for folder, inside in itertools.groupby(
+        sorted(files, key=lambda path: path.parent), key=lambda path: path.parent
+    ):
         assert len(list(inside)) <= 20, folder
 
 

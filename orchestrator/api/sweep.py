@@ -24,7 +24,7 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.deciding.decision import Decision, decide
 from orchestrator.report.written import write_report
 from orchestrator.spec.task_files import load_task
-from orchestrator.sweep.later_scores import Asked, score_later
+from orchestrator.sweep.scores.later_scores import Asked, score_later
 from orchestrator.system.formatting import count
 
 

@@ -60,7 +60,7 @@ def score(
     find_trial(SweepState.of(lines, whole=False), trial)
     files = [find_task_file(name, list(_TASK_FOLDERS)) for name in task or ()]
     tasks = tuple(at_data_root(load_task(file), data_root) for file in files)
-    from orchestrator.sweep.later_scores import Asked, score_later, unscored_words
+    from orchestrator.sweep.scores.later_scores import Asked, score_later, unscored_words
 
     shown = LiveDisplay(make_console(stderr=True))
     with shown:

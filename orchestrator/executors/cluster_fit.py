@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.spec.domains import possible_values
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import ResourceSpec
+from orchestrator.spec.space.domains import possible_values
 from orchestrator.system.user_error import UserError
 
 HEAD_RESOURCE = "node:__internal_head__"

@@ -15,10 +15,10 @@ from orchestrator.data.items import Writing
 from orchestrator.data.model_inputs import scored_rows
 from orchestrator.data.preparation import prepare
 from orchestrator.planning.plan import TaskFacts
-from orchestrator.spec.domains import possible_values
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ModelSpec
+from orchestrator.spec.space.domains import possible_values
 from orchestrator.spec.task_kinds import GenerationTask
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from orchestrator.base.devices import bf16_slowness, processor
 from orchestrator.data.continuations import words_that_begin_others
 from orchestrator.executors.cluster_fit import pool_members
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.domains import possible_values
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
+from orchestrator.spec.space.domains import possible_values
 from orchestrator.system.byte_units import GIB
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from orchestrator.spec.domains import Choice, simple_domains
 from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.space.domains import Choice, simple_domains
 from orchestrator.spec.validation import ExperimentError
 from orchestrator.system.yaml_file import NUMBER_AS_TEXT
 

@@ -13,13 +13,11 @@ from curlora_kinds.plugins import LOADED
 from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.measures.objectives import MEASURES, Direction
 from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS
-from orchestrator.spec.domains import Choice
 from orchestrator.spec.extension import ExtensionSpec
 from orchestrator.spec.kind_models import OneOf
 from orchestrator.spec.methods import MethodSpec
 from orchestrator.spec.plugins import load_plugins
 from orchestrator.spec.retention_settings import RETENTION_SETTINGS
-from orchestrator.spec.search_space import DEFAULT_TRIALS, SearchSpec
 from orchestrator.spec.sections import (
     ChampionRule,
     DataLimits,
@@ -33,6 +31,8 @@ from orchestrator.spec.sections import (
     TrainingSpec,
     not_a_folder,
 )
+from orchestrator.spec.space.domains import Choice
+from orchestrator.spec.space.search_space import DEFAULT_TRIALS, SearchSpec
 from orchestrator.spec.task_kinds import Head
 from orchestrator.spec.validation import ExperimentError, PathText, Spec, render_validation_error
 from orchestrator.system.wording import suggestion

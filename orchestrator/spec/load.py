@@ -18,7 +18,7 @@ from orchestrator.spec.deepspeed_section import check_deepspeed
 from orchestrator.spec.experiment import Experiment, field_names, method_kinds
 from orchestrator.spec.plugins import PluginLoadError, load_installed_plugins, load_plugins
 from orchestrator.spec.reach import possible_methods
-from orchestrator.spec.space_checks import check_space
+from orchestrator.spec.space.space_checks import check_space
 from orchestrator.spec.task_files import TaskFileError, at_data_root, find_task_file, load_task
 from orchestrator.spec.task_kinds import LanguageModellingTask, TaskSpec
 from orchestrator.spec.validation import ExperimentError, render_validation_error

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from orchestrator.spec.assignments import grid_points, narrowed
-from orchestrator.spec.domains import Choice, IntUniform, simple_domains
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.methods import MethodSpec
+from orchestrator.spec.space.assignments import grid_points, narrowed
+from orchestrator.spec.space.domains import Choice, IntUniform, simple_domains
 from orchestrator.spec.validation import ExperimentError
 
 

@@ -12,11 +12,11 @@ from orchestrator.records.savings import savings
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.task_kinds import computed_fields
-from orchestrator.sweep.completion import Completion, Scores
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.mlflow_sync import MlflowSync
-from orchestrator.sweep.readings import ReadingError, Side
+from orchestrator.sweep.scores.completion import Completion, Scores
+from orchestrator.sweep.scores.readings import ReadingError, Side
 from orchestrator.system.content_cache import ContentCache
 
 

@@ -18,7 +18,7 @@ from orchestrator.records.sweep_folder import SweepFolder, sweep_folder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.search_space import SearchSpec
+from orchestrator.spec.space.search_space import SearchSpec
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.provenance import differing_versions
 from orchestrator.sweep.run_options import SweepOptions

@@ -45,7 +45,7 @@ from orchestrator.sweep.errors import SweepError, is_out_of_room, no_room
 from orchestrator.sweep.protocols import WAIT, Observer, Wait
 
 if TYPE_CHECKING:
-    from orchestrator.sweep.search import PastTrial
+    from orchestrator.sweep.proposing.search import PastTrial
 
 
 class Driver:

@@ -32,8 +32,8 @@ from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError, SweepInterruptedError
 from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.protocols import Capacity
-from orchestrator.sweep.readings_on_ray import read_on_ray, score_on_ray
 from orchestrator.sweep.run_options import SweepOptions
+from orchestrator.sweep.scores.readings_on_ray import read_on_ray, score_on_ray
 from orchestrator.sweep.trial_loop import TrialLoop
 from orchestrator.system.ray_environment import set_aside
 

@@ -41,7 +41,6 @@ from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ResourceSpec
-from orchestrator.sweep.completion import Completion, score_here
 from orchestrator.sweep.conclusion import Ending, Readings, row_0_key, scores_follow_from
 from orchestrator.sweep.continuation import record_continuation, retried_trials, set_leftovers_aside
 from orchestrator.sweep.deciding.budget import Budget, Forecast
@@ -56,6 +55,7 @@ from orchestrator.sweep.on_ray import (
     run_trials_on_ray,
 )
 from orchestrator.sweep.precision import as_begun, decide_precision
+from orchestrator.sweep.proposing.warm_start import prior_trials
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.provenance import (
     ChangedSweepError,
@@ -63,9 +63,9 @@ from orchestrator.sweep.provenance import (
     check_same,
     provenance_now,
 )
-from orchestrator.sweep.readings import read_sides
 from orchestrator.sweep.run_options import SweepOptions, SweepOutcome
-from orchestrator.sweep.warm_start import prior_trials
+from orchestrator.sweep.scores.completion import Completion, score_here
+from orchestrator.sweep.scores.readings import read_sides
 from orchestrator.system.content_cache import ContentCache
 from orchestrator.system.strict_json import without_nan
 

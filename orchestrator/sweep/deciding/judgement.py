@@ -17,7 +17,7 @@ from orchestrator.sweep.deciding.measuring import Measuring
 from orchestrator.sweep.deciding.proposals import Proposals
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.extending.comparison import extension_measured
-from orchestrator.sweep.readings import Side
+from orchestrator.sweep.scores.readings import Side
 from orchestrator.sweep.verdict import Judged, judge, reading
 
 

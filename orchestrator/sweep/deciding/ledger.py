@@ -16,7 +16,7 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
-from orchestrator.spec.search_space import EarlyStopping
+from orchestrator.spec.space.search_space import EarlyStopping
 from orchestrator.sweep.baselines import Controls, Inherited
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.protocols import Observer

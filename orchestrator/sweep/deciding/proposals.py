@@ -17,8 +17,8 @@ from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.verdict import fresh_seeds
 
 if TYPE_CHECKING:
-    from orchestrator.sweep.grouped_search import GroupedProposer
-    from orchestrator.sweep.search import PastTrial, Proposer
+    from orchestrator.sweep.proposing.grouped_search import GroupedProposer
+    from orchestrator.sweep.proposing.search import PastTrial, Proposer
 
 COMPARED: dict[str, dict[str, Any]] = {
     "joint": {
@@ -210,8 +210,8 @@ class Proposals:
 
 def _proposer(ledger: Ledger, prior: Sequence[PastTrial]) -> Proposer | GroupedProposer | None:
     """The search; None of a sweep of a single trial."""
-    from orchestrator.sweep.grouped_search import GroupedProposer
-    from orchestrator.sweep.search import Proposer
+    from orchestrator.sweep.proposing.grouped_search import GroupedProposer
+    from orchestrator.sweep.proposing.search import Proposer
 
     experiment = ledger.experiment
     if experiment.search is None:
@@ -228,7 +228,7 @@ def _proposer(ledger: Ledger, prior: Sequence[PastTrial]) -> Proposer | GroupedP
 
 def _past(ledger: Ledger, trial: Trial) -> PastTrial:
     """A trial as the search learns of it: one that was stopped early as it was told then."""
-    from orchestrator.sweep.search import PastTrial
+    from orchestrator.sweep.proposing.search import PastTrial
 
     record, cost = trial.record, _cost(ledger, trial)
     told = record.stop.told if record.stop is not None else None

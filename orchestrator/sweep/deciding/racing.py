@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from orchestrator.records.event_values import EarlyStop
 from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.records.trial_record import BASE_TRIAL
-from orchestrator.spec.search_space import EarlyStopping
+from orchestrator.spec.space.search_space import EarlyStopping
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.race import Race, RaceRules, Rung, Stop, pessimistic
 from orchestrator.sweep.deciding.standings import RungStandings

@@ -15,7 +15,7 @@ from orchestrator.executors.ray_leftovers import Leftovers
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.spec.sections import ResourceSpec
 from orchestrator.sweep import locally, on_ray
-from orchestrator.sweep.completion import score_here
+from orchestrator.sweep.scores.completion import score_here
 
 GIB = 2**30
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.spec.assignments import grid_points
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import load_experiment
-from orchestrator.spec.search_space import SearchSpec
+from orchestrator.spec.space.assignments import grid_points
+from orchestrator.spec.space.search_space import SearchSpec
 from orchestrator.spec.task_files import TaskFileError
 from orchestrator.spec.validation import ExperimentError
 

@@ -20,20 +20,20 @@ from orchestrator.measures.objectives import needs_order
 from orchestrator.planning.plan import Machine
 from orchestrator.planning.planner import make_plan
 from orchestrator.spec.adapter_settings import adapter_options
-from orchestrator.spec.assignments import grid_points
 from orchestrator.spec.experiment import known_paths
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.reach import possible_methods
+from orchestrator.spec.space.assignments import grid_points
 from orchestrator.spec.task_kinds import (
     ClassificationTask,
     GenerationTask,
     LanguageModellingTask,
     MultipleChoiceTask,
 )
+from orchestrator.sweep.proposing.search import Proposer
 from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.run_options import SweepOptions
-from orchestrator.sweep.search import Proposer
 
 FOLDER = Path(__file__).parents[3] / "experiments"
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}

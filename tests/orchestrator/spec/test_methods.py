@@ -7,13 +7,13 @@ from curlora import ADAPTERS
 from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.planning.method_sizes import method_problems
 from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS, adapter_options
-from orchestrator.spec.assignments import grid_points
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.methods import MethodSpec
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.reach import possible_methods
 from orchestrator.spec.retention_settings import RETENTION_SETTINGS, retention_options
+from orchestrator.spec.space.assignments import grid_points
 from orchestrator.spec.validation import ExperimentError
 
 REQUIRED = {"corda": {"source": "text"}}

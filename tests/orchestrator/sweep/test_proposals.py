@@ -20,10 +20,10 @@ from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.reach import refusal
 from orchestrator.spec.sections import LARGEST_SEED
-from orchestrator.spec.space_checks import check_space
+from orchestrator.spec.space.space_checks import check_space
 from orchestrator.spec.validation import ExperimentError
 from orchestrator.sweep.driver import Driver
-from orchestrator.sweep.search import PastTrial, Proposer
+from orchestrator.sweep.proposing.search import PastTrial, Proposer
 from tests.journals import say
 
 DOMAINS = {

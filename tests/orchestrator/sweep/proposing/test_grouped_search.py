@@ -1,9 +1,9 @@
 import random
 from collections import Counter
 
-from orchestrator.spec.search_space import SearchSpec
-from orchestrator.sweep.grouped_search import GroupedProposer, part_of
-from orchestrator.sweep.search import PastTrial
+from orchestrator.spec.space.search_space import SearchSpec
+from orchestrator.sweep.proposing.grouped_search import GroupedProposer, part_of
+from orchestrator.sweep.proposing.search import PastTrial
 
 PER = "method.preset"
 COSTS = {"seq": 1.0, "er": 2.0, "secura": 4.0}

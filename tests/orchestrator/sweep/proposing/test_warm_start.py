@@ -3,10 +3,10 @@ import pytest
 from orchestrator.records.events import SweepOpened
 from orchestrator.records.journal import Journal
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.search_space import SearchSpec
+from orchestrator.spec.space.search_space import SearchSpec
 from orchestrator.sweep.errors import SweepError
-from orchestrator.sweep.search import PastTrial, Proposer
-from orchestrator.sweep.warm_start import prior_trials
+from orchestrator.sweep.proposing.search import PastTrial, Proposer
+from orchestrator.sweep.proposing.warm_start import prior_trials
 from tests.journals import say
 
 RATE = "training.learning_rate"

@@ -13,8 +13,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from orchestrator.spec.assignments import ordered_space
-from orchestrator.spec.domains import (
+from orchestrator.spec.space.assignments import ordered_space
+from orchestrator.spec.space.domains import (
     Choice,
     Domain,
     IntUniform,

@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-from orchestrator.spec.assignments import active
-from orchestrator.spec.conditions import check_conditions
-from orchestrator.spec.domains import (
+from orchestrator.spec.experiment import Experiment, known_paths
+from orchestrator.spec.sections import LARGEST_SEED
+from orchestrator.spec.space.assignments import active
+from orchestrator.spec.space.conditions import check_conditions
+from orchestrator.spec.space.domains import (
     LARGEST_EXACT,
     Choice,
     IntUniform,
@@ -20,10 +22,8 @@ from orchestrator.spec.domains import (
     simple_domains,
     value_key,
 )
-from orchestrator.spec.experiment import Experiment, known_paths
-from orchestrator.spec.search_space import SearchSpec
-from orchestrator.spec.sections import LARGEST_SEED
-from orchestrator.spec.tried_values import check_draws, check_point, check_values
+from orchestrator.spec.space.search_space import SearchSpec
+from orchestrator.spec.space.tried_values import check_draws, check_point, check_values
 from orchestrator.spec.validation import ExperimentError
 from orchestrator.system.wording import suggestion
 

@@ -18,10 +18,10 @@ from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
 from orchestrator.records.mlflow.registry import champion_record
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.load import load_experiment
-from orchestrator.sweep.readings import Side, read_sides
-from orchestrator.sweep.readings_on_ray import read_on_ray, read_sharded
 from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.run_options import SweepOptions
+from orchestrator.sweep.scores.readings import Side, read_sides
+from orchestrator.sweep.scores.readings_on_ray import read_on_ray, read_sharded
 from orchestrator.system.seals import Maker
 from tests.conftest import Recorder
 from tests.process_group import in_two_workers

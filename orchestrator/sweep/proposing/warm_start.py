@@ -10,12 +10,12 @@ from typing import Any
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
-from orchestrator.spec.assignments import active, ordered_space
-from orchestrator.spec.domains import contains
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.reach import refusal
+from orchestrator.spec.space.assignments import active, ordered_space
+from orchestrator.spec.space.domains import contains
 from orchestrator.sweep.errors import SweepError
-from orchestrator.sweep.search import PastTrial
+from orchestrator.sweep.proposing.search import PastTrial
 from orchestrator.system.wording import suggestion
 
 

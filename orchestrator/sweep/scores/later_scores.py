@@ -28,7 +28,6 @@ from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ModelSpec
 from orchestrator.spec.task_files import TaskFileError, parse_task
 from orchestrator.spec.task_kinds import TaskSpec
-from orchestrator.sweep.completion import Completion, Row, score_here
 from orchestrator.sweep.conclusion import scores_follow_from
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.trial import Trial
@@ -36,7 +35,8 @@ from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.provenance import ChangedSweepError, check_provenance, provenance_now
-from orchestrator.sweep.readings_on_ray import is_sharded
+from orchestrator.sweep.scores.completion import Completion, Row, score_here
+from orchestrator.sweep.scores.readings_on_ray import is_sharded
 from orchestrator.system.content_cache import ContentCache
 
 

@@ -10,9 +10,9 @@ from orchestrator.cli import app
 from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.load import load_experiment
-from orchestrator.sweep import completion
 from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.run_options import SweepOptions
+from orchestrator.sweep.scores import completion
 from tests.conftest import Recorder
 
 SCREEN, EVERY = 8, 24

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from orchestrator.spec.domains import (
+from orchestrator.spec.space.domains import (
     Alternatives,
     Choice,
     Domain,

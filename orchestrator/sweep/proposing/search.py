@@ -18,11 +18,11 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from orchestrator.measures.objectives import Direction
-from orchestrator.spec.assignments import active, draw
-from orchestrator.spec.domains import SimpleDomain, contains, value_key
-from orchestrator.spec.search_space import SearchSpec
 from orchestrator.spec.sections import LARGEST_SEED
-from orchestrator.sweep.optuna_space import (
+from orchestrator.spec.space.assignments import active, draw
+from orchestrator.spec.space.domains import SimpleDomain, contains, value_key
+from orchestrator.spec.space.search_space import SearchSpec
+from orchestrator.sweep.proposing.optuna_space import (
     distribution_of,
     from_optuna,
     optuna_parameters,

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from orchestrator.spec.search_space import SearchSpec
-from orchestrator.sweep.search import PastTrial, Proposer
+from orchestrator.spec.space.search_space import SearchSpec
+from orchestrator.sweep.proposing.search import PastTrial, Proposer
 
 OBJECTIVES = {"gain": "max", "forgetting": "min"}
 

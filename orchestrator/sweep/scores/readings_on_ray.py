@@ -16,7 +16,7 @@ from orchestrator.data.prepared import PreparedData, PreparedTask
 from orchestrator.executors.worker_group import away_from, prepare_for_deepspeed, worker_group
 from orchestrator.spec.experiment import Experiment, experiment_received
 from orchestrator.spec.sections import ResourceSpec
-from orchestrator.sweep.readings import (
+from orchestrator.sweep.scores.readings import (
     ReadingError,
     Side,
     read_each,

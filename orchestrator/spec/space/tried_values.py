@@ -7,9 +7,11 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.spec.assignments import active, draw
-from orchestrator.spec.conditions import condition_values
-from orchestrator.spec.domains import (
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.reach import refusal
+from orchestrator.spec.space.assignments import active, draw
+from orchestrator.spec.space.conditions import condition_values
+from orchestrator.spec.space.domains import (
     Choice,
     Domain,
     IntUniform,
@@ -20,8 +22,6 @@ from orchestrator.spec.domains import (
     simple_domains,
     value_key,
 )
-from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.reach import refusal
 from orchestrator.spec.validation import ExperimentError
 
 DRAWS = 128

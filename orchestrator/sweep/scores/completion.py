@@ -23,7 +23,7 @@ from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.measuring import Measuring, intervals_of
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.errors import SweepError
-from orchestrator.sweep.readings import ReadingError, Side, read_sides
+from orchestrator.sweep.scores.readings import ReadingError, Side, read_sides
 from orchestrator.system.content_cache import ContentCache
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.measures.objectives import Direction
-from orchestrator.spec.domains import Alternatives, Choice, Domain, simple_domains, value_key
-from orchestrator.spec.search_space import SearchSpec
-from orchestrator.sweep.search import PastTrial, Proposer
+from orchestrator.spec.space.domains import Alternatives, Choice, Domain, simple_domains, value_key
+from orchestrator.spec.space.search_space import SearchSpec
+from orchestrator.sweep.proposing.search import PastTrial, Proposer
 
 SEED_STEP = 104_729
 """Between the seeds of two groups."""

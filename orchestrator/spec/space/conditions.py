@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from orchestrator.spec.assignments import active, assignments, wanted_values
-from orchestrator.spec.domains import (
+from orchestrator.spec.space.assignments import active, assignments, wanted_values
+from orchestrator.spec.space.domains import (
     Alternatives,
     Choice,
     Domain,

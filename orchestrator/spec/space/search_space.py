@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from orchestrator.spec.assignments import assignments, ordered_space, wanted_values
 from orchestrator.spec.budgets import compute, duration
-from orchestrator.spec.domains import (
+from orchestrator.spec.sections import LARGEST_SEED
+from orchestrator.spec.space.assignments import assignments, ordered_space, wanted_values
+from orchestrator.spec.space.domains import (
     Choice,
     Domain,
     domain_bounds,
@@ -18,7 +19,6 @@ from orchestrator.spec.domains import (
     parse_domain,
     simple_domains,
 )
-from orchestrator.spec.sections import LARGEST_SEED
 from orchestrator.spec.validation import Spec
 from orchestrator.system.wording import suggestion
 from orchestrator.system.yaml_file import number_if_written_so

@@ -1,0 +1,1 @@
+"""The search space of an experiment: domains, conditions, assignments, and their checks."""

@@ -1,0 +1,1 @@
+"""What to try next: searchers, one for all or one for each method, and what they know before."""
