@@ -215,6 +215,10 @@ class SweepState(EventFold):
             "The test examples have not been read; `orchestrate sweep` with the same file does it."
         )
 
+    def order_of(self, trial: TrialRecord) -> list[str]:
+        """The tasks in the order in which a trial learnt them."""
+        return list(trial.overrides.get("tasks") or self.tasks)
+
     def settings(self, trial: TrialRecord) -> dict[str, Any]:
         """The trial's whole method and training, its overrides applied."""
         if trial.name == BASE_TRIAL:

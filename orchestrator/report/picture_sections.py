@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -93,7 +93,7 @@ def matrices(view: SweepState) -> list[dict[str, Any]]:
             "heading": _heading(view, trial),
             "open": number < _MOST_OPEN,
             "tasks": matrix.tasks,
-            "rows": list(_rows(matrix)),
+            "rows": list(_rows(matrix, view.order_of(trial))),
             "controls": list(_controls(view)),
         }
         for number, (trial, matrix) in enumerate(
@@ -110,15 +110,18 @@ def _heading(view: SweepState, trial: TrialRecord) -> str:
     return words + f", {role}" * (role in {"champion", "front"})
 
 
-def _rows(matrix: AccuracyMatrix) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _rows(
+    matrix: AccuracyMatrix, order: Sequence[str]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The name and the cells of each row; where nothing was measured, a cell has no shade."""
-    names = ["0 (untouched base)", *(f"{i} {task}" for i, task in enumerate(matrix.tasks, 1))]
+    names = ["0 (untouched base)", *(f"{i} {task}" for i, task in enumerate(order, 1))]
     for stage, (name, row) in enumerate(zip(names, matrix.rows, strict=False)):
+        own = order[stage - 1] if stage else None
         yield (
             name,
             [
-                {"score": show(score), "shade": _shade(score), "learnt": stage == task}
-                for task, score in enumerate(row, 1)
+                {"score": show(score), "shade": _shade(score), "learnt": task == own}
+                for task, score in zip(matrix.tasks, row, strict=True)
             ],
         )
 

@@ -108,6 +108,7 @@ def selected(
         "finalists",
         {
             "fresh_seeds": settings.get("fresh_seeds", 2),
+            "fresh_orders": len(made.get("tasks", ())) > 1,
             "per": PRESET,
             "most": settings.get("finalists", 3),
         },

@@ -128,6 +128,11 @@ class Experiment(Spec):
             )
 
     def _check_finalists(self) -> None:
+        if self.finalists.fresh_orders and self.extends is not None:
+            raise ValueError(
+                "`finalists.fresh_orders` cannot be had with `extends`: the first tasks have been "
+                "learnt in their order"
+            )
         per = self.finalists.per
         if per is None or self.search is None:
             return

@@ -180,6 +180,8 @@ class FinalistSpec(Spec):
 
     fresh_seeds: int = Field(default=0, ge=0)
     """Repetitions of each finalist, with `training.seed` + 1, + 2 and so on."""
+    fresh_orders: bool = Field(default=False, exclude_if=lambda fresh: not fresh)
+    """Whether each repetition learns the tasks in another order, too; all finalists in the same."""
     per: str | None = None
     """A path of the search space with a `choice`: the best trial of each of its values is a
     finalist. Null: the best trial alone."""

@@ -244,7 +244,8 @@ class Driver:
                 self.observer.progress(name, {"phase": "ready", "pid": message.worker_pid})
                 self._stages(trial, message)
             case Reported():
-                self._stage(trial, message.report, message.checkpoint_path)
+                report = self.ledger.in_order_of_sweep(name, message.report)
+                self._stage(trial, report, message.checkpoint_path)
             case Finished():
                 self._stages(trial, message)
             case Failed():
@@ -287,7 +288,8 @@ class Driver:
     def _stages(self, trial: Trial, message: Ready | Finished) -> None:
         """Take in those reports of a checkpoint that never arrived."""
         for report in message.reports:
-            self._stage(trial, report, message.checkpoint_path)
+            own = self.ledger.in_order_of_sweep(trial.name, report)
+            self._stage(trial, own, message.checkpoint_path)
 
     def _stage(self, trial: Trial, report: StageReport, checkpoint: Path | None) -> None:
         if report.stage in trial.reports or trial.over:

@@ -111,7 +111,7 @@ def judge(
         maximize=rule.maximize,
         subject_to=rule.subject_to,
         compared=compared,
-        basis=_seeds_words(repeated, spread),
+        basis=_seeds_words(repeated, spread, orders=experiment.finalists.fresh_orders),
         reference=controls.reference_name,
     )
     beaten = [c for c in candidates if c.name != verdict.champion]
@@ -278,7 +278,7 @@ def _over_seeds(repeated: Sequence[Finalist]) -> _Spread | None:
     return _Spread(math.sqrt(squares / freedom), widened)
 
 
-def _seeds_words(repeated: Sequence[Finalist], spread: _Spread | None) -> str:
+def _seeds_words(repeated: Sequence[Finalist], spread: _Spread | None, *, orders: bool) -> str:
     """On which seeds a verdict stands, in words."""
     counts = sorted({len(finalist.repeats) for finalist in repeated})
     if not counts:
@@ -286,6 +286,8 @@ def _seeds_words(repeated: Sequence[Finalist], spread: _Spread | None) -> str:
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     noun = "seed that had" if counts == [1] else "seeds that had"
     told = f"on {number} fresh {noun} no part in the choice"
+    if orders:
+        told += ", each with another order of the tasks"
     if spread is not None:
         told += f", between which gains differ by {spread.deviation:.3f} (standard deviation)"
     return told

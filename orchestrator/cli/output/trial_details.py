@@ -52,7 +52,7 @@ def render_trial(view: SweepState, trial: TrialRecord, folder: Path) -> Renderab
 
 def matrix_tables(view: SweepState, trial: TrialRecord) -> list[Table]:
     """The accuracy matrix of a trial, and its scores on tasks that its sweep does not have."""
-    names, tables = ["(untouched base)", *view.tasks], list[Table]()
+    names, tables = ["(untouched base)", *view.order_of(trial)], list[Table]()
     matrix = view.matrix(trial)
     if matrix is not None:
         made = table("Scores on each task", "after", *matrix.tasks, left={"after"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.records.event import Event
@@ -76,6 +77,14 @@ class Ledger:
     def learns_jointly(self, name: str) -> bool:
         """Whether a trial learns all tasks at once: a control, for which no trial can be chosen."""
         return self.experiment_of(name).method.sequence == "joint"
+
+    def in_order_of_sweep(self, name: str, report: StageReport) -> StageReport:
+        """A report whose row has the sweep's order of tasks, where a trial has one of its own."""
+        own, tasks = self.experiment_of(name).tasks, self.experiment.tasks
+        if report.row is None or own == tasks:
+            return report
+        by_task = dict(zip(own, report.row, strict=True))
+        return replace(report, row=tuple(by_task[task] for task in tasks))
 
     def seed_of(self, trial: Trial) -> int:
         """The seed that a trial is trained with."""

@@ -66,13 +66,20 @@ class Measuring:
         return self._ledger.screened() == self._ledger.every_example()
 
     def _on(self, trial: Trial, counts: Mapping[str, int]) -> Measured:
-        ledger, tasks = self._ledger, self._ledger.experiment.tasks
+        ledger = self._ledger
+        # Its own order: a repetition may have learnt the tasks in another one than the sweep's.
+        tasks = ledger.experiment_of(trial.name).tasks
         base, final = ledger.base_report(), ledger.last_report(trial)
         if base is None or final is None:
             raise AssertionError("measures are read of whole trials, once row 0 is known")
         controls = ledger.controls(counts)
         headed = tuple(ledger.data.tasks[task].has_head for task in tasks)
-        first = tuple(base.on_first(tasks, counts).row or ())
+        everything = ledger.experiment.tasks
+        before = base.on_first(everything, counts).row or ()
+        zero_shot, reference = (
+            dict(zip(everything, row, strict=True)) for row in (before, controls.reference_row)
+        )
+        first = tuple(zero_shot[task] for task in tasks)
         matrix = AccuracyMatrix(tasks, (first,), headed, ledger.experiment.inherited)
         cells = {} if trial.name == BASE_TRIAL else ledger.cells(trial.name)
         for learnt in range(1, final.task_index + 2):
@@ -82,7 +89,7 @@ class Measuring:
         return Measured(
             measures(
                 matrix,
-                reference=controls.reference_row,
+                reference=[reference[task] for task in tasks],
                 probes=self.probes(base, final, cells),
                 cost_s=final.seconds * ledger.experiment_of(trial.name).resources.workers,
                 cost_tokens=float(final.tokens),

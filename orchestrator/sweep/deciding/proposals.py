@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -184,11 +185,22 @@ class Proposals:
         if not count:
             return []
         seeds = fresh_seeds(own, self._ledger.searched_seeds(), count)
+        fresh = {seed: {"training.seed": seed, **self._other_order(seed)} for seed in seeds}
         return [
-            (f"{t.name}-s{seed - own}", t.name, {**t.overrides, "training.seed": seed})
+            (f"{t.name}-s{seed - own}", t.name, {**t.overrides, **fresh[seed]})
             for t in self.finalists()
             for seed in seeds
         ]
+
+    def _other_order(self, seed: int) -> dict[str, Any]:
+        """The tasks in another order than the sweep's, which follows from a repetition's seed."""
+        tasks = list(self._ledger.experiment.tasks)
+        if not self._ledger.experiment.finalists.fresh_orders or len(tasks) < 2:
+            return {}
+        order, dice = list(tasks), random.Random(f"{seed}/order of tasks")
+        while order == tasks:
+            dice.shuffle(order)
+        return {"tasks": order}
 
     def _propose_afterwards(self) -> str | None:
         if not self._search_over:

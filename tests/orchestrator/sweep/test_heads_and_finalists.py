@@ -186,3 +186,38 @@ def test_writing_is_learnt_scored_and_asked(experiment_file, recorder, tiny_task
     said = predictor.predict("echo", rows)
     right = sum(p.label == row["target"] for p, row in zip(said, rows, strict=True))
     assert right / len(rows) == pytest.approx(trial["row"][0])
+
+
+@pytest.mark.parametrize("head", ["label_words", "linear"])
+def test_repetitions_learn_the_tasks_in_another_order_and_measure_by_their_own(
+    experiment_file, recorder, search, head
+):
+    search["trials"] = 1
+    finalists = {"fresh_seeds": 1, "fresh_orders": True}
+    path = experiment_file(search=search, resources=LOCAL, finalists=finalists, head=head)
+    lines = run(path, recorder).lines
+    [again] = [line for line in lines if line["event"] == "trial_proposed" and line.get("of")]
+    assert again["overrides"]["tasks"] == ["being", "mood"]
+    state = SweepState.of(lines)
+    trial = state.trial(again["trial"])
+    rows = [report for report in trial.reports if report.row is not None]
+    assert [report.task for report in rows] == ["being", "mood"]
+    # Rows stand in the sweep's order, (mood, being), whatever was learnt first.
+    for report in rows:
+        for task, score in zip(state.tasks, report.row, strict=True):
+            if report.per_example.get(task):
+                assert score == pytest.approx(sum(report.per_example[task]) / 24)
+    assert math.isnan(rows[0].row[0]) == (head == "linear")
+    # What was learnt first is `being`: its drop is what is forgotten.
+    drop = rows[0].row[1] - rows[1].row[1]
+    assert trial.measure("forgetting_from_learned") == pytest.approx(drop)
+    assert trial.measure("accuracy") == pytest.approx(sum(rows[1].row) / 2)
+    assert state.order_of(trial) == ["being", "mood"]
+    assert "each with another order of the tasks" in state.reason or "none keeps" in state.reason
+
+
+def test_orders_cannot_be_fresh_where_tasks_were_learnt_elsewhere(experiment_file):
+    extends = {"sweep": "s", "sweep_id": "i", "trial": "t", "learnt": 1}
+    path = experiment_file(extends=extends, finalists={"fresh_seeds": 1, "fresh_orders": True})
+    with pytest.raises(ExperimentError, match="have been learnt in their order"):
+        load_experiment(path)
