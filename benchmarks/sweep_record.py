@@ -21,6 +21,7 @@ VARYING = {
     "sweep_id", "code", "commit", "packages", "python", "platform", "versions",
     # a seal names the sweep's identity
     "adapter_sha256",
+    "carried_sha256",
 }  # fmt: skip
 """Names of what differs between two runs of the same code; that it is there is still recorded."""
 VARIES = "<varies>"
