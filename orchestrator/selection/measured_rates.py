@@ -18,6 +18,7 @@ from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.selection.portfolio import PORTFOLIO, PRESET, RATE
 from orchestrator.spec.experiment import Experiment
+from orchestrator.system import machine
 from orchestrator.system.content_cache import ContentCache
 from orchestrator.system.wording import cut
 
@@ -148,7 +149,7 @@ def _try(experiment: Experiment, rate: float, data: PreparedData) -> tuple[float
 
     own = experiment.with_overrides({RATE: rate})
     threads = torch.get_num_threads()
-    torch.set_num_threads(own.resources.cpus_per_worker)
+    torch.set_num_threads(max(1, machine.usable_cores()))  # nothing else runs yet
     device = "cuda" if own.resources.gpus_per_worker else "cpu"
     sequence = task_sequence(own, data)
     stage = sequence.stages[0]
