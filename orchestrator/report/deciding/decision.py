@@ -278,6 +278,13 @@ def _open(
             )
         else:
             told.append(f"{words}, and more of them would hardly help.")
+    per = (view.experiment.get("search") or {}).get("per")
+    if per is not None:
+        choices = (view.experiment["search"]["space"].get(per) or {}).get("choice", ())
+        tried = {str(one.overrides.get(per)) for one in view.searched if one.state == "COMPLETE"}
+        left = [str(choice) for choice in choices if str(choice) not in tried]
+        if left:
+            told.append(f"No trial was whole of {', '.join(left)}: they were not compared.")
     if view.verdict is not None and view.verdict.budget is not None:
         told.append("The budget ended the search: a larger one goes on with the same command.")
     if not view.finalists and trial is not None:

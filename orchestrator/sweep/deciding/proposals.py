@@ -114,14 +114,25 @@ class Proposals:
         """Whether the next trial has to wait for others to end; the search ends where none run."""
         searched = self._ledger.searched()
         # Repetitions of the finalists, and comparisons, must still fit afterwards.
-        wanted = 1 + self._ledger.experiment.repeated_trials
-        wanted += self.missing_comparisons
+        wanted = 1 + self._repetitions_ahead + self.missing_comparisons
         if self.total <= len(searched) or self._budget.fits(wanted):
             return False
         if not all(trial.over for trial in searched):
             return True
         self._budget.end()
         return False
+
+    @property
+    def _repetitions_ahead(self) -> int:
+        """How many repetitions there will be after one more trial, at most."""
+        experiment = self._ledger.experiment
+        per = experiment.finalists.per
+        if per is None:
+            return experiment.repeated_trials
+        # Only a group that was tried has a finalist; the next trial may be of another one.
+        tried = {json.dumps(trial.overrides.get(per)) for trial in self._ledger.searched()}
+        ahead = experiment.finalists.fresh_seeds * (len(tried) + 1)
+        return min(experiment.repeated_trials, ahead)
 
     @property
     def left_out(self) -> int | None:

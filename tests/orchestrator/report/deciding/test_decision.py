@@ -63,3 +63,13 @@ def test_the_cost_counts_every_trial(view):
     assert decision.cost["trials"] == decision.cost["complete"] == 15
     assert decision.cost["stopped"] == decision.cost["failed"] == 0
     assert math.isfinite(decision.cost["seconds"])
+
+
+def test_methods_of_which_no_trial_was_whole_are_named(view):
+    state = view()
+    state.experiment["search"]["per"] = "method.preset"
+    for trial in state.searched:
+        if trial.overrides["method.preset"] == "joint":
+            trial.state = "STOPPED"
+    decision = decide(state)
+    assert "No trial was whole of joint: they were not compared." in decision.open

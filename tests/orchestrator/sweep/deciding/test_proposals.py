@@ -85,3 +85,22 @@ def test_an_extension_that_is_whole_is_compared_with_trials_that_cannot_win(ledg
         proposals.tell(ledger.trials[name], {"gain": 0.9})
     assert [trial.name for trial in ledger.eligible()] == ["t001"]
     assert ledger.state.best.name == "t001"
+
+
+def test_a_budget_holds_room_for_the_finalists_of_the_groups_that_were_tried(ledgers):
+    """Of six methods none was tried: two repetitions of one finalist, at most, are ahead."""
+    presets = ["seq", "er", "lalora", "ewc-lora", "o-lora", "curlora"]
+    ledger = ledgers(
+        method={"preset": "seq"},
+        search={"space": {"method.preset": {"choice": presets}}, "trials": 6},
+        finalists={"per": "method.preset", "fresh_seeds": 2, "most": 3},
+    )
+    proposals = Proposals(ledger, Budget(ledger))
+    asked = []
+    proposals._budget.fits = lambda wanted: asked.append(wanted) or True
+    for _ in range(5):
+        proposals.next()
+    presets = [trial.overrides["method.preset"] for trial in ledger.searched()]
+    groups = [len(set(presets[:count])) for count in range(4)]
+    assert asked == [1 + min(6, 2 * (number + 1)) for number in groups]
+    assert asked[0] < 7
