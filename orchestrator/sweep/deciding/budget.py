@@ -19,6 +19,8 @@ LEAST_GRACE = 60.0
 """Seconds of time that they have at least."""
 ENOUGH_WORK = 1.0
 """Trials' worth of work after which what they have cost is believed more than a forecast."""
+SURE_WORK = 4.0
+"""Trials' worth of work after which it is believed alone."""
 READINGS = 2
 """Models whose test data are read at the end, each as long as row 0 has taken."""
 
@@ -159,6 +161,12 @@ class Budget:
         expected = self._forecast.each.get(kind, 0.0) if self._forecast is not None else 0.0
         if self.work < ENOUGH_WORK and expected:
             return expected
+        seen = self._seen(kind)
+        # The first trials may have run alone where many would share a pass.
+        return min(seen, expected) if expected and self.work < SURE_WORK else seen
+
+    def _seen(self, kind: str) -> float:
+        """What a trial has cost so far; 0 before one's worth of work is done."""
         here = self.work - self._before
         if here >= ENOUGH_WORK and self._prepared is not None:
             return (self.spent[kind] - self._prepared[kind]) / here
