@@ -167,7 +167,9 @@ def summary(curves: Sequence[Curve], name: str, seeds: int = SEEDS) -> dict[str,
         found["enough"].append(at)
         found["spent"].append(ran.spent / everything)
         found["lost"].append(best is not None and best in ran.stopped)
-        reached = [[c for t, c in ran.whole if t <= share * everything] for share in BUDGETS]
+        reached = [
+            [c for t, c in ran.whole if t <= share * everything * (1 + 1e-9)] for share in BUDGETS
+        ]
         found["volume"].append([volume(own, bound) / most if most else 1.0 for own in reached])
         found["regret"].append([_regret(own, best) for own in reached])
     return found
@@ -216,6 +218,7 @@ def compare(curves: Sequence[Curve], seeds: int = SEEDS) -> dict[str, dict[str, 
         enough = [value for value in found["enough"] if math.isfinite(value)]
         table[name] = {
             "compute to 95 % of the hypervolume": statistics.fmean(enough) if enough else None,
+            "seeds": len(found["enough"]),
             "seeds that reached it": len(enough),
             "compute in all": statistics.fmean(found["spent"]),
             "seeds whose pick was stopped": sum(found["lost"]),
@@ -250,7 +253,8 @@ def page(results: Mapping[str, Mapping[str, dict[str, Any]]], counts: Mapping[st
             enough = row["compute to 95 % of the hypervolume"]
             reached = row["seeds that reached it"]
             shown = "-" if enough is None else f"{enough:.2f}"
-            shown += "" if reached == SEEDS else f" ({reached} of {SEEDS} seeds)"
+            seeds = row["seeds"]
+            shown += "" if reached == seeds else f" ({reached} of {seeds} seeds)"
             regret = ", ".join(f"{row['regret'][place]:.3f}" for place in (0, 2, 4, 9))
             lines.append(
                 f"| {name} | {shown} | {row['compute in all']:.2f} | "
