@@ -60,6 +60,8 @@ def course(view: SweepState) -> list[Step]:
         if all(map(math.isfinite, values[trial.name].values())):
             known[trial.name] = values[trial.name]
         best = tuple(front(known, objectives))
+        # What was dominated once stays so: many trials are compared with a front, not with all.
+        known = {name: known[name] for name in best}
         volume = hypervolume(list(known.values()), objectives, worst)
         steps.append(Step(spent, trial, best, volume))
     return steps
