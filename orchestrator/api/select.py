@@ -9,11 +9,9 @@ from pathlib import Path
 from orchestrator.api.progress import LoggedProgress
 from orchestrator.api.sweep import Sweep
 from orchestrator.selection.fitting import within_context
-from orchestrator.selection.request import Request, read_request, write_experiment
-from orchestrator.selection.select import expanded, run_selection
+from orchestrator.selection.request import Request, read_request
+from orchestrator.selection.select import prepared, run_selection
 from orchestrator.spec.budgets import duration
-from orchestrator.spec.load import load_experiment
-from orchestrator.sweep.continuation import has_begun
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.run_options import SweepOptions
 
@@ -62,10 +60,9 @@ def select(
     else:
         written = Path(experiment).with_suffix(".selected.yaml")
         document, names = read_request(Path(experiment)), ["orchestrator.select", str(experiment)]
-    whole = expanded(document, written.parent, root, budget=budget, address=address, note=told.note)
-    write_experiment(whole, written, names)
-    loaded = load_experiment(written, root, has_begun)
-    outcome, _ = run_selection(loaded, SweepOptions(address=address, new=new, data_root=root), told)
+    options = SweepOptions(address=address, new=new, data_root=root)
+    loaded = prepared(document, written, names, options, budget=budget, note=told.note)
+    outcome, _ = run_selection(loaded, options, told)
     if outcome.complaint:
         warnings.warn(outcome.complaint, stacklevel=2)
     return Sweep(outcome.folder, outcome.lines)

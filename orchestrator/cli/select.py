@@ -31,9 +31,8 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.deciding.decision import Decision, decide
 from orchestrator.selection.portfolio import PORTFOLIO
 from orchestrator.selection.preference import FORMS, Preference
-from orchestrator.selection.request import Request, read_request, write_experiment
+from orchestrator.selection.request import Request, read_request
 from orchestrator.spec.budgets import duration
-from orchestrator.spec.load import load_experiment
 from orchestrator.system.strict_json import without_nan
 from orchestrator.system.user_error import UsageError
 
@@ -154,25 +153,16 @@ def _run(
     as_json: bool,
 ) -> None:
     from orchestrator.report.written import PAGE
-    from orchestrator.selection.select import expanded, run_selection
-    from orchestrator.sweep.continuation import has_begun
+    from orchestrator.selection.select import prepared, run_selection
     from orchestrator.sweep.errors import SweepInterruptedError
     from orchestrator.sweep.run_options import SweepOptions
 
     again = shlex.join([*program(), *sys.argv[1:]])
     console = make_console(stderr=True)
-    whole = expanded(
-        document,
-        written.parent,
-        data_root,
-        budget=budget,
-        address=chosen["address"],
-        note=console.print,
-    )
-    write_experiment(whole, written, [*program(), *sys.argv[1:]])
-    loaded = load_experiment(written, data_root, has_begun)
-    shown = LiveDisplay(console)
     options = SweepOptions(**chosen, data_root=data_root)
+    command = [*program(), *sys.argv[1:]]
+    loaded = prepared(document, written, command, options, budget=budget, note=console.print)
+    shown = LiveDisplay(console)
     try:
         with shown:
             outcome, decision = run_selection(loaded, options, shown)

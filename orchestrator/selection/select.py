@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from orchestrator.report.deciding.decision import Decision, decide
 from orchestrator.selection.fitting import fitting, loaded_for
 from orchestrator.selection.portfolio import PORTFOLIO, portfolio_search
 from orchestrator.selection.preference import Preference
-from orchestrator.selection.request import section_of, selected
+from orchestrator.selection.request import section_of, selected, write_experiment
 from orchestrator.selection.scaling import scaled_rates
-from orchestrator.spec.load import LoadedExperiment
+from orchestrator.spec.load import LoadedExperiment, load_experiment
 from orchestrator.spec.task_files import at_data_root, find_task_file, load_task
 from orchestrator.spec.task_kinds import LanguageModellingTask
 from orchestrator.spec.validation import ExperimentError
+from orchestrator.sweep.continuation import has_begun
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.run import run_sweep
@@ -73,6 +74,36 @@ def expanded(
     ]
     has_text = any(isinstance(spec, LanguageModellingTask) for spec in kinds)
     return selected(document, search, has_text_probe=has_text, budget=budget)
+
+
+def prepared(
+    document: dict[str, Any],
+    written: Path,
+    command: Sequence[str],
+    options: SweepOptions,
+    *,
+    budget: str,
+    note: Callable[[str], None],
+) -> LoadedExperiment:
+    """Write the experiment that a selection runs, and read it.
+
+    Args:
+        document: With a `selection` section, or without.
+        written: Where it is written.
+        command: What was asked for.
+        options: How it will be run.
+        budget: How long it may take.
+        note: See `expanded`.
+
+    Returns:
+        The experiment and its tasks; what is wrong is raised as by `expanded`, or on reading it.
+    """
+    root = options.data_root
+    whole = expanded(
+        document, written.parent, root, budget=budget, address=options.address, note=note
+    )
+    write_experiment(whole, written, command)
+    return load_experiment(written, root, lambda found: not options.new and has_begun(found))
 
 
 def run_selection(
