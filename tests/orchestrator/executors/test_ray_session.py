@@ -93,7 +93,14 @@ def test_a_single_node_that_is_not_ours_must_reach_the_storage(ray_cluster, tmp_
     monkeypatch.setattr(ray, "get_runtime_context", lambda: elsewhere)
     cluster_checks.check_storage(tmp_path)
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(ray, "get", lambda *_, **__: None)  # written to another disk
+    really = ray.get
+
+    def on_another_disk(written, timeout):
+        really(written, timeout=timeout)
+        for probe in (tmp_path / "other" / "nodes").iterdir():
+            probe.unlink()
+
+    monkeypatch.setattr(ray, "get", on_another_disk)
     with pytest.raises(ClusterError, match=r"is not seen here.*must be a shared folder"):
         cluster_checks.check_storage(tmp_path / "other")
 
