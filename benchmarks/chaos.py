@@ -22,7 +22,7 @@ import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,15 @@ LIMIT = 1800.0
 GONE_WITHIN = 30.0
 """Seconds in which all processes of a sweep must be gone once its command has ended."""
 TRACEBACK = "Traceback (most recent call last)"
+
+
+Moment = Callable[[float, sweeps.Place], bool]
+"""Whether it is time, from the seconds since the command and the sweep."""
+
+
+def after(seconds: float) -> Moment:
+    """A moment some seconds after the command."""
+    return lambda passed, _: passed >= seconds
 
 
 def undisturbed(root: Path, executor: str) -> tuple[dict[str, Any], float]:
@@ -66,7 +75,7 @@ def undisturbed(root: Path, executor: str) -> tuple[dict[str, Any], float]:
 
 
 def disturbed(
-    at: sweeps.Place, fault: Fault, whole: dict[str, Any], moments: Iterator[float], log: Path
+    at: sweeps.Place, fault: Fault, whole: dict[str, Any], moments: Iterator[Moment], log: Path
 ) -> dict[str, Any]:
     """Run a sweep until it ends, with a fault at some moments of its life.
 
@@ -74,7 +83,7 @@ def disturbed(
         at: An empty place.
         fault: What strikes.
         whole: The undisturbed outcome.
-        moments: Seconds after the command at which it strikes, one for each time.
+        moments: When it strikes, one for each command as long as there are some.
         log: For what the commands print.
 
     Returns:
@@ -109,13 +118,13 @@ def disturbed(
     return {"strikes": strikes, "commands": commands, "found": found}
 
 
-def _struck(run: Running, fault: Fault, moment: float) -> list[dict[str, Any]]:
+def _struck(run: Running, fault: Fault, moment: Moment) -> list[dict[str, Any]]:
     """Let a fault strike as soon after a moment as there is something to strike."""
     begun = time.monotonic()
     while run.driver.poll() is None:
         seconds = time.monotonic() - begun
-        if seconds < moment:
-            time.sleep(min(0.05, moment - seconds))
+        if not moment(seconds, run.at):
+            time.sleep(0.02)
             continue
         when = sweeps.last_event(run.at.journal)
         done = fault.strike(run)
@@ -147,7 +156,9 @@ def run(fault_name: str, executor: str, times: int, seed: int, root: Path, to: P
     clean = True
     while struck < times and sweep < 2 * times:
         sweep += 1
-        moments = iter([chance.uniform(0.0, seconds) for _ in range(min(of_one, times - struck))])
+        moments = iter(
+            [after(chance.uniform(0.0, seconds)) for _ in range(min(of_one, times - struck))]
+        )
         name = f"{fault_name}-{executor}-{seed}-{sweep}"
         at = sweeps.place(root, name, executor)
         told = disturbed(at, fault, whole, moments, root / f"{name}.log")

@@ -16,12 +16,22 @@ def root(tmp_path_factory):
     return folder
 
 
+def reports(number):
+    """The moment at which a sweep has as many reports, or a hair later."""
+
+    def is_now(_, at):
+        lines = at.journal
+        return bool(lines) and sum(line["event"] == "stage_report" for line in lines) >= number
+
+    return is_now
+
+
 @pytest.mark.slow
 def test_a_local_driver_killed_three_times_ends_as_if_undisturbed(root):
-    whole, seconds = chaos.undisturbed(root, "local")
+    whole, _ = chaos.undisturbed(root, "local")
     at = chaos_sweep.place(root, "killed-local", "local")
-    # Once before there is a trial for certain, and twice while trials learn.
-    moments = iter([0.2 * seconds, 0.7 * seconds, 0.8 * seconds])
+    # Before the first trial has reported, and twice inside trials.
+    moments = iter([reports(0), reports(4), reports(13)])
     told = chaos.disturbed(at, FAULTS["driver"], whole, moments, root / "killed-local.log")
     assert len(told["strikes"]) == 3
     assert told["found"] == []
