@@ -46,12 +46,34 @@ Moment = Callable[[float, sweeps.Place], bool]
 """Whether it is time, from the seconds since the command and the sweep."""
 
 
-def after(seconds: float) -> Moment:
-    """A moment some seconds after the command."""
-    return lambda passed, _: passed >= seconds
+def at_line(number: int, delay: float) -> Moment:
+    """A moment some seconds after the journal has a number of lines, and this command is there."""
+    since: list[float] = []
+
+    def is_now(passed: float, at: sweeps.Place) -> bool:
+        if not since and len(at.journal) >= number:
+            since.append(passed)
+        return bool(since) and passed - since[0] >= delay
+
+    return is_now
 
 
-def undisturbed(root: Path, executor: str) -> tuple[dict[str, Any], float]:
+def random_moments(chance: random.Random, times: int, lines: int) -> Iterator[Moment]:
+    """Moments that are spread over what a sweep does, not over a clock that others slow down.
+
+    Args:
+        chance: Draws them.
+        times: How many.
+        lines: Of the undisturbed journal.
+
+    Yields:
+        One for each command. Some fall into the start of a command, when the line is there already.
+    """
+    for number in sorted(chance.randrange(lines) for _ in range(times)):
+        yield at_line(number, chance.choice([0.5, 10.0]) * chance.random() ** 2)
+
+
+def undisturbed(root: Path, executor: str) -> tuple[dict[str, Any], int]:
     """Run the sweep with no fault.
 
     Args:
@@ -59,19 +81,18 @@ def undisturbed(root: Path, executor: str) -> tuple[dict[str, Any], float]:
         executor: One of `chaos_sweep.EXECUTORS`.
 
     Returns:
-        Its outcome, and the seconds from the command to its end.
+        Its outcome, and the lines of its journal.
 
     Raises:
         RuntimeError: If it does not end well.
     """
     at = sweeps.place(root, f"whole-{executor}", executor)
-    log, begun = root / f"whole-{executor}.log", time.monotonic()
+    log = root / f"whole-{executor}.log"
     code = sweeps.start(at, log).wait()
-    seconds = time.monotonic() - begun
     faults = sweeps.broken_promises(at) if code == 0 else [f"exit code {code}"]
     if faults:
         raise RuntimeError(f"The undisturbed sweep is not sound: {faults}. Its output: {log}")
-    return sweeps.outcome(at), seconds
+    return sweeps.outcome(at), len(at.journal)
 
 
 def disturbed(
@@ -150,15 +171,13 @@ def run(fault_name: str, executor: str, times: int, seed: int, root: Path, to: P
     """
     here = processor()
     fault, chance = FAULTS[fault_name], random.Random(f"{fault_name}/{executor}/{seed}")
-    whole, seconds = undisturbed(root, executor)
+    whole, lines = undisturbed(root, executor)
     of_one = KILLS_OF_ONE if fault_name == DRIVER else 1
     struck = sweep = 0
     clean = True
     while struck < times and sweep < 2 * times:
         sweep += 1
-        moments = iter(
-            [after(chance.uniform(0.0, seconds)) for _ in range(min(of_one, times - struck))]
-        )
+        moments = random_moments(chance, min(of_one, times - struck), lines)
         name = f"{fault_name}-{executor}-{seed}-{sweep}"
         at = sweeps.place(root, name, executor)
         told = disturbed(at, fault, whole, moments, root / f"{name}.log")
@@ -166,7 +185,7 @@ def run(fault_name: str, executor: str, times: int, seed: int, root: Path, to: P
         clean = clean and not told["found"]
         line = {
             "fault": fault_name, "executor": executor, "seed": seed, "sweep": sweep,
-            "undisturbed_s": round(seconds, 1), "processor": f"{here.name}: {here.because}", **told,
+            "lines": lines, "processor": f"{here.name}: {here.because}", **told,
         }  # fmt: skip
         with to.open("a", encoding="utf-8") as results:
             results.write(json.dumps(line) + "\n")
