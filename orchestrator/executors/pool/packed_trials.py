@@ -2,9 +2,9 @@
 
 A *slot* holds one trial: its adapter in a pack (`PackedModel`), its retention, its place in its own
 sequence. A tick runs either one optimiser step of every training slot (`LearningPasses`) or the
-pending evaluations (`ScoringPasses`), whichever more slots wait for. Trials that are a few steps
-apart come together that way, and then have rows of the same length. What a trial computes is what
-it would compute alone, up to rounding.
+pending evaluations (`ScoringPasses`), whichever more slots wait for; a step, where as many wait for
+either. Trials that are a few steps apart come together that way, and then have rows of the same
+length. What a trial computes is what it would compute alone, up to rounding.
 
 A failure stays with its slot: whatever a trial's own parts raise ends that trial, and the others go
 on. A pass that does not fit into memory is tried again in halves, by slots and then by rows, and
@@ -268,7 +268,8 @@ class PackedTrials:
         learners = [slot for slot in self._slots if isinstance(slot.run.request, TrainStep)]
         readers = [slot for slot in self._slots if not isinstance(slot.run.request, TrainStep)]
         ended: list[Ended] = []
-        waiting = len(readers) < len(learners) and self._waited < PATIENCE
+        # As many either way: waiting costs no pass, and two that are a step apart come together.
+        waiting = len(readers) <= len(learners) and self._waited < PATIENCE
         if waiting or not readers:
             self._waited += bool(readers)
             losses = self._learning.learn(learners)

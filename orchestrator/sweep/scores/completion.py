@@ -24,6 +24,7 @@ from orchestrator.sweep.deciding.measuring import Measuring, intervals_of
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.scores.readings import ReadingError, Side, read_sides
+from orchestrator.sweep.scores.shared_base import SharedBase
 from orchestrator.system.content_cache import ContentCache
 
 
@@ -41,8 +42,9 @@ def score_here(
     sides: Mapping[str, Side], data: PreparedData
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Score models one after the other in this process; see `Scores`."""
+    base = SharedBase()
     for name, side in sides.items():
-        yield from read_sides({name: side}, data).items()
+        yield from read_sides({name: side}, data, base).items()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from orchestrator.data.prepared import PreparedData, PreparedTask
 from orchestrator.loop.scoring import Score, score
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.task_kinds import GenerationTask
+from orchestrator.sweep.scores.shared_base import SharedBase
 from orchestrator.system.strict_json import without_nan
 
 
@@ -39,19 +41,22 @@ class Side:
     the experiment's tasks are."""
 
 
-def read_sides(sides: Mapping[str, Side], data: PreparedData) -> dict[str, dict[str, Any]]:
+def read_sides(
+    sides: Mapping[str, Side], data: PreparedData, base: SharedBase | None = None
+) -> dict[str, dict[str, Any]]:
     """Score some models, in this process.
 
     Args:
         sides: The models by name.
         data: The tokenised data.
+        base: Theirs, where it has been loaded for others already.
 
     Returns:
         By name either `row` (a score by task, None where a task has no test examples), `metrics`
         and `per_example`, of the base also `head_only` and `head_only_per_example`; or `unread`,
         why it could not be scored.
     """
-    return read_each(sides, data, _plain_engine)
+    return read_each(sides, data, partial(_plain_engine, base or SharedBase()))
 
 
 def read_each(
@@ -69,7 +74,7 @@ def read_each(
             except Exception as error:  # noqa: BLE001 (a broken adapter costs no other its scores)
                 said = " ".join(str(error).split()) or type(error).__name__
                 found[name] = {"unread": said}
-            gc.collect()  # the next one loads a base of its own
+            gc.collect()  # the next one may load as much again
     finally:
         gc.unfreeze()
     return found
@@ -103,22 +108,16 @@ def _scores(
 
 
 @contextmanager
-def _plain_engine(side: Side, tasks: list[PreparedTask]) -> Iterator[Any]:
+def _plain_engine(base: SharedBase, side: Side, tasks: list[PreparedTask]) -> Iterator[Any]:
     """The model of a side in this process."""
     import torch
 
-    from curlora import load_adapter
-    from orchestrator.base.loading import load_base
     from orchestrator.engines.plain import PlainEngine
 
     experiment = side.experiment
     torch.set_num_threads(experiment.resources.cpus_per_worker)
-    device = "cuda" if experiment.resources.gpus_per_worker else "cpu"
-    model: Any = load_base(experiment.model, experiment.training.precision, device)
-    if side.adapter is not None:
-        model = load_adapter(model, side.adapter).eval()
     yield PlainEngine(
-        model,
+        base.model(experiment, side.adapter),
         experiment.training,
         batch_tokens=experiment.data.batch_tokens,
         heads=saved_heads(side),

@@ -1,6 +1,7 @@
 """Reading the test data on a Ray cluster.
 
-A base that fits onto one worker is read by a task, a larger one by workers that each hold a part.
+A base that fits onto one worker is read by processes with a copy each (`readers`), a larger one by
+workers that each hold a part.
 """
 
 from __future__ import annotations
@@ -13,20 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.data.prepared import PreparedData, PreparedTask
-from orchestrator.executors.worker_group import away_from, prepare_for_deepspeed, worker_group
+from orchestrator.executors.worker_group import prepare_for_deepspeed, worker_group
 from orchestrator.spec.experiment import Experiment, experiment_received
 from orchestrator.spec.sections import ResourceSpec
+from orchestrator.sweep.scores.readers import last_line, read_side_by_side
 from orchestrator.sweep.scores.readings import (
     ReadingError,
     Side,
     read_each,
-    read_sides,
     saved_heads,
     writing_tokenizer,
 )
-
-POLL_SECONDS = 1.0
-"""How often a task on the cluster is asked whether it is done, so that Ctrl-C is heard."""
 
 
 def read_on_ray(
@@ -38,8 +36,9 @@ def read_on_ray(
 ) -> dict[str, dict[str, Any]]:
     """The same on the Ray cluster.
 
-    A base that fits onto one worker is read by a task with that worker's CPUs and GPUs; one that
-    ZeRO stage 3 shards over several workers by as many Ray Train workers.
+    Where a base fits onto one worker, models are scored side by side, each process with that
+    worker's CPUs and GPUs; one that ZeRO stage 3 shards over several workers is by as many Ray
+    Train workers.
 
     Args:
         sides: The models by name; their adapters must be readable where they are computed.
@@ -54,34 +53,7 @@ def read_on_ray(
     Raises:
         ReadingError: If it could not be run.
     """
-    import ray
-    from ray.exceptions import RayError
-
-    shared = ray.put(data)
-    sharded = {n: s for n, s in sides.items() if is_sharded(s.experiment)}
-    found = _read_by_train(sharded, shared, folder, avoid()) if sharded else {}
-    rest = {name: side for name, side in sides.items() if name not in sharded}
-    if not rest:
-        return found
-    asked = _task(resources, avoid()).remote(rest, shared)
-    try:
-        while not ray.wait([asked], timeout=POLL_SECONDS)[0]:
-            pass
-        return {**found, **ray.get(asked)}
-    except RayError as error:
-        raise ReadingError(_last_line(error)) from None
-
-
-def _task(resources: ResourceSpec, avoid: Sequence[str]) -> Any:
-    """`read_sides` as a task with what a worker of the sweep has."""
-    import ray
-
-    return ray.remote(
-        num_cpus=resources.cpus_per_worker,
-        num_gpus=resources.gpus_per_worker,
-        max_retries=resources.max_failures,
-        label_selector=away_from(avoid) or {},
-    )(read_sides)
+    return dict(score_on_ray(sides, data, resources, folder, avoid))
 
 
 def score_on_ray(
@@ -107,25 +79,14 @@ def score_on_ray(
         ReadingError: If it could not be run.
     """
     import ray
-    from ray.exceptions import RayError
 
     shared = ray.put(data)
     for name, side in sides.items():
         if is_sharded(side.experiment):
             yield from _read_by_train({name: side}, shared, folder, avoid()).items()
-    task = _task(resources, avoid())
-    asked = [
-        task.remote({name: side}, shared)
-        for name, side in sides.items()
-        if not is_sharded(side.experiment)
-    ]
-    try:
-        while asked:
-            done, asked = ray.wait(asked, timeout=POLL_SECONDS)
-            for each in done:
-                yield from ray.get(each).items()
-    except RayError as error:
-        raise ReadingError(_last_line(error)) from None
+    rest = {name: side for name, side in sides.items() if not is_sharded(side.experiment)}
+    if rest:
+        yield from read_side_by_side(rest, data, resources, avoid())
 
 
 def is_sharded(experiment: Experiment) -> bool:
@@ -166,15 +127,10 @@ def _read_by_train(
             trainer.fit()
             found |= json.loads(target.read_text(encoding="utf-8"))
         except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
-            raise ReadingError(_last_line(error)) from None
+            raise ReadingError(last_line(error)) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return found
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else repr(error)
 
 
 def _sharded_worker(config: dict[str, Any]) -> None:
