@@ -11,19 +11,15 @@ import itertools
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from orchestrator.data.prepared import PreparedTask
 from orchestrator.measures.champion import Candidate, best_candidate, choose_champion
 from orchestrator.measures.intervals import UNKNOWN
 from orchestrator.measures.objectives import front
-from orchestrator.records.event_values import Finalist, SideScores
-from orchestrator.records.events import SweepEnded, TestRead
-from orchestrator.records.stage_report import DONE, StageReport
-from orchestrator.records.trial_record import AS_IT_WAS, BASE_TRIAL
+from orchestrator.records.event_values import Finalist
+from orchestrator.records.events import SweepEnded
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.extension import ExtensionSpec
-from orchestrator.sweep.baselines import Controls, Inherited, bounds
+from orchestrator.sweep.baselines import Controls, bounds
 
 USUAL_DEVIATION = 0.02
 """Of gains between seeds, where nothing else is known: the root mean square over the twelve methods
@@ -131,89 +127,6 @@ def judge(
         runner_up=runner_up,
         runner_up_interval=bounds(between),
         seed_deviation=None if spread is None else spread.deviation,
-    )
-
-
-def reading(
-    verdict: SweepEnded,
-    sides: Mapping[str, SideScores],
-    unread: Mapping[str, str],
-    tasks: Sequence[PreparedTask],
-    *,
-    number: int,
-    extends: ExtensionSpec | None = None,
-) -> TestRead:
-    """What a reading of the test data says; nothing is chosen by it.
-
-    Args:
-        verdict: The one whose champion and runner-up were scored.
-        sides: What was scored, by trial; the base among them.
-        unread: Why a trial could not be scored.
-        tasks: The task sequence.
-        number: The reading's, from 1.
-        extends: The trial that the sweep goes on from, whose side is `AS_IT_WAS`; None where it
-            goes on from none.
-
-    Returns:
-        The reading, to be written.
-    """
-    champion, runner_up = verdict.champion, verdict.runner_up
-    made = TestRead(
-        purpose="the champion, its runner-up and the untouched base, once the verdict was made",
-        champion=champion,
-        runner_up=runner_up,
-        examples={task.name: len(task.test) for task in tasks},
-        sides=dict(sides),
-        unread=dict(unread),
-    )
-    needed = {BASE_TRIAL, champion} | ({AS_IT_WAS} if extends is not None else set[str]())
-    if champion is None or not needed <= set(sides):
-        return made  # one that shows no score of the champion has not used the test data up
-    was = None
-    if extends is not None:
-        was = Inherited(extends.as_it_was, _as_report(_before(sides[AS_IT_WAS], tasks, extends)))
-    controls = Controls(tasks, _as_report(sides[BASE_TRIAL]), "test", inherited=was)
-    reference = statistics.fmean(controls.reference_row)
-    trials = [name for name in (champion, runner_up) if name is not None and name in sides]
-    examples = {name: sides[name].per_example for name in trials}
-    means = {name: statistics.fmean(sides[name].row) for name in trials}
-    return replace(
-        made,
-        reading=number,
-        reference=controls.reference_name,
-        controls={"majority": controls.majority_row, "head_only": controls.head_only_row},
-        accuracy=means,
-        gain={name: mean - reference for name, mean in means.items()},
-        gain_intervals={
-            name: bounds(controls.interval(mine, controls.reference_examples))
-            for name, mine in examples.items()
-        },
-        intervals={name: controls.intervals(mine) for name, mine in examples.items()},
-        runner_up_interval=bounds(
-            controls.interval(examples[champion], examples[runner_up])
-            if runner_up in examples
-            else None
-        ),
-    )
-
-
-def _as_report(base: SideScores) -> StageReport:
-    """The base's scores on the test data as the report that controls are read from."""
-    return StageReport(
-        "", -1, 0, 0, DONE, math.nan,
-        row=base.row, metrics=base.metrics, per_example=base.per_example,
-        head_only=base.head_only, head_only_per_example=base.head_only_per_example,
-    )  # fmt: skip
-
-
-def _before(side: SideScores, tasks: Sequence[PreparedTask], extends: ExtensionSpec) -> SideScores:
-    """The scores of the trial that a sweep goes on from, without heads that it had not trained."""
-    unknown = {t.name for i, t in enumerate(tasks) if t.has_head and i >= extends.learnt}
-    row = zip(tasks, side.row, strict=True)
-    return replace(
-        side,
-        row=tuple(math.nan if task.name in unknown else score for task, score in row),
-        per_example={t: each for t, each in side.per_example.items() if t not in unknown},
     )
 
 

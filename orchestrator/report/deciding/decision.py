@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.measures.intervals import gain_interval
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
-from orchestrator.records.readings import CONTROLS
+from orchestrator.records.readings import CONTROLS, reading_words
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
 from orchestrator.system.formatting import show
@@ -114,8 +114,16 @@ def decide(view: SweepState, pick: str | None = None, reason: str | None = None)
         changes=_changes(view, trial),
         cost=cost,
         open=_open(view, trial, comparisons),
-        test=view.test_words if chosen == view.champion else "",
+        test=_test_words(view, chosen),
     )
+
+
+def _test_words(view: SweepState, pick: str) -> str:
+    """What the test data say of the pick; empty where they were not read for another preference."""
+    if pick == view.champion:
+        return view.test_words
+    reading = view.reading_of(pick)
+    return "" if reading is None else reading_words(reading)
 
 
 def method_of(view: SweepState, trial: TrialRecord) -> str:
@@ -170,11 +178,13 @@ def _compared(
 
 
 def _comparisons(view: SweepState, trial: TrialRecord) -> list[Comparison]:
-    """Beside the runner-up and every control that was measured."""
+    """Beside the runner-up, or the champion, and every control that was measured."""
     mine, found = _final(view, trial), list[Comparison | None]()
-    if view.runner_up is not None and trial.name == view.champion:
-        second = view.trial(view.runner_up)
-        words = f"the runner-up, {second.name} ({method_of(view, second)})"
+    is_champion = trial.name == view.champion
+    rival = view.runner_up if is_champion else view.champion
+    if rival is not None:
+        second, role = view.trial(rival), "runner-up" if is_champion else "champion"
+        words = f"the {role}, {second.name} ({method_of(view, second)})"
         found.append(_compared(view, mine, words, _final(view, second), second.name))
     base = view.everything.get(BASE_TRIAL)
     reports = [] if base is None else [r for r in base.reports if r.row]
