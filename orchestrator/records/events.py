@@ -241,6 +241,9 @@ class SweepEnded(Event):
     seed_deviation: float | None = field(default=None, metadata=ONLY_IF_SAID)
     """The standard deviation of gains over the seeds of repetitions, pooled over all finalists, for
     which their intervals allow; None where none was repeated twice, or by an earlier version."""
+    order_deviation: float | None = field(default=None, metadata=ONLY_IF_SAID)
+    """The same between orders of the tasks; None where they do not differ or cannot be told from
+    the seeds, which are then both in `seed_deviation`."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +17,11 @@ from dataclasses import dataclass
 from orchestrator.measures.champion import Candidate, best_candidate, choose_champion
 from orchestrator.measures.intervals import UNKNOWN
 from orchestrator.measures.objectives import front
+from orchestrator.measures.repetitions import Run, Spread, difference_error, spread_over
 from orchestrator.records.event_values import Finalist
 from orchestrator.records.events import SweepEnded
 from orchestrator.spec.experiment import Experiment
 from orchestrator.sweep.baselines import Controls, bounds
-
-USUAL_DEVIATION = 0.02
-"""Of gains between seeds, where nothing else is known: the root mean square over the twelve methods
-of docs/results.md."""
-USUAL_FREEDOM = 4
-"""As how many repetitions that counts."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,14 @@ class Judged:
     measures: Mapping[str, float]
     examples: Mapping[str, Sequence[float]]
     """By task, the final score of each validation example."""
+    order: tuple[str, ...] = ()
+    """In which it learnt the tasks."""
+    seed: int = 0
+
+    @property
+    def run(self) -> Run:
+        """What it gained, as a repetition."""
+        return Run(self.order, self.seed, self.measures.get("gain", math.nan))
 
 
 def fresh_seeds(own: int, used: Collection[int], count: int) -> list[int]:
@@ -51,6 +55,30 @@ def fresh_seeds(own: int, used: Collection[int], count: int) -> list[int]:
     """
     free = (seed for seed in itertools.count(own + 1) if seed not in used)
     return list(itertools.islice(free, count))
+
+
+def fresh_orders(tasks: Sequence[str], count: int) -> list[list[str]]:
+    """Orders for repetitions: the first two differ, and then each comes twice.
+
+    So what orders do can be told from what seeds do with three repetitions: A, B, A, B, C, D, C, D.
+    Raising the count changes none of those that there were.
+
+    Args:
+        tasks: In the order of the sweep, of two tasks or more, which comes last of all.
+        count: How many repetitions there are to be.
+
+    Returns:
+        An order for each; those of few tasks come again once all have been had.
+    """
+    own, dice = list(tasks), random.Random("/".join(tasks))
+    wanted = min((count + 3) // 4 * 2, math.factorial(len(own)))
+    found: list[list[str]] = []
+    while len(found) < min(wanted, math.factorial(len(own)) - 1):
+        order = dice.sample(own, len(own))
+        if order != own and order not in found:
+            found.append(order)
+    found += [own] * (wanted - len(found))
+    return [found[(place // 4 * 2 + place % 2) % len(found)] for place in range(count)]
 
 
 def judge(
@@ -78,23 +106,20 @@ def judge(
         The verdict, to be written.
     """
     rule = experiment.champion
-    repeated = [_finalist(name, repeats) for name, repeats in finalists.items() if repeats]
-    again = {
-        name: Judged(
-            name,
-            {**tried[name].measures, **_means(repeats)},
-            _mean_examples([one.examples for one in repeats]),
-        )
-        for name, repeats in finalists.items()
-        if repeats
-    }
+    repetitions = {name: repeats for name, repeats in finalists.items() if repeats}
+    repeated = [_finalist(name, repeats) for name, repeats in repetitions.items()]
+    again = {name: _repeated(tried[name], repeats) for name, repeats in repetitions.items()}
     family = {name: one.examples for name, one in tried.items()}
     family |= {f"{name} again": one.examples for name, one in again.items()}
-    spread = _over_seeds(repeated)
+    runs = {name: [one.run for one in repeats] for name, repeats in repetitions.items()}
+    groups = list(runs.values())
+    spread = spread_over(groups)
     errors = {
-        f"{one.trial} again": spread.variance / len(one.repeats) for one in repeated if spread
+        f"{name} again": spread.of_mean([run.order for run in own])
+        for name, own in runs.items()
+        if spread is not None
     }
-    intervals = controls.joint_intervals(family, others=others, seeds=errors)
+    intervals = controls.joint_intervals(family, others=others, runs=errors)
     candidates = [
         Candidate(name, one.measures, intervals.get(f"{name} again", UNKNOWN))
         for name, one in again.items()
@@ -107,7 +132,7 @@ def judge(
         maximize=rule.maximize,
         subject_to=rule.subject_to,
         compared=compared,
-        basis=_seeds_words(repeated, spread, orders=experiment.finalists.fresh_orders),
+        basis=_seeds_words(groups, spread),
         reference=controls.reference_name,
     )
     beaten = [c for c in candidates if c.name != verdict.champion]
@@ -116,7 +141,12 @@ def judge(
     if beaten and verdict.champion is not None:
         runner_up = best_candidate(beaten, maximize=rule.maximize, subject_to=rule.subject_to).name
         shown = again or tried
-        between = controls.interval(shown[verdict.champion].examples, shown[runner_up].examples)
+        sides = [runs.get(name, []) for name in (verdict.champion, runner_up)]
+        between = controls.interval(
+            shown[verdict.champion].examples,
+            shown[runner_up].examples,
+            difference_error(sides[0], sides[1], groups) if all(sides) else None,
+        )
     return SweepEnded(
         front=front({n: one.measures for n, one in tried.items()}, experiment.objectives),
         champion=verdict.champion,
@@ -126,7 +156,8 @@ def judge(
         intervals={c.name: bounds(c.gain_interval) for c in candidates},
         runner_up=runner_up,
         runner_up_interval=bounds(between),
-        seed_deviation=None if spread is None else spread.deviation,
+        seed_deviation=None if spread is None else spread.seed_deviation,
+        order_deviation=None if spread is None else spread.order_deviation,
     )
 
 
@@ -139,6 +170,12 @@ def _finalist(name: str, repeats: Sequence[Judged]) -> Finalist:
         _means(repeats),
         {n: _spread([one.measures[n] for one in repeats]) for n in names},
     )
+
+
+def _repeated(tried: Judged, repeats: Sequence[Judged]) -> Judged:
+    """A trial by the means of its repetitions; what these lack is its own."""
+    examples = _mean_examples([one.examples for one in repeats])
+    return Judged(tried.name, {**tried.measures, **_means(repeats)}, examples)
 
 
 def _means(repeats: Sequence[Judged]) -> dict[str, float]:
@@ -161,46 +198,23 @@ def _mean_examples(each: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, l
     }
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """How much gains differ between seeds, pooled over all finalists."""
-
-    deviation: float
-    variance: float
-    """Of a single repetition. As a deviation is badly known from few repetitions, it is moderated
-    by what is usual (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3), and so much larger that a normal
-    interval with it is as wide as Student's."""
-
-
-def _over_seeds(repeated: Sequence[Finalist]) -> _Spread | None:
-    """The spread over seeds; None where no finalist was repeated more than once."""
-    from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
-
-    known = [
-        (len(one.repeats) - 1, one.spread["gain"])
-        for one in repeated
-        if math.isfinite(one.spread.get("gain", math.nan))
-    ]
-    freedom = sum(count for count, _ in known)
-    if not freedom:
-        return None
-    squares = sum(count * deviation**2 for count, deviation in known)
-    whole = freedom + USUAL_FREEDOM
-    moderated = (squares + USUAL_FREEDOM * USUAL_DEVIATION**2) / whole
-    widened = moderated * (float(stdtrit(whole, 0.975)) / float(stdtrit(10**9, 0.975))) ** 2
-    return _Spread(math.sqrt(squares / freedom), widened)
-
-
-def _seeds_words(repeated: Sequence[Finalist], spread: _Spread | None, *, orders: bool) -> str:
-    """On which seeds a verdict stands, in words."""
-    counts = sorted({len(finalist.repeats) for finalist in repeated})
+def _seeds_words(groups: Sequence[Sequence[Run]], spread: Spread | None) -> str:
+    """On which seeds and orders a verdict stands, in words."""
+    counts = sorted({len(runs) for runs in groups})
     if not counts:
         return ""
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    noun = "seed that had" if counts == [1] else "seeds that had"
-    told = f"on {number} fresh {noun} no part in the choice"
-    if orders:
-        told += ", each with another order of the tasks"
-    if spread is not None:
-        told += f", between which gains differ by {spread.deviation:.3f} (standard deviation)"
-    return told
+    told = f"on {number} fresh seed{'' if counts == [1] else 's'}"
+    orders = {run.order for runs in groups for run in runs}
+    if len(orders) > 1:
+        told += f" and {len(orders)} orders of the tasks"
+    told += " that had no part in the choice"
+    if spread is None:
+        return told
+    if spread.order_deviation is None:
+        varied = "which" if len(orders) == 1 else "all of which together"
+        return f"{told}, between {varied} gains differ by {spread.seed_deviation:.3f} (sd)"
+    return (
+        f"{told}; gains differ by {spread.seed_deviation:.3f} between seeds and by "
+        f"{spread.order_deviation:.3f} between orders (sd)"
+    )

@@ -105,7 +105,10 @@ class Judgement:
 
     def _judged(self, trial: Trial) -> Judged:
         examples = self._measuring.examples(trial, self._ledger.every_example())
-        return Judged(trial.name, trial.measures or {}, examples)
+        order = tuple(trial.overrides.get("tasks") or self._ledger.experiment.tasks)
+        return Judged(
+            trial.name, trial.measures or {}, examples, order, self._ledger.seed_of(trial)
+        )
 
     def _repeats(self, finalist: Trial) -> list[Judged]:
         """A finalist's repetitions with seeds that had no part in the choice."""
