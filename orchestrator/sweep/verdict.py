@@ -132,7 +132,7 @@ def judge(
         maximize=rule.maximize,
         subject_to=rule.subject_to,
         compared=compared,
-        basis=_seeds_words(groups, spread),
+        basis=_seeds_words(groups, spread, fresh=experiment.finalists.fresh_orders),
         reference=controls.reference_name,
     )
     beaten = [c for c in candidates if c.name != verdict.champion]
@@ -198,7 +198,7 @@ def _mean_examples(each: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, l
     }
 
 
-def _seeds_words(groups: Sequence[Sequence[Run]], spread: Spread | None) -> str:
+def _seeds_words(groups: Sequence[Sequence[Run]], spread: Spread | None, *, fresh: bool) -> str:
     """On which seeds and orders a verdict stands, in words."""
     counts = sorted({len(runs) for runs in groups})
     if not counts:
@@ -208,6 +208,8 @@ def _seeds_words(groups: Sequence[Sequence[Run]], spread: Spread | None) -> str:
     orders = {run.order for runs in groups for run in runs}
     if len(orders) > 1:
         told += f" and {len(orders)} orders of the tasks"
+    elif fresh:
+        told += " and another order of the tasks"
     told += " that had no part in the choice"
     if spread is None:
         return told
