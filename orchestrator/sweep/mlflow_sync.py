@@ -110,7 +110,12 @@ class MlflowSync:
 
     def _is_registered(self) -> bool:
         """Whether the registry holds the last verdict's champion, its test scores included."""
-        events = [line["event"] for line in self._journal.lines if line["event"] in _REGISTERED]
+        events = [
+            line["event"]
+            for line in self._journal.lines
+            # What another preference picks is not registered.
+            if line["event"] in _REGISTERED and not line.get("preference")
+        ]
         return events[-1] == ChampionRegistered.name
 
     def _attach_report(self) -> None:

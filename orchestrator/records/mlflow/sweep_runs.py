@@ -272,7 +272,7 @@ class SweepRuns:
                            "test_gain": event.gain[name],
                            "test_gain_low": low, "test_gain_high": high}  # fmt: skip
             pictures = [(self._pictures[name], "")] if name in self._pictures else []
-            if name == event.champion:
+            if name == event.champion and event.preference is None:
                 pictures.append((self.parent, "champion/"))
             for picture, prefix in pictures:
                 if f"{TAG}test_reading" not in picture.tags:
