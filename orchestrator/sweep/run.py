@@ -42,7 +42,7 @@ from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ResourceSpec
 from orchestrator.sweep.conclusion import Ending, Readings, row_0_key, scores_follow_from
-from orchestrator.sweep.continuation import record_continuation, retried_trials, set_leftovers_aside
+from orchestrator.sweep.continuation import record_continuation, refuse_leftovers, retried_trials
 from orchestrator.sweep.deciding.budget import Budget, Forecast
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
@@ -135,6 +135,8 @@ def _open(
         observer.event(event, replayed=True)
     if journal.lines:
         check_same(loaded, journal)
+    else:
+        refuse_leftovers(journal.folder)
     projection = MlflowSync(loaded.experiment, storage, journal, observer)
     retried = retried_trials(state, journal.folder, options)
     finished = state.ended and _finished(loaded.experiment, state)
@@ -208,7 +210,6 @@ def _run(
     }
     check_beginning(experiment, journal.folder.parent, base_hash, data.hashes)
     if not journal.lines:
-        set_leftovers_aside(journal.folder, observer)
         observer.event(
             journal.append(
                 SweepOpened(
