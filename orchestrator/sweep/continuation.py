@@ -100,7 +100,7 @@ def without_journal(folder: Path) -> str:
     """What to do about a sweep's folder that has no journal, or an empty one."""
     journal = SweepFolder(folder).journal
     return (
-        f"{folder} holds trials, and {journal.name} is missing or empty, so that nobody can tell "
+        f"{folder} holds trials, and {journal.name} is missing or empty, so that it is not known "
         "which sweep they are of and what they scored. Nothing was changed. Restore "
         f"{journal.name} from a copy and give the same command; or start another sweep beside it "
         "with `--new`; or, if these trials are not needed, move the folder away or remove it."

@@ -13,7 +13,7 @@ FAULTS: Final = {
     "member_hung": "a member of the pool came no further",
     "trial_died": "a trial's process died",
     "trial_hung": "a trial came no further",
-    "workers_died": "workers died and were started anew",
+    "workers_died": "workers died and were started again",
     "mlflow_away": "MLflow could not be used",
 }
 """The kinds of faults, and what each is in words."""
