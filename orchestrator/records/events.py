@@ -20,6 +20,7 @@ from orchestrator.records.event_values import (
     SideScores,
     TaskScores,
 )
+from orchestrator.records.faults.fault_events import FaultSurvived, JournalRepaired, SetAside
 from orchestrator.records.stage_report import StageReport
 
 JOURNAL_VERSION = 1
@@ -193,18 +194,6 @@ class BudgetSpent(Event):
 
 
 @dataclass(frozen=True)
-class SetAside(Event):
-    """Something foreign or damaged was found; it is kept under another name, and not used."""
-
-    name = "set_aside"
-    trial: str
-    what: str = ""
-    """Relative to the sweep's folder, as `kept_as` is."""
-    kept_as: str = ""
-    because: str = ""
-
-
-@dataclass(frozen=True)
 class SweepStopped(Event):
     """A sweep was given up for now."""
 
@@ -351,8 +340,8 @@ class UnknownEvent(Event):
 
 EVENTS: tuple[type[Event], ...] = (
     SweepOpened, SweepContinued, TrialProposed, TrialStarted, StageReported, TrialEnded,
-    CellsScored, TrialMeasured, BudgetSpent, SetAside, SweepStopped, SweepEnded,
-    ExtensionMeasured, TestRead, ChampionRegistered,
+    CellsScored, TrialMeasured, BudgetSpent, SetAside, FaultSurvived, JournalRepaired,
+    SweepStopped, SweepEnded, ExtensionMeasured, TestRead, ChampionRegistered,
 )  # fmt: skip
 """Every event that this version writes."""
 

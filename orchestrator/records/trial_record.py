@@ -71,6 +71,8 @@ class TrialRecord:
     log: str | None = None
     stop: EarlyStop | None = None
     """Why it was stopped early, if it was."""
+    told: float | None = None
+    """When it started, or told its last report: what it did since then may be lost."""
     started: float | None = None
     ended: float | None = None
     versions: list[dict[str, str]] = field(default_factory=list)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.records.faults.fault_words import fault_words
 from orchestrator.records.readings import CONTROLS
 from orchestrator.records.scores import mean
 from orchestrator.records.sweep_folder import SweepFolder
@@ -16,7 +17,7 @@ from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import measure_words
 from orchestrator.report.tables import Row, Table, measure_cell
 from orchestrator.report.trial_roles import by_merit, role_of
-from orchestrator.system.formatting import show, show_interval, show_setting
+from orchestrator.system.formatting import moment, show, show_interval, show_setting
 
 _MEASURES = ("gain", "accuracy", "forgetting", "probe_drift", "cost_s")
 _FIRST = {"gain": "descending", "accuracy": "descending"}
@@ -149,6 +150,12 @@ def failed(view: SweepState, folder: Path) -> list[Table]:
             rows.append((trial.state, [trial.name, trial.state.lower(), reason, log]))
     heads = ["trial", "state", "why", "log, in the sweep's folder"]
     return [Table("", heads, rows, words=(1, 2, 3), code=3)] if rows else []
+
+
+def survived(view: SweepState) -> list[Table]:
+    """What went wrong and was survived: when, what, and whose work was done again."""
+    rows: list[Row] = [("", [moment(fault.time), fault_words(fault)]) for fault in view.faults]
+    return [Table("", ["when", "what, and whose work was lost"], rows, words=(1,))] if rows else []
 
 
 def _log(trial: TrialRecord, folder: Path) -> Path:

@@ -188,8 +188,9 @@ def _run_trials(
             unfinished=lambda: driver.unfinished,
             avoid=driver.admission.avoid,
             note=driver.observer.note,
+            fault=driver.survived,
         )
-    own, scheduler = OwnWorkers(shared), None
+    own, scheduler = OwnWorkers(shared, driver.survived), None
     if options.scheduler is not None:
         from orchestrator.sweep.tune_scheduler import TuneScheduler
 

@@ -136,6 +136,11 @@ class Mailbox:
             tuple(lease.messages[seen:]), gone=self.gone, absent=self._absent(), waits=waits
         )
 
+    @property
+    def inside(self) -> list[str]:
+        """The trials that the member has."""
+        return [name for name, each in self._leases.items() if each.taken and not each.over]
+
     def present(self) -> bool:
         """Say whether the member takes jobs, or can be expected to do so soon."""
         return not self._closed and self.gone is None and not self._absent()

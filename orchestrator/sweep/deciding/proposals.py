@@ -97,7 +97,9 @@ class Proposals:
         trials, search = self._ledger.trials, self._ledger.experiment.search
         if BASE_TRIAL not in trials:
             return self.propose(BASE_TRIAL, {}, "control")
-        name = f"t{len(trials):03d}"
+        number = len(trials)
+        while (name := f"t{number:03d}") in trials:  # where a journal lost lines, one is missing
+            number += 1
         if self._proposer is None or search is None:
             if not self._ledger.searched():
                 return self.propose(name, {}, "user")

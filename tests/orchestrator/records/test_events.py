@@ -50,6 +50,8 @@ WHOLE = [
     events.TrialMeasured("t002", {"mood": 2}, {"gain": 0.25}, [0.0, 0.5], {"zero_shot": None}),
     events.BudgetSpent(1.5, 3.0, 0.5, 1.25),
     events.SetAside("t002", "adapter", "adapter.aside", "it is damaged"),
+    events.FaultSurvived("member_died", "member-0", "killed", {"t001": 1.5}, 1.0, 2.0),
+    events.JournalRepaired("journal.jsonl.set-aside-1", [3], {"t001": "a report"}, {"t002": 1}),
     events.SweepStopped("everything failed", ["t001"]),
     events.SweepEnded(["t002"], "t002", "best", (FINALIST,), 2, {"t002": [0.0, 0.5]},
                       "t001", [-0.1, 0.2], {"time": 60.0}, 0.02, 0.03),

@@ -19,6 +19,7 @@ from orchestrator.engines.workers import ALONE, Workers
 from orchestrator.executors.job import Job, MemberConfig
 from orchestrator.executors.messages import Failed, Finished, Reported, Todo, WorkSetAside
 from orchestrator.executors.pool import member_worker
+from orchestrator.executors.watching import signs_of_life
 from orchestrator.executors.pool.learning_passes import LearningPasses
 from orchestrator.executors.pool.mailbox import ENDINGS
 from orchestrator.executors.pool.member import Member
@@ -163,7 +164,7 @@ def test_a_member_whose_group_has_died_ends(loaded, data, tmp_path, monkeypatch,
         return value
 
     monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(member_worker, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(signs_of_life, "BEAT_SECONDS", 0.0)
     group = Group(dead)
     monkeypatch.setattr(Workers, "of_group", lambda: ALONE)
     told = MemberConfig(loaded.experiment.for_workers(), str(tmp_path), [data], 1)
