@@ -126,12 +126,6 @@ def _as_recorded(state: SweepState, asked: Asked) -> LoadedExperiment:
         update={k: v for k, v in place.items() if k != "quantization"}
     )
     experiment = experiment.model_copy(update={"model": model})
-    if is_sharded(experiment):
-        raise SweepError(
-            "The base of this sweep is sharded across several workers (ZeRO stage 3), and this "
-            "command scores in one process. Continue the sweep where it ran: the trials that its "
-            "verdict is between are scored there."
-        )
     tasks = {name: parse_task(file, name) for name, file in state.task_files.items()}
     return LoadedExperiment(
         experiment=experiment, tasks=tasks, text=state.yaml, origin=state.origin
@@ -143,6 +137,12 @@ def _score(journal: Journal, loaded: LoadedExperiment, asked: Asked, observer: O
     from orchestrator.base.loading import load_tokenizer
 
     experiment = loaded.experiment
+    if is_sharded(experiment):
+        # What was trained is saved whole, and is put on any copy of the base.
+        observer.note(
+            "the sweep's workers held a shard of the base each (ZeRO stage 3); here it is loaded "
+            "whole, into one process"
+        )
     observer.note("reading the base model's weights and tokenizer")
     sha256, tokenizer = base_sha256(experiment.model), load_tokenizer(experiment.model)
     rows, cache = vocabulary(experiment.model), ContentCache(journal.folder.parent / "cache")
