@@ -99,11 +99,17 @@ def outcome(view: SweepState, trials: Sequence[TrialRecord]) -> Outcome:
     )
     final = mean_examples([trial.per_example for trial in trials])
     learnt = mean_examples([trial.learnt_per_example(tasks) for trial in trials])
+    # A screened trial stands on the first examples, and is compared on these.
+    counts = {task: min(len(learnt[task]), len(final[task])) for task in tasks}
+    final, learnt, zero_shot, heads = (
+        {task: scores[task][: counts[task]] for task in tasks}
+        for scores in (final, learnt, base.per_example, heads)
+    )
     joint = all(r.task not in tasks for r in trials[0].reports if r.task_index >= 0)
     choices = [score for trial in trials for score in _choice_scores(view, trial).values()]
     return Outcome(
         tuple(trials), _score(learnt, tasks), _score(final, tasks),
-        _difference(learnt, base.per_example, tasks), _difference(final, base.per_example, tasks),
+        _difference(learnt, zero_shot, tasks), _difference(final, zero_shot, tasks),
         _difference(final, heads, tasks),
         None if joint else _difference(learnt, final, tasks),
         statistics.fmean(perplexity(trial) for trial in trials),

@@ -98,8 +98,10 @@ class TaskPhases(ABC, Generic[Row]):
         count = min(most, len(examples))
         if not self.retention.observes or not count:
             return
-        chosen = random.Random(f"{self._seed}/{moment}").sample(range(len(examples)), count)
-        yield from self._observations([examples[position] for position in chosen])
+        order = list(range(len(examples)))
+        # The first of one order: fewer examples are a part of more.
+        random.Random(f"{self._seed}/{moment}").shuffle(order)
+        yield from self._observations([examples[position] for position in order[:count]])
 
     def _renewed(self, model: nn.Module, index: int) -> dict[str, Tensor]:
         """Freeze the last task's adapter where the retention asks for it.

@@ -31,19 +31,24 @@ def diff_trials(
 
     Returns:
         `settings` and `provenance` (path to both values, only those that differ), `measures` (name
-        to both values and their difference, all that either has), `scores` (task to the final
-        scores and, where both hold scores of the same examples, their paired interval), and
-        `interval` of the mean over tasks, None where it cannot be paired.
+        to both values and their difference, all that either has), `examples` (on how many of each
+        task the measures of both stand; None: all), `scores` (task to the final scores on as many
+        `examples`, which are those that both were scored on, and, where they are the same, their
+        paired interval), and `interval` of the mean over tasks, None where it cannot be paired.
     """
     (left_view, left_trial), (right_view, right_trial) = left, right
     tasks = [task for task in left_view.tasks if task in right_view.tasks]
     same = {task: _same_examples(left_view, right_view, task) for task in tasks}
-    mine, other = right_trial.per_example, left_trial.per_example
+    mine, other = _on_the_same(right_trial.per_example, left_trial.per_example)
     scores: dict[str, Any] = {}
     for task in tasks:
         before, after = _final(left_view, left_trial, task), _final(right_view, right_trial, task)
+        if task in mine and same[task] and _counts_differ(left_trial, right_trial, task):
+            before, after = mean(other[task]), mean(mine[task])
         interval = paired_interval(mine, other, [task]) if same[task] else None
-        scores[task] = _pair(before, after) | {"interval": interval}
+        scores[task] = _pair(before, after) | {
+            "examples": len(mine[task]) if task in mine else None, "interval": interval,
+        }  # fmt: skip
     whole = left_view.tasks == right_view.tasks and all(same.values())
     return {
         "left": f"{left_view.name}/{left_trial.name}",
@@ -52,12 +57,29 @@ def diff_trials(
             _settings(left_view, left_trial), _settings(right_view, right_trial)
         ),
         "measures": _measures(left_trial, right_trial),
+        "examples": {"left": left_trial.examples, "right": right_trial.examples},
         "scores": scores,
         "interval": paired_interval(mine, other, tasks) if whole else None,
         "provenance": _differing(
             _made_of(left_view, left_trial), _made_of(right_view, right_trial)
         ),
     }
+
+
+def _counts_differ(left: TrialRecord, right: TrialRecord, task: str) -> bool:
+    """Whether one was scored on fewer examples, as it was screened."""
+    return len(left.per_example[task]) != len(right.per_example[task])
+
+
+def _on_the_same(
+    one: Mapping[str, list[float]], other: Mapping[str, list[float]]
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Scores of examples, by task, cut to the first ones that both have."""
+    counts = {task: min(len(one[task]), len(other[task])) for task in one if task in other}
+    return (
+        {task: one[task][:count] for task, count in counts.items()},
+        {task: other[task][:count] for task, count in counts.items()},
+    )
 
 
 def _made_of(view: SweepState, trial: TrialRecord) -> dict[str, Any]:
@@ -86,8 +108,8 @@ def diff_sweeps(left: SweepState, right: SweepState) -> dict[str, Any]:
         document = diff_trials((left, best), (right, other))
     else:
         document = {
-            "left": f"{left.name}/-", "right": f"{right.name}/-", "measures": {}, "scores": {},
-            "interval": None,
+            "left": f"{left.name}/-", "right": f"{right.name}/-", "measures": {},
+            "examples": {"left": None, "right": None}, "scores": {}, "interval": None,
             "provenance": _differing(flat(left.provenance), flat(right.provenance)),
         }  # fmt: skip
     document["settings"] = _differing(_asked(left), _asked(right))
@@ -166,19 +188,32 @@ def render_diff(document: Mapping[str, Any]) -> RenderableType:
     for name, pair in document["measures"].items():
         digits = 0 if name.startswith("cost") else 3
         add_cells(numbers, [name, *_pair_cells(pair, digits)])
-    scores = table("Final scores", "task", left, right, "difference", "95 % interval",
+    scores = table("Final scores", "task", left, right, "difference", "95 % interval", "examples",
                    left={"task"})  # fmt: skip
     for task, pair in document["scores"].items():
-        add_cells(scores, [task, *_pair_cells(pair, 3), show_interval(pair["interval"])])
+        add_cells(scores, [task, *_pair_cells(pair, 3), show_interval(pair["interval"]),
+                           str(pair["examples"] or "-")])  # fmt: skip
     if document["scores"]:
         ends = [[pair[side] for pair in document["scores"].values()] for side in ("left", "right")]
         whole = {"left": mean(ends[0]), "right": mean(ends[1])}
         whole["difference"] = whole["right"] - whole["left"]
-        add_cells(scores, ["mean", *_pair_cells(whole, 3), show_interval(document["interval"])])
-    parts += [numbers, Text(), scores, Text()]
+        add_cells(scores, ["mean", *_pair_cells(whole, 3), show_interval(document["interval"]), ""])
+    parts += [numbers, Text()]
+    if document["examples"]["left"] != document["examples"]["right"]:
+        sides = (f"{document[side]} on {_examples_words(document['examples'][side])}"
+                 for side in ("left", "right"))  # fmt: skip
+        parts += [Text(f"Measures stand on different examples: {', '.join(sides)}."), Text()]
+    parts += [scores, Text()]
     parts.append(Text(f"Differences are {right} minus {left}; intervals are paired over the same "
                       "examples, \"-\" where the examples differ.", style="dim"))  # fmt: skip
     return Group(*parts)
+
+
+def _examples_words(counts: Mapping[str, int] | None) -> str:
+    """On how many examples of each task a trial's measures stand."""
+    if counts is None:
+        return "all"
+    return " + ".join(str(count) for count in counts.values())
 
 
 def _pair_cells(pair: Mapping[str, float], digits: int) -> list[str]:

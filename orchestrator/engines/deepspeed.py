@@ -27,7 +27,7 @@ from orchestrator.engines.checkpoints import (
     write_json,
     write_tensors,
 )
-from orchestrator.engines.deepspeed_config import deepspeed_config
+from orchestrator.engines.deepspeed_config import deepspeed_config, lean_imports
 from orchestrator.engines.linear_heads import LinearHeads
 from orchestrator.engines.micro_batches import sharded_batch
 from orchestrator.engines.optimizer import adamw, schedule_factor, seed_step, set_rates
@@ -64,7 +64,8 @@ class DeepSpeedEngine(BaseEngine):
             tokenizer: Needed by `write` only.
             retention: What protects earlier tasks; None: nothing.
         """
-        import deepspeed
+        with lean_imports():
+            import deepspeed
 
         workers = Workers.of_group()
         super().__init__(

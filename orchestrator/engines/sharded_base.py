@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from orchestrator.base.loading import partitioned
-from orchestrator.engines.deepspeed_config import deepspeed_config
+from orchestrator.engines.deepspeed_config import deepspeed_config, lean_imports
 from orchestrator.engines.scored_model import ScoredModel
 from orchestrator.spec.sections import TrainingSpec
 
@@ -25,7 +25,8 @@ class ShardedBase:
                 around its layers afterwards; they stay whole.
             config: What `zero3_config` gave.
         """
-        import deepspeed
+        with lean_imports():
+            import deepspeed
 
         world = torch.distributed.get_world_size()
         # Nothing is trained by DeepSpeed here, so it needs no sizes of batches; yet it checks them.

@@ -176,6 +176,8 @@ def _time_words(plan: Plan) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 9.5:
+        return f"{seconds:.2g} s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 2 * 3600:

@@ -224,6 +224,8 @@ class Budget:
 
 
 def _amount(kind: str, seconds: float) -> str:
+    if kind == "time" and 0 < seconds < 9.5:
+        return f"{seconds:.2g} s"
     if kind == "time" or not math.isfinite(seconds):
         return show_duration(seconds)
     hours = seconds / 3600

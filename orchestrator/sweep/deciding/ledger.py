@@ -17,6 +17,7 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
+from orchestrator.spec.sections import ScoringSpec
 from orchestrator.spec.space.search_space import EarlyStopping
 from orchestrator.sweep.baselines import Controls, Inherited
 from orchestrator.sweep.deciding.trial import Trial
@@ -68,8 +69,9 @@ class Ledger:
         if name not in self._experiments:
             trial = self.trials[name]
             own = self.experiment.with_overrides(trial.overrides)
-            # A repetition is judged by its whole matrix, cheapest while its model is there.
-            scoring = own.scoring if trial.of is None else "full"
+            # A repetition is judged on all examples, by what the measures need.
+            screened = trial.of is None or own.scoring == "full"
+            scoring = own.scoring if screened else ScoringSpec(screen="all")
             raced = own.raced or (self.racing is not None and trial.record.is_searched)
             self._experiments[name] = own.model_copy(update={"scoring": scoring, "raced": raced})
         return self._experiments[name]

@@ -108,8 +108,7 @@ def _read_by_train(
         trainer = TorchTrainer(
             _sharded_worker,
             train_loop_config={
-                "experiment": side.experiment.for_workers(),
-                "adapter": None if side.adapter is None else str(side.adapter),
+                "side": sent(side),
                 "name": name,
                 "target": str(target),
                 "shared": [shared],
@@ -133,15 +132,28 @@ def _read_by_train(
     return found
 
 
+def sent(side: Side) -> dict[str, Any]:
+    """A model as workers are told of it; see `received`."""
+    return {
+        "experiment": side.experiment.for_workers(),
+        "adapter": None if side.adapter is None else str(side.adapter),
+        "cells": None if side.cells is None else dict(side.cells),
+    }
+
+
+def received(config: Mapping[str, Any]) -> Side:
+    """What `sent` gave, in a worker, with its plugins loaded."""
+    adapter = None if config["adapter"] is None else Path(config["adapter"])
+    return Side(experiment_received(config["experiment"]), adapter, config["cells"])
+
+
 def _sharded_worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker of a reading does; the first writes what was found."""
     import ray
     import ray.train
 
-    experiment = experiment_received(config["experiment"])
-    prepare_for_deepspeed(experiment)
-    adapter = None if config["adapter"] is None else Path(config["adapter"])
-    side = Side(experiment, adapter)
+    side = received(config["side"])
+    prepare_for_deepspeed(side.experiment)
     found = read_sharded({config["name"]: side}, ray.get(config["shared"][0]))
     if ray.train.get_context().get_world_rank() == 0:
         Path(config["target"]).write_text(json.dumps(found), encoding="utf-8")

@@ -51,6 +51,20 @@ def test_trial_that_failed_has_no_difference(view):
     assert found["scores"]["task0"]["interval"] is None
 
 
+def test_a_screened_trial_is_compared_on_the_examples_that_it_has(view):
+    screened, whole = view.trial("t001"), view.trial("t003")
+    report = next(r for r in reversed(screened.reports) if r.row is not None and r.per_example)
+    for task, scores in report.per_example.items():
+        report.per_example[task] = scores[:5]
+    found = both(view, "t001", "t003")
+    for task in view.tasks:
+        pair, scores = found["scores"][task], whole.per_example[task]
+        assert len(scores) > pair["examples"] == 5
+        assert pair["right"] == pytest.approx(sum(scores[:5]) / 5)
+        assert pair["left"] == pytest.approx(sum(screened.per_example[task]) / 5)
+    assert found["interval"] is not None
+
+
 def test_examples_of_other_data_are_not_paired(new_sweep):
     data = {f"task{i}": "aa" for i in range(3)}
     left = SweepState.of(new_sweep(provenance={"data": data}))

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -333,6 +334,22 @@ def test_learning_stops_when_held_out_examples_stop_getting_likelier():
     assert ends["b"].step == 6
     assert engine.held_out == [4] * 10
     assert engine.ended == [(0, 12), (1, 12)]
+
+
+def test_fewer_held_out_examples_are_a_part_of_more():
+    rows = tuple(Example((number, 1), 1) for number in range(16))
+    few, more = (
+        replace(
+            sequence(early_stopping=EarlyStoppingSpec(held_out=share)),
+            tasks=(replace(prepared("a", 1), train=rows),),
+        )
+        for share in (0.125, 0.5)
+    )
+    for stage in few.stages:
+        mine, other = few.held_out(stage), more.held_out(stage)
+        assert len(mine) < len(other)
+        assert mine == other[: len(mine)]
+        assert not set(other) & set(more.examples(stage))
 
 
 def test_waiting_goes_on_where_it_was_interrupted():

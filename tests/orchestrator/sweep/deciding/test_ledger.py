@@ -1,6 +1,9 @@
 """What is known of a sweep is what its journal says."""
 
+import pytest
+
 from orchestrator.records.events import TrialProposed, TrialStarted
+from orchestrator.spec.sections import ScoringSpec
 from tests.made_up_sweep import TASK, answers
 
 
@@ -29,6 +32,19 @@ def test_the_experiment_of_a_trial_is_validated_once(ledgers):
     ledger.record(TrialProposed("t001", {"training.learning_rate": 0.5}, "user"))
     assert ledger.experiment_of("t001").training.learning_rate == 0.5
     assert ledger.experiment_of("t001") is ledger.experiment_of("t001")
+
+
+@pytest.mark.parametrize(
+    ("scoring", "repeated"), [("full", "full"), (ScoringSpec(screen=3), ScoringSpec(screen="all"))]
+)
+def test_a_repetition_is_scored_on_all_examples_by_what_the_measures_need(
+    ledgers, scoring, repeated
+):
+    ledger = ledgers(scoring=scoring)
+    ledger.record(TrialProposed("t001", {}, "user"))
+    ledger.record(TrialProposed("t001-s1", {"training.seed": 1}, "fresh seed", "t001"))
+    assert ledger.experiment_of("t001").scoring == scoring
+    assert ledger.experiment_of("t001-s1").scoring == repeated
 
 
 def test_examples_are_those_of_the_journal_though_the_state_keeps_none(ledgers, reported):

@@ -137,11 +137,24 @@ def score(storage, *words):
     return json.loads(answer.stdout)
 
 
+def shard(folder):
+    """Let a sweep's journal say that its workers held a shard of the base each."""
+    lines = read_journal(folder)
+    asked = lines[0]["experiment"]
+    asked["training"]["deepspeed"] = {"zero_optimization": {"stage": 3}}
+    asked["resources"] |= {"executor": "train", "workers": 2}
+    lines = [{k: v for k, v in line.items() if k != "sum"} for line in lines]
+    (folder / JOURNAL_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
 def test_a_finished_trial_is_scored_whole_and_on_a_task_that_nobody_thought_of(
-    sweeps, tiny_tasks, tmp_path
+    sweeps, tiny_tasks, tmp_path, sharded
 ):
     storage, (_, folder) = tmp_path / "runs", sweeps["screened"]
     shutil.copytree(folder.parent, storage)
+    if sharded:
+        shard(storage / folder.name)
     rest = [trial.name for trial in state(folder).trials if trial.whole_examples is None]
     name = rest[0] if rest else "t001"
     other = tmp_path / "kind.yaml"

@@ -21,7 +21,7 @@ from orchestrator.spec.load import load_experiment
 from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.run_options import SweepOptions
 from orchestrator.sweep.scores.readings import Side, read_sides
-from orchestrator.sweep.scores.readings_on_ray import read_on_ray, read_sharded
+from orchestrator.sweep.scores.readings_on_ray import read_on_ray, read_sharded, received, sent
 from orchestrator.system.seals import Maker
 from tests.conftest import Recorder
 from tests.process_group import in_two_workers
@@ -257,6 +257,14 @@ def test_a_task_on_the_cluster_reads_the_same(two_sides, ray_cluster, tmp_path):
     sides, data, expected = two_sides
     resources = sides["base"].experiment.resources
     assert read_on_ray(sides, data, resources, tmp_path / "test") == expected
+
+
+def test_workers_are_told_which_cells_to_score(two_sides):
+    sides, _, _ = two_sides
+    for side in (*sides.values(), replace(sides["t001"], cells={"mood": 3})):
+        got = received(sent(side))
+        assert (got.adapter, got.cells) == (side.adapter, side.cells)
+        assert got.experiment.tasks == side.experiment.tasks
 
 
 def _worker(_rank, _folder, sides, data):
