@@ -97,6 +97,11 @@ class KeptStates:
         return taken + wanted <= most
 
 
+def kept_bytes(folder: Path) -> int:
+    """What the states of a folder take by now; 0 where there is none."""
+    return _size(folder) if folder.is_dir() else 0
+
+
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
