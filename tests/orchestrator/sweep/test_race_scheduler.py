@@ -8,6 +8,9 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 import orchestrator
+from orchestrator.executors.messages import Reported
+from orchestrator.records.stage_report import StageReport
+from orchestrator.sweep.tune_scheduler import TuneScheduler
 
 SCORES = {"best": 0.95, "good": 0.93, "fair": 0.92, "bad": 0.3}
 
@@ -101,6 +104,19 @@ def test_wrong_arguments_are_refused(arguments, said):
         orchestrator.RaceScheduler(*arguments)
     with pytest.raises(ValueError, match="between 0 and 1"):
         orchestrator.RaceScheduler({"acc": "max"}, [1], keep=1.5)
+
+
+def test_a_sweep_that_is_given_one_tells_it_of_gain_by_example():
+    scheduler = orchestrator.RaceScheduler({"gain": "max"}, [1])
+    asked = TuneScheduler(scheduler)
+    for name, share in SCORES.items():
+        asked.begins(types.SimpleNamespace(trial=name, row_0=(0.5, 0.25)))
+        each = {"mood": tuple(scores(share)), "being": tuple(scores(0.5))}
+        told = StageReport("mood", 0, 4, 4, 1.0, share, row=(share, 0.5), per_example=each)
+        assert asked.stops(name, Reported(told)) == (name == "bad")
+    # On the mean over both tasks, of which one differs.
+    stop = scheduler.stopped["bad"]
+    assert stop.difference == pytest.approx((SCORES[stop.rival] - SCORES["bad"]) / 2, abs=0.01)
 
 
 @pytest.mark.ray
