@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -175,7 +176,8 @@ def _run(
 
     again = shlex.join([*program(), *sys.argv[1:]])
     console = make_console(stderr=True)
-    options = SweepOptions(**chosen, data_root=data_root)
+    # Measuring learning rates is paid from the budget.
+    options = SweepOptions(**chosen, data_root=data_root, began=time.monotonic())
     command = [*program(), *sys.argv[1:]]
     loaded = prepared(document, written, command, options, budget=budget, note=console.print)
     shown = LiveDisplay(console)

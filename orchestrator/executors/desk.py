@@ -144,6 +144,7 @@ class Desk:
                 (*self._todo.join, *orders.join),
                 (*self._todo.drop, *orders.drop),
                 todo.close or self._todo.close,
+                self._todo.all_there or orders.all_there,
             )
             if admission is not None:
                 self._begins, self._deaths = False, admission.deaths

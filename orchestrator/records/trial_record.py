@@ -94,6 +94,11 @@ class TrialRecord:
         """Its reports, oldest first."""
         return list(self.by_stage.values())
 
+    @property
+    def taken_over(self) -> dict[str, str]:
+        """By task that it has not trained, the trial that has; after its sweep if of another."""
+        return {report.task: report.taken_from for report in self.reports if report.taken_from}
+
     def take_report(self, report: StageReport, line: int) -> None:
         """Know of a report; one that is made again takes the place of the first.
 

@@ -85,6 +85,8 @@ def _measure_columns(view: SweepState) -> Iterator[Column]:
             yield Column("95 % interval", lambda trial: Cell(show_interval(trial.gain_interval)))
     if any(map(view.is_screened, view.trials)):
         yield Column("examples", lambda trial: _examples_cell(view, trial), "number")
+    if any(trial.taken_over for trial in view.trials):
+        yield Column("learnt by another", _taken_cell, "word")
     for control in ("majority", "head_only"):
         if any(trial.interval(control) for trial in view.trials):
             yield Column(
@@ -117,6 +119,14 @@ def _setting_columns(
             "number" if numeric else "word",
             path=path,
         )
+
+
+def _taken_cell(trial: TrialRecord) -> Cell:
+    """Which tasks a trial has not trained, as another had learnt them alike."""
+    sources = dict.fromkeys(trial.taken_over.values())
+    tasks = {s: [t for t, other in trial.taken_over.items() if other == s] for s in sources}
+    told = "; ".join(f"{', '.join(names)} by {source}" for source, names in tasks.items())
+    return Cell(told or "-", told or None, word=True)
 
 
 def _examples_cell(view: SweepState, trial: TrialRecord) -> Cell:

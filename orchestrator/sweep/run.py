@@ -180,7 +180,8 @@ def _run(
         # Ray reads some of it while it is imported, as the driver does first of all.
         os.environ.update(process_environment())
     observer.note("checking files, machine and storage")
-    began, choice = time.monotonic(), None
+    began = time.monotonic() if options.began is None else options.began
+    choice = None
     if loaded.experiment.training.precision == "auto":
         choice = decide_precision(loaded.experiment, options.address)
         observer.note(choice.words)

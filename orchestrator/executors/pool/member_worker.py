@@ -38,7 +38,8 @@ EXCHANGE_SECONDS = 0.1
 IDLE_SECONDS = 0.05
 """How often an idle one does."""
 GATHER_SECONDS = 5.0
-"""How long a member without trials waits for one more before it begins with those that it has.
+"""How long a member without trials waits for one more before it begins with those that it has,
+unless it is told that none will come: others may be held back until these have learnt a task.
 Trials that begin together share their passes to the end, with rows of the same length; with eight
 that began three steps apart each took 1.18 times the CPU time."""
 
@@ -191,7 +192,8 @@ class _Gathering:
         if come:
             self._came = now
         self._jobs = [job for job in self._jobs if job.trial not in todo.drop] + come
-        if not busy and self.held < self._expected and now - self._came < GATHER_SECONDS:
+        few = self.held < self._expected and not todo.all_there
+        if not busy and few and now - self._came < GATHER_SECONDS:
             return replace(todo, join=at_once)
         ready, self._jobs = self._jobs, []
         return replace(todo, join=(*at_once, *ready))

@@ -194,6 +194,10 @@ class SweepRuns:
 
     def _reported(self, event: StageReported) -> None:
         picture, report = self._picture(event.trial, event), event.report
+        if report.taken_from is not None:
+            # By task, the trial that has learnt it: this one has taken it over.
+            taken = self.state.trial(event.trial).taken_over
+            picture.tags[f"{TAG}taken_from"] = json.dumps(taken)
         index, known = report.task_index, self.state.trial(event.trial).task_steps
         before = sum(steps for task, steps in known.items() if task < index)
         step = before + report.step if index >= 0 else 0

@@ -122,7 +122,8 @@ def turns(todo, *, expected, monkeypatch, patience=1e9):
     def exchange(*_):
         told = next(said, {"close": True})
         join = [types.SimpleNamespace(trial=name) for name in told.get("join", "")]
-        return Todo(tuple(join), tuple(told.get("drop", "")), told.get("close", False))
+        close, all_there = told.get("close", False), told.get("all_there", False)
+        return Todo(tuple(join), tuple(told.get("drop", "")), close, all_there)
 
     member_worker.serve(member, exchange, expected=expected)
     return member.turns
@@ -134,6 +135,9 @@ def test_trials_begin_together_once_as_many_have_come_as_were_expected(monkeypat
     assert turns(come, expected=1, monkeypatch=monkeypatch) == at_once
     gathered = [(), (), (), (), ("a", "b", "c"), ("a", "b", "c", "d")]
     assert turns(come, expected=3, monkeypatch=monkeypatch) == gathered
+    # Those that are held back until these have learnt a task do not come, and it is said.
+    some = [{"join": "a"}, {"join": "b", "all_there": True}, {}]
+    assert turns(some, expected=9, monkeypatch=monkeypatch) == [(), ("a", "b"), ("a", "b")]
     # What is expected may never come.
     assert turns(come, expected=9, monkeypatch=monkeypatch, patience=0.0) == at_once
 
