@@ -23,7 +23,6 @@ from orchestrator.executors.own_workers import OwnWorkers
 from orchestrator.executors.pool.pool import Pool
 from orchestrator.executors.ray_leftovers import Leftovers, wait_until_clean
 from orchestrator.executors.ray_session import connected
-from orchestrator.executors.signals import held_back
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.task_sequence import scored_of
 from orchestrator.spec.experiment import Experiment
@@ -196,12 +195,7 @@ def _run_trials(
 
         scheduler = TuneScheduler(options.scheduler)
 
-    # MLflow takes seconds to open; the workers are starting meanwhile.
-    def beside() -> None:
-        with held_back():
-            projection.catch_up()
-
-    loop = TrialLoop(driver, pool, own, scheduler=scheduler, beside=beside)
+    loop = TrialLoop(driver, pool, own, scheduler=scheduler, beside=projection.ask)
     try:
         with _progress_read(driver):
             loop.run(raise_if_interrupted)

@@ -19,11 +19,11 @@ from orchestrator.engines.workers import ALONE, Workers
 from orchestrator.executors.job import Job, MemberConfig
 from orchestrator.executors.messages import Failed, Finished, Reported, Todo, WorkSetAside
 from orchestrator.executors.pool import member_worker
-from orchestrator.executors.watching import signs_of_life
 from orchestrator.executors.pool.learning_passes import LearningPasses
 from orchestrator.executors.pool.mailbox import ENDINGS
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.pool.packed_trials import PackedTrials
+from orchestrator.executors.watching import signs_of_life
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.task_keys import TaskKeys, task_keys
 from orchestrator.loop.task_sequence import task_sequence
