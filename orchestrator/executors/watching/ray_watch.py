@@ -7,6 +7,7 @@ its own words in the middle of whatever that does. So the processes are looked a
 from __future__ import annotations
 
 import importlib
+import logging
 import signal
 import socket
 import threading
@@ -75,6 +76,8 @@ class RayWatch:
             while not stop.wait(LOOK_SECONDS):
                 self.gone = self.look()
                 if self.gone:
+                    # What Ray would tell now is the end of its own logs.
+                    logging.getLogger("ray._private.worker").setLevel(logging.CRITICAL)
                     interrupt()
                     return
 
