@@ -146,6 +146,12 @@ class JournalLines(Sequence[Line]):
         trial: str | None = line.get("trial")
         self._of.append((sys.intern(line["event"]), sys.intern(trial) if trial else None))
 
+    def as_they_are(self) -> JournalLines:
+        """The lines that there are now, for another thread: others may be added here meanwhile."""
+        now = JournalLines(self._path)
+        now._ends, now._last, now._of = self._ends[:], self._last, self._of[:]
+        return now
+
     def last(self, event: str, trial: str | None = None) -> Line | None:
         """The last line of an event (of a trial); None where there is none."""
         for number in range(len(self) - 1, -1, -1):

@@ -10,7 +10,7 @@ from orchestrator.records.faults.fault_events import (
     JournalRepaired,
     SetAside,
 )
-from orchestrator.system.formatting import count, show_duration
+from orchestrator.system.formatting import count, moment, show_duration
 
 Fault = FaultSurvived | JournalRepaired | SetAside
 
@@ -36,8 +36,9 @@ def lost_words(lost: Mapping[str, float]) -> str:
 
 def _survived(fault: FaultSurvived) -> str:
     words = f"{fault.where}: {FAULTS.get(fault.what, fault.what)}"
-    if fault.since is not None and fault.until is not None:
-        words += f" for {show_duration(fault.until - fault.since)}"
+    if fault.since is not None:
+        lasted = None if fault.until is None else show_duration(fault.until - fault.since)
+        words += f" since {moment(fault.since)}, " + (f"for {lasted}" if lasted else "to the end")
     if fault.because:
         words += f" ({fault.because.rstrip('.')})"
     return f"{words}; {lost_words(fault.lost)}"
