@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ class LeanPasses:
         )
 
     @contextmanager
-    def attention(self) -> Iterator[None]:
+    def attention(self, lengths: Sequence[int] = ()) -> Iterator[None]:  # noqa: ARG002
         """Use the attention of this module for a while, where the base has the eager one."""
         if not self._grouped:
             yield
