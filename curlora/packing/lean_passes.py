@@ -35,6 +35,9 @@ _AGREES = 0.05
 class LeanPasses:
     """A base whose norms, and within `attention` its attention, are the ones of this module."""
 
+    step = 1
+    """Batches are as long as their longest row."""
+
     def __init__(self, base: nn.Module) -> None:
         """Replace what can be; nothing on an accelerator, or in more than 16 bits.
 

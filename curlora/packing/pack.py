@@ -186,6 +186,11 @@ class PackedModel:
         }
         self._ticks: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Segment]] = {}
 
+    @property
+    def step_of_lengths(self) -> int:
+        """Batches are a multiple of so many tokens long."""
+        return self._passes.step
+
     # ------------------------------------------------------------------------------ who is in
 
     @property
