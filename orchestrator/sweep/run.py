@@ -54,7 +54,7 @@ from orchestrator.sweep.on_ray import (
     check_scored_after_each_task,
     run_trials_on_ray,
 )
-from orchestrator.sweep.precision import as_begun, decide_precision
+from orchestrator.sweep.precision import as_begun, decide_invariance, decide_precision
 from orchestrator.sweep.proposing.warm_start import prior_trials
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.provenance import (
@@ -186,6 +186,7 @@ def _run(
         choice = decide_precision(loaded.experiment, options.address)
         observer.note(choice.words)
         loaded = with_precision(loaded, choice.used)
+    loaded = decide_invariance(loaded)
     experiment = loaded.experiment
     done = {trial.name for trial in state.finished} - {*retried}
     missing = max(1, experiment.expected_trials - len(done))
