@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -186,10 +185,9 @@ def read_again(view: SweepState, preference: Preference) -> Decision:
     decision = decide(view, asked.pick, told)
     if decision.test:
         return decision
-    command = ["orchestrate", "select", "--from", view.name, "--prefer", preference.text]
     return replace(
         decision,
-        test=f"They were not read for {asked.pick}, and chose nothing. "
-        f"`{shlex.join([*command, '--read-test'])}` does it; it would be their reading "
+        test=f"They were not read for {asked.pick}, and chose nothing. The same command with "
+        "`--read-test` scores it and the next one on them; it would be their reading "
         f"{view.next_reading}, and is counted.",
     )

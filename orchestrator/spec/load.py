@@ -155,7 +155,11 @@ def _complete(
     folders = [path.parent / "tasks", path.parent, Path("experiments/tasks")]
     names = (*experiment.tasks, *experiment.probes)
     files = {name: find_task_file(name, folders) for name in names}
-    tasks = {n: at_data_root(task, data_root) for n, task in _load_tasks(files).items()}
+    read = _load_tasks(files)
+    called = {given: task.name for given, task in read.items()}
+    experiment = _by_name(experiment, called)
+    files = {called[given]: file for given, file in files.items()}
+    tasks = {task.name: at_data_root(task, data_root) for task in read.values()}
     tasks = {
         name: _with_head(experiment, task, learnt=name in experiment.tasks, path=path)
         for name, task in tasks.items()
@@ -221,6 +225,33 @@ def _load_tasks(files: Mapping[str, Path]) -> dict[str, TaskSpec]:
             )
         by_name[task.name] = files[name]
     return tasks
+
+
+def _by_name(experiment: Experiment, called: Mapping[str, str]) -> Experiment:
+    """An experiment whose tasks are named as they name themselves, by which scores are kept.
+
+    Args:
+        experiment: It may name them by the paths of their files.
+        called: By what it names them, their own names.
+
+    Returns:
+        The same experiment.
+    """
+    if all(given == name for given, name in called.items()):
+        return experiment
+
+    def named(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: named(one) for key, one in cast("dict[str, Any]", value).items()}
+        if isinstance(value, list):
+            return [named(one) for one in cast("list[Any]", value)]
+        return called.get(value, value) if isinstance(value, str) else value
+
+    document = experiment.model_dump(mode="json", exclude_unset=True)
+    parts = ("tasks", "probes", "method", "search")
+    return Experiment.model_validate(
+        {**document, **{part: named(document[part]) for part in parts if part in document}}
+    )
 
 
 def _resolve_model(experiment: Experiment, path: Path) -> Experiment:

@@ -63,7 +63,8 @@ class RaceScheduler(FIFOScheduler):
         """
         super().__init__()
         chosen = deciding if deciding is not None else next(iter(objectives), "")
-        self._names = tuple(dict.fromkeys((*objectives, chosen, *(limits or {}))))
+        names = [*objectives, chosen, *(limits or {})]
+        self._names: tuple[str, ...] = tuple(dict.fromkeys(names))
         unknown = [n for n in self._names if n not in objectives and n not in NATURAL_DIRECTIONS]
         if unknown:
             raise ValueError(

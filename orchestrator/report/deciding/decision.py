@@ -179,6 +179,7 @@ def _open(
 ) -> list[str]:
     """What cannot be told yet, and what would tell it."""
     told: list[str] = []
+    repeated = any(len(finalist.repeats) > 1 for finalist in view.finalists)
     for comparison in comparisons:
         if comparison.interval is None or not comparison.interval[0] <= 0 <= comparison.interval[1]:
             continue
@@ -192,7 +193,7 @@ def _open(
         if times <= MOST_WORTHWHILE:
             told.append(
                 f"{words}; a difference of this size would take about {max(2.0, times):.0f} times "
-                "as many."
+                f"as many{', and of repetitions' if repeated else ''}."
             )
         else:
             told.append(f"{words}, and more of them would hardly help.")

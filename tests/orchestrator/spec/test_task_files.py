@@ -15,6 +15,7 @@ from orchestrator.data.prompts import continuation_texts, right_answer, row_text
 from orchestrator.data.sources import reading
 from orchestrator.data.splits import split_rows
 from orchestrator.spec import task_files
+from orchestrator.spec.load import load_experiment
 from orchestrator.spec.task_files import TaskFileError, load_task, parse_task
 from orchestrator.spec.task_kinds import GenerationTask, LanguageModellingTask
 
@@ -342,3 +343,25 @@ def test_label_values_that_yaml_reads_as_something_else_are_text_or_refused():
     assert list(task.labels) == ["0", "1"]
     with pytest.raises(TaskFileError, match=r"YAML reads an unquoted yes.*quotes"):
         parse_task(yaml.safe_load(document % "{yes: ' a', no: ' b'}"), "t.yaml")
+
+
+def test_tasks_that_are_named_by_their_files_are_kept_by_their_own_names(experiment_file, tmp_path):
+    path = experiment_file()
+    for name in ("mood", "being", "prose"):
+        found = load_experiment(path).task_files[name]
+        (tmp_path / f"file-of-{name}.yaml").write_text(
+            Path(found).read_text().replace("files: ../", f"files: {Path(found).parents[1]}/")
+        )
+    files = {name: str(tmp_path / f"file-of-{name}.yaml") for name in ("mood", "being", "prose")}
+    loaded = load_experiment(
+        experiment_file(
+            "by-file", tasks=[files["mood"], files["being"]], probes=[files["prose"]],
+            method={"adapter": {"kind": "lora", "r": 2, "target_modules": ["q_proj"]},
+                    "retention": {"kind": "laplace", "sources": [files["prose"]]}},
+        )
+    )  # fmt: skip
+    assert loaded.experiment.tasks == ("mood", "being")
+    assert loaded.experiment.probes == ("prose",)
+    assert loaded.experiment.method.retention.sources == ("prose",)
+    assert loaded.task_files == files
+    assert {*loaded.tasks} == {"mood", "being", "prose"}

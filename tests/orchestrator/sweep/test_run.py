@@ -565,6 +565,12 @@ def test_two_raylets_with_folders_of_their_own(experiment_file, tmp_path):
     assert {t["state"] for t in trials(lines).values()} == {"COMPLETE"}
 
 
+def test_what_came_before_a_sweep_is_paid_from_its_budget(experiment_file, recorder, search):
+    path = experiment_file(search=search | {"trials": 1, "time_budget": "1h"}, resources=LOCAL)
+    outcome = run(path, recorder, began=time.monotonic() - 1000.0)
+    assert 1000.0 < SweepState.of(outcome.lines).spent.seconds < 3600.0
+
+
 def test_no_settings_are_trained_twice_and_no_first_task_either(experiment_file, recorder, records):
     """Of equal trials one is trained, of others what differs; also where a sweep goes on."""
     search = {"space": {"method.retention.strength": {"choice": [1.0, 1000.0]}},
