@@ -10,7 +10,7 @@ from typing import Any, Literal
 import typer
 
 from orchestrator.base.devices import devices_here
-from orchestrator.cli.application import app
+from orchestrator.cli.application import OWN_PROCESS, app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.errors import FAILED, answers_mistakes
 from orchestrator.cli.options import (
@@ -27,6 +27,7 @@ from orchestrator.cli.output import plan_tables
 from orchestrator.cli.output.next_commands import program
 from orchestrator.cli.running import run_shown, show_outcome
 from orchestrator.executors.cluster_fit import largest_resources
+from orchestrator.executors.worker_group import leave_out_quantisers
 from orchestrator.planning.plan import Machine
 from orchestrator.planning.planner import make_plan
 from orchestrator.planning.storage_folder import free_disk
@@ -52,6 +53,7 @@ def _has_begun(experiment: Experiment) -> bool:
 @app.command()
 @answers_mistakes
 def plan(
+    context: typer.Context,
     file: File,
     data_root: DataRoot = None,
     address: Address = None,
@@ -60,6 +62,9 @@ def plan(
     """Show what a file asks for (trials, tokens, memory, time, disk) and start nothing."""
     loaded = _load(file, data_root)
     kind = "sweep" if loaded.experiment.search else "run"
+    if context.obj == OWN_PROCESS:
+        # They are a fifth of what is imported here; another program may want them later.
+        leave_out_quantisers(loaded.experiment)
     planned = make_plan(loaded, _machine(loaded, address), kind=kind)
     if as_json:
         print_json(plan_tables.as_document(planned))
