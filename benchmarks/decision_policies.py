@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from benchmarks.decision_curves import Curve, Moment
 from orchestrator.measures.objectives import Direction
-from orchestrator.sweep.deciding.race import Race, RaceRules, Rung
+from orchestrator.sweep.deciding.race import Rung
+from orchestrator.sweep.race_scheduler import RaceScheduler
 
 
 class Policy(Protocol):
@@ -37,72 +38,77 @@ class NoStopping:
         """Nothing."""
 
 
-class Racing:
-    """The race, as sweeps run it."""
+class Adapted:
+    """A scheduler of trials of another library: it is shown each trial when that has a result."""
 
-    def __init__(
-        self, objectives: Mapping[str, Direction], limits: Mapping[str, float], rungs: int,
-        **settings: float,
-    ) -> None:  # fmt: skip
-        """Begin with empty rungs; `settings` are those of `search.early_stopping`."""
-        self._at: dict[str, Curve] = {}
-        rules = RaceRules(objectives, limits, "gain", rungs=rungs, **settings)
-        self._race = Race(rules, self)
-
-    def values(self, trial: str, rung: Rung) -> Mapping[str, float] | None:
-        """See `Standings`."""
-        return self._at[trial].rungs[rung].values if rung in self._at[trial].rungs else None
-
-    def parts(self, trial: str, rung: Rung) -> Mapping[str, Any]:
-        """See `Standings`."""
-        return self._at[trial].rungs[rung].parts
-
-    def stops(self, curve: Curve, rung: Rung, number: int, moment: Moment) -> bool:
-        """As the race says."""
-        del number, moment
-        self._at[curve.trial] = curve
-        return self._race.look(curve.trial, rung) is not None
-
-    def ends(self, curve: Curve) -> None:
-        """Nothing."""
-
-
-class OfRay:
-    """A scheduler of Ray Tune, asked about `gain`."""
-
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self) -> None:
         """Begin without trials."""
-        self._scheduler = scheduler
         self._trials: dict[str, Any] = {}
         self._last: dict[str, dict[str, Any]] = {}
 
     def stops(self, curve: Curve, rung: Rung, number: int, moment: Moment) -> bool:
         """As the scheduler says."""
-        from ray.tune.experiment import Trial
-        from ray.tune.schedulers import TrialScheduler
-
         del rung
-        trial = self._trials.get(curve.trial)
-        if trial is None:
-            trial = Trial("sweep", stub=True, trial_id=curve.trial, _setup_default_resource=False)
-            trial.set_status(Trial.RUNNING)
-            self._trials[curve.trial] = trial
-            self._scheduler.on_trial_add(self, trial)
-        self._last[curve.trial] = {
-            "gain": moment.values["gain"], "training_iteration": number,
-            "time_total_s": moment.cost, "trial_id": curve.trial,
-        }  # fmt: skip
-        decided = self._scheduler.on_trial_result(self, trial, self._last[curve.trial])
-        return decided == TrialScheduler.STOP
+        if curve.trial not in self._trials:
+            self._trials[curve.trial] = self._begun(curve.trial)
+        self._last[curve.trial] = self._result(curve.trial, number, moment)
+        return self._asked(self._trials[curve.trial], self._last[curve.trial])
 
     def ends(self, curve: Curve) -> None:
         """Tell the scheduler."""
-        from ray.tune.experiment import Trial
-
         trial = self._trials.pop(curve.trial, None)
         if trial is not None:
-            trial.set_status(Trial.TERMINATED)
-            self._scheduler.on_trial_complete(self, trial, self._last.pop(curve.trial))
+            self._ended(trial, self._last.pop(curve.trial))
+
+    def _begun(self, name: str) -> Any:
+        """The library's own trial, which the scheduler has been told of."""
+        raise NotImplementedError
+
+    def _result(self, name: str, number: int, moment: Moment) -> dict[str, Any]:
+        """What is reported to it."""
+        raise NotImplementedError
+
+    def _asked(self, trial: Any, result: dict[str, Any]) -> bool:
+        """Whether it stops the trial."""
+        raise NotImplementedError
+
+    def _ended(self, trial: Any, result: dict[str, Any]) -> None:
+        """Tell it of the trial's end, with its last result."""
+        raise NotImplementedError
+
+
+class OfRay(Adapted):
+    """A scheduler of Ray Tune: the race of this project, and those that are asked about `gain`."""
+
+    def __init__(self, scheduler: Any) -> None:
+        """Begin without trials."""
+        super().__init__()
+        self._scheduler = scheduler
+
+    def _begun(self, name: str) -> Any:
+        from ray.tune.experiment import Trial
+
+        trial = Trial("sweep", stub=True, trial_id=name, _setup_default_resource=False)
+        trial.set_status(Trial.RUNNING)
+        self._scheduler.on_trial_add(self, trial)
+        return trial
+
+    def _result(self, name: str, number: int, moment: Moment) -> dict[str, Any]:
+        return {
+            **moment.values, "per_example": moment.parts, "training_iteration": number,
+            "time_total_s": moment.cost, "trial_id": name,
+        }  # fmt: skip
+
+    def _asked(self, trial: Any, result: dict[str, Any]) -> bool:
+        from ray.tune.schedulers import TrialScheduler
+
+        return self._scheduler.on_trial_result(self, trial, result) == TrialScheduler.STOP
+
+    def _ended(self, trial: Any, result: dict[str, Any]) -> None:
+        from ray.tune.experiment import Trial
+
+        trial.set_status(Trial.TERMINATED)
+        self._scheduler.on_trial_complete(self, trial, result)
 
     def get_trials(self) -> list[Any]:
         """What a scheduler may ask of Tune's controller."""
@@ -113,46 +119,45 @@ class OfRay:
         return self.get_trials()
 
 
-class OfSyneTune:
+class OfSyneTune(Adapted):
     """Syne Tune's MOASHA, asked about the objectives that are known at every rung, as losses."""
 
     def __init__(self, objectives: Mapping[str, Direction], rungs: int) -> None:
         """Begin without trials."""
         from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 
+        super().__init__()
         self._signs = {name: -1.0 if d == "max" else 1.0 for name, d in objectives.items()}
         self._scheduler = MOASHA(
             config_space={}, metrics=[*objectives], do_minimize=True,
             time_attr="training_iteration", max_t=rungs, grace_period=1, reduction_factor=3,
             random_seed=0,
         )  # fmt: skip
-        self._trials: dict[str, Any] = {}
-        self._last: dict[str, dict[str, Any]] = {}
+        self._begun_so_far = 0
 
-    def stops(self, curve: Curve, rung: Rung, number: int, moment: Moment) -> bool:
-        """As the scheduler says."""
+    def _begun(self, name: str) -> Any:
         from datetime import datetime
 
         from syne_tune.backend.trial_status import Trial
+
+        del name
+        trial = Trial(self._begun_so_far, {}, datetime(2026, 1, 1))
+        self._begun_so_far += 1
+        self._scheduler.on_trial_add(trial)
+        return trial
+
+    def _result(self, name: str, number: int, moment: Moment) -> dict[str, Any]:
+        del name
+        result = {name: sign * moment.values[name] for name, sign in self._signs.items()}
+        return {**result, "training_iteration": number}
+
+    def _asked(self, trial: Any, result: dict[str, Any]) -> bool:
         from syne_tune.optimizer.scheduler import SchedulerDecision
 
-        del rung
-        trial = self._trials.get(curve.trial)
-        if trial is None:
-            trial = Trial(len(self._trials), {}, datetime(2026, 1, 1))
-            self._trials[curve.trial] = trial
-            self._scheduler.on_trial_add(trial)
-        result = {name: sign * moment.values[name] for name, sign in self._signs.items()}
-        self._last[curve.trial] = {**result, "training_iteration": number}
-        decided = self._scheduler.on_trial_result(trial, self._last[curve.trial])
-        return decided != SchedulerDecision.CONTINUE
+        return self._scheduler.on_trial_result(trial, result) != SchedulerDecision.CONTINUE
 
-    def ends(self, curve: Curve) -> None:
-        """Tell the scheduler."""
-        if curve.trial in self._last:
-            self._scheduler.on_trial_complete(
-                self._trials[curve.trial], self._last.pop(curve.trial)
-            )
+    def _ended(self, trial: Any, result: dict[str, Any]) -> None:
+        self._scheduler.on_trial_complete(trial, result)
 
 
 def policy(name: str, objectives: Mapping[str, Direction], limits: Mapping[str, float],
@@ -171,7 +176,7 @@ def policy(name: str, objectives: Mapping[str, Direction], limits: Mapping[str, 
     if name == "no stopping":
         return NoStopping()
     if name.startswith("race"):
-        return Racing(objectives, limits, rungs - 1)
+        return OfRay(RaceScheduler(objectives, range(1, rungs), deciding="gain", limits=limits))
     if name == "moasha":
         known = {n: d for n, d in objectives.items() if n in {"gain", "forgetting"}}
         return OfSyneTune(known, rungs)

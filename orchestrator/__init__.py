@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from orchestrator.selection.request import Request
     from orchestrator.serving.find import load
     from orchestrator.spec.experiment import Experiment
+    from orchestrator.sweep.race_scheduler import RaceScheduler
 
-__all__ = ["Experiment", "Request", "Sweep", "load", "open_sweep", "run_sweep", "select"]
+__all__ = [
+    "Experiment", "RaceScheduler", "Request", "Sweep", "load", "open_sweep", "run_sweep", "select",
+]  # fmt: skip
 
 _PLACES = {
     "Experiment": "orchestrator.spec.experiment",
+    "RaceScheduler": "orchestrator.sweep.race_scheduler",
     "Request": "orchestrator.selection.request",
     "Sweep": "orchestrator.api.sweep",
     "load": "orchestrator.serving.find",

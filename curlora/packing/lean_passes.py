@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,9 @@ _AGREES = 0.05
 
 class LeanPasses:
     """A base whose norms, and within `attention` its attention, are the ones of this module."""
+
+    step = 1
+    """Batches are as long as their longest row."""
 
     def __init__(self, base: nn.Module) -> None:
         """Replace what can be; nothing on an accelerator, or in more than 16 bits.
@@ -59,7 +62,7 @@ class LeanPasses:
         )
 
     @contextmanager
-    def attention(self) -> Iterator[None]:
+    def attention(self, lengths: Sequence[int] = ()) -> Iterator[None]:  # noqa: ARG002
         """Use the attention of this module for a while, where the base has the eager one."""
         if not self._grouped:
             yield

@@ -41,8 +41,10 @@ from curlora.adapters.attach import attach, targeted_layers
 from curlora.cur.weight_facts import keep_facts, kept_facts
 from curlora.packing.blocks import Blocks, blocks_of
 from curlora.packing.core_segment import CurSegment
+from curlora.packing.invariant_passes import InvariantPasses, frozen_matrix
 from curlora.packing.lean_passes import LeanPasses
 from curlora.packing.low_rank_segment import LowRankSegment
+from curlora.packing.one_slot import OneCurSegment, OneLowRankSegment, OneSlot
 from curlora.packing.packed_layer import PackedLayer, Segment, Tick, ticking
 from curlora.packing.parameters import (
     FIRST_MOMENTS,
@@ -121,6 +123,7 @@ class PackedModel:
         *,
         capacity: int,
         share_selections: bool = True,
+        invariant: bool = False,
     ) -> None:
         """Freeze a base and hook its layers; until `unhook` they also know the way of a pack.
 
@@ -131,10 +134,12 @@ class PackedModel:
                 "all-linear", or None for the family's default.
             capacity: How many slots there are, at least 1.
             share_selections: Multiply rows of slots with the same columns and rows together.
+            invariant: Compute each row, and each slot, to the same bits whatever else a batch
+                holds; see `curlora.packing.invariant_passes`.
 
         Raises:
-            ValueError: `capacity` is not positive, no layer is targeted, or the base already has
-                adapters.
+            ValueError: `capacity` is not positive, no layer is targeted, the base already has
+                adapters, or it cannot be computed row by row.
             TypeError: A targeted layer is not a plain linear layer.
         """
         if capacity < 1:
@@ -153,8 +158,17 @@ class PackedModel:
             check_layer(name, module)
         # A copy of the modules around the same tensors, on which solo adapters are built.
         self._skeleton = copy_around_tensors(base)
-        self._passes = LeanPasses(base)
+        self._passes: LeanPasses | InvariantPasses
+        if invariant:
+            self._passes = InvariantPasses(base, list(targeted.values()))
+        else:
+            self._passes = LeanPasses(base)
         self.layers = {name: PackedLayer(name, module) for name, module in targeted.items()}
+        if invariant:
+            for layer in self.layers.values():
+                layer.matrix = frozen_matrix(layer.module)
+        self.invariant = invariant
+        """Whether a row's bits do not depend on the others."""
         weight = next(iter(self.layers.values())).weight()
         self._device = weight.device
         self._dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -166,10 +180,16 @@ class PackedModel:
                 capacity=capacity,
                 dtype=self._dtype,
                 device=self._device,
+                apart=invariant,
             )
             for family in dict.fromkeys(map(_family_of, packed_adapters()))
         }
-        self._ticks: dict[tuple[int, ...], list[Segment]] = {}
+        self._ticks: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Segment]] = {}
+
+    @property
+    def step_of_lengths(self) -> int:
+        """Batches are a multiple of so many tokens long."""
+        return self._passes.step
 
     # ------------------------------------------------------------------------------ who is in
 
@@ -476,7 +496,9 @@ class PackedModel:
     # -------------------------------------------------------------------------------- training
 
     @contextmanager
-    def rows(self, slot_of_row: Sequence[int] | Tensor) -> Iterator[None]:
+    def rows(
+        self, slot_of_row: Sequence[int] | Tensor, lengths: Sequence[int] = ()
+    ) -> Iterator[None]:
         """Send each row of the next batches through the adapter of its slot.
 
         Backward passes add to the slots' gradients; they may come later, but before the next
@@ -485,6 +507,8 @@ class PackedModel:
 
         Args:
             slot_of_row: A taken slot, or `BARE`, for every row of the batch (B,).
+            lengths: Of an invariant pack the tokens of every row without padding, which is on the
+                right; none of rows that are written on, token by token, and cannot be learnt.
 
         Yields:
             Nothing; outside, the base is bare.
@@ -495,16 +519,17 @@ class PackedModel:
         """
         self._check_idle()
         numbers = slot_of_row.tolist() if isinstance(slot_of_row, Tensor) else list(slot_of_row)
-        key = tuple(int(number) for number in numbers)
-        if not key:
+        slots = tuple(int(number) for number in numbers)
+        key = slots, tuple(lengths)
+        if not slots:
             raise ValueError("`slot_of_row` is empty: name a slot, or -1, for every row.")
         if key not in self._ticks:
             if len(self._ticks) == _TICKS_KEPT:
                 del self._ticks[next(iter(self._ticks))]
-            self._ticks[key] = self._segments(key)
+            self._ticks[key] = self._apart(*key) if self.invariant else self._segments(slots)
         layers = list(self.layers.values())
-        tick = Tick(len(key), self._ticks[key], _anchor(self._device))
-        with ticking(layers, tick), self._passes.attention():
+        tick = Tick(len(slots), self._ticks[key], _anchor(self._device))
+        with ticking(layers, tick), self._passes.attention(key[1]):
             yield
 
     def step(
@@ -614,6 +639,26 @@ class PackedModel:
             segments.append(
                 CurSegment(self._families["core"], blocks, shared=None, selections=selections)
             )
+        return segments
+
+    def _apart(self, slot_of_row: tuple[int, ...], lengths: tuple[int, ...]) -> list[Segment]:
+        """Segments of one slot each."""
+        rows_of: dict[int, list[int]] = {}
+        for row, slot in enumerate(slot_of_row):
+            if slot != BARE:
+                rows_of.setdefault(slot, []).append(row)
+        segments: list[Segment] = []
+        for slot, rows in rows_of.items():
+            member = self._member(slot)
+            seated = self._families[member.family]
+            own = tuple(lengths[row] for row in rows) if lengths else ()
+            one = OneSlot(
+                seated, seated.slots.index(slot), member.rank, pick_seats(rows, self._device), own
+            )
+            if member.selection is None:
+                segments.append(OneLowRankSegment(one, magnitude=member.family == "dora"))
+            else:
+                segments.append(OneCurSegment(one, self._selections.index(member.selection)))
         return segments
 
     def _blocks(self, family: str, rows: list[int], slot_of_row: tuple[int, ...]) -> Blocks:

@@ -38,6 +38,7 @@ from transformers.pytorch_utils import Conv1D
 
 from curlora.packing.parameters import SeatedParameters
 from curlora.packing.selections import CurSelections
+from curlora.packing.tiles import FrozenMatrix
 
 
 class PackedLayer:
@@ -59,6 +60,8 @@ class PackedLayer:
         else:
             self.d_out, self.d_in = self.module.out_features, self.module.in_features
         self.selections = CurSelections()
+        self.matrix: FrozenMatrix | None = None
+        """Its weight for products in tiles; None: products of whole batches."""
         self.tick: Tick | None = None
         self._row_norms: Tensor | None = None
         self._forward = module.forward
@@ -72,6 +75,16 @@ class PackedLayer:
         """Give W (d_out, d_in)."""
         weight: Tensor = self.module.weight.detach()
         return weight.t() if self.transposed else weight
+
+    def times(self, x: Tensor) -> Tensor:
+        """Give x W' for x (..., d_in), without a graph."""
+        return linear(x, self.weight()) if self.matrix is None else self.matrix.times(x)
+
+    def back(self, G: Tensor) -> Tensor:
+        """Give G W for G (..., d_out), without a graph."""
+        if self.matrix is not None:
+            return self.matrix.back(G)
+        return (G.view(-1, self.d_out) @ self.weight()).view(*G.shape[:-1], self.d_in)
 
     def row_norms(self, dtype: torch.dtype) -> Tensor:
         """Give the squared norms of W's rows (d_out,), read once."""
@@ -94,7 +107,7 @@ class PackedLayer:
         """
         tick = self.tick
         if tick is None or not tick.segments:
-            return self._forward(x)
+            return self._bare(x)
         if torch.is_autocast_enabled(x.device.type):
             raise RuntimeError(
                 "A pack does not run under autocast. Load the base in the dtype to compute in; "
@@ -108,6 +121,13 @@ class PackedLayer:
             )
         y = _PackedLinear.apply(x.reshape(tick.rows, -1, self.d_in), tick.anchor, self, tick)
         return y.view(*x.shape[:-1], self.d_out)
+
+
+    def _bare(self, x: Tensor) -> Tensor:
+        if self.matrix is None:
+            return self._forward(x)
+        y = self.matrix.linear(x)
+        return y if self.module.bias is None else y + self.module.bias
 
 
 class Segment(Protocol):
@@ -192,7 +212,7 @@ class _PackedLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, anchor: Tensor, layer: PackedLayer, tick: Tick
     ) -> Tensor:
         del anchor
-        y = linear(x, layer.weight())
+        y = layer.times(x)
         kept = [segment.forward(layer, x, y) for segment in tick.segments]
         if layer.module.bias is not None:
             y.add_(layer.module.bias)
@@ -223,7 +243,7 @@ class _PackedLinear(torch.autograd.Function):
             inner = segment.through(own, inner)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (inner.view(-1, layer.d_out) @ layer.weight()).view(*G.shape[:-1], layer.d_in)
+            dx = layer.back(inner)
         for segment, own in zip(tick.segments, kept, strict=True):
             segment.backward(layer, own, x, (G, inner), dx)
         return dx, None, None, None

@@ -21,7 +21,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from curlora.packing.seats import pick, pick_seats, room_for
+from curlora.packing.seats import Seats, pick, pick_seats, room_for
 from curlora.transfers import on_device
 
 VALUES, GRADIENTS = "values", "gradients"
@@ -46,6 +46,7 @@ class SeatedParameters:
         capacity: int,
         dtype: torch.dtype,
         device: torch.device,
+        apart: bool = False,
     ) -> None:
         """Make room, once the first adapter sits down.
 
@@ -54,8 +55,11 @@ class SeatedParameters:
             capacity: The number of seats.
             dtype: Of all numbers.
             device: Where they are.
+            apart: Whether a seat's norm is summed over its own numbers only, so that its bits do
+                not depend on the padding that others make.
         """
         self._shapes_of = shapes
+        self._apart = apart
         self._capacity = capacity
         self._dtype, self._device = dtype, device
         self.rank = 0
@@ -70,6 +74,8 @@ class SeatedParameters:
         self.scales = torch.zeros(capacity, dtype=dtype, device=device)
         """What each seat's update is multiplied by."""
         self._shapes: dict[tuple[str, str], tuple[int, int]] = {}
+        self._own_shapes: dict[int, Shapes] = {}
+        """By rank."""
         self._matrices: dict[str, Tensor] = {}
         self._views: dict[str, dict[tuple[str, str], Tensor]] = {}
 
@@ -138,6 +144,12 @@ class SeatedParameters:
             (seats, rows, columns), a view of the matrix.
         """
         return self._views[matrix][layer, part]
+
+    def shape_of(self, layer: str, part: str, rank: int) -> tuple[int, int]:
+        """Give the rows and columns of one tensor of a seat with this rank, without padding."""
+        if rank not in self._own_shapes:
+            self._own_shapes[rank] = self._shapes_of(rank)
+        return self._own_shapes[rank][layer, part]
 
     def taken(self, matrix: str) -> Tensor:
         """Give one matrix of the seats that are taken, (seats, numbers), a view."""
@@ -220,8 +232,7 @@ class SeatedParameters:
         for seat in seats:
             self.steps[seat] += 1
         chosen = pick_seats(seats, self._device)
-        # Of all seats: a copy of the chosen ones could be a large part of a device.
-        norms = pick(torch.linalg.vector_norm(self._matrices[GRADIENTS], dim=1), chosen)
+        norms = self._norms(seats, chosen)
         lr = [rates[slot] for slot in slots]
         taken = [self.steps[seat] for seat in seats]
         limits, keep, sizes, corrections = self._columns(
@@ -253,6 +264,21 @@ class SeatedParameters:
                 ):
                     self._matrices[name][:, piece].index_copy_(0, chosen, changed)
         return slots, norms
+
+    def _norms(self, seats: Sequence[int], chosen: Seats) -> Tensor:
+        """Give the norms of some seats' gradients (m,)."""
+        if not self._apart:
+            # Of all seats: a copy of the chosen ones could be a large part of a device.
+            return pick(torch.linalg.vector_norm(self._matrices[GRADIENTS], dim=1), chosen)
+        norms: list[Tensor] = []
+        for seat in seats:
+            own = [
+                view[seat, :rows, :columns].reshape(-1)
+                for key, view in self._views[GRADIENTS].items()
+                for rows, columns in [self.shape_of(*key, self._ranks[seat])]
+            ]
+            norms.append(torch.linalg.vector_norm(torch.cat(own)))
+        return torch.stack(norms)
 
     def _columns(self, *numbers: Sequence[float]) -> tuple[Tensor, ...]:
         """Give each row of numbers as a column (m, 1), all of them sent at once."""

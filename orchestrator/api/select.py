@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,8 @@ def select(
     else:
         written = Path(experiment).with_suffix(".selected.yaml")
         document, names = read_request(Path(experiment)), ["orchestrator.select", str(experiment)]
-    options = SweepOptions(address=address, new=new, data_root=root)
+    # Measuring learning rates is paid from the budget.
+    options = SweepOptions(address=address, new=new, data_root=root, began=time.monotonic())
     loaded = prepared(document, written, names, options, budget=budget, note=told.note)
     outcome, _ = run_selection(loaded, options, told)
     if outcome.complaint:

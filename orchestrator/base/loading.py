@@ -15,6 +15,7 @@ from orchestrator.base.errors import ModelError
 from orchestrator.base.number_formats import DTYPES, quantisation_options
 from orchestrator.spec.sections import ModelSpec
 from orchestrator.system.hub_environment import hub_hindered
+from orchestrator.system.pulse import passed
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
@@ -97,6 +98,7 @@ def load_base(spec: ModelSpec, precision: str, device: torch.device | str = "cpu
         model.to(device)
     for module in model.modules():
         keep_as_quantised(module)
+    getattr(model, model.base_model_prefix).register_forward_hook(passed)
     return model.eval()
 
 

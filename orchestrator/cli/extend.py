@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated, Literal
 
 import typer
@@ -17,15 +16,16 @@ from orchestrator.cli.options import (
     Json,
     MovedBase,
     New,
+    NewName,
     Reference,
     Retry,
     Storage,
     TimeBudget,
     TrackingUri,
     check_data_root,
+    given_places,
 )
-from orchestrator.cli.output.next_commands import program
-from orchestrator.cli.running import run_shown, show_outcome
+from orchestrator.cli.running import command_again, run_shown, show_outcome, show_plan
 from orchestrator.system.user_error import UsageError
 
 
@@ -44,10 +44,7 @@ def extend(
     probes: Annotated[
         str, typer.Option(help="Further probes, beside those of its sweep.", metavar="TASK[,TASK]")
     ] = "",
-    name: Annotated[
-        str | None,
-        typer.Option(help="Of the new sweep; by default after the trial's and the tasks."),
-    ] = None,
+    name: NewName = None,
     select: Annotated[
         bool,
         typer.Option(
@@ -60,6 +57,9 @@ def extend(
         Literal["pool", "train", "local"] | None,
         typer.Option(help="Where trials run; by default as in the trial's sweep."),
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what it would take, and start nothing.")
+    ] = False,
     new: New = False,
     retry_failed: Retry = False,
     address: Address = None,
@@ -83,19 +83,18 @@ def extend(
         _names(tasks), _names(probes), name, select, time_budget, executor, base, data_root
     )
     loaded = extension_of(parent, wanted, storage, tracking_uri)
+    if plan:
+        show_plan(loaded, address, as_json=as_json)
+        return
     options = SweepOptions(
         address=address, new=new, retry_failed=retry_failed, data_root=data_root, kind="extension"
     )
     given = {
         "--tasks": tasks, "--probes": probes, "--name": name, "--time-budget": time_budget,
-        "--executor": executor, "--address": address, "--data-root": data_root,
-        "--storage": None if storage == DEFAULT_STORAGE else storage, "--base": base,
+        "--executor": executor, **given_places(address, data_root, storage, base),
     }  # fmt: skip
-    words = [*program(), "extend", reference]
-    for option, value in given.items():
-        words += [option, str(value)] if value else []
-    words += ["--select"] * select + ["--json"] * as_json
-    show_outcome(run_shown(loaded, options, shlex.join(words)), as_json=as_json)
+    again = command_again(["extend", reference], given, {"--select": select, "--json": as_json})
+    show_outcome(run_shown(loaded, options, again), as_json=as_json)
 
 
 def _names(written: str) -> tuple[str, ...]:

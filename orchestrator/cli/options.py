@@ -85,12 +85,26 @@ TimeBudget = Annotated[
 DEFAULT_STORAGE = Path("./runs")
 
 
+def given_places(
+    address: str | None, data_root: Path | None, storage: Path, base: Path | None
+) -> dict[str, object]:
+    """The options that say where things are, as `command_again` takes them."""
+    return {
+        "--address": address, "--data-root": data_root, "--base": base,
+        "--storage": None if storage == DEFAULT_STORAGE else storage,
+    }  # fmt: skip
+
+
 def check_data_root(data_root: Path | None) -> None:
     """Refuse a `--data-root` that is no folder."""
     if data_root is not None and not data_root.is_dir():
         raise UsageError(f"`--data-root` (or ORCHESTRATOR_DATA_ROOT): {data_root} is no folder.")
 
 
+NewName = Annotated[
+    str | None,
+    typer.Option("--name", help="Of the new sweep; by default after the trial and its tasks."),
+]
 Reference = Annotated[
     str,
     typer.Argument(

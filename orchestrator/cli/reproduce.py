@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.text import Text
 
 from orchestrator.cli.application import app
@@ -20,14 +18,15 @@ from orchestrator.cli.options import (
     Json,
     MovedBase,
     New,
+    NewName,
     Reference,
     Storage,
     TrackingUri,
     check_data_root,
+    given_places,
 )
-from orchestrator.cli.output.next_commands import program
 from orchestrator.cli.output.tables import add_cells, print_on, table
-from orchestrator.cli.running import run_shown
+from orchestrator.cli.running import command_again, run_shown
 from orchestrator.records.sweep_folder import SweepFolder
 
 
@@ -35,9 +34,7 @@ from orchestrator.records.sweep_folder import SweepFolder
 @answers_mistakes
 def reproduce(
     reference: Reference,
-    name: Annotated[
-        str | None, typer.Option(help="Of the new sweep; by default after the trial.")
-    ] = None,
+    name: NewName = None,
     new: New = False,
     address: Address = None,
     data_root: DataRoot = None,
@@ -62,14 +59,9 @@ def reproduce(
         reproduction.tolerance(parent, loaded.experiment),
     )
     options = SweepOptions(address=address, new=new, data_root=data_root, kind="reproduction")
-    given = {
-        "--name": name, "--address": address, "--data-root": data_root, "--base": base,
-        "--storage": None if storage == DEFAULT_STORAGE else storage,
-    }  # fmt: skip
-    words = [*program(), "reproduce", reference]
-    for option, value in given.items():
-        words += [option, str(value)] if value else []
-    outcome = run_shown(loaded, options, shlex.join(words + ["--json"] * as_json))
+    given = {"--name": name, **given_places(address, data_root, storage, base)}
+    again = command_again(["reproduce", reference], given, {"--json": as_json})
+    outcome = run_shown(loaded, options, again)
     found = reproduction.compare(parent, SweepFolder(outcome.folder), outcome.lines, allowed)
     agreed = all(one.agrees for one in found)
     if as_json:

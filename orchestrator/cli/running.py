@@ -1,23 +1,101 @@
-"""Running a sweep from a command: what is shown meanwhile and at the end, and how it is ended."""
+"""Running a sweep from a command: what is shown before, meanwhile and at the end; how it ends."""
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
+from orchestrator.base.devices import devices_here
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.errors import FAILED, INTERRUPTED, stop
+from orchestrator.cli.output import plan_tables
 from orchestrator.cli.output.documents import outcome_document
 from orchestrator.cli.output.live import LiveDisplay
+from orchestrator.cli.output.next_commands import program
 from orchestrator.cli.output.outcome_tables import render_outcome
 from orchestrator.cli.output.tables import print_on
+from orchestrator.executors.cluster_fit import largest_resources
+from orchestrator.planning.plan import Machine
+from orchestrator.planning.planner import make_plan
+from orchestrator.planning.storage_folder import free_disk
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.load import LoadedExperiment
+from orchestrator.system import machine
 
 if TYPE_CHECKING:
     from orchestrator.sweep.run_options import SweepOptions, SweepOutcome
+
+
+def command_again(
+    words: Sequence[str], options: Mapping[str, object], flags: Mapping[str, bool]
+) -> str:
+    """A command as it is typed again.
+
+    Args:
+        words: Its name and arguments.
+        options: By name, their values; those without one are left out.
+        flags: By name, whether they were given.
+
+    Returns:
+        It, quoted for a shell.
+    """
+    given = [[option, str(value)] for option, value in options.items() if value]
+    named = [flag for flag, is_given in flags.items() if is_given]
+    return shlex.join([*program(), *words, *(word for pair in given for word in pair), *named])
+
+
+def show_plan(loaded: LoadedExperiment, address: str | None, *, as_json: bool) -> None:
+    """Print the plan of an experiment.
+
+    Args:
+        loaded: The experiment and its tasks.
+        address: Of a running cluster; None: this machine.
+        as_json: Print one document for programs.
+
+    Raises:
+        Exit: With status `FAILED`, if something is in its way.
+    """
+    kind = "sweep" if loaded.experiment.search else "run"
+    if loaded.experiment.extends is not None:
+        kind = "extension"
+    planned = make_plan(loaded, _machine(loaded, address), kind=kind)
+    if as_json:
+        print_json(plan_tables.as_document(planned))
+    else:
+        make_console().print(plan_tables.render(planned))
+    if planned.problems:
+        raise typer.Exit(FAILED)
+
+
+def _machine(loaded: LoadedExperiment, address: str | None) -> Machine:
+    storage = Path(loaded.experiment.storage).expanduser()
+    if address is not None:
+        from orchestrator.executors.cluster_devices import cluster_devices
+        from orchestrator.executors.ray_session import connected
+
+        wanted = largest_resources(loaded.experiment)
+        with connected(address) as resources:
+            cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+            asked = loaded.experiment.training.precision == "auto"
+            devices = tuple(cluster_devices(wanted)) if asked else ()
+        return Machine(cpus, gpus, memory=None, disk=None, here=False, devices=devices)
+    import torch
+
+    here = machine.memory()
+    on_gpu = loaded.experiment.resources.gpus_per_worker > 0
+    return Machine(
+        cpus=machine.usable_cores(),
+        gpus=torch.cuda.device_count(),
+        memory=here[1] if here else None,
+        disk=free_disk(storage),
+        devices=tuple(devices_here(on_gpu=on_gpu)),
+    )
 
 
 def run_shown(loaded: LoadedExperiment, options: SweepOptions, again: str) -> SweepOutcome:

@@ -1,4 +1,4 @@
-"""The commands `runs list`, `runs diff` and `runs show`."""
+"""The commands `runs list`, `runs diff`, `runs show` and `repair`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import typer
 
 from orchestrator.api.journals import begun_sweeps, find_trial, read_sweep
 from orchestrator.cli import query
-from orchestrator.cli.application import runs_app
+from orchestrator.cli.application import app, runs_app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.diff import diff_sweeps, diff_trials, render_diff
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage
 from orchestrator.cli.output.documents import outcome_document, trial_document, trial_row
 from orchestrator.cli.output.outcome_tables import outcome_svg, render_outcome
+from orchestrator.cli.output.repair_words import repair_words
 from orchestrator.cli.output.sweep_list import render_sweeps, sweep_row
 from orchestrator.cli.output.tables import print_on
 from orchestrator.cli.output.trial_details import render_trial
@@ -170,3 +171,22 @@ def runs_show(
         print_json(trial_document(view, found, folder))
     else:
         print_on(console, render_trial(view, found, folder))
+
+
+@app.command()
+@answers_mistakes
+def repair(
+    sweep_name: Annotated[str, typer.Argument(metavar="SWEEP", show_default=False)],
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Keep what can be kept of a sweep whose journal is damaged, and let MLflow follow it."""
+    from orchestrator.sweep.repair import rebuild_mlflow, repair_journal
+
+    folder = storage.resolve() / sweep_name
+    if not folder.is_dir():
+        read_sweep(sweep_name, storage)  # says which there are
+    done = repair_journal(folder, note=typer.echo)
+    for line in repair_words(done):
+        typer.echo(line)
+    rebuild_mlflow(folder, done, note=typer.echo)
+    typer.echo("MLflow shows what the journal says. The command of the sweep goes on with it.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,6 +36,9 @@ from orchestrator.selection.request import Request, read_request
 from orchestrator.spec.budgets import duration
 from orchestrator.system.strict_json import without_nan
 from orchestrator.system.user_error import UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.sweep.reading import Asked
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -80,6 +84,14 @@ def select(
         typer.Option("--from", metavar="SWEEP", help="Read a finished sweep again, by --prefer."),
     ] = None,
     prefer: Annotated[str | None, typer.Option(help=f"With --from: {FORMS}.")] = None,
+    read_test: Annotated[
+        bool,
+        typer.Option(
+            "--read-test",
+            help="With --prefer: score what it picks on the test data, too; each such reading is "
+            "counted.",
+        ),
+    ] = False,
     new: New = False,
     retry_failed: Retry = False,
     address: Address = None,
@@ -89,12 +101,17 @@ def select(
 ) -> None:
     """Find the best method and settings for some tasks within a budget, and say why."""
     if from_sweep is not None:
-        _again(from_sweep, storage, prefer, as_json=as_json)
+        if read_test and prefer is None:
+            raise UsageError(
+                "`--read-test` reads the test data for what another preference picks: say which "
+                "with `--prefer`. Those of the champion were read with the verdict."
+            )
+        _again(from_sweep, storage, prefer, read_test=read_test, as_json=as_json)
         return
-    if prefer is not None:
+    if prefer is not None or read_test:
         raise UsageError(
-            "`--prefer` reads a finished sweep again: give it with `--from SWEEP`. While a "
-            "selection runs, the file's `champion` says what is preferred."
+            "`--prefer` and `--read-test` read a finished sweep again: give them with `--from "
+            "SWEEP`. While a selection runs, the file's `champion` says what is preferred."
         )
     if budget is None:
         raise UsageError("say how long it may take, for example `--budget 2h`")
@@ -159,7 +176,8 @@ def _run(
 
     again = shlex.join([*program(), *sys.argv[1:]])
     console = make_console(stderr=True)
-    options = SweepOptions(**chosen, data_root=data_root)
+    # Measuring learning rates is paid from the budget.
+    options = SweepOptions(**chosen, data_root=data_root, began=time.monotonic())
     command = [*program(), *sys.argv[1:]]
     loaded = prepared(document, written, command, options, budget=budget, note=console.print)
     shown = LiveDisplay(console)
@@ -174,10 +192,12 @@ def _run(
         stop(outcome.complaint, FAILED)
 
 
-def _again(sweep: str, storage: Path, prefer: str | None, *, as_json: bool) -> None:
-    from orchestrator.selection.select import read_again
+def _again(
+    sweep: str, storage: Path, prefer: str | None, *, read_test: bool, as_json: bool
+) -> None:
+    from orchestrator.selection.select import preferred, read_again
 
-    _, lines = read_sweep(sweep, storage)
+    folder, lines = read_sweep(sweep, storage)
     view = SweepState.of(lines)
     if prefer is None:
         _print(decide(view), as_json=as_json)
@@ -186,7 +206,18 @@ def _again(sweep: str, storage: Path, prefer: str | None, *, as_json: bool) -> N
         preference = Preference.parse(prefer)
     except ValueError as error:
         raise UsageError(f"`--prefer`: {error}") from None
+    asked = preferred(view, preference) if read_test else None
+    if asked is not None and asked.pick != view.champion:
+        view = _test_read(folder, asked)
     _print(read_again(view, preference), as_json=as_json)
+
+
+def _test_read(folder: Path, asked: Asked) -> SweepState:
+    from orchestrator.sweep.scores.later_readings import read_later
+
+    shown = LiveDisplay(make_console(stderr=True))
+    with shown:
+        return read_later(folder, asked, shown)
 
 
 def _print(decision: Decision, *, as_json: bool) -> None:

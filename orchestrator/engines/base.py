@@ -170,8 +170,13 @@ class BaseEngine(RetentionPhases):
     def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
         """The last hidden state at the first pick of every row: float32 (rows, hidden)."""
         self._forward.eval()
+
+        def states(own: Sequence[Scored]) -> Tensor:
+            input_ids, positions, _ = padded(own, self._device)
+            return self._forward(input_ids, positions, None)
+
         return hidden_states(
-            self._forward, rows, self._batch_tokens, hidden_size(self._model), self._workers,
+            states, rows, self._batch_tokens, hidden_size(self._model), self._workers,
             self._device,
         )  # fmt: skip
 

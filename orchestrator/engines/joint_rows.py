@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from orchestrator.data.model_inputs import Scored, apart, joined
+from orchestrator.engines.row_batches import batch_length
 from orchestrator.engines.workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -70,11 +71,11 @@ class Layout:
         return function
 
 
-def layout_of(rows: Sequence[Scored], device: torch.device) -> Layout | None:
-    """The layout of a batch of rows, padded on the right; None where none of them is joint."""
+def layout_of(rows: Sequence[Scored], device: torch.device, step: int = 1) -> Layout | None:
+    """The layout of a batch of rows, as `padded` pads them; None where none of them is joint."""
     if not any(row.branches for row in rows):
         return None
-    length = max(len(row.tokens) for row in rows)
+    length = batch_length(rows, step)
     positions = torch.zeros((len(rows), length), dtype=torch.long)
     branches = torch.full((len(rows), length), _PADDING, dtype=torch.long)
     for index, row in enumerate(rows):

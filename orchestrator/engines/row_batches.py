@@ -31,9 +31,16 @@ USEFUL = 0.95
 """Share of the tokens of batches that are scored that are no padding, at least, where it can be."""
 
 
-def padded(rows: Sequence[Scored], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """One batch: token ids (B, L), flat positions (N,) and targets (N,)."""
-    length = max(len(row.tokens) for row in rows)
+def batch_length(rows: Sequence[Scored], step: int = 1) -> int:
+    """Tokens of a batch's longest row, as the next multiple of `step`."""
+    return -(-max(len(row.tokens) for row in rows) // step) * step
+
+
+def padded(
+    rows: Sequence[Scored], device: torch.device, step: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One batch: token ids (B, L), flat positions (N,) and targets (N,); L a multiple of `step`."""
+    length = batch_length(rows, step)
     input_ids = torch.zeros((len(rows), length), dtype=torch.long)
     positions: list[int] = []
     targets: list[int] = []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.data.model_inputs import Scored
-from orchestrator.engines.row_batches import bucketed, first_pick, padded
+from orchestrator.engines.row_batches import bucketed, first_pick
 from orchestrator.engines.workers import Workers
 
 _Value = TypeVar("_Value")
@@ -93,7 +93,7 @@ def gather_texts(mine: Mapping[int, str | None], count: int, workers: Workers) -
 
 
 def hidden_states(
-    forward: Callable[..., Any],
+    states: Callable[[list[Scored]], Tensor],
     rows: Sequence[Scored],
     tokens: int,
     width: int,
@@ -103,7 +103,7 @@ def hidden_states(
     """The last hidden state at the first pick of every row; a collective.
 
     Args:
-        forward: As `ScoredModel.forward`, in evaluation mode.
+        states: Gives those of some rows in one pass, (rows, width).
         rows: Each with a pick at least.
         tokens: Padded tokens of a pass at most, on each worker.
         width: Numbers of a hidden state.
@@ -114,14 +114,13 @@ def hidden_states(
         float32 (rows, width), on the CPU.
     """
 
-    def states(own: list[int]) -> list[Tensor]:
-        input_ids, positions, _ = padded([first_pick(rows[i]) for i in own], device)
-        return list(forward(input_ids, positions, None).cpu())
+    def compute(own: list[int]) -> list[Tensor]:
+        return list(states([first_pick(rows[i]) for i in own]).cpu())
 
     whole = torch.zeros((len(rows), width))
     with torch.no_grad():
         for index, state in run_shards(
-            bucketed(rows, tokens * workers.world), workers, states
+            bucketed(rows, tokens * workers.world), workers, compute
         ).items():
             whole[index] = state
     if workers.alone:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.executors.messages import Message, Todo
+from orchestrator.system.pulse import Pulse
 
 SWAP_SECONDS = 0.5
 """How long the driver waits at a desk for something to be said. Orders that it has meanwhile come
@@ -42,6 +43,8 @@ class Heard:
     """Seconds since it gave a sign of life."""
     begins: bool = False
     """Whether it waits to be told how often it has died."""
+    pulse: Pulse | None = None
+    """How it stood with its work at that sign; None where it has not said."""
 
 
 class Desk:
@@ -61,6 +64,7 @@ class Desk:
         self._free = 0
         self._todo = Todo()
         self._sign = clock()
+        self._pulse: Pulse | None = None
         self._begins = False
         self._deaths: int | None = None
 
@@ -78,10 +82,11 @@ class Desk:
             self._changed.wait_for(lambda: not self._begins or self._todo.close)
             return self._deaths
 
-    def beat(self) -> None:
-        """Give a sign of life."""
+    def beat(self, pulse: Pulse | None = None) -> None:
+        """Give a sign of life, and say how it stands with the work."""
         with self._changed:
             self._sign = self._clock()
+            self._pulse = pulse or self._pulse
 
     def say(self, trial: str, message: Message) -> None:
         """Lay down a message outside of an exchange."""
@@ -139,6 +144,7 @@ class Desk:
                 (*self._todo.join, *orders.join),
                 (*self._todo.drop, *orders.drop),
                 todo.close or self._todo.close,
+                self._todo.all_there or orders.all_there,
             )
             if admission is not None:
                 self._begins, self._deaths = False, admission.deaths
@@ -152,7 +158,7 @@ class Desk:
                 said.append(self._said.popleft()[1])
             room = self._free - len(self._todo.join) if of == self._incarnation else 0
             silent = self._clock() - self._sign
-            return Heard(tuple(said), of, max(0, room), silent, self._begins)
+            return Heard(tuple(said), of, max(0, room), silent, self._begins, self._pulse)
 
     def _has_news(self, known: str, free: int) -> bool:
         grown = self._free - len(self._todo.join) > free

@@ -195,3 +195,5 @@ class Todo:
     """Trials to forget."""
     close: bool = False
     """Whether to end."""
+    all_there: bool = False
+    """Whether no job comes before a trial that runs has said something."""

@@ -8,7 +8,9 @@ from typing import Any
 
 from orchestrator.executors.desk import Heard
 from orchestrator.executors.job import Job
-from orchestrator.executors.messages import Failed, Message
+from orchestrator.executors.messages import Failed, Message, Ready
+from orchestrator.executors.watching.fault import Fault, TellFault
+from orchestrator.executors.watching.progress_watch import ProgressWatch
 
 
 @dataclass
@@ -24,18 +26,22 @@ class _Run:
     died: bool = False
     """Whether it ended because its process did, again and again."""
     deaths: int = 0
+    watch: ProgressWatch = field(default_factory=ProgressWatch)
+    ready: bool = False
+    """Whether its workers have said that they begin."""
 
 
 class OwnWorkers:
     """The trials that run by the executor `train`."""
 
-    def __init__(self, shared: list[Any]) -> None:
+    def __init__(self, shared: list[Any], fault: TellFault) -> None:
         """Begin without trials.
 
         Args:
             shared: A list holding the reference of the prepared data.
+            fault: Told of processes that have died, or hang.
         """
-        self._shared = shared
+        self._shared, self._fault = shared, fault
         self._runs: dict[str, _Run] = {}
 
     def begin(self, job: Job) -> None:
@@ -64,19 +70,53 @@ class OwnWorkers:
                 self._heard(run)
             if run.work is not None and run.work in ready:
                 self._ended(run)
+            self._look(run)
+
+    def _look(self, run: _Run) -> None:
+        """Let other workers take the place of those that come no further."""
+        why = run.watch.trouble() if run.work is not None else None
+        if why is not None:
+            self._fault(Fault("trial_hung", run.job.trial, why, (run.job.trial,)))
+            _end(run)
+            self._again(run, f"its workers came no further ({why})")
 
     def _heard(self, run: _Run) -> None:
         import ray
         from ray.exceptions import ActorDiedError, RayError
 
         try:
-            run.said += _said(ray.get(run.visit))
+            found: Heard = ray.get(run.visit)
+            run.watch.hear(found.pulse, found.silent)
+            run.said += self._words(run, _said(found))
         except ActorDiedError:  # which its work tells, too
             run.visit = None
             return
         except RayError:  # a passing trouble: the end of the trial repeats what was reported
             pass
         run.visit = run.actor.swap.remote()
+
+    def _words(self, run: _Run, said: list[Message]) -> list[Message]:
+        """What was said; workers that begin once more were started again by Ray Train."""
+        for message in said:
+            if isinstance(message, Ready):
+                if run.ready:
+                    why = "Ray Train has started them again"
+                    self._fault(Fault("workers_died", run.job.trial, why, (run.job.trial,)))
+                    run.watch = ProgressWatch()
+                run.ready = True
+        return said
+
+    def _again(self, run: _Run, reason: str) -> bool:
+        """Start a trial's process once more; False where it was started often enough."""
+        run.deaths += 1
+        if run.deaths <= run.job.experiment.resources.max_failures:
+            run.actor, run.work, run.visit = self._started(run.job)
+            run.watch, run.ready = ProgressWatch(), False
+            return True
+        run.over = run.died = True
+        if reason:
+            run.said.append(Failed(reason))
+        return False
 
     def _ended(self, run: _Run) -> None:
         import ray
@@ -90,13 +130,11 @@ class OwnWorkers:
                     run.said += _said(ray.get(visit))
         except RayError as error:
             _end(run)
-            run.deaths += 1
-            if run.deaths <= run.job.experiment.resources.max_failures:
-                run.actor, run.work, run.visit = self._started(run.job)
-                return
-            run.over = run.died = True
-            if isinstance(error, RayTaskError):  # it raised, and says why
-                run.said.append(Failed(str(error).strip().rpartition("\n")[2], str(error)))
+            why = str(error).strip().rpartition("\n")[2]
+            if self._again(run, ""):
+                self._fault(Fault("trial_died", run.job.trial, why, (run.job.trial,)))
+            elif isinstance(error, RayTaskError):  # it raised, and says why
+                run.said.append(Failed(why, str(error)))
             return
         run.said += last
         run.over = True

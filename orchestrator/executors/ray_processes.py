@@ -49,6 +49,18 @@ def with_descendants(roots: Iterable[psutil.Process]) -> list[psutil.Process]:
     return list(found)
 
 
+def kill(processes: Sequence[psutil.Process]) -> None:
+    """End processes at once.
+
+    Args:
+        processes: Exactly those that are to end.
+    """
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=LEAVE_SECONDS)
+
+
 def end(processes: Sequence[psutil.Process]) -> None:
     """Give processes a few seconds to end by themselves, then end those that do not.
 

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import psutil
 
 from curlora_kinds.plugins import LOADED
 from orchestrator.executors.cluster_fit import ClusterError
-from orchestrator.executors.ray_processes import end, ray_children, with_descendants
+from orchestrator.executors.ray_processes import end, kill, ray_children, with_descendants
 from orchestrator.executors.ray_settings import local_ray_options, process_environment
 from orchestrator.executors.signals import uninterrupted
+from orchestrator.executors.watching.ray_watch import RayGoneError, RayWatch, own_raylet
 from orchestrator.system.environment import changed
 from orchestrator.system.mlflow_environment import spare_loopback
 from orchestrator.system.ray_environment import RAY_ADDRESS, token_without_home, without_redirects
@@ -75,8 +76,6 @@ def _started_local(environment: Mapping[str, str]) -> Iterator[str]:
     Raises:
         ClusterError: If it cannot be started.
     """
-    import ray
-
     # A local Ray asks its clients for a token of their own accord; that needs no warning.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     spare_loopback()
@@ -90,14 +89,42 @@ def _started_local(environment: Mapping[str, str]) -> Iterator[str]:
                 _init(options)
             except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
                 raise ClusterError(start_failure(error)) from None
-            yield str(options["runtime_env"]["env_vars"][RAY_ADDRESS])
+            watch = RayWatch(with_descendants(ray_children(before)), None)
+            with _told_when_gone(watch):
+                yield str(options["runtime_env"]["env_vars"][RAY_ADDRESS])
+    except ClusterError:
+        with uninterrupted():
+            _leave(before, gone=True)
+        raise
     finally:
         # A worker process can outlive its cluster (seen once in some sixty trials), and a cluster
         # that could not be started leaves the processes that could.
         with uninterrupted():
-            ours = with_descendants(ray_children(before))
-            ray.shutdown()
-            end(ours)
+            _leave(before, gone=False)
+
+
+def _leave(before: Set[psutil.Process], *, gone: bool) -> None:
+    """Let a Ray of our own end, and all of its processes; one that is gone is not waited for."""
+    import ray
+
+    ours = with_descendants(ray_children(before))
+    if gone:
+        kill(ours)
+    ray.shutdown()
+    end(ours)
+
+
+@contextmanager
+def _told_when_gone(watch: RayWatch) -> Iterator[None]:
+    """Say in our words that Ray is gone, as soon as it is."""
+    try:
+        with watch.watching():
+            yield
+    except RayGoneError as error:
+        raise ClusterError(
+            f"Ray cannot go on: {error}. The machine may have been out of memory, or somebody has "
+            "stopped it. What is finished is kept; the same command goes on with the rest."
+        ) from None
 
 
 @contextmanager
@@ -138,8 +165,12 @@ def _joined(address: str, environment: Mapping[str, str]) -> Iterator[str]:
         ) from None
     try:
         # A client has no address but the one that it was given.
-        through_client = address.startswith("ray://")
-        yield address if through_client else ray.get_runtime_context().gcs_address
+        if address.startswith("ray://"):
+            yield address
+            return
+        head = ray.get_runtime_context().gcs_address
+        with _told_when_gone(RayWatch(own_raylet(), head)):
+            yield head
     finally:
         with uninterrupted():
             ray.shutdown()

@@ -26,12 +26,13 @@ from orchestrator.executors.messages import (
 from orchestrator.executors.train_worker import run_checkpoint, train_worker
 from orchestrator.executors.worker_group import worker_group
 from orchestrator.loop.trial_state import read_state
+from orchestrator.system.pulse import Pulse
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint
 
 _RAY_NOTE = "checkpoint_manager_snapshot.json"
-MAIL = {"mail": 2, "reports": 1}
+MAIL = {"mail": 2, "reports": 1, "signs": 1}
 """Threads that answer while a trial runs; reports come one by one, in order."""
 
 
@@ -67,7 +68,7 @@ class TrainTrial:
         here = ray.get_runtime_context().current_actor
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"job": job.as_config(), "shared": shared},
+            train_loop_config={"job": job.as_config(), "shared": shared, "desk": here},
             **worker_group(resources, job.avoid),
             run_config=RunConfig(
                 name=job.trial,
@@ -98,6 +99,11 @@ class TrainTrial:
     def say(self, trial: str, message: Message) -> None:
         """Take in what the workers have reported."""
         self._desk.say(trial, message)
+
+    @ray.method(concurrency_group="signs")
+    def beat(self, found: Pulse) -> None:
+        """A sign of life of the first worker, and how it stands with its work."""
+        self._desk.beat(found)
 
     @ray.method(concurrency_group="mail")
     def swap(self) -> Heard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from orchestrator.executors.trial_run import (
     tokenizer_for_texts,
 )
 from orchestrator.executors.trial_shell import TrialShell
+from orchestrator.executors.watching.signs_of_life import signs_of_life
 from orchestrator.executors.worker_group import leave_out_quantisers, prepare_for_deepspeed
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
@@ -43,8 +45,8 @@ def train_worker(config: dict[str, Any]) -> None:
     """What every Ray Train worker of a trial does.
 
     Args:
-        config: `job`, see `Job.as_config`, and `shared`, a list holding the reference of the
-            `PreparedData`.
+        config: `job`, see `Job.as_config`; `shared`, a list holding the reference of the
+            `PreparedData`; and `desk`, the trial's actor.
     """
     import ray
     import ray.train
@@ -60,8 +62,10 @@ def train_worker(config: dict[str, Any]) -> None:
         _say_set_aside(found)
     trial = _WorkerTrial(job, ray.get(config["shared"][0]), checkpoint)
     ray.train.report(to_metrics(Ready(os.getpid(), trial.reports_so_far, checkpoint)))
+    first = ray.train.get_context().get_world_rank() == 0
     try:
-        trial.run()
+        with signs_of_life(config["desk"]) if first else nullcontext():
+            trial.run()
     except DivergedError as error:
         # The loss is the same on every worker, so all of them come here; a restart would only
         # diverge again.

@@ -6,6 +6,7 @@ of sweeps may write the same one at once. What was not used for longest makes ro
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -95,6 +96,15 @@ class KeptStates:
             shutil.rmtree(path, ignore_errors=True)
             taken -= sizes[path]
         return taken + wanted <= most
+
+
+def kept_bytes(folder: Path) -> int:
+    """What the states of a folder take by now; 0 where there is none."""
+    taken = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a sweep that runs makes room
+            taken += path.stat().st_size if path.is_file() else 0
+    return taken
 
 
 def _size(folder: Path) -> int:

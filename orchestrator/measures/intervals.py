@@ -24,6 +24,22 @@ class Interval:
         return self.low > 0.0
 
 
+@dataclass(frozen=True)
+class RunError:
+    """The squared standard error that a mean over runs has, beside the one over examples."""
+
+    seeds: float = 0.0
+    orders: float = 0.0
+    seeds_freedom: float = math.inf
+    """By how many degrees of freedom it is known, as is `orders`."""
+    orders_freedom: float = math.inf
+
+    @property
+    def squared(self) -> float:
+        """Both parts together."""
+        return self.seeds + self.orders
+
+
 UNKNOWN = Interval(-math.inf, math.inf)
 """Of a difference that was not measured on all of its examples."""
 
@@ -32,6 +48,7 @@ def gain_interval(
     final: Sequence[Sequence[float]],
     base: Sequence[Sequence[float]],
     *,
+    runs: RunError | None = None,
     seed: int = 0,
     resamples: int = BOOTSTRAP_RESAMPLES,
 ) -> Interval:
@@ -43,6 +60,7 @@ def gain_interval(
     Args:
         final: Per task, the score of each example (0 or 1, or a probability) after learning.
         base: The same examples' scores under the other side (zero-shot, majority, runner-up).
+        runs: What seeds and orders leave in the difference; None: nothing is known of it.
         seed: Seed of the resampling.
         resamples: Number of bootstrap resamples.
 
@@ -52,7 +70,8 @@ def gain_interval(
     Raises:
         ValueError: If the two sides do not hold the same number of tasks and examples.
     """
-    made = joint_intervals({"": final}, base, seed=seed, resamples=resamples)
+    known = {} if runs is None else {"": runs}
+    made = joint_intervals({"": final}, base, runs=known, seed=seed, resamples=resamples)
     return made[""]
 
 
@@ -61,7 +80,7 @@ def joint_intervals(
     base: Sequence[Sequence[float]],
     *,
     others: int = 0,
-    seeds: Mapping[str, float] | None = None,
+    runs: Mapping[str, RunError] | None = None,
     seed: int = 0,
     resamples: int = BOOTSTRAP_RESAMPLES,
 ) -> dict[str, Interval]:
@@ -79,13 +98,20 @@ def joint_intervals(
     tell a trial from the other side that chance alone would let all of them agree too often (a
     sign test, times the number of trials), the interval reaches to 0.
 
+    A mean over runs is resampled over examples, orders and seeds at once: they are crossed, so the
+    variances add (Owen 2007, Ann. Appl. Stat. 1, bootstraps them so). Two orders are too few to be
+    drawn again from themselves, which would halve their variance. What they and the seeds do is
+    drawn from normal distributions with the estimated variances instead, and as these are
+    estimated, the standard error of each resample has variances drawn with their degrees of
+    freedom: with no other source the interval is Student's.
+
     Args:
         finals: By trial, per task, the score of each example after learning.
         base: The same examples' scores under the other side.
         others: Further trials that were looked at and of which no such scores are known (stopped
             early): each counts as one trial more.
-        seeds: By trial, the squared standard error that its mean has over training seeds, beside
-            that over examples; none where nothing is said.
+        runs: By trial, the error that its mean has over seeds and orders, beside that over
+            examples; none where nothing is said.
         seed: Seed of the resampling.
         resamples: Number of bootstrap resamples.
 
@@ -109,15 +135,19 @@ def joint_intervals(
         examples, mean = len(task), task.mean(axis=0)
         apart = task - mean
         deviations += _resampled(generator, resamples, examples) @ apart
-        squares, extreme = (apart**2).sum(axis=0), np.abs(task).max(axis=0)
-        squared += squares / (examples * max(examples - 1, 1))
-        widened += (squares + 2.0 * extreme**2) / (examples * (examples + 1))
+        squared += (apart**2).sum(axis=0) / (examples * max(examples - 1, 1))
+        widened += _widened(task)
         gain += mean
         telling += (task != 0.0).sum(axis=0)
     tail = (1.0 - INTERVAL_LEVEL) / 2.0 * count / (count + others)
     varies = squared > _ROUNDING
-    standard = deviations[:, varies] / np.sqrt(squared[varies])
-    other = np.array([(seeds or {}).get(name, 0.0) for name in finals])
+    known = [(runs or {}).get(name, RunError()) for name in finals]
+    drawn, spread = _drawn_runs(generator, resamples, known)
+    deviations += len(base) * drawn
+    varies |= np.array([error.squared for error in known]) > 0.0
+    scatter = np.sqrt(squared + len(base) ** 2 * spread)
+    standard = (deviations / np.where(scatter > 0.0, scatter, 1.0))[:, varies]
+    other = np.array([error.squared for error in known])
     gain, errors = gain / len(base), np.sqrt(widened / len(base) ** 2 + other)
     low = gain - _exceeded(standard, tail) * errors
     high = gain + _exceeded(-standard, tail) * errors
@@ -128,6 +158,32 @@ def joint_intervals(
     }
 
 
+def example_error(final: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> float:
+    """The standard error over examples that `gain_interval` takes.
+
+    Args:
+        final: Per task, the score of each example after learning.
+        base: The same examples' scores under the other side.
+
+    Returns:
+        That of the mean over tasks.
+
+    Raises:
+        ValueError: If the two sides do not hold the same number of tasks and examples.
+    """
+    squared = sum(float(_widened(task)[0]) for task in _paired_differences({"": final}, base))
+    return math.sqrt(squared) / len(base)
+
+
+def _widened(task: Any) -> Any:
+    """The squared standard error over the examples of a task and two more: float64 (trials,)."""
+    import numpy as np
+
+    examples, extreme = len(task), np.abs(task).max(axis=0)
+    squares = ((task - task.mean(axis=0)) ** 2).sum(axis=0)
+    return (squares + 2.0 * extreme**2) / (examples * (examples + 1))
+
+
 def _resampled(generator: Any, resamples: int, examples: int) -> Any:
     """How much each example weighs in each resample: float64 (resamples, examples)."""
     import numpy as np
@@ -136,6 +192,29 @@ def _resampled(generator: Any, resamples: int, examples: int) -> Any:
     places += np.arange(resamples)[:, None] * examples
     counts = np.bincount(places.ravel(), minlength=resamples * examples)
     return counts.reshape(resamples, examples) / examples
+
+
+def _drawn_runs(generator: Any, resamples: int, known: Sequence[RunError]) -> tuple[Any, Any]:
+    """What seeds and orders do in each resample.
+
+    Returns:
+        What is drawn, and the variance that the resample would estimate of it: both float64
+        (resamples, trials), or (1, trials) of zeros where no trial has such an error.
+    """
+    import numpy as np
+
+    drawn = spread = np.zeros((1, len(known)))
+    if not any(error.squared for error in known):
+        return drawn, spread
+    for part in ("seeds", "orders"):
+        variance = np.array([getattr(error, part) for error in known])
+        freedom = np.array([getattr(error, f"{part}_freedom") for error in known])
+        shape = (resamples, len(known))
+        finite = np.where(np.isfinite(freedom), freedom, 1.0)
+        found = generator.chisquare(finite, size=shape) / finite
+        drawn = drawn + np.sqrt(variance) * generator.standard_normal(shape)
+        spread = spread + variance * np.where(np.isfinite(freedom), found, 1.0)
+    return drawn, spread
 
 
 def _exceeded(standard: Any, tail: float) -> float:

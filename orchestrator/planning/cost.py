@@ -52,9 +52,14 @@ class TrialCost:
     epochs: int
 
     @property
+    def learnt(self) -> list[TaskFacts]:
+        """The tasks that a trial learns itself."""
+        return [task for task in self.tasks if not task.probe][self.experiment.inherited :]
+
+    @property
     def train_tokens(self) -> int:
-        """Tokens to learn from, over all tasks and epochs."""
-        return self.epochs * sum(task.train_tokens for task in self.tasks)
+        """Tokens to learn from, over the tasks that a trial learns itself and all epochs."""
+        return self.epochs * sum(task.train_tokens for task in self.learnt)
 
     @property
     def one_evaluation(self) -> int:
@@ -75,14 +80,17 @@ class TrialCost:
         """A count per task, summed over all the times that a trial scores it."""
         scored = scored_of(self.experiment) if scored is None else scored
         learnt = [(t, n) for t, n in zip(self.tasks, counts, strict=True) if not t.probe]
-        rungs = sum(RUNGS * task.rung_share * number for task, number in learnt)
+        before = self.experiment.inherited
+        rungs = sum(RUNGS * task.rung_share * number for task, number in learnt[before:])
         cells = every_cell(len(learnt)) if scored.cells is None else scored.cells
+        # What another trial has learnt is scored once, as it was.
+        cells = {cell for cell in cells if cell[0] >= before}
         share = [1.0 if scored.cells is None else task.screen_share for task, _ in learnt]
         rows = sum(share[column] * learnt[column][1] for _, column in cells)
         asked = self.experiment
         each = scored.cells is None or asked.races
         each &= asked.data.probe_after == "each_task"
-        probed = int(scored.probes) * (len(learnt) if each else 1)
+        probed = int(scored.probes) * (len(learnt) - before if each else 1)
         return round(rungs + rows + probed * (sum(counts) - sum(n for _, n in learnt)))
 
     @property
@@ -91,7 +99,7 @@ class TrialCost:
         if self.base is None:
             return None
         trained = max((method.adapter.trained for method in self.methods), default=0)
-        scored = self.epochs * sum(task.train_scored for task in self.tasks)
+        scored = self.epochs * sum(task.train_scored for task in self.learnt)
         body = self.train_tokens * (4 * self.base.body + 6 * trained)
         return body + scored * 4 * self.base.hidden * self.base.vocabulary
 
@@ -108,20 +116,41 @@ class TrialCost:
         """Seconds that one worker takes for a trial's learning and scoring; None if unknown."""
         if speed is None or self.base is None:
             return None
-        # A scored place costs as much more as the output layer is to the body.
-        output = self.base.hidden * self.base.vocabulary / self.base.body
-        scored = self.epochs * sum(task.train_scored for task in self.tasks)
-        learn = (self.train_tokens + output * scored) * self.learnt_again
-        score = self.evaluation_tokens + output * self._evaluated(
+        learn = self._learning(self.base, self.learnt) * self.learnt_again
+        score = self.evaluation_tokens + _output(self.base) * self._evaluated(
             [task.validation_scored for task in self.tasks]
         )
         return (learn * speed.learn + score * speed.score) / USEFUL
+
+    def joint_seconds(self, speed: Speed | None) -> float:
+        """By how much learning all tasks jointly takes longer than learning on from a trial.
+
+        Args:
+            speed: Of one worker.
+
+        Returns:
+            Seconds; 0 where a sweep goes on from no trial, or has nothing trained beside it.
+        """
+        if speed is None or self.base is None or not self.experiment.compared_trials:
+            return 0.0
+        before = [task for task in self.tasks if not task.probe and task not in self.learnt]
+        return self._learning(self.base, before) * speed.learn / USEFUL
+
+    def _learning(self, base: BaseFacts, tasks: list[TaskFacts]) -> float:
+        """Tokens of learning some tasks, scored places counted by what the output layer costs."""
+        tokens = sum(task.train_tokens for task in tasks)
+        return self.epochs * (tokens + _output(base) * sum(task.train_scored for task in tasks))
 
     @property
     def learnt_again(self) -> float:
         """How often a training token is read, on the mean over the file's methods."""
         kinds = [RETENTIONS[method.retention] for method in self.methods]
         return statistics.mean([2.0 if kind.replays else 1.0 for kind in kinds] or [1.0])
+
+
+def _output(base: BaseFacts) -> float:
+    """What a scored place costs: as much more as the output layer is to the body."""
+    return base.hidden * base.vocabulary / base.body
 
 
 def sweep_seconds(
@@ -159,4 +188,5 @@ def sweep_seconds(
     rest = (cost.whole_tokens - cost.evaluation_tokens) * speed.score / USEFUL
     contenders = min(CONTENDERS, trials.packed + trials.alone)
     seconds += contenders * max(0.0, rest) / min(contenders or 1, places)
+    seconds += cost.joint_seconds(speed) / resources.workers
     return seconds + READINGS * base / resources.workers

@@ -5,8 +5,10 @@ Predicted from shapes, before any weight is loaded; what does not go together is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from curlora_kinds.adapters.table import adapter_kind, quantisation_refuses, sharding_refuses
@@ -14,6 +16,8 @@ from curlora_kinds.retentions.sizes import state_size
 from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.base.facts import OPTIMISER_BYTES, RECORD_BYTES, BaseFacts
 from orchestrator.executors.pool.admission import packing_refuses
+from orchestrator.loop.kept_states import MOST_BYTES, MOST_SHARE, kept_bytes
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.adapter_settings import adapter_options
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.methods import MethodSpec
@@ -203,6 +207,28 @@ def method_problems(experiment: Experiment, base: BaseFacts | None) -> Iterator[
                 f"{facts.arithmetic}. Adapt fewer layers, choose a smaller curvature, or raise the "
                 "limit"
             )
+
+
+def shared_states_bytes(
+    methods: Sequence[MethodFacts], trials: int, tasks: int, storage: Path, free: int | None
+) -> float:
+    """What the states may take on the disk that trials of a storage folder share.
+
+    Args:
+        methods: The methods' sizes.
+        trials: Number of trials.
+        tasks: Number of tasks.
+        storage: The folder that sweeps are kept in.
+        free: Free bytes there; None: not known.
+
+    Returns:
+        Bytes that may still come: a state for each task of each trial, as far as the bounds of
+        `kept_states` let them.
+    """
+    state = max((method.adapter.trained * 4 + method.carried for method in methods), default=0)
+    share = math.inf if free is None else MOST_SHARE * free
+    taken = kept_bytes(SweepFolder(storage / "sweep").states)
+    return max(0.0, min(trials * tasks * state, MOST_BYTES - taken, share))
 
 
 def storage_bytes(methods: Sequence[MethodFacts], trials: int, tasks: int) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from orchestrator.base.devices import Device
 from orchestrator.base.facts import BaseFacts
 from orchestrator.planning.method_sizes import AdapterFacts, MethodFacts
+from orchestrator.planning.shared_steps import SharedSteps
 from orchestrator.planning.speed import Speed
 
 
@@ -56,6 +57,10 @@ class Plan:
     trials: int
     """Repetitions of finalists included."""
     repeated_trials: int
+    compared_trials: int
+    """Beside which an extension is read, included as well."""
+    extends: str | None
+    """The trial of another sweep that trials go on from, whose tasks they do not learn."""
     left_out: str | None
     """What of the search will not be tried because `trials` is smaller, in words."""
     bounded: str | None
@@ -92,6 +97,10 @@ class Plan:
     at_once: int
     arithmetic: str
     storage_bytes: float
+    shared_bytes: float
+    """What the states that trials share may take beside it."""
+    shared: SharedSteps | None
+    """Training that is not repeated; None where it cannot be told ahead."""
     machine: Machine
     alone: dict[str, str] | None
     """Methods whose trials have workers of their own though the others are packed, and why; None

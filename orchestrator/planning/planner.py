@@ -19,14 +19,26 @@ from orchestrator.executors.pool.admission import packing_refuses, trial_refuses
 from orchestrator.loop.task_sequence import scored_of
 from orchestrator.planning.cost import TrialCost
 from orchestrator.planning.memory import memory_parts
-from orchestrator.planning.method_sizes import method_facts, storage_bytes
+from orchestrator.planning.method_sizes import (
+    MethodFacts,
+    method_facts,
+    shared_states_bytes,
+    storage_bytes,
+)
 from orchestrator.planning.plan import Machine, Plan
 from orchestrator.planning.preflight import problems
 from orchestrator.planning.resource_problems import Available
+from orchestrator.planning.shared_steps import shared_steps
 from orchestrator.planning.speed import measured_speed
 from orchestrator.planning.timing import Timing
-from orchestrator.planning.tokens import mean_length, planning_tokenizer, task_facts
+from orchestrator.planning.tokens import (
+    mean_length,
+    planned_data,
+    planning_tokenizer,
+    prepared_facts,
+)
 from orchestrator.planning.warnings import control_warnings, plan_warnings
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.reach import possible_methods, reachable
@@ -40,7 +52,8 @@ def make_plan(
     Args:
         loaded: The experiment and its tasks.
         machine: Where it would run.
-        kind: "sweep", or "run" for one trial of the file's own method.
+        kind: "sweep", "run" for one trial of the file's own method, or "extension" of another
+            sweep's trial.
         calibrate: Measure this machine's speed, which takes a fraction of a second.
 
     Returns:
@@ -51,7 +64,8 @@ def make_plan(
     if kind == "run":
         experiment = experiment.model_copy(update={"scoring": "full"})
     tokenizer, tokens_from = planning_tokenizer(experiment.model)
-    tasks, controls, epochs = task_facts(loaded, tokenizer)
+    data = planned_data(loaded, tokenizer)
+    tasks, epochs = prepared_facts(experiment, data)
     base = base_facts(experiment.model)
     mean = mean_length(tasks)
     methods = method_facts(experiment, base, tokens_per_example=mean) if base else []
@@ -64,13 +78,14 @@ def make_plan(
     alone = _alone(loaded) if experiment.resources.facts.packs else None
     timing = Timing(cost, speed, machine, alone, _limited(experiment, fitting.at_once))
     searched, bounded = (1, None) if kind == "run" else timing.within_budget()
-    repeated = experiment.repeated_trials
-    trials = searched + repeated
+    trials = searched + experiment.repeated_trials + experiment.compared_trials
     plan = Plan(
         name=experiment.name,
         kind=kind,
         trials=trials,
-        repeated_trials=repeated,
+        repeated_trials=experiment.repeated_trials,
+        compared_trials=experiment.compared_trials,
+        extends=None if experiment.extends is None else experiment.extends.named,
         left_out=experiment.search.left_out if experiment.search and kind == "sweep" else None,
         bounded=bounded,
         tasks=tasks,
@@ -92,22 +107,38 @@ def make_plan(
         sweep_seconds=timing.seconds(trials),
         at_once=min(timing.at_once, trials),
         arithmetic=fitting.arithmetic,
-        storage_bytes=storage_bytes(methods, trials, len(experiment.tasks)),
+        **_room(experiment, methods, trials, machine),
+        shared=shared_steps(experiment, data) if kind == "sweep" else None,
         machine=machine,
         alone=alone,
         problems=in_the_way,
         warnings=[],
     )
     plan.warnings.extend(plan_warnings(plan, experiment))
-    plan.warnings.extend(control_warnings(loaded, controls, exact=not is_estimate(tokenizer)))
+    plan.warnings.extend(control_warnings(loaded, data.controls, exact=not is_estimate(tokenizer)))
     return plan
+
+
+def _room(
+    experiment: Experiment, methods: list[MethodFacts], trials: int, machine: Machine
+) -> dict[str, float]:
+    """What lies in the storage folder, and what of states that trials share."""
+    tasks, storage = len(experiment.tasks), Path(experiment.storage).expanduser()
+    return {
+        "storage_bytes": storage_bytes(methods, trials, tasks),
+        "shared_bytes": shared_states_bytes(methods, trials, tasks, storage, machine.disk),
+    }
 
 
 def _in_the_way(loaded: LoadedExperiment, machine: Machine, kind: str) -> list[str]:
     experiment = loaded.experiment
-    return problems(
+    storage = Path(experiment.storage).expanduser()
+    extends, gone = experiment.extends, list[str]()
+    if extends is not None and not SweepFolder(storage / extends.sweep).path.is_dir():
+        gone = [f"`extends` goes on from {extends.named}, and {storage} holds no such sweep"]
+    return gone + problems(
         loaded,
-        Path(experiment.storage).expanduser(),
+        storage,
         Available(machine.cpus, machine.gpus, machine.disk),
         trials=1 if kind == "run" else experiment.expected_trials + experiment.repeated_trials,
         ask_hub=False,

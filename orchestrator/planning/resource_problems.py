@@ -11,7 +11,7 @@ from orchestrator.base.facts import base_facts
 from orchestrator.engines.shm_op import forgotten_lock
 from orchestrator.executors.cluster_fit import ClusterError, largest_resources, required_fit
 from orchestrator.executors.ray_settings import no_ray_folder
-from orchestrator.planning.method_sizes import method_facts, storage_bytes
+from orchestrator.planning.method_sizes import method_facts, shared_states_bytes, storage_bytes
 from orchestrator.planning.storage_folder import existing_folder, probe_storage
 from orchestrator.spec.experiment import Experiment
 from orchestrator.system.byte_units import MIB
@@ -89,7 +89,9 @@ def storage_problems(
     except BaseFilesError:
         return
     methods = method_facts(experiment, base) if base else []
-    need = storage_bytes(methods, trials, len(experiment.tasks))
+    tasks = len(experiment.tasks)
+    need = storage_bytes(methods, trials, tasks)
+    need += shared_states_bytes(methods, trials, tasks, storage, free)
     if free is not None and need > free:
         yield (
             f"`storage` {storage} has {free / MIB:,.0f} MiB free, and about {need / MIB:,.0f} MiB "

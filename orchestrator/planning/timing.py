@@ -52,7 +52,8 @@ class Timing:
             None then, too.
         """
         experiment = self.cost.experiment
-        search, repeated = experiment.search, experiment.repeated_trials
+        search = experiment.search
+        repeated = experiment.repeated_trials + experiment.compared_trials
         if search is None or not search.budgets:
             return experiment.searched_trials, None
         work = self.cost.work_seconds(self.speed)

@@ -71,13 +71,9 @@ def planning_tokenizer(model: ModelSpec) -> tuple[Any, str]:
         return ByteTokenizer(), missing
 
 
-def task_facts(
-    loaded: LoadedExperiment, tokenizer: Any
-) -> tuple[list[TaskFacts], dict[str, dict[str, Any]], int]:
-    """Facts of each task and probe, the controls of each task, and the epochs."""
-    prepared = prepare(loaded, tokenizer, vocabulary=vocabulary(loaded.experiment.model))
-    facts, epochs = prepared_facts(loaded.experiment, prepared)
-    return facts, prepared.controls, epochs
+def planned_data(loaded: LoadedExperiment, tokenizer: Any) -> PreparedData:
+    """The data of a file, tokenised by `planning_tokenizer`."""
+    return prepare(loaded, tokenizer, vocabulary=vocabulary(loaded.experiment.model))
 
 
 def prepared_facts(experiment: Experiment, data: PreparedData) -> tuple[list[TaskFacts], int]:

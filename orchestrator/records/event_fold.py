@@ -11,6 +11,9 @@ from orchestrator.records.events import (
     CellsScored,
     ChampionRegistered,
     ExtensionMeasured,
+    FaultSurvived,
+    JournalRepaired,
+    SetAside,
     StageReported,
     SweepContinued,
     SweepEnded,
@@ -76,6 +79,10 @@ class EventFold:
     """Every trial by name, the untouched base included."""
     spent: BudgetSpent = field(default_factory=BudgetSpent)
     """What it has spent, as far as it has a budget."""
+    faults: list[FaultSurvived | JournalRepaired | SetAside] = field(
+        default_factory=list["FaultSurvived | JournalRepaired | SetAside"]
+    )
+    """What went wrong and was survived, oldest first."""
     versions: dict[str, str] = field(default_factory=dict[str, str])
     """Those of the last start of the sweep, see `journal_facts.versions`."""
 
@@ -83,10 +90,8 @@ class EventFold:
         """Take the next event; one of a newer version says nothing here."""
         self.changed = event.time
         match event:
-            case SweepOpened():
-                self._take_opening(event)
-            case SweepContinued():
-                self._take_continuation(event)
+            case SweepOpened() | SweepContinued():
+                self._take_session(event)
             case TrialProposed() | TrialStarted() | StageReported() | TrialEnded():
                 self._take_of_trial(event)
             case SweepEnded():
@@ -97,12 +102,20 @@ class EventFold:
                 self.spent = event
             case ExtensionMeasured():
                 self.extension = event
+            case FaultSurvived() | JournalRepaired() | SetAside():
+                self.faults.append(event)
             case TestRead():
                 self.readings.append(event)
             case ChampionRegistered():
                 self.model, self.version = event.model, str(event.version)
             case _:
                 pass
+
+    def _take_session(self, event: SweepOpened | SweepContinued) -> None:
+        if isinstance(event, SweepOpened):
+            self._take_opening(event)
+        else:
+            self._take_continuation(event)
 
     def _take_opening(self, event: SweepOpened) -> None:
         self.name, self.kind, self.sweep_id = event.sweep, event.kind, event.sweep_id
@@ -145,6 +158,7 @@ class EventFold:
                 self._take_start(trial, event)
             case StageReported():
                 trial.take_report(self._kept(event), event.n)
+                trial.told = event.time
                 if event.adapter and event.adapter_sha256:
                     kept = (event.adapter, event.adapter_sha256)
                     trial.task_adapters[event.report.task_index + 1] = kept
@@ -161,6 +175,7 @@ class EventFold:
 
     def _take_start(self, trial: TrialRecord, event: TrialStarted) -> None:
         trial.state, trial.started, trial.attempts = "RUNNING", event.time, event.attempt
+        trial.told = event.time
         # One value for all trials that were made with the same.
         same = not event.versions or event.versions == self.versions
         made_with = self.versions if same else event.versions

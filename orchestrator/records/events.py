@@ -20,6 +20,7 @@ from orchestrator.records.event_values import (
     SideScores,
     TaskScores,
 )
+from orchestrator.records.faults.fault_events import FaultSurvived, JournalRepaired, SetAside
 from orchestrator.records.stage_report import StageReport
 
 JOURNAL_VERSION = 1
@@ -193,18 +194,6 @@ class BudgetSpent(Event):
 
 
 @dataclass(frozen=True)
-class SetAside(Event):
-    """Something foreign or damaged was found; it is kept under another name, and not used."""
-
-    name = "set_aside"
-    trial: str
-    what: str = ""
-    """Relative to the sweep's folder, as `kept_as` is."""
-    kept_as: str = ""
-    because: str = ""
-
-
-@dataclass(frozen=True)
 class SweepStopped(Event):
     """A sweep was given up for now."""
 
@@ -241,6 +230,9 @@ class SweepEnded(Event):
     seed_deviation: float | None = field(default=None, metadata=ONLY_IF_SAID)
     """The standard deviation of gains over the seeds of repetitions, pooled over all finalists, for
     which their intervals allow; None where none was repeated twice, or by an earlier version."""
+    order_deviation: float | None = field(default=None, metadata=ONLY_IF_SAID)
+    """The same between orders of the tasks; None where they do not differ or cannot be told from
+    the seeds, which are then both in `seed_deviation`."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +256,7 @@ class ExtensionMeasured(Event):
 
 @dataclass(frozen=True)
 class TestRead(Event):
-    """The test data were scored for a verdict."""
+    """The test data were scored for a verdict, or for another preference than its."""
 
     name = "test_read"
     reading: int | None = None
@@ -272,7 +264,10 @@ class TestRead(Event):
     are not written."""
     purpose: str = ""
     champion: str | None = None
+    """The trial that is shown; the champion, unless a `preference` is named."""
     runner_up: str | None = None
+    preference: str | None = field(default=None, metadata=ONLY_IF_SAID)
+    """By which `champion` and `runner_up` were picked after the verdict; None: by the verdict."""
     examples: dict[str, int] = field(default_factory=dict[str, int])
     """By task, how many were scored."""
     sides: dict[str, SideScores] = field(
@@ -345,8 +340,8 @@ class UnknownEvent(Event):
 
 EVENTS: tuple[type[Event], ...] = (
     SweepOpened, SweepContinued, TrialProposed, TrialStarted, StageReported, TrialEnded,
-    CellsScored, TrialMeasured, BudgetSpent, SetAside, SweepStopped, SweepEnded,
-    ExtensionMeasured, TestRead, ChampionRegistered,
+    CellsScored, TrialMeasured, BudgetSpent, SetAside, FaultSurvived, JournalRepaired,
+    SweepStopped, SweepEnded, ExtensionMeasured, TestRead, ChampionRegistered,
 )  # fmt: skip
 """Every event that this version writes."""
 

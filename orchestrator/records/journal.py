@@ -84,6 +84,8 @@ class Journal:
         except JournalError:
             self._file.close()
             raise
+        self.torn = self.path.stat().st_size - self.lines.size
+        """Bytes of a last line that a crash had cut short; they are gone now."""
         self._file.truncate(self.lines.size)
 
     def _taken_in(self) -> tuple[JournalLines, bytes]:
@@ -127,6 +129,10 @@ class Journal:
             if self.path.is_file() and self.path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file
             file.close()
+
+    def now(self) -> float:
+        """Seconds since the epoch, as its lines have them."""
+        return self._clock()
 
     def events(self) -> Iterator[Event]:
         """Everything that it holds, oldest first."""

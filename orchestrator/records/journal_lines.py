@@ -17,11 +17,11 @@ from typing import cast, overload
 
 from orchestrator.records.errors import JournalError
 from orchestrator.records.event import Line
+from orchestrator.system.formatting import count
 
 JOURNAL_NAME = "journal.jsonl"
-
-
-_SUM = re.compile(rb',"sum":"([0-9a-f]{16})"\}$')
+SUM_END = re.compile(rb',"sum":"([0-9a-f]{16})"\}$')
+"""How a line ends that has a sum."""
 
 
 def read_journal(folder: Path) -> list[Line]:
@@ -65,36 +65,46 @@ def checked_line(path: Path, number: int, raw: bytes, before: bytes) -> Line:
     Raises:
         JournalError: If it is not the line that was written here.
     """
-    cure = "Nothing was changed. Restore the file from a copy, or start another sweep with --new."
     try:
         line = json.loads(raw)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise JournalError(f"{path}: line {number + 1} is damaged ({error}). {cure}") from None
+        raise JournalError(
+            f"{path}: line {number + 1} is damaged ({error}). {_cure(path, number)}"
+        ) from None
     if not isinstance(line, dict) or not isinstance(cast("Line", line).get("event"), str):
         shown = raw[:60].decode(errors="replace")
         raise JournalError(
             f"{path}: line {number + 1} is damaged: it should be an object with an `event`, got "
-            f"{shown}. {cure}"
+            f"{shown}. {_cure(path, number)}"
         )
     line = cast("Line", line)
     if number == 0 and line["event"] != "sweep_opened":
         raise JournalError(
             f"{path}: line 1 should be `sweep_opened`, got `{line['event']}`: the beginning is "
-            f"missing. {cure}"
+            f"missing. {_cure(path, number)}"
         )
     if line.get("n") != number:
         raise JournalError(
             f"{path}: line {number + 1} carries the number {line.get('n')!r}, expected "
-            f"{number}: lines are missing or were reordered. {cure}"
+            f"{number}: lines are missing or were reordered. {_cure(path, number)}"
         )
-    found = _SUM.search(raw)
+    found = SUM_END.search(raw)
     if found is not None and found[1].decode() != line_sum(before, raw[: found.start()] + b"}"):
         raise JournalError(
             f"{path}: line {number + 1} is not as it was written, or not the one that followed "
-            f"line {number}: its sum differs. {cure}"
+            f"line {number}: its sum differs. {_cure(path, number)}"
         )
     line.pop("sum", None)
     return line
+
+
+def _cure(path: Path, number: int) -> str:
+    """What to do about a journal whose line of that number is not what it should be."""
+    return (
+        f"Nothing was changed; {count(number, 'line')} before it can be read. `orchestrate repair "
+        f"{path.parent.name} --storage {path.parent.parent}` keeps what can be kept; or restore "
+        "the file from a copy, or start another sweep with --new."
+    )
 
 
 def line_sum(before: bytes, text: bytes) -> str:
@@ -135,6 +145,12 @@ class JournalLines(Sequence[Line]):
         self._last = line
         trial: str | None = line.get("trial")
         self._of.append((sys.intern(line["event"]), sys.intern(trial) if trial else None))
+
+    def as_they_are(self) -> JournalLines:
+        """The lines that there are now, for another thread: others may be added here meanwhile."""
+        now = JournalLines(self._path)
+        now._ends, now._last, now._of = self._ends[:], self._last, self._of[:]
+        return now
 
     def last(self, event: str, trial: str | None = None) -> Line | None:
         """The last line of an event (of a trial); None where there is none."""

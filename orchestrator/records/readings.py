@@ -24,12 +24,15 @@ def reading_words(reading: TestRead) -> str:
         reading: One with a number.
 
     Returns:
-        What the champion scored, on how many examples, and which reading it is.
+        What the champion, or the trial of another preference, scored, on how many examples, and
+        which reading it is.
     """
     champion, count = _champion_of(reading), sum(reading.examples.values())
     chose = "which had no part in any choice"
     if (reading.reading or 0) > 1:
         chose = f"in their reading {reading.reading}: they had been looked at before"
+    if reading.preference is not None:
+        chose += f"; by the preference {reading.preference}"
     words = (
         f"On {count} test examples, {chose}: gain of {champion} "
         f"{show(reading.gain[champion], signed=True)} "

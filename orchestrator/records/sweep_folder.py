@@ -134,9 +134,18 @@ def sweep_folder(storage: Path, name: str, *, new: bool) -> Path:
     if numbers and not new:
         return storage / _numbered(name, max(numbers))
     number = max(numbers, default=0) + 1
-    while SweepFolder(storage / _numbered(name, number)).journal.is_file():
+    while True:
+        folder = storage / _numbered(name, number)
+        # One that has lost its journal is nobody's; without `new` that is said.
+        if not SweepFolder(folder).journal.is_file() and not (new and holds_trials(folder)):
+            return folder
         number += 1
-    return storage / _numbered(name, number)
+
+
+def holds_trials(folder: Path) -> bool:
+    """Whether trials have left anything in a sweep's folder."""
+    inside = SweepFolder(folder)
+    return any(place.is_dir() and any(place.iterdir()) for place in (inside.trials, inside.ray))
 
 
 def _name_in(journal: Path) -> str | None:

@@ -172,8 +172,16 @@ class SweepState(EventFold):
 
         Of several the first: later ones of the same champion score another runner-up.
         """
-        mine = [r for r in self.readings if r.reading and r.champion == self.champion]
-        return mine[0] if mine and self.ended else None
+        return self.reading_of(self.champion) if self.champion is not None else None
+
+    @property
+    def next_reading(self) -> int:
+        """The number of the next reading of the test data, from 1."""
+        return 1 + sum(bool(reading.reading) for reading in self.readings)
+
+    def reading_of(self, trial: str) -> TestRead | None:
+        """The first reading of the test data that shows a trial, for whatever reason."""
+        return next((r for r in self.readings if r.reading and r.champion == trial), None)
 
     def _is_joint(self, trial: TrialRecord) -> bool:
         """Whether a trial learns all tasks at once: a control, which is never champion."""

@@ -71,6 +71,8 @@ class TrialRecord:
     log: str | None = None
     stop: EarlyStop | None = None
     """Why it was stopped early, if it was."""
+    told: float | None = None
+    """When it started, or told its last report: what it did since then may be lost."""
     started: float | None = None
     ended: float | None = None
     versions: list[dict[str, str]] = field(default_factory=list)
@@ -91,6 +93,11 @@ class TrialRecord:
     def reports(self) -> list[StageReport]:
         """Its reports, oldest first."""
         return list(self.by_stage.values())
+
+    @property
+    def taken_over(self) -> dict[str, str]:
+        """By task that it has not trained, the trial that has; after its sweep if of another."""
+        return {report.task: report.taken_from for report in self.reports if report.taken_from}
 
     def take_report(self, report: StageReport, line: int) -> None:
         """Know of a report; one that is made again takes the place of the first.

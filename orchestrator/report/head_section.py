@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from orchestrator.records.extension_words import extension_words
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.tables import measure_cell
-from orchestrator.system.formatting import count, show_duration, show_interval, show_setting
+from orchestrator.system.formatting import count, moment, show_duration, show_interval, show_setting
 
 
 def head(view: SweepState) -> dict[str, Any]:
@@ -46,14 +45,8 @@ def _facts(view: SweepState) -> dict[str, str | None]:
         "base model": model.get("name") or model.get("gguf"),
         "tasks in order": ", ".join(view.tasks),
         "probes": ", ".join(view.experiment.get("probes") or []),
-        "opened": f"{_time(view.opened)}, last line after {show_duration(length)}",
+        "opened": f"{moment(view.opened)}, last line after {show_duration(length)}",
     }
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def _verdict(view: SweepState) -> tuple[str, str, list[str]]:

@@ -53,6 +53,7 @@ def render_page(view: SweepState, figures: Figures, folder: Path) -> str:
         "curves": ("While it learnt", "curves", picture_sections.curves(view, figures)),
         "matrices": ("Every matrix", "matrices", picture_sections.matrices(view)),
         "failed": ("What failed", "tables", trial_sections.failed(view, folder)),
+        "faults": ("What was survived", "tables", trial_sections.survived(view)),
         "data": ("The data", "tables", input_sections.data(view)),
         "made-from": ("What it was made from", "made_from", input_sections.made_from(view)),
     }

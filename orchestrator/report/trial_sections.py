@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.records.faults.fault_words import fault_words
 from orchestrator.records.readings import CONTROLS
 from orchestrator.records.scores import mean
 from orchestrator.records.sweep_folder import SweepFolder
@@ -16,7 +17,7 @@ from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import measure_words
 from orchestrator.report.tables import Row, Table, measure_cell
 from orchestrator.report.trial_roles import by_merit, role_of
-from orchestrator.system.formatting import show, show_interval, show_setting
+from orchestrator.system.formatting import moment, show, show_interval, show_setting
 
 _MEASURES = ("gain", "accuracy", "forgetting", "probe_drift", "cost_s")
 _FIRST = {"gain": "descending", "accuracy": "descending"}
@@ -84,6 +85,8 @@ def _measure_columns(view: SweepState) -> Iterator[Column]:
             yield Column("95 % interval", lambda trial: Cell(show_interval(trial.gain_interval)))
     if any(map(view.is_screened, view.trials)):
         yield Column("examples", lambda trial: _examples_cell(view, trial), "number")
+    if any(trial.taken_over for trial in view.trials):
+        yield Column("learnt by another", _taken_cell, "word")
     for control in ("majority", "head_only"):
         if any(trial.interval(control) for trial in view.trials):
             yield Column(
@@ -118,6 +121,14 @@ def _setting_columns(
         )
 
 
+def _taken_cell(trial: TrialRecord) -> Cell:
+    """Which tasks a trial has not trained, as another had learnt them alike."""
+    sources = dict.fromkeys(trial.taken_over.values())
+    tasks = {s: [t for t, other in trial.taken_over.items() if other == s] for s in sources}
+    told = "; ".join(f"{', '.join(names)} by {source}" for source, names in tasks.items())
+    return Cell(told or "-", told or None, word=True)
+
+
 def _examples_cell(view: SweepState, trial: TrialRecord) -> Cell:
     """On how many validation examples of all tasks a trial was measured."""
     total = sum(view.examples(trial).values())
@@ -149,6 +160,12 @@ def failed(view: SweepState, folder: Path) -> list[Table]:
             rows.append((trial.state, [trial.name, trial.state.lower(), reason, log]))
     heads = ["trial", "state", "why", "log, in the sweep's folder"]
     return [Table("", heads, rows, words=(1, 2, 3), code=3)] if rows else []
+
+
+def survived(view: SweepState) -> list[Table]:
+    """What went wrong and was survived: when, what, and whose work was done again."""
+    rows: list[Row] = [("", [moment(fault.time), fault_words(fault)]) for fault in view.faults]
+    return [Table("", ["when", "what, and whose work was lost"], rows, words=(1,))] if rows else []
 
 
 def _log(trial: TrialRecord, folder: Path) -> Path:

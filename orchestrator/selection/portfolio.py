@@ -45,12 +45,13 @@ PORTFOLIO: dict[str, Explored] = {
     "joint": Explored(_LORA, {}, {RATE: 1e-3}),
     "curlora": Explored(
         _CURLORA,
+        # No alpha: AdamW moves U by about the rate whatever the gradient's size, so alpha times
+        # the rate is one setting, and the preset's alpha is 1.
         {
-            "method.adapter.alpha": {"log_uniform": [0.5, 16.0]},
             "method.adapter.temperature": {"log_uniform": [0.05, 4.0]},
             RANK: {"choice": [8, 16, 32]},
         },
-        {RATE: 3e-3, "method.adapter.alpha": 1.0, "method.adapter.temperature": 1.0},
+        {RATE: 3e-3, "method.adapter.temperature": 1.0},
     ),
     "laplace-curlora": Explored(
         _CURLORA, {"method.retention.pull": {"log_uniform": [0.01, 100.0]}}, {RATE: 3e-3}

@@ -107,7 +107,7 @@ def selected(
     made.setdefault(
         "finalists",
         {
-            "fresh_seeds": settings.get("fresh_seeds", 2),
+            "fresh_seeds": settings.get("fresh_seeds", 3),
             "fresh_orders": len(made.get("tasks", ())) > 1,
             "per": PRESET,
             "most": settings.get("finalists", 3),

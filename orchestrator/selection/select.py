@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from orchestrator.spec.validation import ExperimentError
 from orchestrator.sweep.continuation import has_begun
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.protocols import Observer
+from orchestrator.sweep.reading import Asked
 from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.run_options import SweepOptions, SweepOutcome
 from orchestrator.system import durable
@@ -131,15 +134,16 @@ def run_selection(
     return outcome, decision
 
 
-def read_again(view: SweepState, preference: Preference) -> Decision:
-    """What a finished sweep decides by another preference.
+def preferred(view: SweepState, preference: Preference) -> Asked | None:
+    """What another preference picks of a finished sweep, by the validation scores.
 
     Args:
         view: The sweep, with whole reports.
         preference: The rule.
 
     Returns:
-        The decision; the champion of the registry stays the one that it is.
+        The trial that it picks, and the one that it would pick without that one; None where no
+        trial fits.
 
     Raises:
         SweepError: If the sweep has no verdict yet.
@@ -157,8 +161,35 @@ def read_again(view: SweepState, preference: Preference) -> Decision:
     objectives = view.experiment.get("objectives", {})
     pick = preference.pick(trials, objectives)
     if pick is None:
+        return None
+    others = {name: values for name, values in trials.items() if name != pick}
+    return Asked(pick, preference.pick(others, objectives), preference.text)
+
+
+def read_again(view: SweepState, preference: Preference) -> Decision:
+    """What a finished sweep decides by another preference.
+
+    Args:
+        view: The sweep, with whole reports.
+        preference: The rule.
+
+    Returns:
+        The decision; the champion of the registry stays the one that it is.
+
+    Raises:
+        SweepError: If the sweep has no verdict yet.
+    """
+    asked = preferred(view, preference)
+    if asked is None:
         return decide(view, None, f"no trial fits the preference `{preference.text}`")
-    return decide(
-        view, pick, f"preferred by `{preference.text}` among {len(trials)} trials, by their "
-        "validation scores: the test examples are not read for another preference",
-    )  # fmt: skip
+    told = f"preferred by `{preference.text}`, by the validation scores"
+    decision = decide(view, asked.pick, told)
+    if decision.test:
+        return decision
+    command = ["orchestrate", "select", "--from", view.name, "--prefer", preference.text]
+    return replace(
+        decision,
+        test=f"They were not read for {asked.pick}, and chose nothing. "
+        f"`{shlex.join([*command, '--read-test'])}` does it; it would be their reading "
+        f"{view.next_reading}, and is counted.",
+    )

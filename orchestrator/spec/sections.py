@@ -54,6 +54,11 @@ class TrainingSpec(Spec):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 where all devices of the sweep multiply natively in it, else fp32; decided once,
     when the sweep begins."""
+    batch_invariant: Literal["auto"] | bool = Field(
+        default="auto", exclude_if=lambda value: value is not True
+    )
+    """Whether the pool computes each trial to the same bits whichever trials share its passes.
+    `auto`: in fp32 on a CPU, where it costs little; decided once, when the sweep begins."""
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Of the learning rate within a task."""

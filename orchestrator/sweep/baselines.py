@@ -14,7 +14,7 @@ from typing import Literal
 
 from orchestrator.data.items import Question
 from orchestrator.data.prepared import PreparedTask
-from orchestrator.measures.intervals import Interval, gain_interval, joint_intervals
+from orchestrator.measures.intervals import Interval, RunError, gain_interval, joint_intervals
 from orchestrator.records.stage_report import StageReport
 
 
@@ -135,33 +135,36 @@ class Controls:
         self,
         mine: Mapping[str, Sequence[float]] | None,
         control: Mapping[str, Sequence[float]] | None,
+        runs: RunError | None = None,
     ) -> Interval | None:
         """The paired interval of the mean difference over all tasks.
 
         Args:
             mine: Score of each example, by task.
             control: The same of the other side.
+            runs: What seeds and orders leave in the difference.
 
         Returns:
             The interval; None where a task is missing on a side, since the mean of the others is
             not the number that stands beside it.
         """
         sides = [self._whole(mine), self._whole(control)]
-        return None if None in sides else gain_interval(*[side for side in sides if side])
+        known = [side for side in sides if side is not None]
+        return gain_interval(known[0], known[1], runs=runs) if len(known) == len(sides) else None
 
     def joint_intervals(
         self,
         finals: Mapping[str, Mapping[str, Sequence[float]]],
         *,
         others: int = 0,
-        seeds: Mapping[str, float] | None = None,
+        runs: Mapping[str, RunError] | None = None,
     ) -> dict[str, Interval]:
         """The intervals of `gain` of several trials, which hold all at once.
 
         Args:
             finals: By trial, the final score of each example, by task.
             others: Further trials that were looked at and stopped.
-            seeds: See `intervals.joint_intervals`.
+            runs: See `intervals.joint_intervals`.
 
         Returns:
             An interval for each trial that was scored on all tasks; the others count as looked at.
@@ -172,7 +175,7 @@ class Controls:
         if reference is None:
             return {}
         return joint_intervals(
-            known, reference, others=others + len(finals) - len(known), seeds=seeds
+            known, reference, others=others + len(finals) - len(known), runs=runs
         )
 
     def _whole(self, side: Mapping[str, Sequence[float]] | None) -> list[Sequence[float]] | None:

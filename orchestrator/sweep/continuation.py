@@ -14,15 +14,15 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.journal_facts import versions
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import adapter_flaw
-from orchestrator.records.sweep_folder import SweepFolder, sweep_folder
+from orchestrator.records.sweep_folder import SweepFolder, holds_trials, sweep_folder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.space.search_space import SearchSpec
+from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.provenance import differing_versions
 from orchestrator.sweep.run_options import SweepOptions
-from orchestrator.system.seals import move_aside
 
 
 def has_begun(experiment: Experiment) -> bool:
@@ -96,12 +96,25 @@ def record_continuation(
     observer.event(journal.append(event))
 
 
-def set_leftovers_aside(folder: Path, observer: Observer) -> None:
-    """Let a sweep that begins find nothing of another in its folder."""
-    inside = SweepFolder(folder)
-    for found in (inside.trials, inside.ray):
-        if found.exists():
-            kept_as = move_aside(found)
-            observer.note(
-                f"{found} is of a sweep whose journal is gone; it is kept as {kept_as.name}"
-            )
+def without_journal(folder: Path) -> str:
+    """What to do about a sweep's folder that has no journal, or an empty one."""
+    journal = SweepFolder(folder).journal
+    return (
+        f"{folder} holds trials, and {journal.name} is missing or empty, so that it is not known "
+        "which sweep they are of and what they scored. Nothing was changed. Restore "
+        f"{journal.name} from a copy and give the same command; or start another sweep beside it "
+        "with `--new`; or, if these trials are not needed, move the folder away or remove it."
+    )
+
+
+def refuse_leftovers(folder: Path) -> None:
+    """Let no sweep begin in a folder that holds what trials have left.
+
+    Args:
+        folder: Its folder, where there is no journal.
+
+    Raises:
+        SweepError: If it does; one message with the choices.
+    """
+    if holds_trials(folder):
+        raise SweepError(without_journal(folder))

@@ -24,8 +24,9 @@ from orchestrator.executors.messages import (
     Reported,
     WorkSetAside,
 )
+from orchestrator.executors.watching.fault import Fault
 from orchestrator.loop.progress_file import ProgressFile
-from orchestrator.records.events import StageReported, TrialStarted
+from orchestrator.records.events import FaultSurvived, StageReported, TrialStarted
 from orchestrator.records.journal import Journal
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.trial_record import BASE_TRIAL
@@ -262,6 +263,16 @@ class Driver:
         """Note how far a trial is; may be called from another thread."""
         self.budget.progress(name, float(progress.get("done") or 0.0))
         self.observer.progress(name, progress)
+
+    def survived(self, fault: Fault) -> None:
+        """Journal something that broke, and whose work since which report is done again."""
+        now = self.journal.now()
+        lost = {}
+        for name in fault.trials:
+            since = self.trials[name].record.told
+            if not self.trials[name].over and since is not None:
+                lost[name] = round(max(0.0, now - since), 1)
+        self.ledger.record(FaultSurvived(fault.what, fault.where, fault.because, lost))
 
     def _failed(self, trial: Trial, message: Failed) -> None:
         if is_out_of_room(message.reason):

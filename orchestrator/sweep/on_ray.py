@@ -23,7 +23,7 @@ from orchestrator.executors.own_workers import OwnWorkers
 from orchestrator.executors.pool.pool import Pool
 from orchestrator.executors.ray_leftovers import Leftovers, wait_until_clean
 from orchestrator.executors.ray_session import connected
-from orchestrator.executors.signals import held_back
+from orchestrator.executors.watching.ray_watch import ray_is_gone
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.task_sequence import scored_of
 from orchestrator.spec.experiment import Experiment
@@ -188,29 +188,26 @@ def _run_trials(
             unfinished=lambda: driver.unfinished,
             avoid=driver.admission.avoid,
             note=driver.observer.note,
+            fault=driver.survived,
         )
-    own, scheduler = OwnWorkers(shared), None
+    own, scheduler = OwnWorkers(shared, driver.survived), None
     if options.scheduler is not None:
         from orchestrator.sweep.tune_scheduler import TuneScheduler
 
         scheduler = TuneScheduler(options.scheduler)
 
-    # MLflow takes seconds to open; the workers are starting meanwhile.
-    def beside() -> None:
-        with held_back():
-            projection.catch_up()
-
-    loop = TrialLoop(driver, pool, own, scheduler=scheduler, beside=beside)
+    loop = TrialLoop(driver, pool, own, scheduler=scheduler, beside=projection.ask)
     try:
         with _progress_read(driver):
             loop.run(raise_if_interrupted)
     except KeyboardInterrupt:
         raise SweepInterruptedError(_INTERRUPTED) from None
     finally:
-        own.close()
-        if pool is not None:
-            pool.close()
-            driver.tidy()
+        if not ray_is_gone():  # else nothing answers, and its processes are ended by id
+            own.close()
+            if pool is not None:
+                pool.close()
+                driver.tidy()
     driver.end_over_budget()
     if driver.given_up:
         return

@@ -30,7 +30,7 @@ from orchestrator.planning.forecast import trial_work
 from orchestrator.planning.preflight import PreflightError, cautions, check
 from orchestrator.planning.resource_problems import own_devices
 from orchestrator.records.errors import JournalError
-from orchestrator.records.events import JOURNAL_VERSION, SweepEnded, SweepOpened
+from orchestrator.records.events import JOURNAL_VERSION, FaultSurvived, SweepEnded, SweepOpened
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import last_line
 from orchestrator.records.redaction import redacted, redacted_document
@@ -42,7 +42,7 @@ from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ResourceSpec
 from orchestrator.sweep.conclusion import Ending, Readings, row_0_key, scores_follow_from
-from orchestrator.sweep.continuation import record_continuation, retried_trials, set_leftovers_aside
+from orchestrator.sweep.continuation import record_continuation, refuse_leftovers, retried_trials
 from orchestrator.sweep.deciding.budget import Budget, Forecast
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
@@ -54,7 +54,7 @@ from orchestrator.sweep.on_ray import (
     check_scored_after_each_task,
     run_trials_on_ray,
 )
-from orchestrator.sweep.precision import as_begun, decide_precision
+from orchestrator.sweep.precision import as_begun, decide_invariance, decide_precision
 from orchestrator.sweep.proposing.warm_start import prior_trials
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.provenance import (
@@ -67,6 +67,7 @@ from orchestrator.sweep.run_options import SweepOptions, SweepOutcome
 from orchestrator.sweep.scores.completion import Completion, score_here
 from orchestrator.sweep.scores.readings import read_sides
 from orchestrator.system.content_cache import ContentCache
+from orchestrator.system.formatting import count
 from orchestrator.system.strict_json import without_nan
 
 
@@ -135,6 +136,12 @@ def _open(
         observer.event(event, replayed=True)
     if journal.lines:
         check_same(loaded, journal)
+    else:
+        refuse_leftovers(journal.folder)
+    if journal.torn and journal.lines:
+        cut = f"{count(journal.torn, 'byte')} of a line that was never acknowledged are left out"
+        torn = FaultSurvived("journal_torn", journal.path.name, cut)
+        observer.event(journal.append(torn))
     projection = MlflowSync(loaded.experiment, storage, journal, observer)
     retried = retried_trials(state, journal.folder, options)
     finished = state.ended and _finished(loaded.experiment, state)
@@ -173,11 +180,13 @@ def _run(
         # Ray reads some of it while it is imported, as the driver does first of all.
         os.environ.update(process_environment())
     observer.note("checking files, machine and storage")
-    began, choice = time.monotonic(), None
+    began = time.monotonic() if options.began is None else options.began
+    choice = None
     if loaded.experiment.training.precision == "auto":
         choice = decide_precision(loaded.experiment, options.address)
         observer.note(choice.words)
         loaded = with_precision(loaded, choice.used)
+    loaded = decide_invariance(loaded)
     experiment = loaded.experiment
     done = {trial.name for trial in state.finished} - {*retried}
     missing = max(1, experiment.expected_trials - len(done))
@@ -208,7 +217,6 @@ def _run(
     }
     check_beginning(experiment, journal.folder.parent, base_hash, data.hashes)
     if not journal.lines:
-        set_leftovers_aside(journal.folder, observer)
         observer.event(
             journal.append(
                 SweepOpened(

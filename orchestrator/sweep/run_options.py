@@ -20,6 +20,8 @@ class SweepOptions:
     retry_failed: bool = False
     """Run trials that had failed once more, from their beginning."""
     data_root: Path | None = None
+    began: float | None = None
+    """When what its time budget counts began, by `time.monotonic`; None: when it is run."""
     scheduler: Any = None
     """A scheduler of `ray.tune` that may stop trials. After each task they report `gain` over the
     untouched base and `tasks_learnt`."""

@@ -16,6 +16,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Message, Reported
+from orchestrator.records.stage_report import StageReport
 
 
 class TuneScheduler:
@@ -44,6 +45,9 @@ class TuneScheduler:
     def stops(self, name: str, message: Message) -> bool:
         """Tell the scheduler what a trial says: `gain` and `tasks_learnt`, after each task.
 
+        Where every task was scored by example, `per_example` has what each adds to `gain`, as
+        `RaceScheduler` reads it.
+
         Args:
             name: The trial.
             message: What it says.
@@ -56,6 +60,7 @@ class TuneScheduler:
             return False
         learnt = message.report.task_index + 1
         self._last[name] = {
+            **self._examples(message.report),
             "gain": gain, "tasks_learnt": learnt, "training_iteration": learnt, "trial_id": name,
             "time_total_s": time.monotonic() - self._begun[name],
         }  # fmt: skip
@@ -85,6 +90,14 @@ class TuneScheduler:
             if before is not None and math.isfinite(now + before)
         ]
         return sum(now - before for now, before in pairs) / len(pairs) if pairs else None
+
+    def _examples(self, report: StageReport) -> dict[str, Any]:
+        """What each example adds to `gain`; nothing where a task has no scores of examples."""
+        each = {task: scores for task, scores in (report.per_example or {}).items() if scores}
+        if not each or len(each) < len(report.row or ()):
+            return {}
+        shares = {task: [score / len(each) for score in scores] for task, scores in each.items()}
+        return {"per_example": {"gain": shares}}
 
     # What a scheduler may ask of Tune's controller, in whose place this stands.
 

@@ -9,27 +9,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from orchestrator.data.prepared import PreparedTask
 from orchestrator.measures.champion import Candidate, best_candidate, choose_champion
 from orchestrator.measures.intervals import UNKNOWN
 from orchestrator.measures.objectives import front
-from orchestrator.records.event_values import Finalist, SideScores
-from orchestrator.records.events import SweepEnded, TestRead
-from orchestrator.records.stage_report import DONE, StageReport
-from orchestrator.records.trial_record import AS_IT_WAS, BASE_TRIAL
+from orchestrator.measures.repetitions import Run, Spread, difference_error, spread_over
+from orchestrator.records.event_values import Finalist
+from orchestrator.records.events import SweepEnded
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.extension import ExtensionSpec
-from orchestrator.sweep.baselines import Controls, Inherited, bounds
-
-USUAL_DEVIATION = 0.02
-"""Of gains between seeds, where nothing else is known: the root mean square over the twelve methods
-of docs/results.md."""
-USUAL_FREEDOM = 4
-"""As how many repetitions that counts."""
+from orchestrator.sweep.baselines import Controls, bounds
 
 
 @dataclass(frozen=True)
@@ -40,6 +32,14 @@ class Judged:
     measures: Mapping[str, float]
     examples: Mapping[str, Sequence[float]]
     """By task, the final score of each validation example."""
+    order: tuple[str, ...] = ()
+    """In which it learnt the tasks."""
+    seed: int = 0
+
+    @property
+    def run(self) -> Run:
+        """What it gained, as a repetition."""
+        return Run(self.order, self.seed, self.measures.get("gain", math.nan))
 
 
 def fresh_seeds(own: int, used: Collection[int], count: int) -> list[int]:
@@ -55,6 +55,30 @@ def fresh_seeds(own: int, used: Collection[int], count: int) -> list[int]:
     """
     free = (seed for seed in itertools.count(own + 1) if seed not in used)
     return list(itertools.islice(free, count))
+
+
+def fresh_orders(tasks: Sequence[str], count: int) -> list[list[str]]:
+    """Orders for repetitions: the first two differ, and then each comes twice.
+
+    So what orders do can be told from what seeds do with three repetitions: A, B, A, B, C, D, C, D.
+    Raising the count changes none of those that there were.
+
+    Args:
+        tasks: In the order of the sweep, of two tasks or more, which comes last of all.
+        count: How many repetitions there are to be.
+
+    Returns:
+        An order for each; those of few tasks come again once all have been had.
+    """
+    own, dice = list(tasks), random.Random("/".join(tasks))
+    wanted = min((count + 3) // 4 * 2, math.factorial(len(own)))
+    found: list[list[str]] = []
+    while len(found) < min(wanted, math.factorial(len(own)) - 1):
+        order = dice.sample(own, len(own))
+        if order != own and order not in found:
+            found.append(order)
+    found += [own] * (wanted - len(found))
+    return [found[(place // 4 * 2 + place % 2) % len(found)] for place in range(count)]
 
 
 def judge(
@@ -82,23 +106,20 @@ def judge(
         The verdict, to be written.
     """
     rule = experiment.champion
-    repeated = [_finalist(name, repeats) for name, repeats in finalists.items() if repeats]
-    again = {
-        name: Judged(
-            name,
-            {**tried[name].measures, **_means(repeats)},
-            _mean_examples([one.examples for one in repeats]),
-        )
-        for name, repeats in finalists.items()
-        if repeats
-    }
+    repetitions = {name: repeats for name, repeats in finalists.items() if repeats}
+    repeated = [_finalist(name, repeats) for name, repeats in repetitions.items()]
+    again = {name: _repeated(tried[name], repeats) for name, repeats in repetitions.items()}
     family = {name: one.examples for name, one in tried.items()}
     family |= {f"{name} again": one.examples for name, one in again.items()}
-    spread = _over_seeds(repeated)
+    runs = {name: [one.run for one in repeats] for name, repeats in repetitions.items()}
+    groups = list(runs.values())
+    spread = spread_over(groups)
     errors = {
-        f"{one.trial} again": spread.variance / len(one.repeats) for one in repeated if spread
+        f"{name} again": spread.of_mean([run.order for run in own])
+        for name, own in runs.items()
+        if spread is not None
     }
-    intervals = controls.joint_intervals(family, others=others, seeds=errors)
+    intervals = controls.joint_intervals(family, others=others, runs=errors)
     candidates = [
         Candidate(name, one.measures, intervals.get(f"{name} again", UNKNOWN))
         for name, one in again.items()
@@ -111,7 +132,7 @@ def judge(
         maximize=rule.maximize,
         subject_to=rule.subject_to,
         compared=compared,
-        basis=_seeds_words(repeated, spread, orders=experiment.finalists.fresh_orders),
+        basis=_seeds_words(groups, spread, fresh=experiment.finalists.fresh_orders),
         reference=controls.reference_name,
     )
     beaten = [c for c in candidates if c.name != verdict.champion]
@@ -120,7 +141,12 @@ def judge(
     if beaten and verdict.champion is not None:
         runner_up = best_candidate(beaten, maximize=rule.maximize, subject_to=rule.subject_to).name
         shown = again or tried
-        between = controls.interval(shown[verdict.champion].examples, shown[runner_up].examples)
+        sides = [runs.get(name, []) for name in (verdict.champion, runner_up)]
+        between = controls.interval(
+            shown[verdict.champion].examples,
+            shown[runner_up].examples,
+            difference_error(sides[0], sides[1], groups) if all(sides) else None,
+        )
     return SweepEnded(
         front=front({n: one.measures for n, one in tried.items()}, experiment.objectives),
         champion=verdict.champion,
@@ -130,90 +156,8 @@ def judge(
         intervals={c.name: bounds(c.gain_interval) for c in candidates},
         runner_up=runner_up,
         runner_up_interval=bounds(between),
-        seed_deviation=None if spread is None else spread.deviation,
-    )
-
-
-def reading(
-    verdict: SweepEnded,
-    sides: Mapping[str, SideScores],
-    unread: Mapping[str, str],
-    tasks: Sequence[PreparedTask],
-    *,
-    number: int,
-    extends: ExtensionSpec | None = None,
-) -> TestRead:
-    """What a reading of the test data says; nothing is chosen by it.
-
-    Args:
-        verdict: The one whose champion and runner-up were scored.
-        sides: What was scored, by trial; the base among them.
-        unread: Why a trial could not be scored.
-        tasks: The task sequence.
-        number: The reading's, from 1.
-        extends: The trial that the sweep goes on from, whose side is `AS_IT_WAS`; None where it
-            goes on from none.
-
-    Returns:
-        The reading, to be written.
-    """
-    champion, runner_up = verdict.champion, verdict.runner_up
-    made = TestRead(
-        purpose="the champion, its runner-up and the untouched base, once the verdict was made",
-        champion=champion,
-        runner_up=runner_up,
-        examples={task.name: len(task.test) for task in tasks},
-        sides=dict(sides),
-        unread=dict(unread),
-    )
-    needed = {BASE_TRIAL, champion} | ({AS_IT_WAS} if extends is not None else set[str]())
-    if champion is None or not needed <= set(sides):
-        return made  # one that shows no score of the champion has not used the test data up
-    was = None
-    if extends is not None:
-        was = Inherited(extends.as_it_was, _as_report(_before(sides[AS_IT_WAS], tasks, extends)))
-    controls = Controls(tasks, _as_report(sides[BASE_TRIAL]), "test", inherited=was)
-    reference = statistics.fmean(controls.reference_row)
-    trials = [name for name in (champion, runner_up) if name is not None and name in sides]
-    examples = {name: sides[name].per_example for name in trials}
-    means = {name: statistics.fmean(sides[name].row) for name in trials}
-    return replace(
-        made,
-        reading=number,
-        reference=controls.reference_name,
-        controls={"majority": controls.majority_row, "head_only": controls.head_only_row},
-        accuracy=means,
-        gain={name: mean - reference for name, mean in means.items()},
-        gain_intervals={
-            name: bounds(controls.interval(mine, controls.reference_examples))
-            for name, mine in examples.items()
-        },
-        intervals={name: controls.intervals(mine) for name, mine in examples.items()},
-        runner_up_interval=bounds(
-            controls.interval(examples[champion], examples[runner_up])
-            if runner_up in examples
-            else None
-        ),
-    )
-
-
-def _as_report(base: SideScores) -> StageReport:
-    """The base's scores on the test data as the report that controls are read from."""
-    return StageReport(
-        "", -1, 0, 0, DONE, math.nan,
-        row=base.row, metrics=base.metrics, per_example=base.per_example,
-        head_only=base.head_only, head_only_per_example=base.head_only_per_example,
-    )  # fmt: skip
-
-
-def _before(side: SideScores, tasks: Sequence[PreparedTask], extends: ExtensionSpec) -> SideScores:
-    """The scores of the trial that a sweep goes on from, without heads that it had not trained."""
-    unknown = {t.name for i, t in enumerate(tasks) if t.has_head and i >= extends.learnt}
-    row = zip(tasks, side.row, strict=True)
-    return replace(
-        side,
-        row=tuple(math.nan if task.name in unknown else score for task, score in row),
-        per_example={t: each for t, each in side.per_example.items() if t not in unknown},
+        seed_deviation=None if spread is None else spread.seed_deviation,
+        order_deviation=None if spread is None else spread.order_deviation,
     )
 
 
@@ -226,6 +170,12 @@ def _finalist(name: str, repeats: Sequence[Judged]) -> Finalist:
         _means(repeats),
         {n: _spread([one.measures[n] for one in repeats]) for n in names},
     )
+
+
+def _repeated(tried: Judged, repeats: Sequence[Judged]) -> Judged:
+    """A trial by the means of its repetitions; what these lack is its own."""
+    examples = _mean_examples([one.examples for one in repeats])
+    return Judged(tried.name, {**tried.measures, **_means(repeats)}, examples)
 
 
 def _means(repeats: Sequence[Judged]) -> dict[str, float]:
@@ -248,46 +198,25 @@ def _mean_examples(each: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, l
     }
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """How much gains differ between seeds, pooled over all finalists."""
-
-    deviation: float
-    variance: float
-    """Of a single repetition. As a deviation is badly known from few repetitions, it is moderated
-    by what is usual (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3), and so much larger that a normal
-    interval with it is as wide as Student's."""
-
-
-def _over_seeds(repeated: Sequence[Finalist]) -> _Spread | None:
-    """The spread over seeds; None where no finalist was repeated more than once."""
-    from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
-
-    known = [
-        (len(one.repeats) - 1, one.spread["gain"])
-        for one in repeated
-        if math.isfinite(one.spread.get("gain", math.nan))
-    ]
-    freedom = sum(count for count, _ in known)
-    if not freedom:
-        return None
-    squares = sum(count * deviation**2 for count, deviation in known)
-    whole = freedom + USUAL_FREEDOM
-    moderated = (squares + USUAL_FREEDOM * USUAL_DEVIATION**2) / whole
-    widened = moderated * (float(stdtrit(whole, 0.975)) / float(stdtrit(10**9, 0.975))) ** 2
-    return _Spread(math.sqrt(squares / freedom), widened)
-
-
-def _seeds_words(repeated: Sequence[Finalist], spread: _Spread | None, *, orders: bool) -> str:
-    """On which seeds a verdict stands, in words."""
-    counts = sorted({len(finalist.repeats) for finalist in repeated})
+def _seeds_words(groups: Sequence[Sequence[Run]], spread: Spread | None, *, fresh: bool) -> str:
+    """On which seeds and orders a verdict stands, in words."""
+    counts = sorted({len(runs) for runs in groups})
     if not counts:
         return ""
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    noun = "seed that had" if counts == [1] else "seeds that had"
-    told = f"on {number} fresh {noun} no part in the choice"
-    if orders:
-        told += ", each with another order of the tasks"
-    if spread is not None:
-        told += f", between which gains differ by {spread.deviation:.3f} (standard deviation)"
-    return told
+    told = f"on {number} fresh seed{'' if counts == [1] else 's'}"
+    orders = {run.order for runs in groups for run in runs}
+    if len(orders) > 1:
+        told += f" and {len(orders)} orders of the tasks"
+    elif fresh:
+        told += " and another order of the tasks"
+    told += " that had no part in the choice"
+    if spread is None:
+        return told
+    if spread.order_deviation is None:
+        varied = "which" if len(orders) == 1 else "all of which together"
+        return f"{told}, between {varied} gains differ by {spread.seed_deviation:.3f} (sd)"
+    return (
+        f"{told}; gains differ by {spread.seed_deviation:.3f} between seeds and by "
+        f"{spread.order_deviation:.3f} between orders (sd)"
+    )

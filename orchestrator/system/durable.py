@@ -45,6 +45,21 @@ def write(path: Path, content: str | bytes) -> None:
         put(fresh, path)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all.
+
+    Args:
+        source: The file.
+        target: Its copy; a file that is there is replaced.
+
+    Raises:
+        OSError: If the disk refuses; `target` is then what it was.
+    """
+    with half(target) as fresh:
+        shutil.copyfile(source, fresh)
+        put(fresh, target)
+
+
 def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder, whole or not at all.
 

@@ -121,6 +121,14 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def aside_name(path: Path) -> Path:
+    """A free name beside a file or folder, under which it is kept and nobody uses it."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.set-aside-{number}")).exists():
+        number += 1
+    return aside
+
+
 def move_aside(path: Path) -> Path:
     """Rename a file or folder, so that it is kept and nobody uses it.
 
@@ -130,9 +138,7 @@ def move_aside(path: Path) -> Path:
     Returns:
         Its new name, beside the old one.
     """
-    number = 1
-    while (aside := path.with_name(f"{path.name}.set-aside-{number}")).exists():
-        number += 1
+    aside = aside_name(path)
     path.rename(aside)
     return aside
 

@@ -192,14 +192,6 @@ def test_what_another_sweep_left_in_the_folder_is_no_trials_own(write, data, cop
         assert end["adapter_sha256"] != ended(whole[1])[name]["adapter_sha256"]
 
 
-def test_a_sweep_that_begins_finds_nothing_in_its_folder(copied, recorder):
-    folder, _ = copied
-    continuation.set_leftovers_aside(folder, recorder)
-    assert not (folder / "trials").exists()
-    assert (folder / "trials.set-aside-1" / "t001" / "adapter").is_dir()
-    assert "of a sweep whose journal is gone" in recorder.notes[0]
-
-
 def test_a_trial_whose_adapter_is_gone_makes_it_again(loaded, data, whole, tmp_path):
     folder = tmp_path / "told"
 

@@ -28,12 +28,18 @@ from orchestrator.cli.output.progress_words import (
     task_place,
 )
 from orchestrator.records.event import Event
-from orchestrator.records.events import ChampionRegistered, SweepEnded, TestRead, TrialEnded
+from orchestrator.records.events import (
+    ChampionRegistered,
+    FaultSurvived,
+    SweepEnded,
+    TestRead,
+    TrialEnded,
+)
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.system.formatting import show, show_duration
 
-_IMPORTANT = (TrialEnded, SweepEnded, TestRead, ChampionRegistered)
+_IMPORTANT = (TrialEnded, SweepEnded, TestRead, ChampionRegistered, FaultSurvived)
 """What is are said above the panel, too."""
 HEARTBEAT_SECONDS = 10.0
 """A sweep without a terminal is never silent for longer than this."""

@@ -35,8 +35,14 @@ def render(plan: Plan) -> RenderableType:
     many = f"{plan.trials} trial" + ("" if plan.trials == 1 else "s")
     if plan.repeated_trials:
         many += f" ({plan.repeated_trials} of them repeat finalists with fresh seeds)"
+    if plan.compared_trials:
+        many += (
+            f" ({plan.compared_trials} of them only to compare: joint retraining, fresh adapter)"
+        )
     head = f"{plan.kind.capitalize()} {plan.name}: {many}, and the untouched base once"
     parts: list[RenderableType] = [Text(head, style="bold")]
+    if plan.extends is not None:
+        parts.append(Text(f"Goes on from {plan.extends}, whose tasks are not learnt again."))
     if plan.left_out is not None:
         parts.append(Text(f"{plan.left_out}.", style="yellow"))
     if plan.bounded is not None:
@@ -64,8 +70,10 @@ def render(plan: Plan) -> RenderableType:
         Text(f"Resources: {plan.arithmetic}."),
         *_alone_words(plan),
         Text(_time_words(plan)),
-        Text(f"Storage: about {_size(plan.storage_bytes)}{_free(plan.machine.disk)}."),
+        Text(_storage_words(plan)),
     ]
+    if plan.shared is not None and plan.shared.words:
+        parts.append(Text(f"Shared: {plan.shared.words}."))
     parts += [Text(f"Warning: {warning}", style="yellow") for warning in plan.warnings]
     parts += [Text(f"In the way: {problem}", style="bold red") for problem in plan.problems]
     return Group(*parts)
@@ -153,6 +161,11 @@ def _memory_words(plan: Plan) -> str:
 
 def _free(free: int | None) -> str:
     return "" if free is None else f" ({_size(free)} free)"
+
+
+def _storage_words(plan: Plan) -> str:
+    shared = f", and up to {_size(plan.shared_bytes)} of what trials share"
+    return f"Storage: about {_size(plan.storage_bytes)}{shared}{_free(plan.machine.disk)}."
 
 
 def _size(number: float) -> str:

@@ -12,6 +12,8 @@ from orchestrator.records.events import (
     CellsScored,
     ChampionRegistered,
     ExtensionMeasured,
+    FaultSurvived,
+    JournalRepaired,
     StageReported,
     SweepContinued,
     SweepEnded,
@@ -23,6 +25,7 @@ from orchestrator.records.events import (
     TrialStarted,
 )
 from orchestrator.records.extension_words import COMPARED_WORDS, extension_words
+from orchestrator.records.faults.fault_words import fault_words
 from orchestrator.records.readings import reading_words
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_state import SweepState
@@ -115,6 +118,8 @@ def describe(event: Event, view: SweepState) -> str:
             words = " ".join(extension_words(event, name) for name in shown).rstrip(".")
         case TestRead():
             words = reading_words(event) if event.reading else view.test_words
+        case FaultSurvived() | JournalRepaired():
+            words = fault_words(event)
         case ChampionRegistered():
             words = f"registered {event.trial} as {event.model}, version {event.version}"
         case _:

@@ -12,6 +12,7 @@ from rich.text import Text
 from orchestrator.cli.output.tables import add_cells, natural_width, table
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
+from orchestrator.records.events import TestRead
 from orchestrator.records.extension_words import (
     extension_rows,
     extension_scores,
@@ -38,7 +39,7 @@ def reading_tables(view: SweepState, width: int) -> list[RenderableType]:
                 made, [name, show(score), show(difference, signed=True), show_interval(interval)]
             )
         labels = {**CONTROLS, str(reading.runner_up): f"{reading.runner_up}, the runner-up",
-                  str(champion): f"{champion}, champion then"}  # fmt: skip
+                  str(champion): f"{champion}, {_role(reading)}"}  # fmt: skip
         rows = {
             labels.get(name, name): [show(score) for score in scores]
             for name, scores in reading_scores(reading).items()
@@ -46,6 +47,10 @@ def reading_tables(view: SweepState, width: int) -> list[RenderableType]:
         rows["test examples"] = [str(reading.examples.get(t, "-")) for t in view.tasks]
         tables += [made, Text(), *task_tables(view, width, rows, "Test scores by task")]
     return tables
+
+
+def _role(reading: TestRead) -> str:
+    return "champion then" if reading.preference is None else f"by {reading.preference}"
 
 
 def extension_tables(view: SweepState, width: int) -> list[RenderableType]:

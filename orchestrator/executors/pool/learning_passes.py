@@ -24,7 +24,7 @@ from orchestrator.loop.requests import TrainStep
 
 _Group: TypeAlias = Sequence[tuple[Slot, list[Scored]]]
 _Parts: TypeAlias = list[Tensor]
-"""What the passes of a tick add to one slot's loss: 0-dim, on the device, not read yet."""
+"""What the passes of a tick add to one slot's loss, on the device, not read yet."""
 
 
 class LearningPasses:
@@ -151,7 +151,8 @@ def _read(parts: Mapping[int, _Parts]) -> dict[int, float]:
     """The loss of each slot, all of them read at once."""
     values = iter(read_together([part for own in parts.values() for part in own]))
     return {
-        number: reduce(operator.add, islice(values, len(own)), 0.0) for number, own in parts.items()
+        number: reduce(operator.add, islice(values, sum(part.numel() for part in own)), 0.0)
+        for number, own in parts.items()
     }
 
 

@@ -136,6 +136,11 @@ class Mailbox:
             tuple(lease.messages[seen:]), gone=self.gone, absent=self._absent(), waits=waits
         )
 
+    @property
+    def inside(self) -> list[str]:
+        """The trials that the member has."""
+        return [name for name, each in self._leases.items() if each.taken and not each.over]
+
     def present(self) -> bool:
         """Say whether the member takes jobs, or can be expected to do so soon."""
         return not self._closed and self.gone is None and not self._absent()
@@ -236,10 +241,13 @@ class Mailbox:
                     self._deaths = 0
         # What the member said before it was told to forget a job is of no use any more.
         drop, self._dropped = self._dropped, []
+        # The driver starts all that may start before it listens. Once it has let go of what the
+        # member had, nothing comes that does not wait for a trial elsewhere, or for these.
+        all_there = not any(lease.taken for lease in self._leases.values())
         join = [] if self._closed else self._hand_out(free)
         waiting = any(not lease.taken and not lease.over for lease in self._leases.values())
         self._room = 0 if waiting else free - len(join)
-        return Todo(tuple(join), tuple(drop), self._closed)
+        return Todo(tuple(join), tuple(drop), self._closed, all_there and bool(join))
 
     def _hand_out(self, free: int) -> list[Job]:
         join: list[Job] = []

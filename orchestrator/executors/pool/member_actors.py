@@ -21,6 +21,7 @@ from orchestrator.executors.job import MemberConfig
 from orchestrator.executors.messages import Message, Todo
 from orchestrator.executors.worker_group import away_from, worker_group
 from orchestrator.spec.sections import ResourceSpec
+from orchestrator.system.pulse import Pulse, pulse
 
 MAIL = {"mail": 4}
 """Threads of an actor that answer while it works: the driver's."""
@@ -49,7 +50,7 @@ class LoneMember:
     @ray.method(concurrency_group="mail")
     def swap(self, todo: Todo, known: str, admission: Admission | None = None) -> Heard:
         """Meet the driver. That this process answers is its sign of life."""
-        self._desk.beat()
+        self._desk.beat(pulse())
         return self._desk.swap(todo, known, admission)
 
 
@@ -105,9 +106,9 @@ class MemberGroup:
         return self._desk.begin()
 
     @ray.method(concurrency_group="workers")
-    def beat(self) -> None:
-        """A sign of life of the first worker."""
-        self._desk.beat()
+    def beat(self, found: Pulse) -> None:
+        """A sign of life of the first worker, and how it stands with its work."""
+        self._desk.beat(found)
 
     @ray.method(concurrency_group="workers")
     def exchange(self, incarnation: str, said: Sequence[tuple[str, Message]], free: int) -> Todo:

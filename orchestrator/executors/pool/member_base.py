@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
+from curlora.packing.row_attention import takes_rows
 from orchestrator.base.loading import load_base, load_tokenizer, partitioned
 from orchestrator.data.prepared import PreparedData
 from orchestrator.engines.plain import PlainEngine
@@ -21,6 +23,8 @@ from orchestrator.records.stage_report import StageReport
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import default_batch_tokens
 from orchestrator.spec.task_kinds import GenerationTask
+
+_log = logging.getLogger(__name__)
 
 
 class MemberBase:
@@ -52,14 +56,27 @@ class MemberBase:
         tokens = experiment.data.batch_tokens or default_batch_tokens(
             on_gpu=resources.gpus_per_worker > 0, packed=True
         )
+        self._asked_tokens = tokens
         self.batch_tokens = max(1, tokens >> halvings)
         """Padded tokens of a pass at most, on each worker."""
         self.capacity = resources.slots
         """Most trials at a time."""
         self._workers = workers
+        self._invariant = training.batch_invariant is True and self._goes_row_by_row()
         self._targets: Any = None
         self.pack: PackedTrials | None = None
         """The pack that there is; None before the first trial."""
+
+    def _goes_row_by_row(self) -> bool:
+        """Whether the base can be computed so that rows do not depend on one another."""
+        if takes_rows(self._base):
+            return True
+        _log.warning(
+            "%s does not call its attention by name, so that it cannot go over each row by itself: "
+            "what a trial computes depends, within rounding, on the trials that share its passes.",
+            type(self._base).__name__,
+        )
+        return False
 
     def pack_for(self, experiment: Experiment) -> PackedTrials | None:
         """The pack of a trial's layers; None while trials of other layers hold the base."""
@@ -79,12 +96,14 @@ class MemberBase:
                 tokenizer=self._tokenizer,
                 workers=self._workers,
                 sharded=self._sharded,
+                invariant=self._invariant,
+                asked_tokens=self._asked_tokens,
             )
         return self.pack
 
     def _bare(self, experiment: Experiment) -> Any:
         """The engine that computes row 0."""
-        if self._workers.alone:
+        if self._workers.alone and not self._invariant:
             return PlainEngine(
                 self._base, experiment.training, batch_tokens=self.batch_tokens,
                 tokenizer=self._tokenizer,

@@ -9,6 +9,8 @@ from orchestrator.executors.desk import Admission, Heard
 from orchestrator.executors.job import MemberConfig
 from orchestrator.executors.messages import Todo
 from orchestrator.executors.pool.mailbox import Mailbox
+from orchestrator.executors.watching.fault import Fault, TellFault
+from orchestrator.executors.watching.progress_watch import ProgressWatch
 from orchestrator.spec.sections import ResourceSpec
 
 
@@ -22,7 +24,7 @@ class MemberKeeper:
         storage: str,
         config: Callable[[], MemberConfig],
         avoid: Callable[[], Sequence[str]],
-        note: Callable[[str], None],
+        fault: TellFault,
     ) -> None:
         """Begin without an actor.
 
@@ -32,10 +34,10 @@ class MemberKeeper:
             storage: Where these runs keep their files.
             config: Gives the `MemberConfig` of a start.
             avoid: Gives the ids of nodes on which it is not placed.
-            note: Told when it has died.
+            fault: Told when it has died, or hangs.
         """
         self._name, self._resources, self._storage = name, resources, storage
-        self._config, self._avoid, self._note = config, avoid, note
+        self._config, self._avoid, self._fault = config, avoid, fault
         self.mailbox = Mailbox(max_failures=resources.max_failures)
         self._starts = 0
         self._actor: Any = None
@@ -47,6 +49,7 @@ class MemberKeeper:
         """The incarnation that was last heard of."""
         self._trouble = ""
         """What its last actor ended with."""
+        self._watch = ProgressWatch()
 
     @property
     def works(self) -> bool:
@@ -75,6 +78,7 @@ class MemberKeeper:
             deaths = admitted
         self._known, config = "", self._config()
         self._starts += 1
+        self._watch = ProgressWatch()
         if alone:
             self._actor = member_actors.lone_member(self._resources, self._avoid())
             self._work = self._actor.serve.remote(config, deaths)
@@ -104,6 +108,18 @@ class MemberKeeper:
             self._heard()
         if self._work is not None and self._work in ready:
             self._ended()
+        self._look()
+
+    def _look(self) -> None:
+        """Let another one take its place where it comes no further."""
+        if self._actor is None or self.mailbox.closed:
+            return
+        why = self._watch.trouble()
+        if why is not None:
+            self._trouble = why
+            self._fault(Fault("member_hung", self._name, why, self.mailbox.inside))
+            self.end()
+            self._start(again=True)
 
     def _heard(self) -> None:
         import ray
@@ -119,8 +135,14 @@ class MemberKeeper:
             return
         heard: Heard = found
         self.mailbox.sign(heard.silent)
+        self._watch.hear(heard.pulse, heard.silent)
         admission = self._admission() if heard.begins and not heard.said else None
         todo = Todo(close=self.mailbox.closed)
+        if self._known and heard.incarnation not in {"", self._known}:
+            # Ray Train has started the workers of a group again.
+            why = "Ray Train has started them again"
+            self._fault(Fault("workers_died", self._name, why, self.mailbox.inside))
+            self._watch = ProgressWatch()
         if heard.incarnation:
             todo = self.mailbox.exchange(heard.incarnation, heard.said, heard.free)
         self._known = heard.incarnation
@@ -144,10 +166,7 @@ class MemberKeeper:
         if self.mailbox.closed:
             return
         if died:
-            self._note(
-                f"{self._name} of the pool has died ({self._trouble}); another one is started, and "
-                "its trials go on from their last reports"
-            )
+            self._fault(Fault("member_died", self._name, self._trouble, self.mailbox.inside))
             self._start(again=True)
         else:
             self.mailbox.lose(found or "it has ended")

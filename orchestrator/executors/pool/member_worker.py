@@ -10,11 +10,10 @@ begin, which to forget, what was measured.
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,21 +24,22 @@ from orchestrator.engines.workers import ALONE, Workers, WorkersError
 from orchestrator.executors.desk import Desk
 from orchestrator.executors.job import Job, MemberConfig
 from orchestrator.executors.messages import Message, Todo
+from orchestrator.executors.watching.signs_of_life import signs_of_life
 from orchestrator.executors.worker_group import leave_out_quantisers, prepare_for_deepspeed
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment, experiment_received
+from orchestrator.system.pulse import rested
 
 if TYPE_CHECKING:
     from orchestrator.executors.pool.member import Member
 
-BEAT_SECONDS = 5.0
-"""How often a group gives its desk a sign of life, whatever it does."""
 EXCHANGE_SECONDS = 0.1
 """How often a busy member goes to its desk."""
 IDLE_SECONDS = 0.05
 """How often an idle one does."""
 GATHER_SECONDS = 5.0
-"""How long a member without trials waits for one more before it begins with those that it has.
+"""How long a member without trials waits for one more before it begins with those that it has,
+unless it is told that none will come: others may be held back until these have learnt a task.
 Trials that begin together share their passes to the end, with rows of the same length; with eight
 that began three steps apart each took 1.18 times the CPU time."""
 
@@ -94,7 +94,7 @@ def work_in_group(config: dict[str, Any]) -> None:
             # Nobody is left to work for.
             return Todo(close=True)
 
-    beating = _beating(group) if workers.first else nullcontext()
+    beating = signs_of_life(group) if workers.first else nullcontext()
     lost = _work(experiment, told, workers, deaths, exchange, beating)
     if lost is not None:
         ray.get(group.lost.remote(lost))
@@ -121,28 +121,6 @@ def _work(
             return str(error)
         serve(member, exchange, workers, expected=config.expected)
     return None
-
-
-@contextmanager
-def _beating(group: Any) -> Iterator[None]:
-    """Meanwhile, give the desk signs of life: loading and passes may take long."""
-    import ray
-    from ray.exceptions import RayActorError
-
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(BEAT_SECONDS):
-            with suppress(RayActorError):  # the exchange of messages meets it too, and decides
-                ray.get(group.beat.remote())
-
-    thread = threading.Thread(target=beat, name="beat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def serve(member: Member, exchange: Any, workers: Workers = ALONE, *, expected: int = 1) -> None:
@@ -179,8 +157,10 @@ def serve(member: Member, exchange: Any, workers: Workers = ALONE, *, expected: 
             for job in todo.join:
                 member.take(job)
         said += member.work()
-        if not member.busy and not said:
-            time.sleep(IDLE_SECONDS)
+        if not member.busy:
+            rested()
+            if not said:
+                time.sleep(IDLE_SECONDS)
 
 
 class _Gathering:
@@ -212,7 +192,8 @@ class _Gathering:
         if come:
             self._came = now
         self._jobs = [job for job in self._jobs if job.trial not in todo.drop] + come
-        if not busy and self.held < self._expected and now - self._came < GATHER_SECONDS:
+        few = self.held < self._expected and not todo.all_there
+        if not busy and few and now - self._came < GATHER_SECONDS:
             return replace(todo, join=at_once)
         ready, self._jobs = self._jobs, []
         return replace(todo, join=(*at_once, *ready))

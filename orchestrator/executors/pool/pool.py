@@ -19,6 +19,7 @@ from orchestrator.executors.job import Job, MemberConfig
 from orchestrator.executors.messages import Lost, Message
 from orchestrator.executors.pool.followed import Followed
 from orchestrator.executors.pool.member_keeper import MemberKeeper
+from orchestrator.executors.watching.fault import TellFault
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import ResourceSpec
@@ -45,6 +46,7 @@ class Pool:
         unfinished: Callable[[], int],
         avoid: Callable[[], Sequence[str]],
         note: Callable[[str], None],
+        fault: TellFault,
     ) -> None:
         """Make the mailboxes; members start when they are needed.
 
@@ -56,13 +58,14 @@ class Pool:
             unfinished: Gives how many trials the sweep has yet to finish.
             avoid: Gives the ids of nodes on which no member is placed.
             note: Told, in words, what the pool is doing.
+            fault: Told of members that have died, or hang.
         """
         self._experiment, self._sweep_folder, self._shared = experiment, folder, shared
         self._unfinished, self._note = unfinished, note
         self._one = experiment.resources
         self._members = [
             MemberKeeper(
-                f"member-{number}", self._one, str(self._folder), self._config, avoid, note
+                f"member-{number}", self._one, str(self._folder), self._config, avoid, fault
             )
             for number in range(members)
         ]

@@ -28,19 +28,24 @@ from orchestrator.spec.task_kinds import GenerationTask
 class ScoringPasses:
     """Computes log-probabilities, hidden states and texts; its methods are collectives."""
 
-    def __init__(self, passes: SharedPasses, tokens: int) -> None:
+    def __init__(self, passes: SharedPasses, tokens: int, asked: int | None = None) -> None:
         """Take a base.
 
         Args:
             passes: The base and its pack.
             tokens: Padded tokens of a pass at most, on each worker.
+            asked: The same before failures have left less; None: there were none. It says which
+                rows are joint and which texts are written together, where their numbers must not
+                depend on failures.
         """
+        asked = asked if passes.pack.invariant else None
         self._passes = passes
         self._workers = passes.workers
         self.scored = passes.scored
         self._joint = JointRows(self.scored.base, self._workers)
         self.reading = PassSize(tokens)
-        self.writing = PassSize(tokens)
+        self.writing = PassSize(asked or tokens)
+        self._longest_joint = asked
 
     def read(self, readers: Sequence[Slot]) -> dict[int, list[list[float]] | Failure]:
         """What each of some slots wants to have scored, in shared forward passes.
@@ -110,7 +115,8 @@ class ScoringPasses:
             WorkersError: A pass over a sharded base has failed on one of several workers.
         """
         failures: dict[int, Failure] = {}
-        parts = self._joint.parts(rows, self.reading.tokens, self._bare)
+        longest_joint = self._longest_joint or self.reading.tokens
+        parts = self._joint.parts(rows, longest_joint, self._bare)
         computed = parts.rows
 
         def owner(index: int) -> int:
@@ -171,8 +177,9 @@ class ScoringPasses:
         width = hidden_size(self.scored.model)
         with self._workers.collective():
             return hidden_states(
-                self.scored, rows, self.reading.tokens, width, self._workers, self._passes.device
-            )
+                self._passes.hidden_states, rows, self.reading.tokens, width, self._workers,
+                self._passes.device,
+            )  # fmt: skip
 
     def write(
         self, number: int, prompts: Sequence[Tokens], task: GenerationTask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curlora.packing.pack import PackedModel
+from curlora.packing.pack import BARE, PackedModel
 from curlora.transfers import on_device
 from orchestrator.data.items import Tokens
 from orchestrator.data.model_inputs import Scored
@@ -36,6 +37,7 @@ class SharedPasses:
         tokenizer: Any = None,
         workers: Workers = ALONE,
         sharded: ShardedBase | None = None,
+        invariant: bool = False,
     ) -> None:
         """Take a base.
 
@@ -46,11 +48,12 @@ class SharedPasses:
             tokenizer: Needed where texts are written.
             workers: The workers across which rows are sharded.
             sharded: The base where it is sharded across them, too (ZeRO stage 3).
+            invariant: Compute each row to the same bits whatever else a pass holds.
         """
         self.workers = workers
         self.sharded = sharded
         self.scored = ScoredModel(base).eval() if sharded is None else sharded.scored
-        self.pack = PackedModel(base, target_modules, capacity=capacity)
+        self.pack = PackedModel(base, target_modules, capacity=capacity, invariant=invariant)
         self.device: torch.device = next(base.parameters()).device
         self._tokenizer = tokenizer
 
@@ -122,13 +125,12 @@ class SharedPasses:
             counts: Whether the rows are part of the step; see `Workers.shard`.
 
         Returns:
-            Of each slot its part of its mean loss, in nats, 0-dim on the device; the gradients are
-            in the pack.
+            Of each slot its part of its mean loss, in nats, on the device: 0-dim, or term by term
+            where sums must not depend on how rows are parted; the gradients are in the pack.
         """
         numbers = list(dict.fromkeys(number for number, _ in rows))
         owners = [numbers.index(number) for number, row in rows for _ in row.picks]
-        with self.pack.rows([number for number, _ in rows]):
-            found = self.scored(*padded([row for _, row in rows], self.device))
+        found = self._through([row for _, row in rows], [number for number, _ in rows])
         owner = on_device(torch.tensor(owners), self.device)
         sums = found.new_zeros(len(numbers)).index_add(0, owner, -found)
         divisors = torch.tensor([over[n] for n in numbers], dtype=sums.dtype)
@@ -137,13 +139,45 @@ class SharedPasses:
         losses.sum().backward()
         if self.sharded is not None:
             self.sharded.release()
+        if self.pack.invariant:
+            terms = (-found.detach() / divisors[owner]).split(_lengths_of_runs(owners))
+            return dict(zip(numbers, terms, strict=True))
         return dict(zip(numbers, losses.detach().unbind(), strict=True))
+
+    def _through(
+        self,
+        rows: Sequence[Scored],
+        owners: Sequence[int],
+        *,
+        joint: bool = False,
+        read: bool = True,
+    ) -> Tensor:
+        """Rows through the base, each with the adapter of its slot.
+
+        Args:
+            rows: In one pass.
+            owners: The slot of each.
+            joint: Whether some may be joint.
+            read: Whether log-probabilities of picks are wanted; else hidden states.
+
+        Returns:
+            As `ScoredModel.forward`.
+        """
+        step = self.pack.step_of_lengths
+        lengths = [len(row.tokens) for row in rows] if self.pack.invariant else ()
+        layout = layout_of(rows, self.device, step) if joint else None
+        input_ids, positions, targets = padded(rows, self.device, step)
+        with self.pack.rows(owners, lengths):
+            return self.scored(input_ids, positions, targets if read else None, layout=layout)
 
     def score(self, rows: Sequence[Scored], owners: Sequence[int]) -> list[list[float]]:
         """The log-probability of every pick of some rows, each of its slot, in one pass."""
-        with torch.no_grad(), self.pack.rows(owners):
-            layout = layout_of(rows, self.device)
-            return values_by_row(self.scored(*padded(rows, self.device), layout=layout), rows)
+        with torch.no_grad():
+            return values_by_row(self._through(rows, owners, joint=True), rows)
+
+    def hidden_states(self, rows: Sequence[Scored]) -> Tensor:
+        """The last hidden states of the bare base at the picks of some rows, in one pass."""
+        return self._through(rows, [BARE] * len(rows), read=False)
 
     def write(
         self, number: int, prompts: Sequence[Tokens], task: GenerationTask
@@ -158,3 +192,8 @@ class SharedPasses:
                 self.device,
                 synced=self.sharded is not None,
             )
+
+
+def _lengths_of_runs(owners: Sequence[int]) -> list[int]:
+    """How many of them each owner has, which are neighbours, in order."""
+    return [len(list(run)) for _, run in itertools.groupby(owners)]

@@ -79,7 +79,11 @@ def log_trial_model(
                 pip_requirements=_requirements(state, trial),
             )
         client.log_model_artifacts(model.model_id, str(saved))
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    # The database refuses a link that is there, which a driver may have made before it was killed.
+    outputs = client.get_run(run_id).outputs
+    linked = outputs.model_outputs if outputs is not None else []
+    if model.model_id not in {output.model_id for output in linked}:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     return model.model_id
 

@@ -110,6 +110,33 @@ class Projection:
                 # A request may have arrived although its answer did not: look again next time.
                 self._held = self._client = self._sweep = None
 
+    def write_again(self, lines: Sequence[Line], *, without: Sequence[str]) -> None:
+        """Show what a journal says that was repaired, whatever was shown before.
+
+        Args:
+            lines: The whole journal.
+            without: Trials of which something is not certain any more: their runs are deleted
+                (MLflow keeps deleted runs), and made again when the trials run again.
+
+        Raises:
+            TrackingError: If MLflow cannot be used; the next call tries again.
+        """
+        with mlflow_errors(self._uri, self._folder):
+            client, sweep = self._connected(), self._fold(lines)
+            experiment = self._experiment(client, sweep.state)
+            for trial, held in runs_of(client, experiment, sweep, self._say).items():
+                if trial is None:
+                    tag_run(client, held, {MARK: "-1"})
+                elif trial in without and not held.deleted:
+                    # Under another sweep's name, so that it is not found again.
+                    tag_run(
+                        client, held, {f"{TAG}sweep": f"{sweep.state.identity} (before repair)"}
+                    )
+                    client.set_terminated(held.run.info.run_id, "KILLED")
+                    client.delete_run(held.run.info.run_id)
+        self._held = self._sweep = None
+        self.catch_up(lines, running=False)
+
     def _fold(self, lines: Sequence[Line]) -> SweepRuns:
         opening = read_event(lines[0])
         if not isinstance(opening, SweepOpened):

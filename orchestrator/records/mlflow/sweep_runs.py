@@ -194,6 +194,10 @@ class SweepRuns:
 
     def _reported(self, event: StageReported) -> None:
         picture, report = self._picture(event.trial, event), event.report
+        if report.taken_from is not None:
+            # By task, the trial that has learnt it: this one has taken it over.
+            taken = self.state.trial(event.trial).taken_over
+            picture.tags[f"{TAG}taken_from"] = json.dumps(taken)
         index, known = report.task_index, self.state.trial(event.trial).task_steps
         before = sum(steps for task, steps in known.items() if task < index)
         step = before + report.step if index >= 0 else 0
@@ -272,7 +276,7 @@ class SweepRuns:
                            "test_gain": event.gain[name],
                            "test_gain_low": low, "test_gain_high": high}  # fmt: skip
             pictures = [(self._pictures[name], "")] if name in self._pictures else []
-            if name == event.champion:
+            if name == event.champion and event.preference is None:
                 pictures.append((self.parent, "champion/"))
             for picture, prefix in pictures:
                 if f"{TAG}test_reading" not in picture.tags:

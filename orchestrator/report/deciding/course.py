@@ -13,7 +13,7 @@ from orchestrator.measures.pareto import hypervolume
 from orchestrator.records.stage_report import DONE
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
-from orchestrator.report.deciding.decision import method_of
+from orchestrator.report.deciding.comparisons import method_of
 from orchestrator.report.figures import Curves, Series
 from orchestrator.report.tables import Row, Table
 from orchestrator.system.formatting import show, show_duration, show_interval

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator.measures.intervals import gain_interval
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
-from orchestrator.records.readings import CONTROLS
+from orchestrator.records.readings import reading_words
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
+from orchestrator.records.trial_record import TrialRecord
+from orchestrator.report.deciding.comparisons import (
+    Comparison,
+    comparisons_of,
+    error_parts,
+    method_of,
+)
 from orchestrator.system.formatting import show
 
-Examples = Mapping[str, Sequence[float]]
-METHOD_CONTROLS = {"early-stopped-lora": "early-stopped LoRA", "joint": "joint training (LoRA)"}
-"""Controls that are trained like any method, by preset."""
 FRONT_SHOWN = 6
 MOST_WORTHWHILE = 100.0
 """Times as many examples beyond which more of them settle nothing."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The pick's mean score minus another's, on the same validation examples."""
-
-    other: str
-    """What it is compared with, in words."""
-    trial: str | None
-    difference: float
-    interval: list[float] | None
-    """95 %, paired; None where examples are missing on a side."""
-    examples: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +46,9 @@ class Decision:
     """Of the pick: what the search had set."""
     reason: str
     measures: dict[str, float | None]
+    errors: dict[str, float] = field(default_factory=dict[str, float])
+    """Of its mean score, the standard errors over `examples`, `seeds` and `orders`; seeds and
+    orders as one, `runs`, where they cannot be told apart."""
     comparisons: list[Comparison] = field(default_factory=list[Comparison])
     given_up: list[GivenUp] = field(default_factory=list[GivenUp])
     changes: list[str] = field(default_factory=list[str])
@@ -96,12 +87,13 @@ def decide(view: SweepState, pick: str | None = None, reason: str | None = None)
     }
     if chosen is None:
         best = view.best
-        nearest = [] if best is None else _comparisons(view, best)
+        nearest = [] if best is None else comparisons_of(view, best)
         return Decision(
-            view.name, None, "", {}, told, {}, nearest, cost=cost, open=_open(view, None, nearest)
-        )
+            view.name, None, "", {}, told, {}, comparisons=nearest, cost=cost,
+            open=_open(view, None, nearest),
+        )  # fmt: skip
     trial = view.trial(chosen)
-    comparisons = _comparisons(view, trial)
+    comparisons = comparisons_of(view, trial)
     return Decision(
         sweep=view.name,
         pick=chosen,
@@ -109,23 +101,22 @@ def decide(view: SweepState, pick: str | None = None, reason: str | None = None)
         settings=dict(trial.overrides),
         reason=told,
         measures=_measures(view, trial),
+        errors=error_parts(view, trial),
         comparisons=comparisons,
         given_up=_given_up(view, trial),
         changes=_changes(view, trial),
         cost=cost,
         open=_open(view, trial, comparisons),
-        test=view.test_words if chosen == view.champion else "",
+        test=_test_words(view, chosen),
     )
 
 
-def method_of(view: SweepState, trial: TrialRecord) -> str:
-    """A trial's method in a word or two."""
-    settings = view.settings(trial)
-    preset = settings.get("method.preset")
-    if preset:
-        return str(preset)
-    adapter, retention = (settings.get(f"method.{part}.kind") for part in ("adapter", "retention"))
-    return f"{adapter}" if retention in {None, "none"} else f"{adapter} with {retention}"
+def _test_words(view: SweepState, pick: str) -> str:
+    """What the test data say of the pick; empty where they were not read for another preference."""
+    if pick == view.champion:
+        return view.test_words
+    reading = view.reading_of(pick)
+    return "" if reading is None else reading_words(reading)
 
 
 def _measures(view: SweepState, trial: TrialRecord) -> dict[str, float | None]:
@@ -141,79 +132,6 @@ def _deciding(view: SweepState) -> list[str]:
         "gain", *view.experiment.get("objectives", {}), *rule.get("subject_to", {}), "accuracy",
     ]  # fmt: skip
     return list(dict.fromkeys(names))
-
-
-def _final(view: SweepState, trial: TrialRecord) -> Examples:
-    """A trial's final score of each example; the mean over its repetitions where it has some."""
-    finalist = next((f for f in view.finalists if f.trial == trial.name), None)
-    names = [trial.name] if finalist is None else finalist.repeats
-    each = [view.trial(name).per_example for name in names]
-    return {
-        task: [statistics.fmean(scores) for scores in zip(*(e[task] for e in each), strict=False)]
-        for task in view.tasks
-        if each and all(e.get(task) for e in each)
-    }
-
-
-def _compared(
-    view: SweepState, mine: Examples, other: str, its: Examples, trial: str | None = None
-) -> Comparison | None:
-    """The pick beside another on the examples that both were scored on; None without any."""
-    sizes = {task: min(len(mine.get(task, ())), len(its.get(task, ()))) for task in view.tasks}
-    if not sizes or not all(sizes.values()):
-        return None
-    sides = [[list(side[task][:n]) for task, n in sizes.items()] for side in (mine, its)]
-    interval = gain_interval(sides[0], sides[1])
-    means = [statistics.fmean(map(statistics.fmean, side)) for side in sides]
-    bounds = [interval.low, interval.high]
-    return Comparison(other, trial, means[0] - means[1], bounds, sum(sizes.values()))
-
-
-def _comparisons(view: SweepState, trial: TrialRecord) -> list[Comparison]:
-    """Beside the runner-up and every control that was measured."""
-    mine, found = _final(view, trial), list[Comparison | None]()
-    if view.runner_up is not None and trial.name == view.champion:
-        second = view.trial(view.runner_up)
-        words = f"the runner-up, {second.name} ({method_of(view, second)})"
-        found.append(_compared(view, mine, words, _final(view, second), second.name))
-    base = view.everything.get(BASE_TRIAL)
-    reports = [] if base is None else [r for r in base.reports if r.row]
-    for control, words in CONTROLS.items():
-        if control == "majority":
-            found.append(_majority(view, trial, words))
-            continue
-        each = "head_only_per_example" if control == "head_only" else "per_example"
-        its: Examples = (getattr(reports[-1], each) or {}) if reports else {}
-        found.append(_compared(view, mine, words, its))
-    for preset, words in METHOD_CONTROLS.items():
-        best = _best_of(view, preset)
-        if best is not None and best.name != trial.name:
-            told = f"{words}, {best.name}"
-            found.append(_compared(view, mine, told, _final(view, best), best.name))
-    return [comparison for comparison in found if comparison is not None]
-
-
-def _majority(view: SweepState, trial: TrialRecord, words: str) -> Comparison | None:
-    """As journalled: the labels are with the data. Of a repeated trial, its first repetition."""
-    finalist = next((f for f in view.finalists if f.trial == trial.name and f.repeats), None)
-    shown = trial if finalist is None else view.trial(finalist.repeats[0])
-    mean = statistics.fmean(view.control_scores("majority") or [math.nan])
-    interval, own = shown.interval("majority"), shown.measure("accuracy")
-    if interval is None or math.isnan(own - mean):
-        return None
-    return Comparison(words, None, own - mean, interval, sum(view.examples(shown).values()))
-
-
-def _best_of(view: SweepState, preset: str) -> TrialRecord | None:
-    """The trial of a preset with the largest gain."""
-    own = [
-        trial
-        for trial in view.searched
-        if trial.state == "COMPLETE"
-        and method_of(view, trial) == preset
-        and math.isfinite(trial.measure("gain"))
-    ]
-    return max(own, key=lambda trial: trial.measure("gain"), default=None)
 
 
 def _given_up(view: SweepState, trial: TrialRecord) -> list[GivenUp]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from orchestrator.report.deciding.decision import Comparison, Decision, GivenUp
+from orchestrator.report.deciding.comparisons import Comparison
+from orchestrator.report.deciding.decision import Decision, GivenUp
 from orchestrator.system.formatting import (
     count,
     show,
@@ -33,7 +35,8 @@ def decision_lines(decision: Decision) -> list[tuple[str, list[str]]]:
         measured = ", ".join(f"{n} {show(v, signed=True)}" for n, v in decision.measures.items())
         told = f": {settings}" if settings else ""
         lines = [f"{decision.method}, trial {decision.pick}{told}.", f"It measures {measured}."]
-        parts.append(("The pick", [*lines, _sentence(decision.reason)]))
+        sure = [_error_words(decision.errors)] if decision.errors else []
+        parts.append(("The pick", [*lines, *sure, _sentence(decision.reason)]))
     head = "By how much" if decision.pick else "The best trial beside the controls"
     parts.append((head, [_comparison_words(one) for one in decision.comparisons]))
     parts.append(("What was given up for it", [_given_up_words(one) for one in decision.given_up]))
@@ -46,6 +49,13 @@ def decision_lines(decision: Decision) -> list[tuple[str, list[str]]]:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
+
+
+def _error_words(errors: Mapping[str, float]) -> str:
+    names = {"runs": "seeds and orders together"}
+    parts = ", ".join(f"{names.get(name, name)} {error:.3f}" for name, error in errors.items())
+    whole = math.sqrt(sum(error**2 for error in errors.values()))
+    return f"Its gain has a standard error of {whole:.3f}: over {parts}."
 
 
 def _comparison_words(one: Comparison) -> str:

@@ -30,8 +30,8 @@ from orchestrator.system.wording import suggestion
 _NOT_SEARCHABLE = ("search", "name", "plugins", "extends",
                    "storage", "tracking", "objectives", "champion", "finalists", "scoring",
                    "tasks", "probes", "model", "data", "head", "published",
-                   "training.max_length", "resources.executor", "resources.slots",
-                   "resources.members", "resources.max_failures",
+                   "training.max_length", "training.batch_invariant", "resources.executor",
+                   "resources.slots", "resources.members", "resources.max_failures",
                    "resources.retention_gib")  # fmt: skip
 """What all trials of a sweep have in common."""
 

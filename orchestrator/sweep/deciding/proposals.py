@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from orchestrator.spec.reach import refusal
 from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.trial import Trial
-from orchestrator.sweep.verdict import fresh_seeds
+from orchestrator.sweep.verdict import fresh_orders, fresh_seeds
 
 if TYPE_CHECKING:
     from orchestrator.sweep.proposing.grouped_search import GroupedProposer
@@ -98,7 +97,9 @@ class Proposals:
         trials, search = self._ledger.trials, self._ledger.experiment.search
         if BASE_TRIAL not in trials:
             return self.propose(BASE_TRIAL, {}, "control")
-        name = f"t{len(trials):03d}"
+        number = len(trials)
+        while (name := f"t{number:03d}") in trials:  # where a journal lost lines, one is missing
+            number += 1
         if self._proposer is None or search is None:
             if not self._ledger.searched():
                 return self.propose(name, {}, "user")
@@ -196,22 +197,23 @@ class Proposals:
         if not count:
             return []
         seeds = fresh_seeds(own, self._ledger.searched_seeds(), count)
-        fresh = {seed: {"training.seed": seed, **self._other_order(seed)} for seed in seeds}
+        orders = self._other_orders(count)
+        fresh = {
+            seed: {"training.seed": seed, **order}
+            for seed, order in zip(seeds, orders, strict=True)
+        }
         return [
             (f"{t.name}-s{seed - own}", t.name, {**t.overrides, **fresh[seed]})
             for t in self.finalists()
             for seed in seeds
         ]
 
-    def _other_order(self, seed: int) -> dict[str, Any]:
-        """The tasks in another order than the sweep's, which follows from a repetition's seed."""
-        tasks = list(self._ledger.experiment.tasks)
-        if not self._ledger.experiment.finalists.fresh_orders or len(tasks) < 2:
-            return {}
-        order, dice = list(tasks), random.Random(f"{seed}/order of tasks")
-        while order == tasks:
-            dice.shuffle(order)
-        return {"tasks": order}
+    def _other_orders(self, count: int) -> list[dict[str, Any]]:
+        """The tasks in the order of each repetition, where these are to have fresh ones."""
+        experiment = self._ledger.experiment
+        if not experiment.finalists.fresh_orders or len(experiment.tasks) < 2:
+            return [{}] * count
+        return [{"tasks": order} for order in fresh_orders(experiment.tasks, count)]
 
     def _propose_afterwards(self) -> str | None:
         if not self._search_over:

@@ -69,6 +69,10 @@ class RaceRules:
     confidence: float = 0.95
     """With which a trial that is no worse than those that go on is not stopped, over all rungs."""
 
+    def direction(self, measure: str) -> Direction:
+        """What is better in an objective, or in one of our measures that is none."""
+        return self.objectives.get(measure) or NATURAL_DIRECTIONS[measure]
+
     @property
     def least(self) -> int:
         """How many trials a rung must have seen before one is stopped there."""
@@ -118,7 +122,7 @@ class Race:
             nothing = {task: [0.0] * len(each) for task, each in parts.items()}
             beyond = replace(paired_difference(parts, nothing), value=mine[measure] - limit)
             low, high = beyond.bounds(tail)
-            if low > 0.0 if NATURAL_DIRECTIONS[measure] == "min" else high < 0.0:
+            if low > 0.0 if self._rules.direction(measure) == "min" else high < 0.0:
                 return Stop(rung, measure, None, beyond.value, (low, high))
         return None
 
@@ -138,7 +142,7 @@ class Race:
             return None
         # The deciding measure may be no objective.
         compared: dict[str, Direction] = {
-            **known, rules.deciding: NATURAL_DIRECTIONS[rules.deciding],
+            **known, rules.deciding: rules.direction(rules.deciding),
         }  # fmt: skip
         beaten: list[Stop] = []
         tail = self._tail(len(best) * len(compared))

@@ -32,14 +32,14 @@ class GroupedProposer:
         refuses: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
         prior: Sequence[PastTrial] = (),
     ) -> None:
-        """Set up the searches, with what earlier sessions of the sweep found.
+        """Set up a `Proposer` for each group.
 
         Args:
             search: The whole search, with `per`.
-            objectives: Measures and directions, in the order told to the searchers.
-            past: Every trial proposed before, oldest first.
-            refuses: Why a trial with some overrides cannot be; None where it can.
-            prior: Trials of other sweeps, in the terms of this space.
+            objectives: See `Proposer`, as for all that follows.
+            past: Of all groups.
+            refuses: Asked with the group's value among the overrides.
+            prior: Of all groups.
         """
         domain = search.space[search.per or ""]
         assert isinstance(domain, Choice), "the file was checked"

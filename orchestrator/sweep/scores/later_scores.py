@@ -7,37 +7,30 @@ journal holds what the sweep was.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.base.errors import ModelError
-from orchestrator.base.facts import vocabulary
-from orchestrator.base.files import UNKNOWN
 from orchestrator.data.formats.placed_row import DataError
-from orchestrator.data.preparation import prepare, prepare_measured
-from orchestrator.data.prepared import PreparedData
 from orchestrator.loop.task_sequence import scored_of
 from orchestrator.records.errors import JournalError, TrackingError
 from orchestrator.records.event import Line
 from orchestrator.records.journal import Journal
-from orchestrator.records.journal_facts import effective_experiment
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import LoadedExperiment
-from orchestrator.spec.sections import ModelSpec
-from orchestrator.spec.task_files import TaskFileError, parse_task
+from orchestrator.spec.task_files import TaskFileError
 from orchestrator.spec.task_kinds import TaskSpec
-from orchestrator.sweep.conclusion import scores_follow_from
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.protocols import Observer
-from orchestrator.sweep.provenance import ChangedSweepError, check_provenance, provenance_now
+from orchestrator.sweep.provenance import ChangedSweepError
 from orchestrator.sweep.scores.completion import Completion, Row, score_here
 from orchestrator.sweep.scores.readings_on_ray import is_sharded
-from orchestrator.system.content_cache import ContentCache
+from orchestrator.sweep.scores.reopened import as_recorded, reopened
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,7 @@ def score_later(folder: Path, asked: Asked, observer: Observer) -> tuple[SweepSt
         with Journal(folder) as journal:
             state = SweepState.of(journal.lines, whole=False)
             _check(state, asked)
-            loaded = _as_recorded(state, asked)
+            loaded = as_recorded(state, asked.base)
             _score(journal, loaded, asked, observer)
             projection = MlflowSync(loaded.experiment, folder.parent, journal, observer)
             projection.catch_up(running=False)
@@ -116,65 +109,20 @@ def _check(state: SweepState, asked: Asked) -> None:
         )
 
 
-def _as_recorded(state: SweepState, asked: Asked) -> LoadedExperiment:
-    """The experiment as the journal has it, with its base where it is now."""
-    experiment = effective_experiment(state.experiment, {})
-    place = {key: state.base.get(key) for key in ModelSpec.model_fields}
-    if asked.base is not None:
-        place |= {"name": str(asked.base.resolve()), "revision": None, "gguf": None}
-    model = experiment.model.model_copy(
-        update={k: v for k, v in place.items() if k != "quantization"}
-    )
-    experiment = experiment.model_copy(update={"model": model})
-    tasks = {name: parse_task(file, name) for name, file in state.task_files.items()}
-    return LoadedExperiment(
-        experiment=experiment, tasks=tasks, text=state.yaml, origin=state.origin
-    )
-
-
 def _score(journal: Journal, loaded: LoadedExperiment, asked: Asked, observer: Observer) -> None:
-    from orchestrator.base.identity import base_sha256, setup_sha256, tokenizer_sha256
-    from orchestrator.base.loading import load_tokenizer
-
-    experiment = loaded.experiment
-    if is_sharded(experiment):
+    if is_sharded(loaded.experiment):
         # What was trained is saved whole, and is put on any copy of the base.
         observer.note(
             "the sweep's workers held a shard of the base each (ZeRO stage 3); here it is loaded "
             "whole, into one process"
         )
-    observer.note("reading the base model's weights and tokenizer")
-    sha256, tokenizer = base_sha256(experiment.model), load_tokenizer(experiment.model)
-    rows, cache = vocabulary(experiment.model), ContentCache(journal.folder.parent / "cache")
-    data = PreparedData({}, {}, {})
-    if asked.own:
-        data = prepare(
-            loaded, tokenizer, note=observer.note, cache=cache, vocabulary=rows,
-            tokenizer_sha256=tokenizer_sha256(experiment.model, sha256),
-        )  # fmt: skip
-    provenance = {
-        "base": {
-            **experiment.model.model_dump(),
-            "sha256": sha256,
-            "setup_sha256": setup_sha256(experiment.model),
-        },
-        "data": data.hashes,
-        **provenance_now(),
-    }
-    check_provenance(journal, provenance)
-    for task in asked.tasks:
-        data = _joined(data, prepare_measured(task, experiment, tokenizer, vocabulary=rows))
-    follows = None if sha256 == UNKNOWN else scores_follow_from(loaded, provenance)
-    ledger = Ledger(loaded, journal, observer, data)
-    completion = Completion(ledger, cache, follows)
+    sweep = reopened(journal, loaded, observer, own=asked.own, others=asked.tasks)
+    ledger = sweep.ledger
+    completion = Completion(ledger, sweep.cache, sweep.follows)
     trial = ledger.trials[asked.trial]
     completion.score_rows(_rows(completion, ledger, trial, asked), score_here)
     if asked.own:
         completion.record_measures(trial)
-
-
-def _joined(one: PreparedData, other: PreparedData) -> PreparedData:
-    return replace(one, tasks={**one.tasks, **other.tasks}, hashes={**one.hashes, **other.hashes})
 
 
 def _rows(completion: Completion, ledger: Ledger, trial: Trial, asked: Asked) -> list[Row]:

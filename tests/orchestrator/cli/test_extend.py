@@ -72,6 +72,9 @@ def events(storage, sweep, name):
 
 def test_a_champion_learns_another_task_and_is_measured_as_it_was(found, hue):
     words = ("extend", "found@champion", "--tasks", hue, "--storage", found)
+    planned = " ".join(command(*words, "--plan").stdout.split())
+    assert "Goes on from found/t001" in planned
+    assert not (found / "found-then-hue").exists()
     shown = command(*words)
     assert "Minus found/t001 as it was" in shown.stdout
     state = SweepState.of(journal(found, "found-then-hue"))

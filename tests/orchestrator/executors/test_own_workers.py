@@ -53,8 +53,8 @@ def actors(monkeypatch):
     return made
 
 
-def begun(max_failures=1):
-    own = OwnWorkers([])
+def begun(max_failures=1, faults=None):
+    own = OwnWorkers([], [].append if faults is None else faults.append)
     resources = types.SimpleNamespace(max_failures=max_failures)
     own.begin(types.SimpleNamespace(
         trial="t001", experiment=types.SimpleNamespace(resources=resources)
@@ -79,7 +79,8 @@ def test_a_trial_is_heard_to_its_last_word_and_its_process_ended(actors):
 
 @pytest.mark.parametrize("max_failures", [0, 2])
 def test_a_process_that_dies_is_started_again_as_often_as_is_allowed(actors, max_failures):
-    own = begun(max_failures)
+    faults = []
+    own = begun(max_failures, faults)
     for number in range(max_failures + 1):
         assert own.over() == {}
         assert len(actors) == number + 1
@@ -88,6 +89,7 @@ def test_a_process_that_dies_is_started_again_as_often_as_is_allowed(actors, max
     assert len(actors) == max_failures + 1
     assert own.over() == {"t001": True}
     assert all(actor.killed for actor in actors)
+    assert [fault.what for fault in faults] == ["trial_died"] * max_failures
 
 
 def test_what_a_process_raises_is_the_reason_of_its_trial(actors):

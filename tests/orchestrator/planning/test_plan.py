@@ -189,6 +189,60 @@ def test_early_stopping_asks_for_more_of_the_matrix_and_for_probes_after_each_ta
     assert "probes after each task" in raced.scored
 
 
+def test_steps_that_trials_share_are_said_where_the_file_names_the_trials(loaded):
+    method = {"adapter": {"kind": "lora", "r": 2, "target_modules": ["q_proj"]},
+              "retention": {"kind": "ewc"}}  # fmt: skip
+    space = {
+        "method.retention.strength": {"choice": [1.0, 10.0, 100.0]},
+        "training.learning_rate": {"choice": [1e-3, 1e-2]},
+    }
+    grid = with_changes(loaded, method=method, search={"space": space, "searcher": "grid"})
+    plan = made(grid)
+    # Two rates, each with three strengths that do nothing before the second task.
+    each = [task.steps for task in plan.tasks if not task.probe]
+    assert (plan.shared.trials, plan.shared.all_steps) == (6, 6 * sum(each))
+    assert plan.shared.steps == 4 * each[0]
+    assert "(33%)" in " ".join(text_of(plan).split())
+    first = [{"method.retention.strength": s, "training.learning_rate": 1e-3} for s in (1.0, 10.0)]
+    drawn = {"space": space, "searcher": "tpe", "trials": 9}
+    assert made(with_changes(loaded, method=method, search=drawn)).shared is None
+    some = made(with_changes(loaded, method=method, search=drawn | {"first": first})).shared
+    assert (some.trials, some.steps) == (2, each[0])
+
+
+def test_an_extension_costs_its_further_tasks_and_what_is_trained_beside_it(loaded, tmp_path):
+    extends = {"sweep": "first", "sweep_id": "i", "trial": "t001", "learnt": 1}
+    whole = made(with_changes(loaded, search=None), kind="run")
+    extension = with_changes(
+        loaded, search=None, scoring="full", extends=extends, storage=str(tmp_path / "runs")
+    )
+    plan = made(extension, kind="extension")
+    colour, shade, _ = plan.tasks
+    assert plan.train_tokens == 2 * shade.train_tokens < whole.train_tokens
+    assert plan.evaluation_tokens < whole.evaluation_tokens
+    assert (plan.trials, plan.compared_trials) == (3, 2)
+    assert any("holds no such sweep" in problem for problem in plan.problems)
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    text = " ".join(text_of(made(extension, kind="extension")).split())
+    assert "Goes on from first/t001" in text
+    assert "In the way" not in text
+    speed_of_ten = Speed(0.1, 0.05, 0.069)
+    taken = planner.TrialCost(
+        extension.experiment, plan.tasks, plan.base, plan.methods, plan.epochs
+    ).joint_seconds(speed_of_ten)
+    assert taken > 0.1 * 2 * colour.train_tokens, "joint retraining learns the first task again"
+
+
+def test_what_trials_share_takes_room_up_to_its_bounds(loaded, tmp_path):
+    stored = with_changes(loaded, storage=str(tmp_path / "runs"))
+    plan = made(stored)
+    [largest] = [max(method.adapter.trained for method in plan.methods)]
+    state = 4 * largest + max(method.carried for method in plan.methods)
+    assert 0 < plan.shared_bytes <= plan.trials * 2 * state
+    few = planner.make_plan(stored, replace(MACHINE, disk=1000), calibrate=False)
+    assert few.shared_bytes == 100, "a tenth of what is free"
+
+
 def test_missing_tokenizer_gives_an_estimate_that_says_so(loaded):
     plan = made(loaded)
     assert plan.tokens_from.startswith("an estimate from bytes")

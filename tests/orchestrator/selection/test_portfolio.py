@@ -1,6 +1,8 @@
 import pytest
+import torch
 import yaml
 
+from curlora.cur.forms import explicit
 from orchestrator.selection.portfolio import PORTFOLIO, PRESET, RATE, portfolio_search
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.presets import PRESETS
@@ -49,6 +51,37 @@ def test_rates_are_taken_in_the_place_of_the_stated_ones(file):
     ]  # fmt: skip
     assert [entry[RATE] for entry in search["first"]] == [1e-3, 1e-5]
     load_experiment(file(search))
+
+
+def test_alpha_is_not_searched_beside_a_rate_as_their_product_is_what_acts():
+    """AdamW scales its steps by their own size, so alpha in the output is alpha in the rate."""
+    generator = torch.Generator().manual_seed(1)
+    C, R, x, target = (
+        torch.randn(size, generator=generator, dtype=torch.float64)
+        for size in ((6, 3), (3, 5), (20, 5), (20, 6))
+    )
+    ended = []
+    for alpha, rate in ((4.0, 1e-3), (1.0, 4e-3), (1.0, 1e-3)):
+        U = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
+        optimiser = torch.optim.AdamW([U], lr=rate, weight_decay=0.0)
+        for _ in range(30):
+            optimiser.zero_grad()
+            made = explicit(torch.zeros_like(target), x, C, U, R, alpha)
+            (made - target).square().mean().backward()
+            optimiser.step()
+        ended.append(alpha * U.detach())
+    assert torch.allclose(ended[0], ended[1], rtol=1e-5)
+    assert not torch.allclose(ended[0], ended[2], rtol=0.1)
+    assert not any("alpha" in path for its in PORTFOLIO.values() for path in its.knobs)
+
+
+def test_what_a_penalty_does_is_searched_as_a_share_of_the_losss_gradient(file):
+    """So it needs no scale of the base's own; but for the one whose paper states a number."""
+    for name in PORTFOLIO:
+        experiment = load_experiment(file(portfolio_search([name]), name)).experiment
+        own = experiment.with_overrides({PRESET: name}).method.retention
+        if getattr(own, "strength", None) == "auto":
+            assert "method.retention.pull" in PORTFOLIO[name].knobs
 
 
 def test_a_published_rate_lies_in_its_range():

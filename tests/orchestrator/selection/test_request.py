@@ -25,7 +25,7 @@ def test_a_request_becomes_a_sweep_with_equal_compute_and_a_budget():
     assert (search.per, search.budgets, search.open_ended) == (PRESET, {"time": 7200.0}, True)
     assert search.early_stopping is not None
     assert (experiment.finalists.per, experiment.finalists.most) == (PRESET, 3)
-    assert experiment.repeated_trials == 2 * 2
+    assert experiment.repeated_trials == 2 * 3
     assert experiment.champion.subject_to == {"probe_drift": 0.1}
 
 

@@ -57,8 +57,35 @@ def test_the_same_call_again_runs_nothing_and_a_preference_trains_nothing(select
         assert result.exit_code == 0, result.output
         decision = json.loads(result.stdout)
         assert decision["pick"] is not None
-        assert decision["test"] == ""
+        assert (decision["pick"] == sweep.state.champion) != ("--read-test" in decision["test"])
     assert (sweep.folder / "journal.jsonl").read_text() == lines
+
+
+@pytest.mark.slow
+def test_another_preference_has_a_counted_reading_where_it_is_asked_for(selection):
+    sweep, _, _ = selection
+    # Whatever was picked, the worst of all is another one.
+    measured = {t.name: t.measure("gain") for t in sweep.state.searched if t.state == "COMPLETE"}
+    joint = {t.name for t in sweep.state.searched
+             if sweep.state.settings(t)["method.preset"] == "joint"}  # fmt: skip
+    pick = min(measured.keys() - joint, key=measured.__getitem__)
+    asked = ["select", "--from", "choice", "--storage", str(sweep.folder.parent), "--json",
+             "--prefer", "weighted:gain=-1", "--read-test"]  # fmt: skip
+    before = sweep.state.next_reading
+    for _ in range(2):
+        result = CliRunner().invoke(app, asked)
+        assert result.exit_code == 0, result.output
+        decision = json.loads(result.stdout)
+        assert decision["pick"] == pick
+        assert "by the preference weighted:gain=-1" in decision["test"]
+    state = orchestrator.open_sweep(sweep.folder).state
+    own = [reading for reading in state.readings if reading.preference is not None]
+    assert [(one.reading, one.champion) for one in own] == [(before, pick)], "once, and counted"
+    assert {"base", pick, own[0].runner_up} == {*own[0].sides}
+    assert state.champion == sweep.state.champion
+    assert state.version == sweep.state.version, "and nothing is registered anew"
+    assert state.reading == sweep.state.reading, "the verdict's reading stays its headline"
+    assert "by the preference" in (sweep.folder / "report" / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -69,6 +96,7 @@ def test_the_same_call_again_runs_nothing_and_a_preference_trains_nothing(select
         (["--budget", "soon", "--model", "m", "--tasks", "a"], "--budget"),
         (["x.yaml", "--budget", "2h", "--model", "m"], "without a file"),
         (["--prefer", "knee", "--budget", "2h"], "--from SWEEP"),
+        (["--from", "s", "--read-test"], "say which with `--prefer`"),
     ],
 )
 def test_what_is_missing_is_asked_for(words, said, tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
 """Nothing is registered that is not the adapter which the journal vouches for."""
 
 import shutil
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.records.errors import TrackingError
 from orchestrator.records.journal import Journal
 from orchestrator.sweep import mlflow_sync
 from orchestrator.sweep.mlflow_sync import MlflowSync
@@ -115,3 +118,58 @@ def test_a_champion_is_registered_once(ended, mlflow, recorder):
     say(ended, "test_read", champion="t001", reading=1)
     assert finish(ended, recorder) == "", "the registry is to have its test scores, too"
     assert len(mlflow.registered) == 2
+
+
+# --- beside the loop -----------------------------------------------------------------------------
+
+
+class Slow(Mlflow):
+    """A server that answers when the test lets it, or says that it is down."""
+
+    def __init__(self):
+        super().__init__()
+        self.wrote, self.may_answer, self.down = [], threading.Event(), False
+
+    def catch_up(self, lines, *, running):
+        assert self.may_answer.wait(30)
+        if self.down:
+            raise TrackingError("MLflow at http://there cannot be used: gone.")
+        self.wrote.append(len(list(lines)))
+
+
+def test_a_server_that_hangs_stops_nothing_and_gets_everything_in_the_end(
+    ended, monkeypatch, recorder
+):
+    slow = Slow()
+    monkeypatch.setattr(mlflow_sync, "Projection", lambda *_, **__: slow)
+    monkeypatch.setattr(mlflow_sync, "write_report", lambda _, folder: folder / "index.html")
+    sync = MlflowSync(experiment(), ended.folder.parent, ended, recorder)
+    began = time.monotonic()
+    for number in range(20):
+        say(ended, "trial_proposed", trial=f"t{number + 3:03d}")
+        sync.ask()
+    assert time.monotonic() - began < 5, "nothing waits for it"
+    assert slow.wrote == []
+    slow.may_answer.set()
+    assert sync.finish(just_decided=True) == ""
+    assert slow.wrote[-1] == len(ended.lines)
+    assert slow.wrote == sorted(slow.wrote), "each time with the lines that there were then"
+
+
+def test_an_outage_is_journalled_with_its_length(ended, monkeypatch, recorder):
+    slow = Slow()
+    slow.may_answer.set()
+    slow.down = True
+    monkeypatch.setattr(mlflow_sync, "Projection", lambda *_, **__: slow)
+    monkeypatch.setattr(mlflow_sync, "MLFLOW_PAUSE_SECONDS", 0.0)
+    sync = MlflowSync(experiment(), ended.folder.parent, ended, recorder)
+    sync.catch_up()
+    sync.catch_up()
+    assert recorder.events("fault_survived") == [], "it is not over"
+    slow.down = False
+    sync.catch_up()
+    (fault,) = recorder.events("fault_survived")
+    assert (fault["what"], fault["lost"]) == ("mlflow_away", {})
+    assert fault["since"] <= fault["until"]
+    assert "gone" in fault["because"]
+    assert ended.lines[-1]["event"] == "fault_survived"

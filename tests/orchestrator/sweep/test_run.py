@@ -19,8 +19,10 @@ from orchestrator.data.preparation import prepare
 from orchestrator.executors.local import run_locally
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_state import TrialState, fresh_state
+from orchestrator.records.events import read_events
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import read_journal
+from orchestrator.records.mlflow.sweep_runs import SweepRuns
 from orchestrator.records.sweep_folder import SweepFolder, sweep_folder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.load import load_experiment
@@ -595,3 +597,11 @@ def test_no_settings_are_trained_twice_and_no_first_task_either(experiment_file,
     assert "t003 has the settings of t001, and is not trained again" in recorder.notes
     [told] = [note for note in recorder.notes if "3 trials took over" in note]
     assert "30 of 48 training steps (62%)" in told
+    assert state.trial("t004").taken_over == {"mood": "t001"}
+    assert "mood by t001" in (outcome.folder / "report" / "index.html").read_text()
+    opening, *events = read_events(outcome.lines)
+    runs = SweepRuns(opening, outcome.folder)
+    for event in (opening, *events):
+        runs.add(event)
+    tags = runs.pictures({"t004"})["t004"].tags
+    assert json.loads(tags["orchestrator.taken_from"]) == {"mood": "t001"}

@@ -3,7 +3,6 @@
 import random
 
 import pytest
-from scipy import stats
 
 from orchestrator.data.prepared import PreparedTask
 from orchestrator.records.events import read_event
@@ -11,7 +10,7 @@ from orchestrator.records.readings import reading_words
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.sweep.baselines import Controls
-from orchestrator.sweep.verdict import Judged, fresh_seeds, judge
+from orchestrator.sweep.verdict import Judged, fresh_orders, fresh_seeds, judge
 from tests.made_up_sweep import EXAMPLES, TASK, MadeUp, answers, experiment, report, spec
 
 
@@ -205,18 +204,52 @@ def test_the_interval_of_a_finalist_allows_for_the_spread_over_its_seeds():
     assert high[1] > high[0]
     assert found["close"].seed_deviation == pytest.approx(0.0)
     assert found["apart"].seed_deviation == pytest.approx(0.1)
-    assert "differ by 0.100 (standard deviation)" in found["apart"].reason
-    # Variances add, and those over examples are the same in both.
-    usual = (4 * 0.02**2, 4 * 0.02**2 + 2 * 0.1**2)
-    student = (stats.t.ppf(0.975, 6) / stats.norm.ppf(0.975)) ** 2
-    more = (usual[1] - usual[0]) / 6 * student / 3
-    halves = [(h - lo) / 2 for lo, h in zip(low, high, strict=True)]
-    errors = (halves[1] ** 2 - halves[0] ** 2) / more
-    assert 1.95**2 <= errors <= 3.0**2
+    assert "differ by 0.100 (sd)" in found["apart"].reason
+
+
+def test_what_orders_do_is_told_from_what_seeds_do_and_shown():
+    base, shares = answers(0.3, "base"), (0.7, 0.6)
+    tried = {
+        n: judged(n, answers(s, "same")) for n, s in zip(("t001", "t002"), shares, strict=True)
+    }
+    orders = fresh_orders([TASK, "other", "third"], 3)
+
+    def runs(name, share, gains):
+        return [
+            Judged(f"{name}-s{i}", {"gain": g}, {TASK: answers(share, "same")}, tuple(orders[i]), i)
+            for i, g in enumerate(gains)
+        ]
+
+    found = judge(
+        tried,
+        {"t001": runs("t001", 0.7, (0.4, 0.3, 0.42)), "t002": runs("t002", 0.6, (0.3, 0.2, 0.28))},
+        controls(base), experiment(),
+    )  # fmt: skip
+    assert "on 3 fresh seeds and 2 orders of the tasks" in found.reason
+    assert found.seed_deviation == pytest.approx(0.01 * 2**0.5)
+    assert found.order_deviation == pytest.approx(0.1 / 2**0.5, abs=0.005)
+    # What an order does to both alike does not part them.
+    champion, rival = (found.intervals[name] for name in ("t001", "t002"))
+    between = found.runner_up_interval
+    assert between[1] - between[0] < max(champion[1] - champion[0], rival[1] - rival[0])
+
+
+@pytest.mark.parametrize("tasks", [["a", "b"], ["a", "b", "c"], list("abcdefgh")])
+def test_orders_of_repetitions_come_twice_and_stay_when_there_are_more(tasks):
+    many = fresh_orders(tasks, 12)
+    for count in range(1, 12):
+        assert fresh_orders(tasks, count) == many[:count]
+    assert all(sorted(order) == tasks for order in many)
+    assert many[0] != many[1], "two repetitions tell of orders"
+    assert many[0] == many[2], "and three tell them from seeds"
+    assert tasks != many[0], "the sweep's own had a part in the choice"
+    if len(tasks) > 2:
+        assert tasks not in many[:8]
+        assert len({tuple(order) for order in many[:8]}) == 4
 
 
 def test_a_single_repetition_tells_nothing_of_the_spread():
     tried = {"t001": judged("t001", answers(0.7, "same"))}
     found = judge(tried, {"t001": repeated((0.4,))}, controls(answers(0.3, "base")), experiment())
     assert found.seed_deviation is None
-    assert "standard deviation" not in found.reason
+    assert "(sd)" not in found.reason

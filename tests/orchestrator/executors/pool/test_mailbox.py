@@ -24,6 +24,23 @@ def test_jobs_are_handed_out_in_order_to_as_many_as_are_free():
     assert [j.trial for j in box.exchange("m1", [], 1).join] == ["c"]
 
 
+def test_a_member_is_told_when_nothing_comes_before_it_has_said_something():
+    box = Mailbox()
+    assert not box.exchange("m1", [], 4).all_there, "nothing was asked yet"
+    for name in "ab":
+        box.ask(job(name))
+    assert box.exchange("m1", [], 4).all_there
+    for name in "ab":  # what the driver does when it hears of this is not known yet
+        assert not box.exchange("m1", [(name, Finished())], 4).all_there
+    box.release("a")
+    box.ask(job("c"))
+    assert not box.exchange("m1", [], 4).all_there, "`b` has not been let go of"
+    for name in "bc":
+        box.release(name)
+    box.ask(job("d"))
+    assert box.exchange("m1", [], 4).all_there
+
+
 def test_a_trial_reads_each_message_once_and_a_second_time_if_it_asks_from_the_start():
     box = Mailbox()
     box.ask(job("a"))

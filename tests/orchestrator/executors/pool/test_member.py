@@ -23,6 +23,7 @@ from orchestrator.executors.pool.learning_passes import LearningPasses
 from orchestrator.executors.pool.mailbox import ENDINGS
 from orchestrator.executors.pool.member import Member
 from orchestrator.executors.pool.packed_trials import PackedTrials
+from orchestrator.executors.watching import signs_of_life
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.task_keys import TaskKeys, task_keys
 from orchestrator.loop.task_sequence import task_sequence
@@ -121,7 +122,8 @@ def turns(todo, *, expected, monkeypatch, patience=1e9):
     def exchange(*_):
         told = next(said, {"close": True})
         join = [types.SimpleNamespace(trial=name) for name in told.get("join", "")]
-        return Todo(tuple(join), tuple(told.get("drop", "")), told.get("close", False))
+        close, all_there = told.get("close", False), told.get("all_there", False)
+        return Todo(tuple(join), tuple(told.get("drop", "")), close, all_there)
 
     member_worker.serve(member, exchange, expected=expected)
     return member.turns
@@ -133,6 +135,9 @@ def test_trials_begin_together_once_as_many_have_come_as_were_expected(monkeypat
     assert turns(come, expected=1, monkeypatch=monkeypatch) == at_once
     gathered = [(), (), (), (), ("a", "b", "c"), ("a", "b", "c", "d")]
     assert turns(come, expected=3, monkeypatch=monkeypatch) == gathered
+    # Those that are held back until these have learnt a task do not come, and it is said.
+    some = [{"join": "a"}, {"join": "b", "all_there": True}, {}]
+    assert turns(some, expected=9, monkeypatch=monkeypatch) == [(), ("a", "b"), ("a", "b")]
     # What is expected may never come.
     assert turns(come, expected=9, monkeypatch=monkeypatch, patience=0.0) == at_once
 
@@ -163,7 +168,7 @@ def test_a_member_whose_group_has_died_ends(loaded, data, tmp_path, monkeypatch,
         return value
 
     monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(member_worker, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(signs_of_life, "BEAT_SECONDS", 0.0)
     group = Group(dead)
     monkeypatch.setattr(Workers, "of_group", lambda: ALONE)
     told = MemberConfig(loaded.experiment.for_workers(), str(tmp_path), [data], 1)

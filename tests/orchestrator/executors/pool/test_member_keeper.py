@@ -42,7 +42,7 @@ class Members:
     """A pool whose actors are made up, and what the driver does in one turn of its loop."""
 
     def __init__(self, monkeypatch, workers=1):
-        self.actors, self.notes = [], []
+        self.actors, self.notes, self.faults = [], [], []
         made_up = experiment(resources={"slots": 2, "members": 1, "workers": workers})
         self.pool = Pool(
             made_up,
@@ -52,6 +52,7 @@ class Members:
             unfinished=lambda: 2,
             avoid=tuple,
             note=self.notes.append,
+            fault=self.faults.append,
         )
 
         def start(*_):
@@ -110,7 +111,8 @@ def test_a_member_that_dies_is_started_anew_and_given_its_trials_again(members):
     assert members.visit() == [("a", Ready(1))]
     members.dies()
     assert members.actors[0].killed
-    assert "member-0 of the pool has died" in members.notes[-1]
+    (fault,) = members.faults
+    assert (fault.what, fault.where, fault.trials) == ("member_died", "member-0", ["a"])
     assert len(members.actors) == 2
     for _ in range(2):
         members.actor.works()

@@ -83,7 +83,7 @@ def test_neither_trials_nor_members_are_told_where_mlflow_is(driver):
     job = made.next_job().as_config()
     pool = Pool(
         made.experiment, made.journal.folder, [], 1, unfinished=lambda: made.unfinished,
-        avoid=tuple, note=print,
+        avoid=tuple, note=print, fault=print,
     )  # fmt: skip
     for told in (job["experiment"], pool._config().experiment):
         assert "sesame" not in repr(told)

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from orchestrator.report.deciding.decision import decide, method_of
+from orchestrator.report.deciding.comparisons import method_of
+from orchestrator.report.deciding.decision import decide
 
 
 def test_the_pick_stands_beside_its_runner_up_and_every_control(view):

@@ -1,0 +1,1 @@
+"""Noticing what hangs, what has gone and what waits in vain."""
