@@ -98,9 +98,9 @@ class TaskPhases(ABC, Generic[Row]):
         count = min(most, len(examples))
         if not self.retention.observes or not count:
             return
-        order = list(range(len(examples)))
-        # The first of one order: fewer examples are a part of more.
-        random.Random(f"{self._seed}/{moment}").shuffle(order)
+        # The first of one order of all: fewer examples are a part of more.
+        every = range(len(examples))
+        order = random.Random(f"{self._seed}/{moment}").sample(every, len(every))
         yield from self._observations([examples[position] for position in order[:count]])
 
     def _renewed(self, model: nn.Module, index: int) -> dict[str, Tensor]:

@@ -26,9 +26,13 @@ tasks_app = typer.Typer(help="Look at task files and the data they read.", no_ar
 app.add_typer(tasks_app, name="tasks")
 
 
+OWN_PROCESS = "this process is for one command"
+"""The context's object where the command line was not called from within another program."""
+
+
 def main() -> None:
     """Run the command line."""
-    app()
+    app(obj=OWN_PROCESS)
 
 
 def _version(wanted: bool) -> None:

@@ -50,14 +50,15 @@ def diff_trials(
             "examples": len(mine[task]) if task in mine else None, "interval": interval,
         }  # fmt: skip
     whole = left_view.tasks == right_view.tasks and all(same.values())
+    known = bool(left_view.sweep_id)  # journals of early versions have none
+    one_sweep = left_view is right_view or (known and left_view.sweep_id == right_view.sweep_id)
     return {
         "left": f"{left_view.name}/{left_trial.name}",
         "right": f"{right_view.name}/{right_trial.name}",
         "settings": _differing(
             _settings(left_view, left_trial), _settings(right_view, right_trial)
         ),
-        "measures": _measures(left_trial, right_trial),
-        "examples": {"left": left_trial.examples, "right": right_trial.examples},
+        **_measured(left_trial, right_trial, one_sweep=one_sweep),
         "scores": scores,
         "interval": paired_interval(mine, other, tasks) if whole else None,
         "provenance": _differing(
@@ -141,12 +142,21 @@ def _final(view: SweepState, trial: TrialRecord, task: str) -> float:
     return matrix.rows[-1][matrix.tasks.index(task)]
 
 
-def _measures(left: TrialRecord, right: TrialRecord) -> dict[str, Any]:
-    pairs = {n: _pair(left.measure(n), right.measure(n)) for n in NATURAL_DIRECTIONS}
+def _measured(left: TrialRecord, right: TrialRecord, *, one_sweep: bool) -> dict[str, Any]:
+    """The measures of both, and on how many examples of each task they stand."""
+    counts, read = [left.examples, right.examples], TrialRecord.measure
+    if counts[0] != counts[1] and one_sweep and left.is_searched and right.is_searched:
+        # One was scored whole since: the search has compared them on the same examples.
+        fewest = min((each for each in counts if each), key=lambda each: sum(each.values()))
+        counts, read = [fewest, fewest], TrialRecord.searched_measure
+    pairs = {name: _pair(read(left, name), read(right, name)) for name in NATURAL_DIRECTIONS}
     return {
-        name: pair
-        for name, pair in pairs.items()
-        if not (math.isnan(pair["left"]) and math.isnan(pair["right"]))
+        "measures": {
+            name: pair
+            for name, pair in pairs.items()
+            if not (math.isnan(pair["left"]) and math.isnan(pair["right"]))
+        },
+        "examples": {"left": counts[0], "right": counts[1]},
     }
 
 
@@ -184,7 +194,11 @@ def render_diff(document: Mapping[str, Any]) -> RenderableType:
             cells = [show_setting(path, pair[side], exact=True) for side in ("left", "right")]
             add_cells(made, [path, *cells])
         parts += [made, Text()]
-    numbers = table("Measures", "measure", left, right, "difference", left={"measure"})
+    on = document["examples"]
+    title = "Measures"
+    if on["left"] and on["left"] == on["right"]:
+        title += f", on {_examples_words(on['left'])} examples"
+    numbers = table(title, "measure", left, right, "difference", left={"measure"})
     for name, pair in document["measures"].items():
         digits = 0 if name.startswith("cost") else 3
         add_cells(numbers, [name, *_pair_cells(pair, digits)])
@@ -199,9 +213,8 @@ def render_diff(document: Mapping[str, Any]) -> RenderableType:
         whole["difference"] = whole["right"] - whole["left"]
         add_cells(scores, ["mean", *_pair_cells(whole, 3), show_interval(document["interval"]), ""])
     parts += [numbers, Text()]
-    if document["examples"]["left"] != document["examples"]["right"]:
-        sides = (f"{document[side]} on {_examples_words(document['examples'][side])}"
-                 for side in ("left", "right"))  # fmt: skip
+    if on["left"] != on["right"]:
+        sides = (f"{document[side]} on {_examples_words(on[side])}" for side in on)
         parts += [Text(f"Measures stand on different examples: {', '.join(sides)}."), Text()]
     parts += [scores, Text()]
     parts.append(Text(f"Differences are {right} minus {left}; intervals are paired over the same "

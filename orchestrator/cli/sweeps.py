@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.cli.application import app
+import typer
+
+from orchestrator.cli.application import OWN_PROCESS, app
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.options import (
     Address,
@@ -19,6 +21,7 @@ from orchestrator.cli.options import (
     check_data_root,
 )
 from orchestrator.cli.running import command_again, run_shown, show_outcome, show_plan
+from orchestrator.executors.worker_group import leave_out_quantisers
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment, load_experiment
 from orchestrator.system.user_error import UsageError
@@ -40,6 +43,7 @@ def _has_begun(experiment: Experiment) -> bool:
 @app.command()
 @answers_mistakes
 def plan(
+    context: typer.Context,
     file: File,
     data_root: DataRoot = None,
     address: Address = None,
@@ -47,6 +51,9 @@ def plan(
 ) -> None:
     """Show what a file asks for (trials, tokens, memory, time, disk) and start nothing."""
     loaded = _load(file, data_root)
+    if context.obj == OWN_PROCESS:
+        # They are a fifth of what is imported here; another program may want them later.
+        leave_out_quantisers(loaded.experiment)
     show_plan(loaded, address, as_json=as_json)
 
 

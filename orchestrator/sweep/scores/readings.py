@@ -2,7 +2,7 @@
 
 The test data are read once a verdict is made, of its champion, runner-up and base; nothing is
 chosen by what comes out. The scores are computed from the adapters that the trials have
-saved, by whoever computes for the sweep: this process (`executor: local`), or a task on the
+saved, by whoever computes for the sweep: this process (`executor: local`), or processes on the
 cluster.
 """
 

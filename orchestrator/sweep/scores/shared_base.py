@@ -57,9 +57,14 @@ class SharedBase:
 
 
 def _sums(model: Any) -> list[int]:
-    """Of each tensor of a model the sum of its bits, read as whole numbers; it depends on each."""
+    """Of each tensor of a model the sum of its bytes, in words of eight; it depends on each bit."""
     import torch
 
-    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    tensors = (t.detach() for t in chain(model.parameters(), model.buffers()))
-    return [int(t.contiguous().view(kinds[t.element_size()]).sum()) for t in tensors]
+    found: list[int] = []
+    for tensor in chain(model.parameters(), model.buffers()):
+        raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
+        if raw.storage_offset() % 8:  # part of a larger one
+            raw = raw.clone()
+        whole = raw.numel() // 8 * 8
+        found.append(int(raw[:whole].view(torch.int64).sum() + raw[whole:].sum()))
+    return found

@@ -65,6 +65,16 @@ def test_a_screened_trial_is_compared_on_the_examples_that_it_has(view):
     assert found["interval"] is not None
 
 
+def test_measures_are_those_of_the_same_examples(view):
+    few, whole = view.trial("t001"), view.trial("t003")
+    whole.whole_examples = dict.fromkeys(view.tasks, 9)
+    whole.searched_measures = {**whole.searched_measures, "gain": 0.125}
+    few.whole_examples = dict.fromkeys(view.tasks, 5)
+    found = both(view, "t001", "t003")
+    assert found["measures"]["gain"]["right"] == 0.125
+    assert found["examples"]["left"] == found["examples"]["right"] == few.examples
+
+
 def test_examples_of_other_data_are_not_paired(new_sweep):
     data = {f"task{i}": "aa" for i in range(3)}
     left = SweepState.of(new_sweep(provenance={"data": data}))

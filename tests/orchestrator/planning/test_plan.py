@@ -335,6 +335,7 @@ def test_time_is_one_number_from_the_measured_passes(loaded, monkeypatch):
     assert (plan.at_once, plan.trials) == (2, 4)
     assert plan.sweep_seconds == pytest.approx(expected)
     assert f"The whole sweep takes about {expected / 60:.1f} min" in text_of(plan)
+    assert "a trial is about 0.25 s of" in text_of(replace(plan, trial_seconds=0.25))
     # Screened trials are quicker, and three of them are scored whole before the verdict.
     screened = planner.make_plan(loaded, MACHINE)
     rest = (screened.whole_tokens - screened.evaluation_tokens) * 0.004 / 0.96

@@ -253,10 +253,12 @@ def two_sides(tiny_base, tiny_tasks, tmp_path_factory):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_task_on_the_cluster_reads_the_same(two_sides, ray_cluster, tmp_path):
+def test_processes_on_the_cluster_read_the_same(two_sides, ray_cluster, tmp_path):
     sides, data, expected = two_sides
     resources = sides["base"].experiment.resources
-    assert read_on_ray(sides, data, resources, tmp_path / "test") == expected
+    cells = {"cells": replace(sides["t001"], cells={"mood": 3})}
+    found = read_on_ray({**sides, **cells}, data, resources, tmp_path / "test")
+    assert found == {**expected, **read_sides(cells, data)}
 
 
 def test_workers_are_told_which_cells_to_score(two_sides):
