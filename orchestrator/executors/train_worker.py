@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,7 @@ from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.system.durable import add_to_folder
+from orchestrator.system.scratch import scratch_folder
 from orchestrator.system.seals import Maker, seal
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class _RayTrainCheckpoints:
         self._maker, self._work = maker, work
 
     def fresh(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix=f"{self._maker.trial}-"))
+        return scratch_folder("checkpoint")
 
     def keep(self, fresh: Path, report: StageReport) -> None:
         """Report to Ray Train, which waits for all workers and puts their parts together."""
