@@ -134,8 +134,8 @@ def _told_when_gone(watch: RayWatch) -> Iterator[None]:
             yield
     except RayGoneError as error:
         raise ClusterError(
-            f"Ray cannot go on: {error}. The machine may have been out of memory, or somebody has "
-            "stopped it. What is finished is kept; the same command goes on with the rest."
+            f"Ray cannot go on: {error}. The machine may have been out of memory, or Ray was "
+            "stopped. What is finished is kept; the same command goes on with the rest."
         ) from None
 
 
