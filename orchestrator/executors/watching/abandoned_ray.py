@@ -46,7 +46,7 @@ def end_abandoned() -> list[str]:
     """End what killed drivers have left of their Rays on this machine, and remove its files.
 
     Returns:
-        What was ended, in words, one for each Ray.
+        What was ended, in words, one for each Ray of which processes were left.
     """
     ended: list[str] = []
     for folder in abandoned("ray"):
@@ -62,8 +62,9 @@ def end_abandoned() -> list[str]:
         if session and Path(session).name.startswith("session_"):
             shutil.rmtree(session, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
-        names = ", ".join(str(process.pid) for process in processes) or "none was left"
-        ended.append(f"of a Ray whose sweep was killed: processes ended: {names}")
+        if processes:
+            names = ", ".join(str(process.pid) for process in processes)
+            ended.append(f"of a Ray whose sweep was killed, processes were ended: {names}")
     return ended
 
 

@@ -45,6 +45,7 @@ def test_only_what_a_dead_process_has_left_is_removed(own_place):
 
 
 def test_a_number_that_is_another_process_by_now_is_no_owner(own_place):
-    left = own_place / f"orchestrator-model-{os.getpid()}-12345-x"
+    left = own_place / f"orchestrator-model-{module.machine_mark()}-{os.getpid()}-12345-x"
     left.mkdir()
+    (own_place / f"orchestrator-model-00000000-{os.getpid()}-12345-x").mkdir()  # of another machine
     assert list(module.abandoned("model")) == [left]
