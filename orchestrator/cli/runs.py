@@ -27,6 +27,7 @@ from orchestrator.records.errors import JournalError
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
+from orchestrator.system import durable
 from orchestrator.system.user_error import UsageError
 
 
@@ -157,7 +158,7 @@ def runs_show(
     folder, lines = read_sweep(sweep_name, storage)
     console = make_console()
     if svg is not None:
-        svg.write_text(outcome_svg(lines, folder), encoding="utf-8")
+        durable.write(svg, outcome_svg(lines, folder))
     if trial is None:
         if as_json:
             print_json(outcome_document(lines, folder))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from orchestrator.executors.cluster_fit import ClusterError
+from orchestrator.system import durable
+from orchestrator.system.package_versions import package_version
 
 
 def check_driver(address: str | None) -> None:
@@ -28,14 +32,18 @@ def check_driver(address: str | None) -> None:
     )
 
 
-def check_storage(folder: Path) -> None:
-    """Prove that every other node of the cluster can write to the sweep's storage.
+def check_nodes(folder: Path, base: Path | None, versions: Mapping[str, str | None]) -> None:
+    """Prove that every other node of the cluster can do a worker's part.
 
     Args:
-        folder: The sweep's folder.
+        folder: The sweep's folder, which each must be able to write to for good.
+        base: The folder of the base model, which each must be able to read; None where it comes
+            from a hub.
+        versions: The packages here, by name; each must have the same, or numbers would depend on
+            where a trial runs.
 
     Raises:
-        ClusterError: If a node cannot write there, or writes to another disk.
+        ClusterError: If one cannot; the message names it.
     """
     import ray
     from ray.exceptions import RayError
@@ -45,32 +53,59 @@ def check_storage(folder: Path) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != own]
     if not nodes:
         return
-
-    @ray.remote(num_cpus=0, max_retries=0)
-    def write(path: str, content: str) -> None:
-        target = Path(path)
-        target.write_text(content, encoding="utf-8")
-
+    probe = ray.remote(num_cpus=0, max_retries=0)(_as_a_worker)
     probes = folder / "nodes"
     probes.mkdir(parents=True, exist_ok=True)
     for node in nodes:
-        name = str(node["NodeID"])
+        name, address = str(node["NodeID"]), str(node["NodeManagerAddress"])
         strategy = NodeAffinitySchedulingStrategy(name, soft=False)
         try:
-            ray.get(
-                write.options(scheduling_strategy=strategy).remote(str(probes / name), name),
+            there: dict[str, Any] = ray.get(
+                probe.options(scheduling_strategy=strategy).remote(
+                    probes / name, name, base, sorted(versions)
+                ),
                 timeout=60,
             )
         except (OSError, RayError) as error:
             raise ClusterError(
-                f"Node {node['NodeManagerAddress']} cannot write to {folder}: "
+                f"Node {address} cannot write to {folder}: "
                 f"{' '.join(str(error).split())[-200:]}. On several nodes `storage` must be a "
                 "folder that all of them share."
             ) from None
         if not (probes / name).is_file():
             raise ClusterError(
-                f"What node {node['NodeManagerAddress']} wrote to {folder} is not seen here: its "
+                f"What node {address} wrote to {folder} is not seen here: its "
                 "`storage` is another disk. On several nodes `storage` must be a shared folder."
             )
         (probes / name).unlink()
+        _compare(address, there, base, versions)
     probes.rmdir()
+
+
+def _as_a_worker(path: Path, content: str, base: Path | None, packages: list[str]) -> Any:
+    """On a node: write as a worker would, and say what it has and sees."""
+    durable.write(path, content)
+    return {
+        "versions": {name: package_version(name) for name in packages},
+        "base": base is None or base.is_dir(),
+    }
+
+
+def _compare(
+    address: str, there: Mapping[str, Any], base: Path | None, versions: Mapping[str, str | None]
+) -> None:
+    if not there["base"]:
+        raise ClusterError(
+            f"Node {address} does not see the base model {base}. Put it into a folder that all "
+            "nodes share, or name it by its place on a hub."
+        )
+    other = [
+        f"{name} {there['versions'].get(name)} (here {version})"
+        for name, version in versions.items()
+        if there["versions"].get(name) != version
+    ]
+    if other:
+        raise ClusterError(
+            f"Node {address} has other versions: {', '.join(other)}. Numbers would depend on where "
+            "a trial runs. Install the packages of `constraints.txt` on every node."
+        )

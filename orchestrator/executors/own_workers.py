@@ -27,6 +27,8 @@ class _Run:
     """Whether it ended because its process did, again and again."""
     deaths: int = 0
     watch: ProgressWatch = field(default_factory=ProgressWatch)
+    placed: bool = False
+    """Whether its workers run."""
     ready: bool = False
     """Whether its workers have said that they begin."""
 
@@ -53,6 +55,11 @@ class OwnWorkers:
 
         actor = train_trial()
         return actor, actor.run.remote(job, self._shared), actor.swap.remote()
+
+    @property
+    def unplaced(self) -> list[str]:
+        """The trials whose workers wait for a place on the cluster."""
+        return [name for name, run in self._runs.items() if run.work and not run.placed]
 
     @property
     def futures(self) -> list[Any]:
@@ -87,6 +94,7 @@ class OwnWorkers:
         try:
             found: Heard = ray.get(run.visit)
             run.watch.hear(found.pulse, found.silent)
+            run.placed = run.placed or found.pulse is not None or bool(found.said)
             run.said += self._words(run, _said(found))
         except ActorDiedError:  # which its work tells, too
             run.visit = None
@@ -111,7 +119,7 @@ class OwnWorkers:
         run.deaths += 1
         if run.deaths <= run.job.experiment.resources.max_failures:
             run.actor, run.work, run.visit = self._started(run.job)
-            run.watch, run.ready = ProgressWatch(), False
+            run.watch, run.ready, run.placed = ProgressWatch(), False, False
             return True
         run.over = run.died = True
         if reason:

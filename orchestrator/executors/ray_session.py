@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -19,7 +20,13 @@ from orchestrator.executors.cluster_fit import ClusterError
 from orchestrator.executors.ray_processes import end, kill, ray_children, with_descendants
 from orchestrator.executors.ray_settings import local_ray_options, process_environment
 from orchestrator.executors.signals import uninterrupted
-from orchestrator.executors.watching.ray_watch import RayGoneError, RayWatch, own_raylet
+from orchestrator.executors.watching.abandoned_ray import noted
+from orchestrator.executors.watching.ray_watch import (
+    RayGoneError,
+    RayWatch,
+    own_raylet,
+    session_folder,
+)
 from orchestrator.system.environment import changed
 from orchestrator.system.mlflow_environment import spare_loopback
 from orchestrator.system.ray_environment import RAY_ADDRESS, token_without_home, without_redirects
@@ -83,16 +90,19 @@ def _started_local(environment: Mapping[str, str]) -> Iterator[str]:
     port = _free_port()
     options, settings = local_ray_options(port, environment)
     before = set(psutil.Process().children())
+    session = None
     try:
         with token_without_home(), changed(settings):
             try:
                 _init(options)
             except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
                 raise ClusterError(start_failure(error)) from None
-            watch = RayWatch(with_descendants(ray_children(before)), None)
-            with _told_when_gone(watch):
+            started = with_descendants(ray_children(before))
+            session = session_folder()
+            with noted(started, session), _told_when_gone(RayWatch(started, None)):
                 yield str(options["runtime_env"]["env_vars"][RAY_ADDRESS])
     except ClusterError:
+        session = None  # its logs say why
         with uninterrupted():
             _leave(before, gone=True)
         raise
@@ -101,6 +111,8 @@ def _started_local(environment: Mapping[str, str]) -> Iterator[str]:
         # that could not be started leaves the processes that could.
         with uninterrupted():
             _leave(before, gone=False)
+        if session is not None:
+            shutil.rmtree(session, ignore_errors=True)
 
 
 def _leave(before: Set[psutil.Process], *, gone: bool) -> None:
@@ -122,8 +134,8 @@ def _told_when_gone(watch: RayWatch) -> Iterator[None]:
             yield
     except RayGoneError as error:
         raise ClusterError(
-            f"Ray cannot go on: {error}. The machine may have been out of memory, or somebody has "
-            "stopped it. What is finished is kept; the same command goes on with the rest."
+            f"Ray cannot go on: {error}. The machine may have been out of memory, or Ray was "
+            "stopped. What is finished is kept; the same command goes on with the rest."
         ) from None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,7 @@ from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.system.durable import add_to_folder
+from orchestrator.system.scratch import scratch_folder
 from orchestrator.system.seals import Maker, seal
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ def train_worker(config: dict[str, Any]) -> None:
         config: `job`, see `Job.as_config`; `shared`, a list holding the reference of the
             `PreparedData`; and `desk`, the trial's actor.
     """
-    import ray
     import ray.train
 
     job = Job.from_config(config["job"])
@@ -57,15 +56,23 @@ def train_worker(config: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(job.experiment.resources.cpus_per_worker)
+    first = ray.train.get_context().get_world_rank() == 0
+    with signs_of_life(config["desk"]) if first else nullcontext():
+        _run(job, config["shared"][0])
+
+
+def _run(job: Job, shared: Any) -> None:
+    """Run a trial, of which the prepared data are `shared`."""
+    import ray
+    import ray.train
+
     checkpoint, aside = _worker_checkpoint(job.folder, job.maker)
     for found in aside:
         _say_set_aside(found)
-    trial = _WorkerTrial(job, ray.get(config["shared"][0]), checkpoint)
+    trial = _WorkerTrial(job, ray.get(shared), checkpoint)
     ray.train.report(to_metrics(Ready(os.getpid(), trial.reports_so_far, checkpoint)))
-    first = ray.train.get_context().get_world_rank() == 0
     try:
-        with signs_of_life(config["desk"]) if first else nullcontext():
-            trial.run()
+        trial.run()
     except DivergedError as error:
         # The loss is the same on every worker, so all of them come here; a restart would only
         # diverge again.
@@ -133,7 +140,7 @@ class _RayTrainCheckpoints:
         self._maker, self._work = maker, work
 
     def fresh(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix=f"{self._maker.trial}-"))
+        return scratch_folder("checkpoint")
 
     def keep(self, fresh: Path, report: StageReport) -> None:
         """Report to Ray Train, which waits for all workers and puts their parts together."""

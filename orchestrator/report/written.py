@@ -11,6 +11,7 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.page import render_page
 from orchestrator.report.png import draw_pictures
 from orchestrator.report.sweep_figures import make_figures
+from orchestrator.system import durable
 
 PAGE = "index.html"
 
@@ -36,7 +37,6 @@ def write_report(lines: Iterable[Line], folder: Path, output: Path | None = None
     draw_pictures(view, figures, target)
     page = target / PAGE
     # In one step, because a browser may be reading the old one.
-    partial = target / f".{PAGE}.partial"
-    partial.write_text(render_page(view, figures, folder), encoding="utf-8")
-    partial.replace(page)
+    durable.write(page, render_page(view, figures, folder))
+    durable.sync(target)
     return page

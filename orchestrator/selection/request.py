@@ -12,6 +12,7 @@ import yaml
 
 from orchestrator.selection.portfolio import PRESET
 from orchestrator.spec.validation import ExperimentError
+from orchestrator.system import durable
 from orchestrator.system.yaml_file import read_yaml
 
 WRITTEN = "# Written by `orchestrate select`"
@@ -167,7 +168,7 @@ def write_experiment(document: dict[str, Any], path: Path, command: Sequence[str
     head = f"{WRITTEN}:\n#   {shlex.join(command)}\n# It is an experiment file like any other.\n"
     text = head + yaml.safe_dump(document, sort_keys=False, width=110)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
+        durable.write(path, text)
 
 
 def read_request(path: Path) -> dict[str, Any]:

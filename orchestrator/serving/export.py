@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.records.model_folder import ADAPTER_FOLDER, ADAPTER_MARKER
 from orchestrator.serving.find import ModelUseError, asked_tasks, load_folder
+from orchestrator.system import durable
 from orchestrator.system.seals import SEAL_FILE
 from orchestrator.system.strict_json import read_object
 
@@ -50,6 +51,7 @@ def export(folder: Path, form: str, to: Path, base: Path | None = None) -> list[
         shutil.copyfile(heads, to / HEADS_FILE)
         text = json.dumps({name: {"labels": values} for name, values in labels.items()}, indent=2)
         (to / HEAD_LABELS_FILE).write_text(text + "\n", encoding="utf-8")
+    durable.sync(to)
     return list(labels)
 
 

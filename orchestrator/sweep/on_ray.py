@@ -7,10 +7,11 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from orchestrator.base.devices import named
-from orchestrator.executors.cluster_checks import check_driver, check_storage
+from orchestrator.executors.cluster_checks import check_driver, check_nodes
 from orchestrator.executors.cluster_devices import NodesToAvoid, cluster_devices
 from orchestrator.executors.cluster_fit import (
     fit,
@@ -24,6 +25,7 @@ from orchestrator.executors.pool.pool import Pool
 from orchestrator.executors.ray_leftovers import Leftovers, wait_until_clean
 from orchestrator.executors.ray_session import connected
 from orchestrator.executors.watching.ray_watch import ray_is_gone
+from orchestrator.executors.watching.starvation import Starvation
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.task_sequence import scored_of
 from orchestrator.spec.experiment import Experiment
@@ -35,6 +37,7 @@ from orchestrator.sweep.protocols import Capacity
 from orchestrator.sweep.run_options import SweepOptions
 from orchestrator.sweep.scores.readings_on_ray import read_on_ray, score_on_ray
 from orchestrator.sweep.trial_loop import TrialLoop
+from orchestrator.system.package_versions import versions_here
 from orchestrator.system.ray_environment import set_aside
 
 PROGRESS_SECONDS = 0.5
@@ -98,7 +101,7 @@ def run_trials_on_ray(
         note(f"not followed without `--address`: {', '.join(others)}")
     with connected(options.address) as resources:
         check_driver(options.address)
-        check_storage(driver.journal.folder)
+        check_nodes(driver.journal.folder, _base_folder(experiment), versions_here())
         chosen = driver.state.precision
         if chosen is not None and chosen["used"] == "bf16":
             driver.admission.avoid = NodesToAvoid(experiment.resources, note)
@@ -122,6 +125,12 @@ def run_trials_on_ray(
         )
         left = wait_until_clean()
     return leftovers_complaint(left, note)
+
+
+def _base_folder(experiment: Experiment) -> Path | None:
+    """The folder of the base model; None where it comes from a hub."""
+    place = Path(str(experiment.model.name or experiment.model.gguf)).expanduser()
+    return place.resolve() if place.is_dir() else None
 
 
 def _say_where_bf16_is_slow(experiment: Experiment, note: Callable[[str], None]) -> None:
@@ -196,7 +205,13 @@ def _run_trials(
 
         scheduler = TuneScheduler(options.scheduler)
 
-    loop = TrialLoop(driver, pool, own, scheduler=scheduler, beside=projection.ask)
+    starvation = Starvation(
+        resources, driver.observer.note,
+        cluster=lambda: (ray.cluster_resources(), ray.available_resources()),
+    )  # fmt: skip
+    loop = TrialLoop(
+        driver, pool, own, scheduler=scheduler, beside=projection.ask, starvation=starvation
+    )
     try:
         with _progress_read(driver):
             loop.run(raise_if_interrupted)

@@ -10,7 +10,6 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.task_files import TaskFileError, parse_task
+from orchestrator.system.package_versions import OF_WORKERS, package_version
 from orchestrator.system.strict_json import fingerprint
 
 
@@ -182,13 +182,10 @@ def differing_versions(old: Mapping[str, str], new: Mapping[str, str]) -> list[s
 
 def provenance_now() -> dict[str, Any]:
     """Code, packages, plugins and machine, for the records."""
-    packages = (
-        "torch", "transformers", "tokenizers", "safetensors", "peft", "ray", "deepspeed", "mlflow",
-        "optuna",
-    )  # fmt: skip
+    packages = (*OF_WORKERS, "mlflow", "optuna")
     return {
-        "code": {"version": _version("curlora-orchestrator"), "commit": _commit()},
-        "packages": {name: _version(name) for name in packages} | _plugins(),
+        "code": {"version": package_version("curlora-orchestrator"), "commit": _commit()},
+        "packages": {name: package_version(name) for name in packages} | _plugins(),
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
@@ -197,13 +194,6 @@ def provenance_now() -> dict[str, Any]:
 def _plugins() -> dict[str, str]:
     """The plugins that are loaded, each with the hash of its source in the place of a version."""
     return {f"plugin {name}": f"sha256:{plugin.sha256}" for name, plugin in LOADED.items()}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

@@ -26,6 +26,7 @@ from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.cluster_fit import ClusterError, pool_members
 from orchestrator.executors.ray_settings import process_environment
 from orchestrator.executors.signals import sigterm_as_interrupt
+from orchestrator.executors.watching.abandoned_ray import end_abandoned
 from orchestrator.planning.forecast import trial_work
 from orchestrator.planning.preflight import PreflightError, cautions, check
 from orchestrator.planning.resource_problems import own_devices
@@ -68,6 +69,7 @@ from orchestrator.sweep.scores.completion import Completion, score_here
 from orchestrator.sweep.scores.readings import read_sides
 from orchestrator.system.content_cache import ContentCache
 from orchestrator.system.formatting import count
+from orchestrator.system.scratch import remove_abandoned
 from orchestrator.system.strict_json import without_nan
 
 
@@ -180,6 +182,7 @@ def _run(
         # Ray reads some of it while it is imported, as the driver does first of all.
         os.environ.update(process_environment())
     observer.note("checking files, machine and storage")
+    _remove_what_was_abandoned(observer)
     began = time.monotonic() if options.began is None else options.began
     choice = None
     if loaded.experiment.training.precision == "auto":
@@ -265,6 +268,13 @@ def _run(
         Readings(driver, cache, base_test),
     )
     return _run_what_is_missing(driver, options, projection, ending, raise_if_interrupted)
+
+
+def _remove_what_was_abandoned(observer: Observer) -> None:
+    """End what killed sweeps have left running on this machine, and remove their files."""
+    for words in end_abandoned():
+        observer.note(words)
+    remove_abandoned()
 
 
 def _run_what_is_missing(

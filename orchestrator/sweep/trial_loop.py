@@ -11,6 +11,7 @@ from orchestrator.executors.messages import Message
 from orchestrator.executors.own_workers import OwnWorkers
 from orchestrator.executors.pool.mailbox import ENDINGS
 from orchestrator.executors.pool.pool import Pool
+from orchestrator.executors.watching.starvation import Starvation
 from orchestrator.sweep.driver import Driver
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class TrialLoop:
         *,
         scheduler: TuneScheduler | None,
         beside: Callable[[], None],
+        starvation: Starvation,
     ) -> None:
         """Begin with nothing running.
 
@@ -40,9 +42,10 @@ class TrialLoop:
             own: For all others.
             scheduler: Asked whether trials go on.
             beside: Called whenever a trial has started or ended.
+            starvation: Tells what waits for a place for long.
         """
         self._driver, self._pool, self._own = driver, pool, own
-        self._scheduler, self._beside = scheduler, beside
+        self._scheduler, self._beside, self._starvation = scheduler, beside, starvation
         self._running: dict[str, Job] = {}
 
     def run(self, raise_if_interrupted: Callable[[], None]) -> None:
@@ -54,6 +57,8 @@ class TrialLoop:
         while self._start_what_fits() or self._running:
             raise_if_interrupted()
             self._wait()
+            of_pool = self._pool.unplaced if self._pool is not None else ()
+            self._starvation.look([*of_pool, *self._own.unplaced])
             for name, message in self._news():
                 if name in self._running:
                     self._hear(name, message)

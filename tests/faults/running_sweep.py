@@ -19,11 +19,12 @@ COMMAND = "from orchestrator import cli; cli.main()"
 class RunningSweep:
     """`orchestrate sweep FILE`, what it has written, and the processes that it started."""
 
-    def __init__(self, path, folder, log):
+    def __init__(self, path, folder, log, *, before=""):
+        """Start it; `before` is Python that its process runs first."""
         self.folder, self.log = folder, log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, "sweep", str(path)], cwd=log.parent,
+                [sys.executable, "-c", before + COMMAND, "sweep", str(path)], cwd=log.parent,
                 stdout=output, stderr=output,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
             )  # fmt: skip
@@ -51,11 +52,11 @@ class RunningSweep:
         return time.monotonic() - began
 
     def processes(self):
-        """All processes that it has started so far and that are alive, by id."""
+        """All processes that it has started so far and that run, by id."""
         with suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 self._seen[child.pid] = child
-        return [child for child in self._seen.values() if child.is_running()]
+        return [child for child in self._seen.values() if _runs(child)]
 
     def named(self, *words):
         """Its processes whose title or command line has all of some words."""
@@ -73,7 +74,7 @@ class RunningSweep:
 
     def end(self):
         """End it and all that it has started, by id."""
-        for process in [*self.processes(), psutil.Process(os.getpid())][:-1]:
+        for process in self.processes():
             with suppress(psutil.Error):
                 process.kill()
         if self.process.poll() is None:
@@ -82,3 +83,9 @@ class RunningSweep:
         for process in self._seen.values():
             with suppress(psutil.Error):
                 process.kill()
+
+
+def _runs(process):
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

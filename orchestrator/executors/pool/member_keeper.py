@@ -50,6 +50,8 @@ class MemberKeeper:
         self._trouble = ""
         """What its last actor ended with."""
         self._watch = ProgressWatch()
+        self._placed = False
+        """Whether its workers run."""
 
     @property
     def works(self) -> bool:
@@ -57,9 +59,19 @@ class MemberKeeper:
         return bool(self._known)
 
     @property
+    def unplaced(self) -> bool:
+        """Whether it waits for a place on the cluster."""
+        return self._actor is not None and not self._placed
+
+    @property
     def futures(self) -> list[Any]:
         """What to wait for: whichever of these is there, `take_in` goes on with."""
         return [future for future in (self._visit, self._work) if future is not None]
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
 
     def open(self) -> None:
         """Start it."""
@@ -78,7 +90,7 @@ class MemberKeeper:
             deaths = admitted
         self._known, config = "", self._config()
         self._starts += 1
-        self._watch = ProgressWatch()
+        self._watch, self._placed = ProgressWatch(), False
         if alone:
             self._actor = member_actors.lone_member(self._resources, self._avoid())
             self._work = self._actor.serve.remote(config, deaths)
@@ -136,6 +148,7 @@ class MemberKeeper:
         heard: Heard = found
         self.mailbox.sign(heard.silent)
         self._watch.hear(heard.pulse, heard.silent)
+        self._placed = self._placed or heard.pulse is not None or heard.begins
         admission = self._admission() if heard.begins and not heard.said else None
         todo = Todo(close=self.mailbox.closed)
         if self._known and heard.incarnation not in {"", self._known}:

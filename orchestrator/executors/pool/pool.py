@@ -169,6 +169,11 @@ class Pool:
         """What to wait for: whichever of these is there, `take_in` goes on with."""
         return [future for member in self._members for future in member.futures]
 
+    @property
+    def unplaced(self) -> list[str]:
+        """The members that wait for a place on the cluster."""
+        return [member.name for member in self._members if member.unplaced]
+
     def ask(self, job: Job) -> None:
         """Leave a job that was assigned with its member."""
         followed = self._trials[job.trial]

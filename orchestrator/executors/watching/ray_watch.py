@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -133,10 +134,20 @@ def _answers(head: str) -> bool:
     return True
 
 
+def session_folder() -> Path | None:
+    """Where the Ray to which this process is connected keeps logs and sockets."""
+    node = _node()
+    return None if node is None else Path(node.get_session_dir_path())
+
+
+def _node() -> Any:
+    """Ray's own object of this machine; nothing public says what it knows."""
+    return importlib.import_module("ray._private.worker").global_worker.node
+
+
 def own_raylet() -> list[psutil.Process]:
     """The process of a joined cluster on this machine to which this driver is connected."""
-    worker = importlib.import_module("ray._private.worker")  # nothing public says it
-    node: Any = worker.global_worker.node
+    node = _node()
     name = str(getattr(node, "raylet_socket_name", "") or "")
     found: list[psutil.Process] = []
     for process in psutil.process_iter(["name", "cmdline"]) if name else ():

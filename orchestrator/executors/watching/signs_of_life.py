@@ -29,9 +29,11 @@ def signs_of_life(actor: Any) -> Iterator[None]:
     done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(BEAT_SECONDS):
+        while True:
             with suppress(RayActorError):  # whoever works meets it too, and decides
                 ray.get(actor.beat.remote(pulse()))
+            if done.wait(BEAT_SECONDS):
+                return
 
     thread = threading.Thread(target=beat, name="beat", daemon=True)
     thread.start()

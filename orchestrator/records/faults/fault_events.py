@@ -9,10 +9,10 @@ from orchestrator.records.event import Event
 
 FAULTS: Final = {
     "journal_torn": "the journal's last line was cut short",
-    "member_died": "a member of the pool died",
-    "member_hung": "a member of the pool came no further",
-    "trial_died": "a trial's process died",
-    "trial_hung": "a trial came no further",
+    "member_died": "a member of the pool died, and was replaced",
+    "member_hung": "a member of the pool came no further, and was replaced",
+    "trial_died": "its process died, and was started again",
+    "trial_hung": "its workers came no further, and were replaced",
     "workers_died": "workers died and were started again",
     "mlflow_away": "MLflow could not be used",
 }

@@ -11,7 +11,6 @@ import functools
 import os
 import shutil
 import sqlite3
-import tempfile
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -20,7 +19,9 @@ from typing import TYPE_CHECKING
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.mlflow.address import artifacts_address, database_address, database_file
 from orchestrator.records.redaction import redacted
+from orchestrator.system import durable
 from orchestrator.system.file_lock import locked
+from orchestrator.system.scratch import scratch
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -175,8 +176,8 @@ def make_database(file: Path) -> None:
     from mlflow.store.db.utils import _initialize_tables
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    with tempfile.TemporaryDirectory(prefix="orchestrator-mlflow-") as scratch:
-        made = Path(scratch).resolve() / file.name
+    with scratch("mlflow") as folder:
+        made = folder.resolve() / file.name
         _initialize_tables(hasty_engine(made))
         # Makes the experiment that every database has, whose place would be the working folder.
         SqlAlchemyStore(database_address(made), artifacts_address(file.parent)).engine.dispose()
@@ -239,9 +240,9 @@ def _upgrade(file: Path, opened: sqlite3.Connection, revision: str | None) -> Pa
             "does not know: a newer one wrote it. Install that, or name another database by "
             "`tracking.uri`."
         )
-    with tempfile.TemporaryDirectory(prefix="orchestrator-mlflow-") as scratch:
+    with scratch("mlflow") as folder:
         # Read through the connection: closing the file elsewhere would end this process's locks.
-        before, copy = opened.serialize(), Path(scratch).resolve() / file.name
+        before, copy = opened.serialize(), folder.resolve() / file.name
         copy.write_bytes(before)
         try:
             _upgrade_db(hasty_engine(copy))
@@ -250,7 +251,7 @@ def _upgrade(file: Path, opened: sqlite3.Connection, revision: str | None) -> Pa
                 _damaged(file, f"its schema cannot be brought up to date ({_first_line(error)})")
             ) from None
         kept = _free_name(file, "before-upgrade")
-        kept.write_bytes(before)
+        durable.write(kept, before)
         put_database(copy, file)
     return kept
 

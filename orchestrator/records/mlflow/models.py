@@ -6,7 +6,6 @@ A logged model is a folder of safetensors and JSON (`write_model_folder`) that M
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ from orchestrator.records.mlflow.client import TAG
 from orchestrator.records.mlflow.signature import input_example, model_signature
 from orchestrator.records.model_folder import read_model_document, write_model_folder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.system.scratch import scratch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,9 +53,9 @@ def log_trial_model(
     for model in found:
         if model.status == LoggedModelStatus.READY:
             return model.model_id
-    with tempfile.TemporaryDirectory(prefix="orchestrator-model-") as scratch:
+    with scratch("model") as place:
         folder = write_model_folder(
-            Path(scratch) / "trained", adapter_folder=adapter_folder, state=state, trial=trial
+            place / "trained", adapter_folder=adapter_folder, state=state, trial=trial
         )
         # One that a crash left half written is written again, under the same identity.
         model = next(iter(found), None) or client.create_logged_model(
@@ -63,7 +63,7 @@ def log_trial_model(
             tags={f"{TAG}sweep": state.identity, f"{TAG}trial": trial}, model_type="adapter",
         )  # fmt: skip
         document = read_model_document(folder)
-        saved = Path(scratch) / "saved"
+        saved = place / "saved"
         with warnings.catch_warnings():
             # MLflow's own use of pandas is deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)

@@ -16,6 +16,7 @@ from orchestrator.records.mlflow.address import (
     local_path,
     place_in,
 )
+from orchestrator.system import durable
 
 NETWORK_FILE_SYSTEMS = {
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "ceph", "glusterfs", "beegfs", "afs",
@@ -77,6 +78,7 @@ def storage_identity(address: str, storage: Path, *, make: bool = False) -> str:
             return ""
         half = storage / f".{_IDENTITY_FILE}-{os.getpid()}"
         half.write_text(json.dumps({"storage": uuid.uuid4().hex}) + "\n", encoding="utf-8")
+        durable.sync(half)
         try:
             with suppress(FileExistsError):  # another sweep was faster, and its choice stands
                 place.hardlink_to(half)

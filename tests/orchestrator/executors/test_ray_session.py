@@ -16,6 +16,7 @@ from orchestrator.records.journal_lines import read_journal
 from orchestrator.spec.sections import ResourceSpec
 from orchestrator.sweep import locally, on_ray
 from orchestrator.sweep.scores.completion import score_here
+from orchestrator.system.package_versions import versions_here
 
 GIB = 2**30
 
@@ -86,23 +87,31 @@ def test_a_cluster_is_not_driven_through_its_client():
 
 
 @pytest.mark.ray
-def test_a_single_node_that_is_not_ours_must_reach_the_storage(ray_cluster, tmp_path, monkeypatch):
+def test_a_node_that_is_not_ours_must_reach_storage_and_base_and_have_our_versions(
+    ray_cluster, tmp_path, monkeypatch
+):
     import ray
 
     elsewhere = types.SimpleNamespace(get_node_id=lambda: "f" * 56)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: elsewhere)
-    cluster_checks.check_storage(tmp_path)
+    here = versions_here()
+    cluster_checks.check_nodes(tmp_path, tmp_path, here)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(ClusterError, match=r"does not see the base model .*gone"):
+        cluster_checks.check_nodes(tmp_path, tmp_path / "gone", here)
+    with pytest.raises(ClusterError, match=r"other versions: torch .* \(here 0\.1\)"):
+        cluster_checks.check_nodes(tmp_path, None, {**here, "torch": "0.1"})
     really = ray.get
 
     def on_another_disk(written, timeout):
-        really(written, timeout=timeout)
+        said = really(written, timeout=timeout)
         for probe in (tmp_path / "other" / "nodes").iterdir():
             probe.unlink()
+        return said
 
     monkeypatch.setattr(ray, "get", on_another_disk)
     with pytest.raises(ClusterError, match=r"is not seen here.*must be a shared folder"):
-        cluster_checks.check_storage(tmp_path / "other")
+        cluster_checks.check_nodes(tmp_path / "other", None, here)
 
 
 @pytest.mark.ray

@@ -27,7 +27,7 @@ def done(monkeypatch):
 
     monkeypatch.setattr(on_ray, "connected", connected)
     for name, answer in {
-        "check_driver": None, "check_storage": None, "trials_at_once": 1, "_run_trials": None,
+        "check_driver": None, "check_nodes": None, "trials_at_once": 1, "_run_trials": None,
         "wait_until_clean": Leftovers(("LoneMember 0123",)),
     }.items():  # fmt: skip
         monkeypatch.setattr(on_ray, name, step(name, answer))
@@ -51,7 +51,7 @@ def test_the_verdict_and_its_reading_come_before_what_was_left_behind(
     assert order[order.index("_run_trials") :] == [
         "_run_trials", "verdict and reading", "wait_until_clean", "left",
     ]  # fmt: skip
-    assert order.index("check_storage") < order.index("_run_trials")
+    assert order.index("check_nodes") < order.index("_run_trials")
     assert (
         "verdict is recorded, but it left something on the cluster: actor LoneMember" in complaint
     )
