@@ -11,7 +11,7 @@ zeros to whole lines of the cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,15 +61,18 @@ class OneSlot:
         """
         gradient = self.own(layer, part, GRADIENTS)
         a, b = gradient.shape
-        for mine, other in self._of_rows(left, right):
-            gradient.add_(torch.mm(mine.t(), other)[:a, :b])
+        total = filled(gradient, grained(a), grained(b))
+        for mine, other in zip(self.of_rows(left), self.of_rows(right), strict=True):
+            total.addmm_(mine.t(), other)
+        gradient.copy_(total[:a, :b])
 
-    def _of_rows(self, *tensors: Tensor) -> Iterator[list[Tensor]]:
-        """The tokens of each row, (T, width), beginning at lines of the cache."""
-        for row, length in enumerate(self.lengths):
-            yield [
-                lined_up(tensor[row, :length], grained(tensor.shape[-1])) for tensor in tensors
-            ]
+    def of_rows(self, tensor: Tensor) -> Sequence[Tensor]:
+        """The tokens of each row of (n, T, width), beginning at lines of the cache."""
+        T = tensor.shape[1]
+        flat = tensor.reshape(-1, tensor.shape[-1])
+        flat = lined_up(flat, grained(tensor.shape[-1]))
+        cuts = [cut for length in self.lengths for cut in (length, T - length)]
+        return flat.split_with_sizes(cuts)[::2]
 
 
 def _times(x: Tensor, M: Tensor, width: int | None = None) -> Tensor:
@@ -91,11 +94,19 @@ class OneCurSegment:
             selection: Its selection of columns and rows.
         """
         self.seated, self._slot, self._selection = slot.seated, slot, selection
+        self._kept: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def _factors(self, layer: PackedLayer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if layer.name in self._kept:
+            return self._kept[layer.name]
         C, R, rows, columns = layer.selections.one(self._selection)
         r = grained(len(rows))
-        return filled(C, r, grained(layer.d_out)), filled(R, r, grained(layer.d_in)), rows, columns
+        found = (
+            lined_up(C, grained(layer.d_out), r), lined_up(R, grained(layer.d_in), r), rows, columns
+        )  # fmt: skip
+        if found[0] is C and found[1] is R:  # copies take too much memory to keep for every layer
+            self._kept[layer.name] = found
+        return found
 
     def forward(self, layer: PackedLayer, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
         """See `Segment`."""
@@ -211,8 +222,8 @@ class OneLowRankSegment:
             unscaled, _, norm = kept[3:]
             outer = pick(gradients[0], slot.rows) * unscaled
             gradient = slot.own(layer, "M", GRADIENTS)
-            for row, length in enumerate(slot.lengths):
-                total = outer[row, :length].clone().sum(0, keepdim=True, dtype=norm.dtype)
+            for own in slot.of_rows(outer):
+                total = own.sum(0, keepdim=True, dtype=norm.dtype)[:, : layer.d_out]
                 gradient.add_(total / norm)
         if dx is not None:
             own = pick(dx, slot.rows)

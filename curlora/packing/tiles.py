@@ -17,6 +17,7 @@ References:
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 GRAIN = 16
 """Numbers of 4 bytes to which rows are filled up: 64 bytes, a line of the cache."""
 
-_SIZES = (1024, 512, 256, 128, 64, 32, 16)
+_SIZES = (2048, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32, 16)
 _REFERENCE = 64
 _OPERATIONS = 16e9
 """Of a tile at most, as far as trying out is concerned: a fraction of a second on one core."""
@@ -56,23 +57,27 @@ def filled(tensor: Tensor, rows: int, columns: int) -> Tensor:
     Returns:
         (rows, columns), contiguous, at the beginning of a line of the cache.
     """
+    if tensor.shape == (rows, columns):
+        return tensor.clone(memory_format=torch.contiguous_format)
     copy = tensor.new_zeros(rows, columns)
     copy[: tensor.shape[0], : tensor.shape[1]] = tensor
     return copy
 
 
-def lined_up(x: Tensor, width: int) -> Tensor:
+def lined_up(x: Tensor, width: int, height: int | None = None) -> Tensor:
     """Give a matrix as if it had just been made: itself or a copy.
 
     Args:
         x: (n, m).
         width: m at least.
+        height: n at least; None: n.
 
     Returns:
-        (n, width), contiguous, at the beginning of a line of the cache.
+        (height, width), contiguous, at the beginning of a line of the cache.
     """
-    if x.shape[1] != width:
-        return filled(x, len(x), width)
+    height = x.shape[0] if height is None else height
+    if x.shape != (height, width):
+        return filled(x, height, width)
     x = x.contiguous()
     return x.clone() if x.data_ptr() % 64 else x
 
@@ -87,16 +92,29 @@ def tiled_product(x: Tensor, M: Tensor) -> Tensor:
     Returns:
         (n, m).
     """
+    count, k = x.shape
     sizes = sizes_for(M)
-    out = x.new_empty(len(x), M.shape[1])
-    begin = 0
-    for size in sizes:
-        while len(x) - begin >= size:
-            torch.mm(x[begin : begin + size], M, out=out[begin : begin + size])
-            begin += size
-    if begin < len(x):
-        out[begin:] = torch.mm(filled(x[begin:], sizes[-1], x.shape[1]), M)[: len(x) - begin]
+    cuts = _cuts(count, sizes)
+    if len(cuts) == 1 and count in sizes:
+        return torch.mm(x, M)
+    out = x.new_empty(count, M.shape[1])
+    parts = zip(cuts, x.split_with_sizes(cuts), out.split_with_sizes(cuts), strict=True)
+    for size, part, product in parts:
+        if size in sizes:
+            torch.mm(part, M, out=product)
+        else:
+            product.copy_(torch.mm(filled(part, sizes[-1], k), M)[:size])
     return out
+
+
+@functools.cache
+def _cuts(count: int, sizes: tuple[int, ...]) -> list[int]:
+    """Cut so many rows into tiles, the largest first; what is left over is the last."""
+    cuts: list[int] = []
+    for size in sizes:
+        cuts += [size] * (count // size)
+        count %= size
+    return [*cuts, count] if count or not cuts else cuts
 
 
 def sizes_for(M: Tensor) -> tuple[int, ...]:
