@@ -63,7 +63,10 @@ class OneSlot:
         a, b = gradient.shape
         total = filled(gradient, grained(a), grained(b))
         for mine, other in zip(self.of_rows(left), self.of_rows(right), strict=True):
-            total.addmm_(mine.t(), other)
+            if other.dtype == total.dtype:
+                total.addmm_(mine.t(), other)
+            else:  # half precision: gradients are wider
+                total.add_(torch.mm(mine.t(), other))
         gradient.copy_(total[:a, :b])
 
     def of_rows(self, tensor: Tensor) -> Sequence[Tensor]:
@@ -136,10 +139,9 @@ class OneCurSegment:
         slot, (h, U) = self._slot, kept
         C, R, _, columns = self._factors(layer)
         own = pick(gradients[1] if dx is None else dx, slot.rows)
-        if dx is None:
-            dz = _times(own, C.t())
-        else:
-            dz = _spread(own.index_select(-1, columns), len(U))
+        # G C is a part of G W, which is here unless the input needs no gradient.
+        parts = None if dx is None else own.index_select(-1, columns)
+        dz = _times(own, C.t()) if parts is None else _spread(parts, len(U))
         dz.mul_(slot.scale)
         slot.add_products(layer, "U", dz, h)
         if dx is None:

@@ -122,7 +122,6 @@ class PackedLayer:
         y = _PackedLinear.apply(x.reshape(tick.rows, -1, self.d_in), tick.anchor, self, tick)
         return y.view(*x.shape[:-1], self.d_out)
 
-
     def _bare(self, x: Tensor) -> Tensor:
         if self.matrix is None:
             return self._forward(x)

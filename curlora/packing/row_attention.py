@@ -44,9 +44,7 @@ class _Group:
     """`count`, or 2 where there would be one matrix only: a batch of one goes another way."""
 
 
-def _groups(
-    lengths: Sequence[int], step: int, alone: bool, device: torch.device
-) -> list[_Group]:
+def _groups(lengths: Sequence[int], step: int, alone: bool, device: torch.device) -> list[_Group]:
     rows_of: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
         rows_of.setdefault(-(-length // step) * step, []).append(row)
@@ -147,9 +145,7 @@ def _by_rows(
     found: list[Tensor] = []
     for group, q, k, v in zip(groups, *parts, strict=True):  # pyright: ignore[reportArgumentType]
         mask = None if attention_mask is None else _fitted(attention_mask, group)
-        extra = {
-            name: _fitted(x, group) if _is_square(x, T) else x for name, x in others.items()
-        }
+        extra = {name: _fitted(x, group) if _is_square(x, T) else x for name, x in others.items()}
         found.append(own(module, q, k, v, mask, **extra)[0])
     return _Joined.apply(T, groups, *found), None  # pyright: ignore[reportReturnType]
 

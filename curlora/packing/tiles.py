@@ -1,10 +1,10 @@
 """Products with a frozen matrix in which a token's numbers do not depend on the other tokens.
 
 A library of matrix products chooses its kernel by the shape, and with it the order of additions, so
-that a row of `x @ M` differs in its last bits with the number of rows. Here the rows of x go through
-in *tiles* of a few fixed sizes. Which sizes are used is tried out once for each shape of M: the
-rows of a tile must come out with the same bits as in tiles of `_REFERENCE` rows, wherever they are
-in it. What is left over at the end is filled up with zeros to the smallest size.
+that a row of `x @ M` differs in its last bits with the number of rows. Here the rows of x go
+through in *tiles* of a few fixed sizes. Which sizes are used is tried out once for each shape of M:
+the rows of a tile must come out with the same bits as in tiles of `_REFERENCE` rows, wherever they
+are in it. What is left over at the end is filled up with zeros to the smallest size.
 
 The small kernels of libraries also differ by where a number lies in memory: rows start at multiples
 of 64 bytes here, so that widths that are no multiple of `GRAIN` are filled up with zeros, unless

@@ -145,7 +145,12 @@ class SharedPasses:
         return dict(zip(numbers, losses.detach().unbind(), strict=True))
 
     def _through(
-        self, rows: Sequence[Scored], owners: Sequence[int], *, joint: bool = False, read: bool = True
+        self,
+        rows: Sequence[Scored],
+        owners: Sequence[int],
+        *,
+        joint: bool = False,
+        read: bool = True,
     ) -> Tensor:
         """Rows through the base, each with the adapter of its slot.
 
