@@ -11,13 +11,12 @@ zeros to whole lines of the cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from curlora.packing.low_rank_segment import direction_norms
 from curlora.packing.packed_layer import PackedLayer
 from curlora.packing.parameters import GRADIENTS, VALUES, SeatedParameters
 from curlora.packing.seats import Seats, pick, put_back
@@ -187,13 +186,30 @@ class OneLowRankSegment:
         return kept
 
     def _norms(self, layer: PackedLayer) -> Tensor:
-        """The norms of the rows of W + s B A, (1, d_out)."""
-        slot = self._slot
-        A, B = (
-            filled(own, grained(len(own)), own.shape[1])[None]
-            for own in (slot.own(layer, "A"), slot.own(layer, "B"))
-        )
-        return direction_norms(layer, A, B, slot.scale)[0]
+        """The norms of the rows of W + s B A, (1, d_out), kept until an adapter changes."""
+        version, norms = layer.direction_norms
+        if version != self.seated.version:
+            norms = dict(enumerate(self._all_norms(layer)))
+            layer.direction_norms = self.seated.version, norms
+        return norms[self._slot.seat]
+
+    def _all_norms(self, layer: PackedLayer) -> Iterator[Tensor]:
+        """The norms of all seats: of so few rows a product with W costs least with all at once."""
+        slots = [
+            replace(self._slot, seat=seat, rank=rank) for seat, rank in enumerate(self.seated.ranks)
+        ]
+        widths = ("A", layer.d_in), ("B", layer.d_out)
+        factors = [
+            [filled(slot.own(layer, part), grained(slot.rank), width) for part, width in widths]
+            for slot in slots
+        ]
+        products = layer.times(torch.cat([A for A, _ in factors]))
+        split = products.split([len(A) for A, _ in factors])
+        for slot, (A, B), WA in zip(slots, factors, split, strict=True):
+            crossed = (WA * B).sum(0, keepdim=True)
+            squared = (torch.mm(torch.mm(A, A.t()), B) * B).sum(0, keepdim=True)
+            total = layer.row_norms(A.dtype) + 2 * slot.scale * crossed
+            yield (total + slot.scale.square() * squared).clamp_(min=0).sqrt_()
 
     def through(self, kept: tuple[Tensor, ...], G: Tensor) -> Tensor:
         """See `Segment`."""

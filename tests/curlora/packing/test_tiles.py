@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from curlora.packing import tiles
-from curlora.packing.tiles import FrozenMatrix, sizes_for
+from curlora.packing.tiles import FrozenMatrix, tiles_of
 
 
 @pytest.mark.parametrize("shape", [(48, 32), (7, 13), (37, 24), (1, 5), (576, 4)])
@@ -29,16 +29,17 @@ def test_a_tile_whose_rows_differ_from_those_of_others_is_not_used(monkeypatch):
         found = own(x if len(x) <= 100 else x.double(), M if len(x) <= 100 else M.double())
         return out["out"].copy_(found) if out else found.float()
 
-    monkeypatch.setattr(tiles, "_found", {})
+    monkeypatch.setattr(tiles, "_kernels", {})
     monkeypatch.setattr(torch, "mm", mm)
-    assert max(sizes_for(torch.randn(64, 48))) == 96
+    assert tiles_of(333, torch.randn(64, 48)) == ((64, 64),) * 4 + ((72, 72), (5, 8))
+    assert tiles_of(90, torch.randn(64, 48)) == ((88, 88), (2, 8))
 
 
-def test_a_matrix_is_said_whose_products_depend_on_the_place(monkeypatch, caplog):
+def test_a_matrix_is_named_whose_products_depend_on_the_place(monkeypatch, caplog):
     own = torch.mm
-    monkeypatch.setattr(tiles, "_found", {})
+    monkeypatch.setattr(tiles, "_kernels", {})
     monkeypatch.setattr(
         torch, "mm", lambda x, M: own(x, M) * (1 + 1e-6 * torch.arange(len(x))[:, None])
     )
-    assert sizes_for(torch.randn(64, 48)) == (64,)
+    assert tiles_of(70, torch.randn(64, 48)) == ((64, 64), (6, 8))
     assert "depend on where a row is" in caplog.text

@@ -73,6 +73,7 @@ class Run:
             while waiting and pack.free:
                 self._join(pack, waiting.pop(0), made)
             for end in pack.tick():
+                assert end.matrix is not None, end
                 self.matrices[end.name] = end.matrix.rows
         return self
 
