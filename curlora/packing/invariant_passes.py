@@ -7,8 +7,8 @@ many of an activation at once, and the few that are left over by another formula
 long as it takes that none are (`step`).
 
 It holds where a model of transformers is made of linear layers, norms, activations and attention
-that it calls by name, on a CPU with one thread or two; `trouble` says what speaks against it, and
-`differs` tries it out.
+that it calls by name, on a CPU with one thread or two. Layers that look at several tokens by
+themselves (convolutions, state spaces) or part tokens among experts are computed as ever.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -26,11 +25,8 @@ from curlora.packing.row_attention import RowLengths, row_attention, takes_rows
 from curlora.packing.tiles import FrozenMatrix
 
 _AT_ONCE = 64
-"""Numbers of an activation that are computed in whole vectors, on each of two threads: two vectors
-of 512 bits at a time."""
-
-MOST_THREADS = 2
-"""More threads part a tensor into thirds and so on, which end within a vector."""
+"""Numbers of an activation that two threads compute in whole vectors: two of 512 bits at a time
+each. More threads part a tensor into thirds and so on, which end within a vector."""
 
 
 class InvariantPasses:
@@ -61,11 +57,7 @@ class InvariantPasses:
             module.forward = _Tiled(module)
 
     def attention(self, lengths: Sequence[int]) -> AbstractContextManager[None]:
-        """Attend to each row by itself for a while.
-
-        Args:
-            lengths: Of the rows of all batches; none: as the base does it.
-        """
+        """Attend to each row by itself for a while; with no lengths, as the base does it."""
         if not lengths:
             return nullcontext()
         return row_attention(self._base, RowLengths(lengths, self._base.device))

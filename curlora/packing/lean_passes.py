@@ -28,8 +28,9 @@ from transformers.masking_utils import eager_mask
 ATTENTION = "curlora_grouped"
 """The name of the attention among those of transformers."""
 
-_AGREES = 0.05
-"""Largest difference from the model's own attention, relative to its largest output (16 bits)."""
+_AGREES = {2: 0.05, 4: 1e-4, 8: 1e-4}
+"""Largest difference from the model's own attention, relative to its largest output, by the bytes
+of a number."""
 
 
 class LeanPasses:
@@ -197,7 +198,9 @@ def grouped_attention(
         with torch.no_grad():
             wanted = own(scaling=scaling)[0]
             gap = (found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)
-        _agreement[type(module)] = wanted.shape == found.shape and float(gap) <= _AGREES
+        _agreement[type(module)] = wanted.shape == found.shape and (
+            float(gap) <= _AGREES[query.element_size()]
+        )
         if not _agreement[type(module)]:
             return own(scaling=scaling)
     return found, None

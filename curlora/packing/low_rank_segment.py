@@ -44,7 +44,7 @@ class LowRankSegment:
         cut.baddbmm_(z, kept[1])
         kept = (*kept, z)
         if self._magnitude:
-            norm = direction_norms(layer, A, B, self._scale)
+            norm = _direction_norms(layer, A, B, self._scale)
             M = pick(self._stack(layer, "M", VALUES), self._seats)
             # Only the factor's distance from 1 is rounded: near 1 half precision is coarse.
             change = (M / norm - 1).to(own.dtype)
@@ -91,7 +91,7 @@ class LowRankSegment:
             put_back(dx, blocks.rows, own)
 
 
-def direction_norms(layer: PackedLayer, A: Tensor, B: Tensor, scale: Tensor) -> Tensor:
+def _direction_norms(layer: PackedLayer, A: Tensor, B: Tensor, scale: Tensor) -> Tensor:
     """Give the norms of the rows of W + s B A, (m, 1, d_out), without building the matrix."""
     W = layer.weight().to(A.dtype)
     WA = (A.reshape(-1, layer.d_in) @ W.t()).view(A.shape[0], -1, layer.d_out)

@@ -12,12 +12,11 @@ zeros to whole lines of the cache.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from curlora.packing.low_rank_segment import direction_norms
 from curlora.packing.packed_layer import PackedLayer
 from curlora.packing.parameters import GRADIENTS, VALUES, SeatedParameters
 from curlora.packing.seats import Seats, pick, put_back
@@ -61,15 +60,21 @@ class OneSlot:
         """
         gradient = self.own(layer, part, GRADIENTS)
         a, b = gradient.shape
-        for mine, other in self._of_rows(left, right):
-            gradient.add_(torch.mm(mine.t(), other)[:a, :b])
+        total = filled(gradient, grained(a), grained(b))
+        for mine, other in zip(self.of_rows(left), self.of_rows(right), strict=True):
+            if other.dtype == total.dtype:
+                total.addmm_(mine.t(), other)
+            else:  # half precision: gradients are wider
+                total.add_(torch.mm(mine.t(), other))
+        gradient.copy_(total[:a, :b])
 
-    def _of_rows(self, *tensors: Tensor) -> Iterator[list[Tensor]]:
-        """The tokens of each row, (T, width), beginning at lines of the cache."""
-        for row, length in enumerate(self.lengths):
-            yield [
-                lined_up(tensor[row, :length], grained(tensor.shape[-1])) for tensor in tensors
-            ]
+    def of_rows(self, tensor: Tensor) -> Sequence[Tensor]:
+        """The tokens of each row of (n, T, width), beginning at lines of the cache."""
+        T = tensor.shape[1]
+        flat = tensor.reshape(-1, tensor.shape[-1])
+        flat = lined_up(flat, grained(tensor.shape[-1]))
+        cuts = [cut for length in self.lengths for cut in (length, T - length)]
+        return flat.split_with_sizes(cuts)[::2]
 
 
 def _times(x: Tensor, M: Tensor, width: int | None = None) -> Tensor:
@@ -91,11 +96,19 @@ class OneCurSegment:
             selection: Its selection of columns and rows.
         """
         self.seated, self._slot, self._selection = slot.seated, slot, selection
+        self._kept: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def _factors(self, layer: PackedLayer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if layer.name in self._kept:
+            return self._kept[layer.name]
         C, R, rows, columns = layer.selections.one(self._selection)
         r = grained(len(rows))
-        return filled(C, r, grained(layer.d_out)), filled(R, r, grained(layer.d_in)), rows, columns
+        found = (
+            lined_up(C, grained(layer.d_out), r), lined_up(R, grained(layer.d_in), r), rows, columns
+        )  # fmt: skip
+        if found[0] is C and found[1] is R:  # copies take too much memory to keep for every layer
+            self._kept[layer.name] = found
+        return found
 
     def forward(self, layer: PackedLayer, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
         """See `Segment`."""
@@ -125,10 +138,9 @@ class OneCurSegment:
         slot, (h, U) = self._slot, kept
         C, R, _, columns = self._factors(layer)
         own = pick(gradients[1] if dx is None else dx, slot.rows)
-        if dx is None:
-            dz = _times(own, C.t())
-        else:
-            dz = _spread(own.index_select(-1, columns), len(U))
+        # G C is a part of G W, which is here unless the input needs no gradient.
+        parts = None if dx is None else own.index_select(-1, columns)
+        dz = _times(own, C.t()) if parts is None else _spread(parts, len(U))
         dz.mul_(slot.scale)
         slot.add_products(layer, "U", dz, h)
         if dx is None:
@@ -174,13 +186,30 @@ class OneLowRankSegment:
         return kept
 
     def _norms(self, layer: PackedLayer) -> Tensor:
-        """The norms of the rows of W + s B A, (1, d_out)."""
-        slot = self._slot
-        A, B = (
-            filled(own, grained(len(own)), own.shape[1])[None]
-            for own in (slot.own(layer, "A"), slot.own(layer, "B"))
-        )
-        return direction_norms(layer, A, B, slot.scale)[0]
+        """The norms of the rows of W + s B A, (1, d_out), kept until an adapter changes."""
+        version, norms = layer.direction_norms
+        if version != self.seated.version:
+            norms = dict(enumerate(self._all_norms(layer)))
+            layer.direction_norms = self.seated.version, norms
+        return norms[self._slot.seat]
+
+    def _all_norms(self, layer: PackedLayer) -> Iterator[Tensor]:
+        """The norms of all seats: of so few rows a product with W costs least with all at once."""
+        slots = [
+            replace(self._slot, seat=seat, rank=rank) for seat, rank in enumerate(self.seated.ranks)
+        ]
+        widths = ("A", layer.d_in), ("B", layer.d_out)
+        factors = [
+            [filled(slot.own(layer, part), grained(slot.rank), width) for part, width in widths]
+            for slot in slots
+        ]
+        products = layer.times(torch.cat([A for A, _ in factors]))
+        split = products.split([len(A) for A, _ in factors])
+        for slot, (A, B), WA in zip(slots, factors, split, strict=True):
+            crossed = (WA * B).sum(0, keepdim=True)
+            squared = (torch.mm(torch.mm(A, A.t()), B) * B).sum(0, keepdim=True)
+            total = layer.row_norms(A.dtype) + 2 * slot.scale * crossed
+            yield (total + slot.scale.square() * squared).clamp_(min=0).sqrt_()
 
     def through(self, kept: tuple[Tensor, ...], G: Tensor) -> Tensor:
         """See `Segment`."""
@@ -211,8 +240,8 @@ class OneLowRankSegment:
             unscaled, _, norm = kept[3:]
             outer = pick(gradients[0], slot.rows) * unscaled
             gradient = slot.own(layer, "M", GRADIENTS)
-            for row, length in enumerate(slot.lengths):
-                total = outer[row, :length].clone().sum(0, keepdim=True, dtype=norm.dtype)
+            for own in slot.of_rows(outer):
+                total = own.sum(0, keepdim=True, dtype=norm.dtype)[:, : layer.d_out]
                 gradient.add_(total / norm)
         if dx is not None:
             own = pick(dx, slot.rows)

@@ -62,6 +62,8 @@ class PackedLayer:
         self.selections = CurSelections()
         self.matrix: FrozenMatrix | None = None
         """Its weight for products in tiles; None: products of whole batches."""
+        self.direction_norms: tuple[int, dict[int, Tensor]] = (-1, {})
+        """Of an invariant pack, those of DoRA by seat, and as of which version of its family."""
         self.tick: Tick | None = None
         self._row_norms: Tensor | None = None
         self._forward = module.forward
@@ -121,7 +123,6 @@ class PackedLayer:
             )
         y = _PackedLinear.apply(x.reshape(tick.rows, -1, self.d_in), tick.anchor, self, tick)
         return y.view(*x.shape[:-1], self.d_out)
-
 
     def _bare(self, x: Tensor) -> Tensor:
         if self.matrix is None:

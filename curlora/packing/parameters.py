@@ -67,7 +67,8 @@ class SeatedParameters:
         """The slot in each seat."""
         self.steps: list[int] = []
         """Steps taken in each seat since it was taken."""
-        self._ranks: list[int] = []
+        self.ranks: list[int] = []
+        """The rank in each seat."""
         self._rows = 0
         self.version = 0
         """Rises whenever a value or a seat changes."""
@@ -96,7 +97,7 @@ class SeatedParameters:
         self.scales[seat] = scale
         self.slots.append(slot)
         self.steps.append(0)
-        self._ranks.append(rank)
+        self.ranks.append(rank)
 
     def leave(self, slot: int) -> None:
         """Take a slot's seat away; the last seat moves into it.
@@ -110,10 +111,10 @@ class SeatedParameters:
             for matrix in self._matrices.values():
                 matrix[seat].copy_(matrix[last])
             self.scales[seat] = self.scales[last]
-        for owned in (self.slots, self.steps, self._ranks):
+        for owned in (self.slots, self.steps, self.ranks):
             owned[seat] = owned[last]
             owned.pop()
-        widest = max(self._ranks, default=0)
+        widest = max(self.ranks, default=0)
         if widest < self.rank or 2 * room_for(last, self._capacity) < self._rows:
             # Giving memory back takes some first; what cannot be had must not harm who stays.
             with suppress(torch.OutOfMemoryError):
@@ -275,7 +276,7 @@ class SeatedParameters:
             own = [
                 view[seat, :rows, :columns].reshape(-1)
                 for key, view in self._views[GRADIENTS].items()
-                for rows, columns in [self.shape_of(*key, self._ranks[seat])]
+                for rows, columns in [self.shape_of(*key, self.ranks[seat])]
             ]
             norms.append(torch.linalg.vector_norm(torch.cat(own)))
         return torch.stack(norms)

@@ -21,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from curlora.packing.lean_passes import grouped_attention
 from curlora.packing.seats import Seats, pick, pick_seats
 
 EAGER, FUSED = "curlora_rows_eager", "curlora_rows_sdpa"
@@ -43,9 +44,7 @@ class _Group:
     """`count`, or 2 where there would be one matrix only: a batch of one goes another way."""
 
 
-def _groups(
-    lengths: Sequence[int], step: int, alone: bool, device: torch.device
-) -> list[_Group]:
+def _groups(lengths: Sequence[int], step: int, alone: bool, device: torch.device) -> list[_Group]:
     rows_of: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
         rows_of.setdefault(-(-length // step) * step, []).append(row)
@@ -133,20 +132,20 @@ def _by_rows(
     Returns:
         (B, T, H, d), and nothing of the probabilities.
     """
-    own: Any = ALL_ATTENTION_FUNCTIONS["sdpa"] if fused else _eager(module)
+    own: Any = ALL_ATTENTION_FUNCTIONS["sdpa"] if fused else grouped_attention
     lengths = _current.get()
     T = query.shape[2]
     if lengths is None or key.shape[2] != T or len(query) != lengths.count:
         # Tokens that are written one by one.
+        own = own if fused else _eager(module)
         return own(module, query, key, value, attention_mask, **others)
-    groups = lengths.groups(query.shape[1], (query.shape[-1], value.shape[-1]))
+    # Grouped attention has as many matrices as there are heads of keys.
+    groups = lengths.groups(key.shape[1], (query.shape[-1], value.shape[-1]))
     parts = [_Parted.apply(x, groups) for x in (query, key, value)]
     found: list[Tensor] = []
     for group, q, k, v in zip(groups, *parts, strict=True):  # pyright: ignore[reportArgumentType]
         mask = None if attention_mask is None else _fitted(attention_mask, group)
-        extra = {
-            name: _fitted(x, group) if _is_square(x, T) else x for name, x in others.items()
-        }
+        extra = {name: _fitted(x, group) if _is_square(x, T) else x for name, x in others.items()}
         found.append(own(module, q, k, v, mask, **extra)[0])
     return _Joined.apply(T, groups, *found), None  # pyright: ignore[reportReturnType]
 

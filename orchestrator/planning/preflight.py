@@ -31,6 +31,7 @@ from orchestrator.records.errors import TrackingError
 from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.mlflow.client import check_reachable
 from orchestrator.records.mlflow.storage_folder import network_file_system
+from orchestrator.spec.batch_invariance import invariance_refused
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.reach import reachable
@@ -118,6 +119,9 @@ def problems(
     experiment = loaded.experiment
     found = [*base_problems(loaded, ask_hub=ask_hub)]
     found += resource_problems(experiment, available)
+    if experiment.training.batch_invariant is True:
+        refused = invariance_refused(experiment.resources)
+        found += [f"`training.batch_invariant` cannot be had: {refused}"] if refused else []
     found += _method_problems(experiment)
     found += _deepspeed_problems(experiment)
     found += storage_problems(experiment, storage, available.free_disk, trials)

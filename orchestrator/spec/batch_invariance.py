@@ -9,11 +9,10 @@ MOST_THREADS = 2
 once, and those left over are rounded otherwise."""
 
 
-def invariance_refused(training: TrainingSpec, resources: ResourceSpec) -> str | None:
+def invariance_refused(resources: ResourceSpec) -> str | None:
     """Why trials of the pool cannot be computed to the same bits in any company.
 
     Args:
-        training: Of the sweep; its precision may be open.
         resources: Of the sweep.
 
     Returns:
@@ -26,14 +25,7 @@ def invariance_refused(training: TrainingSpec, resources: ResourceSpec) -> str |
             f"`resources.workers` is {resources.workers}: gradients are summed over workers, and "
             "which of them has a trial's rows depends on the other trials; set it to 1"
         )
-    if resources.gpus_per_worker:
-        return None
-    if training.precision == "bf16":
-        return (
-            "`training.precision` is bf16, in which a CPU's products round otherwise with the "
-            "number of rows; set it to fp32"
-        )
-    if resources.cpus_per_worker > MOST_THREADS:
+    if not resources.gpus_per_worker and resources.cpus_per_worker > MOST_THREADS:
         return (
             f"`resources.cpus_per_worker` is {resources.cpus_per_worker}; set it to 1 or "
             f"{MOST_THREADS}, and have more members"
@@ -44,5 +36,5 @@ def invariance_refused(training: TrainingSpec, resources: ResourceSpec) -> str |
 def is_default(training: TrainingSpec, resources: ResourceSpec) -> bool:
     """Whether `auto` means true: in the pool, on a CPU, in fp32."""
     on_cpu = resources.executor == "pool" and not resources.gpus_per_worker
-    plain = training.precision == "fp32" and invariance_refused(training, resources) is None
+    plain = training.precision == "fp32" and invariance_refused(resources) is None
     return on_cpu and plain

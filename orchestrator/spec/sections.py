@@ -58,7 +58,7 @@ class TrainingSpec(Spec):
         default="auto", exclude_if=lambda value: value is not True
     )
     """Whether the pool computes each trial to the same bits whichever trials share its passes.
-    `auto`: in fp32 on a CPU, where it costs little; decided once, when the sweep begins."""
+    `auto`: in fp32 on a CPU, with one or two threads; decided once, when the sweep begins."""
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Of the learning rate within a task."""

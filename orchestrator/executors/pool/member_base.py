@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,10 @@ class MemberBase:
         import torch
 
         resources, training = experiment.resources, experiment.training
+        if training.batch_invariant is True and resources.gpus_per_worker:
+            # Read by cuBLAS when it is first used.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
         self.device: Any = "cpu"
         if resources.gpus_per_worker:
             self.device = torch.device("cuda", torch.cuda.current_device())

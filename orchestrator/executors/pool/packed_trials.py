@@ -4,7 +4,8 @@ A *slot* holds one trial: its adapter in a pack (`PackedModel`), its retention, 
 sequence. A tick runs either one optimiser step of every training slot (`LearningPasses`) or the
 pending evaluations (`ScoringPasses`), whichever more slots wait for; a step, where as many wait for
 either. Trials that are a few steps apart come together that way, and then have rows of the same
-length. What a trial computes is what it would compute alone, up to rounding.
+length. What a trial computes is what it would compute alone: up to rounding, or to the
+last bit where passes are `invariant`.
 
 A failure stays with its slot: whatever a trial's own parts raise ends that trial, and the others go
 on. A pass that does not fit into memory is tried again in halves, by slots and then by rows, and
