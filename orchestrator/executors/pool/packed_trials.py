@@ -4,7 +4,7 @@ A *slot* holds one trial: its adapter in a pack (`PackedModel`), its retention, 
 sequence. A tick runs either one optimiser step of every training slot (`LearningPasses`) or the
 pending evaluations (`ScoringPasses`), whichever more slots wait for. Trials that are a few steps
 apart come together that way, and then have rows of the same length. What a trial computes is what
-it would compute alone: up to rounding, or to the last bit where passes are `invariant`.
+it would compute alone: up to rounding, or to the last bit where it is asked for.
 
 A failure stays with its slot: whatever a trial's own parts raise ends that trial, and the others go
 on. A pass that does not fit into memory is tried again in halves, by slots and then by rows, and
@@ -67,8 +67,7 @@ class PackedTrials:
         tokenizer: Any = None,
         workers: Workers = ALONE,
         sharded: ShardedBase | None = None,
-        invariant: bool = False,
-        asked_tokens: int | None = None,
+        invariant_tokens: int | None = None,
     ) -> None:
         """Take a base.
 
@@ -81,17 +80,17 @@ class PackedTrials:
             workers: The workers that hold the same trials. Each must make the same calls in the
                 same order: `tick`, `join`, `drop` and `save_adapter` are collectives.
             sharded: The base where it is sharded across them (ZeRO stage 3).
-            invariant: Compute what each trial would compute alone to the last bit.
-            asked_tokens: `batch_tokens` before failures have left less; None: there were none.
+            invariant_tokens: Compute to the last bit what each trial would compute alone, with
+                `batch_tokens` as they were before failures have left less; None: up to rounding.
         """
         self._passes = SharedPasses(
             base, target_modules, capacity=capacity, tokenizer=tokenizer, workers=workers,
-            sharded=sharded, invariant=invariant,
+            sharded=sharded, invariant=invariant_tokens is not None,
         )  # fmt: skip
         self._pack = self._passes.pack
         self._workers = workers
         self._learning = LearningPasses(self._passes, batch_tokens)
-        self._scoring = ScoringPasses(self._passes, batch_tokens, asked_tokens)
+        self._scoring = ScoringPasses(self._passes, batch_tokens, invariant_tokens)
         self._slots = SlotTable(self._pack, capacity)
         self._answers = SlotAnswers(self._passes, self._scoring, self._slots)
         self._waited = 0
