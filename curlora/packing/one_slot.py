@@ -239,10 +239,10 @@ class OneLowRankSegment:
         if self._magnitude:
             unscaled, _, norm = kept[3:]
             outer = pick(gradients[0], slot.rows) * unscaled
-            gradient = slot.own(layer, "M", GRADIENTS)
-            for own in slot.of_rows(outer):
-                total = own.sum(0, keepdim=True, dtype=norm.dtype)[:, : layer.d_out]
-                gradient.add_(total / norm)
+            gradient = slot.own(layer, "M", GRADIENTS)[0]
+            totals = torch.stack([own.sum(0, dtype=norm.dtype) for own in slot.of_rows(outer)])
+            for total in totals[:, : layer.d_out] / norm:
+                gradient.add_(total)
         if dx is not None:
             own = pick(dx, slot.rows)
             own.add_(_times(dz, A, layer.d_in))

@@ -19,7 +19,7 @@ from pathlib import Path
 from orchestrator.base.errors import ModelError
 from orchestrator.base.facts import vocabulary
 from orchestrator.base.files import UNKNOWN
-from orchestrator.base.precision import with_precision
+from orchestrator.base.precision import PrecisionChoice, with_precision
 from orchestrator.data.formats.placed_row import DataError
 from orchestrator.data.preparation import prepare
 from orchestrator.data.prepared import PreparedData
@@ -165,6 +165,18 @@ def _open(
     return " ".join(filter(None, (complaint, projection.finish(just_decided=decided))))
 
 
+def _decided(
+    loaded: LoadedExperiment, observer: Observer, options: SweepOptions
+) -> tuple[LoadedExperiment, PrecisionChoice | None]:
+    """The experiment without what is left to the machine, and how the precision was chosen."""
+    choice = None
+    if loaded.experiment.training.precision == "auto":
+        choice = decide_precision(loaded.experiment, options.address)
+        observer.note(choice.words)
+        loaded = with_precision(loaded, choice.used)
+    return decide_invariance(loaded), choice
+
+
 def _run(
     loaded: LoadedExperiment,
     journal: Journal,
@@ -184,12 +196,7 @@ def _run(
     observer.note("checking files, machine and storage")
     _remove_what_was_abandoned(observer)
     began = time.monotonic() if options.began is None else options.began
-    choice = None
-    if loaded.experiment.training.precision == "auto":
-        choice = decide_precision(loaded.experiment, options.address)
-        observer.note(choice.words)
-        loaded = with_precision(loaded, choice.used)
-    loaded = decide_invariance(loaded)
+    loaded, choice = _decided(loaded, observer, options)
     experiment = loaded.experiment
     done = {trial.name for trial in state.finished} - {*retried}
     missing = max(1, experiment.expected_trials - len(done))

@@ -101,8 +101,7 @@ class MemberBase:
                 tokenizer=self._tokenizer,
                 workers=self._workers,
                 sharded=self._sharded,
-                invariant=self._invariant,
-                asked_tokens=self._asked_tokens,
+                invariant_tokens=self._asked_tokens if self._invariant else None,
             )
         return self.pack
 

@@ -68,8 +68,7 @@ class PackedTrials:
         tokenizer: Any = None,
         workers: Workers = ALONE,
         sharded: ShardedBase | None = None,
-        invariant: bool = False,
-        asked_tokens: int | None = None,
+        invariant_tokens: int | None = None,
     ) -> None:
         """Take a base.
 
@@ -82,17 +81,17 @@ class PackedTrials:
             workers: The workers that hold the same trials. Each must make the same calls in the
                 same order: `tick`, `join`, `drop` and `save_adapter` are collectives.
             sharded: The base where it is sharded across them (ZeRO stage 3).
-            invariant: Compute what each trial would compute alone to the last bit.
-            asked_tokens: `batch_tokens` before failures have left less; None: there were none.
+            invariant_tokens: Compute to the last bit what each trial would compute alone, with
+                `batch_tokens` as they were before failures have left less; None: up to rounding.
         """
         self._passes = SharedPasses(
             base, target_modules, capacity=capacity, tokenizer=tokenizer, workers=workers,
-            sharded=sharded, invariant=invariant,
+            sharded=sharded, invariant=invariant_tokens is not None,
         )  # fmt: skip
         self._pack = self._passes.pack
         self._workers = workers
         self._learning = LearningPasses(self._passes, batch_tokens)
-        self._scoring = ScoringPasses(self._passes, batch_tokens, asked_tokens)
+        self._scoring = ScoringPasses(self._passes, batch_tokens, invariant_tokens)
         self._slots = SlotTable(self._pack, capacity)
         self._answers = SlotAnswers(self._passes, self._scoring, self._slots)
         self._waited = 0

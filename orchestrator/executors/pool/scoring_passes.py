@@ -34,11 +34,10 @@ class ScoringPasses:
         Args:
             passes: The base and its pack.
             tokens: Padded tokens of a pass at most, on each worker.
-            asked: The same before failures have left less; None: there were none. It says which
-                rows are joint and which texts are written together, where their numbers must not
-                depend on failures.
+            asked: The same before failures have left less: it says which rows are joint and which
+                texts are written together, where numbers must not depend on failures. None: they
+                may.
         """
-        asked = asked if passes.pack.invariant else None
         self._passes = passes
         self._workers = passes.workers
         self.scored = passes.scored

@@ -66,8 +66,8 @@ class Run:
     def go_on(self, names, *, capacity, tokens=TOKENS, reports=10**9):
         """Let some trials learn, from where they were, until so many reports have been made."""
         base = load_base(next(iter(self._trials.values())).model, "fp32")
-        pack = PackedTrials(base, TARGETS, capacity=capacity, batch_tokens=tokens, invariant=True,
-                            asked_tokens=TOKENS)  # fmt: skip
+        pack = PackedTrials(base, TARGETS, capacity=capacity, batch_tokens=tokens,
+                            invariant_tokens=TOKENS)  # fmt: skip
         waiting, made = list(names), []
         while (waiting or pack.names) and len(made) < reports:
             while waiting and pack.free:
