@@ -206,7 +206,8 @@ class Member:
             return alike.take(index, pack.engine(name), first=first, share=share)
 
         self._reports[name] = list(state.reports)
-        self._said.append((name, Ready(os.getpid())))
+        # A member that died may have saved what nobody has heard of.
+        self._said.append((name, Ready(os.getpid(), state.reports, snapshot)))
         for end in pack.join(name, experiment, sequence, hear, snapshot, take_over):
             self._ended(end)
         return True

@@ -17,7 +17,7 @@ from orchestrator.engines.checkpoints import WEIGHTS_FILE, read_tensors
 from orchestrator.engines.plain import PlainEngine
 from orchestrator.engines.workers import ALONE, Workers
 from orchestrator.executors.job import Job, MemberConfig
-from orchestrator.executors.messages import Failed, Finished, Reported, Todo, WorkSetAside
+from orchestrator.executors.messages import Failed, Finished, Ready, Reported, Todo, WorkSetAside
 from orchestrator.executors.pool import member_worker
 from orchestrator.executors.pool.learning_passes import LearningPasses
 from orchestrator.executors.pool.mailbox import ENDINGS
@@ -397,6 +397,21 @@ def checkpoint(folder, text):
     folder.mkdir()
     (folder / "trial.json").write_text(text)
     return folder
+
+
+def test_a_member_that_goes_on_repeats_what_the_one_before_may_not_have_been_heard_of(
+    loaded, data, tmp_path
+):
+    first = Member(loaded.experiment, data, tmp_path)
+    first.take(job(loaded, "a"))
+    said = []
+    while not said:
+        said = [each for _, each in first.work() if isinstance(each, Reported)]
+    second = Member(loaded.experiment, data, tmp_path)
+    second.take(job(loaded, "a"))
+    (ready,) = [each for _, each in second.work() if isinstance(each, Ready)]
+    assert [report.stage for report in ready.reports] == [said[0].report.stage]
+    assert ready.checkpoint_path is not None
 
 
 def test_a_checkpoint_takes_the_place_of_the_one_before(tmp_path):
