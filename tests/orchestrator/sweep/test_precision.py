@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -10,6 +12,7 @@ from orchestrator.planning import warnings
 from orchestrator.planning.plan import Machine
 from orchestrator.planning.planner import make_plan
 from orchestrator.planning.preflight import cautions
+from orchestrator.records.journal import Journal
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.validation import ExperimentError
@@ -112,3 +115,28 @@ def test_auto_is_not_a_value_of_a_search(small):
     ):
         with pytest.raises(ExperimentError, match="list `bf16` and `fp32`"):
             small(search={"space": space, "first": first, "searcher": "random", "trials": 2})
+
+
+def test_invariance_is_decided_with_the_precision_and_kept_as_the_sweep_was_begun(small):
+    """A sweep of an earlier version, whose journal says nothing of it, goes on without it."""
+    pool = small(training={**AUTO, "precision": "fp32"}, resources={"executor": "pool"})
+    decided = precision.decide_invariance(pool)
+    assert decided.experiment.training.batch_invariant is True
+    wider = small(training={**AUTO, "precision": "bf16"}, resources={"executor": "pool"})
+    assert precision.decide_invariance(wider).experiment.training.batch_invariant is False
+    for journalled, begun in (
+        (decided.experiment.model_dump(mode="json"), True),
+        (wider.experiment.model_dump(mode="json"), False),
+    ):
+        journal = SimpleNamespace(lines=[{"experiment": journalled}])
+        found = precision.as_begun(pool, cast("Journal", journal))
+        assert found.experiment.training.batch_invariant is begun
+
+
+def test_invariance_that_cannot_be_had_is_refused_with_the_cure(small):
+    loaded = small(
+        training={**AUTO, "batch_invariant": True},
+        resources={"executor": "pool", "cpus_per_worker": 3},
+    )
+    plan = make_plan(loaded, Machine(4, 0, None, None, devices=(NEW,)), calibrate=False)
+    assert any("`resources.cpus_per_worker` is 3; set it to 1 or 2" in one for one in plan.problems)
