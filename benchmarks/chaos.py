@@ -185,12 +185,21 @@ def run(fault_name: str, executor: str, times: int, seed: int, root: Path, to: P
         clean = clean and not told["found"]
         line = {
             "fault": fault_name, "executor": executor, "seed": seed, "sweep": sweep,
-            "lines": lines, "processor": f"{here.name}: {here.because}", **told,
+            "lines": lines, "code": _code(), "processor": f"{here.name}: {here.because}", **told,
         }  # fmt: skip
         with to.open("a", encoding="utf-8") as results:
             results.write(json.dumps(line) + "\n")
         print(f"{name}: {len(told['strikes'])} strikes, {told['found'] or 'clean'}", flush=True)
     return clean
+
+
+def _code() -> str:
+    """The commit that runs."""
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    return found.stdout.strip()
 
 
 def page(lines: Sequence[dict[str, Any]]) -> str:
@@ -209,16 +218,17 @@ def page(lines: Sequence[dict[str, Any]]) -> str:
         "# Sweeps that were disturbed",
         "",
         "Written by `python -m benchmarks.chaos --page` from `benchmarks/chaos.jsonl`; what a "
-        "clean sweep is stands at the head of `benchmarks/chaos.py`.",
+        "clean sweep is stands at the head of `benchmarks/chaos.py`. What was found has the commit "
+        "that it was found in; `docs/reliability.md` says what was mended.",
         "",
         "| fault | executor | strikes | sweeps | clean sweeps | otherwise |",
         "|---|---|---:|---:|---:|---|",
     ]
     for (fault, executor), told in sorted(rows.items()):
-        found = sorted({text for line in told for text in line["found"]})
+        found = sorted({f"{text} ({line['code']})" for line in told for text in line["found"]})
         clean = sum(not line["found"] for line in told)
         strikes = sum(len(line["strikes"]) for line in told)
-        shown = "; ".join(text[:80] for text in found[:3]).replace("|", "\\|")
+        shown = "; ".join(text[:100] for text in found[:3]).replace("|", "\\|")
         table.append(
             f"| {FAULTS[fault].what} | {executor} | {strikes} | {len(told)} | {clean} | {shown} |"
         )

@@ -76,7 +76,7 @@ def test_what_a_command_has_started_is_found_by_its_mark(at):
 
 
 def test_the_page_counts_strikes_and_clean_sweeps():
-    line = {"fault": "driver", "executor": "pool", "processor": "P: no bf16",
+    line = {"fault": "driver", "executor": "pool", "processor": "P: no bf16", "code": "c0ffee",
             "strikes": [{}, {}], "found": []}  # fmt: skip
     text = chaos.page([line, {**line, "found": ["left running: raylet"], "strikes": [{}]}])
-    assert "| SIGKILL of the driver | pool | 3 | 2 | 1 | left running: raylet |" in text
+    assert "| SIGKILL of the driver | pool | 3 | 2 | 1 | left running: raylet (c0ffee) |" in text
