@@ -29,7 +29,6 @@ from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.provenance import ChangedSweepError
 from orchestrator.sweep.scores.completion import Completion, Row, score_here
-from orchestrator.sweep.scores.readings_on_ray import is_sharded
 from orchestrator.sweep.scores.reopened import as_recorded, reopened
 
 
@@ -110,12 +109,6 @@ def _check(state: SweepState, asked: Asked) -> None:
 
 
 def _score(journal: Journal, loaded: LoadedExperiment, asked: Asked, observer: Observer) -> None:
-    if is_sharded(loaded.experiment):
-        # What was trained is saved whole, and is put on any copy of the base.
-        observer.note(
-            "the sweep's workers held a shard of the base each (ZeRO stage 3); here it is loaded "
-            "whole, into one process"
-        )
     sweep = reopened(journal, loaded, observer, own=asked.own, others=asked.tasks)
     ledger = sweep.ledger
     completion = Completion(ledger, sweep.cache, sweep.follows)

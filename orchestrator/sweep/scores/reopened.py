@@ -23,7 +23,6 @@ from orchestrator.spec.task_files import parse_task
 from orchestrator.spec.task_kinds import TaskSpec
 from orchestrator.sweep.conclusion import scores_follow_from
 from orchestrator.sweep.deciding.ledger import Ledger
-from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.provenance import check_provenance, provenance_now
 from orchestrator.sweep.scores.readings_on_ray import is_sharded
@@ -49,9 +48,6 @@ def as_recorded(state: SweepState, base: Path | None) -> LoadedExperiment:
 
     Returns:
         The experiment and its tasks.
-
-    Raises:
-        SweepError: If this process cannot hold its base.
     """
     experiment = effective_experiment(state.experiment, {})
     place = {key: state.base.get(key) for key in ModelSpec.model_fields}
@@ -61,12 +57,6 @@ def as_recorded(state: SweepState, base: Path | None) -> LoadedExperiment:
         update={k: v for k, v in place.items() if k != "quantization"}
     )
     experiment = experiment.model_copy(update={"model": model})
-    if is_sharded(experiment):
-        raise SweepError(
-            "The base of this sweep is sharded across several workers (ZeRO stage 3), and this "
-            "command scores in one process. Continue the sweep where it ran: the trials that its "
-            "verdict is between are scored there."
-        )
     tasks = {name: parse_task(file, name) for name, file in state.task_files.items()}
     return LoadedExperiment(
         experiment=experiment, tasks=tasks, text=state.yaml, origin=state.origin
@@ -102,6 +92,12 @@ def reopened(
     from orchestrator.base.loading import load_tokenizer
 
     experiment = loaded.experiment
+    if is_sharded(experiment):
+        # What was trained is saved whole, and is put on any copy of the base.
+        observer.note(
+            "the sweep's workers held a shard of the base each (ZeRO stage 3); here it is loaded "
+            "whole, into one process"
+        )
     observer.note("reading the base model's weights and tokenizer")
     sha256, tokenizer = base_sha256(experiment.model), load_tokenizer(experiment.model)
     rows, cache = vocabulary(experiment.model), ContentCache(journal.folder.parent / "cache")
