@@ -1,6 +1,7 @@
 """The race as a scheduler of Ray Tune: asked as Tune asks, and in a run of Tune's own."""
 
 import logging
+import signal
 import types
 
 import numpy as np
@@ -119,8 +120,17 @@ def test_a_sweep_that_is_given_one_tells_it_of_gain_by_example():
     assert stop.difference == pytest.approx((SCORES[stop.rival] - SCORES["bad"]) / 2, abs=0.01)
 
 
+@pytest.fixture
+def own_signals():
+    """Tune keeps Ctrl-C to itself, also when it has ended."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.ray
-def test_tune_stops_a_trial_of_its_own_by_it(ray_cluster, tmp_path):
+def test_tune_stops_a_trial_of_its_own_by_it(ray_cluster, tmp_path, own_signals):
     from ray import tune
 
     def learn(config):

@@ -61,6 +61,16 @@ def ended(outcome):
     return {line["trial"]: line for line in outcome.lines if line["event"] == "trial_ended"}
 
 
+def losses(outcome):
+    """The losses of every report, with its place."""
+    return [
+        ((line["trial"], line["report"]["task_index"], line["report"]["fraction"]),
+         line["report"]["losses"])
+        for line in outcome.lines
+        if line["event"] == "stage_report"
+    ]  # fmt: skip
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_sweep_whose_processes_are_killed_measures_what_a_sweep_in_turns_measures(
@@ -68,9 +78,10 @@ def test_a_sweep_whose_processes_are_killed_measures_what_a_sweep_in_turns_measu
 ):
     """Four trials of the grid are packed, three at a time; SECURA has workers of its own."""
     alone = {"executor": "local"}
-    turns = ended(
-        sweep(experiment_file, recorder, "turns", resources=alone, finalists={"fresh_seeds": 1})
+    turns_outcome = sweep(
+        experiment_file, recorder, "turns", resources=alone, finalists={"fresh_seeds": 1}
     )
+    turns = ended(turns_outcome)
     work = tmp_path / "runs" / "pooled" / "ray"
     of_member = Killer(work, "t002/checkpoint", "LoneMember")
     of_trial = Killer(work, "t005/checkpoint_*", "TrainTrial")
@@ -95,14 +106,14 @@ def test_a_sweep_whose_processes_are_killed_measures_what_a_sweep_in_turns_measu
         for measure, value in turns[name]["measures"].items():
             if measure.startswith("cost_s") or value is None:
                 continue
-            assert line["measures"][measure] == pytest.approx(value, abs=2e-3), (name, measure)
+            # Passes round otherwise than one process: an example of twelve may be a close call.
+            assert line["measures"][measure] == pytest.approx(value, abs=0.09), (name, measure)
         if name != "base":
             assert (outcome.folder / line["adapter"] / "adapter.json").is_file()
-    stages = [
-        (line["trial"], line["report"]["task_index"], line["report"]["fraction"])
-        for line in outcome.lines
-        if line["event"] == "stage_report"
-    ]
+    stages = [place for place, _ in losses(outcome)]
+    assert dict(losses(outcome)) == {
+        place: pytest.approx(values, rel=1e-4) for place, values in losses(turns_outcome)
+    }
     assert len(stages) == len(set(stages))  # nothing is told twice, though some was done twice
     assert not list((outcome.folder / "ray").glob("*/checkpoint*"))
     assert wait_until_clean() == Leftovers()
