@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,17 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests with Ray come first, as one group: together they take longest."""
+    """Tests with Ray come first, as one group: together they take longest. Then files by slow tests.
+
+    What is long and comes last is waited for by a process that has nothing left to do.
+    """
+    slow = Counter()
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+        elif item.get_closest_marker("slow"):
+            slow[item.path] += 1
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, -slow[item.path]))
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -41,6 +48,7 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             return "with Ray" if nodeid.endswith("@ray") else nodeid.partition("::")[0]
 
+    config.option.loadscopereorder = False  # in the order of `pytest_collection_modifyitems`
     return OneCluster(config, log)
 
 

@@ -22,7 +22,7 @@ def sweep(experiment_file, records, tmp_path):
         champion={"maximize": "gain", "subject_to": {}},
         data={"train_examples": 32, "validation_examples": 8, "rung_examples": 4},
         training={"learning_rate": 0.01, "batch_size": 8, "max_length": 48, "precision": "fp32",
-                  "epochs": 150},
+                  "epochs": 60},
         search={"space": {"method.adapter.alpha": {"choice": [1.0, 2.0]}}, "searcher": "grid",
                 "trials": 2},
         resources={"executor": "pool", "members": 1},
