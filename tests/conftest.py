@@ -25,7 +25,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests with Ray come first, as one group: together they take longest. Then files by slow tests.
+    """Tests with Ray come first, as one group: they take longest. Then files by slow tests.
 
     What is long and comes last is waited for by a process that has nothing left to do.
     """
