@@ -24,24 +24,34 @@ POLL_SECONDS = 1.0
 class Reader:
     """An actor that scores what it is given, on one base."""
 
-    def __init__(self, experiment: Experiment, shared: list[Any]) -> None:
-        """Begin without a base.
+    def __init__(self) -> None:
+        """Begin without a base and without data, so that Ray can start it again."""
+        self._data: PreparedData | None = None
+        self._base = SharedBase()
+
+    def is_there(self, experiment: Experiment) -> None:
+        """Answer, so that it can be given something.
 
         Args:
             experiment: One of those whose models will be scored, with a quantised base if any has.
+        """
+        leave_out_quantisers(experiment)
+
+    def read(self, side: Side, shared: list[Any]) -> dict[str, Any]:
+        """Score a model; see `read_sides`.
+
+        Args:
+            side: The model.
             shared: A list holding the reference of the prepared data.
+
+        Returns:
+            What is found of it.
         """
         import ray
 
-        leave_out_quantisers(experiment)
-        self._data: PreparedData = ray.get(shared[0])
-        self._base = SharedBase()
-
-    def is_there(self) -> None:
-        """Answer, so that it can be given something."""
-
-    def read(self, side: Side) -> dict[str, Any]:
-        """Score a model; see `read_sides`."""
+        if self._data is None:
+            self._data = ray.get(shared[0])
+        assert self._data is not None
         return read_sides({"": side}, self._data, self._base)[""]
 
 
@@ -147,13 +157,13 @@ def read_side_by_side(
     parts = deque(dealt_out(sides, data, places))
     pieces = {name: _Pieces(sum(other == name for other, _ in parts)) for name in sides}
     shared = [ray.put(data)]
-    experiments = sorted(
-        (s.experiment for s in sides.values()), key=lambda e: not e.model.quantization
-    )
+    first = min((s.experiment for s in sides.values()), key=lambda e: not e.model.quantization)
     reader = _readers(resources, avoid)
-    readers = [reader.remote(experiments[0], shared) for _ in range(min(places, len(parts)))]
+    readers = [reader.remote() for _ in range(min(places, len(parts)))]
     # Whoever answers is given something: not all may find a place.
-    asked: dict[Any, tuple[Any, str | None]] = {r.is_there.remote(): (r, None) for r in readers}
+    asked: dict[Any, tuple[Any, str | None]] = {
+        r.is_there.remote(first): (r, None) for r in readers
+    }
     try:
         while parts or any(name is not None for _, name in asked.values()):
             for each in ray.wait(list(asked), timeout=POLL_SECONDS)[0]:
@@ -161,7 +171,7 @@ def read_side_by_side(
                 found = ray.get(each)
                 if parts:
                     following, side = parts.popleft()
-                    asked[reader.read.remote(side)] = reader, following
+                    asked[reader.read.remote(side, shared)] = reader, following
                 else:
                     ray.kill(reader)
                 if name is not None:
