@@ -36,7 +36,9 @@ from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.run_options import SweepOptions
 
 FOLDER = Path(__file__).parents[3] / "experiments"
-FILES = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+# What `select` writes beside a file is whoever ran it's, and ignored by git.
+WRITTEN = "*.selected.yaml"
+FILES = {p.stem: p for p in sorted(FOLDER.glob("*.yaml")) if not p.match(WRITTEN)}
 BY_METHOD = [name for name, path in FILES.items() if "method.preset:" in path.read_text()]
 FILLER = [f"w{number}" for number in range(120)]
 TINY = {"train": 80, "validation": 10, "test": 10}
