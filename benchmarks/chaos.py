@@ -190,7 +190,9 @@ def run(fault_name: str, executor: str, times: int, seed: int, root: Path, to: P
         with to.open("a", encoding="utf-8") as results:
             results.write(json.dumps(line) + "\n")
         print(f"{name}: {len(told['strikes'])} strikes, {told['found'] or 'clean'}", flush=True)
-    return clean
+    if not struck:
+        print(f"{fault_name}: nothing was struck with {executor}, which proves nothing")
+    return clean and struck > 0
 
 
 def _code() -> str:
@@ -213,6 +215,8 @@ def page(lines: Sequence[dict[str, Any]]) -> str:
     """
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in lines:
+        if not line["strikes"]:  # it had ended before; that says nothing about the fault
+            continue
         rows.setdefault((line["fault"], line["executor"]), []).append(line)
     table = [
         "# Sweeps that were disturbed",

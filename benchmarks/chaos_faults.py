@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from benchmarks.chaos_sweep import Place, marked, start
+from benchmarks.chaos_sweep import Place, end_all, marked, start
 
 DRIVER = "driver"
 """The fault that may strike one sweep up to ten times; all others strike once."""
-HUNG_FOR = 150.0
-"""Seconds for which what hangs is left hanging; it must be noticed in 60."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +52,16 @@ def _named(at: Place, words: tuple[str, ...]) -> psutil.Process | None:
     return None
 
 
-def _kill(*words: str) -> Callable[[Running], str]:
+def _to_one(number: signal.Signals, *words: str) -> Callable[[Running], str]:
+    """A signal to the first process of which a word stands in the title."""
+
     def strike(run: Running) -> str:
         target = _named(run.at, words)
         if target is None:
             return ""
         title = target.cmdline()[0]
-        target.send_signal(signal.SIGKILL)
-        return f"SIGKILL of {Path(title).name[:60]}"
-
-    return strike
-
-
-def _hang(*words: str) -> Callable[[Running], str]:
-    def strike(run: Running) -> str:
-        target = _named(run.at, words)
-        if target is None:
-            return ""
-        title = target.cmdline()[0]
-        target.send_signal(signal.SIGSTOP)
-        return f"SIGSTOP of {Path(title).name[:60]}"
+        target.send_signal(number)
+        return f"{number.name} of {Path(title).name[:60]}"
 
     return strike
 
@@ -91,8 +78,7 @@ def _preempt(run: Running) -> str:
     try:
         run.driver.wait(10)
     except subprocess.TimeoutExpired:
-        for process in marked(run.at.mark):
-            process.send_signal(signal.SIGKILL)
+        end_all(run.at.mark)
         run.driver.wait()
         return "SIGTERM, SIGKILL of all ten seconds later"
     return f"SIGTERM, gone within ten seconds with exit code {run.driver.returncode}"
@@ -107,22 +93,7 @@ def _second_driver(run: Running) -> str:
     return f"a second driver, which ended with exit code {code}"
 
 
-def _read_only(run: Running) -> str:
-    """A storage that cannot be written for ten seconds; only on a file system of its own."""
-    if not run.at.storage.is_mount():
-        return ""
-    _remount(run.at, "ro")
-    time.sleep(10)
-    _remount(run.at, "rw")
-    return "storage read-only for ten seconds"
-
-
-def _remount(at: Place, how: str) -> None:
-    # Files that are open for writing make the kernel refuse it once in a while: a bind mount of
-    # the same folder is a mount point of its own, whose flag it changes at once.
-    subprocess.run(["mount", "-o", f"remount,bind,{how}", str(at.storage)], check=True)
-
-
+KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 RAY = ("pool", "train", "train-2")
 FAULTS: dict[str, Fault] = {
     DRIVER: Fault("SIGKILL of the driver", ("local", *RAY), _kill_driver, goes_on=False),
@@ -130,20 +101,19 @@ FAULTS: dict[str, Fault] = {
         "SIGTERM with ten seconds to live", ("local", *RAY), _preempt, goes_on=False
     ),
     "second": Fault("a second driver", ("local", *RAY), _second_driver, goes_on=True),
-    "read-only": Fault("storage read-only for ten seconds", ("local", *RAY), _read_only,
-                       goes_on=False),
-    "member": Fault("SIGKILL of a member with trials in it", ("pool",), _kill("ray::LoneMember"),
-                    goes_on=True),
+    "member": Fault("SIGKILL of a member with trials in it", ("pool",),
+                    _to_one(KILL, "ray::LoneMember"), goes_on=True),
     "worker": Fault("SIGKILL of a worker that trains", ("train", "train-2"),
-                    _kill("ray::RayTrainWorker"), goes_on=True),
+                    _to_one(KILL, "ray::RayTrainWorker"), goes_on=True),
     "controller": Fault("SIGKILL of Ray Train's controller", ("train", "train-2"),
-                        _kill("ray::TrainController"), goes_on=True),
+                        _to_one(KILL, "ray::TrainController"), goes_on=True),
     "trial": Fault("SIGKILL of a trial's own process", ("train", "train-2"),
-                   _kill("ray::TrainTrial"), goes_on=True),
-    "raylet": Fault("SIGKILL of the raylet", RAY, _kill("raylet/raylet"), goes_on=False),
-    "gcs": Fault("SIGKILL of Ray's GCS", RAY, _kill("gcs/gcs_server"), goes_on=False),
-    "hung-member": Fault("a member that hangs", ("pool",), _hang("ray::LoneMember"), goes_on=True),
+                   _to_one(KILL, "ray::TrainTrial"), goes_on=True),
+    "raylet": Fault("SIGKILL of the raylet", RAY, _to_one(KILL, "raylet/raylet"), goes_on=False),
+    "gcs": Fault("SIGKILL of Ray's GCS", RAY, _to_one(KILL, "gcs/gcs_server"), goes_on=False),
+    "hung-member": Fault("a member that hangs", ("pool",),
+                         _to_one(STOP, "ray::LoneMember"), goes_on=True),
     "hung-worker": Fault("a worker that hangs", ("train", "train-2"),
-                         _hang("ray::RayTrainWorker"), goes_on=True),
+                         _to_one(STOP, "ray::RayTrainWorker"), goes_on=True),
 }  # fmt: skip
 """By the name that is given on the command line."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class MlflowSync:
         self._again_at = -math.inf
         self._away_since: float | None = None
         self._away_because = ""
-        self._outages: list[FaultSurvived] = []
+        self._outages: deque[FaultSurvived] = deque()
         """Those that are over and not journalled yet."""
         self._one_at_a_time = threading.Lock()
         self._wanted: Sequence[Line] | None = None
@@ -117,9 +118,8 @@ class MlflowSync:
 
     def _journal_outages(self) -> None:
         """Journal what the thread has noticed; called by the driver's thread alone."""
-        outages, self._outages = self._outages, []
-        for outage in outages:
-            self._observer.event(self._journal.append(outage))
+        while self._outages:
+            self._observer.event(self._journal.append(self._outages.popleft()))
 
     def rest(self) -> None:
         """Let MLflow show that nothing runs any more, if it showed something running before."""
