@@ -49,10 +49,11 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         The cluster's resources.
 
     Raises:
-        ClusterError: If there is no cluster at the address.
+        ClusterError: If there is no cluster at the address, or it is a dashboard's.
     """
     import ray
 
+    _refuse_dashboard(address)
     environment = process_environment()
     os.environ.update(environment)
     if ray.is_initialized():
@@ -62,6 +63,20 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         started = _started_local(environment) if address is None else _joined(address, environment)
         with started as gcs_address, changed({RAY_ADDRESS: gcs_address}):
             yield _resources()
+
+
+def _refuse_dashboard(address: str | None) -> None:
+    """What Ray prints first is no address to join, whether or not a Ray runs already.
+
+    Raises:
+        ClusterError: If the address is a dashboard's.
+    """
+    if address is not None and address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"{address} is the address of a dashboard, which takes jobs (`ray job submit`). For "
+            "`--address` give that of the cluster itself, HOST:6379 as `ray start` prints it, or "
+            "`auto` on one of its nodes."
+        )
 
 
 def _resources() -> dict[str, float]:
@@ -155,12 +170,6 @@ def _joined(address: str, environment: Mapping[str, str]) -> Iterator[str]:
     """
     import ray
 
-    if address.startswith(("http://", "https://")):
-        raise ClusterError(
-            f"{address} is the address of a dashboard, which takes jobs (`ray job submit`). For "
-            "`--address` give that of the cluster itself, HOST:6379 as `ray start` prints it, or "
-            "`auto` on one of its nodes."
-        )
     packages = [str(path) for path in package_folders()]
     options: dict[str, Any] = {
         "address": address,

@@ -67,6 +67,16 @@ class RunningSweep:
                     found.append(child)
         return found
 
+    def raylet(self):
+        """The process of its Ray on this node."""
+        found = []
+        for child in self.processes():
+            with suppress(psutil.Error):
+                if child.name() == "raylet":
+                    found.append(child)
+        (only,) = found
+        return only
+
     def does(self, process, what):
         """Send a signal to one of its processes."""
         assert process.pid in self._seen, "only what this sweep has started"

@@ -57,8 +57,7 @@ def test_a_stopped_member_is_replaced_and_a_dead_ray_is_one_message(sweep):
 
     running.wait_for(lambda: running.named("LoneMember"), 100)
     before = len(running.lines())
-    (raylet,) = [process for process in running.processes() if process.name() == "raylet"]
-    running.does(raylet, signal.SIGKILL)
+    running.does(running.raylet(), signal.SIGKILL)
     began = time.monotonic()
     assert running.process.wait(60) == errors.MISTAKE
     assert time.monotonic() - began < 60

@@ -103,7 +103,9 @@ def test_settings_that_results_rest_on_are_not_the_users_to_change(monkeypatch):
     assert found["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "900"
 
 
-def test_the_address_of_a_dashboard_is_told_as_such():
+@pytest.mark.parametrize("runs", [False, True])
+def test_the_address_of_a_dashboard_is_told_as_such(monkeypatch, runs):
+    monkeypatch.setattr("ray.is_initialized", lambda: runs)
     with (
         pytest.raises(cluster_fit.ClusterError, match=r"dashboard.*HOST:6379"),
         ray_session.connected("http://127.0.0.1:8265"),
