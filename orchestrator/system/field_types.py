@@ -93,9 +93,24 @@ def _sequence_check(origin: Any, inside: tuple[Any, ...]) -> Check:
 
 
 @functools.cache
-def _checks(kind: type[Any]) -> dict[str, tuple[Check, str]]:
+def _checks(kind: type[Any]) -> list[tuple[str, tuple[type[Any], ...], Check, Any]]:
+    """Of each field its name, the types whose values need no check, the check, and the hint."""
     hints = typing.get_type_hints(kind)
-    return {one.name: (check_of(hints[one.name]), _word(hints[one.name])) for one in fields(kind)}
+    return [
+        (one.name, _sure(hints[one.name]), check_of(hints[one.name]), hints[one.name])
+        for one in fields(kind)
+    ]
+
+
+def _sure(hint: Any) -> tuple[type[Any], ...]:
+    """Types of which every value is right, as most fields hold one of them."""
+    if hint in {str, bool, types.NoneType}:
+        return (hint,)
+    if hint is float:
+        return (float, types.NoneType)
+    if typing.get_origin(hint) in {typing.Union, types.UnionType}:
+        return tuple(one for part in typing.get_args(hint) for one in _sure(part))
+    return ()
 
 
 def _word(hint: Any) -> str:
@@ -119,7 +134,7 @@ def wrong_fields(value: Any) -> dict[str, str]:
         What each should be, in words.
     """
     return {
-        name: word
-        for name, (check, word) in _checks(type(value)).items()
-        if not check(getattr(value, name))
+        name: _word(hint)
+        for name, sure, check, hint in _checks(type(value))
+        if type(held := getattr(value, name)) not in sure and not check(held)
     }
