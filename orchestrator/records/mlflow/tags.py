@@ -20,6 +20,8 @@ CHAMPION_ALIAS = "champion"
 ALIASED = f"{TAG}alias_version"
 """Tag of a registered model: the version that we gave the alias to. Another version has it from
 somebody else."""
+REGISTERED_MODEL = f"{TAG}registered_model"
+"""Tag of an experiment: the registered model of its champions. One that is gone was deleted."""
 
 
 def every_page(search: Callable[[str | None], Any]) -> Iterator[Any]:
@@ -110,6 +112,12 @@ def find_experiment(
 
 def _own_name(name: str, identity: str) -> str:
     return f"{name}-{identity[:6]}"
+
+
+def usual_name(name: str, identity: str, now: str) -> str:
+    """The name that an experiment or a model was made with, if it has one of those that we give."""
+    own = _own_name(name, identity)
+    return own if now == own else name
 
 
 def find_model(
