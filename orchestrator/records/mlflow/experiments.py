@@ -10,7 +10,7 @@ from orchestrator.records.errors import TrackingError
 from orchestrator.records.mlflow.address import artifacts_address, is_database
 from orchestrator.records.mlflow.client import TAG
 from orchestrator.records.mlflow.held_run import HeldRun, create_run
-from orchestrator.records.mlflow.storage_folder import storage_identity
+from orchestrator.records.mlflow.storage_folder import copied_from, storage_identity
 from orchestrator.records.mlflow.sweep_runs import SweepRuns
 from orchestrator.records.mlflow.tags import (
     every_page,
@@ -52,7 +52,9 @@ def experiment_for(
     """
     name = state.name
     identity = storage_identity(uri, storage, make=True)
-    found, free = find_experiment(client, name, identity, state.identity)
+    found, free = find_experiment(
+        client, name, identity, state.identity, copied_from=copied_from(storage)
+    )
     tags, seen = own_tags(identity, name), SeenInMlflow(storage, name)
     if found is None:
         if free != name:
