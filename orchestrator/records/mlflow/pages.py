@@ -65,7 +65,8 @@ def share_columns(client: MlflowClient, experiment_id: str, columns: Sequence[st
     quoted = [f"{kind}.`{name}`" for kind, _, name in (c.partition(".") for c in columns)]
     # What "Share" in MLflow's pages writes; they read it from the tag that the address names.
     view = {
-        "searchFilter": f"tags.`{ROLE}` != 'sweep'", "orderByKey": "metrics.`gain`", "orderByAsc": False,
+        "searchFilter": f"tags.`{ROLE}` != 'sweep'",
+        "orderByKey": "metrics.`gain`", "orderByAsc": False,
         "startTime": "ALL", "lifecycleFilter": "Active", "modelVersionFilter": "All Runs",
         "datasetsFilter": [], "selectedColumns": quoted, "columnOrder": quoted,
     }  # fmt: skip
