@@ -76,7 +76,8 @@ def others(storage):
     """The champion, the runner-up, and the trial that the test data were not read for."""
     state = SweepState.of(read_journal(storage / SWEEP))
     best, second = state.champion, state.runner_up
-    assert best and second, state.reason
+    assert best, state.reason
+    assert second
     third = next(t.name for t in state.trials if t.name not in {best, second})
     return best, second, third
 
@@ -100,7 +101,7 @@ def test_a_champion_is_promoted_and_rolled_back(storage):
     assert alias(storage) == (second, 2)
     with pytest.raises(RegistryError, match="is the champion of 'found' already"):
         promote(storage, f"{SWEEP}/{second}", reason="again")
-    with pytest.raises(RegistryError, match="its test result is missing.*--force"):
+    with pytest.raises(RegistryError, match=r"its test result is missing.*--force"):
         promote(storage, f"{SWEEP}/{third}", reason="why not")
     forced = promote(storage, f"{SWEEP}/{third}", reason="why not", force=True)
     assert ["test result is missing" in words for words in forced.overridden] == [True]
