@@ -93,7 +93,7 @@ def history(storage: Path, name: str, *, tracking_uri: str | None = None) -> lis
         RegistryError: If nothing is known of that name.
     """
     standing = standing_of(storage, name, tracking_uri)
-    shown = [change for change in standing.changes if change.event != "registered"]
+    shown = [change for change in standing.changes if change.event != "shown"]
     if not shown:
         raise RegistryError(_nobody(storage, name))
     return shown
