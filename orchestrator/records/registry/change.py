@@ -91,4 +91,5 @@ class Change:
             if key in held:
                 held[key] = AdapterKey.from_document(held[key])
         held["overridden"] = tuple(held.get("overridden", ()))
-        return cls(**{"name": ""} | held)
+        whole: dict[str, Any] = {"name": "", **held}
+        return cls(**whole)
