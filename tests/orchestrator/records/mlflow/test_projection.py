@@ -343,7 +343,8 @@ def test_a_kill_between_any_two_requests_loses_and_doubles_nothing(
             result = real(*args, **kwargs)
             calls["left"] -= 1
             if calls["left"] == 0:
-                calls["last"] = f"{real.__name__} {args[1]}"
+                held = {k: len(v) for k, v in kwargs.items() if isinstance(v, list | dict)}
+                calls["last"] = f"{real.__name__} {args[1]} {held}"
                 raise _KilledError
             return result
 
