@@ -10,11 +10,12 @@ unexpected errors show theirs. Heavy packages are imported by the commands that 
 from orchestrator.cli import sweeps, select, extend, reproduce, score, methods, browse
 from orchestrator.cli.champions import commands as champion
 from orchestrator.cli import models, predict, doctor, runs, tasks
+from orchestrator.cli.remote import jobs, cluster
 
 # isort: on
 from orchestrator.cli.application import app, main
 
 __all__ = [
-    "app", "browse", "champion", "doctor", "extend", "main", "methods", "models", "predict",
-    "reproduce", "runs", "score", "select", "sweeps", "tasks",
+    "app", "browse", "champion", "cluster", "doctor", "extend", "jobs", "main", "methods", "models",
+    "predict", "reproduce", "runs", "score", "select", "sweeps", "tasks",
 ]  # fmt: skip
