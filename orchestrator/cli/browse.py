@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.api.journals import begun_sweeps, read_sweep
+from orchestrator.api.journals import read_sweep
 from orchestrator.cli.application import app
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.options import DEFAULT_STORAGE, Storage, TrackingUri
@@ -19,6 +19,7 @@ from orchestrator.records.mlflow.address import is_database, recorded_uri
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.registry.begun import begun_sweeps
 from orchestrator.system.user_error import UsageError
 
 

@@ -170,8 +170,8 @@ def test_model_folder_holds_json_and_safetensors_only(tmp_path: Path) -> None:
     )
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     assert files == [
-        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "card.json", "model.json",
-        "seal.json",
+        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "card.json",
+        "model.json", "seal.json",
     ]  # fmt: skip
     document = json.loads((folder / "model.json").read_text())
     assert document["base"] == {
