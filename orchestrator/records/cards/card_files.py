@@ -6,7 +6,7 @@ They are never the truth: whatever is missing or differs from the journal is wri
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,4 +120,4 @@ def read_card(place: Path) -> dict[str, Any] | None:
         found = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, Mapping) and found.get("schema") == SCHEMA else None
+    return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
