@@ -42,10 +42,8 @@ class TrialRecord:
     """The last report of each stage, see `StageReport.stage`; oldest first."""
     lines: dict[tuple[int, float], int] = field(default_factory=dict[tuple[int, float], int])
     """Which line of the journal holds that report whole."""
-    times: dict[tuple[int, float], float | None] = field(
-        default_factory=dict[tuple[int, float], "float | None"]
-    )
-    """When it was told, in seconds since the epoch."""
+    times: dict[int, float | None] = field(default_factory=dict[int, "float | None"])
+    """When the end of a task was told, by its index, in seconds since the epoch."""
     measures: dict[str, float | None] = field(default_factory=dict)
     """On all examples, once its whole matrix was scored; before, as when it ended."""
     searched_measures: dict[str, float | None] = field(default_factory=dict)
@@ -113,12 +111,13 @@ class TrialRecord:
         """
         self.forget(report.stage)
         self.by_stage[report.stage], self.lines[report.stage] = report, line
-        self.times[report.stage] = time
+        if report.row is not None:
+            self.times[report.task_index] = time
 
     def forget(self, stage: tuple[int, float]) -> None:
         """Let a report be made again."""
-        for known in (self.by_stage, self.lines, self.times):
-            known.pop(stage, None)
+        self.by_stage.pop(stage, None)
+        self.lines.pop(stage, None)
 
     def start_over(self) -> None:
         """Forget what it reported and how it ended."""
