@@ -42,8 +42,6 @@ class TrialRecord:
     """The last report of each stage, see `StageReport.stage`; oldest first."""
     lines: dict[tuple[int, float], int] = field(default_factory=dict[tuple[int, float], int])
     """Which line of the journal holds that report whole."""
-    times: dict[int, float | None] = field(default_factory=dict[int, "float | None"])
-    """When the end of a task was told, by its index, in seconds since the epoch."""
     measures: dict[str, float | None] = field(default_factory=dict)
     """On all examples, once its whole matrix was scored; before, as when it ended."""
     searched_measures: dict[str, float | None] = field(default_factory=dict)
@@ -101,18 +99,15 @@ class TrialRecord:
         """By task that it has not trained, the trial that has; after its sweep if of another."""
         return {report.task: report.taken_from for report in self.reports if report.taken_from}
 
-    def take_report(self, report: StageReport, line: int, time: float | None = None) -> None:
+    def take_report(self, report: StageReport, line: int) -> None:
         """Know of a report; one that is made again takes the place of the first.
 
         Args:
             report: The report.
             line: Which line of the journal holds it.
-            time: That of the line.
         """
         self.forget(report.stage)
         self.by_stage[report.stage], self.lines[report.stage] = report, line
-        if report.row is not None:
-            self.times[report.task_index] = time
 
     def forget(self, stage: tuple[int, float]) -> None:
         """Let a report be made again."""
@@ -124,7 +119,6 @@ class TrialRecord:
         self.state, self.reason = "PROPOSED", ""
         self.by_stage.clear()
         self.lines.clear()
-        self.times.clear()
         self.measures, self.gain_interval, self.intervals = {}, None, {}
         self.searched_measures, self.whole_examples = {}, None
         self.task_adapters.clear()
