@@ -8,12 +8,15 @@ unexpected errors show theirs. Heavy packages are imported by the commands that 
 # Commands register where they are defined, and the help lists them in the order of these lines.
 # isort: off
 from orchestrator.cli import sweeps, select, extend, reproduce, score, methods, browse
-from orchestrator.cli import models, predict, doctor, runs, tasks
+from orchestrator.cli import models, predict
+from orchestrator.cli.serving import serve
+from orchestrator.cli.serving import bundle, prune
+from orchestrator.cli import doctor, runs, tasks
 
 # isort: on
 from orchestrator.cli.application import app, main
 
 __all__ = [
-    "app", "browse", "doctor", "extend", "main", "methods", "models", "predict", "reproduce",
-    "runs", "score", "select", "sweeps", "tasks",
+    "app", "browse", "bundle", "doctor", "extend", "main", "methods", "models", "predict", "prune",
+    "reproduce", "runs", "score", "select", "serve", "sweeps", "tasks",
 ]  # fmt: skip

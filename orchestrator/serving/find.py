@@ -25,6 +25,7 @@ from orchestrator.records.model_folder import (
     tasks_of,
     write_model_folder,
 )
+from orchestrator.records.pruned import pruned_words
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.plugins import load_installed_plugins
@@ -147,9 +148,8 @@ def _trial_folder(sweep: Path, trial: str, target: Path) -> Path:
         )
     adapter = SweepFolder(sweep).within(found.adapter)
     if not adapter.is_dir():
-        raise ModelUseError(
-            f"The adapter of '{sweep.name}/{trial}' is gone: there is no {adapter}."
-        )
+        why = pruned_words(adapter) or f"there is no {adapter}"
+        raise ModelUseError(f"The adapter of '{sweep.name}/{trial}' is gone: {why}.")
     return write_model_folder(target, adapter_folder=adapter, state=view, trial=trial)
 
 
