@@ -286,9 +286,8 @@ class Engine:
         if token is None:
             job.fail(NOT_FINITE)
             return True
-        finish = None
-        if token in job.ends:
-            finish = "stop"
+        finish = "stop" if token in job.ends else None
+        if finish is not None and token in self._base.special:
             del row.chances[-1:]  # its own
         else:
             row.pending = token
@@ -296,7 +295,7 @@ class Engine:
             self._metrics.tokens.labels(job.model, "written").inc()
             if text.stopped:
                 finish = "stop"
-            elif len(text.tokens) >= job.max_tokens:
+            elif finish is None and len(text.tokens) >= job.max_tokens:
                 finish = "length"
         if finish is not None:
             text.end()

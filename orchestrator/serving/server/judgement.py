@@ -107,7 +107,6 @@ class Judgement:
             raise RefusedError(
                 f"No texts are written with this base: {why}.", "task", "not_supported"
             )
-        end = orders.base.tokenizer.eos_token_id
         number = next(orders.numbers)
         prompts = self._model.asking.prompts(task, self._rows)
         return [
@@ -120,7 +119,7 @@ class Judgement:
                 max_tokens=task.max_new_tokens,
                 tell=lambda told, index=index: self._put(index, told),
                 stop=tuple(task.stop),
-                ends=frozenset() if end is None else frozenset((end,)),
+                ends=orders.base.task_ends,
                 stripped=True,
             )
             for index, prompt in enumerate(prompts)

