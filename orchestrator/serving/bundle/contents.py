@@ -11,7 +11,12 @@ from typing import Any
 import yaml
 
 from orchestrator.records.journal_lines import read_journal
-from orchestrator.records.model_folder import ADAPTER_FOLDER, MODEL_FILE, adapter_flaw
+from orchestrator.records.model_folder import (
+    ADAPTER_FOLDER,
+    MODEL_FILE,
+    adapter_flaw,
+    model_document,
+)
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
@@ -75,7 +80,8 @@ def bundle(folder: Path, storage: Path, reference: str, target: Path) -> dict[st
     licences = _licences(state)
     whole = (place / JOURNAL).read_bytes()
     files |= {
-        MODEL: folder / MODEL_FILE,
+        # As the journal tells it now: what was registered may be older than the last measures.
+        MODEL: _json(model_document(state, record.name)),
         JOURNAL: whole[: whole.rfind(b"\n") + 1],  # a torn last line was never read
         EXPERIMENT: state.yaml.encode(),
         DATA: _json(data_hashes(state)),

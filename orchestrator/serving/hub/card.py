@@ -136,13 +136,14 @@ def _results(facts: CardFacts) -> list[dict[str, Any]]:
             {
                 "task_type": _task_type(task),
                 "task_name": name,
-                "dataset_type": task.data.hub or "local",
+                # Results of one data set are taken together, so that each needs a name of its own.
+                "dataset_type": task.data.hub or name,
                 "dataset_name": task.data.hub or name,
                 "dataset_config": task.data.config,
                 "dataset_revision": task.data.revision,
                 "dataset_split": split,
                 "metric_type": _METRICS.get(str(task.metric), str(task.metric)),
-                "metric_name": f"{task.metric} ({split})",
+                "metric_name": f"{task.metric} of {name} ({split})",
                 "metric_value": round(value, 6),
             }
         )
