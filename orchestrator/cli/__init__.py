@@ -12,11 +12,12 @@ from orchestrator.cli import models, predict
 from orchestrator.cli.serving import serve
 from orchestrator.cli.serving import bundle, prune
 from orchestrator.cli import doctor, runs, tasks
+from orchestrator.cli.remote import jobs, cluster
 
 # isort: on
 from orchestrator.cli.application import app, main
 
 __all__ = [
-    "app", "browse", "bundle", "doctor", "extend", "main", "methods", "models", "predict", "prune",
-    "reproduce", "runs", "score", "select", "serve", "sweeps", "tasks",
+    "app", "browse", "bundle", "cluster", "doctor", "extend", "jobs", "main", "methods", "models",
+    "predict", "prune", "reproduce", "runs", "score", "select", "serve", "sweeps", "tasks",
 ]  # fmt: skip
