@@ -35,6 +35,7 @@ LONG = {
     "reproduce": "the same",
     "select": "the same",
     "serve": "the same",
+    "prune": "the same",
     "fused": "the factors that a fused update has, each by its letter of the paper",
     "forward": "what torch.autograd gives to a function of that many tensors",
 }

@@ -85,8 +85,8 @@ def serve(
     taken = bound(host, port)
     if host not in LOOPBACK:
         print_note(
-            f"{host} is not this machine's own address: whoever reaches it can use these models. "
-            "Requests are not encrypted and ask for no password."
+            f"{host} is not this machine's own address: any machine that reaches it can use these "
+            "models. Requests are not encrypted and ask for no password."
         )
     began = time.monotonic()
     served = load_served(
