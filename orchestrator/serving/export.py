@@ -96,7 +96,9 @@ def _is_plain_lora(config_file: Path) -> bool:
     config = read_object(config_file, ModelUseError, "Save or copy the adapter again.")
     starts = config.get("init_lora_weights", True)
     plain = isinstance(starts, bool) or starts == "gaussian"
-    return config.get("peft_type") == "LORA" and plain and not config.get("use_dora")
+    # Servers that read `lora_alpha` alone, such as llama.cpp, take rsLoRA's scale for LoRA's.
+    odd = config.get("use_dora") or config.get("use_rslora")
+    return config.get("peft_type") == "LORA" and plain and not odd
 
 
 def head_labels(folder: Path) -> dict[str, list[str]]:

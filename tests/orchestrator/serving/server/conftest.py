@@ -1,7 +1,6 @@
 """Model folders of several kinds on the tiny base, as they travel, and a server over them."""
 
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -10,13 +9,6 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-import torch
-
-import curlora
-from orchestrator.base.identity import base_sha256, setup_sha256
-from orchestrator.engines.checkpoints import write_tensors
-from orchestrator.engines.linear_heads import HEADS_FILE, LinearHeads
-from orchestrator.spec.sections import ModelSpec
 
 PROMPT = "text : {text} label :"
 MOOD = {
@@ -40,39 +32,6 @@ KINDS = {
             [MOOD, QUIZ, ECHO, HEADED]),
     "magnitude": ("dora", {"r": 2, "target_modules": ["q_proj", "o_proj"]}, [MOOD, ECHO]),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def write_model(tiny_base):
-    """Writes a model folder with a random adapter that does something."""
-
-    def write(folder, kind, settings, tasks, *, seed=0, **document):
-        from transformers import AutoModelForCausalLM
-
-        base = AutoModelForCausalLM.from_pretrained(tiny_base)
-        model = curlora.attach(base, kind, settings, seed=seed)
-        torch.manual_seed(seed)
-        with torch.no_grad():
-            for parameter in curlora.trainable_parameters(model).values():
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-        folder.mkdir(parents=True)
-        curlora.save_adapter(model, folder / "adapter")
-        headed = {task["name"]: 2 for task in tasks if task.get("head")}
-        if headed:
-            heads = LinearHeads(headed, 32, seed=seed)
-            tensors = {name: tensor * 20 for name, tensor in heads.named_tensors().items()}
-            write_tensors(folder / "adapter" / HEADS_FILE, tensors)
-        spec = ModelSpec(name=str(tiny_base))
-        whole = {
-            "base": {"name": str(tiny_base), "sha256": base_sha256(spec),
-                     "setup_sha256": setup_sha256(spec)},
-            "precision": "fp32", "max_length": 48, "tasks": {task["name"]: task for task in tasks},
-            "trial": "t001", "sweep": folder.name,
-        } | document  # fmt: skip
-        (folder / "model.json").write_text(json.dumps(whole))
-        return folder
-
-    return write
 
 
 @pytest.fixture(scope="session")
