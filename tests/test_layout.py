@@ -35,6 +35,8 @@ LONG = {
     "extend": "the same",
     "reproduce": "the same",
     "select": "the same",
+    "serve": "the same",
+    "prune": "the same",
     "fused": "the factors that a fused update has, each by its letter of the paper",
     "forward": "what torch.autograd gives to a function of that many tensors",
 }

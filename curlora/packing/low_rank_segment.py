@@ -26,6 +26,7 @@ class LowRankSegment:
         self._seats = within(blocks.seats)
         self._scale = block_scales(seated, blocks)
         self._views: dict[tuple[str, str, str], Tensor] = {}
+        self._norms: dict[str, tuple[int, Tensor]] = {}
 
     def _stack(self, layer: PackedLayer, part: str, matrix: str) -> Tensor:
         key = layer.name, part, matrix
@@ -44,7 +45,7 @@ class LowRankSegment:
         cut.baddbmm_(z, kept[1])
         kept = (*kept, z)
         if self._magnitude:
-            norm = _direction_norms(layer, A, B, self._scale)
+            norm = self._norms_of(layer, A, B)
             M = pick(self._stack(layer, "M", VALUES), self._seats)
             # Only the factor's distance from 1 is rounded: near 1 half precision is coarse.
             change = (M / norm - 1).to(own.dtype)
@@ -52,6 +53,14 @@ class LowRankSegment:
             cut.addcmul_(cut, change)
         put_back(y, blocks.rows, own)
         return kept
+
+    def _norms_of(self, layer: PackedLayer, A: Tensor, B: Tensor) -> Tensor:
+        """The norms of W + s B A, kept until an adapter changes: they cost a product with W."""
+        version, norms = self._norms.get(layer.name, (-1, A))
+        if version != self.seated.version:
+            norms = _direction_norms(layer, A, B, self._scale)
+            self._norms[layer.name] = self.seated.version, norms
+        return norms
 
     def through(self, kept: tuple[Tensor, ...], G: Tensor) -> Tensor:
         """See `Segment`."""

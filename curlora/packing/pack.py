@@ -31,6 +31,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,11 +39,13 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from curlora.adapters.attach import attach, targeted_layers
+from curlora.adapters.saving import load_adapter
 from curlora.cur.weight_facts import keep_facts, kept_facts
 from curlora.packing.blocks import Blocks, blocks_of
 from curlora.packing.core_segment import CurSegment
 from curlora.packing.invariant_passes import InvariantPasses, frozen_matrix
 from curlora.packing.lean_passes import LeanPasses
+from curlora.packing.loaded import CurTensors, read_loaded
 from curlora.packing.low_rank_segment import LowRankSegment
 from curlora.packing.one_slot import OneCurSegment, OneLowRankSegment, OneSlot
 from curlora.packing.packed_layer import PackedLayer, Segment, Tick, ticking
@@ -78,6 +81,7 @@ BARE = -1
 """The slot of a row that goes through the bare base."""
 
 _TICKS_KEPT = 16
+_KIND_OF_FAMILY = {"core": "curlora", "low_rank": "lora", "dora": "dora"}
 
 
 def _family_of(kind: str) -> str:
@@ -95,6 +99,8 @@ class _Member:
     names: dict[str, tuple[str, str]]
     """From the solo model's parameter names to layer and part."""
     selection: bytes | None
+    loaded: bool = False
+    """Whether it came from files, to be used alone."""
 
     @property
     def family(self) -> str:
@@ -212,6 +218,54 @@ class PackedModel:
                 or a setting is wrong. The pack is as before.
             RuntimeError: A batch is running: `rows` is open.
         """
+        self._check_free(slot)
+        self._ticks.clear()  # first, as they hold on to what is about to be replaced
+        member, scale, tensors = self._twin(kind, settings, seed) or self._new(kind, settings, seed)
+        self._families[member.family].sit(slot, rank=member.rank, scale=scale)
+        self._members[slot] = member
+        if tensors:
+            self.load_state(slot, tensors)
+
+    def put(self, slot: int, folder: str | Path) -> None:
+        """Put a saved adapter into a free slot, with exactly its numbers, to be used.
+
+        It may be of any kind that is CURLoRA, LoRA or DoRA as it was saved, with fewer layers than
+        the pack; its settings need not be those of a kind that can be trained in a pack.
+
+        Args:
+            slot: From 0 to `capacity` - 1.
+            folder: What `curlora.save_adapter` or PEFT's `save_pretrained` wrote.
+
+        Raises:
+            ValueError: The slot is taken or does not exist, or the adapter is of another form, or
+                adapts other layers. An `AdapterError` if it does not load. The pack is as before.
+            RuntimeError: A batch is running: `rows` is open.
+        """
+        self._check_free(slot)
+        model = load_adapter(copy_around_tensors(self._skeleton), folder)
+        try:
+            found = read_loaded(model, self.layers)
+        except ValueError as error:
+            raise ValueError(
+                f"The adapter in `{folder}` cannot share passes with others: {error}"
+            ) from None
+        self._ticks.clear()
+        if found.selection is not None and found.selection not in self._selections:
+            self._select(found.selection, found.factors)
+        kind = _KIND_OF_FAMILY[found.family]
+        self._members[slot] = _Member(
+            kind, {}, 0, found.rank, found.names, found.selection, loaded=True
+        )
+        family = self._families[found.family]
+        family.sit(slot, rank=found.rank, scale=found.scale)
+        self.load_state(slot, found.tensors)
+        if found.family == "dora":
+            seat = family.slots.index(slot)
+            for name in found.lacking:  # W + 0 has the norms of W
+                norms = self.layers[name].row_norms(self._dtype).sqrt()
+                family.stack(name, "M", VALUES)[seat].copy_(norms)
+
+    def _check_free(self, slot: int) -> None:
         self._check_idle()
         if not 0 <= slot < self.capacity:
             raise ValueError(
@@ -220,12 +274,6 @@ class PackedModel:
             )
         if slot in self._members:
             raise ValueError(f"Slot {slot} is taken. Call `leave({slot})` first.")
-        self._ticks.clear()  # first, as they hold on to what is about to be replaced
-        member, scale, tensors = self._twin(kind, settings, seed) or self._new(kind, settings, seed)
-        self._families[member.family].sit(slot, rank=member.rank, scale=scale)
-        self._members[slot] = member
-        if tensors:
-            self.load_state(slot, tensors)
 
     def _twin(
         self, kind: str, settings: Mapping[str, Any], seed: int
@@ -256,16 +304,18 @@ class PackedModel:
                 for indices in (default_factors(layer).rows, default_factors(layer).columns)
             )
             if selection not in self._selections:
-                self._select(selection, tuned)
+                factors = {name: default_factors(layer) for name, layer in tuned.items()}
+                self._select(
+                    selection, {n: (f.C, f.R, f.rows, f.columns) for n, f in factors.items()}
+                )
         return _Member(kind, complete, seed, rank, names, selection), scale, tensors
 
-    def _select(self, selection: bytes, tuned: Mapping[str, Any]) -> None:
+    def _select(self, selection: bytes, factors: Mapping[str, CurTensors]) -> None:
         """Add a selection to all layers, or, where memory does not suffice, to none."""
         grown: list[CurSelections] = []
         try:
-            for name, layer in tuned.items():
-                f = default_factors(layer)
-                self.layers[name].selections.append(f.C, f.R, f.rows, f.columns)
+            for name, (C, R, rows, columns) in factors.items():
+                self.layers[name].selections.append(C, R, rows, columns)
                 grown.append(self.layers[name].selections)
         except BaseException:
             for selections in grown:
@@ -420,8 +470,15 @@ class PackedModel:
         Returns:
             What `curlora.attach` gives, on the same base tensors, with a copy of the slot's
             numbers.
+
+        Raises:
+            ValueError: The slot holds an adapter from files.
         """
         member = self._member(slot)
+        if member.loaded:
+            raise ValueError(
+                f"Slot {slot} holds an adapter from files. Load them with `curlora.load_adapter`."
+            )
         model, _ = self._solo(member.kind, member.settings, member.seed)
         parameters = dict(model.named_parameters())
         with torch.no_grad():

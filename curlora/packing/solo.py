@@ -1,6 +1,7 @@
 """What a pack reads of one adapter that was attached alone: its layers, rank, scale and tensors."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any, cast
 
 from peft import PeftModel
@@ -56,18 +57,23 @@ def default_factors(layer: Any) -> Any:
     return layer.factors("default")
 
 
-def trained_tensors(model: nn.Module) -> tuple[dict[str, tuple[str, str]], dict[str, Tensor]]:
-    """Give where each trained parameter of a solo model belongs, and its numbers."""
+def tensor_places(tuned: Mapping[str, Any]) -> dict[int, tuple[str, str]]:
+    """Give the layer and the part of every trained tensor of some tuned layers, by its `id`."""
     places: dict[int, tuple[str, str]] = {}
-    for name, layer in tuned_layers(model).items():
+    for name, layer in tuned.items():
         if isinstance(layer, CurloraLinear):
             parts: dict[str, Any] = {"U": layer.cur_U["default"]}
         else:
-            tuned: Any = layer
-            parts = {"A": tuned.lora_A["default"].weight, "B": tuned.lora_B["default"].weight}
-            if "default" in tuned.lora_magnitude_vector:
-                parts["M"] = tuned.lora_magnitude_vector["default"].weight
+            parts = {"A": layer.lora_A["default"].weight, "B": layer.lora_B["default"].weight}
+            if "default" in layer.lora_magnitude_vector:
+                parts["M"] = layer.lora_magnitude_vector["default"].weight
         places |= {id(tensor): (name, part) for part, tensor in parts.items()}
+    return places
+
+
+def trained_tensors(model: nn.Module) -> tuple[dict[str, tuple[str, str]], dict[str, Tensor]]:
+    """Give where each trained parameter of a solo model belongs, and its numbers."""
+    places = tensor_places(tuned_layers(model))
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     return {name: places[id(p)] for name, p in trained.items()}, {
         name: p.detach() for name, p in trained.items()

@@ -20,6 +20,10 @@ from orchestrator.cli.options import (
 from orchestrator.records.model_folder import MODEL_FILE
 from orchestrator.serving import export as export_module
 from orchestrator.serving import find
+from orchestrator.serving.hub.card import CARD
+from orchestrator.serving.hub.card_facts import card_facts
+from orchestrator.serving.hub.push import check_repository
+from orchestrator.serving.hub.push import push as send
 from orchestrator.system.user_error import UsageError
 
 
@@ -39,14 +43,31 @@ def export(
     to: Annotated[
         Path, typer.Option(help="A folder, new or empty.", metavar="DIR", show_default=False)
     ],
+    push: Annotated[
+        str | None,
+        typer.Option(
+            help="Send it to this repository of the Hugging Face hub; made, and private, where it "
+            "is not there.",
+            metavar="OWNER/NAME",
+            show_default=False,
+        ),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see a repository that `--push` makes.")
+    ] = False,
     storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
     base: MovedBase = None,
 ) -> None:
-    """Write a trained adapter for use elsewhere."""
+    """Write a trained adapter for use elsewhere, with a model card."""
+    if push is not None:
+        check_repository(push)
+    elif public:
+        raise UsageError("`--public` says how `--push` makes a repository; give that as well.")
     _check_target(to)
     with find.model_folder(reference, storage, tracking_uri, note=print_note) as folder:
-        heads = export_module.export(folder, form, to, base)
+        facts = card_facts(folder, storage, reference)
+        heads = export_module.export(folder, form, to, facts, base=base, repository=push)
     size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file())
     typer.echo(f"Wrote {reference} as {form} to {to} ({size / 2**20:.2f} MiB).")
     if heads:
@@ -55,6 +76,9 @@ def export(
             f"The tasks {', '.join(heads)} are answered by linear heads on the last hidden state: "
             f"{export_module.HEADS_FILE}, whose rows stand for the labels in {labels}."
         )
+    typer.echo(f"Its model card, {CARD}, states no licence: choose one before you publish it.")
+    if push is not None:
+        typer.echo(f"Sent to {send(to, push, public=public)}.")
 
 
 def _check_target(to: Path) -> None:

@@ -157,10 +157,23 @@ class ScoredModel(nn.Module):
         )
 
     def _log_probabilities(self, head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = self._logits(head, hidden)
+        return -nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    def _logits(self, head: nn.Module, hidden: Tensor) -> Tensor:
         logits = _wide(head(hidden)) * self._scale
         if self._softcap is not None:
             logits = self._softcap * torch.tanh(logits / self._softcap)
-        return -nn.functional.cross_entropy(logits, targets, reduction="none")
+        return logits
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The scores of every next token at hidden states (N, hidden): (N, vocabulary), float32."""
+        return self._logits(self._parts[1], hidden)
+
+    @property
+    def backbone(self) -> Any:
+        """The base without its output layer: from token ids to hidden states."""
+        return self._parts[0]
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from orchestrator.records.cards.card import adapter_card, card_text
 from orchestrator.records.errors import AdapterFolderError, ModelFolderError
 from orchestrator.records.journal_facts import effective_experiment
+from orchestrator.records.pruned import pruned_words
 from orchestrator.records.redaction import redacted_document
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.plugins import what_is_missing
@@ -191,7 +192,7 @@ def adapter_flaw(folder: Path, expected: str | None, trial: str) -> str | None:
     if expected is None:
         return None
     if not folder.is_dir():
-        return "it is missing"
+        return pruned_words(folder) or "it is missing"
     if content_hash(file_hashes(folder)) == expected:
         return None
     wrong = flaw(folder)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from orchestrator.records.model_folder import ADAPTER_FOLDER, ADAPTER_MARKER
 from orchestrator.serving.find import ModelUseError, asked_tasks, load_folder
+from orchestrator.serving.hub.card import Form, write_card
+from orchestrator.serving.hub.card_facts import CardFacts
 from orchestrator.system import durable
-from orchestrator.system.seals import SEAL_FILE
+from orchestrator.system.seals import SEAL_FILE, seal
 from orchestrator.system.strict_json import read_object
 
 HEADS_FILE = "heads.safetensors"
@@ -18,15 +20,25 @@ HEAD_LABELS_FILE = "heads.json"
 """What the rows of exported heads stand for."""
 
 
-def export(folder: Path, form: str, to: Path, base: Path | None = None) -> list[str]:
-    """Write a model for use elsewhere.
+def export(
+    folder: Path,
+    form: Form,
+    to: Path,
+    facts: CardFacts,
+    *,
+    base: Path | None = None,
+    repository: str | None = None,
+) -> list[str]:
+    """Write a model for use elsewhere, with its card.
 
     Args:
         folder: The model folder.
         form: `adapter` (the model folder itself), `lora` (a plain LoRA adapter, loadable without
             this package) or `merged` (a whole model, base included).
         to: A folder that is empty.
+        facts: What its card says.
         base: Where the base is now, if it was moved since.
+        repository: Where it is to lie on the hub, if it is.
 
     Returns:
         Names of tasks whose linear heads were written next to it.
@@ -35,6 +47,9 @@ def export(folder: Path, form: str, to: Path, base: Path | None = None) -> list[
     labels = head_labels(folder) if heads.is_file() else {}
     if form == "adapter":
         shutil.copytree(folder, to, dirs_exist_ok=True)
+        write_card(to, facts, form, repository)
+        if (to / SEAL_FILE).is_file():
+            seal(to, None)
         return list(labels)
     if form == "lora":
         _export_lora(folder, to, base)
@@ -51,6 +66,7 @@ def export(folder: Path, form: str, to: Path, base: Path | None = None) -> list[
         shutil.copyfile(heads, to / HEADS_FILE)
         text = json.dumps({name: {"labels": values} for name, values in labels.items()}, indent=2)
         (to / HEAD_LABELS_FILE).write_text(text + "\n", encoding="utf-8")
+    write_card(to, facts, form, repository)
     durable.sync(to)
     return list(labels)
 
@@ -80,7 +96,9 @@ def _is_plain_lora(config_file: Path) -> bool:
     config = read_object(config_file, ModelUseError, "Save or copy the adapter again.")
     starts = config.get("init_lora_weights", True)
     plain = isinstance(starts, bool) or starts == "gaussian"
-    return config.get("peft_type") == "LORA" and plain and not config.get("use_dora")
+    # Servers that read `lora_alpha` alone, such as llama.cpp, take rsLoRA's scale for LoRA's.
+    odd = config.get("use_dora") or config.get("use_rslora")
+    return config.get("peft_type") == "LORA" and plain and not odd
 
 
 def head_labels(folder: Path) -> dict[str, list[str]]:

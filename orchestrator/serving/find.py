@@ -27,6 +27,7 @@ from orchestrator.records.model_folder import (
     write_model_folder,
 )
 from orchestrator.records.opening import read_opening
+from orchestrator.records.pruned import pruned_words
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.champions.adapters import FoundAdapter, find_adapter
@@ -180,7 +181,8 @@ def _kept_folder(found: FoundAdapter, target: Path) -> Path:
             "last task alone."
         )
     if not place.is_dir():
-        raise ModelUseError(f"The adapter of '{key.reference}' is gone: there is no {place}.")
+        why = pruned_words(place) or f"there is no {place}"
+        raise ModelUseError(f"The adapter of '{key.reference}' is gone: {why}.")
     state = SweepState.of(read_journal(found.folder.path), whole=False)
     return write_model_folder(
         target, adapter_folder=place, state=state, trial=key.trial, learnt=key.learnt

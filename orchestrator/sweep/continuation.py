@@ -14,6 +14,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.journal_facts import versions
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import adapter_flaw
+from orchestrator.records.pruned import pruned_words
 from orchestrator.records.sweep_folder import SweepFolder, holds_trials, sweep_folder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
@@ -56,6 +57,8 @@ def retried_trials(state: SweepState, folder: Path, options: SweepOptions) -> li
         name
         for name, trial in trials.items()
         if trial.adapter
+        # What was pruned is no loss, and nothing needs it.
+        and pruned_words(inside.within(trial.adapter)) is None
         and adapter_flaw(inside.within(trial.adapter), trial.adapter_sha256, name) is not None
     ]
     return [*failed, *lost]

@@ -104,7 +104,12 @@ def file_hashes(folder: Path) -> dict[str, str]:
 def _names(folder: Path) -> list[str]:
     """The files that a seal vouches for: hidden ones and seals at the top are none of them."""
     names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(n for n in names if not n.startswith(".") and not _SEALS.fullmatch(n))
+    return sorted(filter(is_vouched_for, names))
+
+
+def is_vouched_for(name: str) -> bool:
+    """Whether a seal counts a file of that name, relative to the folder."""
+    return not name.startswith(".") and not _SEALS.fullmatch(name)
 
 
 def content_hash(files: Mapping[str, str]) -> str:

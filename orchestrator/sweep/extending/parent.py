@@ -11,6 +11,7 @@ from orchestrator.records.journal_facts import effective_experiment
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import adapter_flaw, read_model_document
 from orchestrator.records.opening import folder_of
+from orchestrator.records.pruned import pruned_words
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
@@ -175,7 +176,7 @@ def check_kept(parent: Parent) -> None:
             "other hashes than the journal says. Restore it from a copy, or train the trial again "
             "with `orchestrate reproduce`."
         )
-    why = "it was removed"
+    why = (folder and pruned_words(folder)) or "it was removed"
     if record.carried_bytes > SMALL:
         why = (
             f"it has {record.carried_bytes / MIB:,.0f} MiB, and what has more than "

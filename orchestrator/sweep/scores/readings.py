@@ -18,6 +18,7 @@ from typing import Any
 
 from orchestrator.data.prepared import PreparedData, PreparedTask
 from orchestrator.loop.scoring import Score, score
+from orchestrator.records.pruned import pruned_words
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.task_kinds import GenerationTask
 from orchestrator.sweep.scores.shared_base import SharedBase
@@ -90,7 +91,8 @@ def _scores(
     if side.cells is None and not any(task.test for task in tasks):
         raise ValueError("no task has test examples")
     if side.adapter is not None and not side.adapter.is_dir():
-        raise FileNotFoundError(f"its adapter is gone: there is no {side.adapter}")
+        why = pruned_words(side.adapter) or f"there is no {side.adapter}"
+        raise FileNotFoundError(f"its adapter is gone: {why}")
     with engine_of(side, tasks) as engine:
         if side.cells is not None:
             asked = {task.name: task.validation[side.cells[task.name] :] for task in tasks}

@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +16,9 @@ from orchestrator.loop.scoring import score
 from orchestrator.records.errors import JournalError
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.serving.answers import predict_rows
+from orchestrator.serving.asking import Asking, PredictionError
 from orchestrator.serving.find import model_folder
-from orchestrator.serving.predictor import PredictionError, Predictor
+from orchestrator.serving.predictor import Predictor
 from orchestrator.serving.pyfunc import AdapterModel
 from orchestrator.spec.task_files import parse_task
 
@@ -56,7 +59,8 @@ def predictor(monkeypatch):
     monkeypatch.setattr("orchestrator.serving.predictor.PlainEngine", lambda *_, **__: None)
 
     def make(table, *tasks):
-        made = Predictor(None, Letters(), {task.name: task for task in tasks}, 64)
+        base = SimpleNamespace(get_input_embeddings=lambda: None)
+        made = Predictor(base, Letters(), {task.name: task for task in tasks}, 64)
         made._engine = Answers(table)
         return made
 
@@ -125,8 +129,8 @@ def test_a_right_prediction_is_a_scored_one(values, texts, metric):
     table = dict(zip(map(ord, "abcde"), values, strict=True))
     task = quiz(metric)
     made = Predictor.__new__(Predictor)
-    made.tokenizer, made._specs, made._max_length, made._heads = Letters(), {"quiz": task}, 64, None
-    made._engine, made._vocabulary = Answers(table), None
+    made.tokenizer, made._engine = Letters(), Answers(table)
+    made._asking = Asking({"quiz": task}, made.tokenizer, 64, None, has_heads=False)
     rows = [{"text": "?", "choices": texts, "answer": i} for i in range(len(texts))]
     questions = [encode_question(task, row, made.tokenizer, 64) for row in rows]
     right = score(questions, task, made._engine).per_example
@@ -136,7 +140,7 @@ def test_a_right_prediction_is_a_scored_one(values, texts, metric):
 
 def test_a_row_with_a_token_that_the_base_lacks_is_refused(predictor):
     made = predictor(TABLE, quiz("accuracy"))
-    made._vocabulary = ord("z")
+    made._asking = replace(made._asking, vocabulary=ord("z"))
     with pytest.raises(DataError, match="'z' as token 122"):
         made.predict("quiz", [ROW])
 

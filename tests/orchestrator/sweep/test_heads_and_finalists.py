@@ -8,7 +8,8 @@ import pytest
 from orchestrator.engines.checkpoints import read_tensors
 from orchestrator.records.model_folder import write_model_folder
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.serving.predictor import PredictionError, Predictor
+from orchestrator.serving.asking import PredictionError
+from orchestrator.serving.predictor import Predictor
 from orchestrator.spec.load import load_experiment
 from orchestrator.spec.validation import ExperimentError
 from orchestrator.sweep.run import run_sweep

@@ -1,0 +1,1 @@
+"""Commands that use what a sweep has chosen, beside `predict` and `export`."""

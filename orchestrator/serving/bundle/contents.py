@@ -1,0 +1,174 @@
+"""What a bundle holds: the adapter, its sweep's journal, and what is read of both."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.records.journal_lines import read_journal
+from orchestrator.records.model_folder import (
+    ADAPTER_FOLDER,
+    MODEL_FILE,
+    adapter_flaw,
+    model_document,
+)
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
+from orchestrator.serving.bundle.archive import BundleError, write_archive
+from orchestrator.serving.hub.card import card_text
+from orchestrator.serving.hub.card_facts import card_facts, sweep_of
+from orchestrator.system.strict_json import read_object, without_nan
+
+JOURNAL = "journal.jsonl"
+EXPERIMENT = "experiment.yaml"
+DATA = "data.json"
+READINGS = "test_readings.json"
+LICENCES = "licences.json"
+CARD = "README.md"
+ADAPTER = f"model/{ADAPTER_FOLDER}/"
+MODEL = f"model/{MODEL_FILE}"
+NOT_STATED = "not stated"
+_FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
+_LONGEST = 1 << 20
+
+
+def bundle(folder: Path, storage: Path, reference: str, target: Path) -> dict[str, Any]:
+    """Write a model and all that accounts for it into one file.
+
+    Args:
+        folder: Its model folder.
+        storage: The folder that sweeps are kept in.
+        reference: How it was asked for.
+        target: The file.
+
+    Returns:
+        `sha256` of the manifest, and what is not stated of licences.
+
+    Raises:
+        BundleError: Its sweep's journal is not there, or does not know it.
+        OSError: The file cannot be written.
+    """
+    document = read_object(folder / MODEL_FILE, BundleError, "Copy the model folder again.")
+    place = sweep_of(document, storage)
+    if place is None:
+        raise BundleError(
+            f"The journal of the sweep that made {reference} is not in {storage}, and without it "
+            "nothing accounts for the choice. Name the folder of sweeps with `--storage`."
+        )
+    state = SweepState.of(read_journal(place))
+    record = state.everything.get(str(document.get("trial")))
+    if record is None or not record.adapter:
+        raise BundleError(f"The journal in {place} knows no adapter of {reference}.")
+    adapter = SweepFolder(place).within(record.adapter)
+    wrong = adapter_flaw(adapter, record.adapter_sha256, record.name)
+    if wrong is not None:
+        raise BundleError(
+            f"{adapter} is not the adapter that the journal vouches for: {wrong}. Restore it from "
+            "a copy, or train it again with `--retry-failed`."
+        )
+    files: dict[str, Path | bytes] = {
+        f"{ADAPTER}{path.relative_to(adapter).as_posix()}": path
+        for path in adapter.rglob("*")
+        if path.is_file()
+    }
+    licences = _licences(state)
+    whole = (place / JOURNAL).read_bytes()
+    files |= {
+        # As the journal tells it now: what was registered may be older than the last measures.
+        MODEL: _json(model_document(state, record.name)),
+        JOURNAL: whole[: whole.rfind(b"\n") + 1],  # a torn last line was never read
+        EXPERIMENT: state.yaml.encode(),
+        DATA: _json(data_hashes(state)),
+        READINGS: _json(readings(state)),
+        LICENCES: _json(licences),
+        CARD: card_text(card_facts(folder, storage, reference), "adapter", "model").encode(),
+    }
+    facts = {
+        "model": reference,
+        "sweep": state.name,
+        "sweep_id": state.identity,
+        "trial": record.name,
+        "adapter_sha256": record.adapter_sha256,
+        "champion": state.champion == record.name,
+    }
+    sha256 = write_archive(target, files, facts)
+    open_points = [name for name, found in licences.items() if found["licence"] == NOT_STATED]
+    return {"sha256": sha256, "files": len(files), "licences_not_stated": open_points}
+
+
+def data_hashes(state: SweepState) -> dict[str, Any]:
+    """The hashes of the rows of each task and probe, as the journal has them."""
+    return dict(state.provenance.get("data") or {})
+
+
+def readings(state: SweepState) -> list[dict[str, Any]]:
+    """The readings of the test data, without the score of each example."""
+    found: list[dict[str, Any]] = []
+    for reading in state.readings:
+        line = reading.to_line()
+        sides = {
+            name: {k: v for k, v in side.as_document().items() if "per_example" not in k}
+            for name, side in reading.sides.items()
+        }
+        found.append(without_nan({**line, "sides": sides}))
+    return found
+
+
+def trial_of(state: SweepState, name: str) -> TrialRecord | None:
+    """A trial of a sweep, if it has one of that name."""
+    return state.everything.get(name)
+
+
+def _licences(state: SweepState) -> dict[str, dict[str, Any]]:
+    """What is known on this machine of the licences of base and data; nothing is asked for."""
+    base = state.base or state.provenance.get("base") or {}
+    place = Path(str(base.get("gguf") or base.get("name") or ""))
+    folder = place.parent if place.is_file() else place
+    found = {"base": {"of": place.name if place.is_absolute() else str(place), **_licence(folder)}}
+    for name, task in state.task_files.items():
+        data: Mapping[str, Any] = task.get("data") or {}
+        files = data.get("files")
+        lies = Path(str(files)) if files else None
+        told = _licence(lies) if lies is not None and lies.is_absolute() else _licence(None)
+        found[name] = {"of": data.get("hub") or "local files", **told}
+    return found
+
+
+def _licence(folder: Path | None) -> dict[str, Any]:
+    """The licence that a folder's card names, and its licence file, if there are."""
+    told: dict[str, Any] = {"licence": NOT_STATED, "text": None}
+    if folder is None or not folder.is_dir():
+        return told
+    card = folder / CARD
+    if card.is_file() and card.stat().st_size <= _LONGEST:
+        matter = _FRONT_MATTER.match(card.read_text(encoding="utf-8", errors="replace"))
+        told["licence"] = _named(matter[1]) if matter else NOT_STATED
+    for file in sorted(folder.glob("LICEN[CS]E*")):
+        if file.is_file() and file.stat().st_size <= _LONGEST:
+            told["text"] = file.read_text(encoding="utf-8", errors="replace")
+            if told["licence"] == NOT_STATED:
+                first = next(
+                    (line.strip() for line in told["text"].splitlines() if line.strip()), ""
+                )
+                told["licence"] = f"see its text: {first[:80]}"
+            break
+    return told
+
+
+def _named(matter: str) -> str:
+    try:
+        found = yaml.safe_load(matter)
+    except yaml.YAMLError:
+        return NOT_STATED
+    named = found.get("license") if isinstance(found, dict) else None
+    return str(named) if named else NOT_STATED
+
+
+def _json(document: Any) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -1,0 +1,227 @@
+"""Checking a bundle without network: hashes, the journal's chain of sums, and that all agree."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.records.errors import JournalError
+from orchestrator.records.event import Line
+from orchestrator.records.journal_lines import SUM_END, checked_line
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
+from orchestrator.serving.bundle.archive import LARGEST_DOCUMENT, Archive, BundleError, opened
+from orchestrator.serving.bundle.contents import (
+    ADAPTER,
+    DATA,
+    EXPERIMENT,
+    JOURNAL,
+    LICENCES,
+    MODEL,
+    READINGS,
+    data_hashes,
+    readings,
+    trial_of,
+)
+from orchestrator.system.seals import content_hash, is_vouched_for
+
+SMALL = 1e-9
+"""Difference of two scores that were summed in another order."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    what: str
+    wrong: str | None = None
+    """What is wrong with it; None if nothing is."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found of a bundle."""
+
+    model: str
+    manifest_sha256: str
+    checks: tuple[Check, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(check.wrong is None for check in self.checks)
+
+
+def verify(path: Path) -> Verified:
+    """Check a bundle; nothing of it is unpacked or executed.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What was looked at, and what of it is wrong.
+
+    Raises:
+        BundleError: It is no bundle at all, or is made to do harm.
+    """
+    with opened(path) as archive:
+        manifest = archive.manifest
+        flaws = archive.flaws()
+        checks = [
+            Check("every file is there, with the hash of the manifest", "; ".join(flaws) or None)
+        ]
+        try:
+            state, summed = _journal(archive)
+        except BundleError as error:
+            checks.append(Check("the journal's lines follow each other unchanged", str(error)))
+        else:
+            checks.append(_chain(summed, state))
+            checks += _agreements(archive, state)
+        return Verified(str(manifest.get("model"))[:300], archive.manifest_sha256, tuple(checks))
+
+
+def _journal(archive: Archive) -> tuple[SweepState, tuple[int, int]]:
+    """The sweep that the journal tells, and how many of its lines have a sum."""
+    counted = [0, 0]
+
+    def lines() -> Iterator[Line]:
+        before = b""
+        with archive.open(JOURNAL) as file:
+            while raw := file.readline(LARGEST_DOCUMENT):
+                if not raw.endswith(b"\n"):
+                    raise BundleError(f"line {counted[1] + 1} of {JOURNAL} is not whole")
+                raw = raw[:-1]
+                yield checked_line(Path(JOURNAL), counted[1], raw, before)
+                counted[0] += SUM_END.search(raw) is not None
+                counted[1] += 1
+                before = raw
+
+    try:
+        state = SweepState.of(lines())
+    except JournalError as error:
+        raise BundleError(str(error).split(" Nothing was changed")[0]) from None
+    except KeyError:
+        raise BundleError(f"{JOURNAL} is missing") from None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise BundleError(f"{JOURNAL} tells nothing that any sweep writes ({error})") from None
+    return state, (counted[0], counted[1])
+
+
+def _chain(summed: tuple[int, int], state: SweepState) -> Check:
+    known, whole = summed
+    what = "the journal's lines follow each other unchanged"
+    if not whole or not state.everything:
+        return Check(what, "it has no trials")
+    if known == whole:
+        return Check(what, note=f"{whole} lines")
+    # Those of earlier versions have none; one without a sum after one with is not of ours.
+    return Check(what, note=f"{whole - known} of {whole} lines are of a version without sums")
+
+
+def _agreements(archive: Archive, state: SweepState) -> list[Check]:
+    manifest = archive.manifest
+    record = trial_of(state, str(manifest.get("trial")))
+    if record is None or record.state != "COMPLETE":
+        return [
+            Check("the journal knows the trial", f"no finished trial {manifest.get('trial')!r}")
+        ]
+    looked: list[tuple[str, Callable[[], str | None]]] = [
+        ("the bundle is of the journal's sweep", lambda: _sweep(archive, state)),
+        ("the adapter's hash is the journal's", lambda: _adapter(archive, record)),
+        ("model.json says what the journal says", lambda: _model(archive, state, record)),
+        ("YAML and data hashes are the journal's", lambda: _sources(archive, state)),
+        ("the test readings are the journal's", lambda: _readings(archive, state)),
+        ("verdict and reading agree", lambda: _verdict(archive, state, record)),
+        ("licences are stated, or said not to be", lambda: _licences(archive)),
+    ]
+    found: list[Check] = []
+    for what, look in looked:
+        try:
+            found.append(Check(what, look()))
+        except BundleError as error:
+            found.append(Check(what, str(error)))
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            found.append(Check(what, f"it is not of the form that a bundle has ({error})"))
+    return found
+
+
+def _sweep(archive: Archive, state: SweepState) -> str | None:
+    said = archive.manifest.get("sweep_id")
+    return (
+        None if said == state.identity else f"it is of {state.identity}, the manifest's is {said}"
+    )
+
+
+def _adapter(archive: Archive, record: TrialRecord) -> str | None:
+    names = [name for name in archive.names if name.startswith(ADAPTER)]
+    kept = {name.removeprefix(ADAPTER): name for name in names}
+    hashes = {
+        short: archive.sha256(name) for short, name in sorted(kept.items()) if is_vouched_for(short)
+    }
+    found = content_hash(hashes)
+    if record.adapter_sha256 is None:
+        return "the journal is of a version that hashed no adapters: nothing vouches for it"
+    if archive.manifest.get("adapter_sha256") != record.adapter_sha256:
+        return "the manifest names another hash"
+    return None if found == record.adapter_sha256 else f"it is {found}"
+
+
+def _model(archive: Archive, state: SweepState, record: TrialRecord) -> str | None:
+    document = archive.document(MODEL)
+    expected = {
+        "sweep_id": state.identity, "trial": record.name, "adapter_sha256": record.adapter_sha256,
+        "measures": record.measures, "overrides": record.overrides,
+    }  # fmt: skip
+    odd = [name for name, value in expected.items() if document.get(name) != value]
+    base = (document.get("base") or {}).get("sha256")
+    if base != state.base_sha256:
+        odd.append("base.sha256")
+    return f"these differ: {', '.join(odd)}" if odd else None
+
+
+def _sources(archive: Archive, state: SweepState) -> str | None:
+    if archive.text(EXPERIMENT) != state.yaml:
+        return f"{EXPERIMENT} is another file"
+    same = archive.document(DATA) == data_hashes(state)
+    return None if same else f"{DATA} has other hashes"
+
+
+def _readings(archive: Archive, state: SweepState) -> str | None:
+    found = json.loads(archive.text(READINGS))
+    if found != json.loads(json.dumps(readings(state))):
+        return f"{READINGS} says something else"
+    for reading in state.readings:
+        for name, side in reading.sides.items():
+            for task, score in zip(state.tasks, side.row, strict=False):
+                each = side.per_example.get(task)
+                if each and abs(sum(each) / len(each) - score) > SMALL and not math.isnan(score):
+                    return f"reading {reading.reading}: {name}'s score on {task} is not its mean"
+    return None
+
+
+def _verdict(archive: Archive, state: SweepState, record: TrialRecord) -> str | None:
+    champion = state.champion
+    if bool(archive.manifest.get("champion")) != (champion == record.name):
+        return f"the journal's champion is {champion}"
+    if "@champion" in str(archive.manifest.get("model")) and champion != record.name:
+        return (
+            f"it is called the champion, and the verdict's is {champion}: it was promoted by hand, "
+            "or the sweep went on since"
+        )
+    by_verdict = [r for r in state.readings if r.preference is None and r.reading is not None]
+    if champion is not None and by_verdict and by_verdict[-1].champion != champion:
+        return f"the last reading is of {by_verdict[-1].champion}, the verdict's is {champion}"
+    return None
+
+
+def _licences(archive: Archive) -> str | None:
+    document: dict[str, Any] = archive.document(LICENCES)
+    silent = [name for name, told in document.items() if not told.get("licence")]
+    if "base" not in document:
+        return "nothing is said of the base"
+    return f"nothing is said of {', '.join(silent)}" if silent else None

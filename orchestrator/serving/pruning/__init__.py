@@ -1,0 +1,1 @@
+"""Old adapters, runs and caches: which may go, and letting them go."""
