@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.records.cards.card import adapter_card, card_text
+from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.errors import AdapterFolderError, ModelFolderError
 from orchestrator.records.journal_facts import effective_experiment
-from orchestrator.records.pruned import pruned_words
 from orchestrator.records.redaction import redacted_document
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.plugins import what_is_missing

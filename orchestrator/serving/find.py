@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.errors import RegistryError
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.address import DATABASE_NAME, database_file, recorded_uri
@@ -27,7 +28,6 @@ from orchestrator.records.model_folder import (
     write_model_folder,
 )
 from orchestrator.records.opening import read_opening
-from orchestrator.records.pruned import pruned_words
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.champions.adapters import FoundAdapter, find_adapter

@@ -71,7 +71,7 @@ class Search:
         self._database, self._said = database, said
         self._sweeps = None if sweeps is None else [number for number, _ in sweeps]
         names = [repr(name) for _, name in sweeps or ()]
-        self._where = f"sweep {', '.join(names)}" if names else "no sweep here"
+        self._where = f"sweep {', '.join(names)}" if names else "any sweep here"
         self.fields = known_fields(database, self._sweeps)
 
     def page(self, wanted: Wanted) -> Page:

@@ -90,7 +90,7 @@ def find(name: str, known: Mapping[str, Field], *, said: str, where: str) -> Fie
     hint = f" Did you mean {ends[0]!r}?" if ends else suggestion(name, list(known))
     measures = [field.name for field in known.values() if field.group == "measure"]
     raise QueryError(
-        f"`{said}`: {where} has no measure or setting {name!r}.{hint} Names are "
+        f"`{said}`: there is no measure or setting {name!r} in {where}.{hint} Names are "
         f"{', '.join(WORDS)}, the measures {listed(measures, 40)}, the ends of intervals "
         "(gain_low, gain_high, ...), score.TASK, and settings by their dotted path (`orchestrate "
         "runs show SWEEP TRIAL` lists them)."

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.carried_folder import SMALL
 from orchestrator.records.journal_facts import effective_experiment
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import adapter_flaw, read_model_document
 from orchestrator.records.opening import folder_of
-from orchestrator.records.pruned import pruned_words
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
