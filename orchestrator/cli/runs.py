@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.api.differences import diff_sweeps, diff_trials
 from orchestrator.api.journals import begun_sweeps, find_trial, read_sweep
 from orchestrator.cli import query
 from orchestrator.cli.application import app, runs_app
 from orchestrator.cli.console import make_console, print_json
-from orchestrator.cli.diff import diff_sweeps, diff_trials, render_diff
+from orchestrator.cli.diff import render_diff
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage
 from orchestrator.cli.output.documents import outcome_document, trial_document, trial_row
