@@ -29,6 +29,7 @@ from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.system import durable
+from orchestrator.system.formatting import count
 from orchestrator.system.user_error import UsageError
 
 
@@ -182,7 +183,7 @@ def repair(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Keep what can be kept of a sweep whose journal is damaged, and let MLflow follow it."""
-    from orchestrator.sweep.repair import rebuild_mlflow, repair_journal
+    from orchestrator.sweep.repair import rebuild_cards, rebuild_mlflow, repair_journal
 
     folder = storage.resolve() / sweep_name
     if not folder.is_dir():
@@ -190,5 +191,7 @@ def repair(
     done = repair_journal(folder, note=typer.echo)
     for line in repair_words(done):
         typer.echo(line)
+    cards = rebuild_cards(folder)
+    typer.echo(f"{count(cards, 'adapter card')} written again" if cards else "all cards are there")
     rebuild_mlflow(folder, done, note=typer.echo)
     typer.echo("MLflow shows what the journal says. The command of the sweep goes on with it.")

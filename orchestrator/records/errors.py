@@ -23,3 +23,7 @@ class UnknownModelError(UserError, ValueError):
 
 class AdapterFolderError(UserError, ValueError):
     """A folder that holds no adapter in safetensors."""
+
+
+class RegistryError(UserError, RuntimeError):
+    """A registry that cannot be read, or a change that it refuses; the message says why."""

@@ -61,6 +61,10 @@ class SweepFolder:
         """The adapter that is kept of a trial once it had learnt so many tasks, but the last."""
         return self.trials / trial / "adapters" / f"after-{learnt}"
 
+    def cards(self, trial: str) -> Path:
+        """The cards of a trial's adapters, a file for each."""
+        return self.trials / trial / "cards"
+
     def carried(self, trial: str) -> Path:
         """What is kept of a finished trial for a further task, beside its adapter."""
         return self.trials / trial / "carried"

@@ -274,7 +274,8 @@ def _run(
         Completion(driver.ledger, cache, follows),
         Readings(driver, cache, base_test),
     )
-    return _run_what_is_missing(driver, options, projection, ending, raise_if_interrupted)
+    with driver.ledger.cards.following(journal.lines, observer.note):
+        return _run_what_is_missing(driver, options, projection, ending, raise_if_interrupted)
 
 
 def _remove_what_was_abandoned(observer: Observer) -> None:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
 
 
+CHAMPION_ALIAS = "champion"
+ALIASED = f"{TAG}alias_version"
+"""Tag of a registered model: the version that we gave the alias to. Another version has it from
+somebody else."""
+
+
 def every_page(search: Callable[[str | None], Any]) -> Iterator[Any]:
     """What a search finds on all its pages; it is given the token of the page."""
     token: str | None = None
@@ -117,13 +123,20 @@ def find_model(
         identity: From `storage_identity`; empty: whoever's it is.
 
     Returns:
-        The model or None, and its name there.
+        The model, under whatever name somebody gave it since, or None; and the name that it has, or
+        that a new one may have.
     """
+    if identity:
+        tagged = f"tags.`{_STORAGE}` = '{identity}' AND tags.`{_NAME}` = '{name}'"
+        own = list(client.search_registered_models(filter_string=tagged, max_results=1))
+        if own:
+            # A search leaves out aliases.
+            return client.get_registered_model(own[0].name), own[0].name
     found = _model_named(client, name)
     if not identity or found is None or found.tags.get(_STORAGE, identity) == identity:
         return found, name
-    own = _own_name(name, identity)
-    return _model_named(client, own), own
+    own_name = _own_name(name, identity)
+    return _model_named(client, own_name), own_name
 
 
 def _model_named(client: MlflowClient, name: str) -> RegisteredModel | None:
