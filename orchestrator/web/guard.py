@@ -85,7 +85,8 @@ async def checked_form(request: Request, changes: Changes) -> dict[str, str]:
         raise RefusedError("This server only reads. Start it with `--allow-changes`.")
     origin = request.headers.get("origin")
     site = request.headers.get("sec-fetch-site", "same-origin")
-    if origin is None or urlsplit(origin).netloc != request.headers["host"] or site != "same-origin":
+    ours = origin is not None and urlsplit(origin).netloc == request.headers["host"]
+    if not ours or site != "same-origin":
         raise RefusedError("The form was not sent by a page of this server.")
     if not changes.knows(request):
         raise RefusedError(

@@ -83,14 +83,23 @@ def cell(value: Any, path: str = "") -> str:
     """A value of a table as it is written."""
     if value is None:
         return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(cell(one) for one in value)
-    if path in {"begun", "ended", "proposed", "started", "opened", "changed"}:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ", ".join(map(cell, value))
+        case int() | float():
+            return _number(value, path)
+        case _:
+            return str(value)
+
+
+_MOMENTS = frozenset(("begun", "ended", "proposed", "sweep_begun"))
+
+
+def _number(value: float, path: str) -> str:
+    if path in _MOMENTS:
         return moment(value)
-    if path.endswith("seconds") or path == "cost_s":
+    if path == "cost_s" or path.endswith("seconds"):
         return show_duration(value)
-    if path == "cost_tokens" and isinstance(value, int | float):
-        return f"{value:,.0f}"
-    return show_setting(path, value)
+    return f"{value:,.0f}" if path.endswith("tokens") else show_setting(path, value)

@@ -82,20 +82,17 @@ def axes(x: str, y: str) -> dict[str, Any]:
 
 
 def _better(name: str) -> str | None:
-    return NATURAL_DIRECTIONS[name] if name in NATURAL_DIRECTIONS else None
+    return NATURAL_DIRECTIONS.get(name)
 
 
-def _group(
-    rows: Sequence[dict[str, Any]], role: str, sweep: str, x: str, y: str
-) -> dict[str, Any]:
+def _group(rows: Sequence[dict[str, Any]], role: str, sweep: str, x: str, y: str) -> dict[str, Any]:
     return {
         "role": role,
         "name": {"trial": "dominated", "repeat": "fresh seeds"}.get(role, role),
         "at": f"{addresses.sweep_page(sweep)}/trials/",
         "names": [row["trial"] for row in rows],
         "points": [
-            [_short(row[x]), _short(row[y]), _short(row.get(f"{y}_low")), _short(row.get(f"{y}_high"))]
-            for row in rows
+            [_short(row.get(one)) for one in (x, y, f"{y}_low", f"{y}_high")] for row in rows
         ],
         "kinds": [str(row.get(KIND) or "-") for row in rows],
     }  # fmt: skip
@@ -110,10 +107,18 @@ def _role(row: dict[str, Any]) -> str:
 
 
 def _best(rows: Sequence[dict[str, Any]], x: str, y: str) -> list[list[float]]:
-    """The corners that no other trial beats in the two measures, each once.
+    """The corners that no other trial beats in the two measures, from one end to the other.
 
     Sorted by x from its better end, a point is on the front exactly when no point before it is as
     good in y: one pass, where comparing all pairs of ten thousand takes minutes.
+
+    Args:
+        rows: Of trials that have both measures.
+        x: The one measure.
+        y: The other.
+
+    Returns:
+        Pairs of x and y, each once.
     """
     directions = {name: _better(name) or "max" for name in (x, y)}
     sign = {name: -1.0 if better == "max" else 1.0 for name, better in directions.items()}
@@ -132,5 +137,3 @@ def _is_number(value: object) -> bool:
 def _short(value: Any) -> float | None:
     """Six digits: what a screen can show, in half the bytes."""
     return float(f"{value:.6g}") if _is_number(value) else None
-
-

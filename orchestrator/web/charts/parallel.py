@@ -16,7 +16,10 @@ MOST_LINES = 3000
 
 
 def parallel(
-    rows: Sequence[dict[str, Any]], paths: Sequence[str], logarithmic: Mapping[str, bool], where: str
+    rows: Sequence[dict[str, Any]],
+    paths: Sequence[str],
+    logarithmic: Mapping[str, bool],
+    where: str,
 ) -> dict[str, Any]:
     """Axes and lines.
 
@@ -28,7 +31,7 @@ def parallel(
 
     Returns:
         `axes`, `rows` (a value for each axis, null where there is none) and `roles`.
-    """  # fmt: skip
+    """
     axes: list[dict[str, Any]] = []
     values: list[list[Any]] = []
     for path in paths[:MOST_AXES]:

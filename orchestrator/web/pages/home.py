@@ -19,7 +19,7 @@ _MOST = 200
 def home(request: Request) -> Response:
     """Sweeps, the one that was begun last first."""
     site: Site = request.app.state.site
-    rows = site.reading.sweeps()[::-1]
+    rows = site.reading.sweeps()
     named = request.query_params.get("name", "").strip()
     found = [row for row in rows if named.lower() in str(row["sweep"]).lower()]
     for row in found[:_MOST]:

@@ -68,11 +68,12 @@ def _measures(record: TrialRecord) -> list[tuple[str, str, list[float] | None]]:
     """Name, value and interval of what was measured, the usual ones first."""
     first = ["gain", "accuracy", "forgetting", "probe_drift", "cost_s", "cost_tokens"]
     names = dict.fromkeys([*first, *NATURAL_DIRECTIONS])
+    intervals = {"gain": record.gain_interval}
     return [
-        (measure_words(name), measure_cell(record, name), record.gain_interval if name == "gain" else None)
+        (measure_words(name), measure_cell(record, name), intervals.get(name))
         for name in names
         if not math.isnan(record.measure(name))
-    ]  # fmt: skip
+    ]
 
 
 def _matrix(view: SweepState, record: TrialRecord) -> dict[str, Any] | None:
@@ -86,7 +87,7 @@ def _matrix(view: SweepState, record: TrialRecord) -> dict[str, Any] | None:
         "probes": probes,
         "rows": [
             {
-                "name": "untouched base" if row["task"] is None else f"{row['learnt']} {row['task']}",
+                "name": f"{row['learnt']} {row['task'] or '(untouched base)'}",
                 "cells": [
                     row["scores"][task] | {
                         "shade": _shade(row["scores"][task]["value"]),

@@ -19,7 +19,9 @@ from orchestrator.web.rendering import cell
 ROWS = 50
 MOST_ROWS = 500
 _USUAL = ("state", "method.adapter.kind", "gain", "forgetting", "probe_drift", "cost_s")
-_WORDS = frozenset(("trial", "sweep", "state", "of", "by", "tasks", "task", "stopped", "reason", "base"))
+_WORDS = frozenset(
+    ("trial", "sweep", "state", "of", "by", "tasks", "task", "stopped", "reason", "base")
+)
 _ALWAYS = ("sweep", "trial", "of", "on_front", "champion", "gain_low", "gain_high")
 
 
@@ -58,7 +60,13 @@ def usual_columns(searched: Sequence[str], known: Sequence[str]) -> tuple[str, .
 
 
 def table(
-    reading: Reading, asked: Asked, usual: Sequence[str], *, path: str, sweep: str | None, pick: bool
+    reading: Reading,
+    asked: Asked,
+    usual: Sequence[str],
+    *,
+    path: str,
+    sweep: str | None,
+    pick: bool,
 ) -> dict[str, Any]:
     """The rows of one page, and the addresses of the others.
 
@@ -75,7 +83,7 @@ def table(
 
     Raises:
         QueryError: The filter, the order or a column is wrong; the message says how.
-    """  # fmt: skip
+    """
     columns = ["trial", *(name for name in (asked.columns or usual) if name != "trial")]
     if sweep is None and "sweep" not in columns:
         columns.insert(1, "sweep")
@@ -104,7 +112,7 @@ def table(
 
 def _head(name: str, asked: Asked, path: str) -> dict[str, Any]:
     """A column's head: a click sorts by it, the better end first, a second one the other way."""
-    better = NATURAL_DIRECTIONS[name] if name in NATURAL_DIRECTIONS else None
+    better = NATURAL_DIRECTIONS.get(name)
     first = f"-{name}" if better == "max" else name
     other = name if better == "max" else f"-{name}"
     wanted = other if asked.sort == first else first
@@ -125,7 +133,8 @@ def short(name: str) -> str:
     parts = name.split(".")
     if len(parts) == 1:
         return name.replace("_", " ")
-    return " ".join(parts[-2:] if parts[-1] in {"kind", "r", "alpha"} else parts[-1:]).replace("_", " ")
+    kept = parts[-2:] if parts[-1] in {"kind", "r", "alpha"} else parts[-1:]
+    return " ".join(kept).replace("_", " ")
 
 
 def _row(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:

@@ -90,11 +90,14 @@ class JournalPlaces:
     def _parsed(self, raw: bytes) -> dict[str, Any]:
         try:
             line = json.loads(raw)
-            if not isinstance(line, dict) or not isinstance(line.get("event"), str):
-                raise ValueError("it should be an object with an `event`")
         except ValueError as error:
-            raise JournalError(
-                f"{self.folder / JOURNAL_NAME} is damaged ({error}). `orchestrate repair "
-                f"{self.folder.name} --storage {self.folder.parent}` keeps what can be kept."
-            ) from None
+            raise JournalError(self._damaged(str(error))) from None
+        if not isinstance(line, dict) or not isinstance(line.get("event"), str):
+            raise JournalError(self._damaged("a line should be an object with an `event`"))
         return line
+
+    def _damaged(self, how: str) -> str:
+        return (
+            f"{self.folder / JOURNAL_NAME} is damaged ({how}). `orchestrate repair "
+            f"{self.folder.name} --storage {self.folder.parent}` keeps what can be kept."
+        )
