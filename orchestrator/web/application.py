@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -32,7 +31,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-def application(site: Site) -> Starlette:
+def application(site: Site) -> Guarded:
     """The pages of a storage folder.
 
     Args:
@@ -71,16 +70,16 @@ def application(site: Site) -> Starlette:
     ]
     made = Starlette(
         routes=[Route("/enter/{key}", enter), *routes],
-        middleware=[Middleware(Guarded)],
         exception_handlers={
             NotFoundError: _answering(404, "Not found"),
             HTTPException: _http_error,
             RefusedError: _answering(403, "Not allowed"),
             UserError: _answering(409, "That does not work"),
+            500: _our_error,
         },
     )
     made.state.site = site
-    return made
+    return Guarded(made)
 
 
 def _answering(status: int, title: str) -> Callable[[Request, Exception], Awaitable[Response]]:
@@ -96,6 +95,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = "There is no page at this address." if error.status_code == 404 else error.detail
     return _error_page(request, error.status_code, error.detail, words)
+
+
+async def _our_error(request: Request, error: Exception) -> Response:
+    # What it was stands where the server runs, with its trace.
+    words = f"The page could not be made: {type(error).__name__}. The terminal says more."
+    return _error_page(request, 500, "An error of ours", words)
 
 
 def _error_page(request: Request, status: int, title: str, words: str) -> Response:

@@ -66,7 +66,7 @@ def serving(site: Site, port: int) -> Iterator[str]:
     """
     opened = listening(port)
     config = uvicorn.Config(
-        application(site), log_level="critical", access_log=False, lifespan="off",
+        application(site), log_level="error", access_log=False, lifespan="off",
         server_header=False, timeout_graceful_shutdown=_STOP_SECONDS,
     )  # fmt: skip
     server = uvicorn.Server(config)

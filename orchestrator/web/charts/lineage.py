@@ -46,16 +46,18 @@ def lineage(view: SweepState, trials: Sequence[TrialRecord]) -> dict[str, Any]:
     drawing = _Drawing(view)
     parent = view.experiment.get("extends") or {}
     root = f"{parent['sweep']}/{parent['trial']}" if {"sweep", "trial"} <= set(parent) else "base"
-    middle = (len(begun) - 1) / 2
-    drawing.add((root, 0), x=0, y=middle * _ROW, label=root, labelled=True, role="base", kept=True,
+    drawing.add((root, 0), column=0, row=(len(begun) - 1) / 2, label=root, labelled=True, role="base", kept=True,
                 words=f"{root}: what all begin from", href=None)  # fmt: skip
     # A trial whose learning others take over stands before them.
     for row, trial in enumerate(sorted(begun, key=lambda one: bool(one.taken_over))):
         _add_trial(drawing, trial, row, root)
-    return {"nodes": drawing.nodes, "links": drawing.links, "rows": len(begun)}
-
-
-_ROW, _COLUMN = 34, 160
+    columns = max(node["column"] for node in drawing.nodes)
+    return {
+        "nodes": drawing.nodes,
+        "links": drawing.links,
+        "rows": len(begun),
+        "heads": ["", *view.tasks[:columns]],
+    }
 
 
 def _add_trial(drawing: _Drawing, trial: TrialRecord, row: int, root: str) -> None:
@@ -81,7 +83,7 @@ def _add_trial(drawing: _Drawing, trial: TrialRecord, row: int, root: str) -> No
         from_where = f", taken over from {source}" if source else ""
         now = drawing.add(
             (trial.name, index),
-            x=(index + 1) * _COLUMN, y=row * _ROW, label=trial.name, labelled=last,
+            column=index + 1, row=row, label=trial.name, labelled=last,
             role=role, kept=kept, href=addresses.trial_page(view.name, trial.name),
             words=f"{trial.name} after {task}{from_where}: {scores}"
             + ("" if kept else "; its adapter was not kept"),

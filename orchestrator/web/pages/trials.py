@@ -18,6 +18,8 @@ from orchestrator.web.rendering import cell
 
 ROWS = 50
 MOST_ROWS = 500
+BEST_FIRST = ("-champion", "-on_front", "-gain")
+"""The order unless another is asked for."""
 _USUAL = ("state", "method.adapter.kind", "gain", "forgetting", "probe_drift", "cost_s")
 _WORDS = frozenset(
     ("trial", "sweep", "state", "of", "by", "tasks", "task", "stopped", "reason", "base")
@@ -88,7 +90,7 @@ def table(
     if sweep is None and "sweep" not in columns:
         columns.insert(1, "sweep")
     found = reading.search(
-        asked.where, order=[asked.sort] if asked.sort else [], limit=asked.rows,
+        asked.where, order=[asked.sort] if asked.sort else BEST_FIRST, limit=asked.rows,
         offset=asked.offset, sweep=sweep, columns=list(dict.fromkeys([*_ALWAYS, *columns])),
     )  # fmt: skip
     last = asked.offset + len(found.rows)

@@ -1,6 +1,5 @@
 // What all charts share: colours of the page, loading, one tab stop with arrow keys inside, and a
 // line below that says in words what is pointed at.
-const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const probe = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
 // light-dark() and color-mix() are for style sheets; a canvas wants one colour.
 const resolved = name => {
@@ -13,10 +12,13 @@ const resolved = name => {
   probe.fillStyle = colour;
   return probe.fillStyle;
 };
-export const colours = () => Object.fromEntries(
+export const colours = () => ({dark: parseInt(resolved("--paper").slice(1, 3), 16) < 128, ...Object.fromEntries(
   ["paper", "raised", "high", "ink", "quiet", "rule", "faint", "link", "accent", "good", "warn", "bad"]
-    .map(name => [name, resolved(`--${name}`)]));
-export const HUES = ["#0072B2", "#D55E00", "#009E73", "#B5528C", "#C88A00", "#3A8FBF", "#7A6FC9", "#8C8C00"];
+    .map(name => [name, resolved(`--${name}`)]))});
+const HUES = ["#0072B2", "#D55E00", "#00835F", "#B5528C", "#A87400", "#3A8FBF", "#7A6FC9", "#7C7C00"];
+const HUES_IN_THE_DARK = ["#56B4E9", "#F0904D", "#3ECF9F", "#E07BB0", "#E4B04A", "#8CC8E8", "#A79CF0", "#C4C44A"];
+// By which lines and sweeps are told apart: an index has one hue.
+export const hue = (c, i) => (c.dark ? HUES_IN_THE_DARK : HUES)[i % HUES.length];
 export const shown = value => {
   if (value === null || value === undefined) return "-";
   if (typeof value !== "number") return String(value);
@@ -24,13 +26,14 @@ export const shown = value => {
   if (size !== 0 && (size < 0.001 || size >= 1e6)) return value.toExponential(2);
   return size >= 1000 || Number.isInteger(value) ? value.toLocaleString("en", {maximumFractionDigits: 1}) : value.toFixed(3);
 };
+export const tick = value => typeof value !== "number" ? String(value) : value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(0) : Number(value.toPrecision(4)).toLocaleString("en", {maximumFractionDigits: 6});
 export const tooltip = c => ({
   renderMode: "richText", confine: true, backgroundColor: c.high, borderColor: c.faint, transitionDuration: 0,
   textStyle: {color: c.ink, fontSize: 12.5},
 });
 export const axis = (c, name, extra) => ({
   name, nameLocation: "middle", nameGap: 28, nameTextStyle: {color: c.quiet, fontSize: 12},
-  axisLine: {lineStyle: {color: c.faint}}, axisLabel: {color: c.quiet, fontSize: 11, hideOverlap: true, formatter: shown},
+  axisLine: {lineStyle: {color: c.faint}}, axisLabel: {color: c.quiet, fontSize: 11, hideOverlap: true, formatter: tick},
   splitLine: {lineStyle: {color: c.rule}}, scale: true, ...extra,
 });
 export const zoomed = () => [

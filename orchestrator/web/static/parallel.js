@@ -1,6 +1,6 @@
 // Settings and measures of every trial side by side. A range is brushed along an axis, with the
 // pointer or with the keys; what was brushed becomes a filter in words for the table.
-import {Chart, shown} from "./chart.js";
+import {Chart, shown, tick} from "./chart.js";
 
 export class Parallel extends Chart {
   begun() {
@@ -24,7 +24,7 @@ export class Parallel extends Chart {
         parallelAxisDefault: {
           nameLocation: "end", nameGap: 18, nameTextStyle: {color: c.ink, fontSize: 11.5, fontWeight: 600}, nameRotate: 0,
           axisLine: {lineStyle: {color: c.faint, width: 1.4}}, axisTick: {lineStyle: {color: c.faint}},
-          axisLabel: {color: c.ink, fontSize: 11, formatter: shown, textBorderColor: c.paper, textBorderWidth: 3, width: 84, overflow: "truncate"},
+          axisLabel: {color: c.ink, fontSize: 11, formatter: tick, textBorderColor: c.paper, textBorderWidth: 3, width: 84, overflow: "truncate"},
           areaSelectStyle: {width: 18, borderWidth: 1, borderColor: c.accent, color: c.accent, opacity: .25}, splitLine: {show: false},
         },
       },

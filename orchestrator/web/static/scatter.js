@@ -1,5 +1,5 @@
 // Two measures against each other: a mark for each trial, the front above, the rest faint.
-import {Chart, HUES, axis, shown, tooltip, zoomed} from "./chart.js";
+import {Chart, hue, axis, shown, tooltip, zoomed} from "./chart.js";
 
 const SHAPES = ["circle", "rect", "diamond", "triangle", "pin", "arrow"];
 
@@ -30,7 +30,7 @@ export class Scatter extends Chart {
     this.kept = null;
     const add = (one, group) => { series.push(one); this.drawn.push(group ?? null); };
     for (const [number, group] of groups.entries()) {
-      const colour = this.data.sweeps ? HUES[group.sweep % HUES.length] : marks[group.role];
+      const colour = this.data.sweeps ? hue(c, group.sweep) : marks[group.role];
       const strong = group.role !== "trial" && group.role !== "repeat", many = group.points.length > 2000;
       const symbol = kinds.length > 1 && !many ? (_, p) => SHAPES[kinds.indexOf(group.kinds[p.dataIndex]) % SHAPES.length] : "circle";
       if (strong && group.points.length < 60) add(this.bars(group, colour));
