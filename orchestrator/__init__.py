@@ -17,6 +17,13 @@ for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
 
 
 if TYPE_CHECKING:
+    from orchestrator.api.champions import (
+        champion,
+        champion_history,
+        compare,
+        promote,
+        rollback,
+    )
     from orchestrator.api.run import run_sweep
     from orchestrator.api.select import select
     from orchestrator.api.sweep import Sweep, open_sweep
@@ -26,7 +33,8 @@ if TYPE_CHECKING:
     from orchestrator.sweep.race_scheduler import RaceScheduler
 
 __all__ = [
-    "Experiment", "RaceScheduler", "Request", "Sweep", "load", "open_sweep", "run_sweep", "select",
+    "Experiment", "RaceScheduler", "Request", "Sweep", "champion", "champion_history", "compare",
+    "load", "open_sweep", "promote", "rollback", "run_sweep", "select",
 ]  # fmt: skip
 
 _PLACES = {
@@ -34,8 +42,13 @@ _PLACES = {
     "RaceScheduler": "orchestrator.sweep.race_scheduler",
     "Request": "orchestrator.selection.request",
     "Sweep": "orchestrator.api.sweep",
+    "champion": "orchestrator.api.champions",
+    "champion_history": "orchestrator.api.champions",
+    "compare": "orchestrator.api.champions",
     "load": "orchestrator.serving.find",
     "open_sweep": "orchestrator.api.sweep",
+    "promote": "orchestrator.api.champions",
+    "rollback": "orchestrator.api.champions",
     "run_sweep": "orchestrator.api.run",
     "select": "orchestrator.api.select",
 }

@@ -8,12 +8,12 @@ unexpected errors show theirs. Heavy packages are imported by the commands that 
 # Commands register where they are defined, and the help lists them in the order of these lines.
 # isort: off
 from orchestrator.cli import sweeps, select, extend, reproduce, score, methods, browse
-from orchestrator.cli import models, predict, doctor, runs, tasks
+from orchestrator.cli import champion, models, predict, doctor, runs, tasks
 
 # isort: on
 from orchestrator.cli.application import app, main
 
 __all__ = [
-    "app", "browse", "doctor", "extend", "main", "methods", "models", "predict", "reproduce",
-    "runs", "score", "select", "sweeps", "tasks",
+    "app", "browse", "champion", "doctor", "extend", "main", "methods", "models", "predict",
+    "reproduce", "runs", "score", "select", "sweeps", "tasks",
 ]  # fmt: skip

@@ -19,7 +19,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 runs_app = typer.Typer(help="Look at sweeps and their trials.", no_args_is_help=True)
-champion_app = typer.Typer(help="Look at champions in the model registry.", no_args_is_help=True)
+champion_app = typer.Typer(
+    help="Champions: show, compare, promote, roll back.", no_args_is_help=True
+)
 app.add_typer(runs_app, name="runs")
 app.add_typer(champion_app, name="champion")
 tasks_app = typer.Typer(help="Look at task files and the data they read.", no_args_is_help=True)

@@ -108,6 +108,7 @@ NewName = Annotated[
 Reference = Annotated[
     str,
     typer.Argument(
-        help="NAME@champion, NAME/VERSION, SWEEP/TRIAL, or a model folder.", show_default=False
+        help="NAME@champion, NAME/VERSION, SWEEP/TRIAL, SWEEP/TRIAL@TASK, or a model folder.",
+        show_default=False,
     ),
 ]

@@ -120,6 +120,7 @@ def adapter_card(
         "gain_interval": trial.gain_interval if last else None,
         "minus_controls": trial.intervals if last else {},
         "test": test_of(state, trial.name) if last else None,
+        "made": trial.times.get((learnt - 1, DONE)),
         "journal_line": trial.lines.get((learnt - 1, DONE)),
     }
     return redacted_document(without_nan(document))

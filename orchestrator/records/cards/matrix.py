@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from orchestrator.measures.score_interval import score_interval
@@ -46,7 +47,7 @@ def matrix_so_far(state: SweepState, trial: TrialRecord, learnt: int) -> list[di
 
 
 def _known(value: float) -> float | None:
-    return value if value == value else None  # noqa: PLR0124 (NaN alone differs from itself)
+    return None if math.isnan(value) else value
 
 
 def _examples(

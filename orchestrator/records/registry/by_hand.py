@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from orchestrator.records.cards.reference import AdapterKey
 from orchestrator.records.registry.change import BY_MLFLOW, Change
@@ -55,9 +56,11 @@ def change_by_hand(standing: Standing, seen: AliasSeen) -> Change | None:
 
 def _adapter_of(tags: Mapping[str, str]) -> AdapterKey | None:
     """The adapter that a version's tags name; None where it is none of ours."""
-    if not tags.get("sweep") or not tags.get("trial") or not tags.get("name"):
+    # Earlier versions named the sweep by its folder, and the adapter after the last task alone.
+    name = tags.get("name") or PurePath(tags.get("folder", "")).name
+    if not tags.get("sweep") or not tags.get("trial") or not name:
         return None
     return AdapterKey(
-        tags["name"], tags["sweep"], tags["trial"], int(tags.get("learnt") or 0),
+        name, tags["sweep"], tags["trial"], int(tags.get("learnt") or 0),
         tags.get("task") or None, tags.get("adapter_sha256") or None,
     )  # fmt: skip

@@ -118,8 +118,8 @@ def _from_journal(folder: Path, trial: str, learnt_in: Callable[[list[str]], int
 
     state = SweepState.of(read_journal(folder), whole=False)
     record = state.everything.get(trial)
-    known = [one.name for one in state.trials]
-    if record is None or trial not in known:
+    if record is None:
+        known = list(state.everything)
         raise UsageError(
             f"No trial {trial!r} in sweep {state.name!r}.{suggestion(trial, known)} "
             f"Its trials: {', '.join(known) or 'none yet'}."

@@ -187,7 +187,7 @@ def _foreign(name: str, current: Change) -> str:
             f"rollback {name} --reason TEXT` or `champion promote` gives it to an adapter again."
         )
     return (
-        f"The champion of {name!r} is MLflow's version {current.version}, which was made elsewhere: "
-        f"no sweep of this storage folder is named by it. `orchestrate champion history {name}` "
-        "shows who was champion before."
+        f"The champion of {name!r} is MLflow's version {current.version}, which was made "
+        "elsewhere: it names no sweep of this storage folder. `orchestrate champion history "
+        f"{name}` shows who was champion before."
     )

@@ -10,10 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.records.cards.reference import AdapterKey
-from orchestrator.records.errors import AdapterFolderError, RegistryError, TrackingError
+from orchestrator.records.errors import (
+    AdapterFolderError,
+    MissingRunError,
+    RegistryError,
+    TrackingError,
+)
+from orchestrator.records.journal import is_being_written
+from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.address import recorded_uri
 from orchestrator.records.model_folder import adapter_flaw
-from orchestrator.records.opening import read_opening
+from orchestrator.records.opening import folder_of, read_opening
 from orchestrator.records.registry.change import Change
 from orchestrator.records.registry.registry_file import OpenRegistry, open_registry
 from orchestrator.records.registry.standing import Standing
@@ -159,9 +166,23 @@ def apply(
     opening = read_opening(storage / name)
     try:
         uri = recorded_uri({} if opening is None else opening.experiment, storage, tracking_uri)
-        note(put_champion(uri, storage, name))
+        try:
+            note(put_champion(uri, storage, name))
+        except MissingRunError:
+            _project(uri, storage, name)
+            note(put_champion(uri, storage, name))
     except (TrackingError, AdapterFolderError) as error:
         note(f"the registry of {storage} has it, and MLflow lags behind: {error}")
+
+
+def _project(uri: str, storage: Path, name: str) -> None:
+    """Bring the champion's sweep into MLflow, unless its driver does that."""
+    from orchestrator.records.mlflow.projection import Projection
+
+    key = standing_of(storage, name, uri).champion
+    folder = None if key is None else folder_of(storage, key.sweep, key.sweep_id)
+    if folder is not None and not is_being_written(folder):
+        Projection(uri, folder).catch_up(read_journal(folder), running=False)
 
 
 def _check_reason(reason: str) -> None:
