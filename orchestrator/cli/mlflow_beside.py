@@ -15,11 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from orchestrator.api.journals import begun_sweeps
 from orchestrator.cli import mlflow_server
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.address import is_database, recorded_uri
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.registry.begun import begun_sweeps
 
 
 class MlflowBeside:

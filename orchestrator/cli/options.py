@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.spec.budgets import duration
-from orchestrator.spec.sections import not_a_folder
+from orchestrator.spec.folders import not_a_folder
 from orchestrator.system.user_error import UsageError
 
 File = Annotated[Path, typer.Argument(help="The experiment file (YAML).", show_default=False)]

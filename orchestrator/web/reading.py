@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,8 @@ from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.index.index import Index, open_index
 from orchestrator.registry.index.search import Page, Said
-from orchestrator.web.journal_places import JournalPlaces
+from orchestrator.registry.part import part_of
+from orchestrator.system.user_error import UsageError
 
 T = TypeVar("T")
 _SAID = Said(where="filter", order="sort", columns="cols")
@@ -33,8 +33,6 @@ class Reading:
             storage: The folder that holds the sweeps.
         """
         self.storage = storage
-        self._places: dict[str, JournalPlaces] = {}
-        self._lock = threading.Lock()
         # The index is not to be shared by threads: this one asks it for all.
         self._asker = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._index: Index | None = None
@@ -99,14 +97,11 @@ class Reading:
         Raises:
             NotFoundError: There is no such sweep or trial.
         """
-        folder = self.folder(sweep)
-        with self._lock:
-            places = self._places.setdefault(sweep, JournalPlaces(folder.path))
-            places.refresh()
-            for trial in trials:
-                if trial not in places:
-                    raise NotFoundError(f"There is no trial {trial!r} in sweep {sweep!r}.")
-            return places.state(trials)
+        self.folder(sweep)
+        try:
+            return self._ask(lambda index: part_of(index, sweep, trials))[1]
+        except UsageError as error:
+            raise NotFoundError(str(error)) from None
 
     def revision(self, sweep: str) -> str:
         """What changes when a line is added to a sweep's journal, or its driver comes or goes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,11 +18,16 @@ from orchestrator.cli.output.scores import (
     task_tables,
 )
 from orchestrator.cli.output.tables import print_on
-from orchestrator.cli.output.trials_table import trial_tables
+from orchestrator.cli.output.trials_table import finished_words, title_of, trial_tables
 from orchestrator.records.event import Line
 from orchestrator.records.extension_words import extension_words
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import TrialRecord
+from orchestrator.registry.index.trial_values import row_of
 from orchestrator.system.formatting import show, show_interval
+
+MOST_SHOWN = 50
+"""Trials of one table: no terminal shows more at once."""
 
 
 def render_outcome(lines: Iterable[Line], folder: Path, *, width: int = 100) -> RenderableType:
@@ -36,7 +42,7 @@ def render_outcome(lines: Iterable[Line], folder: Path, *, width: int = 100) -> 
         Tables of trials and tasks, the verdict, and the commands that come next.
     """
     view = SweepState.of(lines)
-    parts: list[RenderableType] = [*reading_tables(view, width), *trial_tables(view, width)]
+    parts: list[RenderableType] = [*reading_tables(view, width), *_trials(view, width)]
     parts += [Text(), *extension_tables(view, width), *task_tables(view, width)]
     parts += [*comparison_tables(view), _verdict(view), Text(), _caveat(view), Text()]
     parts.append(_next_steps(view, folder))
@@ -47,11 +53,42 @@ def outcome_svg(lines: Iterable[Line], folder: Path) -> str:
     """The picture of `render_outcome` in 100 columns, without the commands, as an SVG document."""
     view = SweepState.of(lines)
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
-    parts = [*reading_tables(view, 100), *trial_tables(view, 100), Text()]
+    parts = [*reading_tables(view, 100), *_trials(view, 100), Text()]
     parts += task_tables(view, 100)
     parts += [*comparison_tables(view), _verdict(view), Text(), _caveat(view)]
     print_on(console, Group(*parts))
     return console.export_svg(title=f"orchestrate runs show {folder.name}")
+
+
+def _trials(view: SweepState, width: int) -> list[RenderableType]:
+    shown = _shown(view)
+    progress = finished_words(len(view.finished), view.total, ended=view.ended)
+    decided = bool(view.front or view.champion)
+    parts = trial_tables(
+        [row_of(view, trial) for trial in shown],
+        width,
+        title_of(view.kind, view.name, progress),
+        view.experiment.get("objectives", {}) if decided else None,
+    )
+    if len(shown) < len(view.trials):
+        more = f"{len(shown)} of {len(view.trials):,}: the front, the finalists, the largest gains."
+        parts.append(Text(f"{more} `orchestrate runs list {view.name} --limit 0` lists all."))
+    return parts
+
+
+def _shown(view: SweepState) -> list[TrialRecord]:
+    """The trials of a large sweep that its verdict speaks of, and those with the largest gains."""
+    if len(view.trials) <= MOST_SHOWN:
+        return view.trials
+    spoken_of = {view.champion, view.runner_up, *view.front[:MOST_SHOWN]}
+    spoken_of |= {name for one in view.finalists for name in (one.trial, *one.repeats)}
+
+    def merit(trial: TrialRecord) -> tuple[bool, float]:
+        gain = trial.measures.get("gain")
+        return trial.name in spoken_of, -math.inf if gain is None else gain
+
+    kept = {trial.name for trial in sorted(view.trials, key=merit, reverse=True)[:MOST_SHOWN]}
+    return [trial for trial in view.trials if trial.name in kept]
 
 
 def _verdict(view: SweepState) -> Text:
@@ -81,7 +118,12 @@ def _verdict(view: SweepState) -> Text:
 
 
 def _caveat(view: SweepState) -> Text:
-    seeds = {view.settings(trial).get("training.seed") for trial in view.searched} - {None}
+    # One trial for each way in which a seed may have been set: there may be ten thousand.
+    ways = {
+        repr([trial.overrides.get(path) for path in ("training", "training.seed")]): trial
+        for trial in view.searched
+    }
+    seeds = {view.settings(trial).get("training.seed") for trial in ways.values()} - {None}
     if view.finalists:
         how_many = "one seed, but for the finalists, whose means over fresh seeds stand above"
     elif len(seeds) == 1:

@@ -7,10 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
+from orchestrator.records.readings import CONTROLS
 from orchestrator.registry.index.schema import BLOCK_FIELDS
-from orchestrator.registry.index.trial_values import INTERVALS, TrialValues
 from orchestrator.registry.query.fields import WORDS, Field, Group
 from orchestrator.registry.query.values import Held, held
+
+INTERVALS = (
+    *("gain_low", "gain_high"),
+    *(f"minus_{control}_{end}" for control in CONTROLS for end in ("low", "high")),
+)
+"""The names of the ends of 95 % intervals: of the gain, and of the mean final score minus each
+control's."""
 
 
 class FieldTable:
@@ -43,19 +50,19 @@ class FieldTable:
             self._ids[name] = number
         return self._ids[name]
 
-    def put(self, trial: int, values: TrialValues) -> list[int]:
+    def put(self, trial: int, values: Mapping[str, tuple[str, Any]]) -> list[int]:
         """Write a trial's values, in place of those that it had.
 
         Args:
             trial: Its number in the index.
-            values: What it has.
+            values: By name, the group and the value.
 
         Returns:
             The numbers of its fields, in their order.
         """
         numbers: list[int] = []
         by_block: dict[int, dict[int, Held]] = {block: {} for block in self.blocks}
-        for name, (kind, value) in values.values.items():
+        for name, (kind, value) in values.items():
             number = self.number(name, kind)
             numbers.append(number)
             kept = held(value)

@@ -5,20 +5,32 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from orchestrator.registry.index import database as files
 from orchestrator.registry.index.fields import known_fields
-from orchestrator.registry.index.refresh import refresh
+from orchestrator.registry.index.journal_scan import Span
+from orchestrator.registry.index.refresh import refresh, unread_bytes
 from orchestrator.registry.index.search import Page, Said, Search, Wanted
+from orchestrator.registry.index.sweep_rows import spans_of
 from orchestrator.registry.query.errors import QueryError
 from orchestrator.registry.query.fields import Field
 from orchestrator.system.user_error import UsageError
 from orchestrator.system.wording import suggestion
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Where some lines of a journal are."""
+
+    spans: tuple[Span, ...]
+    touched: int
+    """The last line of a trial's own, of any trial: a verdict before it is void."""
 
 
 class Index:
@@ -41,6 +53,11 @@ class Index:
             return files.connect(files.index_file(self.storage))
         except (OSError, sqlite3.Error):
             return files.in_memory()
+
+    @property
+    def unread(self) -> int:
+        """How many bytes of journals `refresh` would read."""
+        return self._sound(lambda: unread_bytes(self._database, self.storage))
 
     def refresh(self) -> Index:
         """Read what was appended to the journals since the last time; gives the index itself."""
@@ -127,6 +144,25 @@ class Index:
         """The trials on the front of a sweep, as `search` gives them; none before it has ended."""
         page = self.search("on_front = true", limit=None, columns=columns, sweep=sweep)
         return page.rows
+
+    def lines(self, sweep: str, trials: Sequence[str]) -> Lines:
+        """Where the lines of some trials are in a sweep's journal.
+
+        Args:
+            sweep: The sweep's name.
+            trials: The trials' names; "" are the lines that are of no trial.
+
+        Returns:
+            Their places, in the order of the journal.
+
+        Raises:
+            UsageError: There is no such sweep.
+        """
+        ((number, _),) = self._numbers(sweep) or ()
+        spans = self._sound(lambda: spans_of(self._database, number, trials))
+        query = "SELECT touched FROM sweep WHERE id = ?"
+        ((touched,),) = self._sound(lambda: self._database.execute(query, (number,)).fetchall())
+        return Lines(tuple(sorted(spans, key=lambda span: span.n)), touched)
 
     def fields(self, sweep: str | Sequence[str] | None = None) -> list[Field]:
         """What can be named in a filter, an order or a choice of columns.

@@ -38,6 +38,15 @@ def refresh(database: sqlite3.Connection, storage: Path) -> None:
                 take(database, storage / name)
 
 
+def unread_bytes(database: sqlite3.Connection, storage: Path) -> int:
+    """How many bytes of journals an index has not read yet."""
+    known = known_journals(database)
+    return sum(
+        size - (known[name].read if name in known else 0)
+        for name, (*_, size) in _journals(storage).items()
+    )
+
+
 def _journals(storage: Path) -> dict[str, tuple[int, int, int]]:
     """The journals of a storage folder by the name of the sweep's folder, and what they are now."""
     found: dict[str, tuple[int, int, int]] = {}

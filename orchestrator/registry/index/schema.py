@@ -30,7 +30,8 @@ CREATE TABLE trial (
   on_front INTEGER NOT NULL DEFAULT 0, champion INTEGER NOT NULL DEFAULT 0,
   examples INTEGER, tasks TEXT, task TEXT, learnt INTEGER,
   proposed REAL, begun REAL, ended REAL, seconds REAL, tokens INTEGER,
-  stopped TEXT, reason TEXT, adapter INTEGER NOT NULL,
+  stopped TEXT, reason TEXT, log TEXT, adapter INTEGER NOT NULL, screened INTEGER NOT NULL,
+  overrides BLOB,
   searched INTEGER NOT NULL, over INTEGER NOT NULL, joint INTEGER NOT NULL,
   searched_gain REAL, gain REAL,
   UNIQUE (sweep, name)

@@ -153,7 +153,7 @@ def put_trials(database: sqlite3.Connection, sweep: int, trials: Iterable[Folded
         columns = {"sweep": sweep, "number": trial.number, **trial.values.words}
         statement = statement or _upsert(list(columns))
         ((number,),) = database.execute(statement, list(columns.values())).fetchall()
-        for place, field in enumerate(table.put(number, trial.values)):
+        for place, field in enumerate(table.put(number, trial.values.values)):
             here = (trial.number, place)
             first[field] = min(first.get(field, here), here)
     database.executemany(

@@ -12,13 +12,9 @@ from orchestrator.records.event_values import EarlyStop
 from orchestrator.records.readings import CONTROLS
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
-
-INTERVALS = (
-    *("gain_low", "gain_high"),
-    *(f"minus_{control}_{end}" for control in CONTROLS for end in ("low", "high")),
-)
-"""The names of the ends of 95 % intervals: of the gain, and of the mean final score minus each
-control's."""
+from orchestrator.registry.index.fields import INTERVALS
+from orchestrator.registry.query.fields import WORDS
+from orchestrator.registry.query.values import given, held
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,10 @@ def trial_values(state: SweepState, trial: TrialRecord, proposed: float | None) 
         "tokens": last.tokens if last else None,
         "stopped": _why_stopped(trial),
         "reason": trial.reason or None,
+        "log": trial.log,
         "adapter": trial.adapter is not None,
+        "screened": state.is_screened(trial),
+        "overrides": held(trial.overrides) if trial.overrides else None,
         "searched": trial.is_searched,
         "over": trial.over,
         "joint": settings.get("method.sequence") == "joint",
@@ -69,6 +68,26 @@ def trial_values(state: SweepState, trial: TrialRecord, proposed: float | None) 
         "gain": trial.measures.get("gain"),
     }
     return TrialValues(words, dict(_values(state, trial, settings)))
+
+
+def row_of(state: SweepState, trial: TrialRecord) -> dict[str, Any]:
+    """A trial as a search gives it, from its sweep.
+
+    Args:
+        state: Its sweep, whole.
+        trial: The trial.
+
+    Returns:
+        By name, without what only the index knows (its folder, when it was proposed).
+    """
+    found = trial_values(state, trial, None)
+    row: dict[str, Any] = {"sweep": state.name}
+    for name, word in WORDS.items():
+        table, _, column = word.sql.partition(".")
+        if table == "trial" and column in found.words:
+            row[name] = given(found.words[column])
+    marks = {"on_front": trial.name in state.front, "champion": trial.name == state.champion}
+    return {**row, **marks, **{name: value for name, (_, value) in found.values.items()}}
 
 
 def _values(

@@ -58,7 +58,11 @@ WORDS: Mapping[str, Field] = {
         Field("tokens", "trial.tokens", summary="its useful training tokens so far"),
         Field("stopped", "trial.stopped", "text", summary="why it was stopped early"),
         Field("adapter", "trial.adapter", "truth", summary="whether its adapter is kept"),
+        Field("screened", "trial.screened", "truth", summary="whether it was scored on fewer "
+              "examples than the untouched base"),
         Field("reason", "trial.reason", "text", summary="why it failed or was stopped"),
+        Field("log", "trial.log", "text", summary="where it says so at length"),
+        Field("overrides", "trial.overrides", summary="the settings that it was proposed with"),
     )
 }  # fmt: skip
 """The words for what a trial is; the rest of what can be named comes from the journals."""

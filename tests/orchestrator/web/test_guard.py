@@ -3,6 +3,7 @@
 import http.client
 import json
 import urllib.parse
+from contextlib import closing
 
 import pytest
 
@@ -11,10 +12,10 @@ from orchestrator.web import guard
 
 def ask(pages, method, path, *, headers=None, body=None):
     host = pages.address.removeprefix("http://")
-    connection = http.client.HTTPConnection(host, timeout=30)
-    connection.request(method, path, body=body, headers=headers or {})
-    answer = connection.getresponse()
-    return answer, answer.read().decode()
+    with closing(http.client.HTTPConnection(host, timeout=30)) as connection:
+        connection.request(method, path, body=body, headers=headers or {})
+        answer = connection.getresponse()
+        return answer, answer.read().decode()
 
 
 def form(pages, **fields):

@@ -1,0 +1,58 @@
+"""Some trials of a sweep as its journal has them, read without the lines of all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from orchestrator.records.journal_lines import JOURNAL_NAME
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.registry.index.index import Index
+from orchestrator.registry.index.journal_fold import line_of
+from orchestrator.system.user_error import UsageError
+from orchestrator.system.wording import suggestion
+
+_MOST_NAMED = 40
+"""Trials that a message names."""
+
+
+def part_of(index: Index, sweep: str, trials: Iterable[str]) -> tuple[Path, SweepState]:
+    """A sweep with some of its trials.
+
+    Args:
+        index: The index of its storage folder.
+        sweep: Its name.
+        trials: The names of the trials.
+
+    Returns:
+        Its folder, and what its journal says of the sweep itself, of the untouched base and of
+        these trials: what is counted over all trials is not in it, see `Index.sweeps` for that.
+
+    Raises:
+        UsageError: There is no such sweep, or no such trial.
+        JournalError: Its journal is damaged.
+    """
+    names = list(dict.fromkeys(trials))
+    folder = index.storage / sweep
+    places = index.lines(sweep, ["", BASE_TRIAL, *names])
+    found = {span.trial for span in places.spans}
+    for name in names:
+        if name not in found:
+            _no_trial(index, sweep, name)
+    path = folder / JOURNAL_NAME
+    with path.open("rb") as file:
+        state = SweepState.of(line_of(file, path, span) for span in places.spans)
+    if state.verdict is not None and state.verdict.n < places.touched:
+        state.verdict = None  # a trial that is not here went on after it
+    return folder, state
+
+
+def _no_trial(index: Index, sweep: str, name: str) -> None:
+    rows = index.search(sweep=sweep, columns=["trial"], limit=None).rows
+    known = [BASE_TRIAL, *(row["trial"] for row in rows)]
+    more = f" and {len(known) - _MOST_NAMED:,} more" if len(known) > _MOST_NAMED else ""
+    raise UsageError(
+        f"No trial {name!r} in sweep {sweep!r}.{suggestion(name, known)} "
+        f"Its trials: {', '.join(known[:_MOST_NAMED])}{more}."
+    )
