@@ -46,8 +46,10 @@ def lineage(view: SweepState, trials: Sequence[TrialRecord]) -> dict[str, Any]:
     drawing = _Drawing(view)
     parent = view.experiment.get("extends") or {}
     root = f"{parent['sweep']}/{parent['trial']}" if {"sweep", "trial"} <= set(parent) else "base"
-    drawing.add((root, 0), column=0, row=(len(begun) - 1) / 2, label=root, labelled=True, role="base", kept=True,
-                words=f"{root}: what all begin from", href=None)  # fmt: skip
+    drawing.add(
+        (root, 0), column=0, row=(len(begun) - 1) / 2, label=root, labelled=True, role="base",
+        kept=True, words=f"{root}: what all begin from", href=None,
+    )  # fmt: skip
     # A trial whose learning others take over stands before them.
     for row, trial in enumerate(sorted(begun, key=lambda one: bool(one.taken_over))):
         _add_trial(drawing, trial, row, root)

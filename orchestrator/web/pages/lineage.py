@@ -11,6 +11,7 @@ from orchestrator.records.cards.card import carded
 from orchestrator.records.cards.lineage import parent_of
 from orchestrator.records.journal_facts import effective_experiment
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.system.user_error import UserError
 from orchestrator.web import addresses
 from orchestrator.web.charts import lineage as drawing
 from orchestrator.web.reading import Reading
@@ -80,9 +81,17 @@ def _chosen(request: Request, reading: Reading, sweep: str) -> tuple[list[str], 
 
 def _rows(view: SweepState, name: str) -> list[dict[str, Any]]:
     trial = view.trial(name)
-    run = effective_experiment(view.experiment, trial.overrides)
     order = view.order_of(trial)
+    try:
+        run = effective_experiment(view.experiment, trial.overrides)
+    except UserError:  # written by a version with other fields
+        run = None
     return [
-        {"trial": name, "learnt": n, "task": order[n - 1], "parent": parent_of(view, trial, n, run)}
+        {
+            "trial": name,
+            "learnt": n,
+            "task": order[n - 1],
+            "parent": parent_of(view, trial, n, run) if run is not None else None,
+        }
         for n in carded(view, trial)
     ]

@@ -38,7 +38,11 @@ export class Parallel extends Chart {
   }
   intervals() {
     const model = this.picture.getModel();
-    return this.data.axes.map((_, i) => model.getComponent("parallelAxis", i).activeIntervals.map(([a, b]) => [Math.min(a, b), Math.max(a, b)]));
+    return this.data.axes.map((one, i) => model.getComponent("parallelAxis", i).activeIntervals.map(([a, b]) => {
+      const [low, high] = [Math.min(a, b), Math.max(a, b)];
+      // The data have six digits: a little wider holds what was rounded over an end.
+      return one.kind === "category" ? [low, high] : [low - Math.abs(low) * 1e-5, high + Math.abs(high) * 1e-5];
+    }));
   }
   within(dim, value, ranges) {
     const one = this.data.axes[dim];
@@ -60,7 +64,7 @@ export class Parallel extends Chart {
         const chosen = one.quoted.filter((_, i) => this.within(dim, one.values[i], ranges));
         return chosen.length ? [`${one.path} in (${chosen.join(", ")})`] : [];
       }
-      const each = ranges.map(([low, high]) => `${one.path} >= ${Number(low.toPrecision(5))} and ${one.path} <= ${Number(high.toPrecision(5))}`);
+      const each = ranges.map(([low, high]) => `${one.path} >= ${Number(low.toPrecision(7))} and ${one.path} <= ${Number(high.toPrecision(7))}`);
       return [each.length > 1 ? `(${each.map(e => `(${e})`).join(" or ")})` : each[0]];
     });
     const to = new URL(location.href);

@@ -18,7 +18,7 @@ CHROMIUM = "/usr/bin/chromium"
 
 
 @pytest.fixture(scope="session")
-def pages(tmp_path_factory):
+def pages(tmp_path_factory, empty_database):
     """A server with changes allowed, over sweeps of every size; gives address, storage, changes."""
     storage = tmp_path_factory.mktemp("pages") / "runs"
     for name, trials in (("none", 0), ("six", 6), ("thousand", 1000)):
@@ -26,6 +26,7 @@ def pages(tmp_path_factory):
     write_sweep(storage, "other six", 6, seed=1)
     write_sweep(storage, "<b onclick=x>&'\"{{7*7}}", 6, hostile=True)
     write_sweep(storage, "open", 6, ended=False)
+    shutil.copyfile(empty_database, storage / "mlflow.db")
     shutil.copytree(RECORDS / "example", storage / "example")
     changes = Changes(allowed=True)
     with serving(Site(Reading(storage), changes), 0) as address:
