@@ -84,7 +84,10 @@ def ui(
     if sweep_name is not None:
         read_sweep(sweep_name, storage)
     elif not storage.is_dir():
-        raise UsageError(f"There is no folder {storage}. Name the one with sweeps by `--storage`.")
+        raise UsageError(
+            f"No sweeps in {storage}, which is no folder. Start one with `orchestrate sweep FILE`, "
+            "or name another folder by `--storage`."
+        )
     from orchestrator.cli.mlflow_beside import MlflowBeside
     from orchestrator.cli.mlflow_server import ended_by_signals, wait_for_interrupt
     from orchestrator.web import addresses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -152,8 +153,6 @@ async def change_champion(request: Request) -> Response:
     Raises:
         RefusedError: The form may change nothing.
     """
-    from starlette.concurrency import run_in_threadpool
-
     site: Site = request.app.state.site
     name = request.path_params["name"]
     fields = await checked_form(request, site.changes)
