@@ -1,11 +1,11 @@
 """How soon the pages of `orchestrate ui` show something at 10,000 trials, in a real browser.
 
-    python benchmarks/pages.py [--trials 10000] [--settings 45]
+    python benchmarks/pages.py [--trials 10000]
 
-writes benchmarks/pages.json. A first view is of a browser that has nothing cached: until the page is
-painted (first contentful paint), and until the first chart is drawn. The index is filled beforehand,
-as it is by the command that ran the sweep; how long that took is written, too. Needs Playwright and
-/usr/bin/chromium.
+writes benchmarks/pages.json. A first view is of a browser that has nothing cached: until the page
+is painted (first contentful paint), and until the first chart is drawn. The index is filled
+beforehand, as commands that look at the storage folder fill it; how long that takes is written,
+too. Needs Playwright and /usr/bin/chromium.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.synthetic_journals import write_sweep
 from orchestrator.web.guard import Changes
 from orchestrator.web.reading import Reading
 from orchestrator.web.server import serving
 from orchestrator.web.site import Site
-from tests.synthetic_sweeps import write_sweep
 
 REPEATS = 5
 PAGES = {
     "home": "/",
     "sweep": "/sweeps/large",
     "sweep, filtered and sorted": "/sweeps/large?where=gain+%3E+0.1&sort=-gain",
-    "trial": "/sweeps/large/trials/t05000",
+    "trial": "/sweeps/large/trials/t5000",
     "lineage": "/sweeps/large/lineage",
     "trials of all sweeps": "/trials",
 }
@@ -66,13 +66,12 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--settings", type=int, default=45)
     asked = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         storage = Path(folder) / "runs"
-        journal = write_sweep(storage, "large", asked.trials, settings=asked.settings)
+        journal = write_sweep(storage, "large", asked.trials)
         reading = Reading(storage)
         begun = time.process_time()
         reading.sweeps()
@@ -88,7 +87,6 @@ def main() -> None:
         size = (journal / "journal.jsonl").stat().st_size
     document = {
         "trials": asked.trials,
-        "settings": asked.settings,
         "journal_mib": round(size / 2**20, 1),
         "index_filled_cpu_s": round(filled, 1),
         "milliseconds": found,

@@ -46,7 +46,7 @@ def measure_cell(trial: TrialRecord, name: str) -> str:
 MOST_ROWS = 60
 
 
-def first_rows(rows: Sequence[Row]) -> tuple[Sequence[Row], str]:
+def first_rows(rows: list[Row]) -> tuple[list[Row], str]:
     """The first rows of a table that may be long, and what its caption says of the others."""
     left = len(rows) - MOST_ROWS
     return rows[:MOST_ROWS], f"The first {MOST_ROWS} of {len(rows):,}" if left > 0 else ""

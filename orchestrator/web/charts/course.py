@@ -41,8 +41,8 @@ def volume(
     values = np.array(
         [[_number(row.get(name)) for name in objectives] for row in ended], dtype=np.float64
     )
-    whole = np.isfinite(values).all(axis=1)
-    if not whole.any():
+    whole: list[bool] = np.isfinite(values).all(axis=1).tolist()  # pyright: ignore
+    if not any(whole):
         return {"empty": "No trial has all objectives so far."}
     signed = values * signs
     low, high = signed[whole].min(axis=0), signed[whole].max(axis=0)

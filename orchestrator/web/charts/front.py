@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
@@ -50,7 +50,7 @@ def scatter(rows: Sequence[dict[str, Any]], sweep: str, x: str, y: str) -> dict[
     }
 
 
-def compared(found: dict[str, Sequence[dict[str, Any]]], x: str, y: str) -> dict[str, Any]:
+def compared(found: Mapping[str, Sequence[dict[str, Any]]], x: str, y: str) -> dict[str, Any]:
     """The marks of several sweeps in one picture, a colour for each.
 
     Args:
