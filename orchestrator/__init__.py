@@ -1,7 +1,8 @@
 """Search, training and records around continual learning: from one YAML file to a champion.
 
 `orchestrator.run_sweep("x.yaml")` runs a sweep, `orchestrator.open_sweep("runs/demo")` gives its
-trials as tables, and `orchestrator.load("NAME@champion")` a trained model to be asked.
+trials as tables, `orchestrator.search("gain > 0.1")` finds trials of all sweeps, and
+`orchestrator.load("NAME@champion")` a trained model to be asked.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         rollback,
     )
     from orchestrator.api.run import run_sweep
+    from orchestrator.api.search import search
     from orchestrator.api.select import select
     from orchestrator.api.sweep import Sweep, open_sweep
     from orchestrator.selection.request import Request
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Experiment", "RaceScheduler", "Request", "Sweep", "champion", "champion_history", "compare",
-    "load", "open_sweep", "promote", "rollback", "run_sweep", "select",
+    "load", "open_sweep", "promote", "rollback", "run_sweep", "search", "select",
 ]  # fmt: skip
 
 _PLACES = {
@@ -50,6 +52,7 @@ _PLACES = {
     "promote": "orchestrator.api.champions",
     "rollback": "orchestrator.api.champions",
     "run_sweep": "orchestrator.api.run",
+    "search": "orchestrator.api.search",
     "select": "orchestrator.api.select",
 }
 

@@ -14,6 +14,8 @@ from tests.tiny import write_base, write_tasks
 
 keep_in_environment()  # for the processes that tests start
 
+ROOT = Path(__file__).parents[1]
+
 # One thread each: the tests share two cores with the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -44,6 +46,18 @@ def pytest_xdist_make_scheduler(config, log):
 
     class OneCluster(LoadScopeScheduling):
         """The tests with Ray are one scope, and the first: it takes longest."""
+
+        def add_node_collection(self, node, collection):
+            # A pair of pytest and xdist that loses groups would start a cluster in each process.
+            files = {nodeid.partition("::")[0] for nodeid in collection}
+            marked = {str(path.relative_to(ROOT)) for path in ROOT.glob("tests/**/test_*.py")
+                      if "pytest.mark.ray" in path.read_text(encoding="utf-8")}  # fmt: skip
+            if files & marked and not any(nodeid.endswith("@ray") for nodeid in collection):
+                raise pytest.UsageError(
+                    "Tests with Ray are not told apart: this pytest and pytest-xdist lose groups. "
+                    "Install the versions in constraints.txt."
+                )
+            super().add_node_collection(node, collection)
 
         def _split_scope(self, nodeid):
             return "with Ray" if nodeid.endswith("@ray") else nodeid.partition("::")[0]

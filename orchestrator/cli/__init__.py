@@ -72,6 +72,8 @@ def _typed() -> list[str]:
 
 def _modules_for(typed: Sequence[str]) -> Sequence[str] | dict[str, Any]:
     """The modules of the command that was typed; all where it is not one of them."""
+    if list(typed) == ["--version"]:
+        return []
     for count in (2, 1):
         words = " ".join(typed[:count])
         found = [

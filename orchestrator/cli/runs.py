@@ -16,14 +16,14 @@ from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.listing import completion
 from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage
 from orchestrator.cli.output.documents import outcome_document, trial_document
-from orchestrator.cli.output.outcome_tables import outcome_svg, render_outcome
+from orchestrator.cli.output.outcome_tables import MOST_SHOWN, render_summary, summary_svg
 from orchestrator.cli.output.repair_words import repair_words
 from orchestrator.cli.output.tables import print_on
 from orchestrator.cli.output.trial_details import render_trial
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.registry.index.index import Index, open_index
-from orchestrator.registry.part import part_of
+from orchestrator.registry.part import part_of, summary_of
 from orchestrator.system import durable
 from orchestrator.system.formatting import count
 from orchestrator.system.user_error import UsageError
@@ -107,14 +107,17 @@ def runs_show(
             print_json(trial_document(view, found, folder))
         else:
             print_on(console, render_trial(view, found, folder))
-        return
-    folder, lines = read_sweep(sweep_name, storage)
-    if svg is not None:
-        durable.write(svg, outcome_svg(lines, folder))
-    if as_json:
+    elif as_json:
+        folder, lines = read_sweep(sweep_name, storage)
         print_json(outcome_document(lines, folder))
-    else:
-        print_on(console, render_outcome(lines, folder, width=console.width))
+    if svg is None and (as_json or trial is not None):
+        return
+    with open_index(storage) as index:
+        folder, view, whole = summary_of(index, sweep_name, MOST_SHOWN)
+    if svg is not None:
+        durable.write(svg, summary_svg(view, whole, folder))
+    if trial is None and not as_json:
+        print_on(console, render_summary(view, whole, folder, width=console.width))
 
 
 @app.command()

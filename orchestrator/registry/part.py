@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.records.journal_lines import JOURNAL_NAME
@@ -15,6 +16,67 @@ from orchestrator.system.wording import suggestion
 
 _MOST_NAMED = 40
 """Trials that a message names."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What is counted over all trials of a sweep."""
+
+    trials: int
+    finished: int
+    planned: int
+    """How many there are to be."""
+    seeds: frozenset[int]
+    """Of the trials that were searched."""
+
+    @classmethod
+    def of(cls, state: SweepState) -> Whole:
+        """Count over the trials of a sweep that is here whole."""
+        # One trial for each way in which a seed may have been set: there may be ten thousand.
+        ways = {
+            repr([trial.overrides.get(path) for path in ("training", "training.seed")]): trial
+            for trial in state.searched
+        }
+        seeds = {state.settings(trial).get("training.seed") for trial in ways.values()}
+        return cls(len(state.trials), len(state.finished), state.total, frozenset(seeds - {None}))
+
+
+def summary_of(index: Index, sweep: str, most: int) -> tuple[Path, SweepState, Whole]:
+    """A sweep with the trials that its verdict speaks of, and those with the largest gains.
+
+    Args:
+        index: The index of its storage folder.
+        sweep: Its name.
+        most: How many trials of either kind there are at most.
+
+    Returns:
+        Its folder, its part as `part_of` gives it, and what is counted over all of its trials.
+
+    Raises:
+        UsageError: There is no such sweep.
+        JournalError: Its journal is damaged.
+    """
+    (document,) = index.sweeps([sweep])
+    asked = {"sweep": sweep, "columns": ["trial"]}
+    repeats = index.search("of is not missing", limit=most, **asked).rows
+    best = index.search(order=["-gain"], limit=most, **asked).rows
+    spoken_of = [document["champion"], document["runner_up"], *document["front"][:most]]
+    names = [*filter(None, spoken_of), *(row["trial"] for row in [*repeats, *best])]
+    # A verdict may name a trial whose lines a repaired journal has lost.
+    known = index.lines(sweep, names).spans
+    held = {span.trial for span in known}
+    folder, state = part_of(index, sweep, [name for name in names if name in held])
+    searched = index.search(
+        "of is missing and by != comparison", sweep=sweep, columns=["training.seed"], limit=None
+    )
+    seeds = frozenset(row["training.seed"] for row in searched.rows) - {None}
+    whole = Whole(
+        sum(document["trials_by_state"].values()),
+        document["trials_finished"],
+        document["trials_planned"],
+        seeds,
+    )
+    return folder, state, whole
 
 
 def part_of(index: Index, sweep: str, trials: Iterable[str]) -> tuple[Path, SweepState]:

@@ -80,9 +80,8 @@ def _fields(context: typer.Context) -> list[str]:
 
 
 def orders(context: typer.Context, incomplete: str) -> list[str]:
-    """Fields to sort by that begin so."""
-    sign = "-" if incomplete.startswith("-") else ""
-    return [f"{sign}{name}" for name in _beginning(incomplete[len(sign) :], _fields(context))]
+    """Fields to sort by that begin so; what begins with `-` is an option to the shell's helper."""
+    return _beginning(incomplete, _fields(context))
 
 
 def columns(context: typer.Context, incomplete: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,12 @@ from orchestrator.registry.index.fields import known_fields
 from orchestrator.registry.query.compiler import Condition, Names, compiled
 from orchestrator.registry.query.fields import Field, chosen, find
 from orchestrator.registry.query.parser import parse
-from orchestrator.registry.query.values import given
+from orchestrator.registry.query.values import Held, given
 
 _MOST_COLUMNS = 500
 """Of one result: SQLite allows 2,000."""
+_FEW = 1000
+"""Rows of a page whose columns are read when it is known which rows they are."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,23 @@ class Search:
         tables = _tables({*condition.fields, *ordered_by})
         matched = f"FROM {tables} WHERE {condition.sql}"
         limit = -1 if wanted.limit is None else wanted.limit
-        ids = [
-            number
-            for (number,) in self._database.execute(
-                f"SELECT trial.id {matched} ORDER BY {order} LIMIT ? OFFSET ?",
-                [*condition.parameters, limit, wanted.offset],
-            )
-        ]
-        total = wanted.offset + len(ids)
-        if (wanted.limit is not None and len(ids) == wanted.limit) or (wanted.offset and not ids):
+        page = f"{matched} ORDER BY {order} LIMIT ? OFFSET ?"
+        parameters = [*condition.parameters, limit, wanted.offset]
+        if len(columns) <= _MOST_COLUMNS and not 0 <= limit <= _FEW:
+            tables = _tables({*condition.fields, *ordered_by, *columns})
+            page = f"FROM {tables} WHERE {condition.sql} ORDER BY {order} LIMIT ? OFFSET ?"
+            select = ", ".join(one.sql for one in columns)
+            found = self._database.execute(f"SELECT {select} {page}", parameters)
+            rows = list(map(_reader(columns), found))
+        else:
+            # Few rows of many columns: sorting need not carry the columns.
+            found = self._database.execute(f"SELECT trial.id {page}", parameters)
+            rows = self._rows([number for (number,) in found], columns)
+        total = wanted.offset + len(rows)
+        if len(rows) == limit or (wanted.offset and not rows):
             count = f"SELECT count(*) {matched}"
             ((total,),) = self._database.execute(count, condition.parameters).fetchall()
-        return Page(self._rows(ids, columns), total, tuple(one.name for one in columns))
+        return Page(rows, total, tuple(one.name for one in columns))
 
     def _condition(self, where: str | None) -> Condition:
         said = self._said.where
@@ -143,26 +150,33 @@ class Search:
 
     def _rows(self, ids: Sequence[int], columns: Sequence[Field]) -> list[dict[str, Any]]:
         """Trials by their numbers, a table of values at a time."""
-        empty: dict[str, Any] = dict.fromkeys(one.name for one in columns)
-        rows = {number: dict(empty) for number in ids}
+        rows = {number: dict.fromkeys(one.name for one in columns) for number in ids}
         wanted = json.dumps(list(ids))
         for group in _groups(columns):
             query = (
                 f"SELECT trial.id, {', '.join(one.sql for one in group)} FROM {_tables(set(group))}"
                 " WHERE trial.id IN (SELECT value FROM json_each(?))"
             )
-            names = [one.name for one in group]
-            truths = [one.name for one in group if one.kind == "truth"]
+            read = _reader(group)
             for number, *cells in self._database.execute(query, (wanted,)):
-                row = rows[number]
-                row.update(
-                    (name, given(cell) if type(cell) is bytes else cell)
-                    for name, cell in zip(names, cells, strict=True)
-                    if cell is not None
-                )
-                for name in truths:
-                    row[name] = bool(row[name])
+                rows[number].update(read(cells))
         return list(rows.values())
+
+
+def _reader(columns: Sequence[Field]) -> Callable[[Sequence[Held]], dict[str, Any]]:
+    """What makes a row of the cells of some columns."""
+    names = [one.name for one in columns]
+    truths = [one.name for one in columns if one.kind == "truth"]
+
+    def row(cells: Sequence[Held]) -> dict[str, Any]:
+        made: dict[str, Any] = dict(zip(names, cells, strict=True))
+        if bytes in set(map(type, cells)):
+            made = {name: given(cell) for name, cell in made.items()}
+        for name in truths:
+            made[name] = bool(made[name])
+        return made
+
+    return row
 
 
 def _tables(fields: Iterable[Field]) -> str:

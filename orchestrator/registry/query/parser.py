@@ -71,7 +71,9 @@ class _Parser:
     """Reads a filter from left to right; `at` is how far."""
 
     def __init__(self, text: str, said: str) -> None:
-        self._text, self._said, self._at = text, said, 0
+        # Half of a pair of surrogates has no UTF-8; values in the index are written so, too.
+        self._text = text.encode("utf-8", "backslashreplace").decode()
+        self._said, self._at = said, 0
         self._conditions = self._depth = 0
 
     def whole(self) -> Node:

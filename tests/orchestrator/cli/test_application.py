@@ -384,13 +384,59 @@ def test_trials_are_filtered_sorted_and_written_as_csv(project):
     [
         (["demo", "--filter", "gian>0"], ["--filter", "'gain'"]),
         (["demo", "--sort", "rank"], ["--sort", "dotted path"]),
-        (["--filter", "gain>0"], ["for the trials of one sweep", "demo"]),
+        (["--filter", "gain>0 gain<1"], ["--filter", "at character 8"]),
+        (["demo", "--columns", "gian"], ["--columns", "'gain'"]),
+        (["dmeo", "--filter", "gain>0"], ["No sweep 'dmeo'", "'demo'"]),
         (["demo", "--json", "--csv"], ["exclude each other"]),
     ],
 )
 def test_wrong_filters_and_orders_are_refused(project, words, parts):
     write_sweep(project / "runs")
     refused(call("runs", "list", *words), *parts)
+
+
+def test_trials_of_all_sweeps_are_listed_a_page_at_a_time(project):
+    for name in ("demo", "other"):
+        write_sweep(project / "runs", name=name)
+    shown = call("runs", "list", "--filter", "state=complete or gain>9", "--sort", "-gain",
+                 "--limit", "3")  # fmt: skip
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.index("demo/t002") < shown.stdout.index("demo/t001")
+    assert "other/t001" not in shown.stdout
+    assert "3 of 4 trials; `--limit N` lists N, 0 all." in shown.stderr
+    rows = json.loads(call("runs", "list", "--columns", "sweep,trial,gain", "--sort", "gain,-sweep",
+                           "--json").stdout)  # fmt: skip
+    assert [f"{row['sweep']}/{row['trial']}" for row in rows] == [
+        "other/t001", "demo/t001", "other/t002", "demo/t002"]  # fmt: skip
+    written = call("runs", "list", "other", "demo", "--csv").stdout
+    assert written.startswith("sweep,trial,state,of,")
+    chosen = call("runs", "list", "other", "--columns", "gain").stdout
+    assert "t002" in chosen
+    assert "other/" not in chosen
+    assert "the newest 1 of 2 sweeps" in call("runs", "list", "--limit", "1").stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "proposed"),
+    [
+        ("orchestrate runs ", ["list", "diff", "show"]),
+        ("orchestrate runs list o", ["other"]),
+        ("orchestrate runs show demo t00", ["t001", "t002"]),
+        ("orchestrate runs diff demo/t002 demo/t001 ", []),
+        ("orchestrate runs diff other/t", ["other/t001", "other/t002"]),
+        ("orchestrate runs list demo --sort gain_", ["gain_low", "gain_high"]),
+        ("orchestrate runs list --columns gain,method.adapter.k", ["gain,method.adapter.kind"]),
+        ("orchestrate rep", ["reproduce", "report", "repair"]),
+    ],
+)
+def test_words_are_completed_in_the_shell(project, line, proposed):
+    for name in ("demo", "other"):
+        write_sweep(project / "runs", name=name)
+    words = line.split(" ")
+    asked = {"_ORCHESTRATE_COMPLETE": "complete_bash", "COMP_WORDS": line,
+             "COMP_CWORD": str(len(words) - 1)}  # fmt: skip
+    result = CliRunner().invoke(app, [], env=asked, prog_name="orchestrate")
+    assert result.stdout.split() == proposed
 
 
 def test_two_trials_or_two_sweeps_are_compared(project):

@@ -1,6 +1,7 @@
 """Filters and orders keep what arithmetic keeps, and wrong ones are answered with the reason."""
 
 import math
+import operator
 import re
 import time
 
@@ -88,8 +89,10 @@ LEAVES = [
     ("of", "{} t001", lambda v, s: v is not None and _SIGNS[s](v, "t001")),
     ("training.seed", "{} 1", lambda v, s: v is not None and _SIGNS[s](v, 1)),
 ]
-_SIGNS = {"<": lambda a, b: a < b, ">": lambda a, b: a > b, "=": lambda a, b: a == b,
-          "!=": lambda a, b: a != b, "<=": lambda a, b: a <= b, ">=": lambda a, b: a >= b}  # fmt: skip
+_SIGNS = {
+    "<": operator.lt, ">": operator.gt, "=": operator.eq, "!=": operator.ne, "<=": operator.le,
+    ">=": operator.ge,
+}  # fmt: skip
 
 
 def _leaf(number, sign):
