@@ -25,7 +25,7 @@ _COMMANDS = {
     "score": ("score",),
     "methods": ("methods",),
     "browse": ("report", "ui"),
-    "champion": ("champion",),
+    "champions.commands": ("champion",),
     "models": ("export",),
     "predict": ("predict",),
     "doctor": ("doctor",),

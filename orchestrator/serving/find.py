@@ -165,9 +165,10 @@ def _champion(storage: Path, name: str, tracking_uri: str | None) -> FoundAdapte
     except (RegistryError, UsageError):
         return None
     place, key = found.place, found.key
-    there = place is not None and place.is_dir()
+    if place is None or not place.is_dir():
+        return None
     # A damaged one may be whole in MLflow, which has a copy.
-    return found if there and adapter_flaw(place, key.adapter_sha256, key.trial) is None else None
+    return found if adapter_flaw(place, key.adapter_sha256, key.trial) is None else None
 
 
 def _kept_folder(found: FoundAdapter, target: Path) -> Path:

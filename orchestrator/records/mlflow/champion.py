@@ -16,8 +16,8 @@ from orchestrator.records.cards.card import adapter_key
 from orchestrator.records.cards.reference import AdapterKey
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.journal_lines import read_journal
-from orchestrator.records.mlflow.client import TAG, connect, mlflow_errors
-from orchestrator.records.mlflow.storage_folder import storage_identity
+from orchestrator.records.mlflow.client import TAG, mlflow_errors
+from orchestrator.records.mlflow.storage_folder import connect_here, storage_identity
 from orchestrator.records.mlflow.tags import (
     ALIASED,
     CHAMPION_ALIAS,
@@ -77,7 +77,7 @@ def register_champion(
     """
     verdict, sweep, storage = state.last_verdict, state.name, sweep_folder.parent
     with mlflow_errors(uri, sweep_folder):
-        client, identity = connect(uri), storage_identity(uri, storage, make=True)
+        client, identity = connect_here(uri, storage), storage_identity(uri, storage, make=True)
         model, name = find_model(client, sweep, identity)
         _looked(client, storage, sweep, model)
         if verdict is None or verdict.champion is None:
@@ -104,12 +104,22 @@ def register_champion(
         key = adapter_key(state, state.trial(verdict.champion), len(state.tasks))
         version = version_of(client, model.name, key, None, uri=uri, identity=identity,
                              folder=sweep_folder, state=state)  # fmt: skip
-        _note_version(storage, sweep, key, version)
         this = f"{verdict.champion} is version {version} of the model {model.name!r}"
         _mark_registered(client, sweep, identity, state.identity, model.name)
-    return Registration(
-        model.name, version, _set_alias(client, model, standing, key, version, this)
-    )
+        text = _set_alias(client, storage, model, standing, key, version, this)
+        if not key.is_same(standing.champion) and CHAMPION_ALIAS not in model.aliases:
+            text = f"{text} {_put_again(uri, storage, sweep, standing)}".rstrip()
+    return Registration(model.name, version, text)
+
+
+def _put_again(uri: str, storage: Path, name: str, standing: Standing) -> str:
+    """Give the alias to the promoted champion in a registry that was made anew."""
+    if standing.champion is None:
+        return ""
+    try:
+        return put_champion(uri, storage, name)
+    except TrackingError as error:
+        return f"MLflow lacks the champion: {error}"
 
 
 def put_champion(uri: str, storage: Path, name: str) -> str:
@@ -127,7 +137,7 @@ def put_champion(uri: str, storage: Path, name: str) -> str:
         TrackingError: If MLflow cannot be used, or does not hold the run of the champion's trial.
     """
     with mlflow_errors(uri):
-        client, identity = connect(uri), storage_identity(uri, storage, make=True)
+        client, identity = connect_here(uri, storage), storage_identity(uri, storage, make=True)
         model, free = find_model(client, name, identity)
         standing = _looked(client, storage, name, model)
         current, key = standing.current, standing.champion
@@ -140,10 +150,9 @@ def put_champion(uri: str, storage: Path, name: str) -> str:
         model = _owned_model(client, storage, name, free, model, identity)
         version = version_of(client, model.name, key, current.reason, uri=uri, identity=identity,
                              folder=folder, state=state)  # fmt: skip
-        _note_version(storage, name, key, version)
         _mark_registered(client, name, identity, state.identity, model.name)
         this = f"{key.reference} is version {version} of the model {model.name!r}"
-        return _set_alias(client, model, standing, key, version, this)
+        return _set_alias(client, storage, model, standing, key, version, this)
 
 
 def _looked(
@@ -200,14 +209,9 @@ def _mark_registered(
         client.set_experiment_tag(experiment.experiment_id, REGISTERED_MODEL, model)
 
 
-def _note_version(storage: Path, name: str, key: AdapterKey, version: str) -> None:
-    with open_registry(storage) as registry:
-        if Standing.of(name, registry.changes).version_of(key) != version:
-            registry.append(Change("registered", name, adapter=key, version=version))
-
-
 def _set_alias(
     client: MlflowClient,
+    storage: Path,
     model: RegisteredModel,
     standing: Standing,
     key: AdapterKey,
@@ -222,11 +226,18 @@ def _set_alias(
         return f"{this}. {_stays(standing, key)}"
     alias = model.aliases.get(CHAMPION_ALIAS)
     before = f" instead of version {alias}" if alias is not None else ""
+    has = alias is not None and str(alias) == number
+    if not has:
+        client.set_registered_model_alias(model.name, CHAMPION_ALIAS, number)
+    # Last: a crash in between looks like an alias that somebody gave to the champion.
     if model.tags.get(ALIASED) != number:
         client.set_registered_model_tag(model.name, ALIASED, number)
-    if alias is not None and str(alias) == number:
+    last = standing.last_of_alias
+    if not has or last is None or (last.event, last.version) != ("shown", number):
+        with open_registry(storage) as registry:
+            registry.append(Change("shown", standing.name, adapter=key, version=number))
+    if has:
         return f"{this} and has the alias `{CHAMPION_ALIAS}`."
-    client.set_registered_model_alias(model.name, CHAMPION_ALIAS, number)
     return f"{this} and got the alias `{CHAMPION_ALIAS}`{before}."
 
 

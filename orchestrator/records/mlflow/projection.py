@@ -26,7 +26,7 @@ from orchestrator.records.events import (
 from orchestrator.records.journal_facts import milliseconds
 from orchestrator.records.mlflow.address import is_own_database
 from orchestrator.records.mlflow.champion import Registration, register_champion
-from orchestrator.records.mlflow.client import TAG, connect, mlflow_errors
+from orchestrator.records.mlflow.client import TAG, mlflow_errors
 from orchestrator.records.mlflow.experiments import MARK, experiment_for, run_named, runs_of
 from orchestrator.records.mlflow.held_run import (
     TAG_CHARACTERS,
@@ -39,7 +39,7 @@ from orchestrator.records.mlflow.held_run import (
 from orchestrator.records.mlflow.models import log_trial_model
 from orchestrator.records.mlflow.pages import attach_page, share_columns
 from orchestrator.records.mlflow.picture import shortened
-from orchestrator.records.mlflow.storage_folder import relocate
+from orchestrator.records.mlflow.storage_folder import connect_here
 from orchestrator.records.mlflow.sweep_runs import SweepRuns
 from orchestrator.records.redaction import redacted
 from orchestrator.records.registry.in_mlflow import SeenInMlflow
@@ -248,12 +248,7 @@ class Projection:
         if self._client is None:
             if is_own_database(self._uri, self._folder.parent):
                 self._folder.parent.mkdir(parents=True, exist_ok=True)
-            self._client = connect(self._uri, say=self._say)
-            if relocate(self._uri, self._folder.parent):
-                self._say(
-                    f"MLflow's artifacts were recorded at another place and are now looked for in "
-                    f"{self._folder.parent}"
-                )
+            self._client = connect_here(self._uri, self._folder.parent, say=self._say)
         return self._client
 
     def _write(self, sweep: SweepRuns, lines: Sequence[Line], *, running: bool) -> None:

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.records.mlflow.address import (
     database_file,
@@ -16,7 +18,11 @@ from orchestrator.records.mlflow.address import (
     local_path,
     place_in,
 )
+from orchestrator.records.mlflow.client import connect
 from orchestrator.system import durable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 NETWORK_FILE_SYSTEMS = {
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "ceph", "glusterfs", "beegfs", "afs",
@@ -129,6 +135,29 @@ _ADDRESSES = (
     ("model_versions", "storage_location"),
 )
 """Where a database says where artifacts are: table and column."""
+
+
+def connect_here(
+    address: str, storage: Path, *, say: Callable[[str], None] | None = None
+) -> MlflowClient:
+    """A client whose database points at the artifacts of this storage folder.
+
+    Whoever writes through it writes nothing into a folder that this one was copied from.
+
+    Args:
+        address: Where MLflow records.
+        storage: The storage folder.
+        say: Told what had to be mended.
+
+    Returns:
+        As `connect` gives it.
+    """
+    client = connect(address, say=say)
+    if relocate(address, storage) and say is not None:
+        say(
+            f"MLflow's artifacts were recorded at another place and are now looked for in {storage}"
+        )
+    return client
 
 
 def relocate(address: str, storage: Path) -> bool:

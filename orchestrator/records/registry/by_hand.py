@@ -36,14 +36,14 @@ def change_by_hand(standing: Standing, seen: AliasSeen) -> Change | None:
     """
     if seen.ours is None or seen.version == seen.ours:
         return None
-    current = standing.current
+    current, last = standing.current, standing.last_of_alias
     before = None if current is None else current.adapter
     if seen.version is None:
-        if current is not None and current.event == "withdrawn":
+        if last is not None and last.event == "withdrawn":
             return None
         return Change("withdrawn", standing.name, who=BY_MLFLOW, before=before,
                       reason="the alias was taken away in MLflow")  # fmt: skip
-    if current is not None and current.event == "moved" and current.version == seen.version:
+    if last is not None and (last.event, last.version) == ("moved", seen.version):
         return None
     adapter = _adapter_of(seen.tags)
     if adapter is not None and before is not None and adapter.is_same(before):

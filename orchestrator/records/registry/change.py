@@ -14,7 +14,7 @@ Kind = Literal[
     "rolled_back",  # somebody made the champion before this one champion again
     "moved",        # the alias was given to another version in MLflow
     "withdrawn",    # the alias was taken away in MLflow
-    "registered",   # MLflow holds the adapter as a version
+    "shown",        # we gave the alias to the champion's version in MLflow
     "renamed",      # a run, an experiment or a registered model has another name in MLflow
     "deleted",      # it was deleted there
     "restored",     # it was brought back there
@@ -50,7 +50,7 @@ class Change:
     """What was known: `measures`, `gain_interval`, `test`, `scores`, and `journal_line`, the number
     of the verdict or the report in the sweep's journal."""
     version: str | None = None
-    """MLflow's version of the adapter, of `registered` and `moved`."""
+    """MLflow's version of the adapter, of `shown` and `moved`."""
     what: str | None = None
     """Of `renamed`, `deleted` and `restored`: `run`, `experiment` or `model`, and whose:
     `run SWEEP_ID/TRIAL`."""
@@ -91,4 +91,5 @@ class Change:
             if key in held:
                 held[key] = AdapterKey.from_document(held[key])
         held["overridden"] = tuple(held.get("overridden", ()))
-        return cls(**{"name": ""} | held)
+        whole: dict[str, Any] = {"name": "", **held}
+        return cls(**whole)

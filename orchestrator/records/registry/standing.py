@@ -9,6 +9,8 @@ from typing import Self
 from orchestrator.records.cards.reference import AdapterKey
 from orchestrator.records.registry.change import BY_VERDICT, Change
 
+_OF_ALIAS = {"shown", "moved", "withdrawn"}
+
 
 @dataclass
 class Standing:
@@ -63,6 +65,11 @@ class Standing:
     def current(self) -> Change | None:
         """The change that says who is champion; None where nobody ever was."""
         return self.line[-1] if self.line else None
+
+    @property
+    def last_of_alias(self) -> Change | None:
+        """What was last known to become of the alias in MLflow, by us or by a person."""
+        return next((c for c in reversed(self.changes) if c.event in _OF_ALIAS), None)
 
     @property
     def champion(self) -> AdapterKey | None:

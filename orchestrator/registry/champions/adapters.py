@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.records.cards.card import adapter_card, carded
 from orchestrator.records.cards.card_files import card_file, read_card
 from orchestrator.records.cards.reference import AdapterKey, learnt_of, split_reference
 from orchestrator.records.errors import RegistryError
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.opening import Opening, folder_of, read_opening
 from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.user_error import UsageError
 from orchestrator.system.wording import suggestion
 
@@ -113,9 +115,6 @@ def _found(folder: SweepFolder, card: dict[str, Any]) -> FoundAdapter:
 
 def _from_journal(folder: Path, trial: str, learnt_in: Callable[[list[str]], int]) -> FoundAdapter:
     """Make a card that has no file: of an earlier version, or after a crash."""
-    from orchestrator.records.cards.card import adapter_card, carded
-    from orchestrator.records.sweep_state import SweepState
-
     state = SweepState.of(read_journal(folder), whole=False)
     record = state.everything.get(trial)
     if record is None:

@@ -16,6 +16,8 @@ from orchestrator.records.registry.by_hand import change_by_hand
 from orchestrator.records.registry.change import Change
 from orchestrator.records.registry.registry_file import open_registry, read_changes
 from orchestrator.records.registry.standing import Standing
+from orchestrator.records.registry.verdicts import verdict_change
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.champions.adapters import FoundAdapter, open_adapter
 from orchestrator.system.wording import suggestion
 
@@ -93,7 +95,7 @@ def history(storage: Path, name: str, *, tracking_uri: str | None = None) -> lis
         RegistryError: If nothing is known of that name.
     """
     standing = standing_of(storage, name, tracking_uri)
-    shown = [change for change in standing.changes if change.event != "registered"]
+    shown = [change for change in standing.changes if change.event != "shown"]
     if not shown:
         raise RegistryError(_nobody(storage, name))
     return shown
@@ -116,9 +118,9 @@ def standing_of(storage: Path, name: str, tracking_uri: str | None = None) -> St
         All changes of the name; what was done in MLflow meanwhile is among them.
     """
     standing = Standing.of(name, read_changes(storage))
-    if standing.decided is None:
+    if standing.decided is None and standing.current is None:
         verdict = verdict_in_journal(storage / name)
-        if verdict is not None and standing.current is None:
+        if verdict is not None:
             standing = Standing.of(name, [verdict, *standing.changes])
     uri = _uri(storage, name, tracking_uri)
     seen = None if uri is None else alias_seen(uri, storage, name)
@@ -139,9 +141,6 @@ def verdict_in_journal(folder: Path) -> Change | None:
     """
     if not (folder / JOURNAL_NAME).is_file():
         return None
-    from orchestrator.records.registry.verdicts import verdict_change
-    from orchestrator.records.sweep_state import SweepState
-
     return verdict_change(SweepState.of(read_journal(folder), whole=False))
 
 

@@ -19,6 +19,8 @@ from orchestrator.records.errors import (
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.address import recorded_uri
+from orchestrator.records.mlflow.champion import put_champion
+from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.model_folder import adapter_flaw
 from orchestrator.records.opening import folder_of, read_opening
 from orchestrator.records.registry.change import Change
@@ -161,8 +163,6 @@ def apply(
         note: Told what MLflow lacks. It catches up when a sweep, `report` or `ui` next speaks to
             it.
     """
-    from orchestrator.records.mlflow.champion import put_champion
-
     opening = read_opening(storage / name)
     try:
         uri = recorded_uri({} if opening is None else opening.experiment, storage, tracking_uri)
@@ -177,8 +177,6 @@ def apply(
 
 def _project(uri: str, storage: Path, name: str) -> None:
     """Bring the champion's sweep into MLflow, unless its driver does that."""
-    from orchestrator.records.mlflow.projection import Projection
-
     key = standing_of(storage, name, uri).champion
     folder = None if key is None else folder_of(storage, key.sweep, key.sweep_id)
     if folder is not None and not is_being_written(folder):

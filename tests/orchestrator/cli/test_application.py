@@ -485,7 +485,7 @@ def test_champion_is_shown(project, monkeypatch):
               "measures": {"gain": 0.2}, "reason": "largest gain [+0.1, +0.3]"}  # fmt: skip
     asked = []
     monkeypatch.setattr(
-        "orchestrator.cli.models.champion_record",
+        "orchestrator.cli.champions.commands.champion_record",
         lambda name, uri, storage: asked.append(uri) or record,
     )
     (project / "runs").mkdir()
@@ -521,11 +521,16 @@ def test_a_storage_that_is_an_address_is_refused(project, words):
     assert not (project / "s3:").exists()
 
 
-def test_champion_without_a_registry_is_refused_and_makes_none(project):
+def test_a_champion_without_a_registry_is_that_of_the_journal_and_makes_none(project):
     refused(call("champion", "show", "demo"), "No model registry in runs", "--storage")
     assert not (project / "runs").exists()
-    write_sweep(project / "runs")
-    refused(call("champion", "show", "demo"), "`orchestrate report demo` rebuilds it")
+    write_sweep(project / "runs", ended=False)
+    refused(call("champion", "show", "demo"), "no verdict has chosen one", "champion promote demo")
+    write_sweep(project / "runs", name="other")
+    shown = json.loads(call("champion", "show", "other", "--json").stdout)
+    assert (shown["reference"], shown["who"], shown["version"]) == ("other/t002", "driver", None)
+    assert [row["now"]["value"] for row in shown["knows"]] == [0.8]
+    assert {path.name for path in (project / "runs").iterdir()} == {"demo", "other"}
 
 
 def test_trial_is_exported_as_a_model_folder_and_as_lora(project):

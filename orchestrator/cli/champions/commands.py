@@ -11,10 +11,7 @@ import typer
 from rich.text import Text
 
 from orchestrator.cli.application import champion_app
-from orchestrator.cli.console import make_console, print_json, print_note
-from orchestrator.cli.errors import answers_mistakes
-from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage, TrackingUri
-from orchestrator.cli.output.champion_text import (
+from orchestrator.cli.champions.tables import (
     champion_document,
     comparison_document,
     history_document,
@@ -22,9 +19,16 @@ from orchestrator.cli.output.champion_text import (
     render_comparison,
     render_history,
 )
+from orchestrator.cli.console import make_console, print_json, print_note
+from orchestrator.cli.errors import answers_mistakes
+from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage, TrackingUri
 from orchestrator.cli.output.tables import print_on, table
 from orchestrator.records.journal_lines import JOURNAL_NAME
+from orchestrator.records.mlflow.registry import champion_record
 from orchestrator.registry.champions.champion import champion, champion_names, history
+from orchestrator.registry.champions.changing import promote, rollback
+from orchestrator.registry.champions.comparison import compare
+from orchestrator.serving.find import registry_uri
 from orchestrator.system.formatting import show, show_interval, show_setting
 
 Name = Annotated[str, typer.Argument(help="The sweep's name.", show_default=False)]
@@ -85,8 +89,6 @@ def champion_compare(
     as_json: Json = False,
 ) -> None:
     """Compare an adapter with the champion on the same examples, with paired intervals."""
-    from orchestrator.registry.champions.comparison import compare
-
     found = compare(storage, name, challenger, tracking_uri=tracking_uri)
     if as_json:
         print_json(comparison_document(found))
@@ -110,8 +112,6 @@ def champion_promote(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Make an adapter champion; refused where base or data differ or no test data were read."""
-    from orchestrator.registry.champions.changing import promote
-
     made = promote(
         storage, adapter, reason=reason, name=to, force=force, tracking_uri=tracking_uri,
         note=print_note,
@@ -130,8 +130,6 @@ def champion_rollback(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Make the champion before this one champion again; once more goes further back."""
-    from orchestrator.registry.champions.changing import rollback
-
     made = rollback(storage, name, reason=reason, tracking_uri=tracking_uri, note=print_note)
     back = "" if made.adapter is None else made.adapter.reference
     typer.echo(f"{back} is the champion of {name} again (line {made.n} of the registry).")
@@ -139,9 +137,6 @@ def champion_rollback(
 
 def _show_registered(name: str, storage: Path, uri: str | None, as_json: bool) -> None:
     """A champion of which MLflow's registry alone knows: its sweep is on another machine."""
-    from orchestrator.records.mlflow.registry import champion_record
-    from orchestrator.serving.find import registry_uri
-
     record = champion_record(name, registry_uri(name, storage, uri), storage)
     if as_json:
         print_json(record)

@@ -115,7 +115,7 @@ def _value(score: Score) -> str:
 
 def _scored(score: Score) -> list[str]:
     known = score["low"] is not None
-    interval = f"{score['low']:.3f} {score['high']:.3f}" if known else "-"
+    interval = f"[{score['low']:.3f}, {score['high']:.3f}]" if known else "-"
     examples = score["examples"]
     return [_value(score), interval, "-" if examples is None else str(examples)]
 
@@ -125,7 +125,7 @@ def _facts(found: Champion) -> Iterable[tuple[str, str]]:
     low_high = card["gain_interval"]
     measures = {k: v for k, v in card["measures"].items() if isinstance(v, int | float)}
     if measures:
-        shown = ", ".join(f"{name} {show(v, digits=_DIGITS)}" for name, v in measures.items())
+        shown = ", ".join(f"{name} {v:.6g}" for name, v in measures.items())
         yield "measures", shown + (f"; gain {show_interval(low_high)}" if low_high else "")
     if card["test"]:
         test = card["test"]
