@@ -1,6 +1,6 @@
 """Pictures of the pages for the README, of the sweeps of a storage folder.
 
-    python benchmarks/screenshots.py STORAGE SWEEP [--to docs/figures]
+    python benchmarks/screenshots.py STORAGE SWEEP [TRIAL] [--to docs/figures]
 
 Needs Playwright and /usr/bin/chromium.
 """
@@ -39,13 +39,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("storage", type=Path)
     parser.add_argument("sweep")
+    parser.add_argument("trial", nargs="?")
     parser.add_argument("--to", type=Path, default=Path("docs/figures"))
     asked = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
     reading = Reading(asked.storage)
     row = reading.sweep_row(asked.sweep)
-    trial = row["champion"] or reading.search(sweep=asked.sweep, limit=1).rows[0]["trial"]
+    trial = asked.trial or row["champion"]
+    trial = trial or reading.search(sweep=asked.sweep, limit=1).rows[0]["trial"]
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     asked.to.mkdir(parents=True, exist_ok=True)
     with serving(Site(reading, Changes(allowed=False)), 0) as address, sync_playwright() as started:
@@ -54,10 +56,8 @@ def main() -> None:
             context = browser.new_context(base_url=address, color_scheme=scheme)
             page = context.new_page()
             shots = {
-                "sweep": (addresses.sweep_page(asked.sweep), 1150),
+                "sweep": (addresses.sweep_page(asked.sweep), 1220),
                 "trial": (addresses.trial_page(asked.sweep, trial), 1250),
-                "champion": (addresses.champion_page(asked.sweep), 1000),
-                "lineage": (addresses.lineage_page(asked.sweep), 900),
             }
             for name, (path, height) in shots.items():
                 shoot(page, path, asked.to / f"page-{name}-{scheme}.png", height=height)

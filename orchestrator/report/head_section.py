@@ -58,7 +58,7 @@ def verdict(view: SweepState) -> tuple[str, str, list[str]]:
     Returns:
         Its class in the style sheet, its title, and sentences, of which some may be empty.
     """
-    reason = f"{view.reason[:1].upper()}{view.reason[1:]}."
+    reason = f"{view.reason[:1].upper()}{view.reason[1:].rstrip('.')}."
     if not view.ended:
         return "", "Not ended yet", [_best_so_far(view)]
     if view.champion is None:

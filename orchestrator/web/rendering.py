@@ -75,6 +75,7 @@ def environment() -> Environment:
         "duration": show_duration,
         "moment": moment,
         "cell": cell,
+        "base": base_name,
     }
     return made
 
@@ -92,6 +93,11 @@ def cell(value: Any, path: str = "") -> str:
             return _number(value, path)
         case _:
             return str(value)
+
+
+def base_name(name: str | None) -> str:
+    """A base model's name; of a folder the last part, as its place is no name."""
+    return Path(name).name if name and Path(name).is_absolute() else name or "-"
 
 
 _MOMENTS = frozenset(("begun", "ended", "proposed", "sweep_begun"))

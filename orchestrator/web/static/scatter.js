@@ -31,15 +31,15 @@ export class Scatter extends Chart {
     const add = (one, group) => { series.push(one); this.drawn.push(group ?? null); };
     for (const [number, group] of groups.entries()) {
       const colour = this.data.sweeps ? hue(c, group.sweep) : marks[group.role];
-      const strong = group.role !== "trial" && group.role !== "repeat", many = group.points.length > 2000;
+      const strong = group.role !== "trial" && group.role !== "repeat", many = group.points.length > 2000, few = group.points.length < 200;
       const symbol = kinds.length > 1 && !many ? (_, p) => SHAPES[kinds.indexOf(group.kinds[p.dataIndex]) % SHAPES.length] : "circle";
       if (strong && group.points.length < 60) add(this.bars(group, colour));
       if (group.role === "front" && group.joined.length > 1)
         add({type: "line", data: group.joined, symbol: "none", silent: true, z: 2, lineStyle: {color: colour, type: "dashed", width: 1.3, opacity: .7}, tooltip: {show: false}});
       add({
         type: "scatter", name: group.name, data: group.points, symbol, z: 3 + number,
-        symbolSize: group.role === "champion" ? 14 : strong ? 10 : many ? 4 : 6, large: many, largeThreshold: 2000,
-        itemStyle: {color: colour, opacity: strong ? 1 : this.data.sweeps ? .25 : many ? .35 : .6, borderColor: strong ? c.paper : undefined, borderWidth: strong ? 1.2 : 0},
+        symbolSize: group.role === "champion" ? 14 : strong ? 10 : many ? 4 : few ? 8 : 6, large: many, largeThreshold: 2000,
+        itemStyle: {color: colour, opacity: strong ? 1 : this.data.sweeps ? .25 : many ? .35 : few ? .85 : .6, borderColor: strong ? c.paper : undefined, borderWidth: strong ? 1.2 : 0},
         emphasis: {scale: 1.6, itemStyle: {borderColor: c.ink, borderWidth: 1.5, opacity: 1}},
         label: strong && group.points.length <= 12 ? {show: true, position: "top", distance: 6, color: c.ink, fontSize: 11.5, textBorderColor: c.paper, textBorderWidth: 3, formatter: p => group.names[p.dataIndex]} : undefined,
         labelLayout: {hideOverlap: true},
