@@ -150,7 +150,7 @@ def write_sweep(storage, name, trials, *, ended=True, hostile=False, seed=0, set
     """
     generator = random.Random(seed)
     writer = Writer(storage / name)
-    document = experiment(HOSTILE if hostile else name, trials)
+    document = experiment(HOSTILE if hostile else name.replace(" ", "-"), trials)
     if hostile:
         document["model"] = {"name": HOSTILE}
         document["search"]["space"][f"method.adapter.{HOSTILE}"] = {"choice": ["a", "b"]}

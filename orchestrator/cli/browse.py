@@ -76,7 +76,9 @@ def ui(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to answer; 0: any.")] = 5000,
     allow_changes: Annotated[
         bool,
-        typer.Option("--allow-changes", help="Let the pages promote and roll back champions."),
+        typer.Option(
+            "--allow-changes", help="Let the pages change champions, add and stop trials."
+        ),
     ] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:

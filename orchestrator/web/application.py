@@ -54,6 +54,7 @@ def application(site: Site) -> Guarded:
         Route(f"{of_sweep}/lineage", lineage.lineage),
         Route(f"{of_sweep}/report", report),
         Route(of_trial, trial.trial),
+        Route(of_trial, trial.change_trial, methods=["POST"]),
         Route(f"{of_trial}/cards/{{learnt:int}}", trial.card),
         Route(f"{of_trial}/files/{{path:path}}", one_file),
         Route("/data/compare/front", diff.compare_front),

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
+from orchestrator.api.requests import ask_for_trial, ask_to_stop, changes_of
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.cards.card import adapter_card, carded
 from orchestrator.records.cards.matrix import matrix_so_far
+from orchestrator.records.requests import pending
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import measure_words
 from orchestrator.report.tables import measure_cell
 from orchestrator.report.trial_roles import role_of
+from orchestrator.system.user_error import UserError
+from orchestrator.web import addresses
 from orchestrator.web.charts import curves
+from orchestrator.web.guard import RefusedError, checked_form
 from orchestrator.web.pages.files import kept_files, log_tail
 from orchestrator.web.reading import NotFoundError
 from orchestrator.web.rendering import cell, compact, page
@@ -27,6 +34,13 @@ from orchestrator.web.site import Site
 
 def trial(request: Request) -> Response:
     """A trial."""
+    return _shown(request)
+
+
+def _shown(
+    request: Request, *, error: str | None = None, given: Mapping[str, str] | None = None,
+    status: int = 200,
+) -> Response:  # fmt: skip
     site: Site = request.app.state.site
     name, view, record = _found(request)
     folder = site.reading.folder(name)
@@ -53,8 +67,52 @@ def trial(request: Request) -> Response:
         "versions": view.versions_of(record),
         "log": log_tail(folder.written_log(record), folder.path),
         "files": kept_files(folder.trials / record.name),
+        "error": error,
+        "given": given or {},
+        "as_asked": "\n".join(f"{path}={_as_yaml(v)}" for path, v in record.overrides.items()),
+        "pending": [one for one in pending(folder) if one.trial == record.name],
+        "taken": [one for one in view.requests.values() if one.about == record.name],
     }
-    return page("trial", site.common(request, "Sweeps") | shown)
+    return page("trial", site.common(request, "Sweeps") | shown, status=status)
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as a form has it, and `changes_of` reads it."""
+    return json.dumps(value)
+
+
+async def change_trial(request: Request) -> Response:
+    """Ask the sweep's driver to stop this trial, or to add one like it.
+
+    Args:
+        request: A POST.
+
+    Returns:
+        The way back to the page, or the page with what was wrong.
+
+    Raises:
+        RefusedError: The form may change nothing.
+    """
+    site: Site = request.app.state.site
+    fields = await checked_form(request, site.changes)
+    action, reason = fields.get("action"), fields.get("reason", "").strip()
+    if action not in {"stop", "add"}:
+        raise RefusedError("Either stop or add is asked for.")
+
+    def asked() -> Response:
+        name, _, record = _found(request)
+        folder = site.reading.folder(name).path
+        try:
+            if action == "stop":
+                ask_to_stop(folder, record.name, reason)
+            else:
+                lines = [line for line in fields.get("changes", "").splitlines() if line.strip()]
+                ask_for_trial(folder, record.name, changes_of(lines), reason)
+        except UserError as error:
+            return _shown(request, error=str(error), given=fields, status=409)
+        return RedirectResponse(f"{addresses.trial_page(name, record.name)}#ask", status_code=303)
+
+    return await run_in_threadpool(asked)
 
 
 def _found(request: Request) -> tuple[str, SweepState, TrialRecord]:

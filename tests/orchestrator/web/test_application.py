@@ -179,3 +179,33 @@ def test_a_champion_is_promoted_and_rolled_back_with_reasons(page, pages):
     page.get_by_role("button", name="Roll back").click()
     page.get_by_text("rolled back to", exact=True).wait_for()
     assert page.locator("h1 .pill").inner_text() == before
+
+
+def test_a_running_sweep_is_asked_to_stop_a_trial_and_to_add_one(page, pages):
+    from orchestrator.records.events import TrialProposed, TrialStarted
+    from orchestrator.records.journal import Journal
+    from orchestrator.records.requests import pending
+    from orchestrator.records.sweep_folder import SweepFolder
+
+    folder = SweepFolder(pages.storage / "other six")
+    page.goto(f"/enter/{pages.changes.key}")
+    page.goto("/sweeps/other six/trials/t001")
+    assert page.get_by_role("button", name="Stop").count() == 0  # it is over
+    changes = page.get_by_label("Settings, a line each")
+    asked = changes.input_value()
+    page.get_by_label("Why").fill(HOSTILE)
+    changes.fill(f"{asked}\nmethod.adapter.r=32")
+    page.get_by_role("button", name="Add").click()
+    page.get_by_text("One like it is to be added").wait_for()
+    assert HOSTILE in page.locator("#asked").inner_text()
+    (request,) = pending(folder)
+    assert (request.ask, request.trial, request.reason) == ("add", "t001", HOSTILE)
+    assert request.changes["method.adapter.r"] == 32
+    with Journal(folder.path) as journal:
+        journal.append(TrialProposed("t050", {"method.adapter.kind": "lora"}))
+        journal.append(TrialStarted("t050"))
+        page.goto("/sweeps/other six/trials/t050")
+        page.locator("form", has_text="Stop t050").get_by_label("Why").fill("it is behind")
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_text("To be stopped").wait_for()
+    assert [one.ask for one in pending(folder)] == ["add", "stop"]
