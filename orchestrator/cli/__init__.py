@@ -32,6 +32,8 @@ _COMMANDS = {
     "listing.command": ("runs list",),
     "runs": ("runs diff", "runs show", "repair"),
     "tasks": ("tasks",),
+    "remote.jobs": ("submit", "status", "logs", "stop", "results"),
+    "remote.cluster": ("cluster",),
 }
 """By module, the commands that it registers; the help lists them in this order."""
 

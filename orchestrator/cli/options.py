@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.listing import completion
+from orchestrator.cli.listing.completion import DEFAULT_STORAGE
 from orchestrator.spec.budgets import duration
 from orchestrator.spec.folders import not_a_folder
 from orchestrator.system.user_error import UsageError
@@ -82,8 +84,6 @@ TimeBudget = Annotated[
     ),
 ]
 
-DEFAULT_STORAGE = Path("./runs")
-
 
 def given_places(
     address: str | None, data_root: Path | None, storage: Path, base: Path | None
@@ -110,5 +110,9 @@ Reference = Annotated[
     typer.Argument(
         help="NAME@champion, NAME/VERSION, SWEEP/TRIAL, SWEEP/TRIAL@TASK, or a model folder.",
         show_default=False,
+        autocompletion=completion.references,
     ),
+]
+Sweep = Annotated[
+    str, typer.Argument(metavar="SWEEP", show_default=False, autocompletion=completion.sweeps)
 ]

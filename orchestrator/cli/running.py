@@ -20,6 +20,7 @@ from orchestrator.cli.output.next_commands import program
 from orchestrator.cli.output.outcome_tables import render_outcome
 from orchestrator.cli.output.tables import print_on
 from orchestrator.executors.cluster_fit import largest_resources
+from orchestrator.executors.ray_session import connected
 from orchestrator.planning.plan import Machine
 from orchestrator.planning.planner import make_plan
 from orchestrator.planning.storage_folder import free_disk
@@ -77,7 +78,6 @@ def _machine(loaded: LoadedExperiment, address: str | None) -> Machine:
     storage = Path(loaded.experiment.storage).expanduser()
     if address is not None:
         from orchestrator.executors.cluster_devices import cluster_devices
-        from orchestrator.executors.ray_session import connected
 
         wanted = largest_resources(loaded.experiment)
         with connected(address) as resources:

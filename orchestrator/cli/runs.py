@@ -14,7 +14,7 @@ from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.diff import render_diff
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.listing import completion
-from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage
+from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage, Sweep
 from orchestrator.cli.output.documents import outcome_document, trial_document
 from orchestrator.cli.output.outcome_tables import MOST_SHOWN, render_summary, summary_svg
 from orchestrator.cli.output.repair_words import repair_words
@@ -27,10 +27,6 @@ from orchestrator.registry.part import part_of, summary_of
 from orchestrator.system import durable
 from orchestrator.system.formatting import count
 from orchestrator.system.user_error import UsageError
-
-Sweep = Annotated[
-    str, typer.Argument(metavar="SWEEP", show_default=False, autocompletion=completion.sweeps)
-]
 
 
 @runs_app.command("diff")

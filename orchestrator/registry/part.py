@@ -37,8 +37,9 @@ class Whole:
             repr([trial.overrides.get(path) for path in ("training", "training.seed")]): trial
             for trial in state.searched
         }
-        seeds = {state.settings(trial).get("training.seed") for trial in ways.values()}
-        return cls(len(state.trials), len(state.finished), state.total, frozenset(seeds - {None}))
+        found = (state.settings(trial).get("training.seed") for trial in ways.values())
+        seeds = frozenset(seed for seed in found if seed is not None)
+        return cls(len(state.trials), len(state.finished), state.total, seeds)
 
 
 def summary_of(index: Index, sweep: str, most: int) -> tuple[Path, SweepState, Whole]:
@@ -69,7 +70,8 @@ def summary_of(index: Index, sweep: str, most: int) -> tuple[Path, SweepState, W
     searched = index.search(
         "of is missing and by != comparison", sweep=sweep, columns=["training.seed"], limit=None
     )
-    seeds = frozenset(row["training.seed"] for row in searched.rows) - {None}
+    found = (row["training.seed"] for row in searched.rows)
+    seeds = frozenset(seed for seed in found if seed is not None)
     whole = Whole(
         sum(document["trials_by_state"].values()),
         document["trials_finished"],

@@ -40,6 +40,7 @@ from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder, sweep_folder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.registry.index.index import open_index
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ResourceSpec
@@ -116,11 +117,14 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
     try:
         with sigterm_as_interrupt() as raise_if_interrupted, Journal(folder) as journal:
             complaint = _open(loaded, journal, observer, options, storage, raise_if_interrupted)
-            return SweepOutcome(folder, list(journal.lines), complaint)
+            outcome = SweepOutcome(folder, list(journal.lines), complaint)
     except (
         JournalError, ClusterError, DataError, ModelError, PreflightError, ChangedSweepError,
     ) as error:  # fmt: skip
         raise SweepError(str(error)) from None
+    # Lists then find what was appended already read.
+    open_index(storage).close()
+    return outcome
 
 
 def _open(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli.options import DEFAULT_STORAGE
-from orchestrator.registry.begun import begun_sweeps
-from orchestrator.registry.index.index import Index
 from orchestrator.system.user_error import UserError
 
+if TYPE_CHECKING:
+    from orchestrator.registry.index.index import Index
+
+DEFAULT_STORAGE = Path("./runs")
+"""The folder that sweeps are kept in, where no option names one."""
 _MOST_UNREAD = 4_000_000
 """Bytes of journals that are read for a proposal: nobody waits for more at a prompt."""
 _MOST_PROPOSED = 200
@@ -22,6 +25,8 @@ def _storage(context: typer.Context) -> Path:
 
 
 def _index(context: typer.Context) -> Index:
+    from orchestrator.registry.index.index import Index
+
     index = Index(_storage(context))
     return index.refresh() if index.unread <= _MOST_UNREAD else index
 
@@ -39,6 +44,8 @@ def _quietly(propose: Callable[[], list[str]]) -> list[str]:
 
 def sweeps(context: typer.Context, incomplete: str) -> list[str]:
     """Sweeps whose name begins so."""
+    from orchestrator.registry.begun import begun_sweeps
+
     names = (folder.name for folder in begun_sweeps(_storage(context)))
     return _quietly(lambda: _beginning(incomplete, names))
 
@@ -65,6 +72,18 @@ def sweeps_and_trials(context: typer.Context, incomplete: str) -> list[str]:
             return _beginning(incomplete, [f"{sweep}/{name}" for name in _trials(index, sweep)])
 
     return _quietly(propose)
+
+
+def references(context: typer.Context, incomplete: str) -> list[str]:
+    """`NAME@champion` and `SWEEP/TRIAL` that begin so."""
+
+    def propose() -> list[str]:
+        with _index(context) as index:
+            rows = [row for row in index.sweeps() if "problem" not in row]
+            named = {f"{row['experiment']}@champion": None for row in rows if row["model"]}
+        return _beginning(incomplete, named)
+
+    return [*_quietly(propose), *sweeps_and_trials(context, incomplete)]
 
 
 def _trials(index: Index, sweep: str) -> list[str]:

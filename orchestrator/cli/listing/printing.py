@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +31,9 @@ ROWS = 50
 _SAID = Said("--filter", "--sort", "--columns")
 _FIRST = ("trial", "state", "of", "on_front", "champion", "examples")
 """The first columns of a CSV file; `reason` is the last."""
+
+_PLAIN = frozenset((str, int, float, type(None)))
+"""Types that are written into a CSV file as they are."""
 
 
 @dataclass(frozen=True)
@@ -174,13 +177,12 @@ def to_csv(page: Page) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(page.columns)
-    writer.writerows([_cell(row[name]) for name in page.columns] for row in page.rows)
+    writer.writerows(
+        [value if type(value) in _PLAIN else _cell(value) for value in row.values()]
+        for row in page.rows
+    )
     return out.getvalue()
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | Mapping):
-        return json.dumps(value)
-    return "" if value is None else str(value)
+    return str(value).lower() if isinstance(value, bool) else json.dumps(value)

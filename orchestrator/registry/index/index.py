@@ -158,7 +158,7 @@ class Index:
         Raises:
             UsageError: There is no such sweep.
         """
-        ((number, _),) = self._numbers(sweep) or ()
+        number = next(number for number, _ in self._numbers(sweep) or ())
         spans = self._sound(lambda: spans_of(self._database, number, trials))
         query = "SELECT touched FROM sweep WHERE id = ?"
         ((touched,),) = self._sound(lambda: self._database.execute(query, (number,)).fetchall())

@@ -169,9 +169,10 @@ def _reader(columns: Sequence[Field]) -> Callable[[Sequence[Held]], dict[str, An
     truths = [one.name for one in columns if one.kind == "truth"]
 
     def row(cells: Sequence[Held]) -> dict[str, Any]:
-        made: dict[str, Any] = dict(zip(names, cells, strict=True))
+        values: Sequence[Any] = cells
         if bytes in set(map(type, cells)):
-            made = {name: given(cell) for name, cell in made.items()}
+            values = [given(cell) if type(cell) is bytes else cell for cell in cells]
+        made: dict[str, Any] = dict(zip(names, values, strict=True))
         for name in truths:
             made[name] = bool(made[name])
         return made

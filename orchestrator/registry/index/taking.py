@@ -28,6 +28,10 @@ from orchestrator.registry.index.journal_place import (
 )
 from orchestrator.registry.index.journal_scan import OF_TRIALS, SCORED_LATER, Span, scanned
 from orchestrator.registry.index.sweep_values import Counted, sweep_document
+from orchestrator.system.wording import one_line
+
+_NOT_OURS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What values of the wrong type or size come to."""
 
 
 def take(database: sqlite3.Connection, folder: Path) -> None:
@@ -55,7 +59,15 @@ def take(database: sqlite3.Connection, folder: Path) -> None:
         try:
             _Taking(database, folder, file, known).take(before or b"")
         except JournalError as error:
-            _damaged(database, folder, file, str(error))
+            told, path = str(error), str(folder / JOURNAL_NAME)
+            _damaged(database, folder, file, told if path in told else f"{path}: {told}")
+        except _NOT_OURS as error:
+            # One journal of another program must not hide all other sweeps.
+            problem = (
+                f"{folder / JOURNAL_NAME} holds what no version of this program writes "
+                f"({one_line(error)}). Take the sweep from where it was made."
+            )
+            _damaged(database, folder, file, problem)
 
 
 def _damaged(database: sqlite3.Connection, folder: Path, file: IO[bytes], problem: str) -> None:

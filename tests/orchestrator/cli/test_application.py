@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from orchestrator import cli
 from orchestrator.cli import app, errors
 from orchestrator.records.events import read_event
 from orchestrator.records.journal import Journal
@@ -298,6 +300,38 @@ def test_sweep_in_which_no_trial_was_completed_fails(sweeps):
     result = call("sweep", "demo.yaml")
     assert result.exit_code == errors.FAILED
     assert "no trial was completed" in result.stderr
+
+
+# --- starting ---
+
+
+def test_of_every_command_is_known_which_module_registers_it():
+    waiting, found = [("", typer.main.get_command(app))], {}
+    while waiting:
+        name, command = waiting.pop()
+        below = getattr(command, "commands", {})
+        waiting += [(f"{name} {word}".strip(), inner) for word, inner in below.items()]
+        if not below:
+            found[name] = command.callback.__module__.removeprefix("orchestrator.cli.")
+    for name, module in found.items():
+        assert module in cli._modules_for([*name.split(), "demo"])
+        assert len(cli._modules_for(name.split()[:1])) < len(set(found.values())), name
+    assert cli._modules_for(["runs", "list", "--json"]) == ["listing.command"]
+
+
+def test_a_list_loads_nothing_that_takes_time(project):
+    write_sweep(project / "runs")
+    call("runs", "list")
+    code = (
+        "import sys\nfrom orchestrator.cli import main\nsys.argv = ['orchestrate', 'runs', 'list', "
+        "'demo', '--filter', 'gain>0']\ntry: main()\nexcept SystemExit as e: assert not e.code\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'mlflow', 'orchestrator.spec.experiment'}\n"
+        "print(sorted(heavy & {*sys.modules}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=project
+    )
+    assert result.stdout.endswith("[]\n"), result.stdout
 
 
 # --- looking ---

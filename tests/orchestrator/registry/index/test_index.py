@@ -124,6 +124,29 @@ def test_a_journal_that_is_not_what_it_was_is_read_from_its_beginning(
         assert agrees(index, lines)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": "trial_ended", "trial": "t001", "state": "COMPLETE", "measures": "many"},
+        {"event": "trial_ended", "trial": "t001", "state": "COMPLETE", "intervals": [1]},
+        {"event": "trial_ended", "trial": "t001"},
+        {"event": "stage_report", "trial": "t001", "report": {"task_index": 0, "tokens": 10**30}},
+        {"event": "stage_report", "trial": "t001", "report": 7},
+        {"event": "trial_proposed", "trial": "t001", "overrides": 3},
+        {"event": "trial_proposed", "trial": ["t001"], "overrides": {}},
+        {"event": "trial_ended", "trial": "t001", "state": ["COMPLETE"]},
+        {"event": "sweep_continued", "retried": 3},
+    ],
+)
+def test_a_journal_of_another_program_does_not_hide_the_others(tmp_path, lines, line):
+    written_journals.write(tmp_path, "demo", lines)
+    written_journals.write(tmp_path, "strange", [*lines, {"time": 1.0, **line}])
+    with open_index(tmp_path) as index:
+        assert agrees(index, lines)
+        problems = [row["problem"] for row in index.sweeps() if "problem" in row]
+        assert all(str(tmp_path / "strange" / JOURNAL_NAME) in problem for problem in problems)
+
+
 def test_folders_are_followed_when_they_are_renamed_copied_and_removed(tmp_path, lines, new_sweep):
     written_journals.write(tmp_path, "demo", lines)
     written_journals.write(tmp_path, "other", new_sweep(trials=2))
