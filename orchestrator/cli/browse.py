@@ -15,6 +15,7 @@ from orchestrator.records.errors import TrackingError
 from orchestrator.records.event import Line
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.mlflow.address import recorded_uri
+from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.user_error import UsageError
@@ -52,8 +53,6 @@ def report(
     if is_being_written(folder):
         typer.echo("The sweep is running, and attaches its report to MLflow itself at its end.")
         return
-    from orchestrator.records.mlflow.projection import Projection
-
     try:
         projection = Projection(_uri_of(lines, storage, tracking_uri), folder)
         projection.catch_up(lines, running=False)

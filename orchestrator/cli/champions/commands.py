@@ -21,6 +21,7 @@ from orchestrator.cli.champions.tables import (
 )
 from orchestrator.cli.console import make_console, print_json, print_note
 from orchestrator.cli.errors import answers_mistakes
+from orchestrator.cli.listing import completion
 from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage, TrackingUri
 from orchestrator.cli.output.tables import print_on, table
 from orchestrator.records.journal_lines import JOURNAL_NAME
@@ -31,12 +32,15 @@ from orchestrator.registry.champions.comparison import compare
 from orchestrator.serving.find import registry_uri
 from orchestrator.system.formatting import show, show_interval, show_setting
 
-Name = Annotated[str, typer.Argument(help="The sweep's name.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(help="The sweep's name.", show_default=False, autocompletion=completion.sweeps),
+]
 Adapter = Annotated[
     str,
     typer.Argument(
         metavar="SWEEP/TRIAL[@TASK]", help="An adapter: after its last task, or after TASK.",
-        show_default=False,
+        show_default=False, autocompletion=completion.references,
     ),
 ]  # fmt: skip
 Reason = Annotated[

@@ -215,8 +215,9 @@ def _reading(reading: Reading, champion: str, challenger: str) -> RenderableType
         "challenger", "difference", "95 %, paired", "n", left={"task"},
     )  # fmt: skip
     for row in reading.tasks:
-        known = row.champion is not None and row.challenger is not None
-        apart = row.challenger - row.champion if known else None  # pyright: ignore[reportOptionalOperand]
+        apart = None
+        if row.champion is not None and row.challenger is not None:
+            apart = row.challenger - row.champion
         add_cells(
             shown,
             [

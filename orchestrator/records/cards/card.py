@@ -123,7 +123,10 @@ def adapter_card(
         "made": trial.times.get((learnt - 1, DONE)),
         "journal_line": trial.lines.get((learnt - 1, DONE)),
     }
-    return redacted_document(without_nan(document))
+    # Where addresses may stand; a journal holds settings without secrets.
+    for part in ("base", "overrides", "code"):
+        document[part] = redacted_document(document[part])
+    return without_nan(document)
 
 
 def base_of_trial(state: SweepState, run: Experiment) -> dict[str, Any]:

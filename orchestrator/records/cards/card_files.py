@@ -6,7 +6,7 @@ They are never the truth: whatever is missing or differs from the journal is wri
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def touched_by(state: SweepState, event: Event) -> list[Key]:
     Returns:
         Those that there are; empty for almost every event.
     """
+    ends = False
     match event:
         case StageReported() if event.report.row is None or event.report.fraction != DONE:
             return []
@@ -50,13 +51,16 @@ def touched_by(state: SweepState, event: Event) -> list[Key]:
         case StageReported():
             # Row 0 stands in every card, and other trials may be ahead of it.
             names = list(state.everything)
-        case TrialStarted() | TrialEnded() | TrialMeasured() | CellsScored():
+        case TrialEnded():
+            names, ends = [event.trial], True  # the others say nothing of how it ended
+        case TrialStarted() | TrialMeasured() | CellsScored():
             names = [event.trial]
         case TestRead():
             names = [name for name in event.sides if name in state.everything]
         case _:
             return []
-    return [(name, n) for name in names for n in carded(state, state.trial(name))]
+    least = len(state.tasks) if ends else 0
+    return [(name, n) for name in names for n in carded(state, state.trial(name)) if n >= least]
 
 
 def card_file(folder: SweepFolder, trial: str, learnt: int) -> Path:
@@ -116,4 +120,4 @@ def read_card(place: Path) -> dict[str, Any] | None:
         found = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, Mapping) and found.get("schema") == SCHEMA else None
+    return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None

@@ -203,9 +203,9 @@ def _moved(location: str, storage: Path, *, own: bool) -> str | None:
     path, here = local_path(location), place_in(storage, location)
     if path is None or here is None or path == here:
         return None
-    # In a database elsewhere other storage folders have experiments, too.
-    came_along = (here.exists() or not path.exists()) if own else here.exists() > path.exists()
-    return here.as_uri() if came_along else None
+    # In a database elsewhere other storage folders have experiments, too. One's own never points at
+    # another folder, though nothing came along: what a copy records would lie in its original.
+    return here.as_uri() if own or here.exists() > path.exists() else None
 
 
 def _rewritten(address: str, moved: dict[str, str]) -> str | None:

@@ -116,7 +116,7 @@ class CardWriter:
             try:
                 for place, text in texts.items():
                     durable.write(place, text)
-                if self._trouble is None:
+                if self._trouble is None and self._wanted.empty():
                     self._set_mark(line)
             except OSError as error:
                 # Cards follow from the journal: a full disk must cost no trial.
