@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.journal_lines import JOURNAL_NAME
-from orchestrator.records.requests import Request, leave
+from orchestrator.records.requests.request_files import Request, leave
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.champions.changing import who_am_i

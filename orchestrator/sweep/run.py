@@ -35,7 +35,7 @@ from orchestrator.records.events import JOURNAL_VERSION, FaultSurvived, SweepEnd
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import last_line
 from orchestrator.records.redaction import redacted, redacted_document
-from orchestrator.records.requests import pending
+from orchestrator.records.requests.request_files import pending
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder, sweep_folder
 from orchestrator.records.sweep_state import SweepState

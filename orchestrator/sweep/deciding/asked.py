@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from orchestrator.records.events import RequestTaken
-from orchestrator.records.requests import Request, pending, remove
+from orchestrator.records.requests.request_files import Request, pending, remove
 from orchestrator.records.trial_record import BASE_TRIAL, REQUEST
 from orchestrator.spec.reach import refusal
 from orchestrator.spec.validation import ExperimentError

@@ -16,7 +16,7 @@ from orchestrator.api.requests import ask_for_trial, ask_to_stop, changes_of
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.cards.card import adapter_card, carded
 from orchestrator.records.cards.matrix import matrix_so_far
-from orchestrator.records.requests import pending
+from orchestrator.records.requests.request_files import pending
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import measure_words

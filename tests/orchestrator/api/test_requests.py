@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.api.requests import ask_for_trial, ask_to_stop, changes_of
-from orchestrator.records.requests import pending
+from orchestrator.records.requests.request_files import pending
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.system.user_error import UserError
 from tests.synthetic_sweeps import write_sweep

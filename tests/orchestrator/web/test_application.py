@@ -184,7 +184,7 @@ def test_a_champion_is_promoted_and_rolled_back_with_reasons(page, pages):
 def test_a_running_sweep_is_asked_to_stop_a_trial_and_to_add_one(page, pages):
     from orchestrator.records.events import TrialProposed, TrialStarted
     from orchestrator.records.journal import Journal
-    from orchestrator.records.requests import pending
+    from orchestrator.records.requests.request_files import pending
     from orchestrator.records.sweep_folder import SweepFolder
 
     folder = SweepFolder(pages.storage / "other six")

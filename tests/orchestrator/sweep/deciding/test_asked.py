@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.records.requests import Request, leave, pending
+from orchestrator.records.requests.request_files import Request, leave, pending
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.sweep.deciding import asked
