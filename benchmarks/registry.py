@@ -4,9 +4,9 @@
 
 Journals are synthetic (`synthetic_journals.py`: 50 measures and some 50 settings a trial). Each
 size is measured as one sweep; `--many` adds the largest as sweeps of 100 trials each. In a running
-process: the median of 9 calls, milliseconds of CPU time, which is what the clock shows where nothing
-else runs. As a command: CPU seconds (user and system) and the peak of resident memory of the whole
-process, imports included; the second of two runs. The peak is at least this script's own.
+process: the median of 9 calls, milliseconds of CPU time, which is what the clock shows where
+nothing else runs. As a command: CPU seconds (user and system) and the peak of resident memory of
+the whole process, imports included; the second of two runs. The peak is at least this script's.
 `--mlflow` fills MLflow's SQLite with as many runs (rows inserted at once into the tables that
 MLflow itself has made) and asks `search_runs` for the same.
 

@@ -166,7 +166,7 @@ class EventFold:
             case TrialStarted():
                 self._take_start(trial, event)
             case StageReported():
-                trial.take_report(self._kept(event), event.n, event.time)
+                trial.take_report(self._kept(event), event.n)
                 trial.told = event.time
                 if event.adapter and event.adapter_sha256:
                     kept = (event.adapter, event.adapter_sha256)

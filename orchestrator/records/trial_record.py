@@ -44,10 +44,6 @@ class TrialRecord:
     """The last report of each stage, see `StageReport.stage`; oldest first."""
     lines: dict[tuple[int, float], int] = field(default_factory=dict[tuple[int, float], int])
     """Which line of the journal holds that report whole."""
-    times: dict[tuple[int, float], float | None] = field(
-        default_factory=dict[tuple[int, float], "float | None"]
-    )
-    """When it was told, in seconds since the epoch."""
     measures: dict[str, float | None] = field(default_factory=dict)
     """On all examples, once its whole matrix was scored; before, as when it ended."""
     searched_measures: dict[str, float | None] = field(default_factory=dict)
@@ -110,29 +106,26 @@ class TrialRecord:
         """By task that it has not trained, the trial that has; after its sweep if of another."""
         return {report.task: report.taken_from for report in self.reports if report.taken_from}
 
-    def take_report(self, report: StageReport, line: int, time: float | None = None) -> None:
+    def take_report(self, report: StageReport, line: int) -> None:
         """Know of a report; one that is made again takes the place of the first.
 
         Args:
             report: The report.
             line: Which line of the journal holds it.
-            time: That of the line.
         """
         self.forget(report.stage)
         self.by_stage[report.stage], self.lines[report.stage] = report, line
-        self.times[report.stage] = time
 
     def forget(self, stage: tuple[int, float]) -> None:
         """Let a report be made again."""
-        for known in (self.by_stage, self.lines, self.times):
-            known.pop(stage, None)
+        self.by_stage.pop(stage, None)
+        self.lines.pop(stage, None)
 
     def start_over(self) -> None:
         """Forget what it reported and how it ended."""
         self.state, self.reason = "PROPOSED", ""
         self.by_stage.clear()
         self.lines.clear()
-        self.times.clear()
         self.measures, self.gain_interval, self.intervals = {}, None, {}
         self.searched_measures, self.whole_examples = {}, None
         self.task_adapters.clear()

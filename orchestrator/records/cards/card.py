@@ -120,7 +120,7 @@ def adapter_card(
         "gain_interval": trial.gain_interval if last else None,
         "minus_controls": trial.intervals if last else {},
         "test": test_of(state, trial.name) if last else None,
-        "made": trial.times.get((learnt - 1, DONE)),
+        "ended": trial.ended if last else None,
         "journal_line": trial.lines.get((learnt - 1, DONE)),
     }
     # Where addresses may stand; a journal holds settings without secrets.

@@ -121,7 +121,7 @@ def _metrics(state: SweepState, trial: str, card: Mapping[str, Any], model_id: s
     from mlflow.entities import Metric
 
     record, learnt = state.trial(trial), int(card["learnt"])
-    step, made = int(card["cost"]["steps"]), milliseconds(card["made"])
+    step, made = int(card["cost"]["steps"]), milliseconds(record.ended)
     scores = card["matrix"][-1]["scores"] if card["matrix"] else {}
     points = [(f"score/{task}", score["value"], made, step) for task, score in scores.items()]
     points += [(name, card["cost"][name], made, step) for name in ("tokens", "seconds")]
