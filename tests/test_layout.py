@@ -33,6 +33,7 @@ LONG = {
     "runs_list": "typer reads the options of the command from its parameters",
     "predict": "the same",
     "extend": "the same",
+    "sweep": "the same",
     "reproduce": "the same",
     "select": "the same",
     "serve": "the same",

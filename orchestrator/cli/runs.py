@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.api.differences import diff_sweeps, diff_trials
 from orchestrator.api.journals import read_sweep
 from orchestrator.cli.application import app, runs_app
 from orchestrator.cli.console import make_console, print_json
-from orchestrator.cli.diff import diff_sweeps, diff_trials, render_diff
+from orchestrator.cli.diff import render_diff
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.listing import completion
 from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage, Sweep

@@ -34,6 +34,11 @@ class SweepFolder:
         return self.path / "trials"
 
     @property
+    def requests(self) -> Path:
+        """What people ask of the sweep, until its driver takes it up."""
+        return self.path / "requests"
+
+    @property
     def ray(self) -> Path:
         """What running trials go on from; the storage path of Ray Train."""
         return self.path / "ray"

@@ -35,8 +35,9 @@ from orchestrator.records.events import JOURNAL_VERSION, FaultSurvived, SweepEnd
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import last_line
 from orchestrator.records.redaction import redacted, redacted_document
+from orchestrator.records.requests.request_files import pending
 from orchestrator.records.stage_report import StageReport
-from orchestrator.records.sweep_folder import sweep_folder
+from orchestrator.records.sweep_folder import SweepFolder, sweep_folder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.registry.index.index import open_index
@@ -151,7 +152,8 @@ def _open(
     projection = MlflowSync(loaded.experiment, storage, journal, observer)
     retried = retried_trials(state, journal.folder, options)
     finished = state.ended and _finished(loaded.experiment, state)
-    if finished and not retried and not state.reading_due:
+    asked = pending(SweepFolder(journal.folder))
+    if finished and not retried and not state.reading_due and not asked:
         observer.note("this sweep is finished; nothing is left to run")
         return projection.finish(just_decided=False)
     before = len(journal.lines)
@@ -345,7 +347,8 @@ def _forecast(experiment: Experiment, data: PreparedData, options: SweepOptions)
 def _finished(experiment: Experiment, state: SweepState) -> bool:
     """Whether a sweep that has a verdict has all the trials that it may have."""
     search, ended_by = experiment.search, state.verdict.budget if state.verdict else None
-    if search is None or len(state.searched) >= search.count:
+    own = [trial for trial in state.searched if not trial.is_asked_for]
+    if search is None or len(own) >= search.count:
         return True
     allowed = search.budgets
     return any(allowed.get(kind, math.inf) <= bound for kind, bound in (ended_by or {}).items())

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from rich.console import Console
 
+from orchestrator.api.differences import diff_sweeps, diff_trials
 from orchestrator.cli import diff
-from orchestrator.cli.diff import diff_sweeps, diff_trials
 from orchestrator.cli.output import documents, outcome_tables, tables, trial_details
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.formatting import show_duration, show_setting
