@@ -14,8 +14,6 @@ from tests.tiny import write_base, write_tasks
 
 keep_in_environment()  # for the processes that tests start
 
-ROOT = Path(__file__).parents[1]
-
 # One thread each: the tests share two cores with the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -40,24 +38,23 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (item.get_closest_marker("ray") is None, -slow[item.path]))
 
 
+def pytest_collection_finish(session):
+    """Refuse a pair of pytest and xdist that loses groups: each process would start a cluster."""
+    grouped = getattr(session.config.option, "loadgroup", False)
+    marked = [item for item in session.items if item.get_closest_marker("ray")]
+    if grouped and not all(item.nodeid.endswith("@ray") for item in marked):
+        raise pytest.UsageError(
+            "Tests with Ray are not told apart: this pytest and pytest-xdist lose groups. Install "
+            "the versions in constraints.txt."
+        )
+
+
 def pytest_xdist_make_scheduler(config, log):
     """Where tests run in two processes: those with Ray in one of them, others a file at a time."""
     from xdist.scheduler import LoadScopeScheduling
 
     class OneCluster(LoadScopeScheduling):
         """The tests with Ray are one scope, and the first: it takes longest."""
-
-        def add_node_collection(self, node, collection):
-            # A pair of pytest and xdist that loses groups would start a cluster in each process.
-            files = {nodeid.partition("::")[0] for nodeid in collection}
-            marked = {str(path.relative_to(ROOT)) for path in ROOT.glob("tests/**/test_*.py")
-                      if "pytest.mark.ray" in path.read_text(encoding="utf-8")}  # fmt: skip
-            if files & marked and not any(nodeid.endswith("@ray") for nodeid in collection):
-                raise pytest.UsageError(
-                    "Tests with Ray are not told apart: this pytest and pytest-xdist lose groups. "
-                    "Install the versions in constraints.txt."
-                )
-            super().add_node_collection(node, collection)
 
         def _split_scope(self, nodeid):
             return "with Ray" if nodeid.endswith("@ray") else nodeid.partition("::")[0]
