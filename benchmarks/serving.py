@@ -259,28 +259,31 @@ def main() -> None:
                 rounds.append({"shared": shared, "loop": loop, **ratios, "differ": texts_differ})
                 print(number, json.dumps(rounds[-1]))
             alone = timed(server, [[("curlora", prompts[:4])]], most)
+            found = {
+                "machine": platform.processor() or platform.machine(),
+                "cpus": len(os.sched_getaffinity(0)),
+                "python": platform.python_version(),
+                "adapters": KINDS, "layers": LAYERS, "clients": CLIENTS, "requests": each,
+                "max_tokens": most, "start_s": server.start_s, "rounds": rounds,
+                "ratio_tokens_per_s": statistics.median(r["ratio_tokens_per_s"] for r in rounds),
+                "ratio_tokens_per_cpu_s": statistics.median(
+                    r["ratio_tokens_per_cpu_s"] for r in rounds
+                ),
+                "latency_8_clients": latencies(shared_answers),
+                "latency_1_client": latencies(alone["answers"]),
+            }  # fmt: skip
+            chosen.to.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             agreement = compared(server, folders, reviews[: chosen.rows])
         finally:
             status = server.end()
         peft = peft_loop(folders, asked, most)
         ours = {(one["kind"], one["prompt"]): one["text"].strip() for one in shared_answers}
         same = sum(ours[key] == text for key, text in peft.pop("texts").items())
-        found = {
-            "machine": platform.processor() or platform.machine(),
-            "cpus": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
-            "adapters": KINDS, "layers": LAYERS, "clients": CLIENTS, "requests": each,
-            "max_tokens": most, "start_s": server.start_s, "exit_status": status,
-            "rounds": rounds,
-            "ratio_tokens_per_s": statistics.median(r["ratio_tokens_per_s"] for r in rounds),
-            "ratio_tokens_per_cpu_s": statistics.median(
-                r["ratio_tokens_per_cpu_s"] for r in rounds
-            ),
-            "latency_8_clients": latencies(shared_answers),
-            "latency_1_client": latencies(alone["answers"]),
+        found |= {
+            "exit_status": status,
             "peft_loop": peft | {"same_texts_as_server": same, "texts": len(ours)},
             "against_predict": agreement,
-        }  # fmt: skip
+        }
     chosen.to.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({k: v for k, v in found.items() if k != "rounds"}, indent=1))
 
