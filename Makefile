@@ -7,8 +7,8 @@ BENCHMARKS := useful_tokens packed_step adapter_step trial_start packed_bf16 met
 
 # The daily loop: the layout, and what takes no cluster, database or training (94 core-seconds).
 CHECKED := tests/test_layout.py tests/orchestrator/cluster tests/orchestrator/test_documentation.py \
-	tests/curlora/cur $(addprefix tests/orchestrator/, base/test_files.py cli/output cli/test_diff.py \
-	cli/test_query.py data measures records/test_events.py records/test_journal.py report \
+	tests/curlora/cur $(addprefix tests/orchestrator/, base/test_files.py api/test_differences.py cli/output \
+	data measures records/test_events.py records/test_journal.py registry report \
 	spec/test_experiment.py spec/test_methods.py spec/test_setting_bounds.py spec/test_task_files.py \
 	sweep/proposing/test_search.py system)
 

@@ -464,7 +464,13 @@ def run_case(kind: str, sound: Path, seed: str) -> tuple[str, str]:
             form.use(folder)
         except ours() as error:
             message = str(error)
-            one_line = message.isprintable() or kind in {"task", "experiment", "model.json"}
+            one_line = message.isprintable() or kind in {
+                "task",
+                "experiment",
+                "model.json",
+                "journal",
+                "trial",
+            }
             outcome = REFUSED if one_line else "not one line"
         except Exception as error:  # noqa: BLE001 - this is what is looked for
             frames = traceback.format_exception(error)
@@ -540,8 +546,19 @@ def run(kind: str, seeds: list[str]) -> dict[str, tuple[str, str]]:
     return results
 
 
+def _with_records() -> None:
+    """Add the records of a sweep, which are damaged in a file of their own."""
+    from benchmarks import fuzz_records as records
+
+    FORMATS["journal"] = Format(records.write_sweep, records.damage_journal, records.use_journal)
+    FORMATS["trial"] = Format(
+        records.write_sweep, records.damage_journal, records.use_model_of_sweep
+    )
+
+
 def main() -> None:
     """Run the formats that are named, print a table and every escape."""
+    _with_records()
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("formats", nargs="*", choices=[*FORMATS, []], help="all by default")
     parser.add_argument("--cases", type=int, default=300, help="of each format")

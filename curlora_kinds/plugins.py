@@ -123,6 +123,13 @@ def unload_plugin(name: str, tables: Sequence[Table[Any]] = OURS) -> None:
     sys.modules.pop(name, None)
 
 
+def plugins_of_environment() -> list[str]:
+    """References of the plugins that installed packages and CURLORA_PLUGINS name."""
+    installed = [point.module for point in metadata.entry_points(group=ENTRY_POINTS)]
+    named = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
+    return list(dict.fromkeys([*installed, *filter(None, named)]))
+
+
 def load_plugins_of_environment(tables: Sequence[Table[Any]] = OURS) -> list[Plugin]:
     """Load the plugins that installed packages and the variable CURLORA_PLUGINS name.
 
@@ -132,10 +139,7 @@ def load_plugins_of_environment(tables: Sequence[Table[Any]] = OURS) -> list[Plu
     Returns:
         The plugins. One that cannot be loaded is a `PluginError`.
     """
-    installed = [point.module for point in metadata.entry_points(group=ENTRY_POINTS)]
-    named = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
-    references = dict.fromkeys([*installed, *filter(None, named)])
-    return [load_plugin(reference, tables=tables) for reference in references]
+    return [load_plugin(reference, tables=tables) for reference in plugins_of_environment()]
 
 
 def missing_plugins(names: Iterable[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """Search, training and records around continual learning: from one YAML file to a champion.
 
 `orchestrator.run_sweep("x.yaml")` runs a sweep, `orchestrator.open_sweep("runs/demo")` gives its
-trials as tables, and `orchestrator.load("NAME@champion")` a trained model to be asked.
+trials as tables, `orchestrator.search("gain > 0.1")` finds trials of all sweeps, and
+`orchestrator.load("NAME@champion")` a trained model to be asked.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
 
 
 if TYPE_CHECKING:
+    from orchestrator.api.champions import (
+        champion,
+        champion_history,
+        compare,
+        promote,
+        rollback,
+    )
     from orchestrator.api.run import run_sweep
+    from orchestrator.api.search import search
     from orchestrator.api.select import select
     from orchestrator.api.sweep import Sweep, open_sweep
     from orchestrator.selection.request import Request
@@ -26,7 +35,8 @@ if TYPE_CHECKING:
     from orchestrator.sweep.race_scheduler import RaceScheduler
 
 __all__ = [
-    "Experiment", "RaceScheduler", "Request", "Sweep", "load", "open_sweep", "run_sweep", "select",
+    "Experiment", "RaceScheduler", "Request", "Sweep", "champion", "champion_history", "compare",
+    "load", "open_sweep", "promote", "rollback", "run_sweep", "search", "select",
 ]  # fmt: skip
 
 _PLACES = {
@@ -34,9 +44,15 @@ _PLACES = {
     "RaceScheduler": "orchestrator.sweep.race_scheduler",
     "Request": "orchestrator.selection.request",
     "Sweep": "orchestrator.api.sweep",
+    "champion": "orchestrator.api.champions",
+    "champion_history": "orchestrator.api.champions",
+    "compare": "orchestrator.api.champions",
     "load": "orchestrator.serving.find",
     "open_sweep": "orchestrator.api.sweep",
+    "promote": "orchestrator.api.champions",
+    "rollback": "orchestrator.api.champions",
     "run_sweep": "orchestrator.api.run",
+    "search": "orchestrator.api.search",
     "select": "orchestrator.api.select",
 }
 

@@ -17,7 +17,7 @@ HEAVY = {
     "sklearn",
     "torch", "transformers", "peft", "deepspeed", "ray", "mlflow", "optuna", "datasets",
     "matplotlib", "safetensors", "numpy", "pandas", "pyarrow", "sqlalchemy", "alembic", "jinja2",
-    "huggingface_hub", "moocore", "scipy",
+    "huggingface_hub", "moocore", "scipy", "pydantic",
     "gguf", "sacrebleu", "rouge_score", "torchao", "tokenizers", "accelerate",
 }  # fmt: skip
 """What takes a noticeable part of a second to load. A quick command loads none of it that it does
@@ -30,8 +30,10 @@ RARELY = {"difflib", "importlib", "pydoc_data", "yaml"}
 LONG = {
     "_fit": "the arguments of Ray Tune, which cannot be taken apart",
     "_run": "the order of a sweep's parts",
-    "predict": "typer reads the options of the command from its parameters",
+    "runs_list": "typer reads the options of the command from its parameters",
+    "predict": "the same",
     "extend": "the same",
+    "sweep": "the same",
     "reproduce": "the same",
     "select": "the same",
     "serve": "the same",

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.api.trial_rows import INTERVALS, columns, trial_rows
+from orchestrator.api.trial_rows import columns, trial_rows
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
+from orchestrator.registry.index.fields import INTERVALS
 
 UNTOUCHED = "untouched base"
 """The row of a matrix before anything was learnt."""

@@ -9,15 +9,11 @@ from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.readings import CONTROLS
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
+from orchestrator.registry.index.fields import INTERVALS
 
 WORDS = ("trial", "state", "of", "on_front", "champion", "examples")
 """The columns that say what a trial is: `of` names the trial that it repeats, `examples` how many
 validation examples of all tasks it was measured on (None where that is not recorded)."""
-INTERVALS = (
-    *("gain_low", "gain_high"),
-    *(f"minus_{control}_{end}" for control in CONTROLS for end in ("low", "high")),
-)
-"""The columns of 95 % intervals: of the gain, and of the mean final score minus each control's."""
 
 
 def columns(view: SweepState) -> list[str]:

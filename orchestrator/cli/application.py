@@ -1,4 +1,4 @@
-"""The application that commands register at, and its entry point."""
+"""The application that commands register at."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Annotated
 
 import typer
 
+from curlora_kinds.plugins import plugins_of_environment
 from orchestrator.cli.errors import answers_mistakes
-from orchestrator.spec.plugins import load_installed_plugins
 
 app = typer.Typer(
     name="orchestrate",
     help="Search for the best way to teach a language model one task after another.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 runs_app = typer.Typer(help="Look at sweeps and their trials.", no_args_is_help=True)
-champion_app = typer.Typer(help="Look at champions in the model registry.", no_args_is_help=True)
+champion_app = typer.Typer(
+    help="Champions: show, compare, promote, roll back.", no_args_is_help=True
+)
 app.add_typer(runs_app, name="runs")
 app.add_typer(champion_app, name="champion")
 tasks_app = typer.Typer(help="Look at task files and the data they read.", no_args_is_help=True)
@@ -28,11 +29,6 @@ app.add_typer(tasks_app, name="tasks")
 
 OWN_PROCESS = "this process is for one command"
 """The context's object where the command line was not called from within another program."""
-
-
-def main() -> None:
-    """Run the command line."""
-    app(obj=OWN_PROCESS)
 
 
 def _version(wanted: bool) -> None:
@@ -53,4 +49,7 @@ def _options(
 ) -> None:
     del version  # answered before this
     # Whoever installs a plugin, or sets the variable, has it in every command.
-    load_installed_plugins()
+    if plugins_of_environment():
+        from orchestrator.spec.plugins import load_installed_plugins
+
+        load_installed_plugins()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from orchestrator.api.journals import begun_sweeps, read_sweep
+from orchestrator.api.journals import read_sweep
 from orchestrator.cli.application import app
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.options import DEFAULT_STORAGE, Storage, TrackingUri
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.event import Line
 from orchestrator.records.journal import is_being_written
-from orchestrator.records.journal_lines import read_journal
-from orchestrator.records.mlflow.address import is_database, recorded_uri
+from orchestrator.records.mlflow.address import recorded_uri
+from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.user_error import UsageError
@@ -53,8 +53,6 @@ def report(
     if is_being_written(folder):
         typer.echo("The sweep is running, and attaches its report to MLflow itself at its end.")
         return
-    from orchestrator.records.mlflow.projection import Projection
-
     try:
         projection = Projection(_uri_of(lines, storage, tracking_uri), folder)
         projection.catch_up(lines, running=False)
@@ -71,45 +69,48 @@ def report(
 @answers_mistakes
 def ui(
     sweep_name: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP]", help="Only this sweep's address.")
+        str | None, typer.Argument(metavar="[SWEEP]", help="Print this sweep's address.")
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to answer.")] = 5000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to answer; 0: any.")] = 5000,
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes", help="Let the pages change champions, add and stop trials."
+        ),
+    ] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Open MLflow's pages on this machine, on the trials of each sweep, until Ctrl-C."""
-    folders = [read_sweep(sweep_name, storage)[0]] if sweep_name else begun_sweeps(storage)
-    journals = {folder: lines for folder in folders if (lines := read_journal(folder))}
-    if not journals:
-        raise UsageError(f"No sweeps in {storage}. Start one with `orchestrate sweep FILE`.")
-    from orchestrator.cli import mlflow_server
+    """Show sweeps, trials and champions in a browser on this machine, until Ctrl-C."""
+    if sweep_name is not None:
+        read_sweep(sweep_name, storage)
+    elif not storage.is_dir():
+        raise UsageError(
+            f"No sweeps in {storage}, which is no folder. Start one with `orchestrate sweep FILE`, "
+            "or name another folder by `--storage`."
+        )
+    from orchestrator.cli.mlflow_beside import MlflowBeside
+    from orchestrator.cli.mlflow_server import ended_by_signals, wait_for_interrupt
+    from orchestrator.web import addresses
+    from orchestrator.web.guard import Changes
+    from orchestrator.web.reading import Reading
+    from orchestrator.web.server import serving
+    from orchestrator.web.site import Site
 
-    uris = {f: _uri_of(lines, storage, tracking_uri) for f, lines in journals.items()}
-    # One server shows one database; the sweep that was begun last decides which.
-    uri = list(uris.values())[-1]
-    pages = [
-        mlflow_server.prepare(folder, journals[folder], uri)
-        for folder, own in uris.items()
-        if own == uri
-    ]
-    if not is_database(uri):
-        _print_pages(pages, uri.rstrip("/"))
-        return
-    typer.echo("Starting MLflow's server, which takes a moment.")
+    changes = Changes(allow_changes)
     try:
-        with mlflow_server.mlflow_pages(uri, port, storage) as address:
-            _print_pages(pages, address)
+        with (
+            ended_by_signals(),
+            MlflowBeside(storage, tracking_uri) as mlflow,
+            serving(Site(Reading(storage), changes, mlflow), port) as address,
+        ):
+            path = "/" if sweep_name is None else addresses.sweep_page(sweep_name)
+            typer.echo(f"{address}{path}")
+            if allow_changes:
+                let_in = f"{address}/enter/{changes.key}"
+                typer.echo(f"Changes are allowed to a browser that has opened {let_in}")
             typer.echo("Ctrl-C ends it.")
-            mlflow_server.wait_for_interrupt()
+            wait_for_interrupt()
     except KeyboardInterrupt:
         pass
     typer.echo("Ended.")
-
-
-def _print_pages(pages: list[Any], address: str) -> None:
-    for page in pages:
-        typer.echo(f"{page.sweep}\n  trials  {address}/{page.runs}")
-        if page.report:
-            typer.echo(f"  report  {address}/{page.report}")
-        if page.file:
-            typer.echo(f"  file    {page.file.resolve().as_uri()}")

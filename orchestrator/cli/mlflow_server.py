@@ -1,4 +1,4 @@
-"""Looking at sweeps in a browser: MLflow's own pages on this machine, opened on the right view."""
+"""MLflow's own pages on this machine, opened on the right view."""
 
 from __future__ import annotations
 
@@ -103,8 +103,6 @@ def mlflow_pages(uri: str, port: int, storage: Path) -> Iterator[str]:
         BrowserError: If the port is taken, or the server does not answer.
     """
     _check_port(port)
-    # Asked to end by a signal, Python would leave the server behind.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     environment = own_mlflow(os.environ) | {
@@ -130,7 +128,6 @@ def mlflow_pages(uri: str, port: int, storage: Path) -> Iterator[str]:
             yield address
         finally:
             _end(server)
-            signal.signal(signal.SIGTERM, before)
 
 
 def _check_port(port: int) -> None:
@@ -168,6 +165,16 @@ def _end(server: subprocess.Popen[bytes]) -> None:
     # Workers that outlived the server are in its group still.
     with suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let being asked to end be as Ctrl-C: Python would leave MLflow's server behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def wait_for_interrupt() -> None:

@@ -1,28 +1,22 @@
-"""The commands `champion show` and `export`."""
+"""The command `export`."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.text import Text
 
-from orchestrator.cli.application import app, champion_app
-from orchestrator.cli.console import make_console, print_json, print_note
+from orchestrator.cli.application import app
+from orchestrator.cli.console import print_note
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.options import (
     DEFAULT_STORAGE,
-    Json,
     MovedBase,
     Reference,
     Storage,
     TrackingUri,
 )
-from orchestrator.cli.output.tables import print_on, table
-from orchestrator.records.mlflow.registry import champion_record
 from orchestrator.records.model_folder import MODEL_FILE
 from orchestrator.serving import export as export_module
 from orchestrator.serving import find
@@ -30,43 +24,7 @@ from orchestrator.serving.hub.card import CARD
 from orchestrator.serving.hub.card_facts import card_facts
 from orchestrator.serving.hub.push import check_repository
 from orchestrator.serving.hub.push import push as send
-from orchestrator.system.formatting import show, show_interval, show_setting
 from orchestrator.system.user_error import UsageError
-
-
-@champion_app.command("show")
-@answers_mistakes
-def champion_show(
-    name: Annotated[str, typer.Argument(help="The sweep's name.", show_default=False)],
-    storage: Storage = DEFAULT_STORAGE,
-    tracking_uri: TrackingUri = None,
-    as_json: Json = False,
-) -> None:
-    """Show which trial is champion, why, and what it was made from."""
-    record = champion_record(name, find.registry_uri(name, storage, tracking_uri), storage)
-    if as_json:
-        print_json(record)
-        return
-    title = f"{name}@champion: version {record['version']}, trial {record['trial']}"
-    shown = table(title, "what", "value", left={"what", "value"})
-    test = {"test": record.get("test") or "not read"}  # what nothing was chosen by comes first
-    for key, value in _leaves({**test, **{k: v for k, v in record.items() if k != "test"}}):
-        shown.add_row(Text(key), Text(value))
-    print_on(make_console(), shown)
-
-
-def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif key == "registered" and isinstance(value, float):
-            yield prefix + key, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
-        elif key == "gain_interval" or prefix.endswith("minus."):
-            yield prefix + key, show_interval(value)
-        elif isinstance(value, float) and prefix.startswith(("measures.", "test.")):
-            yield prefix + key, show(value)
-        else:
-            yield prefix + key, show_setting(key, value, exact=True)
 
 
 @app.command()

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.listing import completion
+from orchestrator.cli.listing.completion import DEFAULT_STORAGE
 from orchestrator.spec.budgets import duration
-from orchestrator.spec.sections import not_a_folder
+from orchestrator.spec.folders import not_a_folder
 from orchestrator.system.user_error import UsageError
 
 File = Annotated[Path, typer.Argument(help="The experiment file (YAML).", show_default=False)]
@@ -82,8 +84,6 @@ TimeBudget = Annotated[
     ),
 ]
 
-DEFAULT_STORAGE = Path("./runs")
-
 
 def given_places(
     address: str | None, data_root: Path | None, storage: Path, base: Path | None
@@ -108,6 +108,11 @@ NewName = Annotated[
 Reference = Annotated[
     str,
     typer.Argument(
-        help="NAME@champion, NAME/VERSION, SWEEP/TRIAL, or a model folder.", show_default=False
+        help="NAME@champion, NAME/VERSION, SWEEP/TRIAL, SWEEP/TRIAL@TASK, or a model folder.",
+        show_default=False,
+        autocompletion=completion.references,
     ),
+]
+Sweep = Annotated[
+    str, typer.Argument(metavar="SWEEP", show_default=False, autocompletion=completion.sweeps)
 ]

@@ -12,12 +12,14 @@ from orchestrator.api.journals import find_trial, read_sweep
 from orchestrator.cli.application import app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.errors import FAILED, answers_mistakes, stop
+from orchestrator.cli.listing import completion
 from orchestrator.cli.options import (
     DEFAULT_STORAGE,
     DataRoot,
     Json,
     MovedBase,
     Storage,
+    Sweep,
     check_data_root,
 )
 from orchestrator.cli.output.documents import trial_document
@@ -33,9 +35,14 @@ _TASK_FOLDERS = (Path("experiments/tasks"), Path("tasks"))
 @app.command()
 @answers_mistakes
 def score(
-    sweep_name: Annotated[str, typer.Argument(metavar="SWEEP", show_default=False)],
+    sweep_name: Sweep,
     trial: Annotated[
-        str, typer.Argument(help="One of its trials; `base` with `--task`.", show_default=False)
+        str,
+        typer.Argument(
+            help="One of its trials; `base` with `--task`.",
+            show_default=False,
+            autocompletion=completion.trials,
+        ),
     ],
     full: Annotated[
         bool,

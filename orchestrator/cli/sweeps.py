@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,8 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.running import command_again, run_shown, show_outcome, show_plan
 from orchestrator.executors.worker_group import leave_out_quantisers
+from orchestrator.records.journal import is_being_written
+from orchestrator.records.sweep_folder import sweep_folder
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment, load_experiment
 from orchestrator.system.user_error import UsageError
@@ -67,10 +69,41 @@ def sweep(
     data_root: DataRoot = None,
     time_budget: TimeBudget = None,
     as_json: Json = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Add a trial to the sweep that was begun, then go on.")
+    ] = False,
+    like: Annotated[
+        str | None, typer.Option(help="With the settings of this trial.", metavar="TRIAL")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="But with this one; may be repeated.", metavar="PATH=VALUE"),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the journal.")] = "",
 ) -> None:
     """Search the file's space, continuing what an earlier call began; name front and champion."""
+    if not add and (like is not None or changes):
+        raise UsageError("`--like` and `--set` say which trial is added: they go with `--add`.")
+    if add and _asked_for(file, data_root, like, changes or [], reason):
+        return
     options = {"new": new, "retry_failed": retry_failed, "address": address}
     _run("sweep", file, options, data_root, time_budget=time_budget, as_json=as_json)
+
+
+def _asked_for(
+    file: Path, data_root: Path | None, like: str | None, changes: Sequence[str], reason: str
+) -> bool:
+    """Ask the sweep of a file for a further trial; whether a driver is there to take it up."""
+    from orchestrator.api.requests import ask_for_trial, changes_of
+
+    experiment = _load(file, data_root, begun=True).experiment
+    storage = Path(experiment.storage).expanduser().resolve()
+    folder = sweep_folder(storage, experiment.name, new=False)
+    ask_for_trial(folder, like, changes_of(changes), reason)
+    running = is_being_written(folder)
+    if running:
+        typer.echo(f"The running sweep {folder.name} takes it up.")
+    return running
 
 
 @app.command()

@@ -13,6 +13,10 @@ class TrackingError(UserError, RuntimeError):
     """MLflow cannot be reached or refused; the message says which, where, and what is safe."""
 
 
+class MissingRunError(TrackingError):
+    """MLflow does not hold a run that the journal knows, since it lags behind."""
+
+
 class ModelFolderError(UserError, ValueError):
     """A model folder that is not whole; the message names the file and what is wrong."""
 
@@ -23,3 +27,7 @@ class UnknownModelError(UserError, ValueError):
 
 class AdapterFolderError(UserError, ValueError):
     """A folder that holds no adapter in safetensors."""
+
+
+class RegistryError(TrackingError):
+    """A registry that cannot be read, or a change that it refuses; the message says why."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, Self, TypeAlias
 
 from orchestrator.records.errors import JournalError
+from orchestrator.system.field_types import wrong_fields
+from orchestrator.system.wording import cut
 
 Line: TypeAlias = dict[str, Any]
 """A line of a journal as JSON has it."""
@@ -60,24 +63,45 @@ class Event:
             The event, with defaults for what the line does not hold.
 
         Raises:
-            JournalError: If something is missing that no version has left out.
+            JournalError: If something is missing that no version has left out, or is of a type
+                that none has written.
         """
-        held = {
-            f.name: f.metadata.get("read", _as_it_is)(line[f.name])
-            for f in fields(cls)
-            if line.get(f.name) is not None
-        }
+        held = {f.name: _read(f, line) for f in fields(cls) if line.get(f.name) is not None}
         lacking = [f.name for f in fields(cls) if f.name not in held and not _has_default(f)]
         if lacking:
             raise JournalError(
                 f"Line {line.get('n')} of the journal, `{line['event']}`, lacks "
                 f"{', '.join(f'`{name}`' for name in lacking)}."
             )
-        return cls(**held)
+        event = cls(**held)
+        for name, wanted in wrong_fields(event).items():
+            raise JournalError(_wrong(name, line, wanted))
+        trial = held.get("trial")
+        if trial is not None and not _TRIAL.fullmatch(trial):
+            raise JournalError(_wrong("trial", line, "a trial's name"))
+        return event
 
 
-def _as_it_is(value: Any) -> Any:
-    return value
+_TRIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names of trials; they are names of folders as well."""
+
+
+def _read(one: Field[Any], line: Mapping[str, Any]) -> Any:
+    read = one.metadata.get("read")
+    if read is None:
+        return line[one.name]
+    try:
+        return read(line[one.name])
+    except (TypeError, ValueError, AttributeError, KeyError):
+        raise JournalError(_wrong(one.name, line, "as docs/journal.md says")) from None
+
+
+def _wrong(name: str, line: Mapping[str, Any], wanted: str) -> str:
+    return (
+        f"Line {line.get('n')} of the journal, `{line['event']}`: `{name}` should be {wanted}, got "
+        f"{cut(repr(line.get(name)))}. No version writes that; take the journal from where it was "
+        "made."
+    )
 
 
 def _has_default(one: Field[Any]) -> bool:

@@ -13,6 +13,7 @@ from orchestrator.records.events import (
     ExtensionMeasured,
     FaultSurvived,
     JournalRepaired,
+    RequestTaken,
     SetAside,
     StageReported,
     SweepContinued,
@@ -83,6 +84,8 @@ class EventFold:
         default_factory=list["FaultSurvived | JournalRepaired | SetAside"]
     )
     """What went wrong and was survived, oldest first."""
+    requests: dict[str, RequestTaken] = field(default_factory=dict[str, RequestTaken])
+    """What people have asked of the sweep, by request, as far as it was taken up."""
     versions: dict[str, str] = field(default_factory=dict[str, str])
     """Those of the last start of the sweep, see `journal_facts.versions`."""
 
@@ -104,12 +107,18 @@ class EventFold:
                 self.extension = event
             case FaultSurvived() | JournalRepaired() | SetAside():
                 self.faults.append(event)
-            case TestRead():
-                self.readings.append(event)
-            case ChampionRegistered():
-                self.model, self.version = event.model, str(event.version)
+            case RequestTaken():
+                self.requests[event.request] = event
+            case TestRead() | ChampionRegistered():
+                self._take_of_champion(event)
             case _:
                 pass
+
+    def _take_of_champion(self, event: TestRead | ChampionRegistered) -> None:
+        if isinstance(event, TestRead):
+            self.readings.append(event)
+        else:
+            self.model, self.version = event.model, str(event.version)
 
     def _take_session(self, event: SweepOpened | SweepContinued) -> None:
         if isinstance(event, SweepOpened):

@@ -194,6 +194,24 @@ class BudgetSpent(Event):
 
 
 @dataclass(frozen=True)
+class RequestTaken(Event):
+    """What a person had asked of the sweep was done, or refused."""
+
+    name = "request_taken"
+    request: str = ""
+    """Which request: the name of its file."""
+    ask: str = ""
+    """`stop` or `add`, a trial."""
+    about: str | None = None
+    """The trial that is stopped, or was added."""
+    who: str = ""
+    """`USER@HOST`."""
+    reason: str = ""
+    refused: str | None = field(default=None, metadata=ONLY_IF_SAID)
+    """Why it was not done."""
+
+
+@dataclass(frozen=True)
 class SweepStopped(Event):
     """A sweep was given up for now."""
 
@@ -340,7 +358,7 @@ class UnknownEvent(Event):
 
 EVENTS: tuple[type[Event], ...] = (
     SweepOpened, SweepContinued, TrialProposed, TrialStarted, StageReported, TrialEnded,
-    CellsScored, TrialMeasured, BudgetSpent, SetAside, FaultSurvived, JournalRepaired,
+    CellsScored, TrialMeasured, BudgetSpent, RequestTaken, SetAside, FaultSurvived, JournalRepaired,
     SweepStopped, SweepEnded, ExtensionMeasured, TestRead, ChampionRegistered,
 )  # fmt: skip
 """Every event that this version writes."""

@@ -1,4 +1,4 @@
-"""The folder that a trained adapter travels in: `adapter/` and `model.json`.
+"""The folder that a trained adapter travels in: `adapter/`, `model.json` and its card.
 
 It is written from a sweep's journal, sealed, and checked before it is used. Nothing in it is
 executed.
@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.records.cards.card import adapter_card, card_text
+from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.errors import AdapterFolderError, ModelFolderError
 from orchestrator.records.journal_facts import effective_experiment
-from orchestrator.records.pruned import pruned_words
 from orchestrator.records.redaction import redacted_document
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.plugins import what_is_missing
@@ -29,6 +30,8 @@ from orchestrator.system.strict_json import read_object
 from orchestrator.system.wording import cut
 
 MODEL_FILE = "model.json"
+CARD_FILE = "card.json"
+"""The adapter's card, for people and other programs; nothing here reads it."""
 LONGEST_QUESTION = 1 << 24
 """Tokens; no model reads more, and a larger number was never written by a sweep."""
 _AGAIN = "It is written with the adapter: export or copy the model folder again."
@@ -123,7 +126,12 @@ _ADAPTER_FILES = {".json", ".safetensors"}
 
 
 def write_model_folder(
-    target: Path, *, adapter_folder: Path, state: SweepState, trial: str
+    target: Path,
+    *,
+    adapter_folder: Path,
+    state: SweepState,
+    trial: str,
+    learnt: int | None = None,
 ) -> Path:
     """Write the folder that a trained adapter travels in: `adapter/` and `model.json`.
 
@@ -132,6 +140,7 @@ def write_model_folder(
         adapter_folder: What PEFT's `save_pretrained` wrote.
         state: The sweep.
         trial: The trial that trained the adapter.
+        learnt: After how many tasks it was kept; None: after the last.
 
     Returns:
         `target`.
@@ -149,7 +158,8 @@ def write_model_folder(
             f"`adapter_model.safetensors`, are needed, got {[file.name for file in files]}. "
             "Pickled weights (`.bin`) are never read."
         )
-    wrong = adapter_flaw(adapter_folder, state.trial(trial).adapter_sha256, trial)
+    document = model_document(state, trial, learnt)
+    wrong = adapter_flaw(adapter_folder, document["adapter_sha256"], trial)
     if wrong is not None:
         raise AdapterFolderError(
             f"{adapter_folder} is not the adapter that trial {trial} made: {wrong}. It is not "
@@ -160,8 +170,10 @@ def write_model_folder(
     (target / ADAPTER_FOLDER).mkdir(parents=True)
     for file in files:
         shutil.copyfile(file, target / ADAPTER_FOLDER / file.name)
-    text = json.dumps(model_document(state, trial), indent=2, allow_nan=False)
+    text = json.dumps(document, indent=2, allow_nan=False)
     (target / MODEL_FILE).write_text(text + "\n", encoding="utf-8")
+    card = adapter_card(state, state.trial(trial), document["learnt"])
+    (target / CARD_FILE).write_text(card_text(card), encoding="utf-8")
     seal(target, None)
     return target
 
@@ -190,11 +202,24 @@ def adapter_flaw(folder: Path, expected: str | None, trial: str) -> str | None:
     return f"it is that of trial {maker}" if maker != trial else "it is of another attempt"
 
 
-def model_document(state: SweepState, trial: str) -> dict[str, Any]:
-    """What `model.json` says of the adapter of a trial."""
+def model_document(state: SweepState, trial: str, learnt: int | None = None) -> dict[str, Any]:
+    """What `model.json` says of an adapter of a trial.
+
+    Args:
+        state: The sweep.
+        trial: The trial.
+        learnt: After how many tasks it was kept; None: after the last.
+
+    Returns:
+        The document; of an adapter before the last task its tasks are those that it has learnt.
+    """
     record, base = state.trial(trial), state.base
     experiment = effective_experiment(state.experiment, record.overrides)
     model = experiment.model
+    count = len(experiment.tasks) if learnt is None else learnt
+    last = count == len(experiment.tasks)
+    kept = (record.adapter, record.adapter_sha256)
+    _, sha256 = kept if last else record.task_adapters.get(count, (None, None))
     document = {
         "base": {
             # It may have been moved since the sweep began.
@@ -207,13 +232,14 @@ def model_document(state: SweepState, trial: str) -> dict[str, Any]:
         },
         "precision": experiment.training.precision,
         "max_length": experiment.training.max_length,
-        "tasks": {name: state.task_files[name] for name in experiment.tasks},
+        "tasks": {name: state.task_files[name] for name in experiment.tasks[:count]},
         "trial": trial,
         "sweep": state.name,
         "sweep_id": state.identity,
-        "adapter_sha256": record.adapter_sha256,
-        "carried_sha256": record.carried_sha256,
-        "measures": record.measures,
+        "learnt": count,
+        "adapter_sha256": sha256,
+        "carried_sha256": record.carried_sha256 if last else None,
+        "measures": record.measures if last else {},
         "overrides": record.overrides,
         "experiment": experiment.model_dump(mode="json"),
     }

@@ -34,6 +34,11 @@ class SweepFolder:
         return self.path / "trials"
 
     @property
+    def requests(self) -> Path:
+        """What people ask of the sweep, until its driver takes it up."""
+        return self.path / "requests"
+
+    @property
     def ray(self) -> Path:
         """What running trials go on from; the storage path of Ray Train."""
         return self.path / "ray"
@@ -60,6 +65,10 @@ class SweepFolder:
     def task_adapter(self, trial: str, learnt: int) -> Path:
         """The adapter that is kept of a trial once it had learnt so many tasks, but the last."""
         return self.trials / trial / "adapters" / f"after-{learnt}"
+
+    def cards(self, trial: str) -> Path:
+        """The cards of a trial's adapters, a file for each."""
+        return self.trials / trial / "cards"
 
     def carried(self, trial: str) -> Path:
         """What is kept of a finished trial for a further task, beside its adapter."""

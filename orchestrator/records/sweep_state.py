@@ -31,6 +31,10 @@ class SweepState(EventFold):
     """What the journal says of a sweep: what its events set, and what follows from that."""
 
     _joint: dict[str, bool] = field(default_factory=dict[str, bool])
+    _read: tuple[dict[str, Any], Experiment | None] | None = field(
+        default=None, compare=False, repr=False
+    )
+    """The experiment's document as it was read last, and the experiment."""
 
     @classmethod
     def of(cls, lines: Iterable[Line], *, whole: bool = True) -> SweepState:
@@ -127,13 +131,24 @@ class SweepState(EventFold):
     @property
     def total(self) -> int:
         """How many trials the sweep is to hold."""
+        return self.planned(len(self.trials), len(self.searched))
+
+    def planned(self, trials: int, searched: int) -> int:
+        """How many trials the sweep is to hold.
+
+        Args:
+            trials: How many it has.
+            searched: How many of them repeat no other and are no comparison.
+
+        Returns:
+            At least as many as it has.
+        """
         search = self.experiment.get("search")
         if self.kind == "run" or not search:
             extends = self.experiment.get("extends") or {"compared": False}
-            return max(3 if extends.get("compared", True) else 1, len(self.trials))
-        searched = len(self.searched)
-        repeated = len(self.trials) - searched
-        parsed = _experiment(self.experiment)
+            return max(3 if extends.get("compared", True) else 1, trials)
+        repeated = trials - searched
+        parsed = self._parsed
         open_ended = parsed is not None and parsed.search is not None and parsed.search.open_ended
         if self.ended or parsed is None or open_ended:
             return max(int(search.get("trials") or 0) if parsed is None else 0, searched) + repeated
@@ -231,7 +246,7 @@ class SweepState(EventFold):
         """The trial's whole method and training, its overrides applied."""
         if trial.name == BASE_TRIAL:
             return {}
-        parsed = _experiment(self.experiment)
+        parsed = self._parsed
         if parsed is None:
             return dict(trial.overrides)
         try:
@@ -240,6 +255,14 @@ class SweepState(EventFold):
             return dict(trial.overrides)
         parts = ("method", "training", "resources")
         return flat({part: document[part] for part in parts})
+
+    @property
+    def _parsed(self) -> Experiment | None:
+        """The experiment; None where a version with other fields wrote it."""
+        # A continued sweep has another document; the same is not read again for every trial.
+        if self._read is None or self._read[0] is not self.experiment:
+            self._read = (self.experiment, _experiment(self.experiment))
+        return self._read[1]
 
     def control_scores(self, control: str) -> list[float]:
         """A control's score on each task, NaN where it was not measured.

@@ -17,6 +17,8 @@ BASE_TRIAL = "base"
 """Name of the control trial that measures row 0: the untouched base model."""
 AS_IT_WAS = "as it was"
 """The side of a reading of the test data that is the trial that a sweep goes on from."""
+REQUEST = "request"
+"""Who proposes the trials that people have asked for; the request's name follows."""
 COMPARISON = "comparison"
 """Who proposes the trials beside which a sweep that learns on from another trial is read."""
 
@@ -83,6 +85,11 @@ class TrialRecord:
     def is_searched(self) -> bool:
         """Whether it is of the search: no repetition of another, and no comparison."""
         return self.of is None and self.by != COMPARISON
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether a person has asked for it, beside what the search proposes."""
+        return self.by.partition(" ")[0] == REQUEST
 
     @property
     def over(self) -> bool:

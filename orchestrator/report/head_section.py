@@ -13,7 +13,7 @@ from orchestrator.system.formatting import count, moment, show_duration, show_in
 def head(view: SweepState) -> dict[str, Any]:
     """Name, verdict, caveat and facts of a sweep."""
     seeds = {view.settings(t).get("training.seed") for t in view.searched} - {None}
-    kind, title, sentences = _verdict(view)
+    kind, title, sentences = verdict(view)
     return {
         "name": view.name,
         "kind": view.kind,
@@ -49,9 +49,16 @@ def _facts(view: SweepState) -> dict[str, str | None]:
     }
 
 
-def _verdict(view: SweepState) -> tuple[str, str, list[str]]:
-    """Its class in the style sheet, its title, and sentences, of which some may be empty."""
-    reason = f"{view.reason[:1].upper()}{view.reason[1:]}."
+def verdict(view: SweepState) -> tuple[str, str, list[str]]:
+    """What a sweep has come to.
+
+    Args:
+        view: The sweep; of its trials, the champion is enough once it has ended.
+
+    Returns:
+        Its class in the style sheet, its title, and sentences, of which some may be empty.
+    """
+    reason = f"{view.reason[:1].upper()}{view.reason[1:].rstrip('.')}."
     if not view.ended:
         return "", "Not ended yet", [_best_so_far(view)]
     if view.champion is None:

@@ -17,10 +17,13 @@ from orchestrator.report.deciding.decision import decide
 from orchestrator.report.deciding.words import decision_lines
 from orchestrator.report.figures import COLOURS, Figures
 from orchestrator.report.head_section import head
+from orchestrator.report.shown_trials import shown_trials
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_OF_TRIALS = ("front", "trials", "settings", "matrices")
+"""The sections that show trials one by one."""
 _TEMPLATES = Path(__file__).parent / "templates"
 # What XML and HTML allow in no text; a task file may hold anything.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -37,6 +40,7 @@ def render_page(view: SweepState, figures: Figures, folder: Path) -> str:
     Returns:
         HTML without any address but those within the page.
     """
+    shown = shown_trials(view)
     # By id: the title, the template, and what the template shows; nothing to show, no section.
     decided = decision_lines(decide(view)) if view.ended else []
     sections = {
@@ -44,14 +48,18 @@ def render_page(view: SweepState, figures: Figures, folder: Path) -> str:
         "test": ("Test examples", "readings", score_sections.test_readings(view)),
         "extension": ("Gained and lost", "tables", score_sections.extension(view)),
         "asked": ("What was asked", "asked", input_sections.asked(view)),
-        "front": ("The front", "front", picture_sections.front(view, figures)),
+        "front": ("The front", "front", picture_sections.front(shown.view, figures)),
         "course": ("The course of the search", "course", picture_sections.search_course(view)),
         "scores": ("Scores by task", "tables", score_sections.scores_by_task(view)),
         "finalists": ("Finalists with fresh seeds", "tables", score_sections.finalists(view)),
-        "trials": ("All trials", "trials", trial_sections.all_trials(view)),
+        "trials": (
+            "Trials" if shown.words else "All trials",
+            "trials",
+            trial_sections.all_trials(shown.view),
+        ),
         "settings": ("Settings and measures", "settings", picture_sections.parallel(figures)),
-        "curves": ("While it learnt", "curves", picture_sections.curves(view, figures)),
-        "matrices": ("Every matrix", "matrices", picture_sections.matrices(view)),
+        "curves": ("While it learnt", "curves", picture_sections.curves(shown.view, figures)),
+        "matrices": ("Every matrix", "matrices", picture_sections.matrices(shown.view)),
         "failed": ("What failed", "tables", trial_sections.failed(view, folder)),
         "faults": ("What was survived", "tables", trial_sections.survived(view)),
         "data": ("The data", "tables", input_sections.data(view)),
@@ -61,6 +69,7 @@ def render_page(view: SweepState, figures: Figures, folder: Path) -> str:
     page = _environment().get_template("page.html.jinja")
     text = page.render(
         head=head(view),
+        sampled={key: shown.words for key in _OF_TRIALS if shown.words},
         sections={key: section for key, section in sections.items() if section[2]},
         colours=COLOURS,
         script=Markup(script),

@@ -23,6 +23,8 @@ from orchestrator.report.svg import (
 )
 from orchestrator.system.formatting import show, show_interval
 
+_STRONG = ("champion", "front")
+_MANY = 60
 _MARKERS = ("circle", "square", "diamond", "triangle")
 
 
@@ -53,34 +55,40 @@ def trade_off(figure: TradeOff, colours: dict[str, int]) -> Markup:
     if len(figure.best) > 1:
         path = " ".join(f"{px(places[n][0])},{px(places[n][1])}" for n in figure.best)
         parts.append(element("polyline", points=path, class_="best"))
-    ordered = sorted(figure.dots, key=lambda dot: dot.name in colours)
-    parts += [_dot(frame, dot, groups.index(dot.group), colours.get(dot.name)) for dot in ordered]
+    # What stands out lies above the many, which are faint where they are very many.
+    ordered = sorted(figure.dots, key=lambda dot: (dot.name in colours, dot.role in _STRONG))
+    faint = len(ordered) > _MANY
+    parts += [
+        _dot(frame, dot, groups.index(dot.group), colours.get(dot.name), faint=faint)
+        for dot in ordered
+    ]
     parts.append(_base_mark(frame))
     parts.append(_dot_names(frame, ordered, places, colours))
     label = f"{measure_words(figure.y)} against {measure_words(figure.x)} of each trial"
     return picture(frame.width, frame.height, label, *parts)
 
 
-def _dot(frame: Frame, dot: Dot, group: int, colour: int | None) -> Markup:
+def _dot(frame: Frame, dot: Dot, group: int, colour: int | None, *, faint: bool) -> Markup:
     x, y = frame.x(dot.x), frame.y(dot.y)
     title = (
         f"{dot.name} ({dot.group}): gain {show(dot.y, signed=True)} {show_interval(dot.interval)}"
     )
     title += f", {show(dot.x, signed=True)}"
     bar = None
-    if dot.interval:
+    faint = faint and dot.role not in _STRONG
+    if dot.interval and not faint:
         low, high = frame.y(dot.interval[0]), frame.y(dot.interval[1])
         bar = join(
             line_between(x, low, x, high, "bar"), line_between(x - 3, low, x + 3, low, "bar"),
             line_between(x - 3, high, x + 3, high, "bar"),
         )  # fmt: skip
-    filled = "" if dot.role in {"champion", "front"} else " open"
+    filled = "" if dot.role in _STRONG else " open"
     ring = (
         element("circle", cx=px(x), cy=px(y), r="10", class_="ring")
         if dot.role == "champion"
         else None
     )
-    size = 3.5 if dot.role == "repeat" else 5
+    size = 3.5 if dot.role == "repeat" or faint else 5
     return element(
         "g", element("title", title), bar, ring, marker(x, y, group, size),
         class_=role_class(dot.role, colour) + filled, data_trial=dot.name,

@@ -11,6 +11,7 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import COLOURS, Curves, Dot, Figures, Series, TradeOff
 from orchestrator.report.parallel_axes import parallel_coordinates
+from orchestrator.report.shown_trials import shown_trials
 from orchestrator.report.trial_roles import by_merit, role_of, trial_series
 
 MOST_LINES = 40
@@ -25,11 +26,13 @@ def make_figures(view: SweepState) -> Figures:
         view: The sweep.
 
     Returns:
-        The figures; a picture without anything to show is missing.
+        The figures; a picture without anything to show is missing. Of many trials they show some,
+        see `shown_trials`.
     """
+    everything, view = view, shown_trials(view).view
     colours = _outstanding(view)
     drawn = _drawn(view, colours)
-    begun = sum(bool(trial.reports) for trial in view.trials)
+    begun = sum(bool(trial.reports) for trial in everything.trials)
     forgetting = [_forgetting(view, drawn, colours, task) for task in range(len(view.tasks))]
     return Figures(
         trade_offs=tuple(_trade_offs(view)),

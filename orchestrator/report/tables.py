@@ -41,3 +41,12 @@ def measure_cell(trial: TrialRecord, name: str) -> str:
     """A measure as the tables write it."""
     digits = 0 if name.startswith("cost") else 3
     return show(trial.measure(name), signed=name in SIGNED, digits=digits)
+
+
+MOST_ROWS = 60
+
+
+def first_rows(rows: list[Row]) -> tuple[list[Row], str]:
+    """The first rows of a table that may be long, and what its caption says of the others."""
+    left = len(rows) - MOST_ROWS
+    return rows[:MOST_ROWS], f"The first {MOST_ROWS} of {len(rows):,}" if left > 0 else ""

@@ -15,7 +15,7 @@ from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import measure_words
-from orchestrator.report.tables import Row, Table, measure_cell
+from orchestrator.report.tables import Row, Table, first_rows, measure_cell
 from orchestrator.report.trial_roles import by_merit, role_of
 from orchestrator.system.formatting import moment, show, show_interval, show_setting
 
@@ -159,7 +159,8 @@ def failed(view: SweepState, folder: Path) -> list[Table]:
             reason = trial.reason or "no reason was recorded"
             rows.append((trial.state, [trial.name, trial.state.lower(), reason, log]))
     heads = ["trial", "state", "why", "log, in the sweep's folder"]
-    return [Table("", heads, rows, words=(1, 2, 3), code=3)] if rows else []
+    rows, caption = first_rows(rows)
+    return [Table(caption, heads, rows, words=(1, 2, 3), code=3)] if rows else []
 
 
 def survived(view: SweepState) -> list[Table]:

@@ -1,38 +1,41 @@
 """Finding a trained model by name, and loading it.
 
-A model is named `NAME@champion` or `NAME/VERSION` (the model registry), `SWEEP/TRIAL` (a sweep's
-folder), or by the path of a model folder.
+A model is named `NAME@champion` or `NAME/VERSION` (the model registry), `SWEEP/TRIAL` or, after a
+task before the last, `SWEEP/TRIAL@TASK` (a sweep's folder), or by the path of a model folder.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.records.cards.pruned import pruned_words
+from orchestrator.records.errors import RegistryError
 from orchestrator.records.journal_lines import read_journal
-from orchestrator.records.mlflow.address import DATABASE_NAME, recorded_uri
-from orchestrator.records.mlflow.champion import CHAMPION_ALIAS
+from orchestrator.records.mlflow.address import DATABASE_NAME, database_file, recorded_uri
 from orchestrator.records.mlflow.registry import resolve
+from orchestrator.records.mlflow.tags import CHAMPION_ALIAS
 from orchestrator.records.model_folder import (
     MODEL_FILE,
+    adapter_flaw,
     read_model_document,
     tasks_of,
     write_model_folder,
 )
-from orchestrator.records.pruned import pruned_words
+from orchestrator.records.opening import read_opening
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.registry.champions.adapters import FoundAdapter, find_adapter
+from orchestrator.registry.champions.champion import champion
 from orchestrator.spec.plugins import load_installed_plugins
 from orchestrator.spec.task_kinds import PromptedTask, TaskSpec
 from orchestrator.system.seals import UNSEALED, flaw
-from orchestrator.system.user_error import UserError
-from orchestrator.system.wording import suggestion
+from orchestrator.system.user_error import UsageError, UserError
 
 if TYPE_CHECKING:
     from orchestrator.serving.predictor import Predictor
@@ -55,7 +58,8 @@ def load(
     """Load a trained model by name.
 
     Args:
-        reference: `NAME@champion`, `NAME/VERSION`, `SWEEP/TRIAL`, or the path of a model folder.
+        reference: `NAME@champion`, `NAME/VERSION`, `SWEEP/TRIAL`, `SWEEP/TRIAL@TASK`, or the path
+            of a model folder.
         storage: The folder that sweeps are kept in.
         tracking_uri: Where MLflow records; null: as the sweep says, else SQLite in `storage`.
         base: Where the base is now, if it was moved since.
@@ -88,7 +92,8 @@ def model_folder(
     """The folder of a model, `adapter/` and `model.json`, for as long as the context lasts.
 
     Args:
-        reference: `NAME@champion`, `NAME/VERSION`, `SWEEP/TRIAL`, or the path of a model folder.
+        reference: `NAME@champion`, `NAME/VERSION`, `SWEEP/TRIAL`, `SWEEP/TRIAL@TASK`, or the path
+            of a model folder.
         storage: The folder that sweeps are kept in.
         tracking_uri: Where MLflow records; null: see `registry_uri`.
         note: Told when nothing vouches for the model, as it was made by an earlier version.
@@ -117,40 +122,71 @@ def _found_folder(reference: str, storage: Path, tracking_uri: str | None) -> It
     if (Path(reference) / MODEL_FILE).is_file():
         yield Path(reference)
         return
-    owner, slash, trial = reference.partition("/")
-    version = slash and trial.isdigit()  # no trial is named by a number alone
-    own = "@" not in reference and slash and not version
-    if own and SweepFolder(storage / owner).journal.is_file():
-        with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
-            yield _trial_folder(storage / owner, trial, Path(scratch) / "model")
-        return
-    if "@" not in reference and not version:
-        raise ModelUseError(
-            f"{reference!r} names no model. Write NAME@{CHAMPION_ALIAS} for a registered model, "
-            f"SWEEP/TRIAL for a trial in {storage}, or the path of a model folder."
-        )
-    name = re.split("[@/]", reference, maxsplit=1)[0]
+    owner, slash, rest = reference.partition("/")
+    version = slash and rest.isdigit()  # no trial is named by a number alone
+    own = slash and not version and "@" not in owner
+    with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
+        target = Path(scratch) / "model"
+        if own and SweepFolder(storage / owner).journal.is_file():
+            yield _kept_folder(find_adapter(storage, reference), target)
+            return
+        if "@" not in owner and not version:
+            raise ModelUseError(
+                f"{reference!r} names no model. Write NAME@{CHAMPION_ALIAS} for a champion, "
+                f"SWEEP/TRIAL or SWEEP/TRIAL@TASK for a trial in {storage}, or the path of a model "
+                "folder."
+            )
+        name, _, alias = owner.partition("@")
+        found = _champion(storage, name, tracking_uri) if alias == CHAMPION_ALIAS else None
+        if found is not None:
+            yield _kept_folder(found, target)
+            return
     yield resolve(reference, registry_uri(name, storage, tracking_uri), storage)
 
 
-def _trial_folder(sweep: Path, trial: str, target: Path) -> Path:
-    view = SweepState.of(read_journal(sweep), whole=False)
-    found = view.everything.get(trial)
-    if found is None:
-        known = list(view.everything)
+def _champion(storage: Path, name: str, tracking_uri: str | None) -> FoundAdapter | None:
+    """The champion that the storage folder itself holds.
+
+    Args:
+        storage: The storage folder.
+        name: Whose champion.
+        tracking_uri: What the user gave.
+
+    Returns:
+        The champion; None where MLflow is to be asked: its sweep or its adapter is not there, or a
+        server keeps the registry, whose alias somebody may have moved since.
+    """
+    opening = read_opening(storage / name)
+    recorded = {} if opening is None else opening.experiment
+    uri = tracking_uri or (recorded.get("tracking") or {}).get("uri")
+    if uri is not None and database_file(uri) is None:
+        return None
+    try:
+        found = champion(storage, name, tracking_uri=tracking_uri).found
+    except (RegistryError, UsageError):
+        return None
+    place, key = found.place, found.key
+    if place is None or not place.is_dir():
+        return None
+    # A damaged one may be whole in MLflow, which has a copy.
+    return found if adapter_flaw(place, key.adapter_sha256, key.trial) is None else None
+
+
+def _kept_folder(found: FoundAdapter, target: Path) -> Path:
+    """The model folder of an adapter that is kept in its sweep's folder."""
+    place, key = found.place, found.key
+    if place is None:
         raise ModelUseError(
-            f"No trial {trial!r} in sweep {view.name!r}.{suggestion(trial, known)} "
-            f"Its trials: {', '.join(known) or 'none yet'}."
+            f"No adapter was kept of {key.reference}: one as large as its base is kept after the "
+            "last task alone."
         )
-    if not found.adapter:
-        raise ModelUseError(
-            f"Trial {trial!r} of {sweep.name!r} has no adapter: its state is {found.state.lower()}."
-        )
-    adapter = SweepFolder(sweep).within(found.adapter)
-    if not adapter.is_dir():
-        why = pruned_words(adapter) or f"there is no {adapter}"
-        raise ModelUseError(f"The adapter of '{sweep.name}/{trial}' is gone: {why}.")
-    return write_model_folder(target, adapter_folder=adapter, state=view, trial=trial)
+    if not place.is_dir():
+        why = pruned_words(place) or f"there is no {place}"
+        raise ModelUseError(f"The adapter of '{key.reference}' is gone: {why}.")
+    state = SweepState.of(read_journal(found.folder.path), whole=False)
+    return write_model_folder(
+        target, adapter_folder=place, state=state, trial=key.trial, learnt=key.learnt
+    )
 
 
 def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.records.mlflow.signature import asked_tasks, probability_column, task_columns
+from orchestrator.records.mlflow.signature import (
+    asked_tasks,
+    probability_column,
+    stated,
+    task_columns,
+)
 from orchestrator.records.model_folder import read_model_document
 from orchestrator.spec.plugins import load_installed_plugins
 
@@ -37,7 +42,8 @@ class AdapterModel:
 
         Args:
             model_input: The columns that the task's prompt reads.
-            params: `{"task": name}`; the first task that was learnt when left out.
+            params: `{"task": name}`; the first task that was learnt when left out. The others of
+                the signature say what there is, and cannot be changed.
 
         Returns:
             One row per input row: `label`, its `probability` in [0, 1], and a column
@@ -45,11 +51,19 @@ class AdapterModel:
             row's choice i, counted from 0. Of a generation task `label` alone, the text.
 
         Raises:
-            ValueError: If the task is not one that the adapter learnt, or a column is missing.
+            ValueError: If the task is not one that the adapter learnt, a column is missing, or a
+                parameter that only says what there is was given another value.
         """
         import pandas as pd
 
-        name = (params or {}).get("task") or next(iter(self._tasks), None)
+        given = dict(params or {})
+        for said, values in stated(self._tasks).items():
+            if said in given and list(given[said]) != values:
+                raise ValueError(
+                    f"`{said}` says what this model has and cannot be changed: it is {values}, "
+                    f"got {list(given[said])}. Leave it out."
+                )
+        name = given.get("task") or next(iter(self._tasks), None)
         task = self._tasks.get(str(name))
         if task is None:
             raise ValueError(f"`task` should be one of {list(self._tasks)}, got {name!r}.")

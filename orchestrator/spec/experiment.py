@@ -14,6 +14,7 @@ from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.measures.objectives import MEASURES, Direction
 from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS
 from orchestrator.spec.extension import ExtensionSpec
+from orchestrator.spec.folders import not_a_folder
 from orchestrator.spec.kind_models import OneOf
 from orchestrator.spec.methods import MethodSpec
 from orchestrator.spec.plugins import load_plugins
@@ -29,7 +30,6 @@ from orchestrator.spec.sections import (
     ScoringSpec,
     TrackingSpec,
     TrainingSpec,
-    not_a_folder,
 )
 from orchestrator.spec.space.domains import Choice
 from orchestrator.spec.space.search_space import DEFAULT_TRIALS, SearchSpec

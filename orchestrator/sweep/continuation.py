@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.events import SweepContinued
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_facts import versions
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import adapter_flaw
-from orchestrator.records.pruned import pruned_words
 from orchestrator.records.sweep_folder import SweepFolder, holds_trials, sweep_folder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL

@@ -33,6 +33,7 @@ from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.reach import refusal
 from orchestrator.sweep.deciding.admission import Admission
+from orchestrator.sweep.deciding.asked import Asked
 from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.endings import Endings
 from orchestrator.sweep.deciding.judgement import Judgement
@@ -92,6 +93,7 @@ class Driver:
             ledger, self.proposals, self.admission, self._kept, self.budget, base_measured,
             self._racing,
         )  # fmt: skip
+        self._asked = Asked(ledger, self.proposals, self.admission, self._endings.finish)
         self.judgement = Judgement(ledger, self.proposals, self._kept, self.budget)
         self._finish_whole_trials()
         self._end_impossible_trials()
@@ -167,6 +169,7 @@ class Driver:
 
     def _tick(self) -> None:
         self.budget.tick(self.admission.held)
+        self._asked.look()
 
     def failures_now(self) -> list[Trial]:
         """The trials that failed in this session, in the order in which they did."""
@@ -324,8 +327,9 @@ class Driver:
                 self._racing.look_again(self.trials[name] for name in self.admission.running)
 
     def stops(self, name: str) -> bool:
-        """Whether a running trial is to be stopped early, by what it has reported."""
-        return self.trials[name].stop is not None
+        """Whether a running trial is to be stopped: by what it has reported, or on request."""
+        trial = self.trials[name]
+        return trial.stop is not None or trial.asked is not None
 
     def ended(self, name: str, error: bool) -> None:
         """A trial is over.

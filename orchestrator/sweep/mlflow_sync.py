@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.executors.signals import held_back
-from orchestrator.records.errors import TrackingError
+from orchestrator.records.errors import RegistryError, TrackingError
 from orchestrator.records.event import Line
 from orchestrator.records.events import ChampionRegistered, FaultSurvived, SweepEnded, TestRead
 from orchestrator.records.journal import Journal
@@ -19,7 +19,10 @@ from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.model_folder import adapter_flaw
 from orchestrator.records.redaction import redacted
+from orchestrator.records.registry.registry_file import open_registry
+from orchestrator.records.registry.verdicts import note_verdict
 from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.written import write_report
 from orchestrator.spec.experiment import Experiment
 from orchestrator.sweep.protocols import Observer
@@ -159,6 +162,7 @@ class MlflowSync:
         except TrackingError as error:
             self._away(str(error))
             self._observer.event(self._journal.append(self._outage(None)))
+            self._note_verdict(latest=just_decided)
             return (
                 f"All trials are finished and kept in {self._journal.folder}, and MLflow lags "
                 f"behind. {error}"
@@ -184,6 +188,15 @@ class MlflowSync:
         self._observer.note(registered.text)
         mlflow.catch_up(lines, running=False)
         return ""
+
+    def _note_verdict(self, *, latest: bool) -> None:
+        """Let the storage folder's registry know of the champion although MLflow is away."""
+        state = SweepState.of(self._journal.lines, whole=False)
+        try:
+            with open_registry(self._journal.folder.parent) as registry:
+                note_verdict(registry, state, latest=latest)
+        except RegistryError as error:
+            self._observer.note(f"the champion stands in the journal alone: {error}")
 
     def _is_registered(self) -> bool:
         """Whether the registry holds the last verdict's champion, its test scores included."""

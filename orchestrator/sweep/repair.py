@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.loop.trial_state import STATE_FILE, read_state
+from orchestrator.records.cards.card_files import write_cards
 from orchestrator.records.errors import JournalError
 from orchestrator.records.event import STAMP, Line
 from orchestrator.records.events import JournalRepaired, StageReported, UnknownEvent
@@ -131,6 +132,19 @@ def rebuild_mlflow(folder: Path, repair: Repair, *, note: Callable[[str], None])
     uri = tracking_uri((state.experiment.get("tracking") or {}).get("uri"), folder.parent)
     projection = Projection(uri, folder, say=lambda text: note(f"MLflow: {text}"))
     projection.write_again(lines, without=list(repair.journal.cut) if repair.journal else [])
+
+
+def rebuild_cards(folder: Path) -> int:
+    """Bring the cards of all adapters to what the journal says.
+
+    Args:
+        folder: The sweep's.
+
+    Returns:
+        How many had to be written or removed.
+    """
+    state = SweepState.of(read_journal(folder), whole=False)
+    return write_cards(SweepFolder(folder), state, state.everything)
 
 
 def _time(of_line: object) -> float:

@@ -35,10 +35,12 @@ from orchestrator.records.events import JOURNAL_VERSION, FaultSurvived, SweepEnd
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import last_line
 from orchestrator.records.redaction import redacted, redacted_document
+from orchestrator.records.requests.request_files import pending
 from orchestrator.records.stage_report import StageReport
-from orchestrator.records.sweep_folder import sweep_folder
+from orchestrator.records.sweep_folder import SweepFolder, sweep_folder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.registry.index.index import open_index
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ResourceSpec
@@ -115,11 +117,14 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
     try:
         with sigterm_as_interrupt() as raise_if_interrupted, Journal(folder) as journal:
             complaint = _open(loaded, journal, observer, options, storage, raise_if_interrupted)
-            return SweepOutcome(folder, list(journal.lines), complaint)
+            outcome = SweepOutcome(folder, list(journal.lines), complaint)
     except (
         JournalError, ClusterError, DataError, ModelError, PreflightError, ChangedSweepError,
     ) as error:  # fmt: skip
         raise SweepError(str(error)) from None
+    # Lists then find what was appended already read.
+    open_index(storage).close()
+    return outcome
 
 
 def _open(
@@ -147,7 +152,8 @@ def _open(
     projection = MlflowSync(loaded.experiment, storage, journal, observer)
     retried = retried_trials(state, journal.folder, options)
     finished = state.ended and _finished(loaded.experiment, state)
-    if finished and not retried and not state.reading_due:
+    asked = pending(SweepFolder(journal.folder))
+    if finished and not retried and not state.reading_due and not asked:
         observer.note("this sweep is finished; nothing is left to run")
         return projection.finish(just_decided=False)
     before = len(journal.lines)
@@ -274,7 +280,8 @@ def _run(
         Completion(driver.ledger, cache, follows),
         Readings(driver, cache, base_test),
     )
-    return _run_what_is_missing(driver, options, projection, ending, raise_if_interrupted)
+    with driver.ledger.cards.following(journal.lines, observer.note):
+        return _run_what_is_missing(driver, options, projection, ending, raise_if_interrupted)
 
 
 def _remove_what_was_abandoned(observer: Observer) -> None:
@@ -340,7 +347,8 @@ def _forecast(experiment: Experiment, data: PreparedData, options: SweepOptions)
 def _finished(experiment: Experiment, state: SweepState) -> bool:
     """Whether a sweep that has a verdict has all the trials that it may have."""
     search, ended_by = experiment.search, state.verdict.budget if state.verdict else None
-    if search is None or len(state.searched) >= search.count:
+    own = [trial for trial in state.searched if not trial.is_asked_for]
+    if search is None or len(own) >= search.count:
         return True
     allowed = search.budgets
     return any(allowed.get(kind, math.inf) <= bound for kind, bound in (ended_by or {}).items())

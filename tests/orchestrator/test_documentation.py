@@ -115,9 +115,10 @@ def test_the_table_of_commands_is_complete() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_and_options_in_the_documents_exist(document: Path) -> None:
-    commands = _commands()
+    commands = _commands() | {"": typer.main.get_command(app)}
     for call, options in _calls(document):
-        name = max((c for c in commands if f"{call} ".startswith(f"{c} ")), key=len, default=None)
+        named = [c for c in commands if f"{call} ".startswith(f"{c} " if c else "-")]
+        name = max(named, key=len, default=None)
         assert name is not None, f"{document.name}: `orchestrate {call}` is no command"
         known = {option for p in commands[name].params for option in p.opts} | {"--help"}
         assert options <= known, f"{document.name}: `orchestrate {call}` has no such option"

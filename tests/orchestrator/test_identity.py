@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from orchestrator.api.differences import diff_trials
 from orchestrator.base.errors import ModelError
 from orchestrator.base.identity import base_sha256, found_base
 from orchestrator.base.loading import load_tokenizer
-from orchestrator.cli.diff import diff_trials
 from orchestrator.data.preparation import prepare
 from orchestrator.records.errors import AdapterFolderError
 from orchestrator.records.journal import Journal

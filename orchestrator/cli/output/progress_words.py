@@ -181,7 +181,7 @@ def _describe_end(view: SweepState, trial: TrialRecord) -> str:
     if trial.name == BASE_TRIAL:
         return f"{BASE_TRIAL} {trial.state.lower()}"
     if trial.state == "FAILED":
-        return f"{failure(trial)}; {done}"
+        return f"{failure(trial.name, trial.reason, trial.log)}; {done}"
     gain = f"gain {show(trial.measure('gain'), signed=True)} {show_interval(trial.gain_interval)}"
     cost = f"{show(trial.measure('cost_s'), digits=0)} s"
     why = f" ({trial.reason})" if trial.reason else ""

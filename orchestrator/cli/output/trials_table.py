@@ -1,16 +1,18 @@
-"""The table of a sweep's trials: settings, measures and state of each."""
+"""Tables of trials: settings, measures and state of each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from orchestrator.cli.output.tables import add_cells, natural_width, table
-from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import TrialRecord
 from orchestrator.system.formatting import count, show, show_interval, show_setting
+
+Row = Mapping[str, Any]
+"""A trial by the names of `registry.query.fields`, as the index gives it."""
 
 _SHOWN_SETTINGS = {
     "method.adapter.kind": "kind",
@@ -22,105 +24,141 @@ _SHOWN_SETTINGS = {
 _SHOWN_MEASURES = (
     "gain", "95 % interval", "accu-\nracy", "forget-\nting", "probe\ndrift", "sec-\nonds", "state",
 )  # fmt: skip
+_NOT_SEARCHED = "comparison"
+"""Who proposes the trials beside which an extension is read: their settings are not searched."""
 
 
 def trial_tables(
-    view: SweepState, width: int, trials: Sequence[TrialRecord] | None = None
+    rows: Sequence[Row], width: int, title: str, objectives: Iterable[str] | None
 ) -> list[RenderableType]:
-    """Trials with settings and measures, in two tables where one is too wide."""
-    trials = view.trials if trials is None else trials
-    settings = {trial.name: view.settings(trial) for trial in trials}
-    set_by = {path for t in trials if t.is_searched or t.of for path in t.overrides}
+    """Trials with settings and measures, in two tables where one is too wide.
+
+    Args:
+        rows: The trials.
+        width: Columns to lay the tables out for.
+        title: What they are.
+        objectives: Those of their sweep, for the legend; None: there is no front, or there are
+            several.
+
+    Returns:
+        Tables, a legend, and why trials have failed.
+    """
+    several = len({row.get("sweep") for row in rows}) > 1
+    set_by = {
+        path
+        for row in rows
+        if row["by"] != _NOT_SEARCHED or row["of"]
+        for path in row["overrides"] or {}
+    }
     others = sorted(set_by - set(_SHOWN_SETTINGS))
     shown = _SHOWN_SETTINGS | {path: path.rsplit(".", 1)[-1] for path in others}
     words = {"trial", "kind", "state"}
-    counted = ["exam-\nples"] if any(map(view.is_screened, trials)) else []
+    counted = ["exam-\nples"] if any(row["screened"] for row in rows) else []
     measures = [*_SHOWN_MEASURES, *counted]
-    rows = [
+    cells = [
         (
-            _marked(view, trial),
-            [show_setting(path, settings[trial.name].get(path)) for path in shown],
-            _measure_cells(trial) + [str(sum(view.examples(trial).values())) for _ in counted],
-            _style(view, trial),
+            _marked(row, several=several),
+            [show_setting(path, row.get(path)) for path in shown],
+            _measure_cells(row) + [str(row["examples"] or 0) for _ in counted],
+            _style(row),
         )
-        for trial in trials
+        for row in rows
     ]
-    title = f"{'Run' if view.kind == 'run' else 'Sweep'} {view.name}: {_progress_words(view)}"
-    if len(trials) < len(view.trials):
-        title += f", {len(trials)} chosen"
     whole = table(title, "trial", *shown.values(), *measures, left=words)
     first = table(title, "trial", *measures, left=words)
     second = table("Settings", "trial", *shown.values(), left=words)
-    for name, left, right, style in rows:
+    for name, left, right, style in cells:
         add_cells(whole, [name, *left, *right], style)
         add_cells(first, [name, *right], style)
         add_cells(second, [name, *left], style)
     tables: list[RenderableType] = [whole]
     if natural_width(whole) > width:
         tables = [first, Text(), second]
-    if view.front or view.champion:
-        legend = "* champion, " if view.champion else ""
-        legend += "+ on the front of " + ", ".join(view.experiment.get("objectives", {}))
-        if any(trial.of is not None for trial in trials):
+    if objectives is not None:
+        won = any(row["champion"] for row in rows)
+        legend = ("* champion, " if won else "") + "+ on the front of " + ", ".join(objectives)
+        if any(row["of"] is not None for row in rows):
             legend += ", = the same with a fresh seed"
         tables.append(Text(legend, style="dim"))
-    failed = [trial for trial in trials if trial.state == "FAILED"]
-    tables += [Text(failure(trial), style="red") for trial in failed]
+    failed = [row for row in rows if row["state"] == "FAILED"]
+    tables += [
+        Text(failure(_name(row, several=several), row["reason"], row["log"]), style="red")
+        for row in failed
+    ]
     return tables
 
 
-def _progress_words(view: SweepState) -> str:
-    done, total = len(view.finished), view.total
+def chosen_columns(rows: Sequence[Row], columns: Sequence[str], title: str) -> RenderableType:
+    """Trials with the columns that the user has chosen.
+
+    Args:
+        rows: The trials.
+        columns: Their names.
+        title: What they are.
+
+    Returns:
+        A table.
+    """
+    words = {name for name in columns if any(isinstance(row[name], str) for row in rows)}
+    made = table(title, *columns, left=words)
+    for row in rows:
+        add_cells(made, [_cell(name, row[name]) for name in columns])
+    return made
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "-"
+    if isinstance(value, str):
+        return value
+    return show_setting(name, value)
+
+
+def title_of(kind: str, name: str, progress: str) -> str:
+    """The heading of one sweep's trials."""
+    return f"{'Run' if kind == 'run' else 'Sweep'} {name}: {progress}"
+
+
+def finished_words(done: int, total: int, *, ended: bool) -> str:
+    """How many of a sweep's trials have ended."""
     many = count(total, "trial")
-    if view.ended:
+    if ended:
         return many if done == total else f"ended after {done} of {many}"
     return f"{done} of {many} finished so far"
 
 
-def _marked(view: SweepState, trial: TrialRecord) -> str:
-    if trial.name == view.champion:
-        return f"{trial.name} *"
-    if trial.of is not None:
-        return f"{trial.name} = {trial.of}"
-    return f"{trial.name} +" if trial.name in view.front else trial.name
+def _marked(row: Row, *, several: bool) -> str:
+    name = _name(row, several=several)
+    if row["champion"]:
+        return f"{name} *"
+    if row["of"] is not None:
+        return f"{name} = {row['of']}"
+    return f"{name} +" if row["on_front"] else name
 
 
-def _style(view: SweepState, trial: TrialRecord) -> str:
-    if trial.name == view.champion:
+def _name(row: Row, *, several: bool) -> str:
+    return f"{row['sweep']}/{row['trial']}" if several else row["trial"]
+
+
+def _style(row: Row) -> str:
+    if row["champion"]:
         return "bold green"
-    return {"FAILED": "red", "STOPPED": "dim"}.get(trial.state, "")
+    return {"FAILED": "red", "STOPPED": "dim"}.get(row["state"], "")
 
 
-def _measure_cells(trial: TrialRecord) -> list[str]:
+def _measure_cells(row: Row) -> list[str]:
     return [
-        show(trial.measure("gain"), signed=True),
-        show_interval(trial.gain_interval),
-        show(trial.measure("accuracy")),
-        show(trial.measure("forgetting"), signed=True),
-        show(trial.measure("probe_drift"), signed=True),
-        show(trial.measure("cost_s"), digits=0),
-        trial.state.lower(),
+        show(row.get("gain"), signed=True),
+        show_interval([row.get("gain_low"), row.get("gain_high")]),
+        show(row.get("accuracy")),
+        show(row.get("forgetting"), signed=True),
+        show(row.get("probe_drift"), signed=True),
+        show(row.get("cost_s"), digits=0),
+        row["state"].lower(),
     ]
 
 
-def failure(trial: TrialRecord) -> str:
+def failure(name: str, reason: str | None, log: str | None) -> str:
     """One sentence on a failed trial: why, and where its log is."""
-    return f"{trial.name} failed: {trial.reason or 'no reason was recorded'}" + (
-        f" (log: {trial.log})" if trial.log else ""
-    )
-
-
-def render_trials(
-    view: SweepState, width: int, trials: Sequence[TrialRecord] | None = None
-) -> RenderableType:
-    """The trials of one sweep for people, without the rest of the outcome.
-
-    Args:
-        view: The sweep.
-        width: Columns to lay the tables out for.
-        trials: Which of them, in which order; by default all.
-
-    Returns:
-        Tables.
-    """
-    return Group(*trial_tables(view, width, view.trials if trials is None else trials))
+    why = f"{name} failed: {reason or 'no reason was recorded'}"
+    return f"{why} (log: {log})" if log else why

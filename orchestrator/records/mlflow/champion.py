@@ -1,47 +1,45 @@
-"""The champion of a sweep in MLflow's model registry: its version, and the alias `champion`.
+"""Champions in MLflow's model registry: a version each, and the alias `champion`.
 
+Who is champion is said by the registry of the storage folder (`records/registry`); MLflow shows it.
 Everything here can be repeated after a crash: what MLflow holds already is found by its tags and
 used again.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from orchestrator.records.cards.card import adapter_key
+from orchestrator.records.cards.reference import AdapterKey
 from orchestrator.records.errors import TrackingError
-from orchestrator.records.events import SweepEnded
-from orchestrator.records.mlflow.client import TAG, connect, mlflow_errors
-from orchestrator.records.mlflow.models import log_trial_model
-from orchestrator.records.mlflow.storage_folder import storage_identity
+from orchestrator.records.journal_lines import read_journal
+from orchestrator.records.mlflow.client import TAG, mlflow_errors
+from orchestrator.records.mlflow.storage_folder import connect_here, storage_identity
 from orchestrator.records.mlflow.tags import (
+    ALIASED,
+    CHAMPION_ALIAS,
+    REGISTERED_MODEL,
     find_experiment,
     find_model,
-    find_runs,
-    is_deleted,
     own_tags,
+    usual_name,
 )
-from orchestrator.records.mlflow.version_tags import (
-    DECIDED_TAG,
-    TEST_TAG,
-    test_scores,
-    verdict_tags,
-    version_tags,
-)
-from orchestrator.records.redaction import redacted
-from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.records.mlflow.versions import version_of
+from orchestrator.records.opening import folder_of
+from orchestrator.records.registry.by_hand import AliasSeen, change_by_hand
+from orchestrator.records.registry.change import Change
+from orchestrator.records.registry.in_mlflow import SeenInMlflow
+from orchestrator.records.registry.registry_file import open_registry
+from orchestrator.records.registry.standing import Standing
+from orchestrator.records.registry.verdicts import note_verdict
 from orchestrator.records.sweep_state import SweepState
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-
-
-CHAMPION_ALIAS = "champion"
+    from mlflow.entities.model_registry import RegisteredModel
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,11 @@ class Registration:
 def register_champion(
     uri: str, *, sweep_folder: Path, state: SweepState, just_decided: bool = False
 ) -> Registration:
-    """Register the champion's model under the sweep's name and give it the alias `champion`.
+    """Register the model of a verdict's champion, and give the alias to whom the registry names.
 
-    The same champion always gets the same version. The alias is never taken from the champion of
-    a sweep of the same name that was decided later, nor from a version that somebody else gave it
-    to, and stays where it is without a champion.
+    The same champion always gets the same version. The alias is never taken from an adapter that
+    somebody promoted, here or in MLflow, nor from the champion of a later verdict, and stays where
+    it is without a champion.
 
     Args:
         uri: Where MLflow records; the sweep must have been projected before.
@@ -77,179 +75,187 @@ def register_champion(
     Raises:
         TrackingError: If MLflow cannot be used, or does not hold the champion's run.
     """
-    verdict, sweep = state.last_verdict, state.name
+    verdict, sweep, storage = state.last_verdict, state.name, sweep_folder.parent
     with mlflow_errors(uri, sweep_folder):
-        client, identity = connect(uri), storage_identity(uri, sweep_folder.parent, make=True)
+        client, identity = connect_here(uri, storage), storage_identity(uri, storage, make=True)
         model, name = find_model(client, sweep, identity)
-        alias = _aliased(client, model)
+        _looked(client, storage, sweep, model)
         if verdict is None or verdict.champion is None:
             why = verdict.reason if verdict else "the sweep has not ended"
+            alias = None if model is None else model.aliases.get(CHAMPION_ALIAS)
             kept = (
-                f" The alias `{CHAMPION_ALIAS}` of the model {name!r} still names version "
-                f"{alias.version}, of an earlier sweep; it was not moved."
+                f" The alias `{CHAMPION_ALIAS}` of the model {name!r} still names version {alias}; "
+                "it was not moved."
                 if alias
                 else ""
             )
             return Registration(name, None, f"No champion was registered: {why}.{kept}")
-        trial = verdict.champion
-        run, parent = _champion_runs(client, state, trial, identity, uri, sweep_folder)
-        model = _owned_model(client, name, model, own_tags(identity, sweep))
-        version = _known_version(client, name, state.identity, trial)
-        if version is None:
-            version = _new_version(client, name, run, parent,
-                                   sweep_folder=sweep_folder, state=state, trial=trial)  # fmt: skip
-        else:
-            version = _decided_again(client, version, verdict, test_scores(state, trial))
-        text = _move_alias(client, model, version, alias, latest=just_decided)
-        return Registration(name, str(version.version), text)
+        with open_registry(storage) as registry:
+            standing = note_verdict(registry, state, latest=just_decided)
+        gone = SeenInMlflow(storage, sweep).is_gone("model")
+        if model is None and (gone or _was_deleted(client, sweep, identity, state.identity)):
+            SeenInMlflow(storage, sweep).found((), ["model"])
+            return Registration(
+                name, None,
+                f"The registered model {name!r} was deleted in MLflow, and is not made again. "
+                f"`orchestrate champion promote {sweep}/{verdict.champion} --reason TEXT` does it.",
+            )  # fmt: skip
+        model = _owned_model(client, storage, sweep, name, model, identity)
+        key = adapter_key(state, state.trial(verdict.champion), len(state.tasks))
+        version = version_of(client, model.name, key, None, uri=uri, identity=identity,
+                             folder=sweep_folder, state=state)  # fmt: skip
+        this = f"{verdict.champion} is version {version} of the model {model.name!r}"
+        _mark_registered(client, sweep, identity, state.identity, model.name)
+        text = _set_alias(client, storage, model, standing, key, version, this)
+        if not key.is_same(standing.champion) and CHAMPION_ALIAS not in model.aliases:
+            text = f"{text} {_put_again(uri, storage, sweep, standing)}".rstrip()
+    return Registration(model.name, version, text)
+
+
+def _put_again(uri: str, storage: Path, name: str, standing: Standing) -> str:
+    """Give the alias to the promoted champion in a registry that was made anew."""
+    if standing.champion is None:
+        return ""
+    try:
+        return put_champion(uri, storage, name)
+    except TrackingError as error:
+        return f"MLflow lacks the champion: {error}"
+
+
+def put_champion(uri: str, storage: Path, name: str) -> str:
+    """Let MLflow's alias name the adapter that the registry says is champion.
+
+    Args:
+        uri: Where MLflow records.
+        storage: The storage folder.
+        name: Whose champion.
+
+    Returns:
+        What was done, a sentence for people.
+
+    Raises:
+        TrackingError: If MLflow cannot be used, or does not hold the run of the champion's trial.
+    """
+    with mlflow_errors(uri):
+        client, identity = connect_here(uri, storage), storage_identity(uri, storage, make=True)
+        model, free = find_model(client, name, identity)
+        standing = _looked(client, storage, name, model)
+        current, key = standing.current, standing.champion
+        if current is None or key is None:
+            return f"{name!r} has no champion that MLflow could show."
+        folder = folder_of(storage, key.sweep, key.sweep_id)
+        if folder is None:
+            raise TrackingError(f"The sweep of {key.reference} is not in {storage}.")
+        state = SweepState.of(read_journal(folder), whole=False)
+        model = _owned_model(client, storage, name, free, model, identity)
+        version = version_of(client, model.name, key, current.reason, uri=uri, identity=identity,
+                             folder=folder, state=state)  # fmt: skip
+        _mark_registered(client, name, identity, state.identity, model.name)
+        this = f"{key.reference} is version {version} of the model {model.name!r}"
+        return _set_alias(client, storage, model, standing, key, version, this)
+
+
+def _looked(
+    client: MlflowClient, storage: Path, name: str, model: RegisteredModel | None
+) -> Standing:
+    """What the registry says of a name, what somebody did with the alias in MLflow included."""
+    with open_registry(storage) as registry:
+        standing = Standing.of(name, registry.changes)
+        if model is None:
+            return standing
+        version = model.aliases.get(CHAMPION_ALIAS)
+        tags: Mapping[str, str] = {}
+        if version is not None:
+            found = client.get_model_version(model.name, str(version)).tags
+            tags = {key.removeprefix(TAG): value for key, value in found.items()}
+        seen = AliasSeen(
+            model.name, None if version is None else str(version), model.tags.get(ALIASED), tags
+        )
+        change = change_by_hand(standing, seen)
+        if change is not None:
+            standing.take(registry.append(change))
+        return standing
 
 
 def _owned_model(
-    client: MlflowClient, name: str, model: RegisteredModel | None, tags: dict[str, str]
-) -> RegisteredModel:
+    client: MlflowClient, storage: Path, sweep: str, name: str, model: RegisteredModel | None,
+    identity: str,
+) -> RegisteredModel:  # fmt: skip
     """The registered model, made when missing, with the tags that say whose it is."""
+    tags, seen = own_tags(identity, sweep), SeenInMlflow(storage, sweep)
     if model is None:
+        name = seen.name_of("model", name)
         client.create_registered_model(name, tags, "Champions of the sweep of this name.")
+        seen.found(["model"], ())
+    else:
+        seen.named("model", usual_name(sweep, identity, model.name), model.name)
     for key, value in tags.items():
         if model is not None and key not in model.tags:
-            client.set_registered_model_tag(name, key, value)
-    return client.get_registered_model(name)
+            client.set_registered_model_tag(model.name, key, value)
+    return client.get_registered_model(name if model is None else model.name)
 
 
-def _champion_runs(
-    client: MlflowClient, state: SweepState, trial: str, identity: str, uri: str, folder: Path
-) -> tuple[Run, Run]:
-    """The runs of a champion and of its sweep; an error when they are missing or were deleted."""
-    experiment, _ = find_experiment(client, state.name, identity, state.identity)
-    runs = find_runs(client, experiment.experiment_id, state.identity) if experiment else {}
-    if trial not in runs or None not in runs:
-        raise TrackingError(
-            f"MLflow at {redacted(uri)} does not hold the run of the champion {trial!r} of "
-            f"{folder}. Bring it up to date from the journal first."
-        )
-    for run in (runs[trial][0], runs[None][0]):
-        if is_deleted(run):
-            raise TrackingError(
-                f"The MLflow run {run.info.run_name!r} of {folder} was deleted, and its champion "
-                "cannot be registered without it. Bring it back (`mlflow runs restore --run-id "
-                f"{run.info.run_id}`), then give the same command."
-            )
-    return runs[trial][0], runs[None][0]
+def _was_deleted(client: MlflowClient, name: str, identity: str, sweep: str) -> bool:
+    """Whether a model that is not there was there before: its experiment remembers it."""
+    experiment, _ = find_experiment(client, name, identity, sweep)
+    return experiment is not None and REGISTERED_MODEL in experiment.tags
 
 
-def _aliased(client: MlflowClient, model: RegisteredModel | None) -> ModelVersion | None:
-    version = model.aliases.get(CHAMPION_ALIAS) if model is not None else None
-    return client.get_model_version(model.name, str(version)) if model and version else None
+def _mark_registered(
+    client: MlflowClient, name: str, identity: str, sweep: str, model: str
+) -> None:
+    experiment, _ = find_experiment(client, name, identity, sweep)
+    if experiment is not None and experiment.tags.get(REGISTERED_MODEL) != model:
+        client.set_experiment_tag(experiment.experiment_id, REGISTERED_MODEL, model)
 
 
-def _known_version(client: MlflowClient, name: str, sweep: str, trial: str) -> ModelVersion | None:
-    wanted = f"name = '{name}' AND tags.`{TAG}sweep` = '{sweep}' AND tags.`{TAG}trial` = '{trial}'"
-    return next(iter(client.search_model_versions(wanted)), None)
-
-
-def _decided_again(
-    client: MlflowClient, version: ModelVersion, verdict: SweepEnded, test: Mapping[str, Any] | None
-) -> ModelVersion:
-    """Bring a version's tags up to date.
-
-    A champion may come back after another trial of its sweep was champion for a while, and its test
-    scores may be read once it has been registered.
-
-    Args:
-        client: From `connect`.
-        version: The version.
-        verdict: The one that names its trial.
-        test: What `test_scores` gave.
-
-    Returns:
-        The version with them.
-    """
-    wanted = verdict_tags(verdict) | {TEST_TAG: json.dumps(test)}
-    for key, value in wanted.items():
-        if version.tags.get(key) != value:
-            client.set_model_version_tag(version.name, str(version.version), key, value)
-    return client.get_model_version(version.name, str(version.version))
-
-
-def _new_version(
-    client: MlflowClient, name: str, run: Run, parent: Run, *,
-    sweep_folder: Path, state: SweepState, trial: str,
-) -> ModelVersion:  # fmt: skip
-    """A version that holds a trial's model."""
-    kept = state.trial(trial).adapter
-    if not kept:
-        raise TrackingError(f"The journal of {sweep_folder} names no adapter of {trial!r}.")
-    adapter = SweepFolder(sweep_folder).within(kept)
-    model_id = log_trial_model(client, run, adapter_folder=adapter, state=state, trial=trial)
-    yaml_uri = f"runs:/{parent.info.run_id}/experiment.yaml"
-    return client.create_model_version(
-        name,
-        # MLflow would look up `models:/<id>` at its global address, which is not ours.
-        source=client.get_logged_model(model_id).artifact_location,
-        run_id=run.info.run_id,
-        model_id=model_id,
-        tags=version_tags(state, trial, sweep_folder) | {f"{TAG}experiment_yaml": yaml_uri},
-        description=f"Trial {trial} of {sweep_folder}; its experiment file: {yaml_uri}",
-    )
-
-
-_ALIASED = f"{TAG}alias_version"
-"""Tag of a registered model: the version that we gave the alias to. Another version has it from
-somebody else."""
-
-
-def _move_alias(
+def _set_alias(
     client: MlflowClient,
+    storage: Path,
     model: RegisteredModel,
-    version: ModelVersion,
-    alias: ModelVersion | None,
-    *,
-    latest: bool,
+    standing: Standing,
+    key: AdapterKey,
+    number: str,
+    this: str,
 ) -> str:
-    """Give a version the alias, if it is due; say in a sentence what became of it."""
-    this = f"{version.tags[f'{TAG}trial']} is version {version.version} of the model {model.name!r}"
-    number, ours = str(version.version), model.tags.get(_ALIASED)
-    if alias is not None and str(alias.version) == number:
-        if ours != number:
-            client.set_registered_model_tag(model.name, _ALIASED, number)
+    """Give a version the alias, if its adapter is champion; say in a sentence what became of it."""
+    champion = standing.champion
+    if champion is None or (champion.sweep_id, champion.trial, champion.learnt) != (
+        key.sweep_id, key.trial, key.learnt,
+    ):  # fmt: skip
+        return f"{this}. {_stays(standing, key)}"
+    alias = model.aliases.get(CHAMPION_ALIAS)
+    before = f" instead of version {alias}" if alias is not None else ""
+    has = alias is not None and str(alias) == number
+    if not has:
+        client.set_registered_model_alias(model.name, CHAMPION_ALIAS, number)
+    # Last: a crash in between looks like an alias that somebody gave to the champion.
+    if model.tags.get(ALIASED) != number:
+        client.set_registered_model_tag(model.name, ALIASED, number)
+    last = standing.last_of_alias
+    if not has or last is None or (last.event, last.version) != ("shown", number):
+        with open_registry(storage) as registry:
+            registry.append(Change("shown", standing.name, adapter=key, version=number))
+    if has:
         return f"{this} and has the alias `{CHAMPION_ALIAS}`."
-    why = _alias_stays(version, alias, ours, latest=latest)
-    if why is not None:
-        return f"{this}. {why}"
-    client.set_registered_model_alias(model.name, CHAMPION_ALIAS, number)
-    client.set_registered_model_tag(model.name, _ALIASED, number)
-    before = f" instead of version {alias.version}" if alias is not None else ""
     return f"{this} and got the alias `{CHAMPION_ALIAS}`{before}."
 
 
-def _alias_stays(
-    version: ModelVersion, alias: ModelVersion | None, ours: str | None, *, latest: bool
-) -> str | None:
-    """Why a version does not get the alias; None if it does."""
-    by_hand = (
-        "Give it to this one in MLflow's pages, or with "
-        f"`MlflowClient().set_registered_model_alias({version.name!r}, {CHAMPION_ALIAS!r}, "
-        f"{version.version})`."
+def _stays(standing: Standing, key: AdapterKey) -> str:
+    """Why an adapter is not champion."""
+    current = standing.current
+    cure = f"`orchestrate champion promote {key.reference} --reason TEXT` makes this one champion."
+    if current is None:
+        return cure
+    if current.event == "withdrawn":
+        return f"A user took the alias `{CHAMPION_ALIAS}` away in MLflow. {cure}"
+    who = (
+        f"version {current.version}, which a user gave it to in MLflow"
+        if current.event == "moved"
+        else f"{current.adapter.reference if current.adapter else 'another'}, "
+        + ("which was chosen later" if current.event == "decided" else f"which {current.who} chose")
     )
-    if alias is None:
-        if ours != str(version.version):
-            return None
-        return f"A user took the alias `{CHAMPION_ALIAS}` from it. {by_hand}"
-    if ours is not None and str(alias.version) != ours:
-        return (
-            f"The alias `{CHAMPION_ALIAS}` stays with version {alias.version}, which a user gave "
-            f"it to. {by_hand}"
-        )
-    if not latest and _verdict_order(alias, version) > _verdict_order(version, alias):
-        return (
-            f"The alias `{CHAMPION_ALIAS}` stays with version {alias.version}, which was chosen "
-            "later."
-        )
-    return None
+    return f"The alias `{CHAMPION_ALIAS}` stays with {who}. {cure}"
 
 
-def _verdict_order(version: ModelVersion, other: ModelVersion) -> float:
-    """Larger for the later of two verdicts: by their lines in one sweep, by the clock otherwise."""
-    same = version.tags.get(f"{TAG}sweep") == other.tags.get(f"{TAG}sweep")
-    both = DECIDED_TAG in version.tags and DECIDED_TAG in other.tags
-    return float(version.tags.get(DECIDED_TAG if same and both else f"{TAG}decided", 0.0))
+__all__ = ["CHAMPION_ALIAS", "Registration", "put_champion", "register_champion"]

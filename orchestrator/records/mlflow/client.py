@@ -38,6 +38,10 @@ These are `mlflow.parentRunId` and `mlflow.note.content` of runs, and `mlflow.sh
 experiments.
 """
 
+ROLE = f"{TAG}role"
+"""Tag of a run: `sweep` for the sweep's own, which is none of its trials; else what the trial is
+for."""
+
 
 _HTTP_BOUNDS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}
 """Three attempts of at most 7 s and about 5 s of waiting: an answer within 30 s, not 15 minutes."""

@@ -10,7 +10,7 @@ from orchestrator.records.errors import TrackingError
 from orchestrator.records.mlflow.address import artifacts_address, is_database
 from orchestrator.records.mlflow.client import TAG
 from orchestrator.records.mlflow.held_run import HeldRun, create_run
-from orchestrator.records.mlflow.storage_folder import storage_identity
+from orchestrator.records.mlflow.storage_folder import copied_from, storage_identity
 from orchestrator.records.mlflow.sweep_runs import SweepRuns
 from orchestrator.records.mlflow.tags import (
     every_page,
@@ -19,8 +19,10 @@ from orchestrator.records.mlflow.tags import (
     is_deleted,
     only_one,
     own_tags,
+    usual_name,
 )
 from orchestrator.records.redaction import redacted
+from orchestrator.records.registry.in_mlflow import SeenInMlflow
 from orchestrator.records.sweep_state import SweepState
 
 if TYPE_CHECKING:
@@ -50,8 +52,10 @@ def experiment_for(
     """
     name = state.name
     identity = storage_identity(uri, storage, make=True)
-    found, free = find_experiment(client, name, identity, state.identity)
-    tags = own_tags(identity, name)
+    found, free = find_experiment(
+        client, name, identity, state.identity, copied_from=copied_from(storage)
+    )
+    tags, seen = own_tags(identity, name), SeenInMlflow(storage, name)
     if found is None:
         if free != name:
             say(
@@ -60,7 +64,10 @@ def experiment_for(
             )
         # A server chooses its own place; a bare database would choose the working folder.
         place = artifacts_address(storage, free) if is_database(uri) else None
-        return client.create_experiment(free, artifact_location=place, tags=tags)
+        wanted = seen.name_of("experiment", free)
+        if client.get_experiment_by_name(wanted) is not None:
+            wanted = free
+        return client.create_experiment(wanted, artifact_location=place, tags=tags)
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"The MLflow experiment {found.name!r} at {redacted(uri)} was deleted. Bring "
@@ -70,6 +77,7 @@ def experiment_for(
     for key, value in tags.items():
         if key not in found.tags:
             client.set_experiment_tag(found.experiment_id, key, value)
+    seen.named("experiment", usual_name(name, identity, found.name), found.name)
     return found.experiment_id
 
 
@@ -97,13 +105,26 @@ def runs_of(
                      run.info.end_time, mark, is_deleted(run))
         for trial, run in found.items()
     }  # fmt: skip
+    seen = SeenInMlflow(sweep.folder.parent, sweep.state.name)
     if None not in held:
         _end_abandoned(client, experiment_id, sweep, say)
         held[None] = create_run(client, experiment_id, sweep.parent)
+        if seen.is_gone(run_named(sweep.identity, None)):
+            client.delete_run(held[None].run.info.run_id)
+            held[None].deleted = True
+    named = {run_named(sweep.identity, trial): one.deleted for trial, one in held.items()}
+    seen.found(
+        [n for n, gone in named.items() if not gone], [n for n, gone in named.items() if gone]
+    )
     deleted = sorted(str(name or "the sweep itself") for name, h in held.items() if h.deleted)
     if deleted:
         say(f"deleted in MLflow, and not made again: {', '.join(deleted)}")
     return held
+
+
+def run_named(identity: str, trial: str | None) -> str:
+    """A run as the registry names it; None: the sweep's own."""
+    return f"run {identity}/{trial or ''}"
 
 
 def _end_abandoned(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.records.mlflow.client import TAG
+from orchestrator.records.mlflow.client import ROLE, TAG
 from orchestrator.records.mlflow.held_run import HeldRun, tag_run
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = "mlflow.note.content"
 _DESCRIBED = "The report of this sweep: "
+_NO_TRIAL = (
+    "This run is the sweep itself and none of its trials; `champion/...` are its champion's. "
+)
 _VIEW = "orchestrator"
 """Key of the view that MLflow's pages open with."""
 
@@ -39,8 +42,8 @@ def attach_page(client: MlflowClient, experiment_id: str, held: HeldRun, folder:
     key, digest = f"{TAG}sha256.{folder.name}", _folder_digest(folder)
     tags: dict[str, str] = {}
     described = held.tags.get(_DESCRIPTION, "")
-    if not described or described.startswith(_DESCRIBED):
-        tags[_DESCRIPTION] = f"{_DESCRIBED}[{folder.name}/index.html]({page})"
+    if not described or described.startswith((_NO_TRIAL, _DESCRIBED)):
+        tags[_DESCRIPTION] = f"{_NO_TRIAL}{_DESCRIBED}[{folder.name}/index.html]({page})"
     if held.tags.get(key) != digest:
         client.log_artifacts(held.run.info.run_id, str(folder), folder.name)
         tags[key] = digest
@@ -49,7 +52,7 @@ def attach_page(client: MlflowClient, experiment_id: str, held: HeldRun, folder:
 
 
 def share_columns(client: MlflowClient, experiment_id: str, columns: Sequence[str]) -> str:
-    """Keep a view of an experiment's runs, with columns chosen and sorted by gain.
+    """Keep a view of an experiment's trials, with columns chosen and sorted by gain.
 
     Args:
         client: From `connect`.
@@ -62,7 +65,8 @@ def share_columns(client: MlflowClient, experiment_id: str, columns: Sequence[st
     quoted = [f"{kind}.`{name}`" for kind, _, name in (c.partition(".") for c in columns)]
     # What "Share" in MLflow's pages writes; they read it from the tag that the address names.
     view = {
-        "searchFilter": "", "orderByKey": "metrics.`gain`", "orderByAsc": False,
+        "searchFilter": f"tags.`{ROLE}` != 'sweep'",
+        "orderByKey": "metrics.`gain`", "orderByAsc": False,
         "startTime": "ALL", "lifecycleFilter": "Active", "modelVersionFilter": "All Runs",
         "datasetsFilter": [], "selectedColumns": quoted, "columnOrder": quoted,
     }  # fmt: skip

@@ -13,14 +13,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.records.cards.card import adapter_of, carded
 from orchestrator.records.errors import AdapterFolderError, TrackingError
 from orchestrator.records.event import Line
-from orchestrator.records.events import ChampionRegistered, SweepOpened, read_event, read_events
+from orchestrator.records.events import (
+    ChampionRegistered,
+    SweepEnded,
+    SweepOpened,
+    read_event,
+    read_events,
+)
 from orchestrator.records.journal_facts import milliseconds
 from orchestrator.records.mlflow.address import is_own_database
 from orchestrator.records.mlflow.champion import Registration, register_champion
-from orchestrator.records.mlflow.client import TAG, connect, mlflow_errors
-from orchestrator.records.mlflow.experiments import MARK, experiment_for, runs_of
+from orchestrator.records.mlflow.client import TAG, mlflow_errors
+from orchestrator.records.mlflow.experiments import MARK, experiment_for, run_named, runs_of
 from orchestrator.records.mlflow.held_run import (
     TAG_CHARACTERS,
     HeldRun,
@@ -32,9 +39,10 @@ from orchestrator.records.mlflow.held_run import (
 from orchestrator.records.mlflow.models import log_trial_model
 from orchestrator.records.mlflow.pages import attach_page, share_columns
 from orchestrator.records.mlflow.picture import shortened
-from orchestrator.records.mlflow.storage_folder import relocate
+from orchestrator.records.mlflow.storage_folder import connect_here
 from orchestrator.records.mlflow.sweep_runs import SweepRuns
 from orchestrator.records.redaction import redacted
+from orchestrator.records.registry.in_mlflow import SeenInMlflow
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 
@@ -46,6 +54,11 @@ _MODEL = f"{TAG}model"
 _VERSION = f"{TAG}model_version"
 _REGISTERED = f"{TAG}registered_n"
 """The line by which the champion in the registry was registered."""
+
+
+def _shown(verdict: SweepEnded) -> set[str]:
+    """The trials whose adapters are logged as models."""
+    return {*verdict.front, *(f.trial for f in verdict.finalists), verdict.champion or ""}
 
 
 def _silent(_: str) -> None:
@@ -75,8 +88,8 @@ class Projection:
         self._experiment_id = ""
         self._held: dict[str | None, HeldRun] | None = None
         self._registration: tuple[str, Registration] | None = None
-        self._refused: set[str] = set()
-        """Trials whose adapter could not be read; another projection tries again."""
+        self._refused: set[tuple[str, int]] = set()
+        """Adapters that could not be read; another projection tries again."""
 
     def check(self) -> None:
         """Find out within half a minute whether MLflow can be used.
@@ -235,12 +248,7 @@ class Projection:
         if self._client is None:
             if is_own_database(self._uri, self._folder.parent):
                 self._folder.parent.mkdir(parents=True, exist_ok=True)
-            self._client = connect(self._uri, say=self._say)
-            if relocate(self._uri, self._folder.parent):
-                self._say(
-                    f"MLflow's artifacts were recorded at another place and are now looked for in "
-                    f"{self._folder.parent}"
-                )
+            self._client = connect_here(self._uri, self._folder.parent, say=self._say)
         return self._client
 
     def _write(self, sweep: SweepRuns, lines: Sequence[Line], *, running: bool) -> None:
@@ -251,18 +259,20 @@ class Projection:
             sweep.touched |= sweep.everything()
         elif not running:
             sweep.touched |= {name for name, held in self._held.items() if held.end is None}
-        held = self._held
+        held, seen = self._held, SeenInMlflow(self._folder.parent, sweep.state.name)
         rested = None if running else milliseconds(lines[-1]["time"])
         for trial, picture in sweep.pictures(sweep.touched).items():
             if trial is not None:
                 picture.tags["mlflow.parentRunId"] = held[None].run.info.run_id
+            if trial not in held and seen.is_gone(run_named(sweep.identity, trial)):
+                continue
             if trial not in held:
                 held[trial] = create_run(client, self._experiment_id, picture)
             if held[trial].deleted:
                 continue
             write_run(client, held[trial], picture)
             if trial is not None:
-                self._write_model(client, held[trial], sweep.state, trial)
+                self._write_models(client, held[trial], sweep.state, trial)
             write_status(client, held[trial], picture, rested)
         if sweep.registered is not None:
             self._write_registration(client, held, sweep.registered, lines)
@@ -273,26 +283,36 @@ class Projection:
     def _experiment(self, client: MlflowClient, state: SweepState) -> str:
         return experiment_for(client, self._uri, self._folder.parent, state, self._say)
 
-    def _write_model(
+    def _write_models(
         self, client: MlflowClient, held: HeldRun, state: SweepState, name: str
     ) -> None:
+        """Log the adapters of a trial that matters: of the front, a finalist or the champion.
+
+        The others have their cards beside their adapters, and are logged when they are promoted.
+        """
         trial = state.trial(name)
-        if trial.state != "COMPLETE" or not trial.adapter or _MODEL in held.tags:
+        verdict = state.last_verdict
+        if verdict is None or name not in _shown(verdict):
             return
-        folder = SweepFolder(self._folder).within(trial.adapter)
-        # Without the folder (a journal on another machine) the run simply has no model yet.
-        if name in self._refused or not folder.is_dir():
-            return
-        try:
-            model = log_trial_model(
-                client, held.run, adapter_folder=folder, state=state, trial=name
-            )
-        except AdapterFolderError as error:
-            # One damaged folder keeps no other trial from being recorded.
-            self._refused.add(name)
-            tag_run(client, held, {f"{_MODEL}_refused": shortened(str(error), TAG_CHARACTERS)})
-        else:
-            tag_run(client, held, {_MODEL: model})
+        for learnt in carded(state, trial):
+            key = _MODEL if learnt == len(state.tasks) else f"{_MODEL}.after_{learnt}"
+            place, _ = adapter_of(state, trial, learnt)
+            if key in held.tags or place is None or (name, learnt) in self._refused:
+                continue
+            folder = SweepFolder(self._folder).within(place)
+            # Without the folder (a journal on another machine) the run simply has no model yet.
+            if not folder.is_dir():
+                continue
+            try:
+                model = log_trial_model(
+                    client, held.run, adapter_folder=folder, state=state, trial=name, learnt=learnt
+                )
+            except AdapterFolderError as error:
+                # One damaged folder keeps no other trial from being recorded.
+                self._refused.add((name, learnt))
+                tag_run(client, held, {f"{key}_refused": shortened(str(error), TAG_CHARACTERS)})
+            else:
+                tag_run(client, held, {key: model})
 
     def _write_registration(
         self,

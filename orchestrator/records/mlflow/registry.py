@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.records.errors import TrackingError, UnknownModelError
 from orchestrator.records.mlflow.address import local_path, place_in
-from orchestrator.records.mlflow.champion import CHAMPION_ALIAS
 from orchestrator.records.mlflow.client import TAG, connect, mlflow_errors
 from orchestrator.records.mlflow.storage_folder import storage_identity
-from orchestrator.records.mlflow.tags import every_page, find_model
+from orchestrator.records.mlflow.tags import CHAMPION_ALIAS, every_page, find_model
 from orchestrator.system.content_cache import user_cache
 from orchestrator.system.wording import suggestion
 

@@ -14,6 +14,7 @@ from orchestrator.spec.task_kinds import PromptedTask, TaskSpec
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema
 
 
 def asked_tasks(document: Mapping[str, Any]) -> dict[str, PromptedTask]:
@@ -45,7 +46,7 @@ def input_example(document: Mapping[str, Any]) -> pd.DataFrame:
 def model_signature(document: Mapping[str, Any]) -> ModelSignature:
     """The columns in and out of a model, by which MLflow checks what it is given."""
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
     tasks = asked_tasks(document)
@@ -64,8 +65,37 @@ def model_signature(document: Mapping[str, Any]) -> ModelSignature:
             *(ColSpec(DataType.double, probability_column(label), required=False)
               for label in sorted(labels)),
         ]),
-        params=ParamSchema([ParamSpec("task", DataType.string, task) for task in list(tasks)[:1]]),
+        params=_params(tasks),
     )  # fmt: skip
+
+
+def _params(tasks: Mapping[str, PromptedTask]) -> ParamSchema:
+    """Which task is asked; the others are there to be read, as a signature has no set of values."""
+    from mlflow.types import DataType, ParamSchema, ParamSpec
+
+    only_said = [
+        ParamSpec(name, DataType.string, values, shape=(-1,))
+        for name, values in stated(tasks).items()
+    ]
+    first = [ParamSpec("task", DataType.string, name) for name in list(tasks)[:1]]
+    return ParamSchema([*first, *(only_said if first else [])])
+
+
+TASK_VALUES = "task_values"
+"""The parameter of a signature that says what `task` may be."""
+
+
+def labels_param(task: str) -> str:
+    """The parameter of a signature that says which labels belong to a task."""
+    return f"labels_of_{task}"
+
+
+def stated(tasks: Mapping[str, PromptedTask]) -> dict[str, list[str]]:
+    """The parameters that only state what a model can do, with their only values."""
+    return {
+        TASK_VALUES: list(tasks),
+        **{labels_param(n): list(t.label_values) for n, t in tasks.items() if t.label_values},
+    }
 
 
 def probability_column(label: str) -> str:

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.records.mlflow.address import (
     database_file,
@@ -16,7 +18,11 @@ from orchestrator.records.mlflow.address import (
     local_path,
     place_in,
 )
+from orchestrator.records.mlflow.client import connect
 from orchestrator.system import durable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 NETWORK_FILE_SYSTEMS = {
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "ceph", "glusterfs", "beegfs", "afs",
@@ -61,30 +67,64 @@ _IDENTITY_FILE = "storage.json"
 def storage_identity(address: str, storage: Path, *, make: bool = False) -> str:
     """What tells the sweeps of a storage folder from those of others in the same MLflow.
 
+    The file that holds it says where the folder lay: where that folder has the same identity still,
+    this one is a copy and gets another, so that the two do not write into each other.
+
     Args:
         address: Where MLflow records.
         storage: The storage folder.
-        make: Choose one where there is none yet.
+        make: Choose one where there is none yet, or that of the folder it was copied from.
 
     Returns:
         A word that stays when the folder moves; `own` in the storage folder's own database, and
         empty where there is none.
     """
-    place = storage / _IDENTITY_FILE
     if is_own_database(address, storage):
         return "own"
-    if not place.is_file():
-        if not make:
-            return ""
+    place, here = storage / _IDENTITY_FILE, str(storage.resolve())
+    known = _identity_in(place)
+    if not make:
+        return known.get("storage", "")
+    if not known:
         half = storage / f".{_IDENTITY_FILE}-{os.getpid()}"
-        half.write_text(json.dumps({"storage": uuid.uuid4().hex}) + "\n", encoding="utf-8")
+        made = {"storage": uuid.uuid4().hex, "place": here}
+        half.write_text(json.dumps(made) + "\n", encoding="utf-8")
         durable.sync(half)
         try:
             with suppress(FileExistsError):  # another sweep was faster, and its choice stands
                 place.hardlink_to(half)
         finally:
             half.unlink()
-    return str(json.loads(place.read_text(encoding="utf-8"))["storage"])
+        known = _identity_in(place)
+    elif known.get("place") != here:
+        if _is_copy(known, place):
+            known = {"storage": uuid.uuid4().hex, "copied_from": known["storage"]}
+        known = {**known, "place": here}
+        durable.write(place, json.dumps(known) + "\n")
+    return known["storage"]
+
+
+def copied_from(storage: Path) -> str:
+    """The identity of the storage folder that one was copied from; empty where it was not."""
+    return _identity_in(storage / _IDENTITY_FILE).get("copied_from", "")
+
+
+def _identity_in(place: Path) -> dict[str, str]:
+    if not place.is_file():
+        return {}
+    return {key: str(v) for key, v in json.loads(place.read_text(encoding="utf-8")).items()}
+
+
+def _is_copy(known: dict[str, str], place: Path) -> bool:
+    """Whether the folder that an identity was made in has it still, and is another one."""
+    # Earlier versions did not write where that was: a folder that moved is the commoner case.
+    if "place" not in known:
+        return False
+    original = Path(known["place"]) / _IDENTITY_FILE
+    with suppress(OSError, ValueError):
+        same = _identity_in(original).get("storage") == known["storage"]
+        return same and not original.samefile(place)
+    return False
 
 
 _ADDRESSES = (
@@ -95,6 +135,29 @@ _ADDRESSES = (
     ("model_versions", "storage_location"),
 )
 """Where a database says where artifacts are: table and column."""
+
+
+def connect_here(
+    address: str, storage: Path, *, say: Callable[[str], None] | None = None
+) -> MlflowClient:
+    """A client whose database points at the artifacts of this storage folder.
+
+    Whoever writes through it writes nothing into a folder that this one was copied from.
+
+    Args:
+        address: Where MLflow records.
+        storage: The storage folder.
+        say: Told what had to be mended.
+
+    Returns:
+        As `connect` gives it.
+    """
+    client = connect(address, say=say)
+    if relocate(address, storage) and say is not None:
+        say(
+            f"MLflow's artifacts were recorded at another place and are now looked for in {storage}"
+        )
+    return client
 
 
 def relocate(address: str, storage: Path) -> bool:
@@ -140,9 +203,9 @@ def _moved(location: str, storage: Path, *, own: bool) -> str | None:
     path, here = local_path(location), place_in(storage, location)
     if path is None or here is None or path == here:
         return None
-    # In a database elsewhere other storage folders have experiments, too.
-    came_along = (here.exists() or not path.exists()) if own else here.exists() > path.exists()
-    return here.as_uri() if came_along else None
+    # In a database elsewhere other storage folders have experiments, too. One's own never points at
+    # another folder, though nothing came along: what a copy records would lie in its original.
+    return here.as_uri() if own or here.exists() > path.exists() else None
 
 
 def _rewritten(address: str, moved: dict[str, str]) -> str | None:

@@ -27,11 +27,11 @@ from orchestrator.records.events import (
     TrialStarted,
 )
 from orchestrator.records.journal_facts import effective_experiment, identity_of, milliseconds
-from orchestrator.records.mlflow.client import TAG
+from orchestrator.records.mlflow.client import ROLE, TAG
 from orchestrator.records.mlflow.picture import Picture, flat_parameters, json_text
 from orchestrator.records.redaction import redacted, redacted_document
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.records.trial_record import TrialRecord
+from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
 from orchestrator.spec.reach import refusal
 from orchestrator.system.strict_json import without_nan
 
@@ -42,6 +42,13 @@ _OF_TRIALS = {"method", "training", "resources"}
 _REPORT_METRICS = ("loss", "tokens", "seconds", "strength")
 _STEP_METRICS = {"losses": "step_loss", "learning_rates": "learning_rate"}
 """Series of a report, one value a step, and the metric that each becomes."""
+
+
+def _role(trial: TrialRecord) -> str:
+    """What a trial is for: only those of the search and of no finalist are `trial`."""
+    if trial.name == BASE_TRIAL:
+        return "untouched base"
+    return "trial" if trial.is_searched else ("repetition" if trial.of else "comparison")
 
 
 def _settings(
@@ -71,9 +78,10 @@ class SweepRuns:
         """The runs (None: the sweep's own) whose pictures have changed since they were written."""
         own = {k: v for k, v in opening.experiment.items() if k not in _OF_TRIALS}
         self.parent = Picture(
-            name=folder.name,
+            name=f"{folder.name} (the sweep itself)",
             start=milliseconds(opening.time),
             tags={
+                ROLE: "sweep",
                 f"{TAG}sweep": self.identity,
                 f"{TAG}kind": opening.kind,
                 f"{TAG}folder": str(folder),
@@ -182,6 +190,7 @@ class SweepRuns:
                 name=name,
                 start=milliseconds(event.time),
                 tags={
+                    ROLE: _role(trial),
                     f"{TAG}sweep": self.identity,
                     f"{TAG}trial": name,
                     f"{TAG}by": trial.by,

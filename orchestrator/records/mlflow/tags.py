@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
 
 
+CHAMPION_ALIAS = "champion"
+ALIASED = f"{TAG}alias_version"
+"""Tag of a registered model: the version that we gave the alias to. Another version has it from
+somebody else."""
+REGISTERED_MODEL = f"{TAG}registered_model"
+"""Tag of an experiment: the registered model of its champions. One that is gone was deleted."""
+
+
 def every_page(search: Callable[[str | None], Any]) -> Iterator[Any]:
     """What a search finds on all its pages; it is given the token of the page."""
     token: str | None = None
@@ -74,7 +82,7 @@ def own_tags(identity: str, name: str) -> dict[str, str]:
 
 
 def find_experiment(
-    client: MlflowClient, name: str, identity: str, sweep: str
+    client: MlflowClient, name: str, identity: str, sweep: str, *, copied_from: str = ""
 ) -> tuple[entities.Experiment | None, str]:
     """The experiment of the sweeps of one name in one storage folder.
 
@@ -83,6 +91,8 @@ def find_experiment(
         name: The sweep's name.
         identity: From `storage_identity`.
         sweep: From `sweep_id`.
+        copied_from: The identity of the storage folder that this one was copied from, whose
+            experiment holds runs of the same sweeps and stays its own.
 
     Returns:
         The experiment, under whatever name somebody gave it since, or None; and the name that a new
@@ -97,13 +107,22 @@ def find_experiment(
     found = client.get_experiment_by_name(name)
     if found is None or _STORAGE not in found.tags:
         return found, name
-    if client.search_runs([found.experiment_id], f"tags.`{TAG}sweep` = '{sweep}'", max_results=1):
+    taken = found.tags[_STORAGE] == copied_from
+    if not taken and client.search_runs(
+        [found.experiment_id], f"tags.`{TAG}sweep` = '{sweep}'", max_results=1
+    ):
         return found, name
     return None, _own_name(name, identity)
 
 
 def _own_name(name: str, identity: str) -> str:
     return f"{name}-{identity[:6]}"
+
+
+def usual_name(name: str, identity: str, now: str) -> str:
+    """The name that an experiment or a model was made with, if it has one of those that we give."""
+    own = _own_name(name, identity)
+    return own if now == own else name
 
 
 def find_model(
@@ -117,13 +136,20 @@ def find_model(
         identity: From `storage_identity`; empty: whoever's it is.
 
     Returns:
-        The model or None, and its name there.
+        The model, under whatever name somebody gave it since, or None; and the name that it has, or
+        that a new one may have.
     """
+    if identity:
+        tagged = f"tags.`{_STORAGE}` = '{identity}' AND tags.`{_NAME}` = '{name}'"
+        own = list(client.search_registered_models(filter_string=tagged, max_results=1))
+        if own:
+            # A search leaves out aliases.
+            return client.get_registered_model(own[0].name), own[0].name
     found = _model_named(client, name)
     if not identity or found is None or found.tags.get(_STORAGE, identity) == identity:
         return found, name
-    own = _own_name(name, identity)
-    return _model_named(client, own), own
+    own_name = _own_name(name, identity)
+    return _model_named(client, own_name), own_name
 
 
 def _model_named(client: MlflowClient, name: str) -> RegisteredModel | None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from orchestrator.records.cards.card import adapter_key
 from orchestrator.records.events import SweepEnded
 from orchestrator.records.mlflow.client import TAG
 from orchestrator.records.model_folder import model_document
@@ -14,10 +15,21 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.strict_json import without_nan
 
 
-def version_tags(state: SweepState, trial: str, sweep_folder: Path) -> dict[str, str]:
-    """What made a version, and what is known of its trial, as tags."""
+def version_tags(state: SweepState, trial: str, sweep_folder: Path, learnt: int) -> dict[str, str]:
+    """What made a version, and what is known of its trial, as tags.
+
+    Args:
+        state: The sweep.
+        trial: The trial.
+        sweep_folder: The sweep's folder.
+        learnt: After how many tasks its adapter was kept.
+
+    Returns:
+        Tags and their values; without who chose it, which `verdict_tags` says.
+    """
     record, provenance = state.trial(trial), state.provenance
-    document = model_document(state, trial)
+    document = model_document(state, trial, learnt)
+    key = adapter_key(state, record, learnt)
     experiment = document["experiment"]
     adapter = experiment["method"]["adapter"]
     seeds = {
@@ -37,16 +49,20 @@ def version_tags(state: SweepState, trial: str, sweep_folder: Path) -> dict[str,
         "seeds": {key: seed for key, seed in seeds.items() if seed is not None},
         "overrides": document["overrides"],
         "measures": document["measures"],
-        "gain_interval": record.gain_interval,
-        TEST_TAG.removeprefix(TAG): test_scores(state, trial),
+        "gain_interval": record.gain_interval if key.task is None else None,
+        TEST_TAG.removeprefix(TAG): test_scores(state, trial) if key.task is None else None,
     }
     if experiment.get("extends"):
         details["extends"] = experiment["extends"]
     return {
         f"{TAG}sweep": state.identity,
         f"{TAG}trial": trial,
+        # What tells which adapter it is, see `AdapterKey`.
+        f"{TAG}name": state.name,
+        f"{TAG}learnt": str(learnt),
+        f"{TAG}task": key.task or "",
+        f"{TAG}adapter_sha256": key.adapter_sha256 or "",
         f"{TAG}folder": str(sweep_folder.resolve()),
-        **verdict_tags(state.last_verdict),
         f"{TAG}base_name": str(details["base"].get("name") or details["base"].get("gguf")),
         f"{TAG}base_sha256": str(details["base"].get("sha256")),
         f"{TAG}code_version": str(details["code"].get("version")),

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.measures.objectives import Direction, front
+from orchestrator.measures.objectives import Direction, dominates
 from orchestrator.measures.pareto import hypervolume
 from orchestrator.records.stage_report import DONE
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.deciding.comparisons import method_of
 from orchestrator.report.figures import Curves, Series
-from orchestrator.report.tables import Row, Table
+from orchestrator.report.tables import Row, Table, first_rows
 from orchestrator.system.formatting import show, show_duration, show_interval
 
 FEWEST = 8
@@ -54,16 +54,20 @@ def course(view: SweepState) -> list[Step]:
     # A tenth of the range below the worst, so that the ends of the front count as well.
     worst = {name: _worst([v[name] for v in whole], better) for name, better in objectives.items()}
     steps: list[Step] = []
-    spent = 0.0
+    spent = volume = 0.0
     for trial in ended:
         spent += trial.reports[-1].seconds
-        if all(map(math.isfinite, values[trial.name].values())):
-            known[trial.name] = values[trial.name]
-        best = tuple(front(known, objectives))
-        # What was dominated once stays so: many trials are compared with a front, not with all.
-        known = {name: known[name] for name in best}
-        volume = hypervolume(list(known.values()), objectives, worst)
-        steps.append(Step(spent, trial, best, volume))
+        own = values[trial.name]
+        # What was dominated once stays so: a trial is compared with a front, not with all.
+        if all(map(math.isfinite, own.values())) and not any(
+            dominates(other, own, objectives) for other in known.values()
+        ):
+            known = {
+                n: other for n, other in known.items() if not dominates(own, other, objectives)
+            }
+            known[trial.name] = own
+            volume = hypervolume(list(known.values()), objectives, worst)
+        steps.append(Step(spent, trial, tuple(known), volume))
     return steps
 
 
@@ -129,7 +133,12 @@ def stopped_early(view: SweepState) -> Table | None:
             ("STOPPED", [trial.name, method_of(view, trial), place, stop.measure, rival, *found])
         )
     heads = ["trial", "method", "after", "behind in", "of", "by", "interval"]
-    return Table("Stopped early", heads, rows, words=(1, 2, 3, 4, 6)) if rows else None
+    rows, more = first_rows(rows)
+    return (
+        Table("Stopped early" + (f". {more}" if more else ""), heads, rows, words=(1, 2, 3, 4, 6))
+        if rows
+        else None
+    )
 
 
 def knobs(view: SweepState) -> Table | None:

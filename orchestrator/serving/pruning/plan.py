@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.records.cards.pruned import note_pruned
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.mlflow.pruning import trash_runs
-from orchestrator.records.pruned import note_pruned
 from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
 from orchestrator.serving.pruning.storage import OldSweep, PruneError
 from orchestrator.system.formatting import show_duration

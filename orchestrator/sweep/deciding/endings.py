@@ -119,6 +119,9 @@ class Endings:
 
     def _end_early(self, trial: Trial) -> None:
         """End a trial that has failed, or was stopped before its last report."""
+        if trial.failure is None and trial.asked is not None:
+            self._end(trial, "STOPPED", f"stopped by {trial.asked}")
+            return
         if trial.failure is None and trial.stop is not None and self._racing is not None:
             found = self._racing.told(trial, trial.stop)
             self._end(trial, "STOPPED", self._racing.words(trial.stop), stop=found)

@@ -20,6 +20,7 @@ from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ScoringSpec
 from orchestrator.spec.space.search_space import EarlyStopping
 from orchestrator.sweep.baselines import Controls, Inherited
+from orchestrator.sweep.deciding.card_writer import CardWriter
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.protocols import Observer
 
@@ -46,14 +47,16 @@ class Ledger:
         self.data = data
         self.state = SweepState.of(journal.lines, whole=False)
         self.trials = {name: Trial(record) for name, record in self.state.everything.items()}
+        self.cards = CardWriter(self.folder, self.state)
         self._experiments: dict[str, Experiment] = {}
 
     def record(self, event: Event) -> None:
-        """Journal what happens, take it in, then tell the observer."""
+        """Journal what happens, take it in, have its cards written, then tell the observer."""
         written = self.journal.append(event)
         self.state.take(written)
         if isinstance(written, TrialProposed):
             self.trials[written.trial] = Trial(self.state.trial(written.trial))
+        self.cards.take(written)
         self.observer.event(written)
 
     @property

@@ -54,7 +54,8 @@ class Proposals:
 
     @property
     def _wanted(self) -> int:
-        return self._proposer.total if self._proposer is not None else 1
+        asked_for = sum(trial.record.is_asked_for for trial in self._ledger.searched())
+        return asked_for + (self._proposer.total if self._proposer is not None else 1)
 
     @property
     def missing(self) -> int:
@@ -97,9 +98,7 @@ class Proposals:
         trials, search = self._ledger.trials, self._ledger.experiment.search
         if BASE_TRIAL not in trials:
             return self.propose(BASE_TRIAL, {}, "control")
-        number = len(trials)
-        while (name := f"t{number:03d}") in trials:  # where a journal lost lines, one is missing
-            number += 1
+        name = self.free_name()
         if self._proposer is None or search is None:
             if not self._ledger.searched():
                 return self.propose(name, {}, "user")
@@ -110,6 +109,13 @@ class Proposals:
         if overrides is None:
             return self._propose_afterwards()
         return self.propose(name, overrides, search.searcher)
+
+    def free_name(self) -> str:
+        """The name of the next trial of the search."""
+        number = max(1, len(self._ledger.trials))
+        while (name := f"t{number:03d}") in self._ledger.trials:  # a journal may have lost lines
+            number += 1
+        return name
 
     def _waits_for_budget(self) -> bool:
         """Whether the next trial has to wait for others to end; the search ends where none run."""
@@ -166,7 +172,8 @@ class Proposals:
 
     def tell(self, trial: Trial, measured: Mapping[str, float] | None) -> None:
         """Let the search learn what a trial scored; None: it has failed or was stopped."""
-        of_the_search = trial.name != BASE_TRIAL and trial.record.is_searched
+        own = trial.record.is_searched and not trial.record.is_asked_for
+        of_the_search = trial.name != BASE_TRIAL and own
         if self._proposer is not None and of_the_search:
             self._proposer.tell(trial.name, measured, _cost(self._ledger, trial))
 
@@ -245,7 +252,7 @@ def _proposer(ledger: Ledger, prior: Sequence[PastTrial]) -> Proposer | GroupedP
     return kind(
         experiment.search,
         experiment.objectives,
-        [_past(ledger, trial) for trial in ledger.searched()],
+        [_past(ledger, t) for t in ledger.searched() if not t.record.is_asked_for],
         refuses=lambda overrides: refusal(experiment, overrides),
         prior=prior,
     )

@@ -24,6 +24,8 @@ class Trial:
     log: str | None = None
     stop: Stop | None = None
     """Why it is to be stopped early."""
+    asked: str | None = None
+    """Who has asked to stop it, and why."""
 
     @property
     def name(self) -> str:

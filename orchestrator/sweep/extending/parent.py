@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.carried_folder import SMALL
 from orchestrator.records.journal_facts import effective_experiment
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import adapter_flaw, read_model_document
-from orchestrator.records.pruned import pruned_words
+from orchestrator.records.opening import folder_of
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
@@ -79,12 +80,21 @@ def find_parent(
         The trial, which is complete.
 
     Raises:
-        SweepError: If its sweep is not in `storage`, or it was not completed.
+        SweepError: If its sweep is not in `storage`, it was not completed, or the name is that of
+            its adapter before the last task.
     """
     with model_folder(reference, storage, tracking_uri, note=note) as folder:
         document = read_model_document(folder)
     sweep, trial = str(document.get("sweep")), str(document.get("trial"))
-    return open_parent(storage, sweep, trial, document.get("sweep_id"))
+    found = open_parent(storage, sweep, trial, document.get("sweep_id"))
+    learnt = document.get("learnt") or len(found.state.tasks)
+    if learnt != len(found.state.tasks):
+        raise SweepError(
+            f"{reference} is the adapter of {found.named} after {learnt} of its "
+            f"{len(found.state.tasks)} tasks, and what a retention carries is kept after the last "
+            f"one alone. Name the whole trial: {found.named}."
+        )
+    return found
 
 
 def open_parent(storage: Path, sweep: str, trial: str, sweep_id: str | None) -> Parent:
@@ -102,7 +112,7 @@ def open_parent(storage: Path, sweep: str, trial: str, sweep_id: str | None) -> 
     Raises:
         SweepError: If it is not there, or was not completed.
     """
-    folder = SweepFolder(storage / sweep)
+    folder = SweepFolder(folder_of(storage, sweep, sweep_id) or storage / sweep)
     lines = read_journal(folder.path)
     if not lines:
         raise SweepError(

@@ -53,7 +53,8 @@ def read_later(
             wanted = sides.to_be_read(asked)
             observer.note(f"reading the test examples, reading {state.next_reading}: "
                           f"{', '.join(wanted) or 'all were scored before'}")  # fmt: skip
-            sides.record(asked, read_sides(wanted, ledger.data) if wanted else {})
+            with ledger.cards.following(journal.lines, observer.note):
+                sides.record(asked, read_sides(wanted, ledger.data) if wanted else {})
             projection = MlflowSync(loaded.experiment, folder.parent, journal, observer)
             complaint = projection.finish(just_decided=False)
             if complaint:

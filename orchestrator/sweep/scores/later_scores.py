@@ -113,9 +113,10 @@ def _score(journal: Journal, loaded: LoadedExperiment, asked: Asked, observer: O
     ledger = sweep.ledger
     completion = Completion(ledger, sweep.cache, sweep.follows)
     trial = ledger.trials[asked.trial]
-    completion.score_rows(_rows(completion, ledger, trial, asked), score_here)
-    if asked.own:
-        completion.record_measures(trial)
+    with ledger.cards.following(journal.lines, observer.note):
+        completion.score_rows(_rows(completion, ledger, trial, asked), score_here)
+        if asked.own:
+            completion.record_measures(trial)
 
 
 def _rows(completion: Completion, ledger: Ledger, trial: Trial, asked: Asked) -> list[Row]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.data.prepared import PreparedData, PreparedTask
 from orchestrator.loop.scoring import Score, score
-from orchestrator.records.pruned import pruned_words
+from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.task_kinds import GenerationTask
 from orchestrator.sweep.scores.shared_base import SharedBase

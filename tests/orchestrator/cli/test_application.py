@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from orchestrator import cli
 from orchestrator.cli import app, errors
 from orchestrator.records.events import read_event
 from orchestrator.records.journal import Journal
@@ -300,6 +302,38 @@ def test_sweep_in_which_no_trial_was_completed_fails(sweeps):
     assert "no trial was completed" in result.stderr
 
 
+# --- starting ---
+
+
+def test_of_every_command_is_known_which_module_registers_it():
+    waiting, found = [("", typer.main.get_command(app))], {}
+    while waiting:
+        name, command = waiting.pop()
+        below = getattr(command, "commands", {})
+        waiting += [(f"{name} {word}".strip(), inner) for word, inner in below.items()]
+        if not below:
+            found[name] = command.callback.__module__.removeprefix("orchestrator.cli.")
+    for name, module in found.items():
+        assert module in cli._modules_for([*name.split(), "demo"])
+        assert len(cli._modules_for(name.split()[:1])) < len(set(found.values())), name
+    assert cli._modules_for(["runs", "list", "--json"]) == ["listing.command"]
+
+
+def test_a_list_loads_nothing_that_takes_time(project):
+    write_sweep(project / "runs")
+    call("runs", "list")
+    code = (
+        "import sys\nfrom orchestrator.cli import main\nsys.argv = ['orchestrate', 'runs', 'list', "
+        "'demo', '--filter', 'gain>0']\ntry: main()\nexcept SystemExit as e: assert not e.code\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'mlflow', 'orchestrator.spec.experiment'}\n"
+        "print(sorted(heavy & {*sys.modules}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=project
+    )
+    assert result.stdout.endswith("[]\n"), result.stdout
+
+
 # --- looking ---
 
 
@@ -384,13 +418,59 @@ def test_trials_are_filtered_sorted_and_written_as_csv(project):
     [
         (["demo", "--filter", "gian>0"], ["--filter", "'gain'"]),
         (["demo", "--sort", "rank"], ["--sort", "dotted path"]),
-        (["--filter", "gain>0"], ["for the trials of one sweep", "demo"]),
+        (["--filter", "gain>0 gain<1"], ["--filter", "at character 8"]),
+        (["demo", "--columns", "gian"], ["--columns", "'gain'"]),
+        (["dmeo", "--filter", "gain>0"], ["No sweep 'dmeo'", "'demo'"]),
         (["demo", "--json", "--csv"], ["exclude each other"]),
     ],
 )
 def test_wrong_filters_and_orders_are_refused(project, words, parts):
     write_sweep(project / "runs")
     refused(call("runs", "list", *words), *parts)
+
+
+def test_trials_of_all_sweeps_are_listed_a_page_at_a_time(project):
+    for name in ("demo", "other"):
+        write_sweep(project / "runs", name=name)
+    shown = call("runs", "list", "--filter", "state=complete or gain>9", "--sort", "-gain",
+                 "--limit", "3")  # fmt: skip
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.index("demo/t002") < shown.stdout.index("demo/t001")
+    assert "other/t001" not in shown.stdout
+    assert "3 of 4 trials; `--limit N` lists N, 0 all." in shown.stderr
+    rows = json.loads(call("runs", "list", "--columns", "sweep,trial,gain", "--sort", "gain,-sweep",
+                           "--json").stdout)  # fmt: skip
+    assert [f"{row['sweep']}/{row['trial']}" for row in rows] == [
+        "other/t001", "demo/t001", "other/t002", "demo/t002"]  # fmt: skip
+    written = call("runs", "list", "other", "demo", "--csv").stdout
+    assert written.startswith("sweep,trial,state,of,")
+    chosen = call("runs", "list", "other", "--columns", "gain").stdout
+    assert "t002" in chosen
+    assert "other/" not in chosen
+    assert "the newest 1 of 2 sweeps" in call("runs", "list", "--limit", "1").stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "proposed"),
+    [
+        ("orchestrate runs ", ["list", "diff", "show"]),
+        ("orchestrate runs list o", ["other"]),
+        ("orchestrate runs show demo t00", ["t001", "t002"]),
+        ("orchestrate runs diff demo/t002 demo/t001 ", []),
+        ("orchestrate runs diff other/t", ["other/t001", "other/t002"]),
+        ("orchestrate runs list demo --sort gain_", ["gain_low", "gain_high"]),
+        ("orchestrate runs list --columns gain,method.adapter.k", ["gain,method.adapter.kind"]),
+        ("orchestrate rep", ["reproduce", "report", "repair"]),
+    ],
+)
+def test_words_are_completed_in_the_shell(project, line, proposed):
+    for name in ("demo", "other"):
+        write_sweep(project / "runs", name=name)
+    words = line.split(" ")
+    asked = {"_ORCHESTRATE_COMPLETE": "complete_bash", "COMP_WORDS": line,
+             "COMP_CWORD": str(len(words) - 1)}  # fmt: skip
+    result = CliRunner().invoke(app, [], env=asked, prog_name="orchestrate")
+    assert result.stdout.split() == proposed
 
 
 def test_two_trials_or_two_sweeps_are_compared(project):
@@ -439,7 +519,7 @@ def test_champion_is_shown(project, monkeypatch):
               "measures": {"gain": 0.2}, "reason": "largest gain [+0.1, +0.3]"}  # fmt: skip
     asked = []
     monkeypatch.setattr(
-        "orchestrator.cli.models.champion_record",
+        "orchestrator.cli.champions.commands.champion_record",
         lambda name, uri, storage: asked.append(uri) or record,
     )
     (project / "runs").mkdir()
@@ -475,11 +555,16 @@ def test_a_storage_that_is_an_address_is_refused(project, words):
     assert not (project / "s3:").exists()
 
 
-def test_champion_without_a_registry_is_refused_and_makes_none(project):
+def test_a_champion_without_a_registry_is_that_of_the_journal_and_makes_none(project):
     refused(call("champion", "show", "demo"), "No model registry in runs", "--storage")
     assert not (project / "runs").exists()
-    write_sweep(project / "runs")
-    refused(call("champion", "show", "demo"), "`orchestrate report demo` rebuilds it")
+    write_sweep(project / "runs", ended=False)
+    refused(call("champion", "show", "demo"), "no verdict has chosen one", "champion promote demo")
+    write_sweep(project / "runs", name="other")
+    shown = json.loads(call("champion", "show", "other", "--json").stdout)
+    assert (shown["reference"], shown["who"], shown["version"]) == ("other/t002", "driver", None)
+    assert [row["now"]["value"] for row in shown["knows"]] == [0.8]
+    assert {path.name for path in (project / "runs").iterdir()} == {"demo", "other"}
 
 
 def test_trial_is_exported_as_a_model_folder_and_as_lora(project):

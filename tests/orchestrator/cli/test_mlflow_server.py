@@ -1,4 +1,4 @@
-"""MLflow's pages on this machine: they start, answer this machine alone, and end."""
+"""Our pages and MLflow's on this machine: they start, answer it alone, and end."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import psutil
@@ -78,10 +79,12 @@ def test_pages_answer_on_loopback_only_and_end_with_their_children(tmp_path, new
             if "Ctrl-C" in line:
                 break
         address = f"http://127.0.0.1:{port}"
-        assert f"{address}/#/experiments/1/runs?viewStateShareKey=" in said
-        assert "/artifacts/report/index.html" in said
-        assert "file://" in said
-        with urllib.request.urlopen(f"{address}/health") as answer:
+        assert said.splitlines()[0] == f"{address}/"
+        with urllib.request.urlopen(f"{address}/sweeps/made-up") as answer:
+            assert b"made-up" in answer.read()
+        beside = address_of_mlflow(f"{address}/mlflow?sweep=made-up")
+        assert "/#/experiments/1/runs?viewStateShareKey=" in beside
+        with urllib.request.urlopen(f"{beside.partition('/#')[0]}/health") as answer:
             assert answer.status == 200
         started = psutil.Process(running.pid).children(recursive=True)
         assert started
@@ -103,6 +106,26 @@ def test_pages_answer_on_loopback_only_and_end_with_their_children(tmp_path, new
         except OSError:
             return
     pytest.fail("the server still answers")
+
+
+def address_of_mlflow(page):
+    """Where the page that starts MLflow's server leads once it answers."""
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_):
+            return None
+
+    opener = urllib.request.build_opener(Stay)
+    until = time.monotonic() + mlflow_server.START_SECONDS
+    while time.monotonic() < until:
+        try:
+            with opener.open(page) as answer:
+                assert "is starting" in answer.read().decode()
+        except urllib.error.HTTPError as moved:
+            with moved:
+                return moved.headers["location"]
+        time.sleep(0.5)
+    pytest.fail("MLflow's server did not answer")
 
 
 def addresses_of_this_machine():

@@ -49,6 +49,7 @@ WHOLE = [
     events.CellsScored("t002", 1, {"mood": CELL}, {"being": "it is gone"}, {"new": {"kind": "c"}}),
     events.TrialMeasured("t002", {"mood": 2}, {"gain": 0.25}, [0.0, 0.5], {"zero_shot": None}),
     events.BudgetSpent(1.5, 3.0, 0.5, 1.25),
+    events.RequestTaken("17-ab", "add", "t007", "me@here", "a hunch", "it cannot be"),
     events.SetAside("t002", "adapter", "adapter.aside", "it is damaged"),
     events.FaultSurvived("member_died", "member-0", "killed", {"t001": 1.5}, 1.0, 2.0),
     events.JournalRepaired("journal.jsonl.set-aside-1", [3], {"t001": "a report"}, {"t002": 1}),

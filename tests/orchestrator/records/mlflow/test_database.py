@@ -30,7 +30,11 @@ from orchestrator.records.mlflow.address import (
 )
 from orchestrator.records.mlflow.client import check_reachable, connect
 from orchestrator.records.mlflow.database import prepare
-from orchestrator.records.mlflow.storage_folder import network_file_system, storage_identity
+from orchestrator.records.mlflow.storage_folder import (
+    copied_from,
+    network_file_system,
+    storage_identity,
+)
 from orchestrator.records.redaction import redacted
 
 POINTS = 20
@@ -322,6 +326,24 @@ def test_a_storage_folder_keeps_its_identity(tmp_path: Path) -> None:
     storage.rename(tmp_path / "two")
     assert storage_identity(server, tmp_path / "two", make=True) == chosen
     assert names(tmp_path / "two") == {"storage.json"}
+
+
+def test_a_copy_of_a_storage_folder_is_told_from_one_that_moved(tmp_path: Path) -> None:
+    server, original = "http://127.0.0.1:5000", tmp_path / "original"
+    original.mkdir()
+    chosen = storage_identity(server, original, make=True)
+    copy = Path(shutil.copytree(original, tmp_path / "copy"))
+    assert storage_identity(server, copy) == chosen, "who only looks sees what the original had"
+    own = storage_identity(server, copy, make=True)
+    assert own != chosen
+    assert (copied_from(copy), copied_from(original)) == (chosen, "")
+    assert storage_identity(server, original, make=True) == chosen
+    assert storage_identity(server, copy, make=True) == own, "and it stays"
+    moved = original.rename(tmp_path / "moved")
+    assert storage_identity(server, moved, make=True) == chosen
+    linked = tmp_path / "linked"
+    linked.symlink_to(moved)
+    assert storage_identity(server, linked, make=True) == chosen
 
 
 def test_a_place_is_found_again_in_a_moved_folder(tmp_path: Path) -> None:

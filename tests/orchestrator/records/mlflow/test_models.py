@@ -86,7 +86,7 @@ def journal_lines(
             events.append({"event": "sweep_continued", "packages": {"torch": LATER_TORCH}})
     reason = "largest gain" if champion else "no method beats the untouched base"
     events.append(
-        {"event": "sweep_ended", "front": ["t001"], "champion": champion, "reason": reason}
+        {"event": "sweep_ended", "front": ["t001", "t002"], "champion": champion, "reason": reason}
     )
     return [{"n": n, "time": start + n, **event} for n, event in enumerate(events)]
 
@@ -170,8 +170,8 @@ def test_model_folder_holds_json_and_safetensors_only(tmp_path: Path) -> None:
     )
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     assert files == [
-        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "model.json",
-        "seal.json",
+        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "card.json",
+        "model.json", "seal.json",
     ]  # fmt: skip
     document = json.loads((folder / "model.json").read_text())
     assert document["base"] == {
@@ -257,7 +257,7 @@ def test_no_champion_leaves_the_alias_of_an_earlier_sweep(storage: Path) -> None
     )
     assert outcome.version is None
     assert "no method beats the untouched base" in outcome.text
-    assert "still names version 1, of an earlier sweep; it was not moved" in outcome.text
+    assert "still names version 1; it was not moved" in outcome.text
     assert champion_record("demo", address(storage), storage)["version"] == "1"
 
 
@@ -289,7 +289,7 @@ def test_alias_follows_the_later_verdict_and_never_goes_back(fresh_storage: Path
         state=SweepState.of(journal_lines()),
     )
     assert earlier.version == "1"
-    assert "stays with version 2, which was chosen later" in earlier.text
+    assert "stays with demo/t001, which was chosen later" in earlier.text
     assert champion_record("demo", address(fresh_storage), fresh_storage)["folder"] == str(
         fresh_storage / "demo-2"
     )
@@ -347,11 +347,11 @@ def test_an_alias_that_somebody_moved_or_took_away_is_left_alone(fresh_storage: 
     )
     assert outcome.version == "2"
     assert "stays with version 1, which a user gave it to" in outcome.text
-    assert "set_registered_model_alias('demo', 'champion', 2)" in outcome.text
+    assert "champion promote demo/t002" in outcome.text
     assert champion_record("demo", uri, fresh_storage)["version"] == "1"
     client.delete_registered_model_alias("demo", "champion")
     outcome = register_champion(uri, sweep_folder=folder, state=SweepState.of(last))
-    assert "A user took the alias `champion` from it" in outcome.text
+    assert "A user took the alias `champion` away in MLflow" in outcome.text
     with pytest.raises(UnknownModelError, match=r"no '@champion'. Aliases: none"):
         champion_record("demo", uri, fresh_storage)
 
@@ -529,7 +529,7 @@ def test_a_trials_own_packages_are_a_tag_of_its_run_the_pins_of_its_model_and_in
     assert f"torch=={LATER_TORCH}" in pins["t002"]
     assert "torch==2.13.0" in pins["t001"]
     for trial, version in (("t001", "2.13.0"), ("t002", LATER_TORCH)):
-        tags = version_tags(SweepState.of(journal_lines()), trial, storage / "demo")
+        tags = version_tags(SweepState.of(journal_lines()), trial, storage / "demo", 2)
         assert json.loads(tags["orchestrator.packages"]) == {"torch": version}
 
 

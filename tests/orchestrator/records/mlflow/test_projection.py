@@ -18,6 +18,7 @@ import pytest
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.event import Line
 from orchestrator.records.mlflow.address import tracking_uri
+from orchestrator.records.mlflow.client import connect
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.mlflow.registry import champion_record, resolve
 from orchestrator.spec.experiment import Experiment
@@ -343,7 +344,8 @@ def test_a_kill_between_any_two_requests_loses_and_doubles_nothing(
             result = real(*args, **kwargs)
             calls["left"] -= 1
             if calls["left"] == 0:
-                calls["last"] = f"{real.__name__} {args[1]}"
+                held = {k: len(v) for k, v in kwargs.items() if isinstance(v, list | dict)}
+                calls["last"] = f"{real.__name__} {args[1]} {held}"
                 raise _KilledError
             return result
 
@@ -815,6 +817,29 @@ def test_sweeps_of_one_name_in_two_storages_keep_to_themselves(
 
 
 # --- storage folders that move -------------------------------------------------------------------
+
+
+def test_a_copied_storage_folder_writes_nothing_into_what_the_original_records(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    uri, lines = f"sqlite:///{tmp_path / 'mlflow.db'}", whole_story()
+    original = tmp_path / "original"
+    write_adapter(original / "demo" / "trials" / "t001" / "adapter")
+    Projection(uri, original / "demo").catch_up(lines[:-4])
+    copy = shutil.copytree(original, tmp_path / "copy")
+    for storage in (copy, original):
+        projection = Projection(uri, storage / "demo")
+        projection.catch_up(lines)
+        assert projection.register(lines, just_decided=False).version == "1"
+    client = connect(uri)
+    found = client.search_experiments(filter_string="name LIKE 'demo%'")
+    assert len(found) == 2
+    for experiment in found:
+        place = original if experiment.name == "demo" else copy
+        assert experiment.artifact_location.startswith(place.as_uri())
+        assert len(client.search_runs([experiment.experiment_id])) == 5
+    assert len(client.search_registered_models()) == 2
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])

@@ -7,10 +7,10 @@ import time
 import pytest
 
 from orchestrator.cli import errors
+from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.address import recorded_uri
 from orchestrator.records.mlflow.pruning import registered_trials
-from orchestrator.records.pruned import pruned_words
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.serving.pruning import plan as plan_module

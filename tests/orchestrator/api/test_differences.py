@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from orchestrator.cli.diff import diff_sweeps, diff_trials
+from orchestrator.api.differences import diff_sweeps, diff_trials
 from orchestrator.measures.intervals import gain_interval
 from orchestrator.records.sweep_state import SweepState
 

@@ -1,0 +1,1 @@
+"""The commands about champions, and their tables."""

@@ -1,0 +1,188 @@
+"""What `runs list` prints: tables for people, JSON and CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import typer
+
+from orchestrator.cli.console import make_console, print_json, print_note
+from orchestrator.cli.output.sweep_list import render_sweeps
+from orchestrator.cli.output.tables import print_on
+from orchestrator.cli.output.trials_table import (
+    chosen_columns,
+    finished_words,
+    title_of,
+    trial_tables,
+)
+from orchestrator.registry.index.index import Index
+from orchestrator.registry.index.search import Page, Said
+from orchestrator.system.formatting import count
+
+ROWS = 50
+"""Of a table, unless `--limit` says otherwise."""
+_SAID = Said("--filter", "--sort", "--columns")
+_FIRST = ("trial", "state", "of", "on_front", "champion", "examples")
+"""The first columns of a CSV file; `reason` is the last."""
+
+_PLAIN = frozenset((str, int, float, type(None)))
+"""Types that are written into a CSV file as they are."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be listed, and how."""
+
+    sweeps: list[str] | None
+    """None: all."""
+    conditions: str | None
+    order: list[str]
+    limit: int | None
+    """None: as is usual for the form; 0: all."""
+    columns: list[str] | None
+    form: Literal["table", "json", "csv"]
+
+    @property
+    def most(self) -> int | None:
+        """How many rows are printed at most; None: all."""
+        if self.limit is None:
+            return ROWS if self.form == "table" else None
+        return self.limit or None
+
+    @property
+    def one(self) -> str | None:
+        """The sweep, where it is one."""
+        return self.sweeps[0] if self.sweeps is not None and len(self.sweeps) == 1 else None
+
+
+def print_sweeps(index: Index, asked: Asked) -> None:
+    """List sweeps, oldest first; of many the newest."""
+    every = index.sweeps()
+    for row in every:
+        if "problem" in row:
+            typer.echo(f"orchestrate: left out: {row['problem']}", err=True)
+    sound = [row for row in every if "problem" not in row]
+    rows = sound if asked.most is None else sound[-asked.most :]
+    if asked.form == "json":
+        print_json(rows)
+    elif rows:
+        print_on(make_console(), render_sweeps(rows, now=time.time()))
+    else:
+        typer.echo(f"No sweeps in {index.storage}. Start one with `orchestrate sweep FILE`.")
+    if len(rows) < len(sound):
+        print_note(f"the newest {len(rows)} of {len(sound):,} sweeps; `--limit 0` lists all.")
+
+
+def print_trials(index: Index, asked: Asked) -> None:
+    """List the trials that a filter keeps."""
+    columns = asked.columns
+    if columns is None and asked.form == "csv":
+        columns = _csv_columns(index, asked)
+    page = index.search(
+        asked.conditions, order=asked.order, limit=asked.most, sweep=asked.sweeps,
+        columns=_with_names(columns) if asked.form == "table" else columns, said=_SAID,
+    )  # fmt: skip
+    if asked.form == "csv":
+        # As bytes: the lines' ends must reach a file or a pipe as they are.
+        sys.stdout.buffer.write(to_csv(page).encode())
+        sys.stdout.flush()
+    elif asked.form == "json":
+        print_json(page.rows if asked.columns else _documents(index, page))
+    elif page.rows or not asked.conditions:
+        _print_table(index, asked, page)
+    else:
+        among = sum(
+            sum(row["trials_by_state"].values())
+            for row in index.sweeps(asked.sweeps)
+            if "problem" not in row
+        )
+        of = f" of {', '.join(asked.sweeps)}" if asked.sweeps else ""
+        typer.echo(f"None of the {count(among, 'trial')}{of} fulfils the filter.")
+    if len(page.rows) < page.total and asked.form != "csv":
+        print_note(f"{len(page.rows)} of {page.total:,} trials; `--limit N` lists N, 0 all.")
+    elif len(page.rows) < page.total:
+        print_note(f"{len(page.rows)} of {page.total:,} trials.")
+
+
+def _with_names(columns: Sequence[str] | None) -> Sequence[str] | None:
+    """Columns with those that say which trial a row is."""
+    return None if columns is None else list(dict.fromkeys(["sweep", "trial", *columns]))
+
+
+def _csv_columns(index: Index, asked: Asked) -> list[str]:
+    """What a CSV file holds where no columns are chosen."""
+    fields = index.fields(asked.sweeps)
+    which = {
+        group: [field.name for field in fields if field.group == group]
+        for group in ("measure", "interval", "setting")
+    }
+    first = _FIRST if asked.one is not None else ("sweep", *_FIRST)
+    return [*first, *which["measure"], *which["interval"], *which["setting"], "reason"]
+
+
+def _print_table(index: Index, asked: Asked, page: Page) -> None:
+    console = make_console()
+    title, objectives = count(page.total, "trial"), None
+    if asked.one is not None:
+        (sweep,) = index.sweeps([asked.one])
+        ended = sweep["state"] == "ended"
+        done = finished_words(sweep["trials_finished"], sweep["trials_planned"], ended=ended)
+        title = title_of(sweep["kind"], asked.one, done)
+        if asked.conditions:
+            title += f", {page.total:,} chosen"
+        if sweep["front"] or sweep["champion"]:
+            objectives = sweep["objectives"]
+    if asked.columns is None:
+        for shown in trial_tables(page.rows, console.width, title, objectives):
+            print_on(console, shown)
+        return
+    names = _with_names(asked.columns) or []
+    if asked.one is not None and "sweep" not in asked.columns:
+        names = [name for name in names if name != "sweep"]
+    print_on(console, chosen_columns(page.rows, names, title))
+
+
+def _documents(index: Index, page: Page) -> list[dict[str, Any]]:
+    """Each trial as `runs show SWEEP TRIAL --json` has it, without its reports."""
+    from orchestrator.cli.output.documents import trial_row
+    from orchestrator.registry.part import part_of
+
+    wanted: dict[str, list[str]] = {}
+    for row in page.rows:
+        wanted.setdefault(row["sweep"], []).append(row["trial"])
+    parts = {sweep: part_of(index, sweep, names) for sweep, names in wanted.items()}
+    rows: list[dict[str, Any]] = []
+    for row in page.rows:
+        folder, view = parts[row["sweep"]]
+        rows.append({"sweep": row["sweep"], **trial_row(view, view.trial(row["trial"]), folder)})
+    return rows
+
+
+def to_csv(page: Page) -> str:
+    """Trials as CSV (RFC 4180): a heading, then a line per trial, lines ended by CRLF.
+
+    Args:
+        page: The trials.
+
+    Returns:
+        The text; what was not measured or not set is an empty cell.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(page.columns)
+    writer.writerows(
+        [value if type(value) in _PLAIN else _cell(value) for value in row.values()]
+        for row in page.rows
+    )
+    return out.getvalue()
+
+
+def _cell(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else json.dumps(value)

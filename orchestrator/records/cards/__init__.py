@@ -1,0 +1,1 @@
+"""Adapter cards: what each adapter knows, what it was made from, and which it came from."""

@@ -1,0 +1,192 @@
+"""Who is champion, since when and why: from the registry, the card, and a look at MLflow."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.records.cards.reference import AdapterKey
+from orchestrator.records.errors import RegistryError, TrackingError
+from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
+from orchestrator.records.mlflow.address import recorded_uri
+from orchestrator.records.mlflow.glance import alias_seen
+from orchestrator.records.opening import read_opening
+from orchestrator.records.registry.by_hand import change_by_hand
+from orchestrator.records.registry.change import Change
+from orchestrator.records.registry.registry_file import open_registry, read_changes
+from orchestrator.records.registry.standing import Standing
+from orchestrator.records.registry.verdicts import verdict_change
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.registry.champions.adapters import FoundAdapter, open_adapter
+from orchestrator.system.wording import suggestion
+
+_LOOK_SECONDS = 0.2
+"""How long a command that only looks waits for another one to write what both have seen."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The adapter in use under a name."""
+
+    name: str
+    since: Change
+    """The change that made it champion."""
+    found: FoundAdapter
+    version: str | None
+    """Its version in MLflow's registry; None where it is not known to be there."""
+    by_hand: bool
+    """Whether a person chose it, so that no verdict takes its place."""
+    challenger: AdapterKey | None
+    """What the last verdict chose, where that is another adapter."""
+    previous: AdapterKey | None
+    """What a roll-back would go to."""
+
+    @property
+    def key(self) -> AdapterKey:
+        """Which adapter it is."""
+        return self.found.key
+
+
+def champion(storage: Path, name: str, *, tracking_uri: str | None = None) -> Champion:
+    """The champion of a name.
+
+    What somebody did with the alias in MLflow's SQLite database is seen, and noted in the registry;
+    a server is asked by commands that change something, and when a sweep ends.
+
+    Args:
+        storage: The storage folder.
+        name: The sweep's name.
+        tracking_uri: Where MLflow records; None: as the sweep says, else SQLite in `storage`.
+
+    Returns:
+        The champion with its card.
+
+    Raises:
+        RegistryError: If there is none, or its sweep is not there.
+    """
+    standing = standing_of(storage, name, tracking_uri)
+    current = standing.current
+    if current is None:
+        raise RegistryError(_nobody(storage, name))
+    if current.adapter is None:
+        raise RegistryError(_foreign(name, current))
+    found, decided = open_adapter(storage, current.adapter), standing.decided
+    other = decided.adapter if decided is not None else None
+    return Champion(
+        name, current, found, standing.version_of(current.adapter), standing.by_hand,
+        None if other is None or other.is_same(current.adapter) else other, standing.previous,
+    )  # fmt: skip
+
+
+def history(storage: Path, name: str, *, tracking_uri: str | None = None) -> list[Change]:
+    """Everything that became of the champions of a name, oldest first.
+
+    Args:
+        storage: The storage folder.
+        name: The sweep's name.
+        tracking_uri: As of `champion`.
+
+    Returns:
+        Verdicts, promotions, roll-backs, and what was done in MLflow; without the lines that only
+        say which version MLflow has of an adapter.
+
+    Raises:
+        RegistryError: If nothing is known of that name.
+    """
+    standing = standing_of(storage, name, tracking_uri)
+    shown = [change for change in standing.changes if change.event != "shown"]
+    if not shown:
+        raise RegistryError(_nobody(storage, name))
+    return shown
+
+
+def champion_names(storage: Path) -> list[str]:
+    """The names that have or had a champion by the registry, sorted."""
+    return sorted({change.name for change in read_changes(storage)})
+
+
+def standing_of(storage: Path, name: str, tracking_uri: str | None = None) -> Standing:
+    """What the registry says of a name; of a sweep that it does not know, the journal's verdict.
+
+    Args:
+        storage: The storage folder.
+        name: The sweep's name.
+        tracking_uri: As of `champion`.
+
+    Returns:
+        All changes of the name; what was done in MLflow meanwhile is among them.
+    """
+    standing = Standing.of(name, read_changes(storage))
+    if standing.decided is None and standing.current is None:
+        verdict = verdict_in_journal(storage / name)
+        if verdict is not None:
+            standing = Standing.of(name, [verdict, *standing.changes])
+    uri = _uri(storage, name, tracking_uri)
+    seen = None if uri is None else alias_seen(uri, storage, name)
+    by_hand = None if seen is None else change_by_hand(standing, seen)
+    if by_hand is not None:
+        standing.take(_noted(storage, by_hand))
+    return standing
+
+
+def verdict_in_journal(folder: Path) -> Change | None:
+    """The champion of a sweep's last verdict, of a journal that no registry knows yet.
+
+    Args:
+        folder: The sweep's folder.
+
+    Returns:
+        The change, of no line; None without a champion.
+    """
+    if not (folder / JOURNAL_NAME).is_file():
+        return None
+    return verdict_change(SweepState.of(read_journal(folder), whole=False))
+
+
+def _noted(storage: Path, change: Change) -> Change:
+    """A change with its line; as it is where the registry cannot be written now."""
+    try:
+        with open_registry(storage, wait_s=_LOOK_SECONDS) as registry:
+            known = [c for c in registry.changes if c.name == change.name and c.sets]
+            last = known[-1] if known else None
+            if last is not None and (last.event, last.version) == (change.event, change.version):
+                return last  # another command has seen it meanwhile
+            return registry.append(change)
+    except RegistryError:
+        return change  # a storage folder that is only read, such as an archive
+
+
+def _uri(storage: Path, name: str, tracking_uri: str | None) -> str | None:
+    """Where MLflow records a sweep; None where its address had a password, which nobody keeps."""
+    opening = read_opening(storage / name)
+    with suppress(TrackingError):
+        return recorded_uri({} if opening is None else opening.experiment, storage, tracking_uri)
+    return None
+
+
+def _nobody(storage: Path, name: str) -> str:
+    known = champion_names(storage)
+    if (storage / name / JOURNAL_NAME).is_file():
+        return (
+            f"No adapter of {name!r} in {storage} was ever champion: no verdict has chosen one "
+            f"(`orchestrate runs show {name}` says why). `orchestrate champion promote "
+            f"{name}/TRIAL --reason TEXT` makes one champion."
+        )
+    return (
+        f"No champion {name!r} in {storage}.{suggestion(name, known)} "
+        f"There: {', '.join(known) or 'none'}. Give the folder of the sweeps with `--storage`."
+    )
+
+
+def _foreign(name: str, current: Change) -> str:
+    if current.event == "withdrawn":
+        return (
+            f"{name} has no champion: the alias was taken away in MLflow. `orchestrate champion "
+            f"rollback {name} --reason TEXT` or `champion promote` gives it to an adapter again."
+        )
+    return (
+        f"The champion of {name!r} is MLflow's version {current.version}, which was made "
+        "elsewhere: it names no sweep of this storage folder. `orchestrate champion history "
+        f"{name}` shows who was champion before."
+    )

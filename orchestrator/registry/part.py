@@ -1,0 +1,122 @@
+"""Some trials of a sweep as its journal has them, read without the lines of all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.records.journal_lines import JOURNAL_NAME
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.registry.index.index import Index
+from orchestrator.registry.index.journal_fold import line_of
+from orchestrator.system.user_error import UsageError
+from orchestrator.system.wording import suggestion
+
+_MOST_NAMED = 40
+"""Trials that a message names."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What is counted over all trials of a sweep."""
+
+    trials: int
+    finished: int
+    planned: int
+    """How many there are to be."""
+    seeds: frozenset[int]
+    """Of the trials that were searched."""
+
+    @classmethod
+    def of(cls, state: SweepState) -> Whole:
+        """Count over the trials of a sweep that is here whole."""
+        # One trial for each way in which a seed may have been set: there may be ten thousand.
+        ways = {
+            repr([trial.overrides.get(path) for path in ("training", "training.seed")]): trial
+            for trial in state.searched
+        }
+        found = (state.settings(trial).get("training.seed") for trial in ways.values())
+        seeds = frozenset(seed for seed in found if seed is not None)
+        return cls(len(state.trials), len(state.finished), state.total, seeds)
+
+
+def summary_of(index: Index, sweep: str, most: int) -> tuple[Path, SweepState, Whole]:
+    """A sweep with the trials that its verdict speaks of, and those with the largest gains.
+
+    Args:
+        index: The index of its storage folder.
+        sweep: Its name.
+        most: How many trials of either kind there are at most.
+
+    Returns:
+        Its folder, its part as `part_of` gives it, and what is counted over all of its trials.
+
+    Raises:
+        UsageError: There is no such sweep.
+        JournalError: Its journal is damaged.
+    """
+    (document,) = index.sweeps([sweep])
+    asked = {"sweep": sweep, "columns": ["trial"]}
+    repeats = index.search("of is not missing", limit=most, **asked).rows
+    best = index.search(order=["-gain"], limit=most, **asked).rows
+    spoken_of = [document["champion"], document["runner_up"], *document["front"][:most]]
+    names = [*filter(None, spoken_of), *(row["trial"] for row in [*repeats, *best])]
+    # A verdict may name a trial whose lines a repaired journal has lost.
+    known = index.lines(sweep, names).spans
+    held = {span.trial for span in known}
+    folder, state = part_of(index, sweep, [name for name in names if name in held])
+    searched = index.search(
+        "of is missing and by != comparison", sweep=sweep, columns=["training.seed"], limit=None
+    )
+    found = (row["training.seed"] for row in searched.rows)
+    seeds = frozenset(seed for seed in found if seed is not None)
+    whole = Whole(
+        sum(document["trials_by_state"].values()),
+        document["trials_finished"],
+        document["trials_planned"],
+        seeds,
+    )
+    return folder, state, whole
+
+
+def part_of(index: Index, sweep: str, trials: Iterable[str]) -> tuple[Path, SweepState]:
+    """A sweep with some of its trials.
+
+    Args:
+        index: The index of its storage folder.
+        sweep: Its name.
+        trials: The names of the trials.
+
+    Returns:
+        Its folder, and what its journal says of the sweep itself, of the untouched base and of
+        these trials: what is counted over all trials is not in it, see `Index.sweeps` for that.
+
+    Raises:
+        UsageError: There is no such sweep, or no such trial.
+        JournalError: Its journal is damaged.
+    """
+    names = list(dict.fromkeys(trials))
+    folder = index.storage / sweep
+    places = index.lines(sweep, ["", BASE_TRIAL, *names])
+    found = {span.trial for span in places.spans}
+    for name in names:
+        if name not in found:
+            _no_trial(index, sweep, name)
+    path = folder / JOURNAL_NAME
+    with path.open("rb") as file:
+        state = SweepState.of(line_of(file, path, span) for span in places.spans)
+    if state.verdict is not None and state.verdict.n < places.touched:
+        state.verdict = None  # a trial that is not here went on after it
+    return folder, state
+
+
+def _no_trial(index: Index, sweep: str, name: str) -> None:
+    rows = index.search(sweep=sweep, columns=["trial"], limit=None).rows
+    known = [BASE_TRIAL, *(row["trial"] for row in rows)]
+    more = f" and {len(known) - _MOST_NAMED:,} more" if len(known) > _MOST_NAMED else ""
+    raise UsageError(
+        f"No trial {name!r} in sweep {sweep!r}.{suggestion(name, known)} "
+        f"Its trials: {', '.join(known[:_MOST_NAMED])}{more}."
+    )

@@ -1,0 +1,110 @@
+"""What a query can name: words, measures, intervals, scores by task, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.registry.query.errors import QueryError
+from orchestrator.system.wording import listed, suggestion
+
+Kind = Literal["value", "text", "state", "truth", "moment"]
+"""How a field is compared: numbers as numbers and text as text; as text; as text whose capitals do
+not count; as true or false; as a moment."""
+Group = Literal["word", "measure", "interval", "score", "setting"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """Something that a trial has, and a query can name."""
+
+    name: str
+    sql: str
+    """The expression that gives it; never made of what a user wrote."""
+    kind: Kind = "value"
+    group: Group = "word"
+    block: int | None = None
+    """The table of values that it stands in; None: it is a column of every trial's own row."""
+    summary: str = ""
+
+
+WORDS: Mapping[str, Field] = {
+    field.name: field
+    for field in (
+        Field("sweep", "sweep.folder", "text", summary="the sweep's name: its folder's"),
+        Field("trial", "trial.name", "text", summary="its name"),
+        Field("state", "trial.state", "state",
+              summary="PROPOSED, RUNNING, COMPLETE, FAILED or STOPPED"),
+        Field("of", "trial.of", "text", summary="the trial that it repeats with a fresh seed"),
+        Field("by", "trial.by", "text", summary="who proposed it: the searcher, or another"),
+        Field("on_front", "trial.on_front", "truth", summary="whether none beats it in all "
+              "objectives, once its sweep has ended"),
+        Field("champion", "trial.champion", "truth", summary="whether it won"),
+        Field("examples", "trial.examples", summary="validation examples of all tasks behind its "
+              "measures"),
+        Field("base", "sweep.base", "text", summary="the base model's name"),
+        Field("base_sha256", "sweep.base_sha256", "text", summary="the hash of its weights"),
+        Field("experiment", "sweep.experiment", "text", summary="the name in the experiment file"),
+        Field("sweep_kind", "sweep.kind", "text", summary="sweep, run, extension, reproduction"),
+        Field("sweep_begun", "sweep.begun", "moment", summary="when the sweep began"),
+        Field("tasks", "trial.tasks", "text", summary="its tasks in the order learnt"),
+        Field("task", "trial.task", "text", summary="the task that it reported last"),
+        Field("learnt", "trial.learnt", summary="how many tasks it has learnt"),
+        Field("proposed", "trial.proposed", "moment", summary="when it was proposed"),
+        Field("begun", "trial.begun", "moment", summary="when it started, the last time"),
+        Field("ended", "trial.ended", "moment", summary="when it ended"),
+        Field("seconds", "trial.seconds", summary="its wall seconds so far, start-up left out"),
+        Field("tokens", "trial.tokens", summary="its useful training tokens so far"),
+        Field("stopped", "trial.stopped", "text", summary="why it was stopped early"),
+        Field("adapter", "trial.adapter", "truth", summary="whether its adapter is kept"),
+        Field("screened", "trial.screened", "truth", summary="whether it was scored on fewer "
+              "examples than the untouched base"),
+        Field("reason", "trial.reason", "text", summary="why it failed or was stopped"),
+        Field("log", "trial.log", "text", summary="where it says so at length"),
+        Field("overrides", "trial.overrides", summary="the settings that it was proposed with"),
+    )
+}  # fmt: skip
+"""The words for what a trial is; the rest of what can be named comes from the journals."""
+
+
+def find(name: str, known: Mapping[str, Field], *, said: str, where: str) -> Field:
+    """The field of a name.
+
+    Args:
+        name: As it was written.
+        known: What can be named, by name.
+        said: What the user calls the query, for the message.
+        where: Among what, for the message: `sweep 'demo'`.
+
+    Returns:
+        The field.
+
+    Raises:
+        QueryError: There is none; the message names the nearest.
+    """
+    if name in known:
+        return known[name]
+    # The last part of a path is what people remember: `kind` for `method.adapter.kind`.
+    ends = [path for path in known if path.endswith(f".{name}")]
+    hint = f" Did you mean {ends[0]!r}?" if ends else suggestion(name, list(known))
+    measures = [field.name for field in known.values() if field.group == "measure"]
+    raise QueryError(
+        f"`{said}`: there is no measure or setting {name!r} in {where}.{hint} Names are "
+        f"{', '.join(WORDS)}, the measures {listed(measures, 40)}, the ends of intervals "
+        "(gain_low, gain_high, ...), score.TASK, and settings by their dotted path (`orchestrate "
+        "runs show SWEEP TRIAL` lists them)."
+    )
+
+
+def chosen(
+    names: Sequence[str], known: Mapping[str, Field], *, said: str, where: str
+) -> list[Field]:
+    """The fields of some names, see `find`; each once, in the order given."""
+    return [find(name, known, said=said, where=where) for name in dict.fromkeys(names)]
+
+
+def split_names(texts: Iterable[str]) -> list[str]:
+    """Names that were given one by one, or several with commas between them."""
+    parts = (part.strip() for text in texts for part in text.split(","))
+    return [part for part in parts if part]

@@ -1,0 +1,1 @@
+"""Pages about sweeps, trials and champions, for a browser on this machine."""

@@ -1,0 +1,1 @@
+"""What the charts draw, as compact JSON: a list for each quantity, not an object for each trial."""

@@ -1,0 +1,107 @@
+"""Cards as a function of the journal, whatever was killed in between."""
+
+import json
+
+import pytest
+
+from orchestrator.records.cards.card import SCHEMA, carded
+from orchestrator.records.cards.card_files import card_file, card_texts, write_cards
+from orchestrator.records.events import read_event
+from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.records.sweep_state import SweepState
+from orchestrator.sweep.deciding.card_writer import CardWriter
+
+
+def expected(folder, lines):
+    state = SweepState.of(lines)
+    keys = [(trial.name, n) for trial in state.trials for n in carded(state, trial)]
+    return {card_file(folder, *key): text for key, text in card_texts(state, keys)}
+
+
+def written(folder):
+    return {place: place.read_text() for place in folder.trials.glob("*/cards/*")}
+
+
+def drive(folder, lines, begun, *, kill=None):
+    """A driver that hears the lines from `begun` on; the cards after line `kill` are lost."""
+    state = SweepState(whole=False)
+    for line in lines[:begun]:
+        state.take(read_event(line))
+    writer = CardWriter(folder, state)
+    with writer.following(lines[:begun], pytest.fail):
+        for line in lines[begun:]:
+            event = read_event(line)
+            state.take(event)
+            if kill is None or event.n <= kill:
+                writer.take(event)
+
+
+@pytest.fixture
+def lines(with_champion, story):
+    story.add("cells_scored", trial="t003", learnt=1, scores={
+        "movie_sentiment": {"value": 0.75, "examples": 40, "metrics": {}, "per_example": []},
+    })  # fmt: skip
+    story.add("sweep_continued", retried=["t002"])
+    story.add("trial_started", trial="t002", attempt=2)
+    story.report("t002", 0, 1.0, row=[0.5, 0.5, 0.5])
+    return story.lines
+
+
+def test_cards_follow_from_the_journal_wherever_the_driver_was_killed(lines, tmp_path):
+    # A driver that goes on finds what was said when it began: which trials start over.
+    again = next(line["n"] for line in lines if line["event"] == "sweep_continued")
+    for killed in range(3, again, 4):
+        folder = SweepFolder(tmp_path / str(killed))
+        folder.trials.mkdir(parents=True)
+        drive(folder, lines[:killed], 0, kill=killed - 3)
+        drive(folder, lines[:again], killed)
+        assert written(folder) == expected(folder, lines[:again]), killed
+        drive(folder, lines, again + 1)
+        assert written(folder) == expected(folder, lines), killed
+
+
+def test_a_card_that_is_lost_damaged_or_too_many_is_mended(lines, tmp_path):
+    folder, state = SweepFolder(tmp_path), SweepState.of(lines)
+    names = list(state.everything)
+    assert write_cards(folder, state, names) == len(expected(folder, lines)) == 4
+    card_file(folder, "t003", 1).unlink()
+    card_file(folder, "t003", 3).write_text("{")
+    card_file(folder, "t002", 3).write_text("of an attempt that starts over")
+    assert write_cards(folder, state, names) == 3
+    assert written(folder) == expected(folder, lines)
+    assert write_cards(folder, state, names) == 0
+
+
+def test_a_card_says_what_the_adapter_knows_and_where_it_came_from(lines, tmp_path):
+    folder = SweepFolder(tmp_path)
+    cards = [json.loads(text) for text in expected(folder, lines).values()]
+    by_name = {card["name"]: card for card in cards}
+    assert list(by_name) == ["demo/t002@movie_sentiment", "demo/t003@movie_sentiment",
+                             "demo/t003@text_source", "demo/t003"]  # fmt: skip
+    last, middle = by_name["demo/t003"], by_name["demo/t003@text_source"]
+    assert last["schema"] == SCHEMA
+    assert [row["learnt"] for row in last["matrix"]] == [0, 1, 2, 3]
+    assert [row["learnt"] for row in middle["matrix"]] == [0, 1, 2]
+    assert last["matrix"][1]["scores"]["movie_sentiment"]["examples"] == 40, "scored later"
+    assert last["measures"]["gain"] == 0.2
+    assert middle["measures"] == {}
+    assert middle["to_come"] == ["product_sentiment"]
+    assert {**middle["parent"], "sweep_id": ""} == {
+        "sweep": "demo", "sweep_id": "", "trial": "t003", "learnt": 1,
+    }  # fmt: skip
+    assert by_name["demo/t003@movie_sentiment"]["parent"] is None
+    assert last["method"]["adapter"]["r"] == 4
+    assert last["seeds"]["training"] is not None
+
+
+def test_a_task_that_another_trial_had_learnt_names_that_one(story):
+    story.start("t004")
+    story.report("t004", 0, 1.0, row=[0.7, 0.5, 0.6])
+    story.lines[-1]["report"]["taken_from"] = "t003"
+    story.report("t004", 1, 1.0, row=[0.7, 0.5, 0.6])
+    state = SweepState.of(story.lines)
+    texts = dict(card_texts(state, [("t004", 1), ("t004", 2)]))
+    first, second = (json.loads(texts["t004", n]) for n in (1, 2))
+    assert (first["same_as"]["trial"], first["same_as"]["learnt"]) == ("t003", 1)
+    assert (second["parent"]["trial"], second["parent"]["learnt"]) == ("t003", 1)
+    assert second["same_as"] is None
