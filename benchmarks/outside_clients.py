@@ -81,6 +81,16 @@ def orchestrate(*words: object) -> None:
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
+def trained(folder: Path) -> Path:
+    """The model folder of a trial that is trained now."""
+    file = folder / "outside.yaml"
+    file.write_text(yaml.safe_dump({**EXPERIMENT, "storage": str(folder / "runs")}), "utf-8")
+    orchestrate("run", file)
+    orchestrate("export", "outside-run/t001", "--as", "adapter", "--to", folder / "model",
+                "--storage", folder / "runs")  # fmt: skip
+    return folder / "model"
+
+
 def harness_task(folder: Path, asked: list[dict[str, str]], prompt: str) -> None:
     """Our task as the harness has it: its rows in a file, our prompt and label words."""
     data = folder / "rows.jsonl"
@@ -143,6 +153,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--lm-eval", type=Path, required=True)
     options.add_argument("--rows", type=int, default=100)
+    options.add_argument("--model", type=Path, help="a model folder, instead of training one")
     options.add_argument("--to", type=Path, default=Path(__file__).with_suffix(".json"))
     chosen = options.parse_args()
     asked = rows(chosen.rows)
@@ -150,12 +161,9 @@ def main() -> None:
     prompt = yaml.safe_load(TASK.read_text(encoding="utf-8"))["prompt"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        file = folder / "outside.yaml"
-        file.write_text(yaml.safe_dump({**EXPERIMENT, "storage": str(folder / "runs")}), "utf-8")
-        orchestrate("run", file)
+        model = chosen.model or trained(folder)
         for form in ("lora", "merged", "adapter"):
-            orchestrate("export", "outside-run/t001", "--as", form, "--to", folder / form,
-                        "--storage", folder / "runs")  # fmt: skip
+            orchestrate("export", model, "--as", form, "--to", folder / form)
         predictor = load(str(folder / "adapter"))
         answers = predictor.predict("movie_sentiment", [{"text": row["text"]} for row in asked])
         ours = [answer.probabilities for answer in answers]
@@ -175,8 +183,8 @@ def main() -> None:
                 "merged": ("hf", f"pretrained={folder / 'merged'},dtype=float32"),
                 "lora": ("hf", f"pretrained={BASE},peft={folder / 'lora'},dtype=float32"),
             }
-            for name, (model, given) in asked_of.items():
-                told = harness(chosen.lm_eval, folder, name, model, given)
+            for name, (kind, given) in asked_of.items():
+                told = harness(chosen.lm_eval, folder, name, kind, given)
                 found[f"lm_eval_{name}"] = agreement(told["values"], ours, truth) | {
                     "its_own_accuracy": told["accuracy"]
                 }

@@ -41,10 +41,7 @@ KINDS = {
     "rslora": {"r": 16, "alpha": 16.0},
     "dora": {"r": 4, "alpha": 8.0},
 }
-TOKENS = 48
 CLIENTS = 8
-REQUESTS = 3
-"""Of each client in a round."""
 
 
 def made(root: Path) -> dict[str, Path]:
@@ -126,12 +123,12 @@ class Server:
         return self._process.wait(60)
 
 
-def client(server: Server, kind: str, prompts: list[str]) -> list[dict[str, Any]]:
+def client(server: Server, kind: str, prompts: list[str], tokens: int) -> list[dict[str, Any]]:
     """One client, who asks one request after the other and reads its stream."""
     found: list[dict[str, Any]] = []
     for prompt in prompts:
         began, first, parts = time.monotonic(), 0.0, []
-        body = {"model": kind, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0,
+        body = {"model": kind, "prompt": prompt, "max_tokens": tokens, "temperature": 0,
                 "stream": True, "stream_options": {"include_usage": True}}  # fmt: skip
         with server.ask("/completions", body) as answer:
             for line in answer:
@@ -146,13 +143,13 @@ def client(server: Server, kind: str, prompts: list[str]) -> list[dict[str, Any]
     return found
 
 
-def timed(server: Server, groups: list[list[tuple[str, list[str]]]]) -> dict[str, Any]:
+def timed(server: Server, groups: list[list[tuple[str, list[str]]]], most: int) -> dict[str, Any]:
     """Groups of clients one after the other, the clients of a group at once."""
     began, cpu = time.monotonic(), server.cpu_s()
     answers: list[dict[str, Any]] = []
     for group in groups:
         with ThreadPoolExecutor(len(group)) as threads:
-            for part in threads.map(lambda one: client(server, *one), group):
+            for part in threads.map(lambda one: client(server, *one, most), group):
                 answers += part
     wall, cpu = time.monotonic() - began, server.cpu_s() - cpu
     tokens = sum(one["tokens"] for one in answers)
@@ -160,14 +157,16 @@ def timed(server: Server, groups: list[list[tuple[str, list[str]]]]) -> dict[str
             "tokens_per_cpu_s": tokens / cpu, "answers": answers}  # fmt: skip
 
 
-def peft_loop(folders: dict[str, Path], asked: list[tuple[str, list[str]]]) -> dict[str, Any]:
+def peft_loop(
+    folders: dict[str, Path], asked: list[tuple[str, list[str]]], most: int
+) -> dict[str, Any]:
     """PEFT's own models, one adapter at a time, the requests of its two clients in pairs."""
     import torch
 
     from orchestrator.engines.generation import write_batch
     from orchestrator.serving.predictor import Predictor
 
-    task = SimpleNamespace(max_new_tokens=TOKENS, stop=[])
+    task = SimpleNamespace(max_new_tokens=most, stop=[])
     tokens, wall, texts_of = 0, 0.0, dict[tuple[str, str], str]()
     for kind, folder in folders.items():
         predictor = Predictor.from_folder(folder)  # loading is not timed
@@ -228,25 +227,29 @@ def main() -> None:
     """Measure, print and write."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--requests", type=int, default=3, help="of each client in a round")
+    options.add_argument("--tokens", type=int, default=48, help="of each answer at most")
+    options.add_argument("--rows", type=int, default=40, help="compared with `predict`")
     options.add_argument("--to", type=Path, default=Path(__file__).with_suffix(".json"))
     chosen = options.parse_args()
+    each, most = chosen.requests, chosen.tokens
     with tempfile.TemporaryDirectory() as scratch:
         folders = made(Path(scratch))
         reviews = texts()
         prompts = [f"Write a short review of a film.\nTitle: {text}\nReview:" for text in reviews]
         asked = [
-            (list(KINDS)[number // 2], prompts[number * REQUESTS : (number + 1) * REQUESTS])
+            (list(KINDS)[number // 2], prompts[number * each : (number + 1) * each])
             for number in range(CLIENTS)
         ]
         by_adapter = [[one for one in asked if one[0] == kind] for kind in KINDS]
         server = Server(folders)
         try:
             for kind in KINDS:
-                client(server, kind, prompts[-1:])  # warm
+                client(server, kind, prompts[-1:], 2)  # warm
             rounds: list[dict[str, Any]] = []
             shared_answers: list[dict[str, Any]] = []
             for number in range(chosen.rounds):
-                shared, loop = timed(server, [asked]), timed(server, by_adapter)
+                shared, loop = timed(server, [asked], most), timed(server, by_adapter, most)
                 shared_answers += shared["answers"]
                 texts_differ = differing(shared.pop("answers"), loop.pop("answers"))
                 ratios = {
@@ -255,29 +258,32 @@ def main() -> None:
                 }
                 rounds.append({"shared": shared, "loop": loop, **ratios, "differ": texts_differ})
                 print(number, json.dumps(rounds[-1]))
-            alone = timed(server, [[("curlora", prompts[:4])]])
-            agreement = compared(server, folders, reviews[:40])
+            alone = timed(server, [[("curlora", prompts[:4])]], most)
+            found = {
+                "machine": platform.processor() or platform.machine(),
+                "cpus": len(os.sched_getaffinity(0)),
+                "python": platform.python_version(),
+                "adapters": KINDS, "layers": LAYERS, "clients": CLIENTS, "requests": each,
+                "max_tokens": most, "start_s": server.start_s, "rounds": rounds,
+                "ratio_tokens_per_s": statistics.median(r["ratio_tokens_per_s"] for r in rounds),
+                "ratio_tokens_per_cpu_s": statistics.median(
+                    r["ratio_tokens_per_cpu_s"] for r in rounds
+                ),
+                "latency_8_clients": latencies(shared_answers),
+                "latency_1_client": latencies(alone["answers"]),
+            }  # fmt: skip
+            chosen.to.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            agreement = compared(server, folders, reviews[: chosen.rows])
         finally:
             status = server.end()
-        peft = peft_loop(folders, asked)
+        peft = peft_loop(folders, asked, most)
         ours = {(one["kind"], one["prompt"]): one["text"].strip() for one in shared_answers}
         same = sum(ours[key] == text for key, text in peft.pop("texts").items())
-        found = {
-            "machine": platform.processor() or platform.machine(),
-            "cpus": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
-            "adapters": KINDS, "layers": LAYERS, "clients": CLIENTS, "requests": REQUESTS,
-            "max_tokens": TOKENS, "start_s": server.start_s, "exit_status": status,
-            "rounds": rounds,
-            "ratio_tokens_per_s": statistics.median(r["ratio_tokens_per_s"] for r in rounds),
-            "ratio_tokens_per_cpu_s": statistics.median(
-                r["ratio_tokens_per_cpu_s"] for r in rounds
-            ),
-            "latency_8_clients": latencies(shared_answers),
-            "latency_1_client": latencies(alone["answers"]),
+        found |= {
+            "exit_status": status,
             "peft_loop": peft | {"same_texts_as_server": same, "texts": len(ours)},
             "against_predict": agreement,
-        }  # fmt: skip
+        }
     chosen.to.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({k: v for k, v in found.items() if k != "rounds"}, indent=1))
 

@@ -12,6 +12,7 @@ from orchestrator.records.journal import is_being_written
 from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
 from orchestrator.records.mlflow.address import DATABASE_NAME, recorded_uri
 from orchestrator.records.mlflow.pruning import registered_trials
+from orchestrator.records.registry.registry_file import read_changes
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.user_error import UserError
@@ -73,6 +74,7 @@ def old_sweeps(storage: Path, tracking_uri: str | None) -> dict[str, OldSweep]:
         _protect_own(sweep, lines)
         found[place.name] = sweep
     _protect_registered(found)
+    _protect_promoted(found, storage)
     _protect_ancestors(found)
     for sweep in found.values():
         _protect_prefixes(sweep)
@@ -113,6 +115,16 @@ def _protect_registered(sweeps: Mapping[str, OldSweep]) -> None:
         for identity, trial in registered_trials(uri):
             if identity in by_identity:
                 by_identity[identity].protect(trial, "a version in MLflow is of it", chosen=True)
+
+
+def _protect_promoted(sweeps: Mapping[str, OldSweep], storage: Path) -> None:
+    """What was ever champion by hand, and what it took the place of: one may go back to it."""
+    by_identity = {sweep.state.identity: sweep for sweep in sweeps.values()}
+    for change in read_changes(storage):
+        for key in (change.adapter, change.before):
+            if key is not None and key.sweep_id in by_identity:
+                sweep = by_identity[key.sweep_id]
+                sweep.protect(key.trial, "it is in the history of a champion", chosen=True)
 
 
 def _protect_ancestors(sweeps: Mapping[str, OldSweep]) -> None:
