@@ -18,9 +18,9 @@ demo: venv
 	$(BIN)/python -m orchestrator.demo
 	$(BIN)/orchestrate sweep experiments/demo.yaml
 
-# Two processes; all tests that need Ray are in one of them and share its cluster.
+# Three processes: all tests that need Ray are in one of them, share its cluster, and mostly wait.
 test: venv
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 3 --dist loadgroup
 
 check: venv
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow and not ray and not gpu" $(CHECKED)
