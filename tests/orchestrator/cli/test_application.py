@@ -576,6 +576,7 @@ def test_trial_is_exported_as_a_model_folder_and_as_lora(project):
     assert (project / "out/adapter/adapter/adapter_model.safetensors").read_bytes() == b"weights"
     assert call("export", "demo/t002", "--as", "lora", "--to", "out/lora").exit_code == 0
     assert sorted(path.name for path in (project / "out/lora").iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
