@@ -43,6 +43,8 @@ labels: {"0": " red", "1": " blue"}
 """
 TASKS = {
     "colour": {
+        "name": "colour",
+        "data": {"files": "colour.csv"},
         "kind": "classification",
         "prompt": "{text} is",
         "labels": {"0": " red", "1": " blue"},
