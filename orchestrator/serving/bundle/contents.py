@@ -10,9 +10,12 @@ from typing import Any
 
 import yaml
 
+from orchestrator.records.cards.card import adapter_card, adapter_of
+from orchestrator.records.cards.card import card_text as adapter_card_text
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import (
     ADAPTER_FOLDER,
+    CARD_FILE,
     MODEL_FILE,
     adapter_flaw,
     model_document,
@@ -33,6 +36,7 @@ LICENCES = "licences.json"
 CARD = "README.md"
 ADAPTER = f"model/{ADAPTER_FOLDER}/"
 MODEL = f"model/{MODEL_FILE}"
+ADAPTER_CARD = f"model/{CARD_FILE}"
 NOT_STATED = "not stated"
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
 _LONGEST = 1 << 20
@@ -63,10 +67,13 @@ def bundle(folder: Path, storage: Path, reference: str, target: Path) -> dict[st
         )
     state = SweepState.of(read_journal(place))
     record = state.everything.get(str(document.get("trial")))
-    if record is None or not record.adapter:
+    # Earlier versions kept the adapter after the last task alone.
+    learnt = document.get("learnt") or len(state.tasks)
+    kept, sha256 = (None, None) if record is None else adapter_of(state, record, learnt)
+    if record is None or not kept:
         raise BundleError(f"The journal in {place} knows no adapter of {reference}.")
-    adapter = SweepFolder(place).within(record.adapter)
-    wrong = adapter_flaw(adapter, record.adapter_sha256, record.name)
+    adapter = SweepFolder(place).within(kept)
+    wrong = adapter_flaw(adapter, sha256, record.name)
     if wrong is not None:
         raise BundleError(
             f"{adapter} is not the adapter that the journal vouches for: {wrong}. Restore it from "
@@ -81,7 +88,8 @@ def bundle(folder: Path, storage: Path, reference: str, target: Path) -> dict[st
     whole = (place / JOURNAL).read_bytes()
     files |= {
         # As the journal tells it now: what was registered may be older than the last measures.
-        MODEL: _json(model_document(state, record.name)),
+        MODEL: _json(model_document(state, record.name, learnt)),
+        ADAPTER_CARD: adapter_card_text(adapter_card(state, record, learnt)).encode(),
         JOURNAL: whole[: whole.rfind(b"\n") + 1],  # a torn last line was never read
         EXPERIMENT: state.yaml.encode(),
         DATA: _json(data_hashes(state)),
@@ -94,12 +102,13 @@ def bundle(folder: Path, storage: Path, reference: str, target: Path) -> dict[st
         "sweep": state.name,
         "sweep_id": state.identity,
         "trial": record.name,
-        "adapter_sha256": record.adapter_sha256,
-        "champion": state.champion == record.name,
+        "learnt": learnt,
+        "adapter_sha256": sha256,
+        "champion": state.champion == record.name and learnt == len(state.tasks),
     }
-    sha256 = write_archive(target, files, facts)
+    manifest_sha256 = write_archive(target, files, facts)
     open_points = [name for name, found in licences.items() if found["licence"] == NOT_STATED]
-    return {"sha256": sha256, "files": len(files), "licences_not_stated": open_points}
+    return {"sha256": manifest_sha256, "files": len(files), "licences_not_stated": open_points}
 
 
 def data_hashes(state: SweepState) -> dict[str, Any]:

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.records.cards.card import adapter_card, adapter_of
 from orchestrator.records.errors import JournalError
 from orchestrator.records.event import Line
 from orchestrator.records.journal_lines import SUM_END, checked_line
+from orchestrator.records.model_folder import model_document
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.serving.bundle.archive import LARGEST_DOCUMENT, Archive, BundleError, opened
 from orchestrator.serving.bundle.contents import (
     ADAPTER,
+    ADAPTER_CARD,
     DATA,
     EXPERIMENT,
     JOURNAL,
@@ -132,8 +135,9 @@ def _agreements(archive: Archive, state: SweepState) -> list[Check]:
         ]
     looked: list[tuple[str, Callable[[], str | None]]] = [
         ("the bundle is of the journal's sweep", lambda: _sweep(archive, state)),
-        ("the adapter's hash is the journal's", lambda: _adapter(archive, record)),
+        ("the adapter's hash is the journal's", lambda: _adapter(archive, state, record)),
         ("model.json says what the journal says", lambda: _model(archive, state, record)),
+        ("the adapter's card is the journal's", lambda: _card(archive, state, record)),
         ("YAML and data hashes are the journal's", lambda: _sources(archive, state)),
         ("the test readings are the journal's", lambda: _readings(archive, state)),
         ("verdict and reading agree", lambda: _verdict(archive, state, record)),
@@ -157,31 +161,44 @@ def _sweep(archive: Archive, state: SweepState) -> str | None:
     )
 
 
-def _adapter(archive: Archive, record: TrialRecord) -> str | None:
+def _adapter(archive: Archive, state: SweepState, record: TrialRecord) -> str | None:
+    _, expected = adapter_of(state, record, _learnt(archive, state))
     names = [name for name in archive.names if name.startswith(ADAPTER)]
     kept = {name.removeprefix(ADAPTER): name for name in names}
     hashes = {
         short: archive.sha256(name) for short, name in sorted(kept.items()) if is_vouched_for(short)
     }
     found = content_hash(hashes)
-    if record.adapter_sha256 is None:
+    if expected is None:
         return "the journal is of a version that hashed no adapters: nothing vouches for it"
-    if archive.manifest.get("adapter_sha256") != record.adapter_sha256:
+    if archive.manifest.get("adapter_sha256") != expected:
         return "the manifest names another hash"
-    return None if found == record.adapter_sha256 else f"it is {found}"
+    return None if found == expected else f"it is {found}"
+
+
+def _learnt(archive: Archive, state: SweepState) -> int:
+    """After how many tasks the adapter was kept; bundles of earlier versions hold the last."""
+    return int(archive.manifest.get("learnt") or len(state.tasks))
 
 
 def _model(archive: Archive, state: SweepState, record: TrialRecord) -> str | None:
     document = archive.document(MODEL)
-    expected = {
-        "sweep_id": state.identity, "trial": record.name, "adapter_sha256": record.adapter_sha256,
-        "measures": record.measures, "overrides": record.overrides,
-    }  # fmt: skip
-    odd = [name for name, value in expected.items() if document.get(name) != value]
+    told = model_document(state, record.name, _learnt(archive, state))
+    kept = ("sweep_id", "trial", "adapter_sha256", "measures", "overrides")
+    odd = [name for name in kept if document.get(name) != json.loads(json.dumps(told[name]))]
     base = (document.get("base") or {}).get("sha256")
     if base != state.base_sha256:
         odd.append("base.sha256")
     return f"these differ: {', '.join(odd)}" if odd else None
+
+
+def _card(archive: Archive, state: SweepState, record: TrialRecord) -> str | None:
+    if ADAPTER_CARD not in archive.names:
+        return None  # of an earlier version
+    told = json.loads(json.dumps(adapter_card(state, record, _learnt(archive, state))))
+    found = archive.document(ADAPTER_CARD)
+    odd = [name for name in told if found.get(name) != told[name]]
+    return f"these differ: {', '.join(odd)}" if odd or set(found) != set(told) else None
 
 
 def _sources(archive: Archive, state: SweepState) -> str | None:
@@ -206,7 +223,8 @@ def _readings(archive: Archive, state: SweepState) -> str | None:
 
 def _verdict(archive: Archive, state: SweepState, record: TrialRecord) -> str | None:
     champion = state.champion
-    if bool(archive.manifest.get("champion")) != (champion == record.name):
+    last = _learnt(archive, state) == len(state.tasks)
+    if bool(archive.manifest.get("champion")) != (champion == record.name and last):
         return f"the journal's champion is {champion}"
     if "@champion" in str(archive.manifest.get("model")) and champion != record.name:
         return (

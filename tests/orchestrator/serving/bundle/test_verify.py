@@ -62,6 +62,20 @@ def test_a_bundle_is_sound_alone_and_the_same_each_time(made, chosen, tmp_path):
     assert json.loads(call("verify", alone, "--json").stdout)["sound"] is True
 
 
+def test_an_adapter_before_the_last_task_is_bundled_as_what_it_is(made, chosen, tmp_path):
+    champion = json.loads(contents(made)["manifest.json"])["trial"]
+    file = tmp_path / "middle.zip"
+    done = call("bundle", f"picked/{champion}@1", "--to", file, "--storage", chosen.storage)
+    assert done.exit_code == 0, done.output
+    assert verify(file).sound, verify(file).checks
+    files = contents(file)
+    manifest = json.loads(files["manifest.json"])
+    assert (manifest["learnt"], manifest["champion"]) == (1, False)
+    weights = "model/adapter/adapter_model.safetensors"
+    assert files[weights] != contents(made)[weights]
+    assert json.loads(files["model/card.json"])["learnt"] == 1
+
+
 def line_with(journal, event):
     lines = journal.split(b"\n")
     return next(i for i, raw in enumerate(lines) if f'"event":"{event}"'.encode() in raw)
@@ -92,6 +106,10 @@ CHANGES = {
         {"files": {"model/model.json": lambda raw: json.dumps(
             json.loads(raw) | {"measures": {"gain": 1.0}}).encode()}},
         "model.json says what the journal says", "measures"),
+    "a better card": (
+        {"files": {"model/card.json": lambda raw: json.dumps(
+            json.loads(raw) | {"seeds": {}}).encode()}},
+        "the adapter's card is the journal's", "seeds"),
     "another file of settings": (
         {"files": {"experiment.yaml": lambda raw: raw + b"# kind\n"}},
         "YAML and data hashes are the journal's", "experiment.yaml"),
