@@ -27,7 +27,9 @@ def run_timed(file: Path, storage: Path) -> Path:
     """Predict and run a sweep with a storage of its own; give its folder."""
     document = yaml.safe_load(file.read_text(encoding="utf-8"))
     copy = file.with_name(f"timed-{storage.name}.yaml")
-    copy.write_text(yaml.safe_dump({**document, "storage": str(storage)}), encoding="utf-8")
+    # The searcher draws in the order of the space: sorted keys would be another sweep.
+    text = yaml.safe_dump({**document, "storage": str(storage)}, sort_keys=False)
+    copy.write_text(text, encoding="utf-8")
     program = Path(sys.executable).parent / "orchestrate"
     try:
         plan = subprocess.run(
