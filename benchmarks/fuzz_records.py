@@ -26,14 +26,14 @@ def write_sweep(folder: Path) -> None:
     orchestrator.run_sweep(file)
 
 
-def sealed(lines: list[dict[str, Any]]) -> bytes:
+def written(lines: list[dict[str, Any]]) -> bytes:
     """Lines as a journal holds them, each with the sum that vouches for it."""
-    from orchestrator.records.journal_lines import line_sum
+    from orchestrator.records.journal_lines import sealed
 
     before, out = b"", []
     for line in lines:
         text = json.dumps(line, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        raw = text[:-1] + b',"sum":"' + line_sum(before, text).encode() + b'"}'
+        raw = sealed(text, before)
         out.append(raw)
         before = raw
     return b"".join(raw + b"\n" for raw in out)
@@ -58,7 +58,7 @@ def damage_journal(folder: Path, chance: random.Random) -> None:
         lines[at] = damage_document(lines[at], chance)
     if kind < 2:
         lines = [{**line, "n": number} for number, line in enumerate(lines)]
-    path.write_bytes(sealed(lines))
+    path.write_bytes(written(lines))
 
 
 def use_journal(folder: Path) -> object:

@@ -23,7 +23,7 @@ from orchestrator.records.events import (
     TrialProposed,
     TrialStarted,
 )
-from orchestrator.records.journal_lines import JOURNAL_NAME, line_sum
+from orchestrator.records.journal_lines import JOURNAL_NAME, sealed
 from orchestrator.records.stage_report import StageReport
 from orchestrator.spec.experiment import Experiment
 from orchestrator.system.strict_json import without_nan
@@ -166,7 +166,7 @@ def lines(events: Iterator[Event], begun: float = BEGUN) -> Iterator[bytes]:
         time = round(begun + SECONDS_PER_LINE * n, 3)
         stamped = {"n": n, "time": time, **event.to_line()}
         text = json.dumps(without_nan(stamped), allow_nan=False, separators=(",", ":")).encode()
-        before = text[:-1] + b',"sum":"' + line_sum(before, text).encode() + b'"}'
+        before = sealed(text, before)
         yield before + b"\n"
 
 

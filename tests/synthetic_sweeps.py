@@ -17,7 +17,7 @@ from orchestrator.records.events import (
     TrialProposed,
     TrialStarted,
 )
-from orchestrator.records.journal_lines import JOURNAL_NAME, line_sum
+from orchestrator.records.journal_lines import JOURNAL_NAME, sealed
 from orchestrator.records.stage_report import StageReport
 from orchestrator.system.strict_json import without_nan
 
@@ -64,7 +64,7 @@ class Writer:
         self.now += after
         line = {"n": self.n, "time": round(self.now, 3), **event.to_line()}
         text = json.dumps(without_nan(line), separators=(",", ":")).encode()
-        raw = text[:-1] + b',"sum":"' + line_sum(self.before, text).encode() + b'"}'
+        raw = sealed(text, self.before)
         self.file.write(raw + b"\n")
         self.before, self.n = raw, self.n + 1
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from orchestrator.records.journal_lines import JOURNAL_NAME, line_sum
+from orchestrator.records.journal_lines import JOURNAL_NAME, sealed
 from orchestrator.system.strict_json import without_nan
 
 
@@ -13,7 +13,7 @@ def content(lines):
     for n, line in enumerate(lines):
         document = {"n": n, **{k: v for k, v in line.items() if k != "n"}}
         text = json.dumps(without_nan(document), separators=(",", ":")).encode()
-        before = text[:-1] + b',"sum":"' + line_sum(before, text).encode() + b'"}'
+        before = sealed(text, before)
         parts.append(before + b"\n")
     return parts
 

@@ -21,7 +21,7 @@ from typing import TypeVar
 from orchestrator.records.errors import JournalError
 from orchestrator.records.event import Event, Line
 from orchestrator.records.events import read_events
-from orchestrator.records.journal_lines import JOURNAL_NAME, JournalLines, checked_line, line_sum
+from orchestrator.records.journal_lines import JOURNAL_NAME, JournalLines, checked_line, sealed
 from orchestrator.system.file_lock import LockingUnsupportedError, try_lock, unlock
 from orchestrator.system.strict_json import without_nan
 
@@ -152,7 +152,7 @@ class Journal:
         """
         stamped = replace(event, n=len(self.lines), time=round(self._clock(), 3)).to_line()
         text = json.dumps(without_nan(stamped), allow_nan=False, separators=(",", ":")).encode()
-        raw = text[:-1] + b',"sum":"' + line_sum(self._before, text).encode() + b'"}'
+        raw = sealed(text, self._before)
         content = raw + b"\n"
         try:
             rest = memoryview(content)

@@ -22,6 +22,7 @@ from orchestrator.system.formatting import count
 JOURNAL_NAME = "journal.jsonl"
 SUM_END = re.compile(rb',"sum":"([0-9a-f]{16})"\}$')
 """How a line ends that has a sum."""
+_SUM_BYTES = len(',"sum":"0123456789abcdef"}')
 
 
 def read_journal(folder: Path) -> list[Line]:
@@ -88,8 +89,7 @@ def checked_line(path: Path, number: int, raw: bytes, before: bytes) -> Line:
             f"{path}: line {number + 1} carries the number {line.get('n')!r}, expected "
             f"{number}: lines are missing or were reordered. {_cure(path, number)}"
         )
-    found = SUM_END.search(raw)
-    if found is not None and found[1].decode() != line_sum(before, raw[: found.start()] + b"}"):
+    if is_vouched_for(raw, before) is False:
         raise JournalError(
             f"{path}: line {number + 1} is not as it was written, or not the one that followed "
             f"line {number}: its sum differs. {_cure(path, number)}"
@@ -110,6 +110,27 @@ def _cure(path: Path, number: int) -> str:
 def line_sum(before: bytes, text: bytes) -> str:
     """What vouches for a line: a hash of the line before and of its own text."""
     return hashlib.sha256(before + b"\n" + text).hexdigest()[:16]
+
+
+def sealed(text: bytes, before: bytes) -> bytes:
+    """A line with the sum that vouches for it.
+
+    Args:
+        text: The line's JSON, an object with something in it.
+        before: The line before, without its end; empty for the first.
+
+    Returns:
+        The line, without its end.
+    """
+    return text[:-1] + b',"sum":"' + line_sum(before, text).encode() + b'"}'
+
+
+def is_vouched_for(raw: bytes, before: bytes) -> bool | None:
+    """Whether a line is as it was written, after the one that it followed; None: it has no sum."""
+    found = SUM_END.search(raw, max(0, len(raw) - _SUM_BYTES))
+    if found is None:
+        return None
+    return found[1].decode() == line_sum(before, raw[: found.start()] + b"}")
 
 
 class JournalLines(Sequence[Line]):

@@ -28,7 +28,6 @@ from orchestrator.cli.output.outcome_tables import render_outcome
 from orchestrator.cli.output.tables import print_on, table
 from orchestrator.cluster.jobs.client import Job, Jobs
 from orchestrator.cluster.jobs.fetching import fetch
-from orchestrator.cluster.jobs.submission import check_name
 from orchestrator.cluster.jobs.submission import submit as submit_sweep
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.spec.load import load_experiment
@@ -99,7 +98,6 @@ def status(
     """Show the sweeps that were submitted to a cluster, and how they are."""
     jobs = Jobs(address)
     if sweep is not None:
-        check_name(sweep)
         jobs.last(sweep)  # says which there are
     found = jobs.every(sweep)
     if as_json:
@@ -147,7 +145,6 @@ def logs(
     ] = False,
 ) -> None:
     """Show what a submitted sweep has written."""
-    check_name(sweep)
     jobs = Jobs(address)
     job = jobs.last(sweep)
     if not follow:
@@ -173,7 +170,6 @@ def logs(
 @answers_mistakes
 def stop_command(sweep: Sweep, address: Dashboard) -> None:
     """Ask a submitted sweep to stop; what it has finished is kept, and `submit` goes on with it."""
-    check_name(sweep)
     jobs = Jobs(address)
     job = jobs.last(sweep)
     if job.over:
@@ -189,7 +185,6 @@ def results(
     sweep: Sweep, address: Dashboard, storage: Storage = DEFAULT_STORAGE, as_json: Json = False
 ) -> None:
     """Fetch a submitted sweep's journal, report and champion, and show what it has found."""
-    check_name(sweep)
     jobs = Jobs(address)
     folder = fetch(jobs, jobs.last(sweep), storage)
     lines = read_journal(folder)

@@ -11,6 +11,7 @@ from orchestrator.cluster.jobs.client import KIND, STORAGE, SWEEP, Job, Jobs
 from orchestrator.cluster.jobs.errors import JobError
 from orchestrator.cluster.jobs.parcel import from_lines, refuse_own_sweep, unpacked
 from orchestrator.executors.ray_session import package_folders
+from orchestrator.system.wording import cut
 
 PATIENCE_SECONDS = 300.0
 """How long the cluster may take to give a sweep's files."""
@@ -31,7 +32,7 @@ def fetch(jobs: Jobs, job: Job, storage: Path) -> Path:
     Raises:
         JobError: If it cannot be fetched.
     """
-    target = storage / job.sweep
+    target = _place(storage, job.sweep)
     refuse_own_sweep(target)
     words = ["-m", "orchestrator.cluster.jobs.parcel", job.storage, job.sweep]
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
@@ -61,3 +62,13 @@ def fetch(jobs: Jobs, job: Job, storage: Path) -> Path:
         raise JobError(f"The files of {job.sweep} could not be fetched: {why}")
     unpacked(archive, target, {"cluster": jobs.address, "submission": job.submission})
     return target
+
+
+def _place(storage: Path, sweep: str) -> Path:
+    """Where a sweep is put; its name is what the cluster says."""
+    if sweep in {"", ".", ".."} or Path(sweep).name != sweep:
+        raise JobError(
+            f"The cluster calls a sweep {cut(repr(sweep))}, which is no folder's name, so nothing "
+            "is fetched."
+        )
+    return storage / sweep

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cluster.jobs.client import KIND, STORAGE, SWEEP, Jobs
-from orchestrator.cluster.jobs.errors import JobError
 from orchestrator.cluster.jobs.luggage import EXPERIMENT_FILE, pack
 from orchestrator.executors.ray_session import package_folders
 from orchestrator.spec.load import LoadedExperiment
@@ -81,13 +80,3 @@ def _environment() -> dict[str, str]:
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def check_name(sweep: str) -> None:
-    """Refuse what no sweep is called, before a shell on the head is told.
-
-    Raises:
-        JobError: If it is no name.
-    """
-    if not sweep or sweep.startswith("-") or "/" in sweep or sweep in {".", ".."}:
-        raise JobError(f"A sweep's name is wanted, got {sweep!r}.")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.records.errors import RegistryError
-from orchestrator.records.journal_lines import SUM_END, line_sum
+from orchestrator.records.journal_lines import is_vouched_for, sealed
 from orchestrator.records.registry.change import Change
 from orchestrator.system.file_lock import try_lock
 from orchestrator.system.strict_json import without_nan
@@ -63,12 +63,10 @@ def _changes(path: Path, lines: list[bytes]) -> Iterator[Change]:
 
 
 def _checked(path: Path, number: int, raw: bytes, before: bytes) -> dict[str, Any]:
-    found = SUM_END.search(raw)
     line: Any = None
     with suppress(ValueError):
         line = json.loads(raw)
-    right = found is not None and found[1].decode() == line_sum(before, raw[: found.start()] + b"}")
-    if not right or not isinstance(line, dict) or line.get("n") != number:
+    if not is_vouched_for(raw, before) or not isinstance(line, dict) or line.get("n") != number:
         raise RegistryError(
             f"{path}: line {number + 1} is not as it was written, or not the one that followed "
             f"line {number}. Nothing was changed. Restore the file from a copy, or move it away: "
@@ -107,7 +105,7 @@ class OpenRegistry:
         made = replace(change, n=self._count, time=round(self._clock(), 3))
         line = {"n": made.n, "time": made.time, **made.to_line()}
         text = json.dumps(without_nan(line), allow_nan=False, separators=(",", ":")).encode()
-        raw = text[:-1] + b',"sum":"' + line_sum(self._before, text).encode() + b'"}'
+        raw = sealed(text, self._before)
         try:
             rest = memoryview(raw + b"\n")
             while rest:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from orchestrator.records.journal_lines import SUM_END, checked_line, line_sum
+from orchestrator.records.journal_lines import checked_line, is_vouched_for
 
 _HEAD = re.compile(
     rb'\{"n":(\d+),"time":(null|[0-9.eE+-]+),"event":"(\w+)"(?:,"trial":"([\w.-]+)")?'
@@ -70,13 +70,12 @@ def scanned(
 
 
 def _span(path: Path, number: int, start: int, raw: bytes, before: bytes) -> Span:
-    head, end = _HEAD.match(raw), SUM_END.search(raw, max(0, len(raw) - 40))
+    head = _HEAD.match(raw)
     if (
         head is not None
-        and end is not None
         and int(head[1]) == number
         and (number > 0 or head[3] == b"sweep_opened")
-        and end[1].decode() == line_sum(before, raw[: end.start()] + b"}")
+        and is_vouched_for(raw, before)
     ):
         event = head[3].decode()
         if event not in OF_TRIALS or head[4]:

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.cluster.jobs import parcel, submission
+from orchestrator.cluster.jobs import parcel
 from orchestrator.cluster.jobs.client import Jobs
 from orchestrator.cluster.jobs.errors import JobError
 from orchestrator.records.journal_lines import read_journal
@@ -95,9 +95,3 @@ def test_nobody_there_is_one_message():
     with pytest.raises(JobError) as refused:
         Jobs("http://me:secret@127.0.0.1:1")
     assert "secret" not in str(refused.value)
-
-
-@pytest.mark.parametrize("name", ["", "-x", "a/b", ".."])
-def test_what_no_sweep_is_called_never_reaches_a_shell(name):
-    with pytest.raises(JobError):
-        submission.check_name(name)
