@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-_NAME = re.compile(r"orchestrator-[a-z]+-([0-9a-f]{8})-(\d+)-(\d+)-.+")
+_NAME = re.compile(r"orchestrator-[a-z]+-([0-9a-f]{8})-(\d+)-s(\d+)-.+")
 
 
 @cache
@@ -29,6 +29,26 @@ def machine_mark() -> str:
     return hashlib.sha256("".join([platform.node(), *marks]).encode()).hexdigest()[:8]
 
 
+def started(process: psutil.Process) -> int:
+    """When a process began, in hundredths of a second after the start of the machine.
+
+    With its id this tells it from a later process of the same id. The time of day would not: where
+    the clock is set, even by a tenth of a second, the time of day at which a process began is
+    another one from then on, and a living owner would be taken for dead.
+
+    Args:
+        process: A process of this machine.
+
+    Returns:
+        The time; it never changes.
+
+    Raises:
+        psutil.Error: The process is gone.
+    """
+    # Both are read with the clock as it is now, so that their difference is what the kernel counts.
+    return round((process.create_time() - psutil.boot_time()) * 100)
+
+
 def scratch_folder(what: str) -> Path:
     """Make a temporary folder of this process.
 
@@ -39,7 +59,7 @@ def scratch_folder(what: str) -> Path:
         The folder, empty; its name says whose it is.
     """
     own = psutil.Process()
-    prefix = f"orchestrator-{what}-{machine_mark()}-{own.pid}-{int(own.create_time())}-"
+    prefix = f"orchestrator-{what}-{machine_mark()}-{own.pid}-s{started(own)}-"
     return Path(tempfile.mkdtemp(prefix=prefix))
 
 
@@ -87,6 +107,6 @@ def remove_abandoned() -> None:
 def _lives(named: re.Match[str]) -> bool:
     """Whether the process of a folder's name is there; its number may be another's by now."""
     try:
-        return int(psutil.Process(int(named[2])).create_time()) == int(named[3])
+        return started(psutil.Process(int(named[2]))) == int(named[3])
     except psutil.Error:
         return False

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from orchestrator.executors.ray_processes import kill
-from orchestrator.system.scratch import abandoned, scratch
+from orchestrator.system.scratch import abandoned, scratch, started
 
 _NOTE = "ray.json"
 
@@ -32,10 +32,10 @@ def noted(processes: Sequence[psutil.Process], session: Path | None) -> Iterator
     Yields:
         Nothing.
     """
-    known: list[list[float]] = []
+    known: list[list[int]] = []
     for process in processes:
         with suppress(psutil.Error):
-            known.append([process.pid, process.create_time()])
+            known.append([process.pid, started(process)])
     document = {"processes": known, "session": None if session is None else str(session)}
     with scratch("ray") as folder:
         (folder / _NOTE).write_text(json.dumps(document), encoding="utf-8")
@@ -68,10 +68,10 @@ def end_abandoned() -> list[str]:
     return ended
 
 
-def _same(pid: int, born: float) -> psutil.Process | None:
+def _same(pid: int, born: int) -> psutil.Process | None:
     """The process of an id, unless the id is another's by now."""
     try:
-        process = psutil.Process(int(pid))
-        return process if abs(process.create_time() - born) < 0.5 else None
+        process = psutil.Process(pid)
+        return process if started(process) == born else None
     except psutil.Error:
         return None
