@@ -46,7 +46,7 @@ def found(tiny_base, tiny_tasks, empty_database, tmp_path_factory):
 def hue(tmp_path_factory):
     """The file of a task that is learnt quickly."""
     folder = tmp_path_factory.mktemp("hue")
-    for split, count in (("train", 96), ("validation", 24), ("test", 16)):
+    for split, count in (("train", 192), ("validation", 24), ("test", 16)):
         draw, rows = random.Random(f"3{split}"), []
         for _ in range(count):
             label, word = draw.choice([("one", "red"), ("two", "blue")])
@@ -97,7 +97,7 @@ def test_a_champion_learns_another_task_and_is_measured_as_it_was(found, hue):
     before = len(journal(found, "found-then-hue"))
     command(*words)
     assert len(journal(found, "found-then-hue")) == before, "there is nothing left to do"
-    assert state.champion == "t001"
+    assert state.champion == "t001", state.reason
     record = champion_record("found-then-hue", f"sqlite:///{found / 'mlflow.db'}", found)
     assert record["extends"] == {**event.parent, "begin": "state"}
     [reading] = events(found, "found-then-hue", "test_read")

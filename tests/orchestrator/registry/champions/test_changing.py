@@ -177,10 +177,13 @@ def test_mlflow_loads_the_adapter_after_each_task(storage):
 
     client = connect(tracking_uri(None, storage))
     experiment = client.get_experiment_by_name(SWEEP).experiment_id
-    best, _, third = others(storage)
+    third = others(storage)[2]
+    # Which of the good ones lead by how much depends on the processor's last bits.
+    front = SweepState.of(read_journal(storage / SWEEP)).front
     models = client.search_logged_models([experiment], filter_string="metrics.`score/mood` >= 0")
     shown = sorted(model.tags["orchestrator.card"] for model in models)
-    assert shown == [f"{SWEEP}/{best}", f"{SWEEP}/{best}@mood"], f"not {third}: it is dominated"
+    assert third not in front, "it learns nothing"
+    assert shown == sorted(f"{SWEEP}/{name}{after}" for name in front for after in ("", "@mood"))
     Projection(tracking_uri(None, storage), storage / SWEEP).check()  # the copy's own places
     for model in client.search_logged_models([experiment]):
         learnt = int(model.params["learnt"])
