@@ -188,6 +188,7 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
     begun, changed = found.get("opened"), found.get("changed")
     return {
         "kind": "sweep", "champion": None, "base": None, "tasks": [], "problem": None, "front": [],
+        "hypervolume": None, "core_seconds": None, "test_gain": None, "test_gain_interval": None,
         **found,
         "ended": found.get("state") == "ended",
         "begun": begun,

@@ -31,6 +31,8 @@ ROWS = 50
 _SAID = Said("--filter", "--sort", "--columns")
 _FIRST = ("trial", "state", "of", "on_front", "champion", "examples")
 """The first columns of a CSV file; `reason` is the last."""
+_AFTER_MEASURES = ("test_gain", "test_gain_low", "test_gain_high", "core_seconds")
+"""Of a CSV file, between measures with their intervals and settings."""
 
 _PLAIN = frozenset((str, int, float, type(None)))
 """Types that are written into a CSV file as they are."""
@@ -73,7 +75,8 @@ def print_sweeps(index: Index, asked: Asked) -> None:
     if asked.form == "json":
         print_json(rows)
     elif rows:
-        print_on(make_console(), render_sweeps(rows, now=time.time()))
+        console = make_console()
+        print_on(console, render_sweeps(rows, now=time.time(), width=console.width))
     else:
         typer.echo(f"No sweeps in {index.storage}. Start one with `orchestrate sweep FILE`.")
     if len(rows) < len(sound):
@@ -124,7 +127,8 @@ def _csv_columns(index: Index, asked: Asked) -> list[str]:
         for group in ("measure", "interval", "setting")
     }
     first = _FIRST if asked.one is not None else ("sweep", *_FIRST)
-    return [*first, *which["measure"], *which["interval"], *which["setting"], "reason"]
+    measures = [*which["measure"], *which["interval"], *_AFTER_MEASURES]
+    return [*first, *measures, *which["setting"], "reason"]
 
 
 def _print_table(index: Index, asked: Asked, page: Page) -> None:
