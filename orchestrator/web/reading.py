@@ -12,7 +12,7 @@ from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.index.index import Index, open_index
 from orchestrator.registry.index.search import Page, Said
-from orchestrator.registry.part import part_of
+from orchestrator.registry.part import adapter_part, part_of
 from orchestrator.system.user_error import UsageError
 
 T = TypeVar("T")
@@ -84,12 +84,14 @@ class Reading:
             raise NotFoundError(f"There is no sweep {sweep!r} in {self.storage}.")
         return folder
 
-    def state(self, sweep: str, trials: Collection[str] = ()) -> SweepState:
+    def state(self, sweep: str, trials: Collection[str] = (), *, cards: bool = False) -> SweepState:
         """What a journal says of a sweep and of some of its trials, without the others.
 
         Args:
             sweep: Its name.
             trials: The trials' names.
+            cards: Whether the cards of their adapters are asked for, which name the trials whose
+                training was taken over.
 
         Returns:
             The sweep, as if it had no other trials.
@@ -99,7 +101,8 @@ class Reading:
         """
         self.folder(sweep)
         try:
-            return self._ask(lambda index: part_of(index, sweep, trials))[1]
+            read = adapter_part if cards else part_of
+            return self._ask(lambda index: read(index, sweep, trials))[1]
         except UsageError as error:
             raise NotFoundError(str(error)) from None
 

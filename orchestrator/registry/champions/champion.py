@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.records.cards.reference import AdapterKey
 from orchestrator.records.errors import RegistryError, TrackingError
-from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
+from orchestrator.records.journal_lines import JOURNAL_NAME
 from orchestrator.records.mlflow.address import recorded_uri
 from orchestrator.records.mlflow.glance import alias_seen
 from orchestrator.records.opening import read_opening
@@ -17,8 +17,9 @@ from orchestrator.records.registry.change import Change
 from orchestrator.records.registry.registry_file import open_registry, read_changes
 from orchestrator.records.registry.standing import Standing
 from orchestrator.records.registry.verdicts import verdict_change
-from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.champions.adapters import FoundAdapter, open_adapter
+from orchestrator.registry.index.index import open_index
+from orchestrator.registry.part import adapter_part, part_of
 from orchestrator.system.wording import suggestion
 
 _LOOK_SECONDS = 0.2
@@ -141,7 +142,11 @@ def verdict_in_journal(folder: Path) -> Change | None:
     """
     if not (folder / JOURNAL_NAME).is_file():
         return None
-    return verdict_change(SweepState.of(read_journal(folder), whole=False))
+    with open_index(folder.parent) as index:
+        _, state = part_of(index, folder.name, [])
+        if state.last_verdict is None or state.last_verdict.champion is None:
+            return None
+        return verdict_change(adapter_part(index, folder.name, [state.last_verdict.champion])[1])
 
 
 def _noted(storage: Path, change: Change) -> Change:

@@ -38,6 +38,9 @@ CREATE TABLE trial (
   searched_gain REAL, gain REAL,
   UNIQUE (sweep, name)
 );
+CREATE TABLE trial_document (       -- apart, as lists seldom read it
+  trial INTEGER PRIMARY KEY, place TEXT, document BLOB NOT NULL
+);
 CREATE INDEX trial_order ON trial (sweep, number);
 CREATE TABLE line (                 -- where each line of a journal is, a trial's side by side
   sweep INTEGER NOT NULL, trial TEXT NOT NULL, n INTEGER NOT NULL,

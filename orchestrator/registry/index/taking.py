@@ -30,6 +30,7 @@ from orchestrator.registry.index.journal_place import (
 )
 from orchestrator.registry.index.journal_scan import OF_TRIALS, SCORED_LATER, Span, scanned
 from orchestrator.registry.index.sweep_values import sweep_document
+from orchestrator.registry.index.trial_document import packed
 from orchestrator.registry.index.trial_values import test_gains
 from orchestrator.system.wording import one_line
 
@@ -171,6 +172,10 @@ def put_trials(database: sqlite3.Connection, sweep: int, trials: Iterable[Folded
         columns = {"sweep": sweep, "number": trial.number, **trial.values.words}
         statement = statement or _upsert(list(columns))
         ((number,),) = database.execute(statement, list(columns.values())).fetchall()
+        database.execute(
+            "REPLACE INTO trial_document (trial, place, document) VALUES (?, ?, ?)",
+            (number, trial.values.adapter, packed(trial.values.document)),
+        )
         for place, field in enumerate(table.put(number, trial.values.values)):
             here = (trial.number, place)
             first[field] = min(first.get(field, here), here)

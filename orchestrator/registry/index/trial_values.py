@@ -15,6 +15,7 @@ from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.registry.index.fields import INTERVALS
+from orchestrator.registry.index.trial_document import trial_document
 from orchestrator.registry.query.fields import WORDS
 from orchestrator.registry.query.values import given, held
 
@@ -27,6 +28,10 @@ class TrialValues:
     """By column of the table `trial`."""
     values: dict[str, tuple[str, Any]] = field(default_factory=dict[str, tuple[str, Any]])
     """By name: which group it is of, and the value."""
+    adapter: str | None = None
+    """Where its adapter is, relative to the sweep's folder."""
+    document: dict[str, Any] = field(default_factory=dict[str, Any])
+    """See `trial_document`."""
 
 
 def trial_values(state: SweepState, trial: TrialRecord, proposed: float | None) -> TrialValues:
@@ -70,7 +75,8 @@ def trial_values(state: SweepState, trial: TrialRecord, proposed: float | None) 
         "searched_gain": None if math.isnan(searched_gain) else searched_gain,
         "gain": trial.measures.get("gain"),
     }
-    return TrialValues(words, dict(_values(state, trial, settings)))
+    values = dict(_values(state, trial, settings))
+    return TrialValues(words, values, trial.adapter, trial_document(state, trial, settings))
 
 
 def row_of(state: SweepState, trial: TrialRecord) -> dict[str, Any]:
