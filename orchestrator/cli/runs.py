@@ -18,9 +18,10 @@ from orchestrator.cli.listing import completion
 from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage, Sweep
 from orchestrator.cli.output.documents import sweep_head, trial_document, trial_texts
 from orchestrator.cli.output.outcome_tables import MOST_SHOWN, render_summary, summary_svg
-from orchestrator.cli.output.repair_words import repair_words
+from orchestrator.cli.output.repair_words import registry_words, repair_words
 from orchestrator.cli.output.tables import print_on
 from orchestrator.cli.output.trial_details import render_trial
+from orchestrator.records.registry.registry_repair import repair_registry
 from orchestrator.registry.index.index import Index, open_index
 from orchestrator.registry.part import part_of, summary_of
 from orchestrator.system import durable
@@ -108,7 +109,7 @@ def repair(
     sweep_name: Sweep,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Keep what can be kept of a sweep whose journal is damaged, and let MLflow follow it."""
+    """Keep what can be kept of a damaged journal, check the registry, and let MLflow follow."""
     from orchestrator.sweep.repair import rebuild_cards, rebuild_mlflow, repair_journal
 
     folder = storage.resolve() / sweep_name
@@ -120,5 +121,8 @@ def repair(
     cards = rebuild_cards(folder)
     typer.echo(f"{count(cards, 'adapter card')} written again" if cards else "all cards are there")
     Index(storage).rebuild().close()
+    mended = repair_registry(folder.parent)
+    if mended is not None:
+        typer.echo(registry_words(mended))
     rebuild_mlflow(folder, done, note=typer.echo)
     typer.echo("MLflow shows what the journal says. The command of the sweep goes on with it.")

@@ -71,7 +71,7 @@ def _checked(path: Path, number: int, raw: bytes, before: bytes) -> dict[str, An
             f"{path}: line {number + 1} is not as it was written, or not the one that followed "
             f"line {number}. Nothing was changed. Restore the file from a copy, or move it away: "
             "champions are then those of the verdicts in the journals, and who promoted them "
-            "since is in the moved file only."
+            "since is in the moved file only. `orchestrate repair SWEEP` says what can be read."
         )
     return line
 

@@ -34,9 +34,9 @@ def every_page(name):
         trial = f"{sweep}/trials/{first}"
         # Settings that no version has make no card.
         cards = [] if name == HOSTILE_NAME else [f"{trial}/cards/1"]
-        found += [trial, *cards,
-                  f"/diff?trial={quoted(name)}/{first}&trial=six/t002",
-                  *(f"/diff?trial={quoted(name)}/{first}@1&trial=six/t002@2" for _ in cards)]  # fmt: skip
+        found += [trial, *cards, f"/diff?trial={quoted(name)}/{first}&trial=six/t002"]
+        if cards:
+            found.append(f"/diff?trial={quoted(name)}/{first}@1&trial=six/t002@2")
     return found
 
 
