@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.errors import RegistryError
-from orchestrator.records.mlflow.address import DATABASE_NAME, database_file, recorded_uri
+from orchestrator.records.mlflow.address import DATABASE_NAME, recorded_uri
 from orchestrator.records.mlflow.registry import resolve
 from orchestrator.records.mlflow.tags import CHAMPION_ALIAS
 from orchestrator.records.model_folder import (
@@ -153,18 +153,16 @@ def _champion(storage: Path, name: str, tracking_uri: str | None) -> FoundAdapte
         tracking_uri: What the user gave.
 
     Returns:
-        The champion; None where MLflow is to be asked: its sweep or its adapter is not there, or a
-        server keeps the registry, whose alias somebody may have moved since.
+        The champion; None where MLflow's client is to be asked: its sweep or its adapter is not
+        there, or a server keeps the registry, which did not say at once who has the alias.
     """
-    opening = read_opening(storage / name)
-    recorded = {} if opening is None else opening.experiment
-    uri = tracking_uri or (recorded.get("tracking") or {}).get("uri")
-    if uri is not None and database_file(uri) is None:
-        return None
     try:
-        found = champion(storage, name, tracking_uri=tracking_uri).found
+        known = champion(storage, name, tracking_uri=tracking_uri)
     except (RegistryError, UsageError):
         return None
+    if known.unasked is not None:
+        return None
+    found = known.found
     place, key = found.place, found.key
     if place is None or not place.is_dir():
         return None

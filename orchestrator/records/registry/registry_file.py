@@ -45,6 +45,22 @@ def read_changes(storage: Path) -> list[Change]:
         return []
     except OSError as error:
         raise RegistryError(f"{path} cannot be read: {error.strerror or error}.") from None
+    return changes_in(path, content)
+
+
+def changes_in(path: Path, content: bytes) -> list[Change]:
+    """Everything that the content of a registry says, oldest first; see `read_changes`.
+
+    Args:
+        path: Its file, for messages.
+        content: What the file holds; a last line without an end was never acknowledged.
+
+    Returns:
+        The changes. Those of a later version are left out.
+
+    Raises:
+        RegistryError: If a line is damaged.
+    """
     return list(_changes(path, _whole(content)))
 
 

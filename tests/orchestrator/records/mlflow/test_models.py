@@ -585,6 +585,14 @@ def test_a_server_holds_the_model_and_nobody_prints_its_credentials(
     assert json.loads((folder / "model.json").read_text())["trial"] == "t001"
     assert resolve("demo/1", server, tmp_path, cache=tmp_path / "cache") == folder
     assert champion_record("demo", server, tmp_path)["trial"] == "t001"
+    assert look(server, tmp_path, "demo") == Look(AliasSeen("demo", "1", "1"))
+    connect(server).delete_registered_model_alias("demo", "champion")
+    assert look(server, tmp_path, "demo") == Look(AliasSeen("demo", None, "1"))
+    connect(server).set_registered_model_alias("demo", "champion", "1")
+    connect(server).set_registered_model_tag("demo", "orchestrator.alias_version", "7")
+    moved = look(server, tmp_path, "demo").seen
+    assert moved is not None
+    assert (moved.version, moved.ours, moved.tags["trial"]) == ("1", "7", "t001")
     assert not (tmp_path / "mlartifacts").exists()
     output = capfd.readouterr()
     assert output.out + output.err == ""
