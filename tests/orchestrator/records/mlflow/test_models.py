@@ -23,11 +23,13 @@ from orchestrator.records.errors import TrackingError, UnknownModelError
 from orchestrator.records.event import Line
 from orchestrator.records.mlflow.champion import register_champion
 from orchestrator.records.mlflow.client import connect
+from orchestrator.records.mlflow.glance.look import Look, look
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.mlflow.registry import champion_record, resolve
 from orchestrator.records.mlflow.version_tags import version_tags
 from orchestrator.records.model_folder import write_model_folder
 from orchestrator.records.redaction import redacted
+from orchestrator.records.registry.by_hand import AliasSeen
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
 
