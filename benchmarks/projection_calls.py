@@ -22,12 +22,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from synthetic_journals import write_sweep
+
 from orchestrator.records.event import Line
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.address import database_address
 from orchestrator.records.mlflow.client import connect
 from orchestrator.records.mlflow.projection import Projection
-from synthetic_journals import write_sweep
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any], Any]
 Spent = dict[str, float]
