@@ -1,6 +1,5 @@
 """MLflow's own pages beside ours, of a storage folder that has moved since it was recorded."""
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -59,8 +58,8 @@ def test_runs_and_artifacts_of_a_moved_storage_folder_open_in_a_browser(moved, b
         page.get_by_text("t001", exact=True).first.wait_for()
         at = f"{root}/#/experiments/{experiment.experiment_id}/runs/{trial.info.run_id}/artifacts"
         page.goto(f"{at}/experiment.json")
-        name = json.loads((moved / "example" / "journal.jsonl").open().readline())
         page.get_by_text("experiment.json").first.wait_for()
-        page.get_by_text(name["experiment"]["tasks"][0], exact=False).first.wait_for()
+        task = read_journal(moved / "example")[0]["experiment"]["tasks"][0]
+        page.get_by_text(f'"{task}"').first.wait_for()
         assert page.get_by_text("Loading artifact failed").count() == 0
         context.close()
