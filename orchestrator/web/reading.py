@@ -127,16 +127,11 @@ class Reading:
 
         Returns:
             Its document in the index, with `over`, `stopped`, `failed`, `running_trials` (trials in
-            these states), `total` (trials that there are to be), `seconds` (of all its trials) and
-            `lasted`.
+            these states), `total` (trials that there are to be) and `lasted`.
         """
         self.folder(sweep)
         (found,) = self._ask(lambda index: index.sweeps([sweep]))
-        return _row(found) | {"seconds": self._seconds(sweep)}
-
-    def _seconds(self, sweep: str) -> float:
-        rows = self.search(sweep=sweep, limit=None, columns=["seconds"]).rows
-        return sum(row["seconds"] or 0.0 for row in rows)
+        return _row(found)
 
     def fields(self, sweep: str | None) -> list[str]:
         """What a filter can name, in a sweep or in all: words, measures, settings, scores."""
@@ -191,7 +186,8 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
     begun, changed = found.get("opened"), found.get("changed")
     return {
         "kind": "sweep", "champion": None, "base": None, "tasks": [], "problem": None, "front": [],
-        "hypervolume": None, "core_seconds": None, "test_gain": None, "test_gain_interval": None,
+        "trial_seconds": 0.0, "hypervolume": None, "core_seconds": None, "test_gain": None,
+        "test_gain_interval": None,
         **found,
         "ended": found.get("state") == "ended",
         "begun": begun,

@@ -14,8 +14,8 @@ from orchestrator.registry.index.sweep_values import Counted
 def counted(database: sqlite3.Connection, sweep: int, state: SweepState) -> Counted:
     """What is counted over a sweep's trials, see `SweepState.best` for the best of them."""
     rows = database.execute(
-        "SELECT state, count(*), sum(searched), sum(core_seconds) FROM trial WHERE sweep = ? "
-        "GROUP BY state",
+        "SELECT state, count(*), sum(searched), sum(core_seconds), sum(seconds) FROM trial "
+        "WHERE sweep = ? GROUP BY state",
         (sweep,),
     ).fetchall()
     champion = state.champion
@@ -27,11 +27,12 @@ def counted(database: sqlite3.Connection, sweep: int, state: SweepState) -> Coun
         "ORDER BY searched_gain DESC, number LIMIT 1",
         (sweep, champion),
     ).fetchone()
-    held = [cores for *_, cores in rows if cores is not None]
+    held = [cores for *_, cores, _ in rows if cores is not None]
     return Counted(
         {name: count for name, count, *_ in rows},
-        sum(searched for _, _, searched, _ in rows),
+        sum(searched for _, _, searched, *_ in rows),
         best,
+        sum(seconds or 0.0 for *_, seconds in rows),
         sum(held) if held else None,
         _hypervolume(database, sweep, state.experiment.get("objectives")),
     )

@@ -18,6 +18,8 @@ class Counted:
     searched: int
     best: tuple[str, float | None] | None
     """The best of the trials that are over, and its gain; see `SweepState.best`."""
+    seconds: float = 0.0
+    """Of all trials."""
     core_seconds: float | None = None
     """Of all trials, as far as it is known."""
     hypervolume: float | None = None
@@ -59,6 +61,7 @@ def sweep_document(state: SweepState, counted: Counted) -> dict[str, Any]:
         "trials_by_state": dict(counted.states),
         "front": state.front,
         "hypervolume": counted.hypervolume,
+        "trial_seconds": counted.seconds,
         "core_seconds": spent.core_seconds or counted.core_seconds,
         "test_gain": reading.gain.get(champion) if reading else None,
         "test_gain_interval": reading.gain_intervals.get(champion) if reading else None,
