@@ -29,6 +29,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from card_cost import measured as cards_measured
+from projection_calls import measured as projection_measured
 from synthetic_journals import BEGUN, lines, sweep_events, trial_events, write_sweep
 
 from orchestrator.records.events import TrialEnded
@@ -285,6 +287,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=[3, 1000, 10_000])
     parser.add_argument("--many", action="store_true", help="the largest as sweeps of 100, too")
     parser.add_argument("--mlflow", action="store_true", help="MLflow's search beside it")
+    parser.add_argument("--cards", action="store_true", help="what cards cost the driver")
+    parser.add_argument(
+        "--projection", action="store_true", help="the projection beside the calls that it makes"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "registry.json")
     given = parser.parse_args()
     where = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -295,6 +301,10 @@ def main() -> None:
         found["storages"].append(measured(largest, largest // 100))
     if given.mlflow:
         found["mlflow"] = mlflow_measured(largest)
+    if given.cards:
+        found["cards"] = cards_measured(300, 5)
+    if given.projection:
+        found["projection"] = projection_measured(100, 5)
     given.output.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 

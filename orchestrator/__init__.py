@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         promote,
         rollback,
     )
+    from orchestrator.api.diff import diff
     from orchestrator.api.run import run_sweep
     from orchestrator.api.search import search
     from orchestrator.api.select import select
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Experiment", "RaceScheduler", "Request", "Sweep", "champion", "champion_history", "compare",
-    "load", "open_sweep", "promote", "rollback", "run_sweep", "search", "select",
+    "diff", "load", "open_sweep", "promote", "rollback", "run_sweep", "search", "select",
 ]  # fmt: skip
 
 _PLACES = {
@@ -47,6 +48,7 @@ _PLACES = {
     "champion": "orchestrator.api.champions",
     "champion_history": "orchestrator.api.champions",
     "compare": "orchestrator.api.champions",
+    "diff": "orchestrator.api.diff",
     "load": "orchestrator.serving.find",
     "open_sweep": "orchestrator.api.sweep",
     "promote": "orchestrator.api.champions",

@@ -50,15 +50,11 @@ def diff_trials(
     return {
         "left": f"{left_view.name}/{left_trial.name}",
         "right": f"{right_view.name}/{right_trial.name}",
-        "settings": _differing(
-            _settings(left_view, left_trial), _settings(right_view, right_trial)
-        ),
+        "settings": differing(_settings(left_view, left_trial), _settings(right_view, right_trial)),
         **_measured(left_trial, right_trial, one_sweep=one_sweep),
         "scores": scores,
         "interval": paired_interval(mine, other, tasks) if whole else None,
-        "provenance": _differing(
-            _made_of(left_view, left_trial), _made_of(right_view, right_trial)
-        ),
+        "provenance": differing(_made_of(left_view, left_trial), _made_of(right_view, right_trial)),
     }
 
 
@@ -106,9 +102,9 @@ def diff_sweeps(left: SweepState, right: SweepState) -> dict[str, Any]:
         document = {
             "left": f"{left.name}/-", "right": f"{right.name}/-", "measures": {},
             "examples": {"left": None, "right": None}, "scores": {}, "interval": None,
-            "provenance": _differing(flat(left.provenance), flat(right.provenance)),
+            "provenance": differing(flat(left.provenance), flat(right.provenance)),
         }  # fmt: skip
-    document["settings"] = _differing(_asked(left), _asked(right))
+    document["settings"] = differing(_asked(left), _asked(right))
     return document
 
 
@@ -159,7 +155,8 @@ def _pair(left: float, right: float) -> dict[str, float]:
     return {"left": left, "right": right, "difference": right - left}
 
 
-def _differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+def differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted path, both values of what is not the same; None where there is none."""
     paths = dict.fromkeys([*left, *right])
     return {
         path: {"left": left.get(path), "right": right.get(path)}

@@ -82,9 +82,9 @@ def ui(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Show sweeps, trials and champions in a browser on this machine, until Ctrl-C."""
-    if sweep_name is not None:
-        read_sweep(sweep_name, storage)
-    elif not storage.is_dir():
+    if sweep_name is not None and not SweepFolder(storage / sweep_name).journal.is_file():
+        read_sweep(sweep_name, storage)  # says which there are
+    if not storage.is_dir():
         raise UsageError(
             f"No sweeps in {storage}, which is no folder. Start one with `orchestrate sweep FILE`, "
             "or name another folder by `--storage`."
@@ -102,7 +102,7 @@ def ui(
         with (
             ended_by_signals(),
             MlflowBeside(storage, tracking_uri) as mlflow,
-            serving(Site(Reading(storage), changes, mlflow), port) as address,
+            serving(Site(Reading(storage), changes, mlflow, tracking_uri), port) as address,
         ):
             path = "/" if sweep_name is None else addresses.sweep_page(sweep_name)
             typer.echo(f"{address}{path}")

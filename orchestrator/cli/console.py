@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import typer
@@ -13,6 +15,8 @@ from rich.console import Console
 from orchestrator.system.strict_json import without_nan
 
 WIDTH_WITHOUT_TERMINAL = 100
+_AT_ONCE = 200
+"""Values of a list that are printed at once."""
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -26,6 +30,23 @@ def make_console(*, stderr: bool = False) -> Console:
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout; NaN becomes null."""
     typer.echo(json.dumps(without_nan(document), default=str, allow_nan=False))
+
+
+def print_json_list(items: Iterable[str], head: str = "[", tail: str = "]") -> None:
+    """Print a list of JSON values on stdout, as they come.
+
+    Args:
+        items: Each as JSON.
+        head: What stands before them.
+        tail: What stands after them.
+    """
+    # Thousands of rows at once are hundreds of megabytes.
+    some = iter(items)
+    before = head
+    while chunk := list(islice(some, _AT_ONCE)):
+        typer.echo(before + ", ".join(chunk), nl=False)
+        before = ", "
+    typer.echo(tail if before == ", " else head + tail)
 
 
 def print_note(text: str) -> None:

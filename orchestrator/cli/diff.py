@@ -1,4 +1,4 @@
-"""What differs between two trials or two sweeps, for people in a terminal."""
+"""What differs between two trials, adapters or sweeps, for people in a terminal."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from orchestrator.system.formatting import show, show_interval, show_setting
 
 
 def render_diff(document: Mapping[str, Any]) -> RenderableType:
-    """What `diff_trials` or `diff_sweeps` found, for people.
+    """What `diff` found, for people.
 
     Args:
-        document: From `diff_trials` or `diff_sweeps`.
+        document: From `diff_trials`, `diff_cards` or `diff_sweeps`.
 
     Returns:
         Tables of settings, measures, scores and provenance; what is the same is said to be.
@@ -42,24 +42,41 @@ def render_diff(document: Mapping[str, Any]) -> RenderableType:
     for name, pair in document["measures"].items():
         digits = 0 if name.startswith("cost") else 3
         add_cells(numbers, [name, *_pair_cells(pair, digits)])
-    scores = table("Final scores", "task", left, right, "difference", "95 % interval", "examples",
-                   left={"task"})  # fmt: skip
-    for task, pair in document["scores"].items():
-        add_cells(scores, [task, *_pair_cells(pair, 3), show_interval(pair["interval"]),
-                           str(pair["examples"] or "-")])  # fmt: skip
-    if document["scores"]:
-        ends = [[pair[side] for pair in document["scores"].values()] for side in ("left", "right")]
-        whole = {"left": mean(ends[0]), "right": mean(ends[1])}
-        whole["difference"] = whole["right"] - whole["left"]
-        add_cells(scores, ["mean", *_pair_cells(whole, 3), show_interval(document["interval"]), ""])
     parts += [numbers, Text()]
     if on["left"] != on["right"]:
         sides = (f"{document[side]} on {_examples_words(on[side])}" for side in on)
         parts += [Text(f"Measures stand on different examples: {', '.join(sides)}."), Text()]
-    parts += [scores, Text()]
+    scored = _scores("Final scores", document["scores"], document["interval"], left, right)
+    parts += [scored, Text()]
+    if document.get("forgotten"):
+        lost = table("Forgotten since it was learnt", "task", left, right, "difference",
+                     left={"task"})  # fmt: skip
+        for task, pair in document["forgotten"].items():
+            add_cells(lost, [task, *_pair_cells(pair, 3)])
+        parts += [lost, Text()]
+    if document.get("test"):
+        read = _scores("Test scores", document["test"], document["test_interval"], left, right)
+        parts += [read, Text()]
     parts.append(Text(f"Differences are {right} minus {left}; intervals are paired over the same "
                       "examples, \"-\" where the examples differ.", style="dim"))  # fmt: skip
     return Group(*parts)
+
+
+def _scores(
+    title: str, found: Mapping[str, Any], interval: Any, left: str, right: str
+) -> RenderableType:
+    """Scores by task with paired intervals, and their mean."""
+    made = table(title, "task", left, right, "difference", "95 % interval", "examples",
+                 left={"task"})  # fmt: skip
+    for task, pair in found.items():
+        add_cells(made, [task, *_pair_cells(pair, 3), show_interval(pair["interval"]),
+                         str(pair["examples"] or "-")])  # fmt: skip
+    if found:
+        ends = [[pair[side] for pair in found.values()] for side in ("left", "right")]
+        whole = {"left": mean(ends[0]), "right": mean(ends[1])}
+        whole["difference"] = whole["right"] - whole["left"]
+        add_cells(made, ["mean", *_pair_cells(whole, 3), show_interval(interval), ""])
+    return made
 
 
 def _examples_words(counts: Mapping[str, int] | None) -> str:

@@ -6,6 +6,7 @@ hypervolume after Guerreiro and Fonseca 2017); here are directions, references a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,33 @@ def hypervolume(
     if points.shape[1] == 1:
         return float(points[:, 0].max() - bound[0])
     return float(moocore.hypervolume(points, ref=bound, maximise=True))
+
+
+def covered(trials: Sequence[Values], objectives: Mapping[str, Direction]) -> float | None:
+    """How much of what lies between the worst and the best of each objective some trials dominate.
+
+    Args:
+        trials: What each scored; finite in every objective.
+        objectives: At least one, with the direction that is better.
+
+    Returns:
+        From 0 to 1: the hypervolume over that of the box from a tenth of the range below the worst
+        value seen to the best one; 1 where one trial is the best in everything. None of fewer than
+        two trials, and where all have the same values.
+    """
+    import numpy as np
+
+    if len(trials) < 2:
+        return None
+    points = _signed(trials, objectives)
+    low, high = points.min(axis=0), points.max(axis=0)
+    if not (high > low).any():
+        return None
+    signs = _signed([dict.fromkeys(objectives, 1.0)], objectives)[0]
+    # What is the same for all takes no part in the share, whatever its room.
+    room: Any = np.where(high > low, 0.1 * (high - low), 1.0)
+    worst = dict(zip(objectives, ((low - room) * signs).tolist(), strict=True))
+    return hypervolume(trials, objectives, worst) / math.prod((high - low + room).tolist())
 
 
 def best_first(trials: Sequence[Values], objectives: Mapping[str, Direction]) -> list[int]:

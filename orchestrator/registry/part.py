@@ -109,7 +109,36 @@ def part_of(index: Index, sweep: str, trials: Iterable[str]) -> tuple[Path, Swee
         state = SweepState.of(line_of(file, path, span) for span in places.spans)
     if state.verdict is not None and state.verdict.n < places.touched:
         state.verdict = None  # a trial that is not here went on after it
+    for name in state.everything.keys() - {BASE_TRIAL, *names}:
+        del state.everything[name]  # one that starts over: a line of no trial names it
     return folder, state
+
+
+def adapter_part(index: Index, sweep: str, trials: Iterable[str]) -> tuple[Path, SweepState]:
+    """A sweep with all that the cards of some trials' adapters say.
+
+    Args:
+        index: The index of its storage folder.
+        sweep: Its name.
+        trials: The names of the trials.
+
+    Returns:
+        As `part_of`, with the trials whose training these have taken over.
+
+    Raises:
+        UsageError: There is no such sweep, or no such trial.
+        JournalError: Its journal is damaged.
+    """
+    names = dict.fromkeys(trials)
+    while True:
+        folder, state = part_of(index, sweep, names)
+        taken = {name for trial in state.trials for name in trial.taken_over.values()}
+        # One of another sweep has its name before a slash; one that is lost has no lines.
+        wanted = [name for name in sorted(taken - names.keys()) if "/" not in name]
+        more = {span.trial for span in index.lines(sweep, wanted).spans} if wanted else set()
+        if not more:
+            return folder, state
+        names |= dict.fromkeys(sorted(more))
 
 
 def _no_trial(index: Index, sweep: str, name: str) -> None:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.errors import RegistryError
-from orchestrator.records.journal_lines import read_journal
-from orchestrator.records.mlflow.address import DATABASE_NAME, database_file, recorded_uri
+from orchestrator.records.mlflow.address import DATABASE_NAME, recorded_uri
 from orchestrator.records.mlflow.registry import resolve
 from orchestrator.records.mlflow.tags import CHAMPION_ALIAS
 from orchestrator.records.model_folder import (
@@ -29,9 +28,10 @@ from orchestrator.records.model_folder import (
 )
 from orchestrator.records.opening import read_opening
 from orchestrator.records.sweep_folder import SweepFolder
-from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.champions.adapters import FoundAdapter, find_adapter
 from orchestrator.registry.champions.champion import champion
+from orchestrator.registry.index.index import open_index
+from orchestrator.registry.part import adapter_part
 from orchestrator.spec.plugins import load_installed_plugins
 from orchestrator.spec.task_kinds import PromptedTask, TaskSpec
 from orchestrator.system.seals import UNSEALED, flaw
@@ -153,18 +153,16 @@ def _champion(storage: Path, name: str, tracking_uri: str | None) -> FoundAdapte
         tracking_uri: What the user gave.
 
     Returns:
-        The champion; None where MLflow is to be asked: its sweep or its adapter is not there, or a
-        server keeps the registry, whose alias somebody may have moved since.
+        The champion; None where MLflow's client is to be asked: its sweep or its adapter is not
+        there, or a server keeps the registry, which did not say at once who has the alias.
     """
-    opening = read_opening(storage / name)
-    recorded = {} if opening is None else opening.experiment
-    uri = tracking_uri or (recorded.get("tracking") or {}).get("uri")
-    if uri is not None and database_file(uri) is None:
-        return None
     try:
-        found = champion(storage, name, tracking_uri=tracking_uri).found
+        known = champion(storage, name, tracking_uri=tracking_uri)
     except (RegistryError, UsageError):
         return None
+    if known.unasked is not None:
+        return None
+    found = known.found
     place, key = found.place, found.key
     if place is None or not place.is_dir():
         return None
@@ -183,7 +181,9 @@ def _kept_folder(found: FoundAdapter, target: Path) -> Path:
     if not place.is_dir():
         why = pruned_words(place) or f"there is no {place}"
         raise ModelUseError(f"The adapter of '{key.reference}' is gone: {why}.")
-    state = SweepState.of(read_journal(found.folder.path), whole=False)
+    folder = found.folder.path
+    with open_index(folder.parent) as index:
+        _, state = adapter_part(index, folder.name, [key.trial])
     return write_model_folder(
         target, adapter_folder=place, state=state, trial=key.trial, learnt=key.learnt
     )
@@ -203,11 +203,11 @@ def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:
     Raises:
         ModelUseError: If there is no registry.
     """
-    lines = read_journal(storage / name) if "/" not in name else []
-    experiment = SweepState.of(lines).experiment
+    opening = read_opening(storage / name) if "/" not in name else None
+    experiment = {} if opening is None else opening.experiment
     own = tracking_uri or (experiment.get("tracking") or {}).get("uri")
     if not own and not (storage / DATABASE_NAME).is_file():
-        again = f" (`orchestrate report {name}` rebuilds it from the journal)" if lines else ""
+        again = f" (`orchestrate report {name}` rebuilds it from the journal)" if opening else ""
         raise ModelUseError(
             f"No model registry in {storage}{again}. Give the folder of the sweep with "
             "`--storage`, or MLflow's address with `--tracking-uri`."

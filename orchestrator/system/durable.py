@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,6 +43,27 @@ def write(path: Path, content: str | bytes) -> None:
     with half(path) as fresh:
         fresh.write_bytes(content.encode() if isinstance(content, str) else content)
         put(fresh, path)
+
+
+def write_all(files: Mapping[Path, str]) -> None:
+    """Write several files, each whole or not at all; a folder is waited for once.
+
+    Args:
+        files: By name, what each holds; folders are made when missing.
+
+    Raises:
+        OSError: If the disk refuses; each file is then what it was, or what it was to be.
+    """
+    folders = dict.fromkeys(path.parent for path in files)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    for path, content in files.items():
+        with half(path) as fresh:
+            fresh.write_bytes(content.encode())
+            _sync_one(fresh)
+            fresh.replace(path)
+    for folder in folders:
+        _sync_one(folder)
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.index.index import Index, open_index
 from orchestrator.registry.index.search import Page, Said
-from orchestrator.registry.part import part_of
+from orchestrator.registry.part import adapter_part, part_of
 from orchestrator.system.user_error import UsageError
 
 T = TypeVar("T")
@@ -84,12 +84,14 @@ class Reading:
             raise NotFoundError(f"There is no sweep {sweep!r} in {self.storage}.")
         return folder
 
-    def state(self, sweep: str, trials: Collection[str] = ()) -> SweepState:
+    def state(self, sweep: str, trials: Collection[str] = (), *, cards: bool = False) -> SweepState:
         """What a journal says of a sweep and of some of its trials, without the others.
 
         Args:
             sweep: Its name.
             trials: The trials' names.
+            cards: Whether the cards of their adapters are asked for, which name the trials whose
+                training was taken over.
 
         Returns:
             The sweep, as if it had no other trials.
@@ -99,7 +101,8 @@ class Reading:
         """
         self.folder(sweep)
         try:
-            return self._ask(lambda index: part_of(index, sweep, trials))[1]
+            read = adapter_part if cards else part_of
+            return self._ask(lambda index: read(index, sweep, trials))[1]
         except UsageError as error:
             raise NotFoundError(str(error)) from None
 
@@ -124,16 +127,11 @@ class Reading:
 
         Returns:
             Its document in the index, with `over`, `stopped`, `failed`, `running_trials` (trials in
-            these states), `total` (trials that there are to be), `seconds` (of all its trials) and
-            `lasted`.
+            these states), `total` (trials that there are to be) and `lasted`.
         """
         self.folder(sweep)
         (found,) = self._ask(lambda index: index.sweeps([sweep]))
-        return _row(found) | {"seconds": self._seconds(sweep)}
-
-    def _seconds(self, sweep: str) -> float:
-        rows = self.search(sweep=sweep, limit=None, columns=["seconds"]).rows
-        return sum(row["seconds"] or 0.0 for row in rows)
+        return _row(found)
 
     def fields(self, sweep: str | None) -> list[str]:
         """What a filter can name, in a sweep or in all: words, measures, settings, scores."""
@@ -188,6 +186,8 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
     begun, changed = found.get("opened"), found.get("changed")
     return {
         "kind": "sweep", "champion": None, "base": None, "tasks": [], "problem": None, "front": [],
+        "trial_seconds": 0.0, "hypervolume": None, "core_seconds": None, "test_gain": None,
+        "test_gain_interval": None,
         **found,
         "ended": found.get("state") == "ended",
         "begun": begun,

@@ -33,6 +33,8 @@ class Site:
     reading: Reading
     changes: Changes
     mlflow: OtherPages | None = None
+    tracking_uri: str | None = None
+    """Where MLflow records, as the user gave it; None: as each sweep says."""
 
     def common(self, request: Request, section: str) -> dict[str, Any]:
         """What every page is given.

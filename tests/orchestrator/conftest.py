@@ -1,6 +1,8 @@
 """A synthetic journal for the tests of everything that shows one."""
 
+import os
 import random
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,7 @@ from orchestrator.spec.experiment import Experiment
 
 TASKS = ["movie_sentiment", "text_source", "product_sentiment"]
 BEST = "largest gain (+0.200) among the 2 that keep probe_drift <= 0.05"
+CHROMIUM = "/usr/bin/chromium"
 NOBODY = "no method beats the untouched base: even the largest gain is +0.200"
 
 
@@ -227,3 +230,18 @@ def made_up_reading(champion, tasks, runner_up, number=1):
 def new_sweep():
     """Makes the journal of a made-up sweep, see `synthetic_sweep`."""
     return synthetic_sweep
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium, without a window."""
+    if not Path(CHROMIUM).is_file():
+        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is missing: pip install playwright"
+    )
+    with playwright.sync_playwright() as started:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        made = started.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        yield made
+        made.close()

@@ -56,6 +56,7 @@ def champion_document(found: Champion, storage: Path) -> dict[str, Any]:
         "by_hand": found.by_hand,
         "challenger": None if found.challenger is None else found.challenger.reference,
         "previous": None if found.previous is None else found.previous.reference,
+        "unasked": found.unasked,
         "folder": str(folder.path.resolve()),
         "adapter": None if place is None else str(place.resolve()),
         "storage": str(storage.resolve()),
@@ -93,6 +94,8 @@ def render_champion(found: Champion) -> RenderableType:
         )
     if found.previous is not None:
         lines.append(f"a roll-back goes to {found.previous.reference}")
+    if found.unasked is not None:
+        lines.append(found.unasked)
     return Group(known, Text("\n".join(lines)), facts)
 
 
@@ -205,6 +208,8 @@ def render_comparison(found: Comparison) -> RenderableType:
         words.append("`--force` with `--reason` promotes it all the same")
     else:
         words = ["nothing speaks against a promotion: same base, same data, test data read"]
+    if found.champion.unasked is not None:
+        words.append(found.champion.unasked)
     words.append(f'orchestrate champion promote {challenger} --to {found.name} --reason "..."')
     return Group(*tables, Text("\n".join(words)))
 

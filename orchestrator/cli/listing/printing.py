@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import typer
 
-from orchestrator.cli.console import make_console, print_json, print_note
+from orchestrator.cli.console import make_console, print_json, print_json_list, print_note
 from orchestrator.cli.output.sweep_list import render_sweeps
 from orchestrator.cli.output.tables import print_on
 from orchestrator.cli.output.trials_table import (
@@ -31,6 +31,8 @@ ROWS = 50
 _SAID = Said("--filter", "--sort", "--columns")
 _FIRST = ("trial", "state", "of", "on_front", "champion", "examples")
 """The first columns of a CSV file; `reason` is the last."""
+_AFTER_MEASURES = ("test_gain", "test_gain_low", "test_gain_high", "core_seconds")
+"""Of a CSV file, between measures with their intervals and settings."""
 
 _PLAIN = frozenset((str, int, float, type(None)))
 """Types that are written into a CSV file as they are."""
@@ -73,7 +75,8 @@ def print_sweeps(index: Index, asked: Asked) -> None:
     if asked.form == "json":
         print_json(rows)
     elif rows:
-        print_on(make_console(), render_sweeps(rows, now=time.time()))
+        console = make_console()
+        print_on(console, render_sweeps(rows, now=time.time(), width=console.width))
     else:
         typer.echo(f"No sweeps in {index.storage}. Start one with `orchestrate sweep FILE`.")
     if len(rows) < len(sound):
@@ -83,8 +86,8 @@ def print_sweeps(index: Index, asked: Asked) -> None:
 def print_trials(index: Index, asked: Asked) -> None:
     """List the trials that a filter keeps."""
     columns = asked.columns
-    if columns is None and asked.form == "csv":
-        columns = _csv_columns(index, asked)
+    if columns is None and asked.form != "table":
+        columns = _csv_columns(index, asked) if asked.form == "csv" else ["sweep", "trial"]
     page = index.search(
         asked.conditions, order=asked.order, limit=asked.most, sweep=asked.sweeps,
         columns=_with_names(columns) if asked.form == "table" else columns, said=_SAID,
@@ -94,7 +97,10 @@ def print_trials(index: Index, asked: Asked) -> None:
         sys.stdout.buffer.write(to_csv(page).encode())
         sys.stdout.flush()
     elif asked.form == "json":
-        print_json(page.rows if asked.columns else _documents(index, page))
+        if asked.columns:
+            print_json(page.rows)
+        else:
+            _print_documents(index, page)
     elif page.rows or not asked.conditions:
         _print_table(index, asked, page)
     else:
@@ -124,7 +130,8 @@ def _csv_columns(index: Index, asked: Asked) -> list[str]:
         for group in ("measure", "interval", "setting")
     }
     first = _FIRST if asked.one is not None else ("sweep", *_FIRST)
-    return [*first, *which["measure"], *which["interval"], *which["setting"], "reason"]
+    measures = [*which["measure"], *which["interval"], *_AFTER_MEASURES]
+    return [*first, *measures, *which["setting"], "reason"]
 
 
 def _print_table(index: Index, asked: Asked, page: Page) -> None:
@@ -149,20 +156,13 @@ def _print_table(index: Index, asked: Asked, page: Page) -> None:
     print_on(console, chosen_columns(page.rows, names, title))
 
 
-def _documents(index: Index, page: Page) -> list[dict[str, Any]]:
+def _print_documents(index: Index, page: Page) -> None:
     """Each trial as `runs show SWEEP TRIAL --json` has it, without its reports."""
-    from orchestrator.cli.output.documents import trial_row
-    from orchestrator.registry.part import part_of
+    # What knows the documents takes a quarter of a second to load.
+    from orchestrator.cli.output.documents import trial_texts
 
-    wanted: dict[str, list[str]] = {}
-    for row in page.rows:
-        wanted.setdefault(row["sweep"], []).append(row["trial"])
-    parts = {sweep: part_of(index, sweep, names) for sweep, names in wanted.items()}
-    rows: list[dict[str, Any]] = []
-    for row in page.rows:
-        folder, view = parts[row["sweep"]]
-        rows.append({"sweep": row["sweep"], **trial_row(view, view.trial(row["trial"]), folder)})
-    return rows
+    names = [(row["sweep"], row["trial"]) for row in page.rows]
+    print_json_list(trial_texts(index, names, named=True))
 
 
 def to_csv(page: Page) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.output.next_commands import next_commands
-from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.event import Line
 from orchestrator.records.event_values import Finalist
 from orchestrator.records.mlflow.address import tracking_uri
@@ -16,8 +18,12 @@ from orchestrator.records.redaction import redacted
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
+from orchestrator.registry.index import trial_document as kept
+from orchestrator.registry.index.index import Index
 
 _OF_LINES = {"n", "time", "event"}
+_AT_ONCE = 500
+"""Trials whose documents are held at once."""
 
 
 def trial_document(view: SweepState, trial: TrialRecord, folder: Path) -> dict[str, Any]:
@@ -31,44 +37,50 @@ def trial_document(view: SweepState, trial: TrialRecord, folder: Path) -> dict[s
     Returns:
         A JSON-like document; NaN may occur and is for the writer to turn into null.
     """
-    matrix = view.matrix(trial)
-    adapter = SweepFolder(folder).within(trial.adapter) if trial.adapter else None
-    return {
-        "trial": trial.name,
-        "state": trial.state,
-        "reason": trial.reason,
-        "on_front": trial.name in view.front,
-        "champion": trial.name == view.champion,
-        "settings": view.settings(trial),
-        "overrides": trial.overrides,
-        "measures": {name: trial.measures.get(name) for name in NATURAL_DIRECTIONS},
-        "gain_interval": trial.gain_interval,
-        "intervals": trial.intervals,
-        "repeats": trial.of,
-        "matrix": None if matrix is None else {"tasks": matrix.tasks, "rows": matrix.rows},
-        "examples": view.examples(trial),
-        "other_tasks": {
-            task: {
-                str(learnt): {"score": found.value, "examples": found.examples}
-                for learnt, found in cells.items()
-            }
-            for task, cells in view.other_scores(trial).items()
-        },
-        "reports": [
-            {k: v for k, v in report.as_document().items() if k != "per_example"}
-            for report in trial.reports
-        ],
-        "adapter": str(adapter) if adapter else None,
-        "versions": trial.versions,
-        "log": str(SweepFolder(folder).written_log(trial)),
-    }
+    reports = [
+        {k: v for k, v in report.as_document().items() if k != "per_example"}
+        for report in trial.reports
+    ]
+    return trial_row(view, trial, folder) | {"reports": reports}
 
 
 def trial_row(view: SweepState, trial: TrialRecord, folder: Path) -> dict[str, Any]:
     """One trial of a list, for programs: `trial_document` without its reports."""
-    document = trial_document(view, trial, folder)
-    del document["reports"]
-    return document
+    on_front, champion = trial.name in view.front, trial.name == view.champion
+    places = _places(folder, trial.name, trial.adapter, trial.log)
+    marks = {"on_front": on_front, "champion": champion}
+    return {**kept.trial_document(view, trial), **marks, **places}
+
+
+def trial_texts(index: Index, trials: Sequence[tuple[str, str]], *, named: bool) -> Iterator[str]:
+    """`trial_row` of any number of trials as JSON, without reading a journal.
+
+    Args:
+        index: The index of their storage folder.
+        trials: The name of the sweep and that of the trial, of each.
+        named: Whether a row begins with the name of its sweep.
+
+    Yields:
+        JSON objects, in the order of the trials.
+    """
+    for at in range(0, len(trials), _AT_ONCE):
+        for sweep, group in groupby(trials[at : at + _AT_ONCE], key=itemgetter(0)):
+            folder = index.storage / sweep
+            for one in index.documents(sweep, [name for _, name in group]):
+                head = {"sweep": sweep} if named else {}
+                marks = {"on_front": one.on_front, "champion": one.champion}
+                places = _places(folder, one.trial, one.adapter, one.log)
+                text = json.dumps({**head, **marks, **places})
+                yield f"{text[:-1]}, {one.text[1:]}"
+
+
+def _places(folder: Path, name: str, adapter: str | None, log: str | None) -> dict[str, Any]:
+    """Where a trial's adapter and its log are now."""
+    inside = SweepFolder(folder)
+    return {
+        "adapter": str(inside.within(adapter)) if adapter else None,
+        "log": str(inside.written_log(TrialRecord(name, log=log))),
+    }
 
 
 def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
@@ -82,6 +94,21 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         A JSON-like document; NaN may occur and is for the writer to turn into null.
     """
     view = SweepState.of(lines)
+    head = sweep_head(view, folder, view.total)
+    return head | {"trials": [trial_row(view, trial, folder) for trial in view.trials]}
+
+
+def sweep_head(view: SweepState, folder: Path, planned: int) -> dict[str, Any]:
+    """`outcome_document` without its trials.
+
+    Args:
+        view: The sweep; of its trials, those are needed that its verdict names, and the best.
+        folder: Its folder.
+        planned: How many trials there are to be.
+
+    Returns:
+        A JSON-like document; NaN may occur and is for the writer to turn into null.
+    """
     base = view.everything.get(BASE_TRIAL)
     zero_shot = base.base_row if base else None
     return {
@@ -89,12 +116,11 @@ def outcome_document(lines: Iterable[Line], folder: Path) -> dict[str, Any]:
         "kind": view.kind,
         "folder": str(folder),
         "ended": view.ended,
-        "trials_planned": view.total,
+        "trials_planned": planned,
         "tasks": view.tasks,
         "zero_shot": dict(zip(view.tasks, zero_shot, strict=True)) if zero_shot else None,
         "head_only": _by_task(view, "head_only"),
         "controls": view.controls,
-        "trials": [trial_row(view, trial, folder) for trial in view.trials],
         "front": view.front,
         "champion": view.champion,
         "reason": view.reason,

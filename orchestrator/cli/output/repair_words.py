@@ -8,6 +8,7 @@ from orchestrator.records.faults.fault_words import repair_lines
 from orchestrator.system.formatting import count
 
 if TYPE_CHECKING:
+    from orchestrator.records.registry.registry_repair import RegistryRepair
     from orchestrator.sweep.repair import Repair
 
 
@@ -22,3 +23,14 @@ def repair_words(repair: Repair) -> list[str]:
         for name in repair.unknown
     ]
     return lines
+
+
+def registry_words(repair: RegistryRepair) -> str:
+    """What was done to the registry of champions."""
+    whole = f"the registry is whole: {count(repair.lines, 'line')}"
+    if not repair.cut:
+        return whole
+    return (
+        f"{whole}; {repair.cut} bytes at its end were removed: a line that a crash cut short, "
+        "which was never acknowledged"
+    )

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orchestrator.cli.output.tables import add_cells, natural_width, table
-from orchestrator.system.formatting import count, show, show_interval, show_setting
+from orchestrator.system.formatting import count, show, show_duration, show_interval, show_setting
 
 Row = Mapping[str, Any]
 """A trial by the names of `registry.query.fields`, as the index gives it."""
@@ -22,7 +22,8 @@ _SHOWN_SETTINGS = {
     "training.learning_rate": "learn.\nrate",
 }
 _SHOWN_MEASURES = (
-    "gain", "95 % interval", "accu-\nracy", "forget-\nting", "probe\ndrift", "sec-\nonds", "state",
+    "gain", "95 % interval", "accu-\nracy", "forget-\nting", "probe\ndrift", "sec-\nonds",
+    "core\ntime", "state",
 )  # fmt: skip
 _NOT_SEARCHED = "comparison"
 """Who proposes the trials beside which an extension is read: their settings are not searched."""
@@ -54,12 +55,17 @@ def trial_tables(
     shown = _SHOWN_SETTINGS | {path: path.rsplit(".", 1)[-1] for path in others}
     words = {"trial", "kind", "state"}
     counted = ["exam-\nples"] if any(row["screened"] for row in rows) else []
-    measures = [*_SHOWN_MEASURES, *counted]
+    tested = ["test\ngain"] if any(row.get("test_gain") is not None for row in rows) else []
+    measures = [*_SHOWN_MEASURES, *tested, *counted]
     cells = [
         (
             _marked(row, several=several),
             [show_setting(path, row.get(path)) for path in shown],
-            _measure_cells(row) + [str(row["examples"] or 0) for _ in counted],
+            [
+                *_measure_cells(row),
+                *(show(row.get("test_gain"), signed=True) for _ in tested),
+                *(str(row["examples"] or 0) for _ in counted),
+            ],
             _style(row),
         )
         for row in rows
@@ -154,6 +160,7 @@ def _measure_cells(row: Row) -> list[str]:
         show(row.get("forgetting"), signed=True),
         show(row.get("probe_drift"), signed=True),
         show(row.get("cost_s"), digits=0),
+        show_duration(row.get("core_seconds")),
         row["state"].lower(),
     ]
 

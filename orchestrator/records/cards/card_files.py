@@ -6,7 +6,7 @@ They are never the truth: whatever is missing or differs from the journal is wri
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from orchestrator.records.stage_report import DONE
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
+from orchestrator.spec.experiment import Experiment
 from orchestrator.system import durable
 
 Key = tuple[str, int]
@@ -70,12 +71,31 @@ def card_file(folder: SweepFolder, trial: str, learnt: int) -> Path:
 
 def card_texts(state: SweepState, keys: Iterable[Key]) -> Iterator[tuple[Key, str]]:
     """Some cards as their files have them; what a trial ran is worked out once."""
-    last, run = "", None
+    for key, document in card_documents(state, keys, {}):
+        yield key, card_text(document)
+
+
+def card_documents(
+    state: SweepState, keys: Iterable[Key], runs: MutableMapping[str, Experiment]
+) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """Some cards, which no later event changes.
+
+    Args:
+        state: The sweep.
+        keys: Which.
+        runs: What trials ran, as far as it was worked out; others are added.
+
+    Yields:
+        Each with its key.
+
+    Raises:
+        TrackingError: If this version does not know the sweep's experiment.
+    """
     for trial, learnt in keys:
         record = state.trial(trial)
-        if run is None or trial != last:
-            last, run = trial, effective_experiment(state.experiment, record.overrides)
-        yield (trial, learnt), card_text(adapter_card(state, record, learnt, run))
+        if trial not in runs:
+            runs[trial] = effective_experiment(state.experiment, record.overrides)
+        yield (trial, learnt), adapter_card(state, record, learnt, runs[trial])
 
 
 def write_cards(folder: SweepFolder, state: SweepState, trials: Iterable[str]) -> int:

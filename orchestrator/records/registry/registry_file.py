@@ -45,6 +45,22 @@ def read_changes(storage: Path) -> list[Change]:
         return []
     except OSError as error:
         raise RegistryError(f"{path} cannot be read: {error.strerror or error}.") from None
+    return changes_in(path, content)
+
+
+def changes_in(path: Path, content: bytes) -> list[Change]:
+    """Everything that the content of a registry says, oldest first; see `read_changes`.
+
+    Args:
+        path: Its file, for messages.
+        content: What the file holds; a last line without an end was never acknowledged.
+
+    Returns:
+        The changes. Those of a later version are left out.
+
+    Raises:
+        RegistryError: If a line is damaged.
+    """
     return list(_changes(path, _whole(content)))
 
 
@@ -71,7 +87,7 @@ def _checked(path: Path, number: int, raw: bytes, before: bytes) -> dict[str, An
             f"{path}: line {number + 1} is not as it was written, or not the one that followed "
             f"line {number}. Nothing was changed. Restore the file from a copy, or move it away: "
             "champions are then those of the verdicts in the journals, and who promoted them "
-            "since is in the moved file only."
+            "since is in the moved file only. `orchestrate repair SWEEP` says what can be read."
         )
     return line
 

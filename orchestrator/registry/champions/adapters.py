@@ -11,10 +11,10 @@ from orchestrator.records.cards.card import adapter_card, carded
 from orchestrator.records.cards.card_files import card_file, read_card
 from orchestrator.records.cards.reference import AdapterKey, learnt_of, split_reference
 from orchestrator.records.errors import RegistryError
-from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.opening import Opening, folder_of, read_opening
 from orchestrator.records.sweep_folder import SweepFolder
-from orchestrator.records.sweep_state import SweepState
+from orchestrator.registry.index.index import open_index
+from orchestrator.registry.part import adapter_part
 from orchestrator.system.user_error import UsageError
 from orchestrator.system.wording import suggestion
 
@@ -63,7 +63,7 @@ def find_adapter(storage: Path, reference: str) -> FoundAdapter:
         order = [*card["tasks"], *card["to_come"]]
         if card["learnt"] == learnt_of(task, order, reference):
             return _found(SweepFolder(opening.folder), card)
-    return _from_journal(opening.folder, trial, lambda order: learnt_of(task, order, reference))
+    return from_journal(opening.folder, trial, lambda order: learnt_of(task, order, reference))
 
 
 def open_adapter(storage: Path, key: AdapterKey) -> FoundAdapter:
@@ -90,7 +90,7 @@ def open_adapter(storage: Path, key: AdapterKey) -> FoundAdapter:
     card = read_card(card_file(inside, key.trial, key.learnt)) if key.learnt else None
     if card is not None and (card["sweep_id"], card["trial"]) == (key.sweep_id, key.trial):
         return _found(inside, card)
-    return _from_journal(folder, key.trial, lambda order: key.learnt or len(order))
+    return from_journal(folder, key.trial, lambda order: key.learnt or len(order))
 
 
 def _folders(storage: Path) -> list[Path]:
@@ -113,16 +113,23 @@ def _found(folder: SweepFolder, card: dict[str, Any]) -> FoundAdapter:
     return FoundAdapter(folder, key, card)
 
 
-def _from_journal(folder: Path, trial: str, learnt_in: Callable[[list[str]], int]) -> FoundAdapter:
-    """Make a card that has no file: of an earlier version, or after a crash."""
-    state = SweepState.of(read_journal(folder), whole=False)
-    record = state.everything.get(trial)
-    if record is None:
-        known = list(state.everything)
-        raise UsageError(
-            f"No trial {trial!r} in sweep {state.name!r}.{suggestion(trial, known)} "
-            f"Its trials: {', '.join(known) or 'none yet'}."
-        )
+def from_journal(folder: Path, trial: str, learnt_in: Callable[[list[str]], int]) -> FoundAdapter:
+    """Make a card that has no file: of an earlier version, or after a crash.
+
+    Args:
+        folder: The sweep's, in its storage folder.
+        trial: The trial.
+        learnt_in: From its tasks in their order to how many of them it had learnt.
+
+    Returns:
+        The adapter. Of a large journal only the lines of the trial are read, by the index.
+
+    Raises:
+        UsageError: If there is no such trial, or no adapter of it after so many tasks.
+    """
+    with open_index(folder.parent) as index:
+        _, state = adapter_part(index, folder.name, [trial])
+    record = state.trial(trial)
     learnt = learnt_in(state.order_of(record))
     there = carded(state, record)
     if learnt not in there:

@@ -8,17 +8,20 @@ from pathlib import Path
 
 from orchestrator.records.cards.reference import AdapterKey
 from orchestrator.records.errors import RegistryError, TrackingError
-from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
+from orchestrator.records.journal_lines import JOURNAL_NAME
 from orchestrator.records.mlflow.address import recorded_uri
-from orchestrator.records.mlflow.glance import alias_seen
+from orchestrator.records.mlflow.glance.look import look
 from orchestrator.records.opening import read_opening
+from orchestrator.records.redaction import redacted
 from orchestrator.records.registry.by_hand import change_by_hand
 from orchestrator.records.registry.change import Change
 from orchestrator.records.registry.registry_file import open_registry, read_changes
 from orchestrator.records.registry.standing import Standing
 from orchestrator.records.registry.verdicts import verdict_change
-from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.champions.adapters import FoundAdapter, open_adapter
+from orchestrator.registry.index.index import open_index
+from orchestrator.registry.part import adapter_part, part_of
+from orchestrator.system.formatting import moment
 from orchestrator.system.wording import suggestion
 
 _LOOK_SECONDS = 0.2
@@ -41,6 +44,9 @@ class Champion:
     """What the last verdict chose, where that is another adapter."""
     previous: AdapterKey | None
     """What a roll-back would go to."""
+    unasked: str | None = None
+    """Why MLflow could not be asked whether the alias was moved there, and since when that is not
+    known, a sentence; None where it was asked, or has nothing to say."""
 
     @property
     def key(self) -> AdapterKey:
@@ -51,8 +57,8 @@ class Champion:
 def champion(storage: Path, name: str, *, tracking_uri: str | None = None) -> Champion:
     """The champion of a name.
 
-    What somebody did with the alias in MLflow's SQLite database is seen, and noted in the registry;
-    a server is asked by commands that change something, and when a sweep ends.
+    What somebody did with the alias in MLflow is seen, in SQLite or on a server, and noted in the
+    registry.
 
     Args:
         storage: The storage folder.
@@ -65,7 +71,7 @@ def champion(storage: Path, name: str, *, tracking_uri: str | None = None) -> Ch
     Raises:
         RegistryError: If there is none, or its sweep is not there.
     """
-    standing = standing_of(storage, name, tracking_uri)
+    standing, unasked = looked(storage, name, tracking_uri)
     current = standing.current
     if current is None:
         raise RegistryError(_nobody(storage, name))
@@ -76,6 +82,7 @@ def champion(storage: Path, name: str, *, tracking_uri: str | None = None) -> Ch
     return Champion(
         name, current, found, standing.version_of(current.adapter), standing.by_hand,
         None if other is None or other.is_same(current.adapter) else other, standing.previous,
+        unasked,
     )  # fmt: skip
 
 
@@ -107,6 +114,13 @@ def champion_names(storage: Path) -> list[str]:
 
 
 def standing_of(storage: Path, name: str, tracking_uri: str | None = None) -> Standing:
+    """What the registry says of a name; see `looked`."""
+    return looked(storage, name, tracking_uri)[0]
+
+
+def looked(
+    storage: Path, name: str, tracking_uri: str | None = None
+) -> tuple[Standing, str | None]:
     """What the registry says of a name; of a sweep that it does not know, the journal's verdict.
 
     Args:
@@ -115,7 +129,8 @@ def standing_of(storage: Path, name: str, tracking_uri: str | None = None) -> St
         tracking_uri: As of `champion`.
 
     Returns:
-        All changes of the name; what was done in MLflow meanwhile is among them.
+        All changes of the name, what was done in MLflow meanwhile among them; and a sentence where
+        MLflow could not be asked for that.
     """
     standing = Standing.of(name, read_changes(storage))
     if standing.decided is None and standing.current is None:
@@ -123,11 +138,22 @@ def standing_of(storage: Path, name: str, tracking_uri: str | None = None) -> St
         if verdict is not None:
             standing = Standing.of(name, [verdict, *standing.changes])
     uri = _uri(storage, name, tracking_uri)
-    seen = None if uri is None else alias_seen(uri, storage, name)
-    by_hand = None if seen is None else change_by_hand(standing, seen)
+    if uri is None:
+        return standing, _unasked(standing, "MLflow", "its address has a password, kept by none")
+    found = look(uri, storage, name)
+    by_hand = None if found.seen is None else change_by_hand(standing, found.seen)
     if by_hand is not None:
         standing.take(_noted(storage, by_hand))
-    return standing
+    if found.unasked is None:
+        return standing, None
+    return standing, _unasked(standing, f"MLflow at {redacted(uri)}", found.unasked)
+
+
+def _unasked(standing: Standing, what: str, why: str) -> str:
+    """That MLflow was not asked, and how old what is known of it is."""
+    last = standing.last_of_alias or standing.current
+    since = "" if last is None else f" since {moment(last.time)}"
+    return f"{what} was not asked ({why}): whether the alias was moved there{since} is not known."
 
 
 def verdict_in_journal(folder: Path) -> Change | None:
@@ -141,7 +167,11 @@ def verdict_in_journal(folder: Path) -> Change | None:
     """
     if not (folder / JOURNAL_NAME).is_file():
         return None
-    return verdict_change(SweepState.of(read_journal(folder), whole=False))
+    with open_index(folder.parent) as index:
+        _, state = part_of(index, folder.name, [])
+        if state.last_verdict is None or state.last_verdict.champion is None:
+            return None
+        return verdict_change(adapter_part(index, folder.name, [state.last_verdict.champion])[1])
 
 
 def _noted(storage: Path, change: Change) -> Change:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.measures.paired import Parts, paired_difference
-from orchestrator.records.event import Line
-from orchestrator.records.events import CellsScored, read_event
-from orchestrator.records.journal_lines import read_journal
-from orchestrator.records.stage_report import DONE, StageReport
-from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.stage_report import DONE
 from orchestrator.registry.champions.adapters import FoundAdapter, find_adapter
 from orchestrator.registry.champions.champion import Champion, champion
 from orchestrator.registry.champions.refusals import against
+from orchestrator.registry.index.index import open_index
+from orchestrator.registry.part import part_of
 
 _TAIL = 0.025
 """Left out at each end of a 95 % interval."""
@@ -80,42 +78,49 @@ def compare(
     """
     own = champion(storage, name, tracking_uri=tracking_uri)
     other = find_adapter(storage, challenger)
-    journals: dict[Path, tuple[list[Line], SweepState]] = {}
-    sides: list[dict[str, dict[str, Sequence[float]]]] = []
-    for found in (own.found, other):
-        folder = found.folder.path
-        if folder not in journals:
-            lines = read_journal(folder)
-            journals[folder] = (lines, SweepState.of(lines, whole=False))
-        sides.append(_examples(*journals[folder], found))
-    readings = tuple(
-        _reading(data, own.found, other, sides[0].get(data, {}), sides[1].get(data, {}))
-        for data in ("validation", "test")
+    readings = tuple(reading for reading in readings_of(own.found, other) if reading.tasks)
+    return Comparison(name, own, other, readings, tuple(against(own.found, other)))
+
+
+def readings_of(one: FoundAdapter, other: FoundAdapter) -> tuple[Reading, Reading]:
+    """Two adapters on the same examples, by kind of data.
+
+    Args:
+        one: The one, in the place of the champion.
+        other: The other, in the place of the challenger.
+
+    Returns:
+        On the validation and on the test examples; without tasks where neither was read.
+    """
+    mine, theirs = _examples(one), _examples(other)
+    return (
+        _reading("validation", one, other, mine["validation"], theirs["validation"]),
+        _reading("test", one, other, mine["test"], theirs["test"]),
     )
-    shown = tuple(reading for reading in readings if reading.tasks)
-    return Comparison(name, own, other, shown, tuple(against(own.found, other)))
 
 
-def _examples(
-    lines: Sequence[Line], state: SweepState, found: FoundAdapter
-) -> dict[str, dict[str, Sequence[float]]]:
+def _examples(found: FoundAdapter) -> dict[str, dict[str, Sequence[float]]]:
     """The score of each example of an adapter, by kind of data and task."""
-    record, learnt = state.trial(found.key.trial), found.card["learnt"]
-    validation: dict[str, Sequence[float]] = {}
-    number = record.lines.get((learnt - 1, DONE))
-    if number is not None:
-        report = StageReport.from_document(lines[number]["report"])
-        validation |= {t: each for t, each in (report.per_example or {}).items() if each}
-    for number in record.later_lines:
-        event = read_event(lines[number])
-        if isinstance(event, CellsScored) and event.learnt == learnt:
-            validation |= {t: s.per_example for t, s in event.scores.items() if s.per_example}
-    made = {"validation": {t: validation[t] for t in state.tasks if t in validation}}
+    folder, learnt = found.folder.path, found.card["learnt"]
+    with open_index(folder.parent) as index:
+        _, state = part_of(index, folder.name, [found.key.trial])
+    record = state.trial(found.key.trial)
+    report = record.by_stage.get((learnt - 1, DONE))
+    known: dict[str, Sequence[float]] = {}
+    known |= {} if report is None else {t: e for t, e in (report.per_example or {}).items() if e}
+    known |= {
+        task: scores.per_example
+        for (row, task), scores in record.later.items()
+        if row == learnt and scores.per_example
+    }
+    test: Mapping[str, Sequence[float]] = {}
     if not found.card["to_come"]:
-        test = next((r for r in state.readings if r.reading and record.name in r.sides), None)
-        if test is not None:
-            made["test"] = {t: e for t, e in test.sides[record.name].per_example.items() if e}
-    return made
+        read = next((r for r in state.readings if r.reading and record.name in r.sides), None)
+        test = {} if read is None else read.sides[record.name].per_example
+    return {
+        "validation": {task: known[task] for task in state.tasks if task in known},
+        "test": {task: each for task, each in test.items() if each},
+    }
 
 
 def _reading(

@@ -16,6 +16,7 @@ from orchestrator.registry.index.journal_scan import Span
 from orchestrator.registry.index.refresh import refresh, unread_bytes
 from orchestrator.registry.index.search import Page, Said, Search, Wanted
 from orchestrator.registry.index.sweep_rows import spans_of
+from orchestrator.registry.index.trial_document import KeptDocument, kept_documents
 from orchestrator.registry.query.errors import QueryError
 from orchestrator.registry.query.fields import Field
 from orchestrator.system.user_error import UsageError
@@ -163,6 +164,22 @@ class Index:
         query = "SELECT touched FROM sweep WHERE id = ?"
         ((touched,),) = self._sound(lambda: self._database.execute(query, (number,)).fetchall())
         return Lines(tuple(sorted(spans, key=lambda span: span.n)), touched)
+
+    def documents(self, sweep: str, trials: Sequence[str]) -> list[KeptDocument]:
+        """Some trials as programs get them.
+
+        Args:
+            sweep: The sweep's name.
+            trials: The trials' names; a few hundred at once, as each is some kilobytes.
+
+        Returns:
+            The documents of those that there are, in the order of the names.
+
+        Raises:
+            UsageError: There is no such sweep.
+        """
+        number = next(number for number, _ in self._numbers(sweep) or ())
+        return self._sound(lambda: kept_documents(self._database, number, trials))
 
     def fields(self, sweep: str | Sequence[str] | None = None) -> list[Field]:
         """What can be named in a filter, an order or a choice of columns.

@@ -17,7 +17,8 @@ from orchestrator.registry.index.journal_scan import Span
 from orchestrator.registry.index.trial_values import TrialValues, trial_values
 
 _NEEDED = frozenset(
-    ("sweep_opened", "sweep_continued", "sweep_ended", "budget_spent", "champion_registered")
+    ("sweep_opened", "sweep_continued", "sweep_ended", "budget_spent", "test_read",
+     "champion_registered")
 )  # fmt: skip
 """The lines that are of no trial, and say something of the sweep."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 """Of the tables and of what stands in them: one of another version is made again."""
 BLOCK_FIELDS = 500
 """Fields of a table of values: SQLite allows 2,000 columns, and a row is read from its start."""
@@ -20,7 +20,8 @@ CREATE TABLE sweep (
   problem TEXT,                     -- why it cannot be read
   -- what the journal says
   experiment TEXT, kind TEXT, base TEXT, base_sha256 TEXT,
-  begun REAL, changed REAL, document TEXT NOT NULL
+  begun REAL, changed REAL, core_seconds REAL, hypervolume REAL, test_gain REAL,
+  document TEXT NOT NULL
 );
 CREATE TABLE trial (
   id INTEGER PRIMARY KEY,
@@ -30,11 +31,15 @@ CREATE TABLE trial (
   on_front INTEGER NOT NULL DEFAULT 0, champion INTEGER NOT NULL DEFAULT 0,
   examples INTEGER, tasks TEXT, task TEXT, learnt INTEGER,
   proposed REAL, begun REAL, ended REAL, seconds REAL, tokens INTEGER,
+  core_seconds REAL, test_gain REAL, test_gain_low REAL, test_gain_high REAL,
   stopped TEXT, reason TEXT, log TEXT, adapter INTEGER NOT NULL, screened INTEGER NOT NULL,
   overrides BLOB,
   searched INTEGER NOT NULL, over INTEGER NOT NULL, joint INTEGER NOT NULL,
   searched_gain REAL, gain REAL,
   UNIQUE (sweep, name)
+);
+CREATE TABLE trial_document (       -- apart, as lists seldom read it
+  trial INTEGER PRIMARY KEY, place TEXT, document BLOB NOT NULL
 );
 CREATE INDEX trial_order ON trial (sweep, number);
 CREATE TABLE line (                 -- where each line of a journal is, a trial's side by side

@@ -14,6 +14,9 @@ from orchestrator.registry.index.journal_scan import Span
 def forget(database: sqlite3.Connection, sweep: int) -> None:
     """Remove everything that an index holds of a sweep."""
     FieldTable(database).forget(sweep)
+    database.execute(
+        "DELETE FROM trial_document WHERE trial IN (SELECT id FROM trial WHERE sweep = ?)", (sweep,)
+    )
     for table in ("trial", "line", "sweep_field"):
         database.execute(f"DELETE FROM {table} WHERE sweep = ?", (sweep,))
     database.execute("DELETE FROM sweep WHERE id = ?", (sweep,))

@@ -18,6 +18,12 @@ class Counted:
     searched: int
     best: tuple[str, float | None] | None
     """The best of the trials that are over, and its gain; see `SweepState.best`."""
+    seconds: float = 0.0
+    """Of all trials."""
+    core_seconds: float | None = None
+    """Of all trials, as far as it is known."""
+    hypervolume: float | None = None
+    """See `pareto.covered`."""
 
 
 def sweep_document(state: SweepState, counted: Counted) -> dict[str, Any]:
@@ -32,7 +38,8 @@ def sweep_document(state: SweepState, counted: Counted) -> dict[str, Any]:
     """
     trials = sum(counted.states.values())
     best = counted.best or (None, None)
-    spent = state.spent
+    spent, reading = state.spent, state.reading
+    champion = state.champion or ""
     return {
         "experiment": state.name,
         "kind": state.kind,
@@ -53,6 +60,11 @@ def sweep_document(state: SweepState, counted: Counted) -> dict[str, Any]:
         "ended": state.verdict.time if state.verdict else None,
         "trials_by_state": dict(counted.states),
         "front": state.front,
+        "hypervolume": counted.hypervolume,
+        "trial_seconds": counted.seconds,
+        "core_seconds": spent.core_seconds or counted.core_seconds,
+        "test_gain": reading.gain.get(champion) if reading else None,
+        "test_gain_interval": reading.gain_intervals.get(champion) if reading else None,
         "reason": state.reason,
         "runner_up": state.runner_up,
         "objectives": dict(state.experiment.get("objectives") or {}),

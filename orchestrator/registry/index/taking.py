@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.records.errors import JournalError
+from orchestrator.records.events import TestRead
 from orchestrator.records.journal_lines import JOURNAL_NAME
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.registry.index import sweep_rows
+from orchestrator.registry.index.counting import counted
 from orchestrator.registry.index.fields import FieldTable
 from orchestrator.registry.index.journal_fold import Folded, SweepFacts, folded_trials, sweep_facts
 from orchestrator.registry.index.journal_place import (
@@ -27,7 +29,9 @@ from orchestrator.registry.index.journal_place import (
     last_read,
 )
 from orchestrator.registry.index.journal_scan import OF_TRIALS, SCORED_LATER, Span, scanned
-from orchestrator.registry.index.sweep_values import Counted, sweep_document
+from orchestrator.registry.index.sweep_values import sweep_document
+from orchestrator.registry.index.trial_document import packed
+from orchestrator.registry.index.trial_values import test_gains
 from orchestrator.system.wording import one_line
 
 _NOT_OURS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
@@ -135,10 +139,11 @@ class _Taking:
         raw = self._file.read(last.length + 1)
         state = read.state
         state.changed = last.time
-        document = sweep_document(state, counted(self._database, sweep, state.champion))
+        document = sweep_document(state, counted(self._database, sweep, state))
         before = sweep_rows.document(self._database, sweep)
         if [before.get(key) for key in ("front", "champion")] != [state.front, state.champion]:
             _mark(self._database, sweep, state.front, state.champion)
+        _mark_tested(self._database, sweep, state.readings)
         sweep_rows.put(
             self._database,
             sweep,
@@ -146,7 +151,9 @@ class _Taking:
                 "read": last.start + len(raw), "lines": last.n + 1, "last_start": last.start,
                 "last": hashed(raw), "touched": touched, "experiment": state.name,
                 "kind": state.kind, "base": document["base"], "base_sha256": state.base_sha256,
-                "begun": state.opened, "changed": state.changed, "document": json.dumps(document),
+                "begun": state.opened, "changed": state.changed,
+                "core_seconds": document["core_seconds"], "hypervolume": document["hypervolume"],
+                "test_gain": document["test_gain"], "document": json.dumps(document),
             },
         )  # fmt: skip
 
@@ -165,6 +172,10 @@ def put_trials(database: sqlite3.Connection, sweep: int, trials: Iterable[Folded
         columns = {"sweep": sweep, "number": trial.number, **trial.values.words}
         statement = statement or _upsert(list(columns))
         ((number,),) = database.execute(statement, list(columns.values())).fetchall()
+        database.execute(
+            "REPLACE INTO trial_document (trial, place, document) VALUES (?, ?, ?)",
+            (number, trial.values.adapter, packed(trial.values.document)),
+        )
         for place, field in enumerate(table.put(number, trial.values.values)):
             here = (trial.number, place)
             first[field] = min(first.get(field, here), here)
@@ -184,23 +195,6 @@ def _upsert(columns: list[str]) -> str:
     )
 
 
-def counted(database: sqlite3.Connection, sweep: int, champion: str | None) -> Counted:
-    """What is counted over a sweep's trials, see `SweepState.best` for the best of them."""
-    rows = database.execute(
-        "SELECT state, count(*), sum(searched) FROM trial WHERE sweep = ? GROUP BY state", (sweep,)
-    ).fetchall()
-    chosen = "name = ?2" if champion is not None else (
-        "?2 IS NULL AND searched AND over AND NOT joint AND searched_gain IS NOT NULL"
-    )  # fmt: skip
-    best = database.execute(
-        f"SELECT name, gain FROM trial WHERE sweep = ?1 AND {chosen} "
-        "ORDER BY searched_gain DESC, number LIMIT 1",
-        (sweep, champion),
-    ).fetchone()
-    states = {state: count for state, count, _ in rows}
-    return Counted(states, sum(searched for *_, searched in rows), best)
-
-
 def _mark(
     database: sqlite3.Connection, sweep: int, front: Iterable[str], champion: str | None
 ) -> None:
@@ -214,3 +208,12 @@ def _mark(
             f"UPDATE trial SET {column} = 1 WHERE sweep = ? AND name = ?",
             [(sweep, name) for name in names if name is not None],
         )
+
+
+def _mark_tested(database: sqlite3.Connection, sweep: int, readings: Iterable[TestRead]) -> None:
+    """Say of a sweep's trials what the test data say of them."""
+    database.executemany(
+        "UPDATE trial SET test_gain = :test_gain, test_gain_low = :test_gain_low, "
+        "test_gain_high = :test_gain_high WHERE sweep = :sweep AND name = :name",
+        [{"sweep": sweep, "name": name, **found} for name, found in test_gains(readings).items()],
+    )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.event_values import EarlyStop
+from orchestrator.records.events import TestRead
 from orchestrator.records.readings import CONTROLS
+from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.registry.index.fields import INTERVALS
+from orchestrator.registry.index.trial_document import trial_document
 from orchestrator.registry.query.fields import WORDS
 from orchestrator.registry.query.values import given, held
 
@@ -25,6 +28,10 @@ class TrialValues:
     """By column of the table `trial`."""
     values: dict[str, tuple[str, Any]] = field(default_factory=dict[str, tuple[str, Any]])
     """By name: which group it is of, and the value."""
+    adapter: str | None = None
+    """Where its adapter is, relative to the sweep's folder."""
+    document: dict[str, Any] = field(default_factory=dict[str, Any])
+    """See `trial_document`."""
 
 
 def trial_values(state: SweepState, trial: TrialRecord, proposed: float | None) -> TrialValues:
@@ -55,6 +62,7 @@ def trial_values(state: SweepState, trial: TrialRecord, proposed: float | None) 
         "ended": trial.ended,
         "seconds": last.seconds if last else None,
         "tokens": last.tokens if last else None,
+        "core_seconds": _core_seconds(settings, last),
         "stopped": _why_stopped(trial),
         "reason": trial.reason or None,
         "log": trial.log,
@@ -67,7 +75,8 @@ def trial_values(state: SweepState, trial: TrialRecord, proposed: float | None) 
         "searched_gain": None if math.isnan(searched_gain) else searched_gain,
         "gain": trial.measures.get("gain"),
     }
-    return TrialValues(words, dict(_values(state, trial, settings)))
+    values = dict(_values(state, trial, settings))
+    return TrialValues(words, values, trial.adapter, trial_document(state, trial, settings))
 
 
 def row_of(state: SweepState, trial: TrialRecord) -> dict[str, Any]:
@@ -87,7 +96,35 @@ def row_of(state: SweepState, trial: TrialRecord) -> dict[str, Any]:
         if table == "trial" and column in found.words:
             row[name] = given(found.words[column])
     marks = {"on_front": trial.name in state.front, "champion": trial.name == state.champion}
-    return {**row, **marks, **{name: value for name, (_, value) in found.values.items()}}
+    tested = test_gains(state.readings).get(trial.name, {})
+    return {**row, **marks, **tested, **{name: value for name, (_, value) in found.values.items()}}
+
+
+def test_gains(readings: Iterable[TestRead]) -> dict[str, dict[str, float | None]]:
+    """What readings of the test data say of trials: of each trial the first that shows it.
+
+    Args:
+        readings: A sweep's, oldest first.
+
+    Returns:
+        By trial `test_gain`, `test_gain_low` and `test_gain_high`.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for reading in readings:
+        for name in reading.sides if reading.reading else ():
+            low, high = reading.gain_intervals.get(name) or (None, None)
+            gain = reading.gain.get(name)
+            own = {"test_gain": gain, "test_gain_low": low, "test_gain_high": high}
+            found.setdefault(name, own)
+    return found
+
+
+def _core_seconds(settings: Mapping[str, Any], last: StageReport | None) -> float | None:
+    """The CPUs that a trial's workers hold, times its seconds; None where either is not known."""
+    workers, each = (settings.get(f"resources.{name}") for name in ("workers", "cpus_per_worker"))
+    if last is None or not isinstance(workers, int) or not isinstance(each, int):
+        return None
+    return last.seconds * workers * each
 
 
 def _values(

@@ -56,6 +56,18 @@ WORDS: Mapping[str, Field] = {
         Field("ended", "trial.ended", "moment", summary="when it ended"),
         Field("seconds", "trial.seconds", summary="its wall seconds so far, start-up left out"),
         Field("tokens", "trial.tokens", summary="its useful training tokens so far"),
+        Field("core_seconds", "trial.core_seconds", summary="those seconds times the CPUs that its "
+              "workers hold"),
+        Field("test_gain", "trial.test_gain", summary="its gain on the test data, by the first "
+              "reading that shows it"),
+        Field("test_gain_low", "trial.test_gain_low", summary="the lower end of its 95 % interval"),
+        Field("test_gain_high", "trial.test_gain_high", summary="the upper end"),
+        Field("sweep_core_seconds", "sweep.core_seconds", summary="what the sweep has spent: as it "
+              "was counted where there is a budget, else the sum over its trials"),
+        Field("sweep_hypervolume", "sweep.hypervolume", summary="how much of the box from the "
+              "worst to the best value of each objective its trials cover, from 0 to 1"),
+        Field("sweep_test_gain", "sweep.test_gain", summary="the gain of the sweep's champion on "
+              "the test data"),
         Field("stopped", "trial.stopped", "text", summary="why it was stopped early"),
         Field("adapter", "trial.adapter", "truth", summary="whether its adapter is kept"),
         Field("screened", "trial.screened", "truth", summary="whether it was scored on fewer "

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.records.cards.card import adapter_card, adapter_of
+from orchestrator.records.cards.card import adapter_card, adapter_key, adapter_of
 from orchestrator.records.cards.card import card_text as adapter_card_text
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import (
@@ -20,6 +20,8 @@ from orchestrator.records.model_folder import (
     adapter_flaw,
     model_document,
 )
+from orchestrator.records.registry.registry_file import REGISTRY_NAME, changes_in
+from orchestrator.records.registry.standing import Standing
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
@@ -29,6 +31,7 @@ from orchestrator.serving.hub.card_facts import card_facts, sweep_of
 from orchestrator.system.strict_json import read_object, without_nan
 
 JOURNAL = "journal.jsonl"
+REGISTRY = "registry.jsonl"
 EXPERIMENT = "experiment.yaml"
 DATA = "data.json"
 READINGS = "test_readings.json"
@@ -97,18 +100,46 @@ def bundle(folder: Path, storage: Path, reference: str, target: Path) -> dict[st
         LICENCES: _json(licences),
         CARD: card_text(card_facts(folder, storage, reference), "adapter", "model").encode(),
     }
+    name = registered_name(reference) or state.name
+    key = adapter_key(state, record, learnt)
+    champion = state.champion == record.name and learnt == len(state.tasks)
+    content, standing = _registry(storage, name)
+    if standing is not None:
+        # Whole, though other names have lines in it: the sums vouch for them only together.
+        files[REGISTRY] = content
+        champion = key.is_same(standing.champion)
     facts = {
         "model": reference,
+        "name": name,
         "sweep": state.name,
         "sweep_id": state.identity,
         "trial": record.name,
         "learnt": learnt,
         "adapter_sha256": sha256,
-        "champion": state.champion == record.name and learnt == len(state.tasks),
+        "champion": champion,
     }
     manifest_sha256 = write_archive(target, files, facts)
     open_points = [name for name, found in licences.items() if found["licence"] == NOT_STATED]
     return {"sha256": manifest_sha256, "files": len(files), "licences_not_stated": open_points}
+
+
+def registered_name(reference: str) -> str | None:
+    """The name in a reference such as `NAME@champion`; None of one that names a trial."""
+    owner, slash, _ = reference.partition("/")
+    name, at, _ = owner.partition("@")
+    return name if at and not slash else None
+
+
+def _registry(storage: Path, name: str) -> tuple[bytes, Standing | None]:
+    """The whole lines of a storage folder's registry, and what they say of a name."""
+    path = storage / REGISTRY_NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return b"", None
+    content = content[: content.rfind(b"\n") + 1]
+    standing = Standing.of(name, changes_in(path, content))
+    return content, standing if standing.current is not None else None
 
 
 def data_hashes(state: SweepState) -> dict[str, Any]:

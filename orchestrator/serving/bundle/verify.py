@@ -1,4 +1,4 @@
-"""Checking a bundle without network: hashes, the journal's chain of sums, and that all agree."""
+"""Checking a bundle without network: hashes, the chains of sums, and that all agree."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.records.cards.card import adapter_card, adapter_of
-from orchestrator.records.errors import JournalError
+from orchestrator.records.cards.card import adapter_card, adapter_key, adapter_of
+from orchestrator.records.errors import JournalError, RegistryError
 from orchestrator.records.event import Line
 from orchestrator.records.journal_lines import SUM_END, checked_line
 from orchestrator.records.model_folder import model_document
+from orchestrator.records.registry.registry_file import changes_in
+from orchestrator.records.registry.standing import Standing
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.serving.bundle.archive import LARGEST_DOCUMENT, Archive, BundleError, opened
@@ -26,12 +28,15 @@ from orchestrator.serving.bundle.contents import (
     LICENCES,
     MODEL,
     READINGS,
+    REGISTRY,
     data_hashes,
     readings,
     trial_of,
 )
+from orchestrator.system.formatting import moment
 from orchestrator.system.seals import content_hash, is_vouched_for
 
+_BY_REGISTRY = "the registry's lines follow each other, and say who is champion"
 SMALL = 1e-9
 """Difference of two scores that were summed in another order."""
 
@@ -143,10 +148,14 @@ def _agreements(archive: Archive, state: SweepState) -> list[Check]:
         ("verdict and reading agree", lambda: _verdict(archive, state, record)),
         ("licences are stated, or said not to be", lambda: _licences(archive)),
     ]
+    if REGISTRY in archive.names:
+        looked.append((_BY_REGISTRY, lambda: _champion(archive, state, record)))
     found: list[Check] = []
     for what, look in looked:
         try:
-            found.append(Check(what, look()))
+            wrong = look()
+            note = _who(archive) if what == _BY_REGISTRY and wrong is None else ""
+            found.append(Check(what, wrong, note))
         except BundleError as error:
             found.append(Check(what, str(error)))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
@@ -224,17 +233,60 @@ def _readings(archive: Archive, state: SweepState) -> str | None:
 def _verdict(archive: Archive, state: SweepState, record: TrialRecord) -> str | None:
     champion = state.champion
     last = _learnt(archive, state) == len(state.tasks)
-    if bool(archive.manifest.get("champion")) != (champion == record.name and last):
+    by_registry = REGISTRY in archive.names  # says who is champion, whoever chose it
+    if not by_registry and bool(archive.manifest.get("champion")) != (
+        champion == record.name and last
+    ):
         return f"the journal's champion is {champion}"
-    if "@champion" in str(archive.manifest.get("model")) and champion != record.name:
+    if not by_registry and _called_champion(archive) and champion != record.name:
         return (
             f"it is called the champion, and the verdict's is {champion}: it was promoted by hand, "
-            "or the sweep went on since"
+            f"or the sweep went on since, and the bundle has no {REGISTRY} that would say so"
         )
     by_verdict = [r for r in state.readings if r.preference is None and r.reading is not None]
     if champion is not None and by_verdict and by_verdict[-1].champion != champion:
         return f"the last reading is of {by_verdict[-1].champion}, the verdict's is {champion}"
     return None
+
+
+def _called_champion(archive: Archive) -> bool:
+    return str(archive.manifest.get("model")).endswith("@champion")
+
+
+def _standing(archive: Archive) -> Standing:
+    """What the registry says of the bundle's name; every line of it is checked."""
+    with archive.open(REGISTRY) as file:
+        content = file.read(LARGEST_DOCUMENT + 1)
+    if len(content) > LARGEST_DOCUMENT or not content.endswith(b"\n"):
+        raise BundleError(f"{REGISTRY} is too large, or its last line is not whole")
+    try:
+        changes = changes_in(Path(REGISTRY), content)
+    except RegistryError as error:
+        raise BundleError(str(error).split(" Nothing was changed")[0]) from None
+    return Standing.of(str(archive.manifest.get("name")), changes)
+
+
+def _champion(archive: Archive, state: SweepState, record: TrialRecord) -> str | None:
+    standing = _standing(archive)
+    key = adapter_key(state, record, _learnt(archive, state))
+    champion = standing.champion
+    said = "no adapter" if champion is None else champion.reference
+    if bool(archive.manifest.get("champion")) != key.is_same(champion):
+        return f"by {REGISTRY} the champion of {standing.name!r} is {said}"
+    if _called_champion(archive) and not key.is_same(champion):
+        return f"it is called the champion, and by {REGISTRY} that is {said}"
+    return None
+
+
+def _who(archive: Archive) -> str:
+    """Who made the champion of the bundle's name champion, when and why."""
+    current = _standing(archive).current
+    if current is None or current.adapter is None:
+        return "by it no adapter is champion"
+    words = f"{current.adapter.reference} was {current.event.replace('_', ' ')}"
+    words += f" by {current.who} on {moment(current.time)}"
+    against = "".join(f"; although {sentence}" for sentence in current.overridden)
+    return f"{words}: {current.reason or 'no reason was given'}{against}"
 
 
 def _licences(archive: Archive) -> str | None:

@@ -10,9 +10,11 @@ from typing import Any
 
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.event_values import SideScores
-from orchestrator.records.journal_lines import JOURNAL_NAME, read_journal
 from orchestrator.records.model_folder import read_model_document, tasks_of
+from orchestrator.records.opening import folder_of
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.registry.index.index import open_index
+from orchestrator.registry.part import part_of
 from orchestrator.spec.task_kinds import TaskSpec
 
 
@@ -88,8 +90,9 @@ def card_facts(folder: Path, storage: Path, reference: str) -> CardFacts:
         kind=str(adapter.get("kind", "adapter")),
         name=reference if "@" in reference else name or folder.name,
     )
-    state, trial = journal_of(document, storage), str(document.get("trial"))
-    if state is None or trial not in state.everything:
+    sweep, trial = sweep_of(document, storage), str(document.get("trial"))
+    state = None if sweep is None else _part(sweep, trial)
+    if state is None:
         return known
     record, reading = state.everything[trial], state.reading_of(trial)
     sides = {} if reading is None else reading.sides
@@ -111,24 +114,19 @@ def card_facts(folder: Path, storage: Path, reference: str) -> CardFacts:
     )
 
 
-def journal_of(document: Mapping[str, Any], storage: Path) -> SweepState | None:
-    """The sweep that a model came from, by its identity; None where its journal is not there."""
-    folder = sweep_of(document, storage)
-    return None if folder is None else SweepState.of(read_journal(folder), whole=False)
-
-
 def sweep_of(document: Mapping[str, Any], storage: Path) -> Path | None:
     """The folder of the sweep that a model came from, whatever it is called by now."""
     identity, name = document.get("sweep_id"), str(document.get("sweep") or "")
-    if not identity or not storage.is_dir():
+    if not identity or Path(name).name != name:  # a document may be anyone's
         return None
-    places = sorted(path.parent for path in storage.glob(f"*/{JOURNAL_NAME}"))
-    # The one of its name first: the others are read only where it is another.
-    for place in sorted(places, key=lambda path: path.name != name):
-        first = read_journal(place)[:1]
-        if first and SweepState.of(first, whole=False).identity == identity:
-            return place
-    return None
+    return folder_of(storage, name, identity)
+
+
+def _part(folder: Path, trial: str) -> SweepState | None:
+    """What the journal of a sweep says of it and of a trial; None where it has no such trial."""
+    with open_index(folder.parent) as index:
+        known = index.lines(folder.name, [trial]).spans
+        return part_of(index, folder.name, [trial])[1] if known else None
 
 
 def _pair(interval: list[float] | None) -> tuple[float, float] | None:

@@ -105,5 +105,8 @@ class Asked:
             name = self._proposals.propose(self._proposals.free_name(), overrides, by)
         except ExperimentError as error:
             return None, str(error)
+        unknown = self._proposals.observe(name)
+        if unknown:
+            self._ledger.observer.note(f"the searcher does not learn of {name}: {unknown}")
         self._admission.waiting.append(name)
         return name, None

@@ -1,35 +1,42 @@
 """Cards of adapters, written beside them as the journal's lines arrive.
 
-What a card holds is worked out when its line has been written; a thread waits for the disk, so that
-no trial does. `MARK` says up to which line every card is written: what came after it when a driver
-was killed is written by the next one.
+What a card holds is worked out when its line has been written; a thread writes it and waits for the
+disk, so that no trial does: all that has come meanwhile at once. `MARK` says up to which line every
+card is written: what came after it when a driver was killed is written by the next one.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
+from orchestrator.records.cards.card import card_text
 from orchestrator.records.cards.card_files import (
     Key,
+    card_documents,
     card_file,
-    card_texts,
     touched_by,
     write_cards,
 )
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.event import Event, Line
-from orchestrator.records.events import SweepContinued, read_events
+from orchestrator.records.events import SweepContinued, TrialStarted, read_events
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.spec.experiment import Experiment
 from orchestrator.system import durable
 
 MARK = "cards.json"
 """In the folder of trials: the last line of the journal whose cards are all written."""
+
+_MARK_SECONDS = 1.0
+"""How old a mark may be while cards are written: it costs as much as one of them."""
 
 
 class CardWriter:
@@ -43,7 +50,9 @@ class CardWriter:
             state: What is known of it, which grows.
         """
         self._folder, self._state = folder, state
-        self._wanted: SimpleQueue[tuple[int, dict[Path, str]] | None] = SimpleQueue()
+        self._wanted: SimpleQueue[tuple[int, dict[Path, dict[str, Any]]] | None] = SimpleQueue()
+        self._runs: dict[str, Experiment] = {}
+        """What trials that have not ended ran; made once, as it takes as long as a card."""
         self._thread: threading.Thread | None = None
         self._trouble: str | None = None
 
@@ -73,11 +82,17 @@ class CardWriter:
         keys = list[Key](touched_by(self._state, event))
         if not keys:
             return
+        if isinstance(event, TrialStarted):
+            self._runs.pop(event.trial, None)
         try:
-            texts = {card_file(self._folder, *k): t for k, t in card_texts(self._state, keys)}
+            made = card_documents(self._state, keys, self._runs)
+            documents = {card_file(self._folder, *key): document for key, document in made}
         except TrackingError:
             return
-        self._wanted.put((event.n, texts))
+        for trial, _ in keys:
+            if self._state.trial(trial).over:
+                self._runs.pop(trial, None)
+        self._wanted.put((event.n, documents))
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_on, name="cards", daemon=True)
             self._thread.start()
@@ -111,13 +126,23 @@ class CardWriter:
                 )
 
     def _write_on(self) -> None:
-        while (wanted := self._wanted.get()) is not None:
-            line, texts = wanted
+        """Write what comes until there is a None; the mark follows once a second and at the end."""
+        line, marked, ends = -1, time.monotonic(), False
+        while not ends:
+            wanted = [self._wanted.get()]
+            # What has come while the disk was waited for; of one card the latest.
+            while not self._wanted.empty():
+                wanted.append(self._wanted.get())
+            ends = wanted[-1] is None
+            documents: dict[Path, dict[str, Any]] = {}
+            for one in wanted:
+                if one is not None:
+                    line, documents = one[0], documents | one[1]
             try:
-                for place, text in texts.items():
-                    durable.write(place, text)
-                if self._trouble is None and self._wanted.empty():
+                durable.write_all({place: card_text(card) for place, card in documents.items()})
+                if self._trouble is None and (ends or time.monotonic() > marked + _MARK_SECONDS):
                     self._set_mark(line)
+                    marked = time.monotonic()
             except OSError as error:
                 # Cards follow from the journal: a full disk must cost no trial.
                 self._trouble = f"{error.strerror or error} ({error.filename})"

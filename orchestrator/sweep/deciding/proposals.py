@@ -14,6 +14,7 @@ from orchestrator.spec.reach import refusal
 from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.trial import Trial
+from orchestrator.sweep.proposing.terms import observed_terms
 from orchestrator.sweep.verdict import fresh_orders, fresh_seeds
 
 if TYPE_CHECKING:
@@ -170,11 +171,28 @@ class Proposals:
         self._ledger.record(TrialProposed(name, dict(overrides), by, of))
         return name
 
+    def observe(self, name: str) -> str:
+        """Let the search know of a trial that a person has asked for and that is to run.
+
+        Args:
+            name: The trial's, which was proposed.
+
+        Returns:
+            Why it cannot learn of it; empty where it does.
+        """
+        if self._proposer is None:
+            return "nothing is searched"
+        overrides = self._ledger.trials[name].overrides
+        terms, why = observed_terms(self._ledger.experiment, overrides)
+        if terms is not None:
+            self._proposer.observe(name, terms)
+        return why
+
     def tell(self, trial: Trial, measured: Mapping[str, float] | None) -> None:
         """Let the search learn what a trial scored; None: it has failed or was stopped."""
-        own = trial.record.is_searched and not trial.record.is_asked_for
-        of_the_search = trial.name != BASE_TRIAL and own
-        if self._proposer is not None and of_the_search:
+        if self._proposer is None or trial.name == BASE_TRIAL or not trial.record.is_searched:
+            return
+        if not trial.record.is_asked_for or _terms(self._ledger, trial) is not None:
             self._proposer.tell(trial.name, measured, _cost(self._ledger, trial))
 
     def finalists(self) -> list[Trial]:
@@ -252,21 +270,37 @@ def _proposer(ledger: Ledger, prior: Sequence[PastTrial]) -> Proposer | GroupedP
     return kind(
         experiment.search,
         experiment.objectives,
-        [_past(ledger, t) for t in ledger.searched() if not t.record.is_asked_for],
+        [past for t in ledger.searched() if (past := _past(ledger, t)) is not None],
         refuses=lambda overrides: refusal(experiment, overrides),
         prior=prior,
     )
 
 
-def _past(ledger: Ledger, trial: Trial) -> PastTrial:
-    """A trial as the search learns of it: one that was stopped early as it was told then."""
+def _past(ledger: Ledger, trial: Trial) -> PastTrial | None:
+    """A trial as the search learns of it: one that was stopped early as it was told then.
+
+    Args:
+        ledger: The sweep's.
+        trial: One of those that are chosen among.
+
+    Returns:
+        The trial; None of one that a person has asked for outside the space.
+    """
     from orchestrator.sweep.proposing.search import PastTrial
 
-    record, cost = trial.record, _cost(ledger, trial)
+    record, cost, added = trial.record, _cost(ledger, trial), trial.record.is_asked_for
+    overrides = _terms(ledger, trial) if added else trial.overrides
+    if overrides is None:
+        return None
     told = record.stop.told if record.stop is not None else None
     if told is not None:
-        return PastTrial(trial.name, trial.overrides, "COMPLETE", told, cost)
-    return PastTrial(trial.name, trial.overrides, trial.state, trial.searched_measures, cost)
+        return PastTrial(trial.name, overrides, "COMPLETE", told, cost, added)
+    return PastTrial(trial.name, overrides, trial.state, trial.searched_measures, cost, added)
+
+
+def _terms(ledger: Ledger, trial: Trial) -> Mapping[str, Any] | None:
+    """What the search can learn of a trial that a person has asked for, see `observed_terms`."""
+    return observed_terms(ledger.experiment, trial.overrides)[0]
 
 
 def _cost(ledger: Ledger, trial: Trial) -> float:

@@ -49,6 +49,8 @@ class GroupedProposer:
         self._cost = dict.fromkeys(self._values, 0.0)
         self._over, self._open = dict.fromkeys(self._values, 0), dict.fromkeys(self._values, 0)
         self._group_of: dict[str, str] = {}
+        self._added: dict[str, str] = {}
+        """The groups of trials that people have asked for: no group pays for them."""
         self._exhausted: set[str] = set()
         for place, (key, value) in enumerate(self._values.items()):
             own, known = (
@@ -60,6 +62,9 @@ class GroupedProposer:
                 _with(refuses, self._per, value), known,
             )  # fmt: skip
             for trial in own:
+                if trial.added:
+                    self._added[trial.name] = key
+                    continue
                 self._proposed(trial.name, key)
                 if trial.state != "RUNNING":
                     self._ended(trial.name, trial.cost)
@@ -97,8 +102,17 @@ class GroupedProposer:
             measures: Its measures; None when it failed.
             cost: What it has cost, in device seconds.
         """
+        if name in self._added:
+            self._searches[self._added[name]].tell(name, measures)
+            return
         self._searches[self._group_of[name]].tell(name, measures)
         self._ended(name, cost)
+
+    def observe(self, name: str, overrides: Mapping[str, Any]) -> None:
+        """Know of a trial that a person has asked for, see `Proposer.observe`."""
+        key = value_key(overrides.get(self._per))
+        self._searches[key].observe(name, overrides)
+        self._added[name] = key
 
     def _proposed(self, name: str, key: str) -> None:
         self._group_of[name] = key

@@ -47,6 +47,9 @@ class PastTrial:
     values: Mapping[str, float] | None = None
     cost: float = 0.0
     """Device seconds, as far as it has come."""
+    added: bool = False
+    """Whether a person has asked for it: it is learnt of, and none of those that there are to
+    be."""
 
 
 class Proposer:
@@ -114,9 +117,22 @@ class Proposer:
         )
 
     def _add(self, trial: PastTrial) -> None:
-        """Learn of a trial of this sweep, and count it."""
+        """Learn of a trial of this sweep, and count it if the search has proposed it."""
         self._learn(trial)
-        self._note(trial.name, len(self._study.trials) - 1, trial.overrides)
+        number = len(self._study.trials) - 1
+        if trial.added:
+            self._numbers[trial.name] = number
+        else:
+            self._note(trial.name, number, trial.overrides)
+
+    def observe(self, name: str, overrides: Mapping[str, Any]) -> None:
+        """Know of a trial that a person has asked for, and that runs; `tell` says how it ends.
+
+        Args:
+            name: The trial's.
+            overrides: In the terms of the space.
+        """
+        self._add(PastTrial(name, overrides, "RUNNING", added=True))
 
     def _learn(self, trial: PastTrial) -> None:
         held = self._held(trial.overrides)

@@ -12,10 +12,9 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.reach import refusal
-from orchestrator.spec.space.assignments import active, ordered_space
-from orchestrator.spec.space.domains import contains
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.proposing.search import PastTrial
+from orchestrator.sweep.proposing.terms import in_space
 from orchestrator.system.wording import suggestion
 
 
@@ -83,13 +82,7 @@ def _past(experiment: Experiment, state: SweepState, trial: TrialRecord) -> Past
     values = {name: trial.searched_measure(name) for name in experiment.objectives}
     if not all(map(math.isfinite, values.values())):
         return None
-    overrides: dict[str, Any] = {}
-    for path, domain in ordered_space(search.space):
-        if path in overrides or not active(domain, overrides):
-            continue
-        if path not in settings or not contains(domain, settings[path]):
-            return None
-        overrides[path] = settings[path]
-    if refusal(experiment, overrides) is not None:
+    overrides = in_space(search.space, settings)
+    if overrides is None or refusal(experiment, overrides) is not None:
         return None
     return PastTrial(f"{state.name}/{trial.name}", overrides, "COMPLETE", values)

@@ -34,10 +34,12 @@ def scatter(rows: Sequence[dict[str, Any]], sweep: str, x: str, y: str) -> dict[
     drawn = [row for row in rows if _is_number(row.get(x)) and _is_number(row.get(y))]
     if not drawn:
         return {"empty": f"No trial has both {measure_words(y)} and {measure_words(x)} so far."}
-    groups = [
-        _group([row for row in drawn if _role(row) == role], role, sweep, x, y)
-        for role in ("trial", "repeat", "front", "champion")
-    ]
+    by_role: dict[str, list[dict[str, Any]]] = {
+        role: [] for role in ("trial", "repeat", "front", "champion")
+    }
+    for row in drawn:
+        by_role[_role(row)].append(row)
+    groups = [_group(own, role, sweep, x, y) for role, own in by_role.items()]
     groups = [group for group in groups if group["names"]]
     joined = sorted(_best([row for row in drawn if not row.get("of")], x, y))
     for group in groups:
@@ -86,13 +88,15 @@ def _better(name: str) -> str | None:
 
 
 def _group(rows: Sequence[dict[str, Any]], role: str, sweep: str, x: str, y: str) -> dict[str, Any]:
+    low, high = f"{y}_low", f"{y}_high"
     return {
         "role": role,
         "name": {"trial": "dominated", "repeat": "fresh seeds"}.get(role, role),
         "at": f"{addresses.sweep_page(sweep)}/trials/",
         "names": [row["trial"] for row in rows],
         "points": [
-            [_short(row.get(one)) for one in (x, y, f"{y}_low", f"{y}_high")] for row in rows
+            [_short(row[x]), _short(row[y]), _short(row.get(low)), _short(row.get(high))]
+            for row in rows
         ],
         "kinds": [str(row.get(KIND) or "-") for row in rows],
     }  # fmt: skip
@@ -136,4 +140,4 @@ def _is_number(value: object) -> bool:
 
 def _short(value: Any) -> float | None:
     """Six digits: what a screen can show, in half the bytes."""
-    return float(f"{value:.6g}") if _is_number(value) else None
+    return float(f"{value:.6g}") if value is not None and _is_number(value) else None

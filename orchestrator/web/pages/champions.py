@@ -39,7 +39,7 @@ def champions(request: Request) -> Response:
     decided = [name for name, row in of_sweeps.items() if row["champion"]]
     for name in dict.fromkeys([*champion_names(site.reading.storage), *decided]):
         try:
-            found = champion(site.reading.storage, name)
+            found = champion(site.reading.storage, name, tracking_uri=site.tracking_uri)
         except UserError as error:
             rows.append({"name": name, "problem": str(error)})
         else:
@@ -57,18 +57,18 @@ def _shown(
     status: int = 200,
 ) -> Response:  # fmt: skip
     site: Site = request.app.state.site
-    storage = site.reading.storage
+    storage, uri = site.reading.storage, site.tracking_uri
     found, changes, problem = None, [], None
     try:
-        changes = history(storage, name)[::-1]
-        found = champion(storage, name)
+        changes = history(storage, name, tracking_uri=uri)[::-1]
+        found = champion(storage, name, tracking_uri=uri)
     except UserError as missing:
         problem = str(missing)
     asked = request.query_params.get("challenger", "").strip()
     compared, wrong = None, error
     if asked and found is not None:
         try:
-            compared = compare(storage, name, asked)
+            compared = compare(storage, name, asked, tracking_uri=uri)
         except UserError as missing:
             wrong = str(missing)
     shown = {
@@ -157,7 +157,7 @@ async def change_champion(request: Request) -> Response:
     name = request.path_params["name"]
     fields = await checked_form(request, site.changes)
     action, reason = fields.get("action"), fields.get("reason", "")
-    storage = site.reading.storage
+    storage, uri = site.reading.storage, site.tracking_uri
     if action not in {"promote", "rollback"}:
         raise RefusedError("Either promote or rollback is asked for.")
 
@@ -165,9 +165,9 @@ async def change_champion(request: Request) -> Response:
         try:
             if action == "promote":
                 promote(storage, fields.get("challenger", "").strip(), name=name, reason=reason,
-                        force=fields.get("force") == "yes")  # fmt: skip
+                        force=fields.get("force") == "yes", tracking_uri=uri)  # fmt: skip
             else:
-                rollback(storage, name, reason=reason)
+                rollback(storage, name, reason=reason, tracking_uri=uri)
         except UserError as error:
             return _shown(request, name, error=_for_a_page(str(error)), given=fields, status=409)
         # Not the form's own answer: a reload would send it again.

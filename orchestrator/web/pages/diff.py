@@ -7,14 +7,18 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from orchestrator.api.card_differences import diff_cards
+from orchestrator.api.diff import is_of_cards
 from orchestrator.api.differences import diff_trials
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
 from orchestrator.records.scores import flat
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
+from orchestrator.registry.champions.adapters import FoundAdapter, find_adapter
 from orchestrator.report.figures import measure_words
 from orchestrator.report.tables import SIGNED
 from orchestrator.system.formatting import show
+from orchestrator.system.user_error import UserError
 from orchestrator.web import addresses
 from orchestrator.web.charts import course, front
 from orchestrator.web.pages.sweep import course_rows
@@ -28,14 +32,14 @@ _MOST_MARKS = 20_000
 
 
 def diff(request: Request) -> Response:
-    """Two trials, of one sweep or of two."""
+    """Two trials, or two adapters by their cards, of one sweep or of two."""
     site: Site = request.app.state.site
     asked = [one for one in request.query_params.getlist("trial") if one][:2]
     shown: dict[str, Any] = {"asked": asked, "error": None, "found": None}
     if len(asked) == 2:
         try:
             shown["found"] = _differences(site.reading, *asked)
-        except NotFoundError as error:
+        except (NotFoundError, UserError) as error:
             shown["error"] = str(error)
     elif asked:
         shown["error"] = "Two trials are compared; one was chosen. Choose another in the table."
@@ -43,22 +47,40 @@ def diff(request: Request) -> Response:
 
 
 def _differences(reading: Reading, left: str, right: str) -> dict[str, Any]:
-    sides = [_side(reading, reference) for reference in (left, right)]
-    document = diff_trials(*sides)
+    if is_of_cards(left, right):
+        found = [_adapter(reading, reference) for reference in (left, right)]
+        names = [one.key.reference for one in found]
+        where = [addresses.card_page(one.folder.path.name, one.key.trial, one.card["learnt"])
+                 for one in found]  # fmt: skip
+        document = diff_cards(*found)
+    else:
+        sides = [_side(reading, reference) for reference in (left, right)]
+        names = [f"{view.name}/{trial.name}" for view, trial in sides]
+        where = [addresses.trial_page(view.name, trial.name) for view, trial in sides]
+        document = diff_trials(*sides)
     measures = [
         (measure_words(name), *(_written(name, pair[side]) for side in ("left", "right")),
          _written(name, pair["difference"], signed=True))
         for name, pair in document["measures"].items()
     ]  # fmt: skip
     return {
-        "names": [f"{view.name}/{trial.name}" for view, trial in sides],
-        "addresses": [addresses.trial_page(view.name, trial.name) for view, trial in sides],
+        "names": names,
+        "addresses": where,
         "settings": _pairs(document["settings"]),
         "provenance": _pairs(document["provenance"]),
         "measures": measures,
         "scores": document["scores"],
         "interval": document["interval"],
+        "forgotten": document.get("forgotten") or {},
+        "test": document.get("test") or {},
+        "test_interval": document.get("test_interval"),
     }
+
+
+def _adapter(reading: Reading, reference: str) -> FoundAdapter:
+    """An adapter by its name; a name that leads out of the storage folder is no sweep's."""
+    reading.folder(reference.partition("/")[0])
+    return find_adapter(reading.storage, reference)
 
 
 def _side(reading: Reading, reference: str) -> tuple[SweepState, TrialRecord]:

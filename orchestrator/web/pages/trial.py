@@ -115,10 +115,10 @@ async def change_trial(request: Request) -> Response:
     return await run_in_threadpool(asked)
 
 
-def _found(request: Request) -> tuple[str, SweepState, TrialRecord]:
+def _found(request: Request, *, cards: bool = False) -> tuple[str, SweepState, TrialRecord]:
     site: Site = request.app.state.site
     name, wanted = request.path_params["sweep"], request.path_params["trial"]
-    view = site.reading.state(name, [wanted])
+    view = site.reading.state(name, [wanted], cards=cards)
     return name, view, view.trial(wanted)
 
 
@@ -186,7 +186,7 @@ def _cards(view: SweepState, record: TrialRecord) -> list[dict[str, Any]]:
 def card(request: Request) -> Response:
     """The card of an adapter, for people, or as JSON with `?as=json`."""
     site: Site = request.app.state.site
-    name, view, record = _found(request)
+    name, view, record = _found(request, cards=True)
     learnt = int(request.path_params["learnt"])
     if learnt not in carded(view, record):
         raise NotFoundError(f"There is no card of {name}/{record.name} after {learnt} tasks.")

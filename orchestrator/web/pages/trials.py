@@ -20,11 +20,22 @@ ROWS = 50
 MOST_ROWS = 500
 BEST_FIRST = ("-champion", "-on_front", "-gain")
 """The order unless another is asked for."""
-_USUAL = ("state", "method.adapter.kind", "gain", "forgetting", "probe_drift", "cost_s")
+_USUAL = (
+    "state",
+    "method.adapter.kind",
+    "gain",
+    "forgetting",
+    "probe_drift",
+    "test_gain",
+    "cost_s",
+    "core_seconds",
+)
 _WORDS = frozenset(
     ("trial", "sweep", "state", "of", "by", "tasks", "task", "stopped", "reason", "base")
 )
-_ALWAYS = ("sweep", "trial", "of", "on_front", "champion", "gain_low", "gain_high")
+_SIGNED = frozenset((*SIGNED, "test_gain", "sweep_test_gain"))
+_ALWAYS = ("sweep", "trial", "of", "on_front", "champion", "gain_low", "gain_high",
+           "test_gain_low", "test_gain_high")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -152,10 +163,10 @@ def _row(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
 
 def _cell(row: Mapping[str, Any], name: str) -> dict[str, Any]:
     value = row.get(name)
-    signed = name in SIGNED and isinstance(value, int | float)
+    signed = name in _SIGNED and isinstance(value, int | float)
     bounds = None
-    if name == "gain" and row.get("gain_low") is not None:
-        bounds = show_interval([row.get("gain_low"), row.get("gain_high")])
+    if name in {"gain", "test_gain"} and row.get(f"{name}_low") is not None:
+        bounds = show_interval([row.get(f"{name}_low"), row.get(f"{name}_high")])
     return {
         "text": show(value, signed=True) if signed else cell(value, name),
         "words": name in _WORDS or isinstance(value, str),

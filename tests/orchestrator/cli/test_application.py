@@ -410,6 +410,7 @@ def test_trials_are_filtered_sorted_and_written_as_csv(project):
     written = call("runs", "list", "demo", "--csv", "--sort", "gain").stdout_bytes
     assert [line.split(b",")[0] for line in written.split(b"\r\n")] == [
         b"trial", b"t001", b"t002", b""]  # fmt: skip
+    assert b",test_gain,test_gain_low,test_gain_high,core_seconds," in written.split(b"\r\n")[0]
     none = call("runs", "list", "demo", "--filter", "gain>9")
     assert none.exit_code == 0
     assert "None of the 2 trials" in none.stdout

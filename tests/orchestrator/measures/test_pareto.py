@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.measures.objectives import dominates, front
-from orchestrator.measures.pareto import best_first, front_ranks, hypervolume
+from orchestrator.measures.pareto import best_first, covered, front_ranks, hypervolume
 
 OBJECTIVES = {"gain": "max", "forgetting": "min", "probe_drift": "min"}
 coordinates = st.integers(0, 4).map(float)
@@ -80,3 +80,25 @@ def test_within_a_front_who_covers_more_alone_comes_first():
     turned = generator.permutation(5)
     again = best_first([points[i] for i in turned], {"gain": "max", "forgetting": "min"})
     assert turned[again[0]] == 2
+
+
+@given(trials, some_objectives)
+def test_the_share_that_is_covered_knows_no_units_and_is_whole_with_the_ideal(points, objectives):
+    share = covered(points, objectives)
+    assert (share is None) == (len({tuple(p[n] for n in objectives) for p in points}) < 2)
+    if share is None:
+        return
+    assert 0.0 < share <= 1.0 + 1e-12
+    scaled = [{n: 7.0 * p[n] - 3.0 for n in p} for p in points]
+    assert covered(scaled, objectives) == pytest.approx(share)
+    ideal = {n: (max if d == "max" else min)(p[n] for p in points) for n, d in objectives.items()}
+    assert covered([*points, ideal], objectives) == pytest.approx(1.0)
+
+
+def test_the_share_that_is_covered_of_two_trials():
+    objectives = {"gain": "max", "forgetting": "min"}
+    points = [{"gain": 1.0, "forgetting": 10.0}, {"gain": 0.0, "forgetting": 0.0}]
+    # A box of 1.1 x 11, of which each trial covers a strip of a tenth of the range.
+    assert covered(points, objectives) == pytest.approx((1.1 * 1 + 0.1 * 11 - 0.1) / (1.1 * 11))
+    assert covered(points[:1], objectives) is None
+    assert covered([points[0]] * 3, objectives) is None

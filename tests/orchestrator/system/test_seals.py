@@ -128,6 +128,19 @@ def test_content_reaches_the_disk_before_the_name_and_the_name_before_the_answer
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_several_files_reach_the_disk_before_their_names_and_a_folder_is_waited_for_once(
+    tmp_path, synced
+):
+    files = {tmp_path / "one" / name: f"of {name}" for name in "ab"} | {tmp_path / "two" / "c": "c"}
+    durable.write_all(files)
+    for name in "abc":
+        at = synced.index(f"name {name}")
+        assert synced[at - 1].startswith(f"sync .{name}.")
+    assert synced[-2:] == ["sync one", "sync two"]
+    assert {path: path.read_text() for path in files} == files
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == ["a", "b"]
+
+
 def test_every_file_of_a_folder_reaches_the_disk_before_its_name(tmp_path, synced):
     source = tmp_path / "source"
     (source / "inner").mkdir(parents=True)

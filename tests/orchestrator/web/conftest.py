@@ -1,6 +1,5 @@
 """One server and one browser for all tests of the pages."""
 
-import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,6 @@ from orchestrator.web.site import Site
 from tests.synthetic_sweeps import write_sweep
 
 RECORDS = Path(__file__).parents[2] / "records" / "0.1.0" / "storage"
-CHROMIUM = "/usr/bin/chromium"
 
 
 @pytest.fixture(scope="session")
@@ -31,21 +29,6 @@ def pages(tmp_path_factory, empty_database):
     changes = Changes(allowed=True)
     with serving(Site(Reading(storage), changes), 0) as address:
         yield SimpleNamespace(address=address, storage=storage, changes=changes)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Debian's Chromium, without a window."""
-    if not Path(CHROMIUM).is_file():
-        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="Playwright is missing: pip install playwright"
-    )
-    with playwright.sync_playwright() as started:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        made = started.chromium.launch(executable_path=CHROMIUM, args=sandbox)
-        yield made
-        made.close()
 
 
 @pytest.fixture

@@ -34,8 +34,9 @@ def every_page(name):
         trial = f"{sweep}/trials/{first}"
         # Settings that no version has make no card.
         cards = [] if name == HOSTILE_NAME else [f"{trial}/cards/1"]
-        found += [trial, *cards,
-                  f"/diff?trial={quoted(name)}/{first}&trial=six/t002"]  # fmt: skip
+        found += [trial, *cards, f"/diff?trial={quoted(name)}/{first}&trial=six/t002"]
+        if cards:
+            found.append(f"/diff?trial={quoted(name)}/{first}@1&trial=six/t002@2")
     return found
 
 
@@ -143,6 +144,24 @@ def test_two_trials_are_chosen_and_compared(page):
     page.get_by_role("button", name="Compare two chosen trials").click()
     assert "learning_rate" in page.locator("main").inner_text()
     assert "paired 95 % interval" in page.locator("main").inner_text()
+
+
+def test_two_adapters_of_a_trial_are_chosen_and_compared(page):
+    page.goto("/sweeps/six")
+    page.locator("table.trials tbody th a").first.click()
+    page.get_by_label("Compare the adapter after mood").check()
+    page.get_by_label("Compare the adapter after topic").check()
+    page.get_by_role("button", name="Compare two chosen adapters").click()
+    said = page.locator("main").inner_text()
+    assert "Forgotten since it was learnt" in said
+    assert "to_come" in said
+    page.locator("thead th a").first.click()
+    assert "An adapter that has learnt mood" in page.locator("main").inner_text()
+    page.get_by_label("Compare with").fill("six/t002@nothing")
+    page.get_by_role("button", name="Compare").click()
+    assert "should stand one of its tasks" in page.get_by_role("alert").inner_text()
+    page.goto("/diff?trial=../x/t001@1&trial=six/t002")
+    assert "There is no sweep" in page.get_by_role("alert").inner_text()
 
 
 def test_a_running_sweep_is_followed(page, pages):

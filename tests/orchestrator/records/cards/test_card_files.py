@@ -1,6 +1,7 @@
 """Cards as a function of the journal, whatever was killed in between."""
 
 import json
+import threading
 
 import pytest
 
@@ -70,6 +71,34 @@ def test_a_card_that_is_lost_damaged_or_too_many_is_mended(lines, tmp_path):
     assert write_cards(folder, state, names) == 3
     assert written(folder) == expected(folder, lines)
     assert write_cards(folder, state, names) == 0
+
+
+def test_cards_that_wait_for_a_slow_disk_are_written_together(lines, tmp_path, monkeypatch):
+    from orchestrator.system import durable
+
+    written_at_once, held = [], threading.Event()
+    write_all = durable.write_all
+
+    def slow(files):
+        if not written_at_once:
+            held.wait(30)
+        written_at_once.append(len(files))
+        write_all(files)
+
+    monkeypatch.setattr(durable, "write_all", slow)
+    folder, state = SweepFolder(tmp_path), SweepState(whole=False)
+    folder.trials.mkdir()
+    writer = CardWriter(folder, state)
+    with writer.following([], pytest.fail):
+        for line in lines:
+            state.take(read_event(line))
+            writer.take(read_event(line))
+        held.set()
+    assert written(folder).keys() >= expected(folder, lines).keys()
+    assert written_at_once[0] == 1
+    assert max(written_at_once) > 1
+    mark = json.loads((folder.trials / "cards.json").read_text())["line"]
+    assert lines[mark]["event"] in {"stage_report", "trial_ended", "cells_scored", "trial_started"}
 
 
 def test_a_card_says_what_the_adapter_knows_and_where_it_came_from(lines, tmp_path):

@@ -23,11 +23,13 @@ from orchestrator.records.errors import TrackingError, UnknownModelError
 from orchestrator.records.event import Line
 from orchestrator.records.mlflow.champion import register_champion
 from orchestrator.records.mlflow.client import connect
+from orchestrator.records.mlflow.glance.look import Look, look
 from orchestrator.records.mlflow.projection import Projection
 from orchestrator.records.mlflow.registry import champion_record, resolve
 from orchestrator.records.mlflow.version_tags import version_tags
 from orchestrator.records.model_folder import write_model_folder
 from orchestrator.records.redaction import redacted
+from orchestrator.records.registry.by_hand import AliasSeen
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
 
@@ -585,6 +587,14 @@ def test_a_server_holds_the_model_and_nobody_prints_its_credentials(
     assert json.loads((folder / "model.json").read_text())["trial"] == "t001"
     assert resolve("demo/1", server, tmp_path, cache=tmp_path / "cache") == folder
     assert champion_record("demo", server, tmp_path)["trial"] == "t001"
+    assert look(server, tmp_path, "demo") == Look(AliasSeen("demo", "1", "1"))
+    connect(server).delete_registered_model_alias("demo", "champion")
+    assert look(server, tmp_path, "demo") == Look(AliasSeen("demo", None, "1"))
+    connect(server).set_registered_model_alias("demo", "champion", "1")
+    connect(server).set_registered_model_tag("demo", "orchestrator.alias_version", "7")
+    moved = look(server, tmp_path, "demo").seen
+    assert moved is not None
+    assert (moved.version, moved.ours, moved.tags["trial"]) == ("1", "7", "t001")
     assert not (tmp_path / "mlartifacts").exists()
     output = capfd.readouterr()
     assert output.out + output.err == ""

@@ -177,13 +177,13 @@ def test_mlflow_loads_the_adapter_after_each_task(storage):
 
     client = connect(tracking_uri(None, storage))
     experiment = client.get_experiment_by_name(SWEEP).experiment_id
-    third = others(storage)[2]
-    # Which of the good ones lead by how much depends on the processor's last bits.
-    front = SweepState.of(read_journal(storage / SWEEP)).front
+    best, _, third = others(storage)
     models = client.search_logged_models([experiment], filter_string="metrics.`score/mood` >= 0")
     shown = sorted(model.tags["orchestrator.card"] for model in models)
-    assert third not in front, "it learns nothing"
-    assert shown == sorted(f"{SWEEP}/{name}{after}" for name in front for after in ("", "@mood"))
+    # Two may be on the front with the same gain.
+    front = {best, *SweepState.of(read_journal(storage / SWEEP)).front}
+    assert shown == sorted(f"{SWEEP}/{name}{at}" for name in front for at in ("", "@mood"))
+    assert third not in front, "it is dominated"
     Projection(tracking_uri(None, storage), storage / SWEEP).check()  # the copy's own places
     for model in client.search_logged_models([experiment]):
         learnt = int(model.params["learnt"])

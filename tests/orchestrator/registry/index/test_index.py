@@ -10,10 +10,12 @@ import threading
 import pytest
 
 from orchestrator.api.trial_rows import trial_rows
+from orchestrator.measures.pareto import covered
 from orchestrator.records.journal_lines import JOURNAL_NAME
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.index import database
 from orchestrator.registry.index.index import Index, open_index
+from orchestrator.registry.index.trial_values import row_of
 from orchestrator.registry.part import part_of
 from orchestrator.system.user_error import UsageError
 from tests import written_journals
@@ -32,6 +34,9 @@ def lines(new_sweep):
         {"event": "sweep_ended", "front": ["t003"], "champion": "t003", "reason": "the largest"},
     ]  # fmt: skip
     return story + [{"time": 9000.0 + n, **line} for n, line in enumerate(again)]
+
+
+FOUND = ("core_seconds", "test_gain", "test_gain_low", "test_gain_high")
 
 
 def rows_of(index, sweep="demo"):
@@ -57,6 +62,22 @@ def agrees(index, lines, sweep="demo"):
         if best else (None, None)
     )  # fmt: skip
     assert document["changed"] == view.changed
+    for row in found:
+        own = row_of(view, view.trial(row["trial"]))
+        assert {name: row[name] for name in FOUND} == {name: own.get(name) for name in FOUND}
+    over = [t for t in view.searched if t.over]
+    objectives = view.experiment["objectives"]
+    scored = [{name: t.measure(name) for name in objectives} for t in over]
+    whole = [values for values in scored if all(map(math.isfinite, values.values()))]
+    assert document["hypervolume"] == (pytest.approx(share) if (share := covered(whole, objectives))
+                                       else None)  # fmt: skip
+    held = [row["core_seconds"] for row in found if row["core_seconds"] is not None]
+    assert document["core_seconds"] == (pytest.approx(sum(held)) if held else None)
+    gain = view.reading.gain[view.champion] if view.reading else None
+    assert document["test_gain"] == gain
+    assert {(row["sweep_test_gain"], row["sweep_hypervolume"]) for row in found} <= {
+        (gain, document["hypervolume"])
+    }
     return True
 
 
@@ -265,3 +286,33 @@ def test_fields_of_many_sweeps_need_no_room_in_one_table(tmp_path, lines, monkey
         page = index.search(" or ".join(f"`{n}` is not missing" for n in names), order=names)
         assert page.total == 7
         assert json.dumps(page.rows)
+
+
+def test_what_the_test_data_say_and_what_it_has_cost_can_be_asked_for(tmp_path, new_sweep):
+    lines = new_sweep(trials=5, tested=True)
+    for line in lines:
+        if line["event"] == "stage_report" and line["trial"] != "base":
+            line["report"]["seconds"] = 10.0 * (line["report"]["task_index"] + 1)
+    document = lines[0]["experiment"]
+    document["resources"] |= {"workers": 2, "cpus_per_worker": 3}
+    folder = written_journals.write(tmp_path, "demo", lines[:-1])
+    with open_index(tmp_path) as index:
+        assert agrees(index, lines[:-1])
+        assert index.search("test_gain is not missing").total == 0
+        with (folder / JOURNAL_NAME).open("ab") as file:
+            file.write(written_journals.content(lines)[-1])
+        index.refresh()
+        assert agrees(index, lines)
+        found = index.search("test_gain > 0.2", order=["-test_gain"], columns=["champion", *FOUND])
+        assert found.rows == [
+            {"champion": True, "core_seconds": 180.0, "test_gain": 0.35, "test_gain_low": 0.2,
+             "test_gain_high": 0.5},
+            {"champion": False, "core_seconds": 180.0, "test_gain": 0.3, "test_gain_low": 0.1,
+             "test_gain_high": 0.4},
+        ]  # fmt: skip
+        assert index.search("sweep_test_gain = 0.35 and sweep_core_seconds = 900").total == 5
+        assert index.search("sweep_hypervolume > 0.1 and sweep_hypervolume < 1").total == 5
+        spent = {"time": 9999.0, "event": "budget_spent", "seconds": 60.0, "core_seconds": 400.0}
+        written_journals.write(tmp_path, "demo", [*lines, spent])
+        index.refresh()
+        assert index.sweeps()[0]["core_seconds"] == 400.0

@@ -76,6 +76,37 @@ def test_an_adapter_before_the_last_task_is_bundled_as_what_it_is(made, chosen, 
     assert json.loads(files["model/card.json"])["learnt"] == 1
 
 
+def test_a_champion_that_a_person_promoted_is_accounted_for(made, chosen, tmp_path):
+    storage = tmp_path / "runs"
+    shutil.copytree(chosen.storage, storage)
+    first = json.loads(contents(made)["manifest.json"])["trial"]
+    other = next(name for name in ("t001", "t002", "t003") if name != first)
+    done = call("champion", "promote", f"picked/{other}", "--reason", "it is kinder", "--force",
+                "--storage", storage)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    promoted, verdicts = tmp_path / "promoted.zip", tmp_path / "verdicts.zip"
+    call("bundle", "picked@champion", "--to", promoted, "--storage", storage)
+    call("bundle", f"picked/{first}", "--to", verdicts, "--storage", storage)
+    for file, trial, champion in ((promoted, other, True), (verdicts, first, False)):
+        found = verify(file)
+        assert found.sound, found.checks
+        manifest = json.loads(contents(file)["manifest.json"])
+        assert (manifest["trial"], manifest["champion"]) == (trial, champion)
+        assert contents(file)["registry.jsonl"] == (storage / "registry.jsonl").read_bytes()
+        (note,) = (check.note for check in found.checks if check.what == REGISTERED)
+        assert f"picked/{other} was promoted by " in note
+        assert "it is kinder" in note
+    called = changed(verdicts, tmp_path / "it.zip", facts={"model": "picked@champion"})
+    assert "by registry.jsonl that is" in wrong(called)[REGISTERED]
+    (storage / "registry.jsonl").unlink()
+    old = tmp_path / "old.zip"
+    call("bundle", f"picked/{other}", "--to", old, "--storage", storage)
+    assert verify(old).sound
+    assert "registry.jsonl" not in contents(old)
+    file = changed(old, tmp_path / "it.zip", facts={"model": "picked@champion"})
+    assert "has no registry.jsonl" in wrong(file)["verdict and reading agree"]
+
+
 def line_with(journal, event):
     lines = journal.split(b"\n")
     return next(i for i, raw in enumerate(lines) if f'"event":"{event}"'.encode() in raw)
@@ -91,6 +122,7 @@ def edited(event, change):
     return edit
 
 
+REGISTERED = "the registry's lines follow each other, and say who is champion"
 CHANGES = {
     "a number of the journal": (
         {"files": {"journal.jsonl": edited(
@@ -119,7 +151,13 @@ CHANGES = {
     "another sweep": (
         {"facts": {"sweep_id": "0" * 32}}, "the bundle is of the journal's sweep", "0000"),
     "no champion": (
-        {"facts": {"champion": False}}, "verdict and reading agree", "champion is"),
+        {"facts": {"champion": False}}, REGISTERED, "champion of 'picked' is picked/t"),
+    "another name": ({"facts": {"name": "other"}}, REGISTERED, "is no adapter"),
+    "a line of the registry": (
+        {"files": {"registry.jsonl": lambda raw: raw.replace(b"driver", b"myself")}},
+        REGISTERED, "line 1 is not as it was written"),
+    "half a line of the registry": (
+        {"files": {"registry.jsonl": lambda raw: raw[:-3]}}, REGISTERED, "not whole"),
     "no such trial": (
         {"facts": {"trial": "t099"}}, "the journal knows the trial", "t099"),
     "licences that are silent": (

@@ -3,14 +3,18 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 
 from orchestrator.cli import errors
+from orchestrator.records.cards.card import adapter_key
 from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.address import recorded_uri
 from orchestrator.records.mlflow.pruning import registered_trials
+from orchestrator.records.registry.change import Change
+from orchestrator.records.registry.registry_file import open_registry
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.serving.pruning import plan as plan_module
@@ -101,6 +105,47 @@ def test_aliases_ancestors_and_shared_work_stay(storage, monkeypatch):
         property(lambda self: {"mood": spare} if self.name == champion else {}),
     )  # fmt: skip
     assert "taken over" in old_sweeps(storage, None)["picked"].protected[spare]
+
+
+def test_what_stands_in_the_history_of_any_champion_stays(storage):
+    folder = storage / "picked"
+    state = SweepState.of(read_journal(folder))
+    spare = next(t for t in state.trials
+                 if t.name not in {state.champion, state.runner_up, *state.front})  # fmt: skip
+    rule = Rule(1.0, "champions", caches=False, runs=False)
+
+    def goes():
+        sweeps = old_sweeps(storage, None)
+        found = plan(sweeps, storage, rule, ("picked",), time.time() + LATER)
+        return (spare.name in {piece.trial for piece in found.pieces},
+                sweeps["picked"].protected.get(spare.name))  # fmt: skip
+
+    registry = storage / "registry.jsonl"
+    before = registry.read_bytes()
+    key = adapter_key(state, spare, len(state.tasks))
+    assert goes() == (True, None)
+    # Of another name, for a moment, a year ago: one may go back to it.
+    with open_registry(storage, clock=lambda: time.time() - 365 * 86400) as changes:
+        changes.append(Change("promoted", "elsewhere", who="me@here", reason="so", adapter=key))
+        changes.append(Change("withdrawn", "elsewhere", who="me@here", before=key))
+    assert goes() == (False, "it is in the history of a champion")
+    # Only what another one took the place of.
+    registry.write_bytes(before)
+    with open_registry(storage) as changes:
+        changes.append(Change("moved", "elsewhere", version="7", before=key))
+    assert goes() == (False, "it is in the history of a champion")
+    # A sweep of the same name and other identity is another sweep.
+    registry.write_bytes(before)
+    with open_registry(storage) as changes:
+        other = replace(key, sweep_id="another")
+        changes.append(Change("promoted", "elsewhere", who="me@here", adapter=other))
+    assert goes() == (True, None)
+    # A history that cannot be read protects nothing that is known, so nothing goes.
+    registry.write_bytes(before.replace(b"driver", b"myself"))
+    refused = call("prune", "--older-than", "1s", "--storage", storage, "--yes")
+    assert refused.exit_code != 0
+    assert "registry.jsonl: line 1 is not as it was written" in " ".join(refused.stderr.split())
+    assert (folder / "trials" / spare.name / "adapter").is_dir()
 
 
 def test_what_runs_is_too_young_or_was_only_looked_at_stays(storage, monkeypatch):

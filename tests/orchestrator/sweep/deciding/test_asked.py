@@ -54,6 +54,31 @@ def test_a_trial_like_another_is_added_beside_those_of_the_search(sweep, recorde
     (taken,) = recorder.events("request_taken")
     assert (taken["about"], taken["who"], taken["reason"]) == (added.name, "me@here", "a hunch")
     assert not pending(folder)
+    said = f"does not learn of {added.name}: it sets training.learning_rate, which the search does"
+    assert any(said in note for note in recorder.notes)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_searcher_learns_of_a_trial_that_is_added(sweep, recorder, monkeypatch, again):
+    from orchestrator.sweep.proposing.search import Proposer
+
+    told = []
+    tell = Proposer.tell
+    monkeypatch.setattr(
+        Proposer, "tell", lambda self, name, *rest: told.append(name) or tell(self, name, *rest)
+    )
+    made = sweep()
+    leave(SweepFolder(made.journal.folder), Request("add", "me", None, {"method.adapter.r": 4}))
+    if again:  # the driver that took it up dies before it runs
+        made.driver.next_job()
+        made.journal.close()
+        made = sweep()
+    made.run(scores)
+    (added,) = [trial for trial in state(made).trials if trial.is_asked_for]
+    assert added.name in told
+    assert len(told) == len(set(told)) == 4
+    assert not any("does not learn" in note for note in recorder.notes)
+    assert len(state(made).searched) == 4
 
 
 def test_a_trial_that_waits_is_stopped_with_the_reason(sweep):

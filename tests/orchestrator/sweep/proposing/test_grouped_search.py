@@ -74,3 +74,22 @@ def test_known_good_starts_come_first_in_their_group():
     done = run(spec(first=[start]))
     assert next(t.overrides for t in done if t.overrides[PER] == "er") == start
     assert sum(trial.overrides == start for trial in done) == 1
+
+
+def test_no_group_pays_for_what_a_person_adds():
+    added = {PER: "seq", RATE: 1e-3}
+    searches = proposer(spec())
+    for number in range(5):
+        searches.observe(f"a{number}", added)
+        searches.tell(f"a{number}", {"gain": 0.5}, 100.0)
+    past = [PastTrial(f"a{n}", added, "COMPLETE", {"gain": 0.5}, 100.0, True) for n in range(5)]
+    rebuilt = proposer(spec(), past)
+    assert searches.total == rebuilt.total == 28
+    for number in range(6):
+        name = f"t{number:03d}"
+        overrides = searches.propose(name)
+        assert overrides == rebuilt.propose(name)
+        for each in (searches, rebuilt):
+            each.tell(name, {"gain": 0.1}, COSTS[overrides[PER]])
+    done = Counter(trial.overrides[PER] for trial in run(spec(), past) if not trial.added)
+    assert done == {"seq": 16, "er": 8, "secura": 4}

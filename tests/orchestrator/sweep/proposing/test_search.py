@@ -131,3 +131,43 @@ def play_lists(search):
         proposer.tell(str(number), {"gain": 0.0})
         chosen.append(overrides["method.adapter.target_modules"])
     return chosen
+
+
+def test_what_a_person_adds_is_learnt_of_as_what_was_known_before_and_takes_no_place(search):
+    one = spec(search, trials=10, startup_trials=2)
+    known = play(Proposer(spec(search, trials=6, seed=5), OBJECTIVES))
+    proposer = Proposer(one, OBJECTIVES)
+    for trial in known:
+        proposer.observe(f"a-{trial.name}", trial.overrides)
+        proposer.tell(f"a-{trial.name}", trial.values)
+    found = play(proposer)
+    assert len(found) == proposer.total == 10
+    assert found == play(Proposer(one, OBJECTIVES, prior=known))
+    assert found != play(Proposer(one, OBJECTIVES))
+
+
+def test_a_rebuilt_search_knows_what_a_person_has_added(search):
+    one = spec(search, trials=10)
+    proposer, past = Proposer(one, OBJECTIVES), []
+    past += play(proposer, count=4)
+    added = dict(past[0].overrides)
+    proposer.observe("t005", added)
+    past.append(PastTrial("t005", added, "RUNNING", added=True))
+    next_one = proposer.propose("t006")
+    rebuilt = Proposer(one, OBJECTIVES, past)
+    assert rebuilt.propose("t006") == next_one
+    for each in (proposer, rebuilt):
+        each.tell("t005", scored(added))
+        each.tell("t006", scored(next_one))
+    assert rebuilt.propose("t007") == proposer.propose("t007")
+    without = Proposer(one, OBJECTIVES, past[:4])
+    assert without.total == rebuilt.total == 10
+
+
+def test_a_grid_runs_its_own_points_whatever_a_person_adds(search):
+    grid = {"space": {"method.adapter.r": {"choice": [2, 4, 8]}}, "searcher": "grid", "trials": 3}
+    proposer = Proposer(SearchSpec.model_validate(grid), OBJECTIVES)
+    proposer.observe("mine", {"method.adapter.r": 4})
+    ranks = [proposer.propose(f"t{n}")["method.adapter.r"] for n in range(3)]
+    assert sorted(ranks) == [2, 4, 8]
+    assert proposer.propose("t3") is None
