@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-_NAME = re.compile(r"orchestrator-[a-z]+-([0-9a-f]{8})-(\d+)-(\d+)-.+")
+_NAME = re.compile(r"orchestrator-[a-z]+-([0-9a-f]{8})-(\d+)-(t?\d+)-.+")
 
 
 @cache
@@ -29,6 +29,28 @@ def machine_mark() -> str:
     return hashlib.sha256("".join([platform.node(), *marks]).encode()).hexdigest()[:8]
 
 
+def birth(pid: int) -> str | None:
+    """When a process was started, by a clock that nobody sets; tells it from others of its number.
+
+    Args:
+        pid: Its number.
+
+    Returns:
+        "t" and the ticks from the start of this machine, where Linux says so, else seconds; None
+        where there is no such process.
+    """
+    try:
+        # The name, in brackets, may hold anything; the 20th field after it is the start.
+        said = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return f"t{said.rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        pass
+    try:
+        return str(int(psutil.Process(pid).create_time()))
+    except psutil.Error:
+        return None
+
+
 def scratch_folder(what: str) -> Path:
     """Make a temporary folder of this process.
 
@@ -38,8 +60,7 @@ def scratch_folder(what: str) -> Path:
     Returns:
         The folder, empty; its name says whose it is.
     """
-    own = psutil.Process()
-    prefix = f"orchestrator-{what}-{machine_mark()}-{own.pid}-{int(own.create_time())}-"
+    prefix = f"orchestrator-{what}-{machine_mark()}-{os.getpid()}-{birth(os.getpid())}-"
     return Path(tempfile.mkdtemp(prefix=prefix))
 
 
@@ -86,7 +107,4 @@ def remove_abandoned() -> None:
 
 def _lives(named: re.Match[str]) -> bool:
     """Whether the process of a folder's name is there; its number may be another's by now."""
-    try:
-        return int(psutil.Process(int(named[2])).create_time()) == int(named[3])
-    except psutil.Error:
-        return False
+    return birth(int(named[2])) == named[3]

@@ -44,6 +44,18 @@ def test_only_what_a_dead_process_has_left_is_removed(own_place):
     living.wait()
 
 
+def test_a_clock_that_is_set_makes_no_process_another_one(own_place, monkeypatch):
+    import psutil
+
+    with scratch("model") as own:
+        before = psutil.Process().create_time()
+        since = psutil.boot_time()
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: since - 3600)
+        assert psutil.Process().create_time() < before, "what follows the clock"
+        assert list(module.abandoned("model")) == []
+        assert own.is_dir()
+
+
 def test_a_number_that_is_another_process_by_now_is_no_owner(own_place):
     left = own_place / f"orchestrator-model-{module.machine_mark()}-{os.getpid()}-12345-x"
     left.mkdir()
