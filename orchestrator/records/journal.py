@@ -22,6 +22,7 @@ from orchestrator.records.errors import JournalError
 from orchestrator.records.event import Event, Line
 from orchestrator.records.events import read_events
 from orchestrator.records.journal_lines import JOURNAL_NAME, JournalLines, checked_line, sealed
+from orchestrator.system.durable import remedy
 from orchestrator.system.file_lock import LockingUnsupportedError, try_lock, unlock
 from orchestrator.system.strict_json import without_nan
 
@@ -195,9 +196,10 @@ class Journal:
             # out by whoever reads the journal next.
             with suppress(OSError):
                 self._file.truncate(self.lines.size)
+            what = remedy(str(error)) or "Free some space"
             raise JournalError(
                 f"Cannot write to the journal {self.path}: {error.strerror or error}. Everything "
-                "that was recorded before is kept. Free some space, then run the same command."
+                f"that was recorded before is kept. {what}, then run the same command."
             ) from None
         line: Line = json.loads(text)
         self.lines.add(line, len(content))
