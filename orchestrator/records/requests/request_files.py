@@ -91,7 +91,7 @@ def _read(place: Path) -> Request | None:
         reason=held.get("reason", ""),
         id=place.stem,
     )
-    texts = (found.ask, found.who, found.reason, found.trial or "")
+    texts = (found.ask, found.who, found.reason, "" if found.trial is None else found.trial)
     if not all(isinstance(text, str) and len(text) <= _LONGEST for text in texts):
         return None
     return found if found.ask in {"stop", "add"} and isinstance(found.changes, dict) else None

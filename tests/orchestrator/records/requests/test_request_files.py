@@ -25,7 +25,8 @@ def test_what_was_left_is_found_and_a_long_reason_cut(folder):
 
 @pytest.mark.parametrize("text", [
     "", "5", "[]", "{", "[" * 5000, "9" * 5000, '{"ask": "drop"}', '{"ask": ["stop"]}',
-    '{"ask": "stop", "trial": 5}', '{"ask": "stop", "who": {}}', '{"ask": "add", "changes": [1]}',
+    '{"ask": "stop", "trial": 5}', '{"ask": "add", "trial": {}}',
+    '{"ask": "stop", "who": {}}', '{"ask": "add", "changes": [1]}',
     '{"ask": "stop", "reason": "\\ud83d"}', '{"ask": "add", "changes": {"a": NaN}}',
     '{"ask": "add", "changes": {"a": 1e999}}',
     json.dumps({"ask": "stop", "who": "w" * 3000}), json.dumps({"ask": "stop"}) + " " * (1 << 20),
