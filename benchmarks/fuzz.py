@@ -555,7 +555,7 @@ def _with_records() -> None:
     FORMATS["trial"] = Format(
         records.write_sweep, records.damage_journal, records.use_model_of_sweep
     )
-    FORMATS["card"] = Format(records.write_sweep, outside.damage_card, outside.use_cards)
+    FORMATS["card"] = Format(outside.write_champion, outside.damage_card, outside.use_cards)
     FORMATS["registry"] = Format(
         outside.write_registry, outside.damage_registry, outside.use_registry
     )

@@ -39,6 +39,15 @@ def _as_json(document: Any) -> None:
 # --- cards of adapters ---------------------------------------------------------------------------
 
 
+def write_champion(folder: Path) -> None:
+    """A sweep of which a trial was made champion."""
+    import orchestrator
+
+    write_sweep(folder)
+    # By hand: with so little to learn a verdict may choose nobody.
+    orchestrator.promote(f"{NAME}/t001", folder / "runs", reason="a hunch", force=True)
+
+
 def damage_card(folder: Path, chance: random.Random) -> None:
     """Damage the card of an adapter, or put another one, a link or a folder in its place."""
     cards = sorted(folder.glob("runs/*/trials/*/cards/after-*.json"))
@@ -96,15 +105,12 @@ def _without_mlflow(storage: Path) -> None:
 
 
 def write_registry(folder: Path) -> None:
-    """A sweep whose champion was chosen, promoted by hand, and rolled back."""
+    """A sweep of which two trials were promoted by hand, and the second rolled back."""
     import orchestrator
 
-    write_sweep(folder)
+    write_champion(folder)
     storage = folder / "runs"
-    before = orchestrator.champion(NAME, storage).key.trial
-    trials = sorted(path.parent.name for path in storage.glob(f"{NAME}/trials/*/adapter"))
-    other = next(trial for trial in trials if trial != before)
-    orchestrator.promote(f"{NAME}/{other}", storage, reason="a hunch", force=True)
+    orchestrator.promote(f"{NAME}/t002", storage, reason="another", force=True)
     orchestrator.rollback(NAME, storage, reason="it was wrong")
 
 
@@ -247,16 +253,14 @@ def use_requests(folder: Path) -> object:
 
 
 def write_bundle(folder: Path) -> None:
-    """The bundle of a sweep's champion."""
-    from orchestrator.registry.champions.champion import champion
+    """The bundle of a trial."""
     from orchestrator.serving.bundle.contents import bundle
     from orchestrator.serving.find import model_folder
 
     made = folder / "sweep"
     made.mkdir()
     write_sweep(made)
-    storage = made / "runs"
-    reference = champion(storage, NAME).key.reference
+    storage, reference = made / "runs", f"{NAME}/t001"
     with model_folder(reference, storage, None) as model:
         bundle(model, storage, reference, folder / "it.zip")
     shutil.rmtree(made)
