@@ -111,6 +111,14 @@ def disturbed(
         `strikes` (what, after how many seconds, and the last event then), `commands`, and `found`:
         whatever is not as it must be.
     """
+    with fault.world(at) as there:
+        return _disturbed(there, fault, whole, moments, log)
+
+
+def _disturbed(
+    at: sweeps.Place, fault: Fault, whole: dict[str, Any], moments: Iterator[Moment], log: Path
+) -> dict[str, Any]:
+    """As `disturbed`, where all that it depends on is there."""
     strikes: list[dict[str, Any]] = []
     commands, code, found = 0, -1, []
     while code != 0:
@@ -125,6 +133,7 @@ def disturbed(
             sweeps.end_all(at.mark)
             found.append(f"a command did not end within {LIMIT:.0f} s")
             break
+        fault.mend(at)
         if code != 0 and moment is None:
             found.append(f"the command ended with {code} though nothing disturbed it")
             break
@@ -155,7 +164,10 @@ def _struck(run: Running, fault: Fault, moment: Moment) -> list[dict[str, Any]]:
     return []
 
 
-def run(fault_name: str, executor: str, times: int, seed: int, root: Path, to: Path) -> bool:
+def run(
+    fault_name: str, executor: str, times: int, seed: int, root: Path, to: Path,
+    whole: tuple[dict[str, Any], int],
+) -> bool:  # fmt: skip
     """Let a fault strike a number of times, and record every sweep.
 
     Args:
@@ -165,13 +177,14 @@ def run(fault_name: str, executor: str, times: int, seed: int, root: Path, to: P
         seed: Of the moments.
         root: As prepared.
         to: The file of results; a line is added for each sweep.
+        whole: What `undisturbed` gives.
 
     Returns:
         Whether all were clean.
     """
     here = processor()
     fault, chance = FAULTS[fault_name], random.Random(f"{fault_name}/{executor}/{seed}")
-    whole, lines = undisturbed(root, executor)
+    outcome, lines = whole
     of_one = KILLS_OF_ONE if fault_name == DRIVER else 1
     struck = sweep = 0
     clean = True
@@ -180,7 +193,7 @@ def run(fault_name: str, executor: str, times: int, seed: int, root: Path, to: P
         moments = random_moments(chance, min(of_one, times - struck), lines)
         name = f"{fault_name}-{executor}-{seed}-{sweep}"
         at = sweeps.place(root, name, executor)
-        told = disturbed(at, fault, whole, moments, root / f"{name}.log")
+        told = disturbed(at, fault, outcome, moments, root / f"{name}.log")
         struck += len(told["strikes"])
         clean = clean and not told["found"]
         line = {
@@ -259,12 +272,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="chaos-") as made:
         root = (arguments.folder or Path(made)).resolve()
         sweeps.prepare(root)
+        wholes: dict[str, tuple[dict[str, Any], int]] = {}
         for name in arguments.faults or FAULTS:
             for executor in arguments.executor or FAULTS[name].executors:
-                if executor in FAULTS[name].executors:
-                    clean &= run(
-                        name, executor, arguments.times, arguments.seed, root, arguments.to
-                    )
+                if executor not in FAULTS[name].executors:
+                    continue
+                if executor not in wholes:
+                    wholes[executor] = undisturbed(root, executor)
+                clean &= run(
+                    name, executor, arguments.times, arguments.seed, root, arguments.to,
+                    wholes[executor],
+                )  # fmt: skip
     raise SystemExit(0 if clean else 1)
 
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from benchmarks import chaos_worlds as worlds
 from benchmarks.chaos_sweep import Place, end_all, marked, start
 
 DRIVER = "driver"
 """The fault that may strike one sweep up to ten times; all others strike once."""
+SLOW_SECONDS = 40.0
+"""How long a process is slow."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,10 @@ class Fault:
     """Returns what was done, or "" if there was nothing to strike."""
     goes_on: bool
     """Whether the same command must end well; else it may end with a message, and is repeated."""
+    world: Callable[[Place], AbstractContextManager[Place]] = nullcontext
+    """What the sweep depends on, made for it alone."""
+    mend: Callable[[Place], None] = lambda _: None
+    """Done whenever a command has ended."""
 
 
 def _named(at: Place, words: tuple[str, ...]) -> psutil.Process | None:
@@ -93,6 +103,33 @@ def _second_driver(run: Running) -> str:
     return f"a second driver, which ended with exit code {code}"
 
 
+def _slow_down(*words: str) -> Callable[[Running], str]:
+    """Let a process run for a fifth of the time, as beside others on a busy node."""
+
+    def strike(run: Running) -> str:
+        target = _named(run.at, words)
+        if target is None:
+            return ""
+
+        def slow() -> None:
+            until = time.monotonic() + SLOW_SECONDS
+            with suppress(psutil.NoSuchProcess):
+                while time.monotonic() < until:
+                    target.suspend()
+                    time.sleep(0.8)
+                    target.resume()
+                    time.sleep(0.2)
+
+        threading.Thread(target=slow, daemon=True).start()
+        return f"{Path(target.cmdline()[0]).name[:60]} at a fifth of its speed for {SLOW_SECONDS} s"
+
+    return strike
+
+
+def _to_world(what: Callable[[Place], str]) -> Callable[[Running], str]:
+    return lambda run: what(run.at)
+
+
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 RAY = ("pool", "train", "train-2")
 FAULTS: dict[str, Fault] = {
@@ -115,5 +152,22 @@ FAULTS: dict[str, Fault] = {
                          _to_one(STOP, "ray::LoneMember"), goes_on=True),
     "hung-worker": Fault("a worker that hangs", ("train", "train-2"),
                          _to_one(STOP, "ray::RayTrainWorker"), goes_on=True),
+    "slow-member": Fault("a member that is slow", ("pool",),
+                         _slow_down("ray::LoneMember"), goes_on=True),
+    "slow-worker": Fault("a worker that is slow", ("train", "train-2"),
+                         _slow_down("ray::RayTrainWorker"), goes_on=True),
+    "read-only": Fault("a storage that becomes read-only", ("local", *RAY),
+                       _to_world(worlds.fail_disk), goes_on=False,
+                       world=worlds.own_disk, mend=worlds.mend_disk),
+    "server-hung": Fault("MLflow's server hung for a minute", ("local", *RAY),
+                         _to_world(worlds.hang_server), goes_on=False,
+                         world=worlds.own_server, mend=worlds.wait_for_server),
+    "server-gone": Fault("MLflow's server gone for a minute", ("local", *RAY),
+                         _to_world(worlds.kill_server), goes_on=False,
+                         world=worlds.own_server, mend=worlds.wait_for_server),
+    "clock": Fault("a clock that is set back by an hour", ("local", *RAY),
+                   _to_world(worlds.set_clock_back), goes_on=True, world=worlds.own_clock),
+    "node": Fault("a node lost with its workers", RAY, _to_world(worlds.lose_node), goes_on=True,
+                  world=worlds.own_cluster),
 }  # fmt: skip
 """By the name that is given on the command line."""

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,12 @@ class Place:
     storage: Path
     file: Path
     mark: str
+    words: tuple[str, ...] = ()
+    """Options of its commands."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What its processes are told besides."""
+    first_on_path: str = ""
+    """A folder that its Pythons look into first."""
 
     @property
     def folder(self) -> Path:
@@ -132,14 +138,15 @@ def start(at: Place, log: Path) -> subprocess.Popen[bytes]:
     """
     temporary = at.root / "tmp"
     temporary.mkdir(exist_ok=True)
+    path = [at.first_on_path, str(Path(__file__).parents[1])]
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(Path(__file__).parents[1]),
-        "TMPDIR": str(temporary), MARK: at.mark,
+        "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        "TMPDIR": str(temporary), MARK: at.mark, **at.environment,
     }  # fmt: skip
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", "sweep", str(at.file)],
+            [sys.executable, "-m", "orchestrator", "sweep", str(at.file), *at.words],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             env=environment,
         )  # fmt: skip

@@ -548,11 +548,23 @@ def run(kind: str, seeds: list[str]) -> dict[str, tuple[str, str]]:
 
 def _with_records() -> None:
     """Add the records of a sweep, which are damaged in a file of their own."""
+    from benchmarks import fuzz_outside as outside
     from benchmarks import fuzz_records as records
 
     FORMATS["journal"] = Format(records.write_sweep, records.damage_journal, records.use_journal)
     FORMATS["trial"] = Format(
         records.write_sweep, records.damage_journal, records.use_model_of_sweep
+    )
+    FORMATS["card"] = Format(outside.write_champion, outside.damage_card, outside.use_cards)
+    FORMATS["registry"] = Format(
+        outside.write_registry, outside.damage_registry, outside.use_registry
+    )
+    FORMATS["request"] = Format(
+        outside.write_requests, outside.damage_request, outside.use_requests
+    )
+    FORMATS["bundle"] = Format(outside.write_bundle, outside.damage_bundle, outside.use_bundle)
+    FORMATS["model-card"] = Format(
+        outside.write_model_card, outside.damage_model_card, outside.use_model_card
     )
 
 

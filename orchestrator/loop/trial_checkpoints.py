@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sys
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.loop.trial_state import STATE_FILE
+from orchestrator.loop.trial_state import STATE_FILE, read_state
 from orchestrator.system import durable
 from orchestrator.system.seals import UNSEALED, Maker, flaw, move_aside, seal
 
@@ -35,7 +36,7 @@ def keep_checkpoint(fresh: Path, kept: Path, maker: Maker) -> None:
     """
     seal(fresh, maker)
     durable.sync(fresh)
-    placed = False
+    placed, former = False, kept
     while not placed:
         former = kept.with_name(f"{kept.name}.{uuid.uuid4().hex[:8]}{_FORMER}")
         with suppress(FileNotFoundError):  # it is the first, or another process has just moved it
@@ -46,8 +47,10 @@ def keep_checkpoint(fresh: Path, kept: Path, maker: Maker) -> None:
         except OSError as error:
             if error.errno not in _TAKEN:
                 raise
-    for earlier in _formers(kept)[1:]:
-        shutil.rmtree(earlier, ignore_errors=True)
+    formers = _formers(kept)
+    for earlier in formers:
+        if earlier != (former if former in formers else formers[0]):
+            shutil.rmtree(earlier, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -113,16 +116,39 @@ def last_whole(
     return None, aside
 
 
-def _formers(kept: Path) -> list[Path]:
-    """The checkpoints that were in a place before, the newest first; see `keep_checkpoint`."""
-    found = [path for path in kept.parent.glob(f"{kept.name}*{_FORMER}") if path.is_dir()]
+def furthest_first(folders: Iterable[Path]) -> list[Path]:
+    """Checkpoints of one trial, in the order in which they are to be gone on from.
+
+    That is told by how far the trial had come, and not by when they were written, as a clock may
+    have gone back between two.
+
+    Args:
+        folders: The checkpoints.
+
+    Returns:
+        Those with most reports first, and of those with as many what was written last. One whose
+        state cannot be read comes before them all: it is looked at, and set aside.
+    """
+    found = list(folders)
+    if len(found) < 2:
+        return found
+    return sorted(found, key=_reached, reverse=True)
+
+
+def _reached(folder: Path) -> tuple[int, float]:
     # Renaming a folder changes nothing in it: its state is as old as the checkpoint.
-    written = {path: _written(path / STATE_FILE) for path in found}
-    return sorted(found, key=lambda path: written[path], reverse=True)
-
-
-def _written(file: Path) -> float:
+    file = folder / STATE_FILE
     try:
-        return file.stat().st_mtime
-    except FileNotFoundError:  # not whole, or removed meanwhile
-        return 0.0
+        written = file.stat().st_mtime
+    except OSError:  # not whole, or removed meanwhile
+        return 0, 0.0
+    try:
+        return len(read_state(folder).reports), written
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return sys.maxsize, written
+
+
+def _formers(kept: Path) -> list[Path]:
+    """The checkpoints that were in a place before, the furthest first; see `keep_checkpoint`."""
+    found = kept.parent.glob(f"{kept.name}*{_FORMER}")
+    return furthest_first(path for path in found if path.is_dir())

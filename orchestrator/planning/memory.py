@@ -5,16 +5,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.base.facts import OPTIMISER_BYTES, BaseFacts
+from orchestrator.executors.cluster_fit import pool_members
 from orchestrator.planning.method_sizes import MethodFacts
 from orchestrator.planning.tokens import largest_value
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import default_batch_tokens
+from orchestrator.system.byte_units import GIB
 
 BYTES = {"fp32": 4, "bf16": 2}
 
 
 LOGIT_ROWS = 1024
 """Places whose logits are held at a time."""
+
+
+def memory_shortage(
+    experiment: Experiment,
+    worker_bytes: float | None,
+    free: int | None,
+    *,
+    at_once: int,
+    cpus: float,
+    gpus: float,
+) -> str | None:
+    """What is to be said where the workers of a machine are estimated to need more than it has.
+
+    Args:
+        experiment: The experiment.
+        worker_bytes: Of one worker, estimated; None where the base's sizes are not known.
+        free: Bytes that are free on the machine; None where that is not known.
+        at_once: How many trials run at a time.
+        cpus: Of the machine.
+        gpus: Of the machine. On these the memory of a worker is another one.
+
+    Returns:
+        The arithmetic and what helps; None where it suffices or is not known.
+    """
+    resources = experiment.resources
+    workers = max(1, at_once) * resources.workers
+    if resources.facts.packs:  # its members hold the base, its trials no process
+        workers = pool_members(resources, cpus=cpus, gpus=gpus) * resources.workers
+    if worker_bytes is None or free is None or resources.gpus_per_worker:
+        return None
+    if worker_bytes * workers <= free:
+        return None
+    return (
+        f"Memory: {workers} workers at a time need about {worker_bytes * workers / GIB:.1f} GiB, "
+        f"and {free / GIB:.1f} GiB are free. Lower `search.max_concurrent`, `training.batch_size`"
+        " or `training.max_length`, or raise `resources.cpus_per_worker` so that fewer trials "
+        "run at a time."
+    )
 
 
 def memory_parts(

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.base.errors import BaseFilesError
-from orchestrator.base.facts import base_facts
+from orchestrator.base.facts import BaseFacts, base_facts
 from orchestrator.engines.deepspeed_config import deepspeed_refuses
 from orchestrator.executors.cluster_checks import check_driver
-from orchestrator.executors.cluster_fit import ClusterError
+from orchestrator.executors.cluster_fit import ClusterError, fit
 from orchestrator.planning.base_problems import base_problems
-from orchestrator.planning.method_sizes import method_facts, method_problems
+from orchestrator.planning.memory import memory_parts, memory_shortage
+from orchestrator.planning.method_sizes import MethodFacts, method_facts, method_problems
 from orchestrator.planning.resource_problems import (
     Available,
     own_devices,
@@ -35,6 +36,7 @@ from orchestrator.spec.batch_invariance import invariance_refused
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.reach import reachable
+from orchestrator.system import machine
 from orchestrator.system.user_error import UserError
 
 
@@ -52,14 +54,17 @@ def cautions(experiment: Experiment, storage: Path, address: str | None = None) 
 
     Returns:
         A line for each size that the retentions carry between tasks, with the arithmetic (none
-        where the base's sizes are not known on this machine), one where the file asks for bf16 and
-        this machine does not multiply it, and one where MLflow's database would
-        lie on a network file system.
+        where the base's sizes are not known on this machine), one where the workers need more
+        memory than this machine has free, one where the file asks for bf16 and this machine does
+        not multiply it, and one where MLflow's database would lie on a network file system.
     """
     base = base_facts(experiment.model)
     facts = method_facts(experiment, base) if base else []
     carried = dict.fromkeys(m.arithmetic for m in facts if m.retention != "none")
     found = [f"carried between tasks: {line}" for line in carried]
+    short = _shortage(experiment, base, facts) if address is None and base else None
+    if short is not None:
+        found.append(short)
     slow = slow_bf16(experiment) if address is None else None
     if slow is not None:
         found.append(slow)
@@ -72,6 +77,22 @@ def cautions(experiment: Experiment, storage: Path, address: str | None = None) 
             "sqlite:////home/YOU/mlflow.db}`) or a server"
         )
     return found
+
+
+def _shortage(
+    experiment: Experiment, base: BaseFacts, methods: list[MethodFacts]
+) -> str | None:  # fmt: skip
+    cpus, gpus = own_devices(experiment)
+    here = machine.memory()
+    at_once = min(
+        fit(experiment.resources, cpus=cpus, gpus=gpus).at_once,
+        (experiment.search and experiment.search.max_concurrent) or experiment.expected_trials,
+        experiment.expected_trials,
+    )
+    return memory_shortage(
+        experiment, sum(memory_parts(experiment, base, methods).values()),
+        here[1] if here else None, at_once=at_once, cpus=cpus, gpus=gpus,
+    )  # fmt: skip
 
 
 def check(loaded: LoadedExperiment, storage: Path, *, trials: int, address: str | None) -> None:

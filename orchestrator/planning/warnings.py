@@ -7,12 +7,11 @@ from typing import Any
 
 from orchestrator.base.devices import bf16_slowness, processor
 from orchestrator.data.continuations import words_that_begin_others
-from orchestrator.executors.cluster_fit import pool_members
+from orchestrator.planning.memory import memory_shortage
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.space.domains import possible_values
-from orchestrator.system.byte_units import GIB
 
 
 def plan_warnings(plan: Plan, experiment: Experiment) -> list[str]:
@@ -26,22 +25,12 @@ def plan_warnings(plan: Plan, experiment: Experiment) -> list[str]:
     slow = slow_bf16(experiment) if plan.machine.here else None
     if slow is not None:
         found.append(slow)
-    need, memory = plan.worker_bytes, plan.machine.memory
-    at_once = max(1, plan.at_once) * experiment.resources.workers
-    if plan.alone is not None:  # a pool: its members hold the base, its trials no process
-        machine = plan.machine
-        at_once = pool_members(experiment.resources, cpus=machine.cpus, gpus=machine.gpus)
-        at_once *= experiment.resources.workers
-    on_gpu = experiment.resources.gpus_per_worker > 0
-    if need is not None and memory is not None and not on_gpu and need * at_once > memory:
-        total = need * at_once
-        found.append(
-            f"Memory: {at_once} workers at a time need about {total / GIB:.1f} GiB, and "
-            f"{memory / GIB:.1f} GiB are free. Lower `search.max_concurrent`, `training.batch_size`"
-            " or `training.max_length`, or raise `resources.cpus_per_worker` so that fewer trials "
-            "run at a time."
-        )
-    return found
+    machine = plan.machine
+    short = memory_shortage(
+        experiment, plan.worker_bytes, machine.memory, at_once=plan.at_once,
+        cpus=machine.cpus, gpus=machine.gpus,
+    )  # fmt: skip
+    return found if short is None else [*found, short]
 
 
 def slow_bf16(experiment: Experiment) -> str | None:

@@ -77,12 +77,12 @@ class Event:
         for name, wanted in wrong_fields(event).items():
             raise JournalError(_wrong(name, line, wanted))
         trial = held.get("trial")
-        if trial is not None and not _TRIAL.fullmatch(trial):
+        if trial is not None and not TRIAL_NAME.fullmatch(trial):
             raise JournalError(_wrong("trial", line, "a trial's name"))
         return event
 
 
-_TRIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+TRIAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Names of trials; they are names of folders as well."""
 
 

@@ -22,6 +22,7 @@ from orchestrator.records.errors import JournalError
 from orchestrator.records.event import Event, Line
 from orchestrator.records.events import read_events
 from orchestrator.records.journal_lines import JOURNAL_NAME, JournalLines, checked_line, sealed
+from orchestrator.system.durable import remedy
 from orchestrator.system.file_lock import LockingUnsupportedError, try_lock, unlock
 from orchestrator.system.strict_json import without_nan
 
@@ -61,15 +62,45 @@ def _lock(file: FileIO, path: Path) -> bool:
     return True
 
 
+class SteadyClock:
+    """Seconds since the epoch that never go back, whatever is done to the machine's clock."""
+
+    def __init__(
+        self,
+        latest: float = 0.0,
+        *,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin.
+
+        Args:
+            latest: What it does not fall behind: the last time that was written.
+            wall: The machine's clock.
+            steady: Seconds from any beginning, at the usual pace.
+        """
+        self._wall, self._steady = wall, steady
+        self._latest = latest, steady()
+
+    def __call__(self) -> float:
+        """The machine's time; where that was set back, what would be if it had not been."""
+        latest, then = self._latest
+        steady = self._steady()
+        now = max(self._wall(), latest + steady - then)
+        self._latest = now, steady
+        return now
+
+
 class Journal:
     """An open journal: append-only, one writer at a time."""
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, *, clock: Callable[[], float] | None = None) -> None:
         """Open (and create) the journal of a sweep for writing.
 
         Args:
             folder: The sweep's folder; created when missing.
-            clock: Where the time of a line comes from.
+            clock: Where the time of a line comes from; None: a `SteadyClock` that goes on from
+                the last line.
 
         Raises:
             JournalError: If another process holds the journal, the folder cannot be written, or a
@@ -77,7 +108,6 @@ class Journal:
         """
         self.folder = folder
         self.path = folder / JOURNAL_NAME
-        self._clock = clock
         self._file = self._locked()
         try:
             self.lines, self._before = self._taken_in()
@@ -87,6 +117,8 @@ class Journal:
         self.torn = self.path.stat().st_size - self.lines.size
         """Bytes of a last line that a crash had cut short; they are gone now."""
         self._file.truncate(self.lines.size)
+        said = self.lines[-1].get("time") if self.lines else None
+        self._clock = clock or SteadyClock(float(said) if isinstance(said, int | float) else 0.0)
 
     def _taken_in(self) -> tuple[JournalLines, bytes]:
         """The whole lines of the file, each checked, and the bytes of the last."""
@@ -164,9 +196,10 @@ class Journal:
             # out by whoever reads the journal next.
             with suppress(OSError):
                 self._file.truncate(self.lines.size)
+            what = remedy(str(error)) or "Free some space"
             raise JournalError(
                 f"Cannot write to the journal {self.path}: {error.strerror or error}. Everything "
-                "that was recorded before is kept. Free some space, then run the same command."
+                f"that was recorded before is kept. {what}, then run the same command."
             ) from None
         line: Line = json.loads(text)
         self.lines.add(line, len(content))

@@ -18,6 +18,7 @@ from typing import cast, overload
 from orchestrator.records.errors import JournalError
 from orchestrator.records.event import Line
 from orchestrator.system.formatting import count
+from orchestrator.system.strict_json import plain
 
 JOURNAL_NAME = "journal.jsonl"
 SUM_END = re.compile(rb',"sum":"([0-9a-f]{16})"\}$')
@@ -67,8 +68,8 @@ def checked_line(path: Path, number: int, raw: bytes, before: bytes) -> Line:
         JournalError: If it is not the line that was written here.
     """
     try:
-        line = json.loads(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        line = plain(raw)
+    except ValueError as error:
         raise JournalError(
             f"{path}: line {number + 1} is damaged ({error}). {_cure(path, number)}"
         ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,10 @@ from orchestrator.records.errors import JournalError
 from orchestrator.records.events import SweepOpened, read_event
 from orchestrator.records.journal_facts import identity_of
 from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.system.strict_json import plain
+
+_LONGEST = 64 << 20
+"""Bytes of a first line, which holds the experiment and its task files."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def read_opening(folder: Path) -> Opening | None:
     """
     try:
         with SweepFolder(folder).journal.open("rb") as file:
-            event = read_event(json.loads(file.readline()))
+            event = read_event(plain(file.readline(_LONGEST)))
     except (OSError, ValueError, KeyError, TypeError, JournalError):
         return None
     if not isinstance(event, SweepOpened):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -10,6 +9,7 @@ from pathlib import Path, PurePath
 from orchestrator.records.errors import JournalError
 from orchestrator.records.journal_lines import JOURNAL_NAME
 from orchestrator.records.trial_record import TrialRecord
+from orchestrator.system.strict_json import plain
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _name_in(journal: Path) -> str | None:
     with journal.open("rb") as file:
         first = file.readline()
     try:
-        return str(json.loads(first)["experiment"]["name"])
+        return str(plain(first)["experiment"]["name"])
     except (ValueError, KeyError, TypeError):  # empty or damaged, which opening it says
         return None
 

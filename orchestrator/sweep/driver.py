@@ -43,7 +43,7 @@ from orchestrator.sweep.deciding.proposals import Proposals
 from orchestrator.sweep.deciding.racing import Racing
 from orchestrator.sweep.deciding.shared_work import SharedWork
 from orchestrator.sweep.deciding.trial import Trial
-from orchestrator.sweep.errors import SweepError, is_out_of_room, no_room
+from orchestrator.sweep.errors import SweepError, disk_refuses, not_written
 from orchestrator.sweep.protocols import WAIT, Observer, Wait
 
 if TYPE_CHECKING:
@@ -278,9 +278,9 @@ class Driver:
         self.ledger.record(FaultSurvived(fault.what, fault.where, fault.because, lost))
 
     def _failed(self, trial: Trial, message: Failed) -> None:
-        if is_out_of_room(message.reason):
+        if disk_refuses(message.reason):
             # The trial is not to blame, and would be lost; left unfinished, it is run again.
-            raise SweepError(no_room(self.folder.path, f"trial {trial.name}", message.reason))
+            raise SweepError(not_written(self.folder.path, f"trial {trial.name}", message.reason))
         trial.failure, trial.log = message.reason, message.log
         if trial.log is None:
             trial.log = str(self._logged(trial, message))
@@ -295,7 +295,7 @@ class Driver:
                 file.write(f"attempt {trial.record.attempts}: {said}\n")
         except OSError as error:
             raise SweepError(
-                no_room(self.folder.path, f"the log of {trial.name}", str(error))
+                not_written(self.folder.path, f"the log of {trial.name}", str(error))
             ) from None
         return path
 

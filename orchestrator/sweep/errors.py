@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from pathlib import Path
 
+from orchestrator.system.durable import remedy
 from orchestrator.system.user_error import UserError
 
 
@@ -17,14 +16,15 @@ class SweepInterruptedError(RuntimeError):
     """The user stopped the sweep; what is finished is kept."""
 
 
-def is_out_of_room(reason: str) -> bool:
-    """Whether a failure came from a full disk or quota."""
-    return any(os.strerror(number) in reason for number in (errno.ENOSPC, errno.EDQUOT))
+def disk_refuses(reason: str) -> bool:
+    """Whether a failure came from a disk that is full, or cannot be written any more."""
+    return remedy(reason) is not None
 
 
-def no_room(folder: Path, what: str, reason: str) -> str:
-    """The message for a full disk."""
+def not_written(folder: Path, what: str, reason: str) -> str:
+    """The message for a disk that refuses."""
     return (
         f"Cannot write {what} to {folder}: {reason.rstrip('.')}. Everything that was finished "
-        "before is kept. Free some space, then run the same command."
+        "before is kept. "
+        f"{remedy(reason) or 'Free some space'}, then run the same command."
     )

@@ -101,7 +101,7 @@ def run_trials_on_ray(
         note(f"not followed without `--address`: {', '.join(others)}")
     with connected(options.address) as resources:
         check_driver(options.address)
-        check_nodes(driver.journal.folder, _base_folder(experiment), versions_here())
+        check_nodes(driver.journal.folder, _base_files(experiment), versions_here())
         chosen = driver.state.precision
         if chosen is not None and chosen["used"] == "bf16":
             driver.admission.avoid = NodesToAvoid(experiment.resources, note)
@@ -127,10 +127,11 @@ def run_trials_on_ray(
     return leftovers_complaint(left, note)
 
 
-def _base_folder(experiment: Experiment) -> Path | None:
-    """The folder of the base model; None where it comes from a hub."""
-    place = Path(str(experiment.model.name or experiment.model.gguf)).expanduser()
-    return place.resolve() if place.is_dir() else None
+def _base_files(experiment: Experiment) -> dict[str, int]:
+    """The files of the base model and their bytes; none where it comes from a hub."""
+    place = Path(str(experiment.model.name or experiment.model.gguf)).expanduser().resolve()
+    files = [place] if place.is_file() else sorted(place.glob("*")) if place.is_dir() else []
+    return {str(file): file.stat().st_size for file in files if file.is_file()}
 
 
 def _say_where_bf16_is_slow(experiment: Experiment, note: Callable[[str], None]) -> None:
@@ -199,7 +200,7 @@ def _run_trials(
             note=driver.observer.note,
             fault=driver.survived,
         )
-    own, scheduler = OwnWorkers(shared, driver.survived), None
+    own, scheduler = OwnWorkers(shared, driver.survived, driver.observer.note), None
     if options.scheduler is not None:
         from orchestrator.sweep.tune_scheduler import TuneScheduler
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.loop.trial_checkpoints import furthest_first
 from orchestrator.loop.trial_state import STATE_FILE, read_state
 from orchestrator.records.cards.card_files import write_cards
 from orchestrator.records.errors import JournalError
@@ -176,7 +177,7 @@ def _in_checkpoints(
 def _reports_of(inside: SweepFolder, state: SweepState, trial: TrialRecord) -> list[StageReport]:
     """The reports in a trial's last whole checkpoint, if they go on from those of the journal."""
     places = [path for path in _folders(inside.work(trial.name)) if (path / STATE_FILE).is_file()]
-    for place in sorted(places, key=lambda path: (path / STATE_FILE).stat().st_mtime, reverse=True):
+    for place in furthest_first(places):
         if flaw(place) is not None:
             continue
         seal = read_seal(place)

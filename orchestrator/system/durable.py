@@ -6,12 +6,34 @@ So content first, then the name, then the folder that the name stands in.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space, or have the quota raised",
+    errno.EROFS: "Let it be writable again",
+    errno.ESTALE: "Mount it again",
+    errno.EIO: "See to the disk",
+}
+"""What is to be done where a disk refuses to write, by what it says."""
+
+
+def remedy(reason: str) -> str | None:
+    """What is to be done about a disk that refuses to write.
+
+    Args:
+        reason: What an error says.
+
+    Returns:
+        A sentence without its end; None where it is not a disk that the error speaks of.
+    """
+    return next((what for number, what in _REMEDIES.items() if os.strerror(number) in reason), None)
 
 
 def put(fresh: Path, place: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-_NAME = re.compile(r"orchestrator-[a-z]+-([0-9a-f]{8})-(\d+)-s(\d+)-.+")
+_NAME = re.compile(r"orchestrator-[a-z]+-([0-9a-f]{8})-(\d+)-(t?\d+)-.+")
 
 
 @cache
@@ -29,24 +29,26 @@ def machine_mark() -> str:
     return hashlib.sha256("".join([platform.node(), *marks]).encode()).hexdigest()[:8]
 
 
-def started(process: psutil.Process) -> int:
-    """When a process began, in hundredths of a second after the start of the machine.
-
-    With its id this tells it from a later process of the same id. The time of day would not: where
-    the clock is set, even by a tenth of a second, the time of day at which a process began is
-    another one from then on, and a living owner would be taken for dead.
+def birth(pid: int) -> str | None:
+    """When a process was started, by a clock that nobody sets; tells it from others of its number.
 
     Args:
-        process: A process of this machine.
+        pid: Its number.
 
     Returns:
-        The time; it never changes.
-
-    Raises:
-        psutil.Error: The process is gone.
+        "t" and the ticks from the start of this machine, where Linux says so, else seconds; None
+        where there is no such process.
     """
-    # Both are read with the clock as it is now, so that their difference is what the kernel counts.
-    return round((process.create_time() - psutil.boot_time()) * 100)
+    try:
+        # The name, in brackets, may hold anything; the 20th field after it is the start.
+        said = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return f"t{said.rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        pass
+    try:
+        return str(int(psutil.Process(pid).create_time()))
+    except psutil.Error:
+        return None
 
 
 def scratch_folder(what: str) -> Path:
@@ -58,8 +60,7 @@ def scratch_folder(what: str) -> Path:
     Returns:
         The folder, empty; its name says whose it is.
     """
-    own = psutil.Process()
-    prefix = f"orchestrator-{what}-{machine_mark()}-{own.pid}-s{started(own)}-"
+    prefix = f"orchestrator-{what}-{machine_mark()}-{os.getpid()}-{birth(os.getpid())}-"
     return Path(tempfile.mkdtemp(prefix=prefix))
 
 
@@ -106,7 +107,4 @@ def remove_abandoned() -> None:
 
 def _lives(named: re.Match[str]) -> bool:
     """Whether the process of a folder's name is there; its number may be another's by now."""
-    try:
-        return started(psutil.Process(int(named[2]))) == int(named[3])
-    except psutil.Error:
-        return False
+    return birth(int(named[2])) == named[3]

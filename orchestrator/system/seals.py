@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.system.strict_json import plain
+
 SEAL_FILE = "seal.json"
 UNSEALED = "it has no seal"
 _SEALS = re.compile(r"seal(-\d+)?\.json")
@@ -153,7 +155,7 @@ def _seal_file(folder: Path, part: int) -> Path:
 
 
 def _read(folder: Path, part: int) -> dict[str, Any]:
-    document = json.loads(_seal_file(folder, part).read_text(encoding="utf-8"))
+    document = plain(_seal_file(folder, part).read_text(encoding="utf-8"))
     if not isinstance(document, dict):
         raise ValueError(f"it holds {document!r}, not a document")  # noqa: TRY004
     own = document.pop("sha256", None)

@@ -84,6 +84,43 @@ def parse(text: str) -> Any:
     return value
 
 
+MOST_DEEP = 100
+"""Brackets within each other; whatever goes through a document counts on far fewer than Python
+could follow."""
+
+
+def plain(text: str | bytes) -> Any:
+    """The value of JSON that a program has written, or anybody in its name.
+
+    Args:
+        text: The JSON.
+
+    Returns:
+        Its value, as `json.loads` gives it.
+
+    Raises:
+        ValueError: Whatever is wrong with it, brackets within brackets without end included.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
+    opening = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    if sum(map(text.count, opening)) > MOST_DEEP and _is_deep(value):  # pyright: ignore[reportArgumentType]
+        raise ValueError("brackets are nested too deeply")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MOST_DEEP):
+        inside = [v.values() if isinstance(v, dict) else v for v in level]
+        level = [part for each in inside for part in each if isinstance(part, dict | list)]
+        if not level:
+            return False
+    return True
+
+
 def read_object(path: Path, error_type: type[ErrorType], cure: str) -> dict[str, Any]:
     """The JSON object that a file holds.
 

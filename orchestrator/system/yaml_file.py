@@ -26,22 +26,49 @@ def read_yaml(path: Path, error_type: type[ValueError]) -> object:
         error_type: If the file is missing, is not UTF-8, is not YAML, has a key twice in one
             mapping, or half of a character in a text.
     """
-    import yaml
-
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise error_type(f"{path}: no such file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise error_type(f"{path}: cannot be read ({error}).") from None
+    return parse_yaml(text, str(path), error_type)
+
+
+def parse_yaml(text: str, where: str, error_type: type[ValueError]) -> object:
+    """The document of a YAML text.
+
+    Args:
+        text: The text.
+        where: What messages begin with.
+        error_type: What to raise when it cannot be read.
+
+    Returns:
+        The parsed document.
+
+    Raises:
+        error_type: As of `read_yaml`.
+    """
+    import yaml
+
     try:
         # A SafeLoader, which makes plain values only.
         return yaml.load(text, Loader=_strict_loader())
-    except (_RepeatedKeyError, _HalfCharacterError) as error:
-        raise error_type(f"{path}: {error}") from None
+    except (_RepeatedKeyError, _HalfCharacterError, _TooManyKeysError) as error:
+        raise error_type(f"{where}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # A date of month 13 is a ValueError, and brackets may be nested without end.
-        raise error_type(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
+        raise error_type(f"{where}: not valid YAML ({' '.join(str(error).split())}).") from None
+
+
+_MOST_MERGED = 16
+"""Mappings that one `<<` may name."""
+_MOST_KEYS = 10_000
+"""Keys of a mapping with all that was merged into it: a few lines could ask for billions."""
+
+
+class _TooManyKeysError(ValueError):
+    """Mappings are merged into each other without bound."""
 
 
 class _RepeatedKeyError(ValueError):
@@ -66,6 +93,24 @@ def _whole_characters(text: str, line: int) -> str:
         ) from None
 
 
+def _check_merges(node: Any) -> None:
+    for key_node, value in node.value:
+        merges = key_node.tag == "tag:yaml.org,2002:merge" and value.id == "sequence"
+        if merges and len(value.value) > _MOST_MERGED:
+            raise _TooManyKeysError(
+                f"line {key_node.start_mark.line + 1}: `<<` merges {len(value.value)} mappings, "
+                f"and at most {_MOST_MERGED} are allowed."
+            )
+
+
+def _check_size(node: Any) -> None:
+    if len(node.value) > _MOST_KEYS:
+        raise _TooManyKeysError(
+            f"line {node.start_mark.line + 1}: a mapping has {len(node.value):,} keys with all "
+            f"that is merged into it, and at most {_MOST_KEYS:,} are allowed."
+        )
+
+
 @functools.cache
 def _strict_loader() -> type[yaml.SafeLoader]:
     """PyYAML's safe loader, refusing equal keys (it would keep the last) and half characters."""
@@ -85,6 +130,11 @@ def _strict_loader() -> type[yaml.SafeLoader]:
                     raise _RepeatedKeyError(_repeated(key, lines[key], line))
                 lines[key] = line
             return super().construct_mapping(node, deep=deep)
+
+        def flatten_mapping(self, node: Any) -> None:
+            _check_merges(node)
+            super().flatten_mapping(node)
+            _check_size(node)
 
         def construct_scalar(self, node: Any) -> Any:
             value = super().construct_scalar(node)

@@ -25,6 +25,7 @@ class MemberKeeper:
         config: Callable[[], MemberConfig],
         avoid: Callable[[], Sequence[str]],
         fault: TellFault,
+        note: Callable[[str], None],
     ) -> None:
         """Begin without an actor.
 
@@ -35,9 +36,10 @@ class MemberKeeper:
             config: Gives the `MemberConfig` of a start.
             avoid: Gives the ids of nodes on which it is not placed.
             fault: Told when it has died, or hangs.
+            note: Told, in words, when it comes no further for a while.
         """
         self._name, self._resources, self._storage = name, resources, storage
-        self._config, self._avoid, self._fault = config, avoid, fault
+        self._config, self._avoid, self._fault, self._note = config, avoid, fault, note
         self.mailbox = Mailbox(max_failures=resources.max_failures)
         self._starts = 0
         self._actor: Any = None
@@ -132,6 +134,8 @@ class MemberKeeper:
             self._fault(Fault("member_hung", self._name, why, self.mailbox.inside))
             self.end()
             self._start(again=True)
+        elif self._placed and (slow := self._watch.stall()) is not None:
+            self._note(f"{self._name}: {slow}")
 
     def _heard(self) -> None:
         import ray

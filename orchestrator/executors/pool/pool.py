@@ -65,7 +65,7 @@ class Pool:
         self._one = experiment.resources
         self._members = [
             MemberKeeper(
-                f"member-{number}", self._one, str(self._folder), self._config, avoid, fault
+                f"member-{number}", self._one, str(self._folder), self._config, avoid, fault, note
             )
             for number in range(members)
         ]

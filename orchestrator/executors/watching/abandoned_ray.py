@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from orchestrator.executors.ray_processes import kill
-from orchestrator.system.scratch import abandoned, scratch, started
+from orchestrator.system.scratch import abandoned, birth, scratch
 
 _NOTE = "ray.json"
 
@@ -32,10 +32,7 @@ def noted(processes: Sequence[psutil.Process], session: Path | None) -> Iterator
     Yields:
         Nothing.
     """
-    known: list[list[int]] = []
-    for process in processes:
-        with suppress(psutil.Error):
-            known.append([process.pid, started(process)])
+    known = [(process.pid, born) for process in processes if (born := birth(process.pid))]
     document = {"processes": known, "session": None if session is None else str(session)}
     with scratch("ray") as folder:
         (folder / _NOTE).write_text(json.dumps(document), encoding="utf-8")
@@ -53,9 +50,9 @@ def end_abandoned() -> list[str]:
         try:
             document: dict[str, Any] = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
             processes = [
-                found for pid, born in document["processes"] if (found := _same(pid, born))
+                psutil.Process(pid) for pid, born in document["processes"] if birth(pid) == born
             ]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, psutil.Error):
             continue  # another command is at it, or the note was not written
         kill(processes)
         session = document.get("session")
@@ -66,12 +63,3 @@ def end_abandoned() -> list[str]:
             names = ", ".join(str(process.pid) for process in processes)
             ended.append(f"of a Ray whose sweep was killed, processes were ended: {names}")
     return ended
-
-
-def _same(pid: int, born: int) -> psutil.Process | None:
-    """The process of an id, unless the id is another's by now."""
-    try:
-        process = psutil.Process(pid)
-        return process if started(process) == born else None
-    except psutil.Error:
-        return None

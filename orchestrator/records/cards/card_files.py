@@ -5,12 +5,12 @@ They are never the truth: whatever is missing or differs from the journal is wri
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.records.cards.card import SCHEMA, adapter_card, card_text, carded
+from orchestrator.records.cards.card import adapter_card, card_text, carded
+from orchestrator.records.cards.card_form import is_card
 from orchestrator.records.event import Event
 from orchestrator.records.events import (
     CellsScored,
@@ -27,7 +27,10 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.experiment import Experiment
 from orchestrator.system import durable
+from orchestrator.system.strict_json import plain
 
+_LARGEST = 64 << 20
+"""Bytes of a card; a real one has some thousands."""
 Key = tuple[str, int]
 """A trial, and how many tasks it had learnt."""
 
@@ -137,7 +140,9 @@ def read_card(place: Path) -> dict[str, Any] | None:
         The card; None where there is none that this version can read, as it can be made again.
     """
     try:
-        found = json.loads(place.read_text(encoding="utf-8"))
+        if not place.is_file() or place.stat().st_size > _LARGEST:
+            return None
+        found = plain(place.read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
+    return found if is_card(found) else None

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.system import durable
+from orchestrator.system.strict_json import plain
+from orchestrator.system.wording import cut
 
 PRUNED_FILE = "pruned.jsonl"
 _DEEPEST = 2
@@ -61,13 +63,20 @@ def pruned_words(place: Path) -> str | None:
 def _told(file: Path, place: str) -> str | None:
     for line in reversed(file.read_text(encoding="utf-8").splitlines()):
         try:
-            entry = json.loads(line)
+            entry = plain(line)
         except ValueError:  # a line that a crash cut short
             continue
         if isinstance(entry, dict) and entry.get("place") == place:
-            day = time.strftime("%Y-%m-%d", time.gmtime(float(entry.get("time") or 0)))
             return (
-                f"it was pruned on {day} ({entry.get('rule')}); `orchestrate reproduce` trains "
-                "such a trial again"
+                f"it was pruned{_day(entry.get('time'))} ({cut(str(entry.get('rule')))}); "
+                "`orchestrate reproduce` trains such a trial again"
             )
     return None
+
+
+def _day(when: object) -> str:
+    """The day of a time, as words that follow; empty of what is no time that a clock shows."""
+    try:
+        return f" on {time.strftime('%Y-%m-%d', time.gmtime(float(when)))}"  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError, OSError):
+        return ""

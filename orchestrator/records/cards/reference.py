@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from orchestrator.records.event import TRIAL_NAME
+from orchestrator.system.field_types import wrong_fields
 from orchestrator.system.user_error import UsageError
 from orchestrator.system.wording import suggestion
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a text names one folder in another, and nothing outside of it."""
+    return bool(name) and name not in {".", ".."} and not set(name) & {"/", "\\", "\0"}
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,27 @@ class AdapterKey:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """The key of a JSON document; what a later version added is left out."""
+        """The key of a JSON document; what a later version added is left out.
+
+        Args:
+            document: What `as_document` gave.
+
+        Returns:
+            The key.
+
+        Raises:
+            ValueError: If a field is of another type, or names what no sweep or trial is called: a
+                registry may be anybody's, and both are names of folders.
+        """
+        if not isinstance(document, Mapping):
+            raise ValueError("an adapter should be an object")  # noqa: TRY004 (as all of it)
         held = {name: document.get(name) for name in cls.__dataclass_fields__}
-        return cls(**(held | {"learnt": int(document.get("learnt") or 0)}))  # pyright: ignore[reportArgumentType]
+        key = cls(**(held | {"learnt": document.get("learnt") or 0}))  # pyright: ignore[reportArgumentType]
+        for name, wanted in wrong_fields(key).items():
+            raise ValueError(f"`{name}` of an adapter should be {wanted}")
+        if TRIAL_NAME.fullmatch(key.trial) is None or not is_folder_name(key.sweep):
+            raise ValueError("an adapter names no sweep or no trial")
+        return key
 
 
 def split_reference(reference: str) -> tuple[str, str, str | None]:

@@ -7,13 +7,13 @@ neighbours remain, and lines that were swapped or doubled are all found again.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import cast
 
 from orchestrator.records.event import Line
 from orchestrator.records.journal_lines import SUM_END, line_sum
+from orchestrator.system.strict_json import plain
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def vouched_lines(content: bytes) -> Vouched:
 
 def _read(raw: bytes) -> _Found | None:
     try:
-        document = json.loads(raw)
+        document = plain(raw)
     except ValueError:
         return None
     if not isinstance(document, dict):

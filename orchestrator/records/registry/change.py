@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
 from orchestrator.records.cards.reference import AdapterKey
+from orchestrator.system.field_types import check_of
 
 Kind = Literal[
     "decided",      # a verdict has named a champion
@@ -82,14 +83,43 @@ class Change:
 
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> Self | None:
-        """The change of a line; None of a kind that a later version writes."""
-        if line.get("event") not in KINDS:
+        """The change of a line.
+
+        Args:
+            line: The line.
+
+        Returns:
+            The change; None of a kind that a later version writes.
+
+        Raises:
+            ValueError: If a field is of a type that no version writes.
+        """
+        event = line.get("event")
+        if not isinstance(event, str) or event not in KINDS:
             return None
         known = {one.name for one in fields(cls)}
         held = {key: value for key, value in line.items() if key in known and value is not None}
         for key in ("adapter", "before"):
             if key in held:
                 held[key] = AdapterKey.from_document(held[key])
+        for key, check in _CHECKS.items():
+            if key in held and not check(held[key]):
+                raise ValueError(f"`{key}` is of another type")
+        for key, check in _EVIDENCE_CHECKS.items():
+            if key in held.get("evidence", {}) and not check(held["evidence"][key]):
+                raise ValueError(f"`evidence.{key}` is of another type")
         held["overridden"] = tuple(held.get("overridden", ()))
         whole: dict[str, Any] = {"name": "", **held}
         return cls(**whole)
+
+
+_TYPES: dict[str, Any] = {
+    "name": str, "who": str, "reason": str, "stands": bool, "overridden": list[str],
+    "evidence": dict, "version": str, "what": str, "now": str, "n": int, "time": float,
+}  # fmt: skip
+_CHECKS = {name: check_of(hint) for name, hint in _TYPES.items()}
+_EVIDENCE: dict[str, Any] = {
+    "measures": dict[str, float], "gain_interval": tuple[float, float] | None, "scores": dict,
+    "test": dict | None, "journal_line": int | None, "verdict_time": float,
+}  # fmt: skip
+_EVIDENCE_CHECKS = {name: check_of(hint) for name, hint in _EVIDENCE.items()}

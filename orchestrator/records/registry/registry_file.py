@@ -20,7 +20,7 @@ from orchestrator.records.errors import RegistryError
 from orchestrator.records.journal_lines import is_vouched_for, sealed
 from orchestrator.records.registry.change import Change
 from orchestrator.system.file_lock import try_lock
-from orchestrator.system.strict_json import without_nan
+from orchestrator.system.strict_json import plain, without_nan
 
 REGISTRY_NAME = "registry.jsonl"
 _WAIT_SECONDS = 10.0
@@ -72,8 +72,16 @@ def _whole(content: bytes) -> list[bytes]:
 def _changes(path: Path, lines: list[bytes]) -> Iterator[Change]:
     before = b""
     for number, raw in enumerate(lines):
-        change = Change.from_line(_checked(path, number, raw, before))
+        line = _checked(path, number, raw, before)
         before = raw
+        try:
+            change = Change.from_line(line)
+        except ValueError as error:
+            raise RegistryError(
+                f"{path}: line {number + 1} says what no version writes: {error}. Take the file "
+                "from where it was made, or move it away: champions are then those of the "
+                "verdicts in the journals."
+            ) from None
         if change is not None:
             yield change
 
@@ -81,7 +89,7 @@ def _changes(path: Path, lines: list[bytes]) -> Iterator[Change]:
 def _checked(path: Path, number: int, raw: bytes, before: bytes) -> dict[str, Any]:
     line: Any = None
     with suppress(ValueError):
-        line = json.loads(raw)
+        line = plain(raw)
     if not is_vouched_for(raw, before) or not isinstance(line, dict) or line.get("n") != number:
         raise RegistryError(
             f"{path}: line {number + 1} is not as it was written, or not the one that followed "

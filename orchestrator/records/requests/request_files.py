@@ -10,13 +10,19 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.system import durable
+from orchestrator.system.strict_json import half_character, plain, without_nan
 
 Ask = Literal["stop", "add"]
+_LARGEST = 1 << 20
+"""Bytes of a request's file."""
+_LONGEST = 2000
+"""Characters of a reason, or of who gives it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ def leave(folder: SweepFolder, request: Request) -> None:
     Raises:
         OSError: If the disk refuses.
     """
-    text = json.dumps(asdict(request), allow_nan=False, indent=1)
+    short = replace(request, reason=request.reason[:_LONGEST], who=request.who[:_LONGEST])
+    text = json.dumps(asdict(short), allow_nan=False, indent=1)
     durable.write(folder.requests / f"{request.id}.json", text)
 
 
@@ -54,9 +61,8 @@ def pending(folder: SweepFolder) -> list[Request]:
     """The requests that no driver has taken up, the oldest first; files that are none are left."""
     if not folder.requests.is_dir():
         return []
-    found = (_read(place.read_text(encoding="utf-8", errors="replace"), place.stem)
-             for place in sorted(folder.requests.glob("*.json")))  # fmt: skip
-    return [request for request in found if request is not None]
+    places = sorted(folder.requests.glob("*.json"))
+    return [request for place in places if (request := _read(place)) is not None]
 
 
 def remove(folder: SweepFolder, request: Request) -> None:
@@ -64,19 +70,28 @@ def remove(folder: SweepFolder, request: Request) -> None:
     (folder.requests / f"{request.id}.json").unlink(missing_ok=True)
 
 
-def _read(text: str, name: str) -> Request | None:
+def _read(place: Path) -> Request | None:
+    """The request that a file holds; None of what is none, as anybody may leave a file there."""
     try:
-        held = json.loads(text)
-    except ValueError:
+        # Neither a pipe, which nobody may ever fill, nor a link that leads elsewhere.
+        if place.is_symlink() or not place.is_file() or place.stat().st_size > _LARGEST:
+            return None
+        held = plain(place.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError):
         return None
-    if not isinstance(held, Mapping) or held.get("ask") not in {"stop", "add"}:
+    if not isinstance(held, Mapping) or half_character([held, place.stem]) is not None:
         return None
-    changes, trial = held.get("changes"), held.get("trial")
-    return Request(
-        ask=held["ask"],
-        who=str(held.get("who", "")),
-        trial=trial if isinstance(trial, str) else None,
-        changes=dict(changes) if isinstance(changes, Mapping) else {},
-        reason=str(held.get("reason", "")),
-        id=name,
+    if held != without_nan(held):
+        return None
+    found = Request(
+        ask=held.get("ask", ""),
+        who=held.get("who", ""),
+        trial=held.get("trial"),
+        changes=held.get("changes", {}),
+        reason=held.get("reason", ""),
+        id=place.stem,
     )
+    texts = (found.ask, found.who, found.reason, "" if found.trial is None else found.trial)
+    if not all(isinstance(text, str) and len(text) <= _LONGEST for text in texts):
+        return None
+    return found if found.ask in {"stop", "add"} and isinstance(found.changes, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.registry.index.journal_scan import Span
 from orchestrator.registry.index.trial_values import TrialValues, trial_values
+from orchestrator.system.strict_json import plain
 
 _NEEDED = frozenset(
     ("sweep_opened", "sweep_continued", "sweep_ended", "budget_spent", "test_read",
@@ -49,7 +49,7 @@ def line_of(file: IO[bytes], path: Path, span: Span) -> Line:
     file.seek(span.start)
     raw = file.read(span.length)
     try:
-        line: Line = json.loads(raw)
+        line: Line = plain(raw)
     except ValueError as error:
         raise JournalError(
             f"{path}: line {span.n + 1} is damaged ({error}). `orchestrate repair "

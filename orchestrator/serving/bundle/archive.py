@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from orchestrator.system import durable
+from orchestrator.system.strict_json import plain
 from orchestrator.system.user_error import UserError
 from orchestrator.system.wording import cut
 
@@ -221,8 +222,8 @@ def _check_member(member: zipfile.ZipInfo) -> None:
 
 def _object(text: str, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = plain(text)
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise BundleError(f"{name} is no JSON object.")

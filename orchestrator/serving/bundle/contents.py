@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.records.cards.card import adapter_card, adapter_key, adapter_of
 from orchestrator.records.cards.card import card_text as adapter_card_text
 from orchestrator.records.journal_lines import read_journal
@@ -29,6 +27,8 @@ from orchestrator.serving.bundle.archive import BundleError, write_archive
 from orchestrator.serving.hub.card import card_text
 from orchestrator.serving.hub.card_facts import card_facts, sweep_of
 from orchestrator.system.strict_json import read_object, without_nan
+from orchestrator.system.wording import cut
+from orchestrator.system.yaml_file import parse_yaml
 
 JOURNAL = "journal.jsonl"
 REGISTRY = "registry.jsonl"
@@ -43,6 +43,8 @@ ADAPTER_CARD = f"model/{CARD_FILE}"
 NOT_STATED = "not stated"
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
 _LONGEST = 1 << 20
+_MOST_NAMED = 8
+"""Licences of one card."""
 
 
 def bundle(folder: Path, storage: Path, reference: str, target: Path) -> dict[str, Any]:
@@ -202,12 +204,16 @@ def _licence(folder: Path | None) -> dict[str, Any]:
 
 
 def _named(matter: str) -> str:
+    """The licence that a card's metadata name; the card may be anybody's."""
     try:
-        found = yaml.safe_load(matter)
-    except yaml.YAMLError:
+        found = parse_yaml(matter, "metadata", ValueError)
+    except ValueError:
         return NOT_STATED
     named = found.get("license") if isinstance(found, dict) else None
-    return str(named) if named else NOT_STATED
+    several: list[Any] = named[:_MOST_NAMED] if isinstance(named, list) else [named]
+    if not several or not all(isinstance(one, str) and one for one in several):
+        return NOT_STATED
+    return cut(", ".join(several), 300)
 
 
 def _json(document: Any) -> bytes:

@@ -14,7 +14,7 @@ from orchestrator.records.model_folder import adapter_flaw
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.spec.task_kinds import computed_fields
 from orchestrator.sweep.deciding.ledger import Ledger
-from orchestrator.sweep.errors import SweepError, no_room
+from orchestrator.sweep.errors import SweepError, not_written
 from orchestrator.sweep.extending.begin import inherited_reports, parent_of, write_beginning
 from orchestrator.system.durable import copy_folder, half, put
 from orchestrator.system.seals import (
@@ -99,7 +99,7 @@ class KeptWork:
             copy_folder(source, target)
         except OSError as error:
             raise SweepError(
-                no_room(self._ledger.folder.path, f"the adapter of {name}", str(error))
+                not_written(self._ledger.folder.path, f"the adapter of {name}", str(error))
             ) from None
         return None
 
@@ -133,7 +133,9 @@ class KeptWork:
                     seal(fresh, maker)
                     put(fresh, target)
         except OSError as error:
-            raise SweepError(no_room(folder.path, f"the adapter of {name}", str(error))) from None
+            raise SweepError(
+                not_written(folder.path, f"the adapter of {name}", str(error))
+            ) from None
         return True
 
     def keep_carried(self, name: str, checkpoint: Path) -> None:
@@ -157,7 +159,7 @@ class KeptWork:
             write_carried(target, checkpoint, self.maker(name), about)
         except OSError as error:
             raise SweepError(
-                no_room(self._ledger.folder.path, f"what {name} carries", str(error))
+                not_written(self._ledger.folder.path, f"what {name} carries", str(error))
             ) from None
 
     def remove_large(self, names: Collection[str]) -> None:
@@ -239,7 +241,7 @@ class KeptWork:
             )
         except OSError as error:
             raise SweepError(
-                no_room(ledger.folder.path, f"the beginning of {name}", str(error))
+                not_written(ledger.folder.path, f"the beginning of {name}", str(error))
             ) from None
         except ValueError as error:
             raise SweepError(str(error)) from None

@@ -10,6 +10,7 @@ from orchestrator.executors import train
 from orchestrator.executors.desk import Heard
 from orchestrator.executors.messages import Finished, Ready
 from orchestrator.executors.own_workers import OwnWorkers
+from orchestrator.system.pulse import Pulse
 
 
 class Future:
@@ -23,11 +24,11 @@ class Actor:
     """An actor of a trial: the test says what its calls give, and when."""
 
     def __init__(self):
-        self.work, self.desk, self.killed = Future(), [], False
+        self.work, self.desk, self.killed, self.pulse = Future(), [], False, None
 
         def swap():
             said, self.desk = tuple(("t001", message) for message in self.desk), []
-            return Future(Heard(said))
+            return Future(Heard(said, pulse=self.pulse))
 
         self.run = types.SimpleNamespace(remote=lambda *_: self.work)
         self.swap = types.SimpleNamespace(remote=swap)
@@ -53,8 +54,9 @@ def actors(monkeypatch):
     return made
 
 
-def begun(max_failures=1, faults=None):
-    own = OwnWorkers([], [].append if faults is None else faults.append)
+def begun(max_failures=1, faults=None, notes=None):
+    told = [[] if each is None else each for each in (faults, notes)]
+    own = OwnWorkers([], *(each.append for each in told))
     resources = types.SimpleNamespace(max_failures=max_failures)
     own.begin(types.SimpleNamespace(
         trial="t001", experiment=types.SimpleNamespace(resources=resources)
@@ -90,6 +92,24 @@ def test_a_process_that_dies_is_started_again_as_often_as_is_allowed(actors, max
     assert own.over() == {"t001": True}
     assert all(actor.killed for actor in actors)
     assert [fault.what for fault in faults] == ["trial_died"] * max_failures
+
+
+def test_workers_that_come_no_further_are_told_of_and_those_that_hang_replaced(actors):
+    faults, notes = [], []
+    own = begun(1, faults, notes)
+    actors[0].pulse = Pulse(idle=70.0, computed=68.0, passes=9)
+    own.take_in(own.futures[:1])  # the visit before it had a pulse
+    own.take_in(own.futures[:1])
+    (told,) = notes
+    assert told.startswith("t001: no pass over the base for 70 s")
+    assert (faults, len(actors)) == ([], 1)
+    actors[0].pulse = Pulse(idle=71.0, computed=0.5, passes=9)
+    own.take_in(own.futures[:1])
+    own.take_in(own.futures[:1])
+    (fault,) = faults
+    assert (fault.what, fault.where, fault.trials) == ("trial_hung", "t001", ("t001",))
+    assert actors[0].killed
+    assert len(actors) == 2
 
 
 def test_what_a_process_raises_is_the_reason_of_its_trial(actors):

@@ -95,12 +95,16 @@ def test_a_node_that_is_not_ours_must_reach_storage_and_base_and_have_our_versio
     elsewhere = types.SimpleNamespace(get_node_id=lambda: "f" * 56)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: elsewhere)
     here = versions_here()
-    cluster_checks.check_nodes(tmp_path, tmp_path, here)
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(ClusterError, match=r"does not see the base model .*gone"):
-        cluster_checks.check_nodes(tmp_path, tmp_path / "gone", here)
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"12345")
+    cluster_checks.check_nodes(tmp_path, {str(weights): 5}, here)
+    assert list(tmp_path.iterdir()) == [weights], "nothing is left"
+    with pytest.raises(ClusterError, match=r"weights has 5 bytes there and 6 here"):
+        cluster_checks.check_nodes(tmp_path, {str(weights): 6}, here)
+    with pytest.raises(ClusterError, match=r"cannot read the base model .*gone: No such file"):
+        cluster_checks.check_nodes(tmp_path, {str(tmp_path / "gone"): 5}, here)
     with pytest.raises(ClusterError, match=r"other versions: torch .* \(here 0\.1\)"):
-        cluster_checks.check_nodes(tmp_path, None, {**here, "torch": "0.1"})
+        cluster_checks.check_nodes(tmp_path, {}, {**here, "torch": "0.1"})
     really = ray.get
 
     def on_another_disk(written, timeout):
@@ -111,7 +115,7 @@ def test_a_node_that_is_not_ours_must_reach_storage_and_base_and_have_our_versio
 
     monkeypatch.setattr(ray, "get", on_another_disk)
     with pytest.raises(ClusterError, match=r"is not seen here.*must be a shared folder"):
-        cluster_checks.check_nodes(tmp_path / "other", None, here)
+        cluster_checks.check_nodes(tmp_path / "other", {}, here)
 
 
 @pytest.mark.ray

@@ -10,6 +10,9 @@ import ray.train
 from orchestrator.executors import train_worker
 from orchestrator.executors.messages import Reported, from_metrics
 from orchestrator.executors.train_worker import run_checkpoint
+from orchestrator.loop.task_sequence import Start
+from orchestrator.loop.trial_state import TrialState, write_state
+from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.system.seals import Maker, flaw, seal
@@ -94,6 +97,16 @@ def test_what_is_damaged_or_foreign_is_set_aside_and_the_one_before_used(left, h
     assert aside.kept_as.is_dir(), "it can be looked at"
     assert not any(aside.what.iterdir()), "Ray Train, which removes it in its time, finds a folder"
     assert run_checkpoint(left, MAKER) == (found, []), "said once"
+
+
+def test_a_clock_that_was_set_back_does_not_choose_an_older_checkpoint(left):
+    """Ray Train names them by the time at which they were written."""
+    work = left.work("t001")
+    for name, reports in zip(NAMES, (3, 1, 2), strict=True):
+        state = TrialState(AccuracyMatrix(("mood",), ()), Start(), (REPORT,) * reports)
+        write_state(work / name, state)
+        seal(work / name, MAKER, part=0, parts=2)
+    assert run_checkpoint(left, MAKER) == (work / NAMES[0], [])
 
 
 def test_without_a_whole_checkpoint_a_trial_starts_over(left):

@@ -13,7 +13,7 @@ from orchestrator.base import facts
 from orchestrator.cli.output import plan_tables
 from orchestrator.data.formats.placed_row import DataError
 from orchestrator.executors.pool.admission import trial_refuses
-from orchestrator.planning import cost, planner, speed, tokens
+from orchestrator.planning import cost, planner, preflight, speed, tokens
 from orchestrator.planning.plan import Machine
 from orchestrator.planning.speed import Speed
 from orchestrator.spec.experiment import Experiment
@@ -412,6 +412,17 @@ def test_of_a_large_base_a_few_layers_are_timed(experiment_file, monkeypatch):
     model, share = speed._model(experiment, base, torch.device("cpu"))
     assert len(model.model.layers) == 1
     assert share == 1 / base.layers
+
+
+def test_a_sweep_says_before_its_first_trial_that_memory_will_not_do(loaded, monkeypatch):
+    experiment, where = loaded.experiment, Path(loaded.experiment.storage)
+    monkeypatch.setattr(preflight.machine, "memory", lambda: (byte_units.GIB, byte_units.GIB // 8))
+    (told,) = [x for x in preflight.cautions(experiment, where) if x.startswith("Memory: ")]
+    assert "GiB, and 0.1 GiB are free" in told
+    other = preflight.cautions(experiment, where, address="auto")
+    assert not [x for x in other if x.startswith("Memory: ")], "another machine has another memory"
+    monkeypatch.setattr(preflight.machine, "memory", lambda: (1 << 40, 1 << 40))
+    assert not [x for x in preflight.cautions(experiment, where) if x.startswith("Memory: ")]
 
 
 def test_too_little_memory_is_a_warning(loaded):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from orchestrator.records.errors import JournalError
-from orchestrator.records.journal import Journal, is_being_written
+from orchestrator.records.journal import Journal, SteadyClock, is_being_written
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.stage_report import StageReport
 from tests.journals import say
@@ -23,6 +23,24 @@ def test_lines_come_back_in_order_with_numbers_and_nan_as_null(tmp_path):
         "n": 1, "time": 12.5, "event": "stage_report", "report": {"score": None, "row": [1.0, 0.5]},
     }  # fmt: skip
     assert read_journal(tmp_path / "s")[1] == line
+
+
+def test_time_goes_on_where_the_machines_clock_is_set_back():
+    wall, steady = [1000.0], [5.0]
+    clock = SteadyClock(wall=lambda: wall[0], steady=lambda: steady[0])
+    assert clock() == 1000.0
+    wall[0], steady[0] = 1000.0 - 3600.0, 15.0
+    assert clock() == 1010.0, "ten seconds have passed, whatever the wall says"
+    wall[0], steady[0] = 2000.0, 16.0
+    assert clock() == 2000.0, "forward it is followed"
+
+
+def test_a_session_whose_clock_is_behind_writes_no_earlier_times(tmp_path):
+    with Journal(tmp_path, clock=lambda: time.time() + 3600) as journal:
+        ahead = say(journal, "sweep_opened")["time"]
+    with Journal(tmp_path) as journal:
+        assert journal.now() >= ahead
+        assert ahead <= say(journal, "trial_proposed", trial="t001")["time"] < ahead + 60
 
 
 def test_a_torn_last_line_is_dropped_and_the_journal_goes_on(tmp_path):

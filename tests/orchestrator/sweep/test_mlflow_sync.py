@@ -1,6 +1,7 @@
 """Nothing is registered that is not the adapter which the journal vouches for."""
 
 import shutil
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -173,3 +174,24 @@ def test_an_outage_is_journalled_with_its_length(ended, monkeypatch, recorder):
     assert fault["since"] <= fault["until"]
     assert "gone" in fault["because"]
     assert ended.lines[-1]["event"] == "fault_survived"
+
+
+def test_a_server_that_accepts_and_never_answers_holds_nothing_up(monkeypatch, recorder, tmp_path):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(mlflow_sync, "write_report", lambda _, folder: folder / "index.html")
+    with socket.create_server(("127.0.0.1", 0)) as hung, Journal(tmp_path / "sweep") as journal:
+        uri = f"http://127.0.0.1:{hung.getsockname()[1]}"
+        own = experiment(tracking={"uri": uri})
+        say(journal, "sweep_opened", sweep="sweep", sweep_id="5e8a")
+        sync = MlflowSync(own, tmp_path, journal, recorder)
+        began = time.monotonic()
+        for number in range(20):
+            say(journal, "trial_proposed", trial=f"t{number:03d}")
+            sync.ask()
+        assert time.monotonic() - began < 5, "no trial waits for it"
+        said = sync.finish(just_decided=False)
+        fault = journal.lines[-1]
+    assert "MLflow lags behind" in said
+    assert "timed out" in said
+    assert (fault["event"], fault["what"], fault["where"]) == ("fault_survived", "mlflow_away", uri)

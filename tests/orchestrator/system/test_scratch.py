@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
@@ -46,25 +45,21 @@ def test_only_what_a_dead_process_has_left_is_removed(own_place):
     living.wait()
 
 
+def test_a_clock_that_is_set_makes_no_process_another_one(own_place, monkeypatch):
+
+    with scratch("model") as own:
+        before = psutil.Process().create_time()
+        since = psutil.boot_time()
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: since - 3600)
+        assert psutil.Process().create_time() < before, "what follows the clock"
+        assert list(module.abandoned("model")) == []
+        assert own.is_dir()
+
+
 def test_a_number_that_is_another_process_by_now_is_no_owner(own_place):
-    left = own_place / f"orchestrator-model-{module.machine_mark()}-{os.getpid()}-s12345-x"
+    left = own_place / f"orchestrator-model-{module.machine_mark()}-{os.getpid()}-t12345-x"
     left.mkdir()
-    (own_place / f"orchestrator-model-00000000-{os.getpid()}-s12345-x").mkdir()  # of another machine
+    (
+        own_place / f"orchestrator-model-00000000-{os.getpid()}-t12345-x"
+    ).mkdir()
     assert list(module.abandoned("model")) == [left]
-
-
-def test_a_clock_that_is_set_makes_nobody_an_orphan(own_place, monkeypatch):
-    """psutil adds the time of day at which the machine began, which then is another one."""
-    from psutil import _pslinux
-
-    living, kept = another(own_place, "import time; time.sleep(100)")
-    began = psutil.boot_time()
-    monkeypatch.setattr(_pslinux, "boot_time", lambda: began - 3600.0)
-    monkeypatch.setattr(psutil, "boot_time", lambda: began - 3600.0)
-    born = psutil.Process(living.pid).create_time()
-    assert born == pytest.approx(time.time() - 3600.0, abs=60)
-    assert list(module.abandoned()) == []
-    remove_abandoned()
-    assert kept.is_dir()
-    living.kill()
-    living.wait()

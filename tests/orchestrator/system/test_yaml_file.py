@@ -122,6 +122,20 @@ def test_a_task_file_may_end_in_yml(folder):
         find_task_file("mod", [folder])
 
 
+def test_a_few_lines_that_stand_for_billions_are_refused(tmp_path):
+    path = tmp_path / "t.yaml"
+    lines = ["a0: &a0 {k: v}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}"
+                                 for n in range(1, 60))]  # fmt: skip
+    path.write_text("\n".join(lines))
+    with pytest.raises(TaskFileError, match=r"line \d+: a mapping has [\d,]+ keys with all that"):
+        read_yaml(path, TaskFileError)
+    path.write_text("a: &a {k: v}\nb: {<<: [" + ", ".join(["*a"] * 17) + "]}\n")
+    with pytest.raises(TaskFileError, match="line 2: `<<` merges 17 mappings, and at most 16"):
+        read_yaml(path, TaskFileError)
+    path.write_text("a: &a {k: v}\nb: {<<: [*a, *a], c: d}\n")
+    assert read_yaml(path, TaskFileError) == {"a": {"k": "v"}, "b": {"k": "v", "c": "d"}}
+
+
 def test_half_characters_are_refused_and_pairs_are_whole(tmp_path):
     """JSON is YAML, and its escapes write an emoji as a pair of surrogates."""
     path = tmp_path / "t.yaml"

@@ -12,6 +12,7 @@ from orchestrator.executors.messages import Finished, Lost, Ready
 from orchestrator.executors.pool import member_actors
 from orchestrator.executors.pool.mailbox import FRUITLESS_STARTS
 from orchestrator.executors.pool.pool import Pool
+from orchestrator.system.pulse import Pulse
 from tests.made_up_sweep import experiment
 
 
@@ -120,6 +121,27 @@ def test_a_member_that_dies_is_started_anew_and_given_its_trials_again(members):
     assert [job.trial for job in members.actor.works().join] == ["a"]
     members.actor.works(("a", Finished()))
     assert members.visit() == [("a", Finished())]
+
+
+def test_a_member_that_comes_no_further_is_told_of_and_one_that_hangs_replaced(members):
+    members.pool.open()
+    asked(members.pool, "a")
+    for _ in range(2):
+        members.actor.works()
+        members.visit()
+    before = len(members.notes)
+    for _ in range(3):
+        members.actor.desk.beat(Pulse(idle=70.0, computed=68.0, passes=9))
+        members.visit()
+    (told,) = members.notes[before:]
+    assert told.startswith("member-0: no pass over the base for 70 s")
+    assert members.faults == []
+    members.actor.desk.beat(Pulse(idle=71.0, computed=0.5, passes=9))
+    members.visit()
+    (fault,) = members.faults
+    assert (fault.what, fault.where) == ("member_hung", "member-0")
+    assert members.actors[0].killed
+    assert len(members.actors) == 2
 
 
 def test_a_member_whose_answer_is_lost_is_ended_and_started_anew(members, monkeypatch):

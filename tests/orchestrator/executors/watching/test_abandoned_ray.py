@@ -35,10 +35,10 @@ def test_what_a_killed_driver_left_is_ended_by_id_and_its_files_removed(
         assert end_abandoned() == [], "its driver lives"
         (note,) = own_place.iterdir()
         # As if another driver had written it, which was killed; one id is another's by now.
-        left = own_place / f"orchestrator-ray-{machine_mark()}-{os.getpid()}-s1-x"
+        left = own_place / f"orchestrator-ray-{machine_mark()}-{os.getpid()}-t1-x"
         left.mkdir()
         document = json.loads((note / "ray.json").read_text())
-        document["processes"].append([os.getpid(), 1])
+        document["processes"].append([os.getpid(), "t1"])
         (left / "ray.json").write_text(json.dumps(document))
         (words,) = end_abandoned()
         assert str(process.pid) in words

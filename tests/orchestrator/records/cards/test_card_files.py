@@ -1,12 +1,13 @@
 """Cards as a function of the journal, whatever was killed in between."""
 
 import json
+import os
 import threading
 
 import pytest
 
 from orchestrator.records.cards.card import SCHEMA, carded
-from orchestrator.records.cards.card_files import card_file, card_texts, write_cards
+from orchestrator.records.cards.card_files import card_file, card_texts, read_card, write_cards
 from orchestrator.records.events import read_event
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
@@ -99,6 +100,62 @@ def test_cards_that_wait_for_a_slow_disk_are_written_together(lines, tmp_path, m
     assert max(written_at_once) > 1
     mark = json.loads((folder.trials / "cards.json").read_text())["line"]
     assert lines[mark]["event"] in {"stage_report", "trial_ended", "cells_scored", "trial_started"}
+
+
+def replaced(*path, by):
+    def change(card):
+        *before, last = path
+        holder = card
+        for name in before:
+            holder = holder[name]
+        holder[last] = by
+
+    return change
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+OTHERWISE = {
+    "of another form": replaced("schema", by="orchestrator/adapter-card/2"),
+    "a trial that is no name": replaced("trial", by="../../x"),
+    "a number in the place of an object": replaced("base", by=5),
+    "a base without a name": lambda card: card["base"].pop("name"),
+    "tasks that it has not learnt": replaced("tasks", by=["movie_sentiment"]),
+    "a score that is text": replaced(
+        "matrix", 1, "scores", "movie_sentiment", "value", by="nought"),
+    "half of an interval": replaced("matrix", 1, "scores", "movie_sentiment", "low", by=None),
+    "rows of other tasks": replaced("matrix", 2, "scores", by={}),
+    "a number that is none": replaced("measures", "gain", by=float("inf")),
+    "half of a character": replaced("proposed_by", by="\ud83d"),
+    "brackets without end": replaced("overrides", "a", by=deep(500)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", OTHERWISE.values(), ids=OTHERWISE)
+def test_what_is_no_card_is_none_as_it_can_be_made_again(lines, tmp_path, change):
+    folder = SweepFolder(tmp_path)
+    write_cards(folder, SweepState.of(lines), ["t003"])
+    place = card_file(folder, "t003", 3)
+    card = read_card(place)
+    assert card == json.loads(place.read_text())
+    change(card)
+    place.write_text(json.dumps(card))
+    assert read_card(place) is None
+
+
+def test_a_card_is_a_file_and_nothing_else(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "brackets").write_text("[" * 5000)
+    (tmp_path / "digits").write_text("9" * 5000)
+    for place in (*tmp_path.iterdir(), tmp_path / "nowhere"):
+        assert read_card(place) is None, place.name
 
 
 def test_a_card_says_what_the_adapter_knows_and_where_it_came_from(lines, tmp_path):

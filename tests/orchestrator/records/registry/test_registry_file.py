@@ -1,9 +1,12 @@
 """The registry's file: whole, numbered, vouched for, one writer at a time."""
 
+import json
+
 import pytest
 
 from orchestrator.records.cards.reference import AdapterKey
 from orchestrator.records.errors import RegistryError
+from orchestrator.records.journal_lines import sealed
 from orchestrator.records.registry.change import Change
 from orchestrator.records.registry.registry_file import open_registry, read_changes
 
@@ -54,6 +57,30 @@ def test_any_other_damage_is_named(tmp_path, damage):
         read_changes(tmp_path)
     with pytest.raises(RegistryError, match="Restore the file"):
         write(tmp_path, SAID[0])
+
+
+@pytest.mark.parametrize("change", [
+    {"adapter": 5}, {"adapter": {**KEY.as_document(), "trial": "../../x"}},
+    {"adapter": {**KEY.as_document(), "sweep": ".."}},
+    {"adapter": {**KEY.as_document(), "sweep": "/etc"}},
+    {"before": {**KEY.as_document(), "learnt": "all"}}, {"before": {}},
+    {"name": 5}, {"overridden": 5}, {"overridden": [5]}, {"time": "noon"}, {"stands": 1},
+    {"evidence": [1]}, {"evidence": {"measures": [1]}}, {"reason": {}}, {"version": 3},
+])  # fmt: skip
+def test_what_no_version_writes_is_refused_though_somebody_vouches_for_it(tmp_path, change):
+    written, file = write(tmp_path, *SAID), tmp_path / "registry.jsonl"
+    lines = [{"n": c.n, "time": c.time, **c.to_line()} for c in written]
+    lines[1] |= change
+    raw, before = [], b""
+    for line in lines:
+        before = sealed(json.dumps(line).encode(), before)
+        raw.append(before + b"\n")
+    file.write_bytes(b"".join(raw))
+    with pytest.raises(RegistryError, match=r"registry.jsonl: line 2 says what no version writes"):
+        read_changes(tmp_path)
+    (tmp_path / "registry.jsonl").write_bytes(b"[" * 5000 + b"\n")
+    with pytest.raises(RegistryError, match=r"line 1 is not as it was written"):
+        read_changes(tmp_path)
 
 
 def test_there_is_one_writer_at_a_time(tmp_path):
