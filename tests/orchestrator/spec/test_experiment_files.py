@@ -42,6 +42,8 @@ FILES = {p.stem: p for p in sorted(FOLDER.glob("*.yaml")) if not p.match(WRITTEN
 BY_METHOD = [name for name, path in FILES.items() if "method.preset:" in path.read_text()]
 FILLER = [f"w{number}" for number in range(120)]
 TINY = {"train": 80, "validation": 10, "test": 10}
+LONG = 10
+"""Tasks of a sequence from which on a method that a shorter file runs is not run again."""
 
 
 def columns_of(task):
@@ -173,8 +175,27 @@ def one_point_a_method(experiment):
     found = {}
     for point in grid_points(experiment.search.space):
         # Workers beside the first are for Ray; the sweep here is one process.
-        found.setdefault((point.get("method.preset"), point.get("method.adapter.kind")), point)
+        found.setdefault(method_of(point), point)
     return list(found.values())
+
+
+def method_of(point):
+    """The preset and the kinds of adapter and retention of a point of a space."""
+    return tuple(
+        point.get(f"method.{part}") for part in ("preset", "adapter.kind", "retention.kind")
+    )
+
+
+def points_to_run(name):
+    """One point a method; of a long sequence the first, and those that no shorter file runs."""
+    experiment = load_experiment(FILES[name]).experiment
+    found = one_point_a_method(experiment)
+    others = [load_experiment(path).experiment for path in FILES.values()]
+    shorter = [o for o in others if len(o.tasks) < len(experiment.tasks)]
+    if len(experiment.tasks) < LONG:
+        return found
+    known = {method_of(p) for o in shorter if o.search for p in one_point_a_method(o)}
+    return [p for i, p in enumerate(found) if i == 0 or method_of(p) not in known]
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -330,7 +351,7 @@ def test_the_documentations_search_is_one_and_counts_its_trials(tmp_path):
 def test_a_file_runs_from_end_to_end(name, data_root, bases, tmp_path, recorder):
     loaded = load_experiment(FILES[name], data_root)
     family = "gpt2" if "gpt2" in name else "llama"
-    points = one_point_a_method(loaded.experiment)
+    points = points_to_run(name)
     small = shrunk(loaded, bases[family], tmp_path / "runs", points)
     lines = run_sweep(small, SweepOptions(data_root=data_root), recorder).lines
     ended = {line["trial"]: line for line in lines if line["event"] == "trial_ended"}
