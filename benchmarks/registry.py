@@ -85,8 +85,8 @@ def in_process(storage: Path, sweep: str, trials: int) -> dict[str, float]:
     from orchestrator.registry.index.index import open_index
 
     with open_index(storage) as index:
-        last = f"t{trials:03d}"
-
+        whole = index.search("state = COMPLETE", sweep=sweep, limit=None, columns=["trial"]).rows
+        last = whole[-1]["trial"]
         names = [row["trial"] for row in index.search(sweep=sweep, limit=50).rows]
         return {
             "sweeps": _milliseconds(index.sweeps),
@@ -308,10 +308,13 @@ def main() -> None:
     given = parser.parse_args()
     where = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     found: dict[str, Any] = {"machine": where}
-    found["storages"] = [measured(trials) for trials in given.trials]
     largest = max(given.trials)
-    if given.many:
-        found["storages"].append(measured(largest, largest // 100))
+    wanted = [(trials, 1) for trials in given.trials]
+    found["storages"] = []
+    for trials, sweeps in [*wanted, *([(largest, largest // 100)] if given.many else [])]:
+        found["storages"].append(measured(trials, sweeps))
+        # What takes minutes is not lost with what follows.
+        given.output.write_text(json.dumps(found, indent=1) + "\n")
     if given.mlflow:
         found["mlflow"] = mlflow_measured(largest)
     if given.cards:

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from orchestrator.registry.index import database as files
 from orchestrator.registry.index.fields import known_fields
 from orchestrator.registry.index.journal_scan import Span
+from orchestrator.registry.index.kept_documents import KeptDocument, kept_documents
 from orchestrator.registry.index.refresh import refresh, unread_bytes
 from orchestrator.registry.index.search import Page, Said, Search, Wanted
 from orchestrator.registry.index.sweep_rows import spans_of
-from orchestrator.registry.index.trial_document import KeptDocument, kept_documents
 from orchestrator.registry.query.errors import QueryError
 from orchestrator.registry.query.fields import Field
 from orchestrator.system.user_error import UsageError
