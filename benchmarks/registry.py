@@ -79,17 +79,15 @@ def _command(*words: str) -> dict[str, float]:
 
 def in_process(storage: Path, sweep: str, trials: int) -> dict[str, float]:
     """Milliseconds of each question to an open index."""
-    from orchestrator.cli.diff import diff_trials
+    from orchestrator.api.diff import diff
+    from orchestrator.registry.champions.champion import champion
+    from orchestrator.registry.champions.comparison import compare
     from orchestrator.registry.index.index import open_index
-    from orchestrator.registry.part import part_of
 
     with open_index(storage) as index:
-        last = f"t{trials:03d}"
-
-        def diff() -> None:
-            (_, one), (_, other) = (part_of(index, sweep, [name]) for name in ("t001", last))
-            diff_trials((one, one.trial("t001")), (other, other.trial(last)))
-
+        whole = index.search("state = COMPLETE", sweep=sweep, limit=None, columns=["trial"]).rows
+        last = whole[-1]["trial"]
+        names = [row["trial"] for row in index.search(sweep=sweep, limit=50).rows]
         return {
             "sweeps": _milliseconds(index.sweeps),
             "first page": _milliseconds(lambda: index.search(sweep=sweep)),
@@ -105,7 +103,17 @@ def in_process(storage: Path, sweep: str, trials: int) -> dict[str, float]:
             ),
             "front": _milliseconds(lambda: index.front(sweep)),
             "fields": _milliseconds(index.fields),
-            "diff of two trials": _milliseconds(diff),
+            "50 trials as JSON": _milliseconds(lambda: index.documents(sweep, names)),
+            "diff of two trials": _milliseconds(
+                lambda: diff(f"{sweep}/t001", f"{sweep}/{last}", storage)
+            ),
+            "diff of two adapters": _milliseconds(
+                lambda: diff(f"{sweep}/t001@1", f"{sweep}/{last}@2", storage)
+            ),
+            "champion": _milliseconds(lambda: champion(storage, sweep)),
+            "champion beside a challenger": _milliseconds(
+                lambda: compare(storage, sweep, f"{sweep}/t001")
+            ),
             "refresh, nothing new": _milliseconds(index.refresh),
         }
 
@@ -146,9 +154,14 @@ def as_commands(storage: Path, sweep: str, trials: int) -> dict[str, dict[str, f
         "filter, all sweeps": _command("runs", "list", "--filter", WHERE, "--sort", "-gain", *at),
         "--csv, all rows": _command("runs", "list", sweep, "--csv", *at),
         "--json, 50 rows": _command("runs", "list", sweep, "--json", "--limit", "50", *at),
+        "--json, all rows": _command("runs", "list", sweep, "--json", *at),
+        "runs show SWEEP --json": _command("runs", "show", sweep, "--json", *at),
         "runs show SWEEP TRIAL": _command("runs", "show", sweep, last, *at),
         "runs diff": _command("runs", "diff", f"{sweep}/t001", f"{sweep}/{last}", *at),
+        "runs diff of adapters": _command("runs", "diff", f"{sweep}/t001@1", f"{sweep}/t002", *at),
         "runs show SWEEP": _command("runs", "show", sweep, *at),
+        "champion show": _command("champion", "show", sweep, *at),
+        "champion compare": _command("champion", "compare", sweep, f"{sweep}/t001", *at),
     }
 
 
@@ -295,10 +308,13 @@ def main() -> None:
     given = parser.parse_args()
     where = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     found: dict[str, Any] = {"machine": where}
-    found["storages"] = [measured(trials) for trials in given.trials]
     largest = max(given.trials)
-    if given.many:
-        found["storages"].append(measured(largest, largest // 100))
+    wanted = [(trials, 1) for trials in given.trials]
+    found["storages"] = []
+    for trials, sweeps in [*wanted, *([(largest, largest // 100)] if given.many else [])]:
+        found["storages"].append(measured(trials, sweeps))
+        # What takes minutes is not lost with what follows.
+        given.output.write_text(json.dumps(found, indent=1) + "\n")
     if given.mlflow:
         found["mlflow"] = mlflow_measured(largest)
     if given.cards:

@@ -7,8 +7,9 @@ import io
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import typer
@@ -24,6 +25,7 @@ from orchestrator.cli.output.trials_table import (
 )
 from orchestrator.registry.index.index import Index
 from orchestrator.registry.index.search import Page, Said
+from orchestrator.registry.query.values import given
 from orchestrator.system.formatting import count
 
 ROWS = 50
@@ -34,6 +36,10 @@ _FIRST = ("trial", "state", "of", "on_front", "champion", "examples")
 _AFTER_MEASURES = ("test_gain", "test_gain_low", "test_gain_high", "core_seconds")
 """Of a CSV file, between measures with their intervals and settings."""
 
+_AT_ONCE = 1000
+"""Rows of a CSV file that are written at once."""
+_MOST_COLUMNS = 500
+"""Of one result of SQLite's."""
 _PLAIN = frozenset((str, int, float, type(None)))
 """Types that are written into a CSV file as they are."""
 
@@ -88,6 +94,9 @@ def print_trials(index: Index, asked: Asked) -> None:
     columns = asked.columns
     if columns is None and asked.form != "table":
         columns = _csv_columns(index, asked) if asked.form == "csv" else ["sweep", "trial"]
+    if asked.form == "csv" and asked.most is None and len(columns or ()) <= _MOST_COLUMNS:
+        _print_all(index, asked, columns or [])
+        return
     page = index.search(
         asked.conditions, order=asked.order, limit=asked.most, sweep=asked.sweeps,
         columns=_with_names(columns) if asked.form == "table" else columns, said=_SAID,
@@ -115,6 +124,29 @@ def print_trials(index: Index, asked: Asked) -> None:
         print_note(f"{len(page.rows)} of {page.total:,} trials; `--limit N` lists N, 0 all.")
     elif len(page.rows) < page.total:
         print_note(f"{len(page.rows)} of {page.total:,} trials.")
+
+
+def _print_all(index: Index, asked: Asked, columns: Sequence[str]) -> None:
+    """Every trial as CSV, a thousand at a time: all at once are a hundred megabytes."""
+    fields = {field.name: field for field in index.fields(asked.sweeps)}
+    cells = index.cells(
+        asked.conditions, order=asked.order, sweep=asked.sweeps, columns=columns, said=_SAID
+    )
+    names = list(dict.fromkeys(columns))
+    truths = [place for place, name in enumerate(names) if fields[name].kind == "truth"]
+    written = [names]
+    while written:
+        sys.stdout.buffer.write(_csv_lines(written).encode())
+        written = [_values(row, truths) for row in islice(cells, _AT_ONCE)]
+    sys.stdout.flush()
+
+
+def _values(row: Sequence[Any], truths: Sequence[int]) -> list[Any]:
+    """The cells of a trial as a row of a search has them."""
+    values = list(row)
+    for place in truths:
+        values[place] = bool(values[place])
+    return [value if type(value) in _PLAIN else _cell(given(value)) for value in values]
 
 
 def _with_names(columns: Sequence[str] | None) -> Sequence[str] | None:
@@ -174,13 +206,16 @@ def to_csv(page: Page) -> str:
     Returns:
         The text; what was not measured or not set is an empty cell.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(page.columns)
-    writer.writerows(
+    rows = [
         [value if type(value) in _PLAIN else _cell(value) for value in row.values()]
         for row in page.rows
-    )
+    ]
+    return _csv_lines([page.columns, *rows])
+
+
+def _csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\r\n").writerows(rows)
     return out.getvalue()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from orchestrator.registry.index import database as files
 from orchestrator.registry.index.fields import known_fields
 from orchestrator.registry.index.journal_scan import Span
+from orchestrator.registry.index.kept_documents import KeptDocument, kept_documents
 from orchestrator.registry.index.refresh import refresh, unread_bytes
 from orchestrator.registry.index.search import Page, Said, Search, Wanted
 from orchestrator.registry.index.sweep_rows import spans_of
-from orchestrator.registry.index.trial_document import KeptDocument, kept_documents
 from orchestrator.registry.query.errors import QueryError
 from orchestrator.registry.query.fields import Field
 from orchestrator.system.user_error import UsageError
@@ -111,6 +111,35 @@ class Index:
         wanted = Wanted(where, order, limit, offset, columns)
         sweeps = self._numbers(sweep)
         return self._sound(lambda: Search(self._database, sweeps, said or Said()).page(wanted))
+
+    def cells(
+        self,
+        where: str | None,
+        *,
+        order: Sequence[str] = (),
+        columns: Sequence[str],
+        sweep: str | Sequence[str] | None = None,
+        said: Said | None = None,
+    ) -> Iterator[Sequence[Any]]:
+        """The trials that a filter keeps, one by one, however many there are; see `Search.cells`.
+
+        Args:
+            where: As of `search`, as what follows.
+            order: Names.
+            columns: Names, at most 500.
+            sweep: The names of the sweeps to look in.
+            said: What the user calls these.
+
+        Returns:
+            The cells of each trial, in the order of the columns. Nothing else may be asked of the
+            index before the last one.
+
+        Raises:
+            QueryError: A name is unknown, or the filter is none.
+            UsageError: There is no such sweep.
+        """
+        wanted, sweeps = Wanted(where, order, None, 0, columns), self._numbers(sweep)
+        return self._sound(lambda: Search(self._database, sweeps, said or Said()).cells(wanted))[1]
 
     def sweeps(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The sweeps, oldest first.

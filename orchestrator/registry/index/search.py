@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +109,29 @@ class Search:
             count = f"SELECT count(*) {matched}"
             ((total,),) = self._database.execute(count, condition.parameters).fetchall()
         return Page(rows, total, tuple(one.name for one in columns))
+
+    def cells(self, wanted: Wanted) -> tuple[tuple[str, ...], Iterator[Sequence[Any]]]:
+        """The trials that a search finds, without holding them all.
+
+        Args:
+            wanted: The search, with at most 500 columns.
+
+        Returns:
+            The columns, and the cells of one trial after the other as they are in SQLite: true and
+            false are 1 and 0, what is no number and no text is JSON in bytes.
+
+        Raises:
+            QueryError: See `page`.
+        """
+        condition, columns = self._condition(wanted.where), self._columns(wanted.columns)
+        order, ordered_by = self._order(wanted.order)
+        tables = _tables({*condition.fields, *ordered_by, *columns})
+        rows = self._database.execute(
+            f"SELECT {', '.join(one.sql for one in columns)} FROM {tables} "
+            f"WHERE {condition.sql} ORDER BY {order} LIMIT ? OFFSET ?",
+            [*condition.parameters, -1 if wanted.limit is None else wanted.limit, wanted.offset],
+        )
+        return tuple(one.name for one in columns), rows
 
     def _condition(self, where: str | None) -> Condition:
         said = self._said.where

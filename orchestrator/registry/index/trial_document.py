@@ -6,10 +6,8 @@ It says nothing of places, as a folder may be moved, nor what a verdict says of 
 from __future__ import annotations
 
 import json
-import sqlite3
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
@@ -19,20 +17,6 @@ from orchestrator.system.strict_json import without_nan
 
 _LEVEL = 1
 """Of compression: settings are the same words again and again."""
-
-
-@dataclass(frozen=True)
-class KeptDocument:
-    """A trial's document, and what stands beside it."""
-
-    trial: str
-    on_front: bool
-    champion: bool
-    adapter: str | None
-    """Where its adapter is, as the journal has it."""
-    log: str | None
-    text: str
-    """The document as JSON, see `trial_document`."""
 
 
 def trial_document(
@@ -76,31 +60,3 @@ def packed(document: Mapping[str, Any]) -> bytes:
     """A document as the index keeps it."""
     text = json.dumps(without_nan(document), default=str, allow_nan=False)
     return zlib.compress(text.encode("utf-8", "backslashreplace"), _LEVEL)
-
-
-def kept_documents(
-    database: sqlite3.Connection, sweep: int, trials: Sequence[str]
-) -> list[KeptDocument]:
-    """The documents of some trials.
-
-    Args:
-        database: The index.
-        sweep: The sweep's number.
-        trials: The trials' names.
-
-    Returns:
-        Those that there are, in the order of the names.
-    """
-    rows = database.execute(
-        "SELECT name, on_front, champion, place, log, document FROM trial "
-        "JOIN trial_document ON trial_document.trial = trial.id "
-        "WHERE sweep = ? AND name IN (SELECT value FROM json_each(?))",
-        (sweep, json.dumps(list(trials))),
-    )
-    found = {
-        name: KeptDocument(
-            name, bool(on_front), bool(champion), place, log, zlib.decompress(document).decode()
-        )
-        for name, on_front, champion, place, log, document in rows
-    }
-    return [found[name] for name in trials if name in found]

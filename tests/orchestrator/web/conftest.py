@@ -31,10 +31,32 @@ def pages(tmp_path_factory, empty_database):
         yield SimpleNamespace(address=address, storage=storage, changes=changes)
 
 
+@pytest.fixture(scope="session")
+def full(tmp_path_factory):
+    """A server over one sweep of ten thousand trials, whose index is filled; its address."""
+    storage = tmp_path_factory.mktemp("full") / "runs"
+    write_sweep(storage, "full", 10_000)
+    reading = Reading(storage)
+    reading.sweeps()
+    with serving(Site(reading, Changes(allowed=False)), 0) as address:
+        yield address
+
+
 @pytest.fixture
 def page(browser, pages):
     """A fresh page; at its end nothing was asked of another address, and nothing complained."""
-    context = browser.new_context(base_url=pages.address, viewport={"width": 1280, "height": 800})
+    yield from watched(browser, pages.address)
+
+
+@pytest.fixture
+def full_page(browser, full):
+    """The same of the server with ten thousand trials."""
+    yield from watched(browser, full)
+
+
+def watched(browser, address):
+    """A page that must ask nobody else, and make no complaint."""
+    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 800})
     made = context.new_page()
     complaints, outside = [], []
     made.on("console", lambda m: complaints.append(m.text) if m.type in {"error", "warning"} else 0)
@@ -42,7 +64,7 @@ def page(browser, pages):
     made.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
     made.on(
         "request",
-        lambda asked: None if asked.url.startswith(pages.address) else outside.append(asked.url),
+        lambda asked: None if asked.url.startswith(address) else outside.append(asked.url),
     )
     yield made
     context.close()

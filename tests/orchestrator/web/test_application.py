@@ -25,6 +25,21 @@ def drawn(page):
     return charts
 
 
+def fits(page, path):
+    """Whether a page answers, draws its charts, and is no wider than any window."""
+    page.set_viewport_size({"width": 1600, "height": 900})
+    page.emulate_media(color_scheme="light")
+    answer = page.goto(path)
+    assert answer.status == 200, path
+    drawn(page)
+    page.emulate_media(color_scheme="dark")
+    for width in (3840, 400):
+        page.set_viewport_size({"width": width, "height": 900})
+        overhang = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert overhang <= 0, f"{path} is {overhang} px wider than a window of {width} px"
+    assert page.locator("h1").count() == 1
+
+
 def every_page(name):
     sweep = f"/sweeps/{quoted(name)}"
     found = ["/", "/trials", "/champions", sweep, f"{sweep}/lineage", f"/champions/{quoted(name)}",
@@ -44,18 +59,70 @@ def every_page(name):
 @pytest.mark.parametrize("name", SIZES)
 def test_every_page_at_every_size_fits_and_shows_hostile_text_as_text(page, name):
     for path in every_page(name):
-        page.set_viewport_size({"width": 1600, "height": 900})
-        page.emulate_media(color_scheme="light")
-        answer = page.goto(path)
-        assert answer.status == 200, path
-        drawn(page)
-        page.emulate_media(color_scheme="dark")
-        for width in (3840, 400):
-            page.set_viewport_size({"width": width, "height": 900})
-            overhang = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-            assert overhang <= 0, f"{path} is {overhang} px wider than a window of {width} px"
-        assert page.locator("h1").count() == 1
+        fits(page, path)
         assert page.locator("img, b[onclick]").count() == 0
+
+
+@pytest.mark.slow
+def test_every_page_fits_with_ten_thousand_trials(full_page):
+    trial = "/sweeps/full/trials/t05000"
+    for path in ("/", "/trials", "/champions", "/champions/full", "/sweeps/full", trial,
+                 "/sweeps/full/lineage", f"{trial}/cards/1", "/compare?sweep=full&sweep=full",
+                 "/diff?trial=full/t05000&trial=full/t10000",
+                 "/diff?trial=full/t05000@1&trial=full/t10000@2"):  # fmt: skip
+        fits(full_page, path)
+
+
+@pytest.mark.slow
+def test_ten_thousand_trials_are_filtered_sorted_paged_brushed_and_reached_by_keys(full_page):
+    page = full_page
+    page.goto("/sweeps/full?sort=-gain&rows=500&offset=9500")
+    assert re.search(r"9501 to 10,?000 of 10,000", page.locator("#trials-table nav").inner_text())
+    page.get_by_role("searchbox").fill("gain > 0.1 and method.adapter.r in (4, 8)")
+    page.get_by_role("button", name="Apply").click()
+    page.wait_for_url("**where=gain*")
+    chosen = page.locator("#trials-table nav").inner_text()
+    assert 500 < int(re.search(r"of ([\d,]+)", chosen)[1].replace(",", "")) < 10_000
+    page.goto("/sweeps/full?axes=training.learning_rate&axes=gain")
+    drawn(page)
+    stops = page.evaluate(
+        """() => [...document.querySelectorAll("*")]
+        .filter(e => e.tabIndex >= 0 && e.checkVisibility() && !e.disabled).length"""
+    )
+    assert stops < 250
+    plot = page.locator("#settings .plot")
+    plot.focus()
+    plot.press("ArrowRight")
+    for _ in range(8):
+        plot.press("ArrowUp")
+    assert "trials lie within" in page.locator("#settings output").inner_text()
+    plot.press("Enter")
+    page.wait_for_url("**where=gain*")
+    drawn(page)
+    front = page.locator("#front .plot").first
+    front.focus()
+    front.press("End")
+    name = re.match(r"t\d+", page.locator("#front output").first.inner_text()).group()
+    front.press("Enter")
+    page.wait_for_url(f"**/sweeps/full/trials/{name}")
+
+
+@pytest.mark.slow
+def test_what_the_first_chart_draws_is_asked_for_before_what_draws_it_is_there(full_page):
+    full_page.goto("/sweeps/full")
+    drawn(full_page)
+    asked = full_page.evaluate(
+        """() => Object.fromEntries(performance.getEntriesByType("resource").map(
+        e => [e.name.split("/").pop().split("?")[0], [e.startTime, e.responseEnd]]))"""
+    )
+    assert asked["front"][0] < asked["echarts.min.js"][1]
+    modules = [asked[f"{name}.js"][0] for name in ("chart", "scatter", "lines", "parallel")]
+    assert max(modules) < asked["pages.js"][1], "none waits for the one that names it"
+    times = full_page.evaluate(
+        """() => performance.getEntriesByType("resource")
+        .filter(e => e.name.includes("/front?")).length"""
+    )
+    assert times == 1, "the data are fetched once"
 
 
 def test_hostile_values_are_seen_whole(page):

@@ -75,3 +75,21 @@ def test_a_storage_folder_that_has_moved_has_its_documents_places(storage):
     rows = printed("runs", "show", "demo", "--storage", moved, "--json")["trials"]
     assert rows[0]["adapter"] == str(moved / "demo" / "trials" / "t001" / "adapter")
     assert rows[0]["log"].startswith(str(moved))
+
+
+@pytest.mark.parametrize("at_once", [2, 1000])
+def test_all_trials_as_csv_are_those_of_a_page(storage, monkeypatch, at_once):
+    from orchestrator.cli.listing import printing
+
+    monkeypatch.setattr(printing, "_AT_ONCE", at_once)
+    for words in (["demo"], ["demo", "other", "--sort", "-gain"], ["--filter", "gain > 0.1"],
+                  ["--columns", "overrides,champion,screened,gain,gain"]):  # fmt: skip
+        asked = ["runs", "list", *words, "--csv", "--storage", storage]
+        whole = CliRunner().invoke(app, [str(word) for word in asked])
+        paged = CliRunner().invoke(app, [str(word) for word in [*asked, "--limit", "1000"]])
+        assert whole.exit_code == 0, whole.output
+        assert whole.stdout_bytes == paged.stdout_bytes
+        assert whole.stdout_bytes.count(b"\r\n") > 3
+    refused = CliRunner().invoke(app, ["runs", "list", "--csv", "--filter", "gian > 0",
+                                       "--storage", str(storage)])  # fmt: skip
+    assert "Did you mean 'gain'?" in refused.output
