@@ -59,7 +59,5 @@ def test_a_clock_that_is_set_makes_no_process_another_one(own_place, monkeypatch
 def test_a_number_that_is_another_process_by_now_is_no_owner(own_place):
     left = own_place / f"orchestrator-model-{module.machine_mark()}-{os.getpid()}-t12345-x"
     left.mkdir()
-    (
-        own_place / f"orchestrator-model-00000000-{os.getpid()}-t12345-x"
-    ).mkdir()
+    (own_place / f"orchestrator-model-00000000-{os.getpid()}-t12345-x").mkdir()
     assert list(module.abandoned("model")) == [left]
