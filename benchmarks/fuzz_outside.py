@@ -280,7 +280,7 @@ def damage_bundle(folder: Path, chance: random.Random) -> None:
     if kind == 2:  # as no honest writer would
         name = chance.choice(sorted(files))
         files[name] = _damaged(files[name], folder, chance)
-        odd = chance.choice([name, "../x", "/x", "a\\b", "x/../../y", "", "a\nb", name + "\0"])
+        odd = chance.choice([name, "../x", "/x", "a\\b", "x/../../y", ".", "a\nb", name + "\0"])
         with zipfile.ZipFile(path, "w", chance.choice([0, 8])) as archive:
             for member, content in files.items():
                 archive.writestr(odd if member == name else member, content)

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 from orchestrator.records.cards.reference import AdapterKey
 from orchestrator.system.field_types import check_of
+from orchestrator.system.strict_json import without_nan
 
 Kind = Literal[
     "decided",      # a verdict has named a champion
@@ -92,11 +93,13 @@ class Change:
             The change; None of a kind that a later version writes.
 
         Raises:
-            ValueError: If a field is of a type that no version writes.
+            ValueError: If a field is of a type that no version writes, or a number is not finite.
         """
         event = line.get("event")
         if not isinstance(event, str) or event not in KINDS:
             return None
+        if line != without_nan(line):
+            raise ValueError("a number in it is not finite")
         known = {one.name for one in fields(cls)}
         held = {key: value for key, value in line.items() if key in known and value is not None}
         for key in ("adapter", "before"):

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.records.errors import JournalError
 from orchestrator.records.journal import Journal, SteadyClock, is_being_written
-from orchestrator.records.journal_lines import read_journal
+from orchestrator.records.journal_lines import read_journal, sealed
 from orchestrator.records.stage_report import StageReport
 from tests.journals import say
 
@@ -23,6 +23,22 @@ def test_lines_come_back_in_order_with_numbers_and_nan_as_null(tmp_path):
         "n": 1, "time": 12.5, "event": "stage_report", "report": {"score": None, "row": [1.0, 0.5]},
     }  # fmt: skip
     assert read_journal(tmp_path / "s")[1] == line
+
+
+@pytest.mark.parametrize(
+    "value", ["[" * 5000, "[" * 300 + "]" * 300, "9" * 5000], ids=["endless", "deep", "long"]
+)
+def test_a_line_that_python_cannot_follow_is_damaged(tmp_path, value):
+    with Journal(tmp_path) as journal:
+        say(journal, "sweep_opened")
+    path = tmp_path / "journal.jsonl"
+    line = f'{{"n":1,"time":1.0,"event":"trial_proposed","trial":"t001","overrides":{value}}}'
+    before = path.read_bytes()[:-1]
+    path.write_bytes(before + b"\n" + sealed(line.encode(), before) + b"\n")
+    with pytest.raises(JournalError, match=r"line 2 is damaged .*orchestrate repair"):
+        read_journal(tmp_path)
+    with pytest.raises(JournalError, match="line 2 is damaged"):
+        Journal(tmp_path)
 
 
 def test_time_goes_on_where_the_machines_clock_is_set_back():

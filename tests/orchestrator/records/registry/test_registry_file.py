@@ -66,6 +66,7 @@ def test_any_other_damage_is_named(tmp_path, damage):
     {"before": {**KEY.as_document(), "learnt": "all"}}, {"before": {}},
     {"name": 5}, {"overridden": 5}, {"overridden": [5]}, {"time": "noon"}, {"stands": 1},
     {"evidence": [1]}, {"evidence": {"measures": [1]}}, {"reason": {}}, {"version": 3},
+    {"evidence": {"gain": float("inf")}}, {"adapter": KEY.as_document(), "time": float("nan")},
 ])  # fmt: skip
 def test_what_no_version_writes_is_refused_though_somebody_vouches_for_it(tmp_path, change):
     written, file = write(tmp_path, *SAID), tmp_path / "registry.jsonl"
