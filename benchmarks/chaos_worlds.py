@@ -210,6 +210,10 @@ def set_clock_back(at: Place) -> str:
 # --- two nodes -----------------------------------------------------------------------------------
 
 
+_OF_CLUSTER = {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "150"}
+"""Both nodes and the driver are on this machine, which may be busy."""
+
+
 class Cluster:
     """A head that holds no worker, and a node that does, on this machine."""
 
@@ -218,13 +222,15 @@ class Cluster:
         self._at, self._mark = at, f"{at.mark}-cluster"
         self._port, self._back = _free_port(), None
         self.address = f"127.0.0.1:{self._port}"
-        self._ray("--head", f"--port={self._port}", "--num-cpus=0", "--include-dashboard=false")
+        head = ("--head", f"--port={self._port}", "--num-cpus=0", "--include-dashboard=false")
+        self._ray("127.0.0.1", *head)
         self.add_node()
 
     def add_node(self) -> None:
         """Start another node."""
         before = set(self._raylets())
-        self._ray(f"--address={self.address}", "--num-cpus=2")
+        # At another address of this machine, so that the driver is not taken for one of its own.
+        self._ray("127.0.0.2", f"--address={self.address}", "--num-cpus=2")
         (self._node,) = set(self._raylets()) - before
 
     def lose_node(self) -> None:
@@ -245,15 +251,15 @@ class Cluster:
     def _raylets(self) -> list[psutil.Process]:
         return [p for p in marked(self._mark) if p.name() == "raylet"]
 
-    def _ray(self, *words: str) -> None:
-        ray = Path(sys.executable).with_name("ray")
+    def _ray(self, ip: str, *words: str) -> None:
+        ray = [sys.executable, "-m", "ray.scripts.scripts"]
         environment = {
             **os.environ, MARK: self._mark, "TMPDIR": str(self._at.root / "tmp"),
-            "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", **_OF_CLUSTER,
         }  # fmt: skip
         (self._at.root / "tmp").mkdir(exist_ok=True)
         subprocess.run(
-            [str(ray), "start", "--disable-usage-stats", "--node-ip-address=127.0.0.1", *words],
+            [*ray, "start", "--disable-usage-stats", f"--node-ip-address={ip}", *words],
             check=True, capture_output=True, env=environment, timeout=START_SECONDS,
         )  # fmt: skip
 
@@ -270,7 +276,7 @@ def own_cluster(at: Place) -> Iterator[Place]:
     """
     cluster = _clusters[at.storage] = Cluster(at)
     try:
-        yield replace(at, words=("--address", cluster.address))
+        yield replace(at, words=("--address", cluster.address), environment=_OF_CLUSTER)
     finally:
         _clusters.pop(at.storage).end()
 
