@@ -17,16 +17,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import psutil
-
-from orchestrator.system.scratch import machine_mark
+from orchestrator.system.scratch import birth, machine_mark
 from orchestrator.system.stores.errors import HeldError, StoreError
 from orchestrator.system.stores.store import Store
 
 RENEWED_SECONDS = 5.0
 LOST_SECONDS = 30.0
 """A holder that has not renewed its lease for so long is taken for lost."""
-_CLOCK_SECONDS = 5.0
 
 
 class Lease:
@@ -91,7 +88,7 @@ def take(
             waited += 1.0
     own = {
         "node": platform.node(), "machine": machine_mark(), "pid": os.getpid(),
-        "began": _began(os.getpid()), "id": uuid.uuid4().hex,
+        "began": birth(os.getpid()), "id": uuid.uuid4().hex,
     }  # fmt: skip
     if not store.create(_place(name, number + 1), json.dumps(own).encode()):
         _, winner = _last(store, name)
@@ -131,18 +128,8 @@ def _is_ended(store: Store, name: str, number: int) -> bool:
 
 def _is_gone(holder: dict[str, Any]) -> bool:
     """Whether a holder was a process of this machine that has ended."""
-    if holder.get("machine") != machine_mark():
-        return False
-    began = _began(int(holder.get("pid") or 0))
-    # Worked out from the time since the start of the machine, so the clock's corrections are in it.
-    return began is None or abs(began - float(holder.get("began") or 0.0)) > _CLOCK_SECONDS
-
-
-def _began(pid: int) -> float | None:
-    """When a process began; None where there is none."""
-    with suppress(psutil.Error):
-        return round(psutil.Process(pid).create_time(), 1)
-    return None
+    here = holder.get("machine") == machine_mark()
+    return here and holder.get("began") != birth(int(holder.get("pid") or 0))
 
 
 def _held(what: str, holder: dict[str, Any]) -> str:
