@@ -10,6 +10,7 @@ from orchestrator.registry.champions import champion as looking
 from orchestrator.registry.champions import changing, comparison
 from orchestrator.registry.champions.champion import Champion
 from orchestrator.registry.champions.comparison import Comparison
+from orchestrator.system.stores.opening import opened
 
 _log = logging.getLogger(__name__)
 
@@ -24,17 +25,17 @@ def champion(name: str, storage: Path | str = "runs") -> Champion:
     Returns:
         The champion; a `RegistryError` says why there is none.
     """
-    return looking.champion(Path(storage), name)
+    return looking.champion(opened(storage), name)
 
 
 def champion_history(name: str, storage: Path | str = "runs") -> list[Change]:
     """Everything that became of the champions of a name, oldest first."""
-    return looking.history(Path(storage), name)
+    return looking.history(opened(storage), name)
 
 
 def compare(name: str, challenger: str, storage: Path | str = "runs") -> Comparison:
     """An adapter, `SWEEP/TRIAL` or `SWEEP/TRIAL@TASK`, beside the champion on the same examples."""
-    return comparison.compare(Path(storage), name, challenger)
+    return comparison.compare(opened(storage), name, challenger)
 
 
 def promote(
@@ -58,10 +59,10 @@ def promote(
         The line of the history; a `RegistryError` says why it was refused.
     """
     return changing.promote(
-        Path(storage), reference, reason=reason, name=to, force=force, note=_log.info
+        opened(storage), reference, reason=reason, name=to, force=force, note=_log.info
     )
 
 
 def rollback(name: str, storage: Path | str = "runs", *, reason: str) -> Change:
     """Make the champion before this one champion again; see `promote`."""
-    return changing.rollback(Path(storage), name, reason=reason, note=_log.info)
+    return changing.rollback(opened(storage), name, reason=reason, note=_log.info)

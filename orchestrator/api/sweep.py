@@ -26,6 +26,8 @@ from orchestrator.report.written import write_report
 from orchestrator.spec.task_files import load_task
 from orchestrator.sweep.scores.later_scores import Asked, score_later
 from orchestrator.system.formatting import count
+from orchestrator.system.stores.address import is_address, plain_address
+from orchestrator.system.stores.opening import opened
 
 
 class Sweep:
@@ -179,7 +181,7 @@ def open_sweep(folder: Path | str) -> Sweep:
     """Open a sweep that was begun, also while it runs.
 
     Args:
-        folder: The sweep's folder, for example `runs/demo`.
+        folder: The sweep's folder, for example `runs/demo`, or its address.
 
     Returns:
         The sweep as its journal is now; open it again to see more.
@@ -188,5 +190,8 @@ def open_sweep(folder: Path | str) -> Sweep:
         UsageError: There is no sweep; the message names those beside it.
         JournalError: Its journal is damaged.
     """
+    if is_address(folder):
+        storage, _, name = plain_address(str(folder)).rpartition("/")
+        return Sweep(*read_sweep(name, opened(storage)))
     place = Path(folder).expanduser().resolve()
     return Sweep(*read_sweep(place.name, place.parent))

@@ -10,7 +10,9 @@ import typer
 from orchestrator.cli.listing import completion
 from orchestrator.cli.listing.completion import DEFAULT_STORAGE
 from orchestrator.spec.budgets import duration
-from orchestrator.spec.folders import not_a_folder
+from orchestrator.system.stores.address import wrong_storage
+from orchestrator.system.stores.errors import StoreError
+from orchestrator.system.stores.opening import address_of, opened
 from orchestrator.system.user_error import UsageError
 
 File = Annotated[Path, typer.Argument(help="The experiment file (YAML).", show_default=False)]
@@ -18,16 +20,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for 
 
 
 def _folder(storage: str | Path) -> Path:
-    """The storage folder of an option; an address is refused as in an experiment file."""
-    wrong = not_a_folder(str(storage))
+    """The storage folder of an option; of an address, where what it holds was fetched to."""
+    wrong = wrong_storage(str(storage))
     if wrong is not None:
         raise typer.BadParameter(wrong)
-    return Path(storage)
+    try:
+        return opened(storage)
+    except StoreError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 Storage = Annotated[
     Path,
-    typer.Option(help="The folder that sweeps are kept in.", parser=_folder, metavar="DIR"),
+    typer.Option(
+        help="The folder or address (s3://BUCKET/PREFIX) that sweeps are kept in.",
+        parser=_folder,
+        metavar="DIR",
+    ),
 ]
 TrackingUri = Annotated[
     str | None,
@@ -91,7 +100,7 @@ def given_places(
     """The options that say where things are, as `command_again` takes them."""
     return {
         "--address": address, "--data-root": data_root, "--base": base,
-        "--storage": None if storage == DEFAULT_STORAGE else storage,
+        "--storage": None if storage == DEFAULT_STORAGE else address_of(storage) or storage,
     }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.system import machine
+from orchestrator.system.stores.address import working_folder
 
 if TYPE_CHECKING:
     from orchestrator.sweep.run_options import SweepOptions, SweepOutcome
@@ -75,7 +76,7 @@ def show_plan(loaded: LoadedExperiment, address: str | None, *, as_json: bool) -
 
 
 def _machine(loaded: LoadedExperiment, address: str | None) -> Machine:
-    storage = Path(loaded.experiment.storage).expanduser()
+    storage = working_folder(loaded.experiment.storage)
     if address is not None:
         from orchestrator.executors.cluster_devices import cluster_devices
 
@@ -117,7 +118,7 @@ def run_shown(loaded: LoadedExperiment, options: SweepOptions, again: str) -> Sw
         with shown:
             return run_sweep(loaded, options, shown)
     except (KeyboardInterrupt, SweepInterruptedError):
-        storage = Path(loaded.experiment.storage).expanduser()
+        storage = working_folder(loaded.experiment.storage)
         stop(_interrupted(shown.view, storage, again), INTERRUPTED)
 
 

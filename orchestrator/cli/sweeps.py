@@ -26,6 +26,7 @@ from orchestrator.records.journal import is_being_written
 from orchestrator.records.sweep_folder import sweep_folder
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment, load_experiment
+from orchestrator.system.stores.opening import opened
 from orchestrator.system.user_error import UsageError
 
 
@@ -97,7 +98,7 @@ def _asked_for(
     from orchestrator.api.requests import ask_for_trial, changes_of
 
     experiment = _load(file, data_root, begun=True).experiment
-    storage = Path(experiment.storage).expanduser().resolve()
+    storage = opened(experiment.storage).resolve()
     folder = sweep_folder(storage, experiment.name, new=False)
     ask_for_trial(folder, like, changes_of(changes), reason)
     running = is_being_written(folder)

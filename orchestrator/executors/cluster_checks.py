@@ -10,6 +10,8 @@ from typing import Any
 from orchestrator.executors.cluster_fit import ClusterError
 from orchestrator.system import durable
 from orchestrator.system.package_versions import package_version
+from orchestrator.system.stores.mirror import mirror_of, settle
+from orchestrator.system.stores.opening import bring_file
 
 
 def check_driver(address: str | None) -> None:
@@ -54,7 +56,10 @@ def check_nodes(folder: Path, base: Mapping[str, int], versions: Mapping[str, st
     nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != own]
     if not nodes:
         return
-    probe = ray.remote(num_cpus=0, max_retries=0)(_as_a_worker)
+    probe: Any = ray.remote(num_cpus=0, max_retries=0)(_as_a_worker)
+    mirror = mirror_of(folder)
+    place = folder if mirror is None else f"{mirror.address}/{folder.name}"
+    store = None if mirror is None else (mirror.root, mirror.address)
     probes = folder / "nodes"
     probes.mkdir(parents=True, exist_ok=True)
     for node in nodes:
@@ -63,28 +68,61 @@ def check_nodes(folder: Path, base: Mapping[str, int], versions: Mapping[str, st
         try:
             there: dict[str, Any] = ray.get(
                 probe.options(scheduling_strategy=strategy).remote(
-                    probes / name, name, dict(base), sorted(versions)
+                    probes / name, name, dict(base), sorted(versions), store
                 ),
                 timeout=60,
             )
         except (OSError, RayError) as error:
             raise ClusterError(
-                f"Node {address} cannot write to {folder}: "
+                f"Node {address} cannot write to {place}: "
                 f"{' '.join(str(error).split())[-200:]}. On several nodes `storage` must be a "
-                "folder that all of them share."
+                "folder that all of them share, or an address that all of them can write to."
             ) from None
+        bring_file(probes / name)
         if not (probes / name).is_file():
             raise ClusterError(
-                f"What node {address} wrote to {folder} is not seen here: its "
+                f"What node {address} wrote to {place} is not seen here: its "
                 "`storage` is another disk. On several nodes `storage` must be a shared folder."
             )
-        (probes / name).unlink()
+        durable.remove(probes / name)
         _compare(address, there, versions)
     probes.rmdir()
 
 
-def _as_a_worker(path: Path, content: str, base: dict[str, int], packages: list[str]) -> Any:
+def groups_refused(folder: Path) -> str | None:
+    """Why no trial or member can have workers of Ray Train; None where it can.
+
+    Ray Train wants a folder that all nodes share, or a file system of its own.
+
+    Args:
+        folder: The sweep's folder.
+
+    Returns:
+        What cannot be, and what can.
+    """
+    import ray
+
+    mirror = mirror_of(folder)
+    if mirror is None or sum(node["Alive"] for node in ray.nodes()) < 2:
+        return None
+    return (
+        f"With `storage` at an address ({mirror.address}) on a cluster of several nodes, trials "
+        "run in members of the pool of one worker each; groups of workers (`executor: train`, "
+        "methods that cannot be packed, `workers` above 1) are not built for that. Set `storage` "
+        "to a folder that all nodes share, or run on one node."
+    )
+
+
+def _as_a_worker(
+    path: Path,
+    content: str,
+    base: dict[str, int],
+    packages: list[str],
+    store: tuple[Path, str] | None = None,
+) -> Any:
     """On a node: write as a worker would, and say what it has and sees."""
+    if store is not None:
+        settle(*store)
     durable.write(path, content)
     found = (_unread(Path(name), size) for name, size in base.items())
     return {

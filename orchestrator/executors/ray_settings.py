@@ -15,6 +15,7 @@ from orchestrator.system.ray_environment import (
     ray_folder,
     temporary_holds_sockets,
 )
+from orchestrator.system.stores.address import FOLDER_VARIABLE, stores_folder
 
 _LOCAL = "127.0.0.1"
 _WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
@@ -25,6 +26,8 @@ def process_environment() -> dict[str, str]:
     needed = {
         # The workers of trials and members are written for this version of Ray Train.
         "RAY_TRAIN_V2_ENABLED": "1",
+        # A storage at an address is worked on at the same place in every process.
+        FOLDER_VARIABLE: str(stores_folder()),
     }
     defaults = {
         # Results are polled this often; two seconds would stall trials that report often.

@@ -14,7 +14,7 @@ from orchestrator.loop.task_sequence import keeps_adapters
 from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.experiment import Experiment
-from orchestrator.system.durable import copy_folder
+from orchestrator.system.durable import copy_folder, remove
 
 
 class TaskAdapters:
@@ -49,7 +49,7 @@ class TaskAdapters:
         if self._is_last(report):
             return
         place = self._folder.task_adapter(self._trial, report.task_index + 1)
-        shutil.rmtree(place, ignore_errors=True)  # of an attempt that went on from an earlier task
+        remove(place)  # of an attempt that went on from an earlier task
         try:
             copy_folder(made, place)
         except OSError as error:

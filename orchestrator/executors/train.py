@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.train import UserCallback
 
+from orchestrator.executors.cluster_checks import groups_refused
 from orchestrator.executors.desk import Desk, Heard
 from orchestrator.executors.head_actor import head_actor
 from orchestrator.executors.job import Job
@@ -64,6 +65,9 @@ class TrainTrial:
         )
         from ray.train.torch import TorchTrainer
 
+        refused = groups_refused(job.folder.path)
+        if refused is not None:
+            return (Failed(refused),)
         resources = job.experiment.resources
         here = ray.get_runtime_context().current_actor
         trainer = TorchTrainer(

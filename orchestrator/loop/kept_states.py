@@ -17,6 +17,7 @@ from orchestrator.loop.trial_checkpoints import SetAside
 from orchestrator.system import durable
 from orchestrator.system.byte_units import GIB
 from orchestrator.system.seals import Maker, flaw, move_aside, read_seal, seal
+from orchestrator.system.stores.opening import bring
 
 MOST_BYTES = 2 * GIB
 """What all states of a storage folder may take."""
@@ -48,6 +49,8 @@ class KeptStates:
         """
         place = self._folder / key
         try:
+            if not place.is_dir():
+                bring(place)
             wrong = flaw(place)
             if wrong is None and read_seal(place)["made_of"] != key:
                 wrong = "it was made of something else"
@@ -93,7 +96,7 @@ class KeptStates:
         for path in sorted(sizes, key=_used):
             if taken + wanted <= most:
                 break
-            shutil.rmtree(path, ignore_errors=True)
+            durable.remove(path)
             taken -= sizes[path]
         return taken + wanted <= most
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from orchestrator.loop.trial_state import STATE_FILE, read_state
 from orchestrator.system import durable
 from orchestrator.system.seals import UNSEALED, Maker, flaw, move_aside, seal
+from orchestrator.system.stores.opening import bring
 
 _FORMER = ".old"
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
@@ -76,6 +77,7 @@ def found_checkpoint(kept: Path, maker: Maker) -> tuple[Path | None, list[SetAsi
     Raises:
         OSError: If the disk refuses to put a former one back.
     """
+    bring(kept)  # another machine may have trained it last
     found, aside = last_whole([kept, *_formers(kept)], maker)
     if found is None or found == kept:
         return found, aside

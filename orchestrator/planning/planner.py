@@ -8,7 +8,6 @@ Estimates say that they are estimates, and time is a range.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 from orchestrator.base.facts import base_facts
@@ -42,6 +41,7 @@ from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.reach import possible_methods, reachable
+from orchestrator.system.stores.address import working_folder
 
 
 def make_plan(
@@ -123,7 +123,7 @@ def _room(
     experiment: Experiment, methods: list[MethodFacts], trials: int, machine: Machine
 ) -> dict[str, float]:
     """What lies in the storage folder, and what of states that trials share."""
-    tasks, storage = len(experiment.tasks), Path(experiment.storage).expanduser()
+    tasks, storage = len(experiment.tasks), working_folder(experiment.storage)
     return {
         "storage_bytes": storage_bytes(methods, trials, tasks),
         "shared_bytes": shared_states_bytes(methods, trials, tasks, storage, machine.disk),
@@ -132,7 +132,7 @@ def _room(
 
 def _in_the_way(loaded: LoadedExperiment, machine: Machine, kind: str) -> list[str]:
     experiment = loaded.experiment
-    storage = Path(experiment.storage).expanduser()
+    storage = working_folder(experiment.storage)
     extends, gone = experiment.extends, list[str]()
     if extends is not None and not SweepFolder(storage / extends.sweep).path.is_dir():
         gone = [f"`extends` goes on from {extends.named}, and {storage} holds no such sweep"]

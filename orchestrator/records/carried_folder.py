@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.system.durable import half, put
+from orchestrator.system.durable import half, put, remove
 from orchestrator.system.seals import Maker, seal
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -53,7 +53,7 @@ def write_carried(
         text = json.dumps(dict(about), indent=1)
         (fresh / ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
         seal(fresh, maker)
-        shutil.rmtree(target, ignore_errors=True)
+        remove(target)
         put(fresh, target)
     return carried_bytes(target)
 

@@ -1,8 +1,9 @@
 """The journal: one fsynced JSON line for everything that happened in a sweep, and the only truth.
 
-The driver alone writes it, under a lock. MLflow, tables and the resumption of a sweep are functions
-of its lines. A line cut short by a crash is removed when the journal is opened again: what it
-would have said had not been acknowledged to anyone.
+The driver alone writes it, under a lock; where `storage` is an address, its lines are in the store
+before they count, and the file is a copy (`system.stores.stored_lines`). MLflow, tables and the
+resumption of a sweep are functions of its lines. A line cut short by a crash is removed when the
+journal is opened again: what it would have said had not been acknowledged to anyone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from orchestrator.records.events import read_events
 from orchestrator.records.journal_lines import JOURNAL_NAME, JournalLines, checked_line, sealed
 from orchestrator.system.durable import remedy
 from orchestrator.system.file_lock import LockingUnsupportedError, try_lock, unlock
+from orchestrator.system.stores.errors import StoreError
+from orchestrator.system.stores.stored_lines import stored_lines
 from orchestrator.system.strict_json import without_nan
 
 E = TypeVar("E", bound=Event)
@@ -37,9 +40,12 @@ def is_being_written(folder: Path) -> bool:
     path = folder / JOURNAL_NAME
     try:
         with path.open("rb") as file:
-            return not try_lock(file, path, shared=True)
+            if not try_lock(file, path, shared=True):
+                return True
     except (FileNotFoundError, LockingUnsupportedError):
         return False  # where nothing can be locked, no sweep is run
+    stored = stored_lines(path)
+    return stored is not None and stored.held_elsewhere()
 
 
 def _lock(file: FileIO, path: Path) -> bool:
@@ -109,10 +115,17 @@ class Journal:
         self.folder = folder
         self.path = folder / JOURNAL_NAME
         self._file = self._locked()
+        self._stored = stored_lines(self.path)
         try:
+            if self._stored is not None:
+                self._stored.hold(self._file)
             self.lines, self._before = self._taken_in()
-        except JournalError:
+        except StoreError as error:
+            self._remove_empty()
             self._file.close()
+            raise JournalError(str(error)) from None
+        except JournalError:
+            self._give_free(empty=False)
             raise
         self.torn = self.path.stat().st_size - self.lines.size
         """Bytes of a last line that a crash had cut short; they are gone now."""
@@ -171,7 +184,7 @@ class Journal:
         return read_events(self.lines)
 
     def append(self, event: E) -> E:
-        """Write one line and wait until the disk has it.
+        """Write one line and wait until the disk, and the store where there is one, has it.
 
         Args:
             event: What happened.
@@ -180,7 +193,7 @@ class Journal:
             The event as a reader will see it, with its number and its time.
 
         Raises:
-            JournalError: If the disk refuses it.
+            JournalError: If the disk or the store refuses it, or another process writes now.
         """
         stamped = replace(event, n=len(self.lines), time=round(self._clock(), 3)).to_line()
         text = json.dumps(without_nan(stamped), allow_nan=False, separators=(",", ":")).encode()
@@ -201,18 +214,40 @@ class Journal:
                 f"Cannot write to the journal {self.path}: {error.strerror or error}. Everything "
                 f"that was recorded before is kept. {what}, then run the same command."
             ) from None
+        self._add_to_store(content)
         line: Line = json.loads(text)
         self.lines.add(line, len(content))
         self._before = raw
         return type(event).from_line(line)
 
+    def _add_to_store(self, content: bytes) -> None:
+        """Let the store have a line that the file has, where there is a store."""
+        if self._stored is None:
+            return
+        try:
+            self._stored.add(content)
+        except StoreError as error:
+            # It does not count: the file is brought to what the store holds by who opens it next.
+            with suppress(OSError):
+                self._file.truncate(self.lines.size)
+            raise JournalError(str(error)) from None
+
     def close(self) -> None:
         """Give the journal free for another writer; one that holds nothing leaves nothing."""
         if not self._file.closed and not self.lines:
-            # A sweep that could not begin must not be listed, or be continued.
-            with suppress(OSError):
+            self._remove_empty()
+        self._give_free(empty=not self.lines)
+
+    def _remove_empty(self) -> None:
+        """Leave nothing: a sweep that could not begin must not be listed, or be continued."""
+        with suppress(OSError):
+            if not self.path.stat().st_size:
                 self.path.unlink()
                 self.folder.rmdir()
+
+    def _give_free(self, *, empty: bool) -> None:
+        if self._stored is not None:
+            self._stored.close(empty=empty)
         self._file.close()
 
     def __enter__(self) -> Journal:

@@ -26,6 +26,7 @@ from orchestrator.spec.task_files import TaskFileError, parse_task
 from orchestrator.spec.task_kinds import TaskSpec
 from orchestrator.spec.validation import render_validation_error
 from orchestrator.system.seals import content_hash, file_hashes, flaw, read_seal, seal
+from orchestrator.system.stores.opening import bring
 from orchestrator.system.strict_json import read_object
 from orchestrator.system.wording import cut
 
@@ -191,6 +192,8 @@ def adapter_flaw(folder: Path, expected: str | None, trial: str) -> str | None:
     """
     if expected is None:
         return None
+    if not folder.is_dir():
+        bring(folder)
     if not folder.is_dir():
         return pruned_words(folder) or "it is missing"
     if content_hash(file_hashes(folder)) == expected:

@@ -12,6 +12,7 @@ from orchestrator.report.page import render_page
 from orchestrator.report.png import draw_pictures
 from orchestrator.report.sweep_figures import make_figures
 from orchestrator.system import durable
+from orchestrator.system.stores.opening import share
 
 PAGE = "index.html"
 
@@ -39,4 +40,5 @@ def write_report(lines: Iterable[Line], folder: Path, output: Path | None = None
     # In one step, because a browser may be reading the old one.
     durable.write(page, render_page(view, figures, folder))
     durable.sync(target)
+    share(target)
     return page

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from orchestrator.base.facts import base_facts, vocabulary
 from orchestrator.base.files import UNKNOWN
@@ -15,6 +14,7 @@ from orchestrator.spec.load import LoadedExperiment
 from orchestrator.sweep.precision import decide_precision
 from orchestrator.sweep.provenance import provenance_now
 from orchestrator.system.content_cache import ContentCache
+from orchestrator.system.stores.address import working_folder
 
 
 def scaled_rates(
@@ -46,7 +46,7 @@ def scaled_rates(
         loaded = with_precision(loaded, decide_precision(experiment, address).used)
         experiment = loaded.experiment
     sha256 = base_sha256(experiment.model)
-    cache = ContentCache(Path(experiment.storage).expanduser().resolve() / "cache")
+    cache = ContentCache(working_folder(experiment.storage).resolve() / "cache")
     data = prepare(
         loaded,
         load_tokenizer(experiment.model),

@@ -35,6 +35,7 @@ from orchestrator.registry.part import adapter_part
 from orchestrator.spec.plugins import load_installed_plugins
 from orchestrator.spec.task_kinds import PromptedTask, TaskSpec
 from orchestrator.system.seals import UNSEALED, flaw
+from orchestrator.system.stores.opening import bring, opened
 from orchestrator.system.user_error import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def load(
     Returns:
         A predictor: `tasks` names what can be asked, `predict(task, rows)` answers.
     """
-    with model_folder(reference, Path(storage), tracking_uri) as folder:
+    with model_folder(reference, opened(storage), tracking_uri) as folder:
         return load_folder(folder, Path(base) if base is not None else None)
 
 
@@ -164,7 +165,10 @@ def _champion(storage: Path, name: str, tracking_uri: str | None) -> FoundAdapte
         return None
     found = known.found
     place, key = found.place, found.key
-    if place is None or not place.is_dir():
+    if place is None:
+        return None
+    bring(place)
+    if not place.is_dir():
         return None
     # A damaged one may be whole in MLflow, which has a copy.
     return found if adapter_flaw(place, key.adapter_sha256, key.trial) is None else None
@@ -178,6 +182,7 @@ def _kept_folder(found: FoundAdapter, target: Path) -> Path:
             f"No adapter was kept of {key.reference}: one as large as its base is kept after the "
             "last task alone."
         )
+    bring(place)
     if not place.is_dir():
         why = pruned_words(place) or f"there is no {place}"
         raise ModelUseError(f"The adapter of '{key.reference}' is gone: {why}.")

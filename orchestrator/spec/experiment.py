@@ -14,7 +14,6 @@ from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.measures.objectives import MEASURES, Direction
 from orchestrator.spec.adapter_settings import ADAPTER_SETTINGS
 from orchestrator.spec.extension import ExtensionSpec
-from orchestrator.spec.folders import not_a_folder
 from orchestrator.spec.kind_models import OneOf
 from orchestrator.spec.methods import MethodSpec
 from orchestrator.spec.plugins import load_plugins
@@ -35,6 +34,8 @@ from orchestrator.spec.space.domains import Choice
 from orchestrator.spec.space.search_space import DEFAULT_TRIALS, SearchSpec
 from orchestrator.spec.task_kinds import Head
 from orchestrator.spec.validation import ExperimentError, PathText, Spec, render_validation_error
+from orchestrator.system.stores.address import wrong_storage
+from orchestrator.system.stores.opening import settle_storage
 from orchestrator.system.wording import suggestion
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
@@ -75,8 +76,8 @@ class Experiment(Spec):
 
     @field_validator("storage")
     @classmethod
-    def _is_folder(cls, storage: str) -> str:
-        if (wrong := not_a_folder(storage)) is not None:
+    def _may_be_storage(cls, storage: str) -> str:
+        if (wrong := wrong_storage(storage)) is not None:
             raise ValueError(wrong)
         return storage
 
@@ -279,7 +280,9 @@ def experiment_received(document: Mapping[str, Any]) -> Experiment:
         The experiment. A plugin that cannot be loaded here is a `PluginError`.
     """
     load_plugins(document.get("plugins", ()))
-    return Experiment.model_validate(document)
+    experiment = Experiment.model_validate(document)
+    settle_storage(experiment.storage)
+    return experiment
 
 
 def _set_at(document: dict[str, Any], path: str, value: Any) -> bool:

@@ -24,6 +24,7 @@ from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.protocols import Observer
 from orchestrator.sweep.provenance import differing_versions
 from orchestrator.sweep.run_options import SweepOptions
+from orchestrator.system.stores.opening import opened
 
 
 def has_begun(experiment: Experiment) -> bool:
@@ -35,7 +36,7 @@ def has_begun(experiment: Experiment) -> bool:
     Returns:
         False as well where it cannot be told.
     """
-    storage = Path(experiment.storage).expanduser().resolve()
+    storage = opened(experiment.storage).resolve()
     lines = read_journal(sweep_folder(storage, experiment.name, new=False))
     try:
         begun = SearchSpec.model_validate(lines[0]["experiment"]["search"]) if lines else None

@@ -45,6 +45,7 @@ from orchestrator.sweep.deciding.shared_work import SharedWork
 from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.errors import SweepError, disk_refuses, not_written
 from orchestrator.sweep.protocols import WAIT, Observer, Wait
+from orchestrator.system.stores.opening import share
 
 if TYPE_CHECKING:
     from orchestrator.sweep.proposing.search import PastTrial
@@ -293,6 +294,7 @@ class Driver:
             with path.open("a", encoding="utf-8") as file:
                 said = message.details or message.reason
                 file.write(f"attempt {trial.record.attempts}: {said}\n")
+            share(path)
         except OSError as error:
             raise SweepError(
                 not_written(self.folder.path, f"the log of {trial.name}", str(error))
@@ -347,6 +349,4 @@ class Driver:
 
     def tidy(self) -> None:
         """Remove what members of the pool have saved of trials that had ended meanwhile."""
-        for trial in self.trials.values():
-            if trial.over:
-                self._kept.remove_checkpoint(trial.name)
+        self._kept.remove_checkpoints(t.name for t in self.trials.values() if t.over)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.system.durable import remedy
+from orchestrator.system.stores.errors import UNANSWERED
 from orchestrator.system.user_error import UserError
 
 
@@ -17,12 +18,14 @@ class SweepInterruptedError(RuntimeError):
 
 
 def disk_refuses(reason: str) -> bool:
-    """Whether a failure came from a disk that is full, or cannot be written any more."""
-    return remedy(reason) is not None
+    """Whether a failure came from a disk that is full or cannot be written, or a store away."""
+    return UNANSWERED in reason or remedy(reason) is not None
 
 
 def not_written(folder: Path, what: str, reason: str) -> str:
-    """The message for a disk that refuses."""
+    """The message for a disk that refuses, or a store that did not answer."""
+    if UNANSWERED in reason:
+        return f"Cannot write {what}: {reason}"
     return (
         f"Cannot write {what} to {folder}: {reason.rstrip('.')}. Everything that was finished "
         "before is kept. "

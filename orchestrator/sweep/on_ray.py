@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.base.devices import named
-from orchestrator.executors.cluster_checks import check_driver, check_nodes
+from orchestrator.executors.cluster_checks import check_driver, check_nodes, groups_refused
 from orchestrator.executors.cluster_devices import NodesToAvoid, cluster_devices
 from orchestrator.executors.cluster_fit import (
+    ClusterError,
     fit,
     head_fit,
     largest_resources,
@@ -102,6 +103,7 @@ def run_trials_on_ray(
     with connected(options.address) as resources:
         check_driver(options.address)
         check_nodes(driver.journal.folder, _base_files(experiment), versions_here())
+        _refuse_groups(experiment, driver.journal.folder)
         chosen = driver.state.precision
         if chosen is not None and chosen["used"] == "bf16":
             driver.admission.avoid = NodesToAvoid(experiment.resources, note)
@@ -125,6 +127,16 @@ def run_trials_on_ray(
         )
         left = wait_until_clean()
     return leftovers_complaint(left, note)
+
+
+def _refuse_groups(experiment: Experiment, folder: Path) -> None:
+    """Refuse groups of workers where the storage is an address and there are several nodes."""
+    resources = experiment.resources
+    if resources.facts.packs and resources.workers == 1:
+        return  # methods that cannot be packed are refused trial by trial
+    refused = groups_refused(folder)
+    if refused is not None:
+        raise ClusterError(refused)
 
 
 def _base_files(experiment: Experiment) -> dict[str, int]:

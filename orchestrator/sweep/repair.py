@@ -33,6 +33,7 @@ from orchestrator.system.durable import copy_file, put
 from orchestrator.system.file_lock import try_lock
 from orchestrator.system.formatting import count
 from orchestrator.system.seals import aside_name, content_hash, file_hashes, flaw, read_seal
+from orchestrator.system.stores.mirror import mirror_of
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ def repair_journal(folder: Path, *, note: Callable[[str], None]) -> Repair:
     Raises:
         JournalError: If another process runs the sweep, or nothing can be built on what is left.
     """
+    if (mirror := mirror_of(folder)) is not None:
+        raise JournalError(
+            f"{folder.name} is kept in {mirror.address}, and journals in a store are not repaired: "
+            "its numbered objects are written once and never changed. Restore those that are "
+            "missing or damaged (a bucket with versions has them), or start another sweep with "
+            "--new. Nothing was changed."
+        )
     inside, found = SweepFolder(folder), None
     if not inside.journal.is_file() or not inside.journal.stat().st_size:
         raise JournalError(without_journal(folder))

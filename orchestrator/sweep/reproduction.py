@@ -30,6 +30,7 @@ from orchestrator.sweep.extending.parent import Parent
 from orchestrator.sweep.provenance import differing_versions, provenance_now
 from orchestrator.system.content_cache import ContentCache
 from orchestrator.system.seals import file_hashes
+from orchestrator.system.stores.address import working_folder
 
 TRIAL = "t001"
 """The one trial of a reproduction."""
@@ -132,7 +133,7 @@ def check_inputs(parent: Parent, loaded: LoadedExperiment, note: Callable[[str],
     sha256 = base_sha256(experiment.model)
     data = prepare(
         loaded, load_tokenizer(experiment.model), note=note,
-        cache=ContentCache(Path(experiment.storage) / "cache"),
+        cache=ContentCache(working_folder(experiment.storage) / "cache"),
         tokenizer_sha256=tokenizer_sha256(experiment.model, sha256),
         vocabulary=vocabulary(experiment.model),
     )  # fmt: skip

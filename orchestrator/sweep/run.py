@@ -72,6 +72,8 @@ from orchestrator.sweep.scores.readings import read_sides
 from orchestrator.system.content_cache import ContentCache
 from orchestrator.system.formatting import count
 from orchestrator.system.scratch import remove_abandoned
+from orchestrator.system.stores.errors import StoreError
+from orchestrator.system.stores.opening import bring_sweep, opened_for_writing
 from orchestrator.system.strict_json import without_nan
 
 
@@ -111,15 +113,15 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
         loaded = loaded.model_copy(update={"experiment": experiment})
     if options.scheduler is not None:
         check_scored_after_each_task(experiment)
-    storage = Path(experiment.storage).expanduser().resolve()
-    folder = sweep_folder(storage, experiment.name, new=options.new)
-
     try:
+        storage = opened_for_writing(experiment.storage)
+        folder = sweep_folder(storage, experiment.name, new=options.new)
         with sigterm_as_interrupt() as raise_if_interrupted, Journal(folder) as journal:
             complaint = _open(loaded, journal, observer, options, storage, raise_if_interrupted)
             outcome = SweepOutcome(folder, list(journal.lines), complaint)
     except (
         JournalError, ClusterError, DataError, ModelError, PreflightError, ChangedSweepError,
+        StoreError,
     ) as error:  # fmt: skip
         raise SweepError(str(error)) from None
     # Lists then find what was appended already read.
@@ -136,6 +138,7 @@ def _open(
     raise_if_interrupted: Callable[[], None],
 ) -> str:
     """Run what is missing; give what is to be mended although the sweep is finished."""
+    bring_sweep(journal.folder)
     loaded = as_begun(loaded, journal)
     state = SweepState(whole=False)
     for event in journal.events():

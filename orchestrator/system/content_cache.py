@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.system import durable
+from orchestrator.system.stores.opening import bring_file
 
 FORMAT = 3
 """Raised when what is computed from the same key changes."""
@@ -40,8 +41,11 @@ class ContentCache:
         Returns:
             The JSON document that was written.
         """
+        path = self._path(kind, key)
         try:
-            text = self._path(kind, key).read_text(encoding="utf-8")
+            if not path.is_file():
+                bring_file(path)
+            text = path.read_text(encoding="utf-8")
             digest, _, body = text.partition("\n")
             if digest != _sha256(body):
                 return None

@@ -1,7 +1,8 @@
 """Files that outlive their writer: whole under their name or not there at all, also after a crash.
 
 A rename alone does not survive a loss of power: the new name may reach the disk before the content.
-So content first, then the name, then the folder that the name stands in.
+So content first, then the name, then the folder that the name stands in. In the working folder of a
+storage at an address all of it is in the store before it has its name here (`stores.mirror`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from orchestrator.system.stores.mirror import mirror_of
 
 _REMEDIES = {
     errno.ENOSPC: "Free some space",
@@ -44,11 +47,15 @@ def put(fresh: Path, place: Path) -> None:
         place: Its name. A file that is there is replaced; a folder must not be there.
 
     Raises:
-        OSError: If the disk refuses; `place` is then what it was.
+        OSError: If the disk, or the store, refuses; `place` is then what it was.
     """
     sync(fresh)
+    mirror = mirror_of(place)
+    receipt = None if mirror is None else mirror.put(fresh, place)
     fresh.replace(place)
     _sync_one(place.parent)
+    if receipt is not None:
+        receipt.note()
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -138,6 +145,25 @@ def add_to_folder(source: Path, target: Path) -> None:
             shutil.copyfile(path, place)
     sync(target)
     _sync_one(target.parent)
+    if (mirror := mirror_of(target)) is not None:
+        mirror.add(source, target)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, whatever of it is there; what cannot be removed stays.
+
+    Args:
+        path: Its name.
+
+    Raises:
+        OSError: If the store of its storage refuses; it is then there still.
+    """
+    if (mirror := mirror_of(path)) is not None:
+        mirror.remove(path)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.system.stores.mirror import mirror_of
 from orchestrator.system.strict_json import plain
 
 SEAL_FILE = "seal.json"
@@ -146,6 +147,8 @@ def move_aside(path: Path) -> Path:
         Its new name, beside the old one.
     """
     aside = aside_name(path)
+    if (mirror := mirror_of(path)) is not None:
+        mirror.move(path, aside)
     path.rename(aside)
     return aside
 

@@ -27,6 +27,7 @@ from orchestrator.registry.index.index import Index
 from orchestrator.registry.index.search import Page, Said
 from orchestrator.registry.query.values import given
 from orchestrator.system.formatting import count
+from orchestrator.system.stores.opening import address_of
 
 ROWS = 50
 """Of a table, unless `--limit` says otherwise."""
@@ -84,7 +85,10 @@ def print_sweeps(index: Index, asked: Asked) -> None:
         console = make_console()
         print_on(console, render_sweeps(rows, now=time.time(), width=console.width))
     else:
-        typer.echo(f"No sweeps in {index.storage}. Start one with `orchestrate sweep FILE`.")
+        typer.echo(
+            f"No sweeps in {address_of(index.storage) or index.storage}. Start one with "
+            "`orchestrate sweep FILE`."
+        )
     if len(rows) < len(sound):
         print_note(f"the newest {len(rows)} of {len(sound):,} sweeps; `--limit 0` lists all.")
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.system.stores.opening import address_of
 
 
 def program() -> list[str]:
@@ -35,7 +36,7 @@ def next_commands(view: SweepState, folder: Path) -> dict[str, list[str]]:
     Returns:
         Commands under "browse" and, when there is something to use, "use".
     """
-    storage = short_path(folder.parent)
+    storage = address_of(folder.parent) or short_path(folder.parent)
     where = [] if storage == "runs" else ["--storage", storage]
     best = view.best
     browse = [[*program(), "runs", "show", folder.name, *where]]

@@ -13,6 +13,7 @@ from orchestrator.cluster.jobs.errors import JobError
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.task_kinds import TaskSpec
 from orchestrator.system.byte_units import MIB
+from orchestrator.system.stores.address import working_folder
 
 EXPERIMENT_FILE = "experiment.yaml"
 LARGEST = 400 * MIB
@@ -34,11 +35,11 @@ def pack(loaded: LoadedExperiment, target: Path) -> None:
             larger than `LARGEST`.
     """
     experiment = loaded.experiment
-    if not Path(experiment.storage).is_absolute():
+    if not working_folder(experiment.storage).is_absolute():
         raise JobError(
             f"{loaded.origin}: storage: {experiment.storage!r} would lie in the job's own folder, "
             "which ends with it. Name a folder that all nodes of the cluster share, by its whole "
-            "path, such as /mnt/sweeps/runs."
+            "path, such as /mnt/sweeps/runs, or an address such as s3://BUCKET/PREFIX."
         )
     files = [Path(t.data.files) for t in loaded.tasks.values() if t.data.files is not None]
     size = sum(map(_bytes_of, files))

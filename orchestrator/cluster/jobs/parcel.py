@@ -25,6 +25,8 @@ from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.byte_units import MIB
 from orchestrator.system.durable import put
+from orchestrator.system.stores.errors import StoreError
+from orchestrator.system.stores.opening import bring, opened
 
 BEGIN, END = "-----begin sweep-----", "-----end sweep-----"
 LARGEST = 64 * MIB
@@ -57,7 +59,9 @@ def packed(sweep: Path) -> bytes:
     state = SweepState.of(read_journal(sweep), whole=False)
     places = [folder.journal, folder.report]
     if state.champion is not None and state.trial(state.champion).adapter:
-        places.append(folder.within(str(state.trial(state.champion).adapter)))
+        adapter = folder.within(str(state.trial(state.champion).adapter))
+        bring(adapter)
+        places.append(adapter)
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
         for place in places:
@@ -111,10 +115,10 @@ def unpacked(archive: bytes, target: Path, origin: Mapping[str, str]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
-            if sum(member.size for member in opened) > _LARGEST_UNPACKED:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as packs:
+            if sum(member.size for member in packs) > _LARGEST_UNPACKED:
                 raise JobError(f"What the cluster sent is too large to be {target}'s copy.")
-            opened.extractall(scratch, filter="data")  # no devices, nothing outside
+            packs.extractall(scratch, filter="data")  # no devices, nothing outside
         (scratch / FETCHED).write_text(json.dumps(dict(origin), indent=1) + "\n", encoding="utf-8")
         _check(scratch)
         if target.exists():
@@ -147,8 +151,8 @@ def main() -> None:
     """Write a sweep to the output."""
     storage, sweep = sys.argv[1:]
     try:
-        sys.stdout.write(as_lines(packed(Path(storage) / sweep)))
-    except JobError as error:
+        sys.stdout.write(as_lines(packed(opened(storage) / sweep)))
+    except (JobError, StoreError) as error:
         sys.exit(f"orchestrate: {error}")
 
 

@@ -9,6 +9,8 @@ from orchestrator.planning.storage_folder import existing_folder, free_disk, pro
 from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.mlflow.storage_folder import network_file_system
 from orchestrator.system.byte_units import GIB
+from orchestrator.system.stores.errors import StoreError
+from orchestrator.system.stores.mirror import mirror_of
 
 ENOUGH_DISK = 10 * GIB
 
@@ -24,6 +26,15 @@ def check_writable(storage: Path) -> Check:
             "FAIL",
             f"{existing} cannot be written: {error.strerror or error}",
             "Set `storage` in the experiment file to a folder that you can write to.",
+        )
+    mirror = mirror_of(storage)
+    if mirror is not None:
+        try:
+            mirror.store.probe()
+        except StoreError as error:
+            return Check("Storage", "FAIL", mirror.address, str(error))
+        return Check(
+            "Storage", "PASS", f"{mirror.address} has conditional writes; worked on in {storage}"
         )
     note = "" if existing == storage.absolute() else ", which is to be made"
     return Check("Storage", "PASS", f"{storage}{note}")

@@ -125,7 +125,7 @@ def write_cards(folder: SweepFolder, state: SweepState, trials: Iterable[str]) -
                 changed += 1
         for place in folder.cards(trial).glob("after-*.json"):
             if place not in wanted:
-                place.unlink()
+                durable.remove(place)
                 changed += 1
     return changed
 

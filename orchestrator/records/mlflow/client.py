@@ -63,7 +63,7 @@ _LOGGERS = {
 _CONNECT_SECONDS = 10
 
 
-_DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+_DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """Where the package's name is not the module's."""
 
 

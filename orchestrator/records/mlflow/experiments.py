@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.records.errors import TrackingError
-from orchestrator.records.mlflow.address import artifacts_address, is_database
+from orchestrator.records.mlflow.address import (
+    ARTIFACTS_NAME,
+    artifacts_address,
+    is_database,
+    is_own_database,
+)
 from orchestrator.records.mlflow.client import TAG
 from orchestrator.records.mlflow.held_run import HeldRun, create_run
 from orchestrator.records.mlflow.storage_folder import copied_from, storage_identity
@@ -24,12 +29,24 @@ from orchestrator.records.mlflow.tags import (
 from orchestrator.records.redaction import redacted
 from orchestrator.records.registry.in_mlflow import SeenInMlflow
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.system.stores.mirror import mirror_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MARK = f"{TAG}journal_n"
 """The tag of a sweep's own run that holds the last line of the journal that is there whole."""
+
+
+def _artifacts_of(uri: str, storage: Path, name: str) -> str | None:
+    """Where a new experiment has its artifacts; None where it is not ours to say."""
+    if not is_database(uri):
+        return None  # a server chooses its own place; a bare database would the working folder
+    mirror = mirror_of(storage)
+    if mirror is None or is_own_database(uri, storage):
+        return artifacts_address(storage, name)
+    # A database for several machines names no folder of one of them.
+    return f"{mirror.address}/{ARTIFACTS_NAME}/{name}"
 
 
 def experiment_for(
@@ -62,8 +79,7 @@ def experiment_for(
                 f"MLflow has an experiment {name!r} of another storage folder; this one's is "
                 f"named {free!r}"
             )
-        # A server chooses its own place; a bare database would choose the working folder.
-        place = artifacts_address(storage, free) if is_database(uri) else None
+        place = _artifacts_of(uri, storage, free)
         wanted = seen.name_of("experiment", free)
         if client.get_experiment_by_name(wanted) is not None:
             wanted = free

@@ -20,6 +20,7 @@ from orchestrator.records.mlflow.address import (
 )
 from orchestrator.records.mlflow.client import connect
 from orchestrator.system import durable
+from orchestrator.system.stores.opening import settle_once
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -95,6 +96,7 @@ def storage_identity(address: str, storage: Path, *, make: bool = False) -> str:
                 place.hardlink_to(half)
         finally:
             half.unlink()
+        settle_once(place)
         known = _identity_in(place)
     elif known.get("place") != here:
         if _is_copy(known, place):

@@ -20,6 +20,8 @@ from orchestrator.records.errors import RegistryError
 from orchestrator.records.journal_lines import is_vouched_for, sealed
 from orchestrator.records.registry.change import Change
 from orchestrator.system.file_lock import try_lock
+from orchestrator.system.stores.errors import OvertakenError, StoreError
+from orchestrator.system.stores.stored_lines import stored_lines
 from orchestrator.system.strict_json import plain, without_nan
 
 REGISTRY_NAME = "registry.jsonl"
@@ -106,6 +108,12 @@ class OpenRegistry:
     def __init__(self, path: Path, file: FileIO, clock: Callable[[], float]) -> None:
         """Read what it holds; made by `open_registry`."""
         self.path, self._file, self._clock = path, file, clock
+        self._stored = stored_lines(path)
+        if self._stored is not None:
+            try:
+                self._stored.refresh(file)
+            except StoreError as error:
+                raise RegistryError(str(error)) from None
         content = path.read_bytes()
         lines = _whole(content)
         self.changes = list(_changes(path, lines))
@@ -141,10 +149,27 @@ class OpenRegistry:
             raise RegistryError(
                 f"Cannot write to {self.path}: {error.strerror or error}. Nothing was changed."
             ) from None
+        self._add_to_store(raw + b"\n")
         self._size += len(raw) + 1
         self._count, self._before = self._count + 1, raw
         self.changes.append(made)
         return made
+
+    def _add_to_store(self, content: bytes) -> None:
+        """Let the store have a line that the file has, where there is a store."""
+        if self._stored is None:
+            return
+        try:
+            self._stored.add(content)
+        except StoreError as error:
+            with suppress(OSError):
+                self._file.truncate(self._size)
+            if isinstance(error, OvertakenError):
+                raise RegistryError(
+                    f"Another machine has changed {self.path.name} at this moment, so nothing was "
+                    "changed here. Look at what it is now, then give the command again."
+                ) from None
+            raise RegistryError(str(error)) from None
 
 
 @contextmanager

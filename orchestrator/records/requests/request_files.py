@@ -67,7 +67,7 @@ def pending(folder: SweepFolder) -> list[Request]:
 
 def remove(folder: SweepFolder, request: Request) -> None:
     """Remove a request that was taken up."""
-    (folder.requests / f"{request.id}.json").unlink(missing_ok=True)
+    durable.remove(folder.requests / f"{request.id}.json")
 
 
 def _read(place: Path) -> Request | None:

@@ -19,6 +19,7 @@ from orchestrator.registry.index.search import Page, Said, Search, Wanted
 from orchestrator.registry.index.sweep_rows import spans_of
 from orchestrator.registry.query.errors import QueryError
 from orchestrator.registry.query.fields import Field
+from orchestrator.system.stores.opening import opened
 from orchestrator.system.user_error import UsageError
 from orchestrator.system.wording import suggestion
 
@@ -284,7 +285,7 @@ def open_index(storage: Path | str) -> Index:
     Returns:
         The index; `with open_index(...) as index` closes it.
     """
-    return Index(Path(storage)).refresh()
+    return Index(opened(storage)).refresh()
 
 
 __all__ = ["Index", "Page", "Said", "open_index"]

@@ -15,6 +15,7 @@ from orchestrator.records.mlflow.pruning import registered_trials
 from orchestrator.records.registry.registry_file import read_changes
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.system.stores.mirror import mirror_of
 from orchestrator.system.user_error import UserError
 
 
@@ -59,6 +60,12 @@ def old_sweeps(storage: Path, tracking_uri: str | None) -> dict[str, OldSweep]:
         PruneError: A journal is damaged: what it needs of others cannot be known.
         TrackingError: MLflow, which knows aliases, cannot be asked.
     """
+    if (mirror := mirror_of(storage)) is not None:
+        raise PruneError(
+            f"What lies in {mirror.address} is not pruned by this command; nothing was removed. "
+            "Remove the adapters (`SWEEP/trials/TRIAL/adapter.tar`) or the folder of a sweep with "
+            "the store's own tools."
+        )
     found: dict[str, OldSweep] = {}
     for journal in sorted(storage.glob(f"*/{JOURNAL_NAME}")):
         place = journal.parent

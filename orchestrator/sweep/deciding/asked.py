@@ -13,9 +13,12 @@ from orchestrator.spec.validation import ExperimentError
 from orchestrator.sweep.deciding.admission import Admission
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.proposals import Proposals
+from orchestrator.system.stores.opening import bring_all
 
 LOOKS_SECONDS = 1.0
 """How often the folder of requests is looked at."""
+LOOKS_ELSEWHERE_SECONDS = 10.0
+"""How often a store is asked for what other machines have left there."""
 
 
 class Asked:
@@ -37,7 +40,7 @@ class Asked:
             finish: Ends a trial.
         """
         self._ledger, self._proposals, self._admission = ledger, proposals, admission
-        self._finish, self._next = finish, 0.0
+        self._finish, self._next, self._next_elsewhere = finish, 0.0, 0.0
         for taken in ledger.state.requests.values():
             if taken.ask == "stop" and taken.refused is None and taken.about in ledger.trials:
                 self._stop(taken.about, taken)
@@ -48,6 +51,9 @@ class Asked:
         if now < self._next:
             return
         self._next = now + LOOKS_SECONDS
+        if now >= self._next_elsewhere:
+            self._next_elsewhere = now + LOOKS_ELSEWHERE_SECONDS
+            bring_all(self._ledger.folder.requests)
         for request in pending(self._ledger.folder):
             if request.id not in self._ledger.state.requests:
                 self._take(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from orchestrator.loop.task_sequence import keeps_adapters
@@ -16,7 +16,7 @@ from orchestrator.spec.task_kinds import computed_fields
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.errors import SweepError, not_written
 from orchestrator.sweep.extending.begin import inherited_reports, parent_of, write_beginning
-from orchestrator.system.durable import copy_folder, half, put
+from orchestrator.system.durable import copy_folder, half, put, remove
 from orchestrator.system.seals import (
     UNSEALED,
     Maker,
@@ -26,6 +26,7 @@ from orchestrator.system.seals import (
     move_aside,
     seal,
 )
+from orchestrator.system.stores.opening import bring, names_in
 from orchestrator.system.strict_json import fingerprint
 
 SEEN_TRIES, SEEN_SECONDS = 5, 0.2
@@ -84,6 +85,7 @@ class KeptWork:
             SweepError: If the disk refuses.
         """
         maker, target = self.maker(name), self._ledger.folder.adapter(name)
+        bring(source.parent)  # another node may have written it
         wrong = flaw(source, maker) if _is_seen(source) else "it is missing"
         if wrong is not None and not (wrong == UNSEALED and maker.unsealed):
             return f"its adapter in {source} cannot be used: {wrong}"
@@ -93,7 +95,7 @@ class KeptWork:
                 if kept is None and file_hashes(target) == file_hashes(source):
                     return None
                 if kept is None:  # of an attempt whose last report was not heard
-                    shutil.rmtree(target)
+                    remove(target)
                 else:
                     self.set_aside(name, target, move_aside(target), kept)
             copy_folder(source, target)
@@ -126,7 +128,7 @@ class KeptWork:
                 places.append((found, folder.task_adapter(name, learnt)))
         try:
             for source, target in places:
-                shutil.rmtree(target, ignore_errors=True)
+                remove(target)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with half(target) as fresh:
                     shutil.copytree(source, fresh)
@@ -170,7 +172,7 @@ class KeptWork:
         """
         for trial in self._ledger.trials.values():
             if trial.name not in names and trial.record.carried_bytes > SMALL:
-                shutil.rmtree(self._ledger.folder.carried(trial.name), ignore_errors=True)
+                remove(self._ledger.folder.carried(trial.name))
 
     def task_adapter(self, name: str, learnt: int) -> tuple[str, str] | None:
         """The adapter that a trial's executor has kept after a task.
@@ -186,6 +188,7 @@ class KeptWork:
         if not keeps_adapters(self._ledger.experiment_of(name)):
             return None
         place = self._ledger.folder.task_adapter(name, learnt)
+        bring(place)
         if not place.parent.parent.is_dir() or not _is_seen(place):
             return None
         wrong = flaw(place, self.maker(name))
@@ -253,7 +256,14 @@ class KeptWork:
 
     def remove_checkpoint(self, name: str) -> None:
         """What an ended trial would have gone on from is of no use any more."""
-        shutil.rmtree(self._ledger.folder.work(name), ignore_errors=True)
+        remove(self._ledger.folder.work(name))
+
+    def remove_checkpoints(self, names: Iterable[str]) -> None:
+        """The same of all trials that have left one."""
+        left = names_in(self._ledger.folder.ray)
+        for name in names:
+            if name in left:
+                self.remove_checkpoint(name)
 
 
 def _is_seen(folder: Path) -> bool:

@@ -21,6 +21,7 @@ from orchestrator.spec.extension import ExtensionSpec
 from orchestrator.sweep.errors import SweepError
 from orchestrator.system.byte_units import MIB
 from orchestrator.system.seals import content_hash, file_hashes
+from orchestrator.system.stores.opening import bring
 from orchestrator.system.wording import suggestion
 
 
@@ -168,6 +169,8 @@ def check_kept(parent: Parent) -> None:
             "it. `orchestrate reproduce` trains it again and keeps both."
         )
     folder = parent.carried
+    if folder is not None:
+        bring(folder)
     if folder is not None and folder.is_dir():
         if content_hash(file_hashes(folder)) == record.carried_sha256:
             return

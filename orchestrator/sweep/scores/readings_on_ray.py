@@ -25,6 +25,7 @@ from orchestrator.sweep.scores.readings import (
     saved_heads,
     writing_tokenizer,
 )
+from orchestrator.system.stores.opening import bring
 
 
 def read_on_ray(
@@ -144,7 +145,10 @@ def sent(side: Side) -> dict[str, Any]:
 def received(config: Mapping[str, Any]) -> Side:
     """What `sent` gave, in a worker, with its plugins loaded."""
     adapter = None if config["adapter"] is None else Path(config["adapter"])
-    return Side(experiment_received(config["experiment"]), adapter, config["cells"])
+    experiment = experiment_received(config["experiment"])
+    if adapter is not None:
+        bring(adapter)  # another node may have made it
+    return Side(experiment, adapter, config["cells"])
 
 
 def _sharded_worker(config: dict[str, Any]) -> None:

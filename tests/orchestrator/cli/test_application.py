@@ -550,12 +550,12 @@ def test_champion_is_shown(project, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [("runs", "list"), ("report", "demo"), ("ui",), ("doctor",)])
-def test_a_storage_that_is_an_address_is_refused(project, words):
-    result = call(*words, "--storage", "s3://bucket/runs")
+def test_a_storage_that_can_hold_no_sweeps_is_refused(project, words):
+    result = call(*words, "--storage", "memory://bucket/runs")
     assert result.exit_code == errors.MISTAKE
     said = " ".join(result.stderr.replace("│", " ").split())
-    assert "'s3://bucket/runs', an address" in said
-    assert not (project / "s3:").exists()
+    assert "'memory://bucket/runs', and `memory://` keeps no files" in said
+    assert not (project / "memory:").exists()
 
 
 def test_a_champion_without_a_registry_is_that_of_the_journal_and_makes_none(project):

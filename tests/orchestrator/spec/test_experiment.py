@@ -40,17 +40,20 @@ def test_a_whole_file_is_read(experiment_file, search):
 @pytest.mark.parametrize(
     ("storage", "cure"),
     [
-        ("s3://bucket/runs", "where the bucket is mounted"), ("GS://bucket", "path of a folder"),
-        ("file:///home/ada/runs", "without `file://`"), ("  ", "`storage` is empty"),
+        ("memory://runs", "s3://BUCKET/PREFIX"), ("s3://me:word@bucket", "in the environment"),
+        ("file://runs", "file:///PATH"), ("  ", "`storage` is empty"),
     ],
 )  # fmt: skip
-def test_a_storage_that_is_no_folder_is_refused(experiment_file, storage, cure):
+def test_a_storage_that_can_hold_no_sweeps_is_refused(experiment_file, storage, cure):
     message = refusal(experiment_file(storage=storage))
     assert "storage" in message
     assert cure in message
 
 
-@pytest.mark.parametrize("storage", ["./s3:/bucket", "a:b/runs", "what? #%20", "new\nline", "/ü"])
+@pytest.mark.parametrize(
+    "storage",
+    ["s3://bucket/runs", "gs://b", "./s3:/bucket", "a:b/runs", "what? #%20", "new\nline", "/ü"],
+)
 def test_a_storage_may_have_any_name(experiment_file, storage):
     assert load_experiment(experiment_file(storage=storage)).experiment.storage == storage
 
