@@ -36,6 +36,7 @@ from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.protocols import Capacity
 from orchestrator.sweep.run_options import SweepOptions
 from orchestrator.sweep.scores.readings_on_ray import read_on_ray, score_on_ray
+from orchestrator.sweep.telemetry.gauges import SweepGauges
 from orchestrator.sweep.trial_loop import TrialLoop
 from orchestrator.system.package_versions import versions_here
 from orchestrator.system.ray_environment import set_aside
@@ -210,9 +211,11 @@ def _run_trials(
         resources, driver.observer.note,
         cluster=lambda: (ray.cluster_resources(), ray.available_resources()),
     )  # fmt: skip
+    gauges = SweepGauges(driver, pool, own, projection.lag)
     loop = TrialLoop(
-        driver, pool, own, scheduler=scheduler, beside=projection.ask, starvation=starvation
-    )
+        driver, pool, own, scheduler=scheduler, beside=projection.ask, starvation=starvation,
+        gauges=gauges,
+    )  # fmt: skip
     try:
         with _progress_read(driver):
             loop.run(raise_if_interrupted)
@@ -220,6 +223,7 @@ def _run_trials(
         raise SweepInterruptedError(_INTERRUPTED) from None
     finally:
         if not ray_is_gone():  # else nothing answers, and its processes are ended by id
+            gauges.close()
             own.close()
             if pool is not None:
                 pool.close()

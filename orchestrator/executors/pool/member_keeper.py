@@ -12,6 +12,7 @@ from orchestrator.executors.pool.mailbox import Mailbox
 from orchestrator.executors.watching.fault import Fault, TellFault
 from orchestrator.executors.watching.progress_watch import ProgressWatch
 from orchestrator.spec.sections import ResourceSpec
+from orchestrator.system.pulse import Pulse
 
 
 class MemberKeeper:
@@ -59,6 +60,11 @@ class MemberKeeper:
     def works(self) -> bool:
         """Whether its actor has come so far that it takes trials."""
         return bool(self._known)
+
+    @property
+    def pulse(self) -> Pulse:
+        """How it stood with its work at its last sign."""
+        return self._watch.pulse
 
     @property
     def unplaced(self) -> bool:

@@ -23,6 +23,7 @@ from orchestrator.executors.watching.fault import TellFault
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.sections import ResourceSpec
+from orchestrator.system.pulse import Pulse
 
 AHEAD = 1
 """Trials that wait for a slot of each member, so that a slot is refilled at once."""
@@ -93,6 +94,16 @@ class Pool:
     def resources(self) -> Sequence[ResourceSpec]:
         """What the members hold while it is open."""
         return [self._one] * len(self._members)
+
+    @property
+    def slots(self) -> int:
+        """How many trials the members hold that work now."""
+        return self._one.slots * sum(member.works for member in self._members)
+
+    @property
+    def pulses(self) -> dict[str, Pulse]:
+        """By member that works, how it stood with its work at its last sign."""
+        return {member.name: member.pulse for member in self._members if member.works}
 
     def assign(self, trial: str) -> None:
         """Give a trial to the member that has fewest."""
