@@ -35,6 +35,7 @@ class TrialLoop:
         beside: Callable[[], None],
         starvation: Starvation,
         gauges: SweepGauges,
+        fit: Callable[[], None],
     ) -> None:
         """Begin with nothing running.
 
@@ -46,10 +47,11 @@ class TrialLoop:
             beside: Called whenever a trial has started or ended.
             starvation: Tells what waits for a place for long.
             gauges: Show outside what happens.
+            fit: Called in every turn: has workers start or end as the cluster and the trials ask.
         """
         self._driver, self._pool, self._own = driver, pool, own
         self._scheduler, self._beside, self._starvation = scheduler, beside, starvation
-        self._gauges = gauges
+        self._gauges, self._fit = gauges, fit
         self._running: dict[str, Job] = {}
 
     def run(self, raise_if_interrupted: Callable[[], None]) -> None:
@@ -61,6 +63,7 @@ class TrialLoop:
         while self._start_what_fits() or self._running:
             raise_if_interrupted()
             self._gauges.look()
+            self._fit()
             self._wait()
             of_pool = self._pool.unplaced if self._pool is not None else ()
             self._starvation.look([*of_pool, *self._own.unplaced])

@@ -55,11 +55,18 @@ class MemberKeeper:
         self._watch = ProgressWatch()
         self._placed = False
         """Whether its workers run."""
+        self.node = ""
+        """The id of the node that it is on; empty while that is not known, or of several."""
 
     @property
     def works(self) -> bool:
         """Whether its actor has come so far that it takes trials."""
         return bool(self._known)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has no actor."""
+        return self._actor is None
 
     @property
     def pulse(self) -> Pulse:
@@ -69,7 +76,7 @@ class MemberKeeper:
     @property
     def unplaced(self) -> bool:
         """Whether it waits for a place on the cluster."""
-        return self._actor is not None and not self._placed
+        return self._actor is not None and not (self._placed or self._known)
 
     @property
     def futures(self) -> list[Any]:
@@ -98,7 +105,8 @@ class MemberKeeper:
             deaths = admitted
         self._known, config = "", self._config()
         self._starts += 1
-        self._watch, self._placed = ProgressWatch(), False
+        self._watch, self._placed, self.node = ProgressWatch(), False, ""
+        self.mailbox.placed = False
         if alone:
             self._actor = member_actors.lone_member(self._resources, self._avoid())
             self._work = self._actor.serve.remote(config, deaths)
@@ -159,6 +167,7 @@ class MemberKeeper:
         self.mailbox.sign(heard.silent)
         self._watch.hear(heard.pulse, heard.silent)
         self._placed = self._placed or heard.pulse is not None or heard.begins
+        self.mailbox.placed, self.node = self._placed or bool(heard.incarnation), heard.node
         admission = self._admission() if heard.begins and not heard.said else None
         todo = Todo(close=self.mailbox.closed)
         if self._known and heard.incarnation not in {"", self._known}:
