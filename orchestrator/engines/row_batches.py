@@ -13,6 +13,7 @@ from curlora.transfers import on_device
 from orchestrator.data.items import Example
 from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.linear_heads import HeadChoice
+from orchestrator.system.pulse import batched
 
 FULL_PASS = 1024
 """Padded tokens from which on a batch may be closed to save padding. With fewer a GPU is not full,
@@ -48,6 +49,7 @@ def padded(
         input_ids[index, : len(row.tokens)] = torch.tensor(row.tokens)
         positions += [index * length + position for position, _ in row.picks]
         targets += [token for _, token in row.picks]
+    batched(sum(len(row.tokens) for row in rows), input_ids.numel())
     return (
         on_device(input_ids, device),
         on_device(torch.tensor(positions, dtype=torch.long), device),

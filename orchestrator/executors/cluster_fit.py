@@ -176,7 +176,8 @@ def required_fit(resources: ResourceSpec, *, cpus: float, gpus: float) -> Fit:
     if answer.at_once < 1:
         raise ClusterError(
             f"One trial does not fit: {answer.arithmetic}. Lower `resources.workers` or "
-            "`resources.cpus_per_worker`, or use a larger cluster."
+            "`resources.cpus_per_worker`, or use a larger cluster. Where its nodes come only when "
+            "they are asked for, say for how many workers by `resources.max_workers`."
         )
     return answer
 

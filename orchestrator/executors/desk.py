@@ -45,6 +45,8 @@ class Heard:
     """Whether it waits to be told how often it has died."""
     pulse: Pulse | None = None
     """How it stood with its work at that sign; None where it has not said."""
+    node: str = ""
+    """The id of the node that its process is on; empty where it has several."""
 
 
 class Desk:
@@ -145,6 +147,7 @@ class Desk:
                 (*self._todo.drop, *orders.drop),
                 todo.close or self._todo.close,
                 self._todo.all_there or orders.all_there,
+                self._todo.save or orders.save,
             )
             if admission is not None:
                 self._begins, self._deaths = False, admission.deaths

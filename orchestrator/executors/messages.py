@@ -78,6 +78,11 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class Paused:
+    """A trial is saved where it is, and its worker has let go of it: another one goes on."""
+
+
+@dataclass(frozen=True)
 class WorkSetAside:
     """Something foreign or damaged lay where a trial's own work should be."""
 
@@ -91,7 +96,7 @@ class WorkSetAside:
         return cls(found.what, found.kept_as, found.because)
 
 
-Message: TypeAlias = Ready | Reported | Finished | Failed | Lost | WorkSetAside
+Message: TypeAlias = Ready | Reported | Finished | Failed | Lost | Paused | WorkSetAside
 """What a trial says, whichever executor runs it."""
 MessageHere: TypeAlias = Message | Progressed
 """What a trial in the driver's own process says."""
@@ -102,6 +107,7 @@ _NAMES: dict[type[Any], str] = {
     Finished: "finished",
     Failed: "failed",
     Lost: "lost",
+    Paused: "paused",
     WorkSetAside: "set_aside",
 }
 _KINDS = {name: kind for kind, name in _NAMES.items()}
@@ -197,3 +203,5 @@ class Todo:
     """Whether to end."""
     all_there: bool = False
     """Whether no job comes before a trial that runs has said something."""
+    save: bool = False
+    """Whether to save every trial where it is, and let go of it."""

@@ -11,6 +11,7 @@ from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Failed, Message, Ready
 from orchestrator.executors.watching.fault import Fault, TellFault
 from orchestrator.executors.watching.progress_watch import ProgressWatch
+from orchestrator.system.pulse import Pulse
 
 
 @dataclass
@@ -63,6 +64,16 @@ class OwnWorkers:
     def unplaced(self) -> list[str]:
         """The trials whose workers wait for a place on the cluster."""
         return [name for name, run in self._runs.items() if run.work and not run.placed]
+
+    @property
+    def running(self) -> int:
+        """How many trials have workers."""
+        return sum(run.placed for run in self._runs.values() if not run.over)
+
+    @property
+    def pulses(self) -> dict[str, Pulse]:
+        """By trial, how its first worker stood with its work at its last sign."""
+        return {name: run.watch.pulse for name, run in self._runs.items()}
 
     @property
     def futures(self) -> list[Any]:

@@ -86,7 +86,7 @@ def run(
     Raises:
         DivergedError: If the loss stops being a finite number, or explodes.
     """
-    under_way = SequenceRun(learning, WorkMeter(sequence, matrix, start))
+    under_way = SequenceRun(learning, WorkMeter(sequence, matrix, start), start)
     answer: Any = None
     while (finished := under_way.advance(answer)) is None:
         answer = None

@@ -139,12 +139,14 @@ def _learn(
     batches = sequence.batches(stage)
     rungs = rung_steps(len(batches))
     stopper = _Stopper(sequence.early_stopping, len(batches), start)
-    losses: list[float] = []
+    losses = list(start.losses)
     taken, tokens = start.step, start.tokens
     while taken < len(batches):
         batch = batches[taken]
         replayed = sequence.replayed(retention, len(batch), stage, taken)
-        losses.append((yield TrainStep(batch, taken, replayed)))
+        losses.append(
+            (yield TrainStep(batch, taken, replayed, tokens, stopper.best, stopper.waited, losses))
+        )
         tokens += sum(len(example.tokens) for example in (*batch, *replayed))
         taken += 1
         if stopper.looks_at(taken):

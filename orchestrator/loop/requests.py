@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -59,6 +59,13 @@ class TrainStep:
     """Counted from 0 within the task."""
     replayed: tuple[Example, ...] = ()
     """Examples of earlier tasks that the retention adds."""
+    tokens: int = 0
+    """Of the trial before this step."""
+    held_out_best: float | None = None
+    """As in `Start`, as is `held_out_waited`."""
+    held_out_waited: int = 0
+    losses: Sequence[float] = ()
+    """Of the steps since the last report; it grows with the answer."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from orchestrator.loop.requests import (
     TrainStep,
 )
 from orchestrator.loop.scoring import DivergedError
+from orchestrator.loop.task_sequence import Start
 from orchestrator.loop.work_meter import WorkMeter
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
@@ -52,16 +53,17 @@ class SequenceRun:
     `advance` with the answer.
     """
 
-    def __init__(self, learning: Learning, meter: WorkMeter) -> None:
+    def __init__(self, learning: Learning, meter: WorkMeter, start: Start | None = None) -> None:
         """Take a generator that has not been started.
 
         Args:
             learning: `learn_sequence` or `measure_base`.
             meter: Counts its work.
+            start: Where it goes on; None: at the beginning.
         """
         self._learning = learning
-        self._losses: list[float] = []
-        self._rates: list[float] = []
+        self._losses = [six_digits(loss) for loss in (start.losses if start else ())]
+        self._rates = list(start.rates if start else ())
         self.meter = meter
         self.request: Request | None = None
         """What is to be answered; None before the first `advance`."""
@@ -150,6 +152,23 @@ class SequenceRun:
         )
         self._losses, self._rates = [], []
         return report, asked.matrix
+
+    def pause(self, seconds: float) -> Start | None:
+        """Where the trial could go on if it were saved now, between two steps of a task.
+
+        Args:
+            seconds: What it has taken so far.
+
+        Returns:
+            The place; None before the first step of a task, and while something is scored.
+        """
+        step = self.request
+        if not isinstance(step, TrainStep) or not step.step:
+            return None
+        return Start(
+            step.step, step.tokens, seconds, step.held_out_best, step.held_out_waited,
+            losses=tuple(step.losses), rates=tuple(self._rates),
+        )  # fmt: skip
 
     def close(self) -> None:
         """Let go of the generator."""

@@ -36,6 +36,10 @@ class Start:
     held_out_waited: int = 0
     elsewhere: int = 0
     """How many tasks the tensors that it goes on from have learnt in another trial."""
+    losses: tuple[float, ...] = ()
+    """Of the steps since the last report, where it was saved between two reports."""
+    rates: tuple[float, ...] = ()
+    """Learning rates of these steps."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class TrialState:
         rows = tuple(tuple(nan if v is None else v for v in row) for row in document["rows"])
         return cls(
             AccuracyMatrix(tuple(document["tasks"]), rows),
-            Start(**document["start"]),
+            _start(document["start"]),
             tuple(StageReport.from_document(report) for report in document["reports"]),
         )
 
@@ -57,6 +57,11 @@ class TrialState:
             report.held_out_waited if inside else 0,
         )
         return TrialState(matrix, start, (*self.reports, report))
+
+
+def _start(document: Mapping[str, Any]) -> Start:
+    series = {name: tuple(document.get(name, ())) for name in ("losses", "rates")}
+    return Start(**{**document, **series})
 
 
 def write_state(folder: Path, state: TrialState) -> None:

@@ -238,6 +238,13 @@ class ResourceSpec(Spec):
     cpus_per_worker: int = Field(default=1, ge=1)
     """CPUs reserved and torch threads used by each worker."""
     gpus_per_worker: int = Field(default=0, ge=0)
+    max_workers: int | None = Field(default=None, ge=1, exclude_if=lambda most: most is None)
+    """Workers that the sweep holds at a time, at most. A cluster that can grow is asked for as many
+    as its trials need, up to so many; null: for those that its autoscaler says it may add, and
+    where it says nothing the sweep uses what is there."""
+    priority: int = Field(default=1, ge=1, le=100, exclude_if=lambda priority: priority == 1)
+    """The sweep's part of a cluster on which several want more than there is: a sweep of priority
+    2 gets twice as much as one of priority 1."""
     retention_gib: float = Field(default=4.0, gt=0, allow_inf_nan=False)
     """Most memory that a retention may carry between tasks on each worker; beyond it a plan is
     refused."""

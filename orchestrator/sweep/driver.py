@@ -7,6 +7,7 @@ may run now, how they end, who wins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -145,6 +146,18 @@ class Driver:
     def unfinished(self) -> int:
         """Trials (the base included) that have yet to be run; at most, while the search goes on."""
         return len(self.admission.waiting) + self.proposals.missing
+
+    @property
+    def could_run(self) -> int:
+        """How many trials could run at a time, were there places: those that run or may come.
+
+        A budget bounds them: what is not paid for asks for no node.
+        """
+        search, running = self.experiment.search, len(self.admission.running)
+        many = float(running + self.unfinished)
+        if search is not None:
+            many = min(many, search.max_concurrent or many)
+        return max(running, math.ceil(min(many, self.budget.affordable)))
 
     @property
     def given_up(self) -> bool:

@@ -56,6 +56,8 @@ class MlflowSync:
         self._away_because = ""
         self._outages: deque[FaultSurvived] = deque()
         """Those that are over and not journalled yet."""
+        self._written = 0
+        """How many lines of the journal MLflow shows."""
         self._one_at_a_time = threading.Lock()
         self._wanted: Sequence[Line] | None = None
         """The lines that the thread is to write next."""
@@ -94,6 +96,7 @@ class MlflowSync:
                 if self._mlflow is None:
                     self._mlflow = self._make()
                 self._mlflow.catch_up(lines, running=running)
+                self._written = len(lines)
             except TrackingError as error:
                 if self._again_at < 0:
                     self._observer.note(f"MLflow lags behind: {error}")
@@ -103,6 +106,17 @@ class MlflowSync:
             else:
                 self._again_at = -math.inf
                 self._is_back()
+
+    def lag(self) -> tuple[int, float]:
+        """What MLflow does not show. It is written when trials begin and end; reports wait so long.
+
+        Returns:
+            How many lines of the journal, and the age of the oldest of them in seconds.
+        """
+        first, lines = self._written, self._journal.lines
+        if first >= len(lines):
+            return 0, 0.0
+        return len(lines) - first, max(0.0, self._journal.now() - float(lines[first]["time"]))
 
     def _away(self, why: str) -> None:
         if self._away_since is None:

@@ -19,8 +19,8 @@ from orchestrator.executors.cluster_fit import (
     head_fit,
     largest_resources,
     required_fit,
-    worker_places,
 )
+from orchestrator.executors.elastic.holding import Holding
 from orchestrator.executors.own_workers import OwnWorkers
 from orchestrator.executors.pool.pool import Pool
 from orchestrator.executors.ray_leftovers import Leftovers, wait_until_clean
@@ -37,6 +37,7 @@ from orchestrator.sweep.mlflow_sync import MlflowSync
 from orchestrator.sweep.protocols import Capacity
 from orchestrator.sweep.run_options import SweepOptions
 from orchestrator.sweep.scores.readings_on_ray import read_on_ray, score_on_ray
+from orchestrator.sweep.telemetry.gauges import SweepGauges
 from orchestrator.sweep.trial_loop import TrialLoop
 from orchestrator.system.package_versions import versions_here
 from orchestrator.system.ray_environment import set_aside
@@ -100,7 +101,7 @@ def run_trials_on_ray(
     note("starting Ray on this machine" if options.address is None else "joining the Ray cluster")
     if options.address is None and (others := set_aside()):
         note(f"not followed without `--address`: {', '.join(others)}")
-    with connected(options.address) as resources:
+    with connected(options.address):
         check_driver(options.address)
         check_nodes(driver.journal.folder, _base_files(experiment), versions_here())
         _refuse_groups(experiment, driver.journal.folder)
@@ -109,14 +110,17 @@ def run_trials_on_ray(
             driver.admission.avoid = NodesToAvoid(experiment.resources, note)
         elif options.address is not None:
             _say_where_bf16_is_slow(experiment, note)
-        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        holding = Holding(
+            driver.folder.path.name, experiment.resources, lambda: driver.could_run, note,
+            shared=options.address is not None,
+        )  # fmt: skip
+        cpus, gpus = holding.room.cpus, holding.room.gpus
         required_fit(largest_resources(experiment), cpus=cpus, gpus=gpus)
-        driver.admission.capacity = Capacity(
-            cpus, gpus, trials_at_once(experiment, cpus, gpus, note)
-        )
+        at_once = trials_at_once(experiment, cpus, gpus, note)
+        driver.admission.capacity = _capacity(holding, at_once)
         driver.admission.scheduled = options.scheduler is not None
         if driver.unfinished:
-            _run_trials(driver, options, projection, raise_if_interrupted)
+            _run_trials(driver, options, projection, holding, raise_if_interrupted)
         where: Any = {
             "resources": experiment.resources,
             "folder": driver.folder.readings,
@@ -144,6 +148,11 @@ def _base_files(experiment: Experiment) -> dict[str, int]:
     place = Path(str(experiment.model.name or experiment.model.gguf)).expanduser().resolve()
     files = [place] if place.is_file() else sorted(place.glob("*")) if place.is_dir() else []
     return {str(file): file.stat().st_size for file in files if file.is_file()}
+
+
+def _capacity(holding: Holding, at_once: float) -> Capacity:
+    """What may run at a time: on what is there, and on what may come."""
+    return Capacity(holding.room.cpus, holding.room.gpus, at_once, holding.workers)
 
 
 def _say_where_bf16_is_slow(experiment: Experiment, note: Callable[[str], None]) -> None:
@@ -194,6 +203,7 @@ def _run_trials(
     driver: Driver,
     options: SweepOptions,
     projection: MlflowSync,
+    holding: Holding,
     raise_if_interrupted: Callable[[], None],
 ) -> None:
     import ray
@@ -206,7 +216,7 @@ def _run_trials(
             driver.experiment,
             driver.journal.folder,
             shared,
-            resources.members or max(1, worker_places(ray.nodes(), resources) // resources.workers),
+            holding,
             unfinished=lambda: driver.unfinished,
             avoid=driver.admission.avoid,
             note=driver.observer.note,
@@ -221,10 +231,13 @@ def _run_trials(
     starvation = Starvation(
         resources, driver.observer.note,
         cluster=lambda: (ray.cluster_resources(), ray.available_resources()),
+        others=lambda: holding.words,
     )  # fmt: skip
+    gauges = SweepGauges(driver, pool, own, projection.lag)
     loop = TrialLoop(
-        driver, pool, own, scheduler=scheduler, beside=projection.ask, starvation=starvation
-    )
+        driver, pool, own, scheduler=scheduler, beside=projection.ask, starvation=starvation,
+        gauges=gauges, fit=functools.partial(_fit, driver, holding, pool, own),
+    )  # fmt: skip
     try:
         with _progress_read(driver):
             loop.run(raise_if_interrupted)
@@ -232,6 +245,8 @@ def _run_trials(
         raise SweepInterruptedError(_INTERRUPTED) from None
     finally:
         if not ray_is_gone():  # else nothing answers, and its processes are ended by id
+            gauges.close()
+            holding.close()
             own.close()
             if pool is not None:
                 pool.close()
@@ -241,6 +256,12 @@ def _run_trials(
         return
     if driver.unfinished or any(t.state == "RUNNING" for t in driver.trials.values()):
         raise SweepInterruptedError(_INTERRUPTED)
+
+
+def _fit(driver: Driver, holding: Holding, pool: Pool | None, own: OwnWorkers) -> None:
+    """Let what may run at a time follow the cluster, which grows, shrinks and is shared."""
+    holding.fit(pool, own)
+    driver.admission.capacity = _capacity(holding, driver.admission.capacity.trials)
 
 
 @contextmanager

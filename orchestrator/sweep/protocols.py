@@ -37,12 +37,14 @@ class Capacity:
     cpus: float = math.inf
     gpus: float = math.inf
     trials: float = math.inf
+    workers: float = math.inf
 
     def holds(self, trials: Sequence[ResourceSpec]) -> bool:
         """Whether these trials fit side by side."""
         cpus = sum(r.workers * r.cpus_per_worker for r in trials)
         gpus = sum(r.workers * r.gpus_per_worker for r in trials)
-        return cpus <= self.cpus and gpus <= self.gpus
+        workers = sum(r.workers for r in trials)
+        return cpus <= self.cpus and gpus <= self.gpus and workers <= self.workers
 
 
 class TrialPool(Protocol):

@@ -39,6 +39,8 @@ _MAY_CHANGE = {
     # What its plugins are is told by the hashes of their sources.
     ("plugins",),
     ("resources", "max_failures"),
+    ("resources", "max_workers"),
+    ("resources", "priority"),
     # Addresses: what is there is told by hashes, see `check_provenance`.
     ("model", "name"),
     ("model", "gguf"),

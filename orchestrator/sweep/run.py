@@ -69,6 +69,7 @@ from orchestrator.sweep.provenance import (
 from orchestrator.sweep.run_options import SweepOptions, SweepOutcome
 from orchestrator.sweep.scores.completion import Completion, score_here
 from orchestrator.sweep.scores.readings import read_sides
+from orchestrator.sweep.telemetry.structured_log import LOG_VARIABLE, structured_log
 from orchestrator.system.content_cache import ContentCache
 from orchestrator.system.formatting import count
 from orchestrator.system.scratch import remove_abandoned
@@ -116,8 +117,12 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
     try:
         storage = opened_for_writing(experiment.storage)
         folder = sweep_folder(storage, experiment.name, new=options.new)
-        with sigterm_as_interrupt() as raise_if_interrupted, Journal(folder) as journal:
-            complaint = _open(loaded, journal, observer, options, storage, raise_if_interrupted)
+        with (
+            structured_log(observer, os.environ.get(LOG_VARIABLE)) as told,
+            sigterm_as_interrupt() as raise_if_interrupted,
+            Journal(folder) as journal,
+        ):
+            complaint = _open(loaded, journal, told, options, storage, raise_if_interrupted)
             outcome = SweepOutcome(folder, list(journal.lines), complaint)
     except (
         JournalError, ClusterError, DataError, ModelError, PreflightError, ChangedSweepError,

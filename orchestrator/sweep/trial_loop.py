@@ -13,6 +13,7 @@ from orchestrator.executors.pool.mailbox import ENDINGS
 from orchestrator.executors.pool.pool import Pool
 from orchestrator.executors.watching.starvation import Starvation
 from orchestrator.sweep.driver import Driver
+from orchestrator.sweep.telemetry.gauges import SweepGauges
 
 if TYPE_CHECKING:
     from orchestrator.sweep.tune_scheduler import TuneScheduler
@@ -33,6 +34,8 @@ class TrialLoop:
         scheduler: TuneScheduler | None,
         beside: Callable[[], None],
         starvation: Starvation,
+        gauges: SweepGauges,
+        fit: Callable[[], None],
     ) -> None:
         """Begin with nothing running.
 
@@ -43,9 +46,12 @@ class TrialLoop:
             scheduler: Asked whether trials go on.
             beside: Called whenever a trial has started or ended.
             starvation: Tells what waits for a place for long.
+            gauges: Show outside what happens.
+            fit: Called in every turn: has workers start or end as the cluster and the trials ask.
         """
         self._driver, self._pool, self._own = driver, pool, own
         self._scheduler, self._beside, self._starvation = scheduler, beside, starvation
+        self._gauges, self._fit = gauges, fit
         self._running: dict[str, Job] = {}
 
     def run(self, raise_if_interrupted: Callable[[], None]) -> None:
@@ -56,6 +62,8 @@ class TrialLoop:
         """
         while self._start_what_fits() or self._running:
             raise_if_interrupted()
+            self._gauges.look()
+            self._fit()
             self._wait()
             of_pool = self._pool.unplaced if self._pool is not None else ()
             self._starvation.look([*of_pool, *self._own.unplaced])
@@ -76,6 +84,7 @@ class TrialLoop:
         while isinstance(job := self._driver.next_job(), Job):
             self._running[job.trial] = job
             self._driver.starting(job.trial)
+            self._gauges.starts(job.trial)
             if self._scheduler is not None:
                 self._scheduler.begins(job)
             if job.executor == "pool" and self._pool is not None:
@@ -106,6 +115,7 @@ class TrialLoop:
     def _hear(self, name: str, message: Message) -> None:
         job = self._running[name]
         self._driver.hear(name, message)
+        self._gauges.heard(name, message)
         if job.executor == "pool" and isinstance(message, ENDINGS):
             self._ended(name, died=False)
         elif self._driver.stops(name) or (
@@ -119,4 +129,5 @@ class TrialLoop:
         if self._scheduler is not None:
             self._scheduler.ends(name)
         self._driver.ended(name, died)
+        self._gauges.ends(name)
         self._beside()

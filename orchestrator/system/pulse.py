@@ -20,6 +20,10 @@ class Pulse:
     """Seconds of CPU time that the process has used meanwhile, all of its threads together."""
     passes: int
     """Passes over the base so far."""
+    tokens: int = 0
+    """Tokens in batches so far, trained and scored, without padding."""
+    padded: int = 0
+    """The same with padding."""
 
 
 class _Work:
@@ -27,6 +31,7 @@ class _Work:
 
     def __init__(self) -> None:
         self.at, self.cpu, self.passes = time.monotonic(), time.process_time(), 0
+        self.tokens = self.padded = 0
 
 
 _work = _Work()
@@ -38,6 +43,12 @@ def passed(*_: object) -> None:
     rested()
 
 
+def batched(tokens: int, padded: int) -> None:
+    """A batch goes through the base: how many tokens it has, and how many with padding."""
+    _work.tokens += tokens
+    _work.padded += padded
+
+
 def rested() -> None:
     """Something else came further, or there is nothing to do."""
     _work.at, _work.cpu = time.monotonic(), time.process_time()
@@ -46,4 +57,5 @@ def rested() -> None:
 def pulse() -> Pulse:
     """How it stands now; may be asked from any thread."""
     cpu, at = _work.cpu, _work.at
-    return Pulse(time.monotonic() - at, max(0.0, time.process_time() - cpu), _work.passes)
+    computed = max(0.0, time.process_time() - cpu)
+    return Pulse(time.monotonic() - at, computed, _work.passes, _work.tokens, _work.padded)

@@ -113,10 +113,11 @@ class LiveDisplay:
             self.view.take(event)
             if isinstance(event, TrialEnded):
                 self._progress.pop(event.trial, None)
-            text = describe(event, self.view)
-            important = isinstance(event, _IMPORTANT)
-            if text and not replayed and (self._live is None or important):
-                self._say(text)
+            # Where a sweep goes on, words for all that was would take longer than reading it.
+            if not replayed and (self._live is None or isinstance(event, _IMPORTANT)):
+                text = describe(event, self.view)
+                if text:
+                    self._say(text)
 
     def progress(self, trial: str, progress: dict[str, Any]) -> None:
         """Take the progress of a running trial; nothing of it is kept."""

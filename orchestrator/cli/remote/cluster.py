@@ -1,4 +1,4 @@
-"""The command `cluster template`."""
+"""The commands `cluster template` and `cluster dashboard`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from orchestrator.cli.application import app
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cluster.templates.description import ClusterDescription
 from orchestrator.cluster.templates.written import Provider, template
+from orchestrator.sweep.telemetry.metrics import dashboard
 
 cluster_app = typer.Typer(help="Files that describe a cluster.", no_args_is_help=True)
 app.add_typer(cluster_app, name="cluster")
@@ -37,3 +38,9 @@ def cluster_template(
 ) -> None:
     """Print the file that describes a cluster for sweeps; values to replace are marked."""
     typer.echo(template(provider, ClusterDescription(name=name, workers=workers)), nl=False)
+
+
+@cluster_app.command("dashboard")
+def cluster_dashboard() -> None:
+    """Print the Grafana dashboard of the metrics that sweeps export, as JSON to import."""
+    typer.echo(dashboard(), nl=False)

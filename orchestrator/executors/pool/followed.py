@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.executors.job import Job
-from orchestrator.executors.messages import Message, Reported
+from orchestrator.executors.messages import Message, Paused, Reported
 from orchestrator.executors.pool.mailbox import Mailbox
 
 PATIENCE_SECONDS = 9.0
@@ -35,6 +35,8 @@ class Followed:
         self._gone: dict[int, str] = {}
         """Members that will say nothing more, and why."""
         self._waits_since: float | None = None
+        self._paused = False
+        """Whether its member has let go of it."""
 
     def told(self, mailbox: Mailbox) -> Iterator[Message]:
         """What was said since this was last asked.
@@ -48,6 +50,9 @@ class Followed:
         messages = mailbox.poll(self.trial, self._seen).messages
         self._seen += len(messages)
         for message in messages:
+            if isinstance(message, Paused):
+                self._paused = True
+                continue
             if isinstance(message, Reported):
                 if message.report.stage in self._told:
                     continue
@@ -70,7 +75,8 @@ class Followed:
         if news.gone is not None:
             self._gone[self.place] = news.gone
             turns = [(self.place + n) % len(mailboxes) for n in range(1, len(mailboxes))]
-            left = [number for number in turns if number not in self._gone]
+            closed = {number for number in turns if mailboxes[number].closed}
+            left = [number for number in turns if number not in {*self._gone, *closed}]
             if not left:
                 return "; ".join(f"member {number}: {why}" for number, why in self._gone.items())
             self._go(left[0], mailboxes)
@@ -81,7 +87,10 @@ class Followed:
         elif self._waits_since is None:
             self._waits_since = now
         other = None
-        if news.absent:
+        if self._paused:
+            other = self._first(mailboxes, Mailbox.room)
+            other = self._first(mailboxes, Mailbox.present) if other is None else other
+        elif news.absent:
             other = self._first(mailboxes, Mailbox.present)
         elif self._waits_since is not None and now - self._waits_since > PATIENCE_SECONDS:
             other = self._first(mailboxes, Mailbox.room)
@@ -102,5 +111,5 @@ class Followed:
 
     def _go(self, place: int, mailboxes: Sequence[Mailbox]) -> None:
         assert self.job is not None, "only what has been asked for can go elsewhere"
-        self.place, self._seen, self._waits_since = place, 0, None
+        self.place, self._seen, self._waits_since, self._paused = place, 0, None, False
         mailboxes[place].ask(self.job)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.executors.messages import Failed, Finished, Message, News, Ready, Todo
+from orchestrator.executors.messages import Failed, Finished, Message, News, Paused, Ready, Todo
 
 if TYPE_CHECKING:
     from orchestrator.executors.job import Job
@@ -57,7 +57,7 @@ class Lease:
     @property
     def over(self) -> bool:
         """Whether the member says nothing more of it."""
-        return bool(self.messages) and isinstance(self.messages[-1], ENDINGS)
+        return bool(self.messages) and isinstance(self.messages[-1], (*ENDINGS, Paused))
 
     @property
     def strict(self) -> bool:
@@ -95,6 +95,14 @@ class Mailbox:
         self._deaths = 0
         """Of the member with jobs in it, one after the other without a report between."""
         self._closed = False
+        self.news = False
+        """Whether the member has said something, or is gone, since this was last set to False."""
+        self.placed = True
+        """Whether the member has its place on the cluster."""
+        self.leaving = False
+        """Whether the member is given no more jobs."""
+        self.saves = False
+        """Whether it is to save those that it has, for others to go on with them."""
         self.gone: str | None = None
         """Why nothing more will come of this member."""
         self._alive = clock()
@@ -130,7 +138,7 @@ class Mailbox:
         if lease is None:
             return News(gone=self.gone, absent=self._absent())
         # One that may have killed the member is tested here.
-        serves = self._room is not None
+        serves = self._room is not None or not self.placed
         waits = serves and not lease.taken and not lease.over and lease.suspicion == 0
         return News(
             tuple(lease.messages[seen:]), gone=self.gone, absent=self._absent(), waits=waits
@@ -143,7 +151,8 @@ class Mailbox:
 
     def present(self) -> bool:
         """Say whether the member takes jobs, or can be expected to do so soon."""
-        return not self._closed and self.gone is None and not self._absent()
+        usable = not self._closed and not self.leaving and self.gone is None
+        return usable and not self._absent()
 
     def room(self) -> int:
         """Say how many more jobs the member could begin now."""
@@ -175,6 +184,7 @@ class Mailbox:
             lease.taken = lease.tested = False
         self._dropped = []
         self._closed, self.gone, self._starts, self._incarnation = False, None, 0, None
+        self.leaving = self.saves = False
         self._alive, self._patience, self._room = self._clock(), START_SECONDS, None
 
     def lose(self, reason: str) -> None:
@@ -183,7 +193,7 @@ class Mailbox:
         Args:
             reason: In one line; the first that is given stands.
         """
-        self.gone = self.gone or reason
+        self.gone, self.news = self.gone or reason, True
 
     # ------------------------------------------------------------------------------- the member
 
@@ -229,6 +239,8 @@ class Mailbox:
             What the member is to do.
         """
         self._starts = 0
+        # A member that has started again may fail a job, without a word of its own.
+        self.news = self.news or bool(said) or incarnation != self._incarnation
         if incarnation != self._incarnation:
             if self._incarnation is not None:
                 self._take_back()
@@ -244,10 +256,10 @@ class Mailbox:
         # The driver starts all that may start before it listens. Once it has let go of what the
         # member had, nothing comes that does not wait for a trial elsewhere, or for these.
         all_there = not any(lease.taken for lease in self._leases.values())
-        join = [] if self._closed else self._hand_out(free)
+        join = [] if self._closed or self.leaving else self._hand_out(free)
         waiting = any(not lease.taken and not lease.over for lease in self._leases.values())
         self._room = 0 if waiting else free - len(join)
-        return Todo(tuple(join), tuple(drop), self._closed, all_there and bool(join))
+        return Todo(tuple(join), tuple(drop), self._closed, all_there and bool(join), self.saves)
 
     def _hand_out(self, free: int) -> list[Job]:
         join: list[Job] = []

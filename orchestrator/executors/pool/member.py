@@ -18,7 +18,15 @@ from orchestrator.data.prepared import PreparedData
 from orchestrator.engines.device_memory import DeviceMemory
 from orchestrator.engines.workers import ALONE, Workers, WorkersError
 from orchestrator.executors.job import Job
-from orchestrator.executors.messages import Failed, Finished, Message, Ready, Reported, WorkSetAside
+from orchestrator.executors.messages import (
+    Failed,
+    Finished,
+    Message,
+    Paused,
+    Ready,
+    Reported,
+    WorkSetAside,
+)
 from orchestrator.executors.pool.failures import Failure, attempt
 from orchestrator.executors.pool.member_base import MemberBase
 from orchestrator.executors.pool.slots import Ended
@@ -29,7 +37,7 @@ from orchestrator.loop.requests import Taken
 from orchestrator.loop.scoring import DivergedError
 from orchestrator.loop.task_sequence import task_sequence
 from orchestrator.loop.trial_checkpoints import found_checkpoint, keep_checkpoint
-from orchestrator.loop.trial_state import fresh_state, read_state
+from orchestrator.loop.trial_state import fresh_state, read_state, write_state
 from orchestrator.loop.work_meter import Progress
 from orchestrator.measures.accuracy_matrix import AccuracyMatrix
 from orchestrator.records.stage_report import StageReport
@@ -73,6 +81,9 @@ class Member:
         self._said: list[tuple[str, Message]] = []
         self._progress: dict[str, ProgressFile] = {}
         self._reports: dict[str, list[StageReport]] = {}
+        self._checkpoints: dict[str, _MemberCheckpoints] = {}
+        self._leaves = False
+        """Whether it saves what it has, and lets go of it."""
 
     @property
     def names(self) -> list[str]:
@@ -96,7 +107,31 @@ class Member:
 
     def take(self, job: Job) -> None:
         """Begin a trial as soon as it can be."""
-        self._waiting.append(job)
+        if self._leaves:
+            self._said.append((job.trial, Paused()))
+        else:
+            self._waiting.append(job)
+
+    def leave(self) -> None:
+        """Save every trial where it is, and let go of it: this process will be ended."""
+        self._leaves = True
+        self._said += [(job.trial, Paused()) for job in self._waiting]
+        self._waiting = []
+
+    def _pause(self, name: str) -> None:
+        pack = self._base.pack
+        assert pack is not None, "a trial that has begun is in a pack"
+        state = pack.paused(name)
+        if state is not None:
+            place = self._checkpoints[name]
+            fresh = place.fresh()
+            pack.engine(name).save(fresh, with_optimizer=True)
+            if self._workers.first:
+                write_state(fresh, state)
+            place.put(fresh)
+        said = self._said
+        self.drop(name)
+        self._said = [*said, (name, Paused())]
 
     def drop(self, name: str) -> None:
         """Forget a trial, whatever it has learnt."""
@@ -114,6 +149,7 @@ class Member:
         ]
         self._reports.pop(name, None)
         self._progress.pop(name, None)
+        self._checkpoints.pop(name, None)
 
     def work(self) -> list[tuple[str, Message]]:
         """Begin what can begin, and let every trial go on by one step.
@@ -134,6 +170,8 @@ class Member:
                 self._ended(end)
             for name in pack.names:
                 self._tell_progress(name, pack.progress(name))
+            for name in [n for n in pack.names if self._leaves and pack.between_steps(n)]:
+                self._pause(name)
         said, self._said = self._said, []
         return said
 
@@ -195,6 +233,7 @@ class Member:
             self._checkpoint(name), self._own if self._workers.first else None, maker,
             functools.partial(self._say_stage, name),
         )  # fmt: skip
+        self._checkpoints[name] = checkpoints
         first, share = self._workers.first, self._workers.broadcast
         alike = job.shared(lambda found: self._said.append((name, WorkSetAside.of(found))))
         shell = TrialShell(maker, state, checkpoints, adapters, first=first, shared=alike)
@@ -290,9 +329,13 @@ class _MemberCheckpoints:
             self._fresh.mkdir(parents=True)
         return self._fresh
 
-    def keep(self, fresh: Path, report: StageReport) -> None:
+    def put(self, fresh: Path) -> None:
+        """Let a checkpoint be the one that is kept."""
         if self._writes:
             keep_checkpoint(fresh, self._kept, self._maker)
+
+    def keep(self, fresh: Path, report: StageReport) -> None:
+        self.put(fresh)
         self._tell(report, self._kept)
 
     def tell(self, report: StageReport) -> None:

@@ -11,6 +11,7 @@ import torch: a light process stays light, and a worker leaves out what it does 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -40,6 +41,7 @@ class LoneMember:
     def __init__(self) -> None:
         """Begin without a base."""
         self._desk = Desk()
+        self._node = ray.get_runtime_context().get_node_id()
 
     def serve(self, config: MemberConfig, deaths: int) -> str | None:
         """Work until the driver says that it is the end; see `work_alone`."""
@@ -51,7 +53,7 @@ class LoneMember:
     def swap(self, todo: Todo, known: str, admission: Admission | None = None) -> Heard:
         """Meet the driver. That this process answers is its sign of life."""
         self._desk.beat(pulse())
-        return self._desk.swap(todo, known, admission)
+        return replace(self._desk.swap(todo, known, admission), node=self._node)
 
 
 class MemberGroup:

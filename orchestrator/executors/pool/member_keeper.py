@@ -12,6 +12,7 @@ from orchestrator.executors.pool.mailbox import Mailbox
 from orchestrator.executors.watching.fault import Fault, TellFault
 from orchestrator.executors.watching.progress_watch import ProgressWatch
 from orchestrator.spec.sections import ResourceSpec
+from orchestrator.system.pulse import Pulse
 
 
 class MemberKeeper:
@@ -54,6 +55,8 @@ class MemberKeeper:
         self._watch = ProgressWatch()
         self._placed = False
         """Whether its workers run."""
+        self.node = ""
+        """The id of the node that it is on; empty while that is not known, or of several."""
 
     @property
     def works(self) -> bool:
@@ -61,9 +64,19 @@ class MemberKeeper:
         return bool(self._known)
 
     @property
+    def ended(self) -> bool:
+        """Whether it has no actor."""
+        return self._actor is None
+
+    @property
+    def pulse(self) -> Pulse:
+        """How it stood with its work at its last sign."""
+        return self._watch.pulse
+
+    @property
     def unplaced(self) -> bool:
         """Whether it waits for a place on the cluster."""
-        return self._actor is not None and not self._placed
+        return self._actor is not None and not (self._placed or self._known)
 
     @property
     def futures(self) -> list[Any]:
@@ -92,7 +105,8 @@ class MemberKeeper:
             deaths = admitted
         self._known, config = "", self._config()
         self._starts += 1
-        self._watch, self._placed = ProgressWatch(), False
+        self._watch, self._placed, self.node = ProgressWatch(), False, ""
+        self.mailbox.placed = False
         if alone:
             self._actor = member_actors.lone_member(self._resources, self._avoid())
             self._work = self._actor.serve.remote(config, deaths)
@@ -153,6 +167,7 @@ class MemberKeeper:
         self.mailbox.sign(heard.silent)
         self._watch.hear(heard.pulse, heard.silent)
         self._placed = self._placed or heard.pulse is not None or heard.begins
+        self.mailbox.placed, self.node = self._placed or bool(heard.incarnation), heard.node
         admission = self._admission() if heard.begins and not heard.said else None
         todo = Todo(close=self.mailbox.closed)
         if self._known and heard.incarnation not in {"", self._known}:

@@ -152,15 +152,22 @@ def serve(member: Member, exchange: Any, workers: Workers = ALONE, *, expected: 
             last, said = now, []
             if todo.close:
                 return
-            for name in todo.drop:
-                member.drop(name)
-            for job in todo.join:
-                member.take(job)
+            _follow(member, todo)
         said += member.work()
         if not member.busy:
             rested()
             if not said:
                 time.sleep(IDLE_SECONDS)
+
+
+def _follow(member: Member, todo: Todo) -> None:
+    """Forget, save and begin what the driver asks."""
+    for name in todo.drop:
+        member.drop(name)
+    if todo.save:
+        member.leave()
+    for job in todo.join:
+        member.take(job)
 
 
 class _Gathering:
@@ -192,7 +199,7 @@ class _Gathering:
         if come:
             self._came = now
         self._jobs = [job for job in self._jobs if job.trial not in todo.drop] + come
-        few = self.held < self._expected and not todo.all_there
+        few = self.held < self._expected and not todo.all_there and not todo.save
         if not busy and few and now - self._came < GATHER_SECONDS:
             return replace(todo, join=at_once)
         ready, self._jobs = self._jobs, []

@@ -23,6 +23,7 @@ all workers have restarted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ class PackedTrials:
         slot = Slot(
             number,
             name,
-            SequenceRun(learning, WorkMeter(sequence, state.matrix, state.start)),
+            SequenceRun(learning, WorkMeter(sequence, state.matrix, state.start), state.start),
             SlotEngine(self._passes, number, spec, retention),
             spec,
             on_report,
@@ -227,6 +228,23 @@ class PackedTrials:
     def state(self, name: str) -> TrialState:
         """Where a trial is: its reports, up to and including the one being made."""
         return self._slots.named(name).state
+
+    def between_steps(self, name: str) -> bool:
+        """Whether a trial is about to take a step, so that nothing of it is half done."""
+        return isinstance(self._slots.named(name).run.request, TrainStep)
+
+    def paused(self, name: str) -> TrialState | None:
+        """Where a trial could go on if it were saved now.
+
+        Args:
+            name: A trial that is learning.
+
+        Returns:
+            Its state within a task; None where its last report is as far as it is.
+        """
+        slot = self._slots.named(name)
+        start = slot.run.pause(round(slot.seconds, 3))
+        return None if start is None else replace(slot.state, start=start)
 
     def progress(self, name: str) -> Progress:
         """How far a trial is, by estimated work.

@@ -91,6 +91,11 @@ class ProgressWatch:
             f"pause before ({used}); another takes its place after {allowed:.0f} s"
         )
 
+    @property
+    def pulse(self) -> Pulse:
+        """How it stood with its work at its last sign."""
+        return self._pulse
+
     def trouble(self) -> str | None:
         """Why the worker is taken for one that hangs, in words; None while it is not."""
         now = self._clock()

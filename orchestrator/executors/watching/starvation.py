@@ -23,6 +23,7 @@ class Starvation:
         note: Callable[[str], None],
         *,
         cluster: Callable[[], tuple[Mapping[str, float], Mapping[str, float]]],
+        others: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with nothing waiting.
@@ -31,10 +32,11 @@ class Starvation:
             resources: What each that waits needs.
             note: Told.
             cluster: Gives what the cluster has, and what of it is free.
+            others: Gives what other sweeps hold, in words; empty where there is none.
             clock: Seconds.
         """
         self._resources, self._note, self._cluster = resources, note, cluster
-        self._clock = clock
+        self._others, self._clock = others, clock
         self._since: dict[str, float] = {}
         self._told = -AGAIN_SECONDS
 
@@ -50,9 +52,11 @@ class Starvation:
         if late and now - self._told >= AGAIN_SECONDS:
             self._told = now
             longest = now - min(self._since[name] for name in late)
+            others = self._others()
             self._note(
                 f"{', '.join(late)} {'has' if len(late) == 1 else 'have'} waited for a place for "
                 f"{show_duration(longest)}: {arithmetic(self._resources, *self._cluster())}"
+                + (f". Sweeps beside this one: {others}" if others else "")
             )
 
 

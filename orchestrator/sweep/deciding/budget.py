@@ -136,6 +136,13 @@ class Budget:
             (open_work + more) * self.each(kind) <= self._left(kind) for kind in self.allowed
         )
 
+    @property
+    def affordable(self) -> float:
+        """How many trials can still be paid for, those that run included; infinity if unknown."""
+        each = {kind: self.each(kind) for kind in self.allowed if kind != "time"}
+        counts = [max(0.0, self._left(kind)) / cost for kind, cost in each.items() if cost > 0]
+        return min(counts, default=math.inf)
+
     def end(self) -> None:
         """Propose no more trials of the search."""
         self.ended = True

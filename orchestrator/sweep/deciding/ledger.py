@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.records.event import Event
 from orchestrator.records.event_values import TaskScores
-from orchestrator.records.events import CellsScored, StageReported, TrialProposed, read_event
+from orchestrator.records.events import (
+    CellsScored,
+    StageReported,
+    TrialEnded,
+    TrialProposed,
+    read_event,
+)
 from orchestrator.records.journal import Journal
 from orchestrator.records.stage_report import DONE, StageReport
 from orchestrator.records.sweep_folder import SweepFolder
@@ -49,15 +55,30 @@ class Ledger:
         self.trials = {name: Trial(record) for name, record in self.state.everything.items()}
         self.cards = CardWriter(self.folder, self.state)
         self._experiments: dict[str, Experiment] = {}
+        """Of the trials that have not ended; of others as far as they were asked for since."""
+        self._searched: list[Trial] = []
+        self.asked_for = 0
+        """How many trials of the search people have asked for."""
+        for trial in self.trials.values():
+            self._sort(trial)
+
+    def _sort(self, trial: Trial) -> None:
+        """Know a trial that was proposed among those of the search, if it is one: for good."""
+        if trial.name != BASE_TRIAL and trial.record.is_searched:
+            self._searched.append(trial)
+            self.asked_for += trial.record.is_asked_for
 
     def record(self, event: Event) -> None:
         """Journal what happens, take it in, have its cards written, then tell the observer."""
         written = self.journal.append(event)
         self.state.take(written)
         if isinstance(written, TrialProposed):
-            self.trials[written.trial] = Trial(self.state.trial(written.trial))
+            trial = self.trials[written.trial] = Trial(self.state.trial(written.trial))
+            self._sort(trial)
         self.cards.take(written)
         self.observer.event(written)
+        if isinstance(written, TrialEnded):  # an experiment is larger than all else of a trial
+            self._experiments.pop(written.trial, None)
 
     @property
     def racing(self) -> EarlyStopping | None:
@@ -68,7 +89,7 @@ class Ledger:
     # ------------------------------------------------------------------------ of single trials
 
     def experiment_of(self, name: str) -> Experiment:
-        """The sweep's experiment with a trial's overrides, validated once."""
+        """The sweep's experiment with a trial's overrides, validated once while it is at work."""
         if name not in self._experiments:
             trial = self.trials[name]
             own = self.experiment.with_overrides(trial.overrides)
@@ -81,6 +102,9 @@ class Ledger:
 
     def learns_jointly(self, name: str) -> bool:
         """Whether a trial learns all tasks at once: a control, for which no trial can be chosen."""
+        # Asked of all trials at the end: to validate ten thousand takes half a minute.
+        if not {"method", "method.sequence"} & self.trials[name].overrides.keys():
+            return self.experiment.method.sequence == "joint"
         return self.experiment_of(name).method.sequence == "joint"
 
     def in_order_of_sweep(self, name: str, report: StageReport) -> StageReport:
@@ -146,9 +170,9 @@ class Ledger:
 
     # ---------------------------------------------------------------------------- of all trials
 
-    def searched(self) -> list[Trial]:
+    def searched(self) -> Sequence[Trial]:
         """The trials of the search: neither the base, repetitions of a finalist nor comparisons."""
-        return [t for t in self.trials.values() if t.name != BASE_TRIAL and t.record.is_searched]
+        return self._searched
 
     def searched_seeds(self) -> set[int]:
         """The seeds of all trials of the search, whatever became of them."""

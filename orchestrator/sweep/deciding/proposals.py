@@ -55,8 +55,7 @@ class Proposals:
 
     @property
     def _wanted(self) -> int:
-        asked_for = sum(trial.record.is_asked_for for trial in self._ledger.searched())
-        return asked_for + (self._proposer.total if self._proposer is not None else 1)
+        return self._ledger.asked_for + (self._proposer.total if self._proposer is not None else 1)
 
     @property
     def missing(self) -> int:

@@ -83,6 +83,8 @@ class Proposer:
             self._grid = spread(self._grid)
         self._tried: set[str] = set()
         self._proposed = 0
+        self._known = 0
+        """How many trials the study has: asking it copies them all."""
         # Logs of every ask would bury the live display.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
@@ -119,7 +121,7 @@ class Proposer:
     def _add(self, trial: PastTrial) -> None:
         """Learn of a trial of this sweep, and count it if the search has proposed it."""
         self._learn(trial)
-        number = len(self._study.trials) - 1
+        number = self._known - 1
         if trial.added:
             self._numbers[trial.name] = number
         else:
@@ -146,6 +148,7 @@ class Proposer:
         self._study.add_trial(
             create_trial(state=state, values=values, params=params, distributions=distributions)
         )
+        self._known += 1
 
     def _note(self, name: str, number: int, overrides: Mapping[str, Any]) -> None:
         self._numbers[name] = number
@@ -212,6 +215,7 @@ class Proposer:
         if searched:
             self._study.enqueue_trial(searched)
         trial = self._study.ask()
+        self._known = trial.number + 1
         chosen: dict[str, Any] = {}
         for key, path, domain in self._parameters:
             if path not in chosen and active(domain, chosen):

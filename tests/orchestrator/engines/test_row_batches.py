@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from orchestrator.data.model_inputs import Scored
-from orchestrator.engines.row_batches import USEFUL, scoring_batches
+from orchestrator.engines.row_batches import USEFUL, padded, scoring_batches
+from orchestrator.system.pulse import pulse
 
 DEVICES = [torch.device("cpu"), torch.device("cuda")]
 
@@ -34,3 +35,11 @@ def test_a_few_joint_rows_of_different_lengths_are_no_reason_to_go_on_for_ever()
     rows = [Scored((0,) * length, (), branches=((1, 0), (2, 0))) for length in (100, 50, 50)]
     assert scoring_batches(rows, 10_000, DEVICES[1]) == [[0], [1, 2]]
     assert scoring_batches(rows[:1], 10, DEVICES[0]) == [[0]]
+
+
+def test_the_tokens_of_a_batch_are_counted_with_padding_and_without():
+    before = pulse()
+    padded([Scored((0,) * length, ()) for length in (10, 7, 3)], DEVICES[0], step=4)
+    after = pulse()
+    assert after.tokens - before.tokens == 20
+    assert after.padded - before.padded == 36

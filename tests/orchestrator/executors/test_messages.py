@@ -12,6 +12,7 @@ from orchestrator.executors.messages import (
     Finished,
     Lost,
     Message,
+    Paused,
     Ready,
     Reported,
     WorkSetAside,
@@ -36,6 +37,7 @@ MESSAGES = [
     Failed("no room"),
     Failed("no room", "a traceback", "/runs/demo/trials/t001/log.txt"),
     Lost("member 0: it has ended"),
+    Paused(),
     WorkSetAside.of(SetAside(Path("/a"), Path("/a.set-aside-1"), "it is damaged")),
 ]
 

@@ -195,3 +195,18 @@ def test_a_server_that_accepts_and_never_answers_holds_nothing_up(monkeypatch, r
     assert "MLflow lags behind" in said
     assert "timed out" in said
     assert (fault["event"], fault["what"], fault["where"]) == ("fault_survived", "mlflow_away", uri)
+
+
+def test_what_mlflow_does_not_show_is_counted_from_its_oldest_line(mlflow, recorder, tmp_path):
+    now = 100.0
+    with Journal(tmp_path / "sweep", clock=lambda: now) as journal:
+        sync = MlflowSync(experiment(), tmp_path, journal, recorder)
+        say(journal, "sweep_opened", sweep="sweep")
+        now = 107.0
+        assert sync.lag() == (1, 7.0)
+        sync.catch_up()
+        assert sync.lag() == (0, 0.0)
+        for _ in range(2):
+            say(journal, "trial_proposed", trial="t001")
+            now += 5.0
+        assert sync.lag() == (2, 10.0)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.executors.elastic.room import Room
 from orchestrator.executors.ray_leftovers import Leftovers
 from orchestrator.sweep import on_ray
 from orchestrator.sweep.run_options import SweepOptions
@@ -26,6 +27,8 @@ def done(monkeypatch):
         return lambda *_, **__: said.append((name,)) or answer
 
     monkeypatch.setattr(on_ray, "connected", connected)
+    held = SimpleNamespace(room=Room(2, 2, 2.0, 0.0), workers=2.0)
+    monkeypatch.setattr(on_ray, "Holding", lambda *_, **__: held)
     for name, answer in {
         "check_driver": None, "check_nodes": None, "trials_at_once": 1, "_run_trials": None,
         "wait_until_clean": Leftovers(("LoneMember 0123",)),
@@ -43,7 +46,8 @@ def test_the_verdict_and_its_reading_come_before_what_was_left_behind(
         experiment=loaded.experiment, observer=recorder, unfinished=["t001"],
         admission=SimpleNamespace(capacity=None, scheduled=None, avoid=tuple),
         state=SimpleNamespace(precision=None),
-        journal=SimpleNamespace(folder=tmp_path), folder=SimpleNamespace(readings=tmp_path),
+        journal=SimpleNamespace(folder=tmp_path),
+        folder=SimpleNamespace(readings=tmp_path, path=tmp_path),
     )  # fmt: skip
     ending = SimpleNamespace(come=lambda *_: done.append(("verdict and reading",)))
     complaint = on_ray.run_trials_on_ray(driver, SweepOptions(), None, ending, lambda: None)

@@ -17,7 +17,15 @@ from orchestrator.engines.checkpoints import WEIGHTS_FILE, read_tensors
 from orchestrator.engines.plain import PlainEngine
 from orchestrator.engines.workers import ALONE, Workers
 from orchestrator.executors.job import Job, MemberConfig
-from orchestrator.executors.messages import Failed, Finished, Ready, Reported, Todo, WorkSetAside
+from orchestrator.executors.messages import (
+    Failed,
+    Finished,
+    Paused,
+    Ready,
+    Reported,
+    Todo,
+    WorkSetAside,
+)
 from orchestrator.executors.pool import member_worker
 from orchestrator.executors.pool.learning_passes import LearningPasses
 from orchestrator.executors.pool.mailbox import ENDINGS
@@ -537,3 +545,76 @@ def test_packed_trials_take_over_what_one_of_them_has_learnt(loaded, data, tmp_p
             assert report.losses == pytest.approx(other.losses, abs=1e-4)
         for key, value in wanted.items():
             torch.testing.assert_close(tensors[key], value, atol=1e-4, rtol=1e-3)
+
+
+SAVED = {
+    "ewc": {"method.retention": {"kind": "ewc", "strength": 100.0, "max_examples": 8}},
+    "replay": {"method.retention": {"kind": "replay"}, "training.schedule": "linear"},
+    "stopper": {"method.early_stopping": {"checks": 4, "patience": 9}},
+}
+"""What is known between two steps: a penalty, replayed rows and a schedule, held-out rows."""
+
+
+def long_job(loaded, name, folder):
+    overrides = {**SAVED[name], "training.batch_size": 1}
+    return Job(loaded.experiment.with_overrides(overrides), maker(name), SweepFolder(folder))
+
+
+def ticks(member, most=2000):
+    """What a member says, turn by turn, until it has nothing left."""
+    said = []
+    for _ in range(most):
+        said += member.work()
+        if not member.busy:
+            return said
+    raise AssertionError(f"still at work: {member.names}")
+
+
+@pytest.mark.parametrize("turns", [1, 7, 23])
+def test_trials_that_were_saved_between_two_steps_go_on_as_if_nothing_had_happened(
+    loaded, data, tmp_path, turns
+):
+    ends = {}
+    for place, moved in (("whole", False), ("moved", True)):
+        folder, said = tmp_path / place / "sweep", []
+        member = Member(loaded.experiment, data, folder)
+        for name in SAVED:
+            member.take(long_job(loaded, name, folder))
+        if moved:
+            for _ in range(turns):
+                said += member.work()
+            member.leave()
+            said += ticks(member)
+            paused = [name for name, message in said if isinstance(message, Paused)]
+            assert sorted(paused) == sorted(SAVED)
+            saved = [SweepFolder(folder).checkpoint(name) for name in paused]
+            # After its first turn a trial may have taken no step yet.
+            assert turns == 1 or all(read_state(place).start.step for place in saved)
+            member = Member(loaded.experiment, data, folder)
+            for name in SAVED:
+                member.take(long_job(loaded, name, folder))
+        last = serve(member, list(SAVED))
+        for name in SAVED:
+            tensors = read_tensors(SweepFolder(folder).checkpoint(name) / WEIGHTS_FILE)
+            ends[place, name] = (last[name].reports, tensors)
+    for name in SAVED:
+        (mine, tensors), (theirs, wanted) = ends["moved", name], ends["whole", name]
+        assert [(r.stage, r.step, r.tokens) for r in mine] == [
+            (r.stage, r.step, r.tokens) for r in theirs
+        ]
+        for report, other in zip(mine, theirs, strict=True):
+            assert report.losses == pytest.approx(other.losses, rel=1e-4)
+            assert report.learning_rates == other.learning_rates
+            assert report.loss == pytest.approx(other.loss, rel=1e-4)
+            assert report.held_out_best == pytest.approx(other.held_out_best, rel=1e-4)
+        for key, value in wanted.items():
+            torch.testing.assert_close(tensors[key], value, atol=1e-5, rtol=1e-4)
+
+
+def test_a_member_that_leaves_begins_nothing_and_gives_back_what_waits(loaded, data, tmp_path):
+    member = Member(loaded.experiment, data, tmp_path)
+    member.take(job(loaded, "waits"))
+    member.leave()
+    member.take(job(loaded, "late"))
+    assert [(n, type(m)) for n, m in ticks(member)] == [("waits", Paused), ("late", Paused)]
+    assert not SweepFolder(tmp_path).checkpoint("waits").exists()

@@ -49,7 +49,7 @@ class Members:
             made_up,
             Path("/nowhere"),
             [],
-            1,
+            types.SimpleNamespace(members=lambda: 1, draining={}),
             unfinished=lambda: 2,
             avoid=tuple,
             note=self.notes.append,

@@ -1,5 +1,7 @@
 """Which trial the driver starts next where some are packed and others have workers of their own."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from orchestrator.base.loading import load_tokenizer
@@ -82,8 +84,8 @@ def test_neither_trials_nor_members_are_told_where_mlflow_is(driver):
     made = driver(["lora"], 1, tracking={"uri": "postgresql://ada:sesame@db/mlflow"})
     job = made.next_job().as_config()
     pool = Pool(
-        made.experiment, made.journal.folder, [], 1, unfinished=lambda: made.unfinished,
-        avoid=tuple, note=print, fault=print,
+        made.experiment, made.journal.folder, [], SimpleNamespace(members=lambda: 1, draining={}),
+        unfinished=lambda: made.unfinished, avoid=tuple, note=print, fault=print,
     )  # fmt: skip
     for told in (job["experiment"], pool._config().experiment):
         assert "sesame" not in repr(told)

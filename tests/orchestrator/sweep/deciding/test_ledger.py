@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.records.events import TrialProposed, TrialStarted
+from orchestrator.records.events import TrialEnded, TrialProposed, TrialStarted
 from orchestrator.spec.sections import ScoringSpec
 from tests.made_up_sweep import TASK, answers
 
@@ -54,3 +54,32 @@ def test_examples_are_those_of_the_journal_though_the_state_keeps_none(ledgers, 
     reported(ledger, "t001", 0.8)
     assert ledger.last_report(ledger.trials["t001"]).per_example is None
     assert ledger.cells("t001")[(1, TASK)].per_example == answers(0.8, "t001")
+
+
+def test_the_trials_of_the_search_are_known_as_they_are_proposed_and_when_the_journal_is_read(
+    ledgers,
+):
+    first = ledgers()
+    for name, by, of in (
+        ("base", "control", None), ("t001", "tpe", None), ("t002", "request 7", None),
+        ("t001-s1", "fresh seed", "t001"), ("fresh", "comparison", None),
+    ):  # fmt: skip
+        first.record(TrialProposed(name, {}, by, of))
+    for ledger in (first, ledgers()):
+        assert [trial.name for trial in ledger.searched()] == ["t001", "t002"]
+        assert ledger.searched()[0] is ledger.trials["t001"]
+        assert ledger.asked_for == 1
+
+
+def test_of_a_trial_that_has_ended_no_experiment_is_kept_and_none_is_made_to_know_its_sequence(
+    ledgers,
+):
+    ledger = ledgers()
+    ledger.record(TrialProposed("t001", {"training.learning_rate": 0.5}, "user"))
+    first = ledger.experiment_of("t001")
+    ledger.record(TrialEnded("t001", "FAILED", "out of memory"))
+    assert not ledger.learns_jointly("t001")
+    assert ledger._experiments == {}
+    assert ledger.experiment_of("t001") == first
+    ledger.record(TrialProposed("joint", {"method.sequence": "joint"}, "user"))
+    assert ledger.learns_jointly("joint")

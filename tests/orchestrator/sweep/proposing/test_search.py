@@ -171,3 +171,20 @@ def test_a_grid_runs_its_own_points_whatever_a_person_adds(search):
     ranks = [proposer.propose(f"t{n}")["method.adapter.r"] for n in range(3)]
     assert sorted(ranks) == [2, 4, 8]
     assert proposer.propose("t3") is None
+
+
+def test_a_search_with_many_trials_is_opened_and_told_without_copying_them(search, monkeypatch):
+    """Reading a study copies all of its trials: once for each is ten thousand times for each."""
+    import optuna
+
+    past = play(Proposer(spec(search, searcher="random", trials=60), OBJECTIVES))
+    copied, get_trials = [], optuna.Study.get_trials
+
+    def counted(study, *rest, **options):
+        copied.append(len(rest) or options)
+        return get_trials(study, *rest, **options)
+
+    monkeypatch.setattr(optuna.Study, "get_trials", counted)
+    proposer = Proposer(spec(search, searcher="random", trials=62), OBJECTIVES, past)
+    assert play(proposer, first=61)
+    assert not copied
