@@ -6,7 +6,7 @@ Journals are synthetic (`synthetic_journals.py`: 50 measures and some 50 setting
 size is measured as one sweep; `--many` adds the largest as sweeps of 100 trials each. In a running
 process: the median of 9 calls, milliseconds of CPU time, which is what the clock shows where
 nothing else runs. As a command: CPU seconds (user and system) and the peak of resident memory of
-the whole process, imports included; the second of two runs. The peak is at least this script's.
+the whole process, imports included; the second of two runs.
 `--mlflow` fills MLflow's SQLite with as many runs (rows inserted at once into the tables that
 MLflow itself has made) and asks `search_runs` for the same.
 
@@ -56,24 +56,29 @@ def _milliseconds(call: Callable[[], Any]) -> float:
     return round(statistics.median(spent), 1)
 
 
+_LAUNCHER = """
+import json, os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+print(json.dumps([os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime,
+                  usage.ru_maxrss]))
+"""
+"""Starts a command: the peak of a process is at least that of the one which started it."""
+
+
 def _command(*words: str) -> dict[str, float]:
     """CPU seconds and MB of a command, in a process of its own."""
     found: dict[str, float] = {}
     for _ in range(2):
         code = "import sys; from orchestrator.cli import main; main()"
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, *words],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", _LAUNCHER, sys.executable, "-c", code, *words],
+            capture_output=True, text=True, check=True,
         )  # fmt: skip
-        said = child.stderr.read().decode() if child.stderr else ""
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = status
-        if os.waitstatus_to_exitcode(status):
-            raise SystemExit(f"{' '.join(words)}: {said}")
-        found = {
-            "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
-            "peak_mb": round(usage.ru_maxrss / 1024),
-        }
+        status, seconds, kilobytes = json.loads(done.stdout)
+        if status:
+            raise SystemExit(f"{' '.join(words)}: {done.stderr}")
+        found = {"cpu_s": round(seconds, 2), "peak_mb": round(kilobytes / 1024)}
     return found
 
 
