@@ -23,10 +23,11 @@ def storage(tmp_path, new_sweep):
                   "tasks": {"elsewhere": {"kind": "classification"}},
                   "scores": {"elsewhere": {"value": 0.5, "examples": 4, "metrics": {},
                                            "per_example": [1, 0, 1, 0]}}})  # fmt: skip
-    written_journals.write(tmp_path, "demo", lines)
-    written_journals.write(tmp_path, "other", new_sweep(trials=2, ended=False))
-    open_index(tmp_path).close()
-    return tmp_path
+    made = tmp_path / "runs"
+    written_journals.write(made, "demo", lines)
+    written_journals.write(made, "other", new_sweep(trials=2, ended=False))
+    open_index(made).close()
+    return made
 
 
 def printed(*words):
