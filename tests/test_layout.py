@@ -196,6 +196,7 @@ WHOLE = {
     "curlora/adapters/test_quantised.py": "adapters on quantised bases",
     "curlora/retention/test_table.py": "every kind of retention of `curlora_kinds`",
     "orchestrator/engines/test_parity.py": "every engine beside the plain one",
+    "orchestrator/executors/pool/test_growing.py": "a pool that grows and shrinks",
     "orchestrator/executors/pool/test_packed_ranks.py": "one pool over several workers",
     "orchestrator/executors/pool/test_seats.py": "the pool as the driver sees it",
     "orchestrator/spec/test_experiment_files.py": "the files of `experiments/`",

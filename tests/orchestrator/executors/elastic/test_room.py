@@ -28,7 +28,7 @@ def test_what_an_autoscaler_may_add_is_asked_for_without_a_bound():
 
 def test_a_cluster_is_asked_seldom_and_growth_is_noted():
     now, nodes = [0.0], [[HEAD, GPU]]
-    room = ClusterRoom(ON_GPU, nodes=lambda: nodes[0], clock=lambda: now[0])
+    room = ClusterRoom(ON_GPU, nodes=lambda: nodes[0], draining=dict, clock=lambda: now[0])
     assert room().there == 1
     nodes[0] = [HEAD, GPU, GPU]
     now[0] = LOOK_SECONDS / 2
@@ -40,3 +40,10 @@ def test_a_cluster_is_asked_seldom_and_growth_is_noted():
     now[0] += LOOK_SECONDS + 1
     assert room().there == 0
     assert room.grew < now[0]
+
+
+def test_a_node_that_is_to_be_taken_away_is_no_room():
+    leaves = {**GPU, "NodeID": "a"}
+    room = ClusterRoom(ON_GPU, nodes=lambda: [HEAD, leaves, GPU], draining=lambda: {"a": 7.0})
+    assert room().there == 1
+    assert room.draining == {"a": 7.0}
