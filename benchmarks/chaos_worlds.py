@@ -253,11 +253,13 @@ class Cluster:
 
     def _ray(self, ip: str, *words: str) -> None:
         ray = [sys.executable, "-m", "ray.scripts.scripts"]
+        # A folder for each node: a driver joins the node that was noted last in its own.
+        temporary = self._at.root / ("tmp" if "--head" in words else "tmp-node")
+        temporary.mkdir(exist_ok=True)
         environment = {
-            **os.environ, MARK: self._mark, "TMPDIR": str(self._at.root / "tmp"),
+            **os.environ, MARK: self._mark, "TMPDIR": str(temporary),
             "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", **_OF_CLUSTER,
         }  # fmt: skip
-        (self._at.root / "tmp").mkdir(exist_ok=True)
         subprocess.run(
             [*ray, "start", "--disable-usage-stats", f"--node-ip-address={ip}", *words],
             check=True, capture_output=True, env=environment, timeout=START_SECONDS,
