@@ -103,7 +103,7 @@ class Ledger:
     def learns_jointly(self, name: str) -> bool:
         """Whether a trial learns all tasks at once: a control, for which no trial can be chosen."""
         # Asked of all trials at the end: to validate ten thousand takes half a minute.
-        if not {"method", "method.sequence"} & self.trials[name].overrides.keys():
+        if not {"method", "method.preset", "method.sequence"} & self.trials[name].overrides.keys():
             return self.experiment.method.sequence == "joint"
         return self.experiment_of(name).method.sequence == "joint"
 

@@ -89,7 +89,7 @@ def test_controls_run_as_trials_and_joint_learning_is_never_chosen(experiment_fi
     )
     outcome = run(path, recorder)
     ended = trials(outcome.lines)
-    assert [ended[name]["state"] for name in ("t001", "t002")] == ["COMPLETE", "COMPLETE"]
+    assert [ended[name]["state"] for name in ("t001", "t002")] == ["COMPLETE", "COMPLETE"], ended
     joint = ended["t001"]["measures"]
     assert joint["forgetting"] is None
     assert joint["gain"] is not None
