@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -13,19 +12,30 @@ from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.run_options import SweepOptions
 from tests.autoscaling_cluster import own_cluster
 
-ORCHESTRATE = Path(sys.executable).with_name("orchestrate")
 DATA = {
     "train_examples": 16, "validation_examples": 12, "probe_tokens": 100, "probe_context": 32,
     "rung_examples": 6,
 }  # fmt: skip
 SEARCH = {
     "space": {
-        "training.learning_rate": {"choice": [0.03, 0.02, 0.01, 0.005]},
-        "training.epochs": {"choice": [1, 2]},
+        "training.learning_rate": {"log_uniform": [0.0005, 0.03]},
     },
-    "searcher": "grid",
-    "trials": 8,
+    "searcher": "random",
+    "trials": 9,
 }
+
+
+DRIVER = """
+import sys
+from orchestrator.executors.elastic import room, sweep_book
+from orchestrator.executors.pool import pool
+sweep_book.CONTENDED_SECONDS, sweep_book.LOOK_SECONDS, room.LOOK_SECONDS = 3.0, 0.5, 0.5
+pool.FIT_SECONDS, pool.IDLE_SECONDS = 0.5, 3.0
+from orchestrator.cli import main
+sys.argv = ["orchestrate", *sys.argv[1:]]
+main()
+"""
+"""A command for which another sweep is short of places, and a member idle, after seconds."""
 
 
 def measured(lines):
@@ -53,13 +63,13 @@ def test_a_cluster_grows_from_nothing_and_shrinks_during_a_sweep_with_the_result
     # One trial is so long that the others' nodes are given back while it runs.
     long = {"training.learning_rate": 0.001, "training.epochs": 600}
     fields = {
-        "search": {**SEARCH, "trials": 9, "first": [long]}, "data": DATA, "probes": [],
+        "search": {**SEARCH, "first": [long]}, "data": DATA, "probes": [],
         "objectives": {"gain": "max"}, "champion": {"maximize": "gain", "subject_to": {}},
     }  # fmt: skip
     with own_cluster(tmp_path / "cluster", cpus=0, node_cpus=1, most_nodes=4) as cluster:
         path = experiment_file("grows", resources={"slots": 2, "max_workers": 4}, **fields)
         done = subprocess.run(
-            [ORCHESTRATE, "sweep", str(path), "--address", cluster.address],
+            [sys.executable, "-c", DRIVER, "sweep", str(path), "--address", cluster.address],
             cwd=tmp_path, env=cluster.environment, capture_output=True, text=True, timeout=900,
             check=False,
         )  # fmt: skip
@@ -74,19 +84,6 @@ def test_a_cluster_grows_from_nothing_and_shrinks_during_a_sweep_with_the_result
     stays = run_sweep(load_experiment(path), SweepOptions(), recorder)
     assert measured(lines) == measured(stays.lines)
     assert not [line for line in lines if line["event"] == "fault_survived"]
-
-
-DRIVER = """
-import sys
-from orchestrator.executors.elastic import room, sweep_book
-from orchestrator.executors.pool import pool
-sweep_book.CONTENDED_SECONDS, sweep_book.LOOK_SECONDS, room.LOOK_SECONDS = 3.0, 0.5, 0.5
-pool.FIT_SECONDS, pool.IDLE_SECONDS = 0.5, 3.0
-from orchestrator.cli import main
-sys.argv = ["orchestrate", *sys.argv[1:]]
-main()
-"""
-"""A command for which another sweep is short of places after seconds."""
 
 
 @pytest.mark.ray
