@@ -24,7 +24,7 @@ HEAVY = {
 not need, and that is the one reason for an import inside a function. A command of `cli` may also
 keep for itself what it alone needs of ours: the machinery of a sweep takes a fifth of a second."""
 
-RARELY = {"difflib", "importlib", "pydoc_data", "yaml"}
+RARELY = {"difflib", "importlib", "psutil", "pydoc_data", "yaml"}
 """Light, and needed by a message or a check that few runs come to."""
 
 LONG = {

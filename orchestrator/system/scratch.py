@@ -13,8 +13,6 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-import psutil
-
 _NAME = re.compile(r"orchestrator-[a-z]+-([0-9a-f]{8})-(\d+)-(t?\d+)-.+")
 
 
@@ -45,6 +43,8 @@ def birth(pid: int) -> str | None:
         return f"t{said.rpartition(')')[2].split()[19]}"
     except (OSError, IndexError):
         pass
+    import psutil  # a machine with nothing but torch has Linux, and lacks it
+
     try:
         return str(int(psutil.Process(pid).create_time()))
     except psutil.Error:

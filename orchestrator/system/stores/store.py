@@ -61,8 +61,9 @@ class Store:
         from fsspec.core import url_to_fs
 
         scheme = self.address.partition("://")[0]
-        # Listings are asked anew each time: others write here, too.
-        options: dict[str, Any] = {"use_listings_cache": False}
+        # Listings are asked anew each time: others write here, too. And fsspec would keep a client
+        # for another endpoint or key, which the environment names and its cache does not ask for.
+        options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         if scheme in {"s3", "s3a"}:
             options["config_kwargs"] = {"connect_timeout": 10, "read_timeout": 60}
         try:

@@ -102,12 +102,12 @@ def test_a_trial_that_is_saved_has_a_young_checkpoint_and_one_that_reports_a_you
     watched.driver.ended(base, error=False)
     watched.gauges.ends(base)
     shown = watched.after(100)
-    assert shown[("last_report_age_seconds",)] == pytest.approx(100)
-    assert shown[("last_checkpoint_age_seconds",)] == pytest.approx(100)
+    assert shown[("last_report_age_seconds",)] == pytest.approx(100, abs=0.01)  # the journal rounds
+    assert shown[("last_checkpoint_age_seconds",)] == pytest.approx(100, abs=0.01)
     watched.gauges.heard(first, Reported(report(0, answers(0.6)), tmp_path))
     shown = watched.after(10)
-    assert shown[("last_checkpoint_age_seconds",)] == pytest.approx(10)
-    assert shown[("last_report_age_seconds",)] == pytest.approx(110)  # it was not journalled
+    assert shown[("last_checkpoint_age_seconds",)] == pytest.approx(10, abs=0.01)
+    assert shown[("last_report_age_seconds",)] == pytest.approx(110, abs=0.01)  # not journalled
 
 
 def test_tokens_are_counted_over_the_time_since_the_last_look_and_after_a_restart_from_zero(
