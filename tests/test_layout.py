@@ -17,7 +17,7 @@ HEAVY = {
     "sklearn",
     "torch", "transformers", "peft", "deepspeed", "ray", "mlflow", "optuna", "datasets",
     "matplotlib", "safetensors", "numpy", "pandas", "pyarrow", "sqlalchemy", "alembic", "jinja2",
-    "huggingface_hub", "moocore", "scipy", "pydantic", "fsspec",
+    "huggingface_hub", "grpc", "moocore", "scipy", "pydantic", "fsspec",
     "gguf", "sacrebleu", "rouge_score", "torchao", "tokenizers", "accelerate",
 }  # fmt: skip
 """What takes a noticeable part of a second to load. A quick command loads none of it that it does

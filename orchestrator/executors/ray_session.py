@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shutil
@@ -29,7 +30,14 @@ from orchestrator.executors.watching.ray_watch import (
 )
 from orchestrator.system.environment import changed
 from orchestrator.system.mlflow_environment import spare_loopback
-from orchestrator.system.ray_environment import RAY_ADDRESS, token_without_home, without_redirects
+from orchestrator.system.ray_environment import (
+    RAY_ADDRESS,
+    RAY_AUTH_MODE,
+    own_token,
+    token_mode,
+    without_redirects,
+    without_token,
+)
 
 _TOO_SLOW = ("timed out", "timeout", "did not start", "failed to start", "in time")
 """Words in what Ray says when its processes were too slow for it."""
@@ -60,9 +68,64 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         yield _resources()
         return
     with changed(without_redirects(address)):
-        started = _started_local(environment) if address is None else _joined(address, environment)
-        with started as gcs_address, changed({RAY_ADDRESS: gcs_address}):
+        if address is None:
+            with _started_local(environment) as own, changed({RAY_ADDRESS: own}):
+                yield _resources()
+            return
+        with (
+            bringing(token_for(address)),
+            _joined(address, environment) as head,
+            changed({RAY_ADDRESS: head}),
+        ):
             yield _resources()
+
+
+def token_for(address: str) -> dict[str, str | None]:
+    """The changes with which a process brings its token to a cluster, where that asks for one.
+
+    Args:
+        address: HOST:PORT of its head, or the `http://` address of its dashboard. A cluster that
+            Ray finds by itself (`auto`) is left to Ray, which looks for a token, too.
+
+    Returns:
+        For `bringing`.
+    """
+    return token_mode(address) if ":" in address and not address.startswith("ray://") else {}
+
+
+@contextmanager
+def bringing(token: Mapping[str, str | None]) -> Iterator[None]:
+    """Meanwhile this process talks to clusters as `token_for` says."""
+    if not token:
+        yield
+        return
+    try:
+        with changed(token):
+            _read_environment_again()
+            yield
+    finally:
+        _read_environment_again()
+
+
+def _read_environment_again() -> None:
+    """Let Ray's part of this process that is no Python have the settings of the environment."""
+    importlib.import_module("ray._raylet").Config.initialize("")
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Meanwhile nodes that this process starts have the address 127.0.0.1, and listen there alone.
+
+    Ray replaces that address by one that other machines reach, and listens on all of them, except
+    where it cannot have clusters: it does so on Windows and macOS, and here.
+    """
+    constants = importlib.import_module("ray._private.ray_constants")
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False  # read from the environment when Ray was imported
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def _refuse_dashboard(address: str | None) -> None:
@@ -107,7 +170,7 @@ def _started_local(environment: Mapping[str, str]) -> Iterator[str]:
     before = set(psutil.Process().children())
     session = None
     try:
-        with token_without_home(), changed(settings):
+        with own_token(), changed(settings), _on_loopback():
             try:
                 _init(options)
             except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
@@ -180,8 +243,9 @@ def _joined(address: str, environment: Mapping[str, str]) -> Iterator[str]:
     except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
         named = os.environ.get(RAY_ADDRESS) if address == "auto" else None
         place = address if named is None else f"{address} ({RAY_ADDRESS}={named})"
+        asks = os.environ.get(RAY_AUTH_MODE) == "token" and without_token()
         raise ClusterError(
-            f"No Ray cluster could be reached at {place}: {error_line(error)}. Start one with "
+            f"No Ray cluster could be reached at {place}: {asks or error_line(error)}. Start one with "
             "`ray up cluster.yaml` or `ray start --head`, or leave `--address` out."
         ) from None
     try:

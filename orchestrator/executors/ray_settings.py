@@ -18,6 +18,8 @@ from orchestrator.system.ray_environment import (
 from orchestrator.system.stores.address import FOLDER_VARIABLE, stores_folder
 
 _LOCAL = "127.0.0.1"
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Without clusters Ray's programs take 127.0.0.1 for the address of this machine, and listen there."""
 _WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
@@ -66,6 +68,7 @@ def local_ray_options(
         raise ClusterError(no_ray_folder(error)) from None
     settings: dict[str, str | None] = {
         RAY_GCS_PORT: str(port),
+        _CLUSTERS: "0",
         # This machine is not taken away on notice; the watcher is one more process per trial.
         _WATCHER: os.environ.get(_WATCHER, "0"),
     }

@@ -1,10 +1,13 @@
-"""What the environment tells Ray, and the folder and token of a Ray of our own."""
+"""What the environment tells Ray, the folder of a Ray of our own, and tokens for clusters."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import secrets
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,12 @@ from orchestrator.system.environment import can_hold_files, changed
 SOCKET_BYTES = 107
 """Longest path of a Unix socket on Linux, the end mark not counted."""
 RAY_ADDRESS = "RAY_ADDRESS"
+RAY_AUTH_MODE = "RAY_AUTH_MODE"
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_ASKED = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+"""A question to the head of a cluster that changes nothing."""
+ANSWER_SECONDS = 5.0
+"""How long a cluster may take to say whether it asks for a token."""
 RAY_GCS_PORT = "RAY_GCS_SERVER_PORT"
 RAY_REDIRECTS = (
     RAY_ADDRESS,
@@ -112,27 +121,113 @@ def temporary_holds_sockets() -> bool:
 
 
 @contextmanager
-def token_without_home() -> Iterator[None]:
-    """Meanwhile a Ray of our own has a token, also where it cannot keep one in the home folder.
+def own_token() -> Iterator[None]:
+    """Meanwhile a Ray of our own has a token, which is readable by this user alone.
 
-    Ray asks whoever talks to a cluster for a token, and keeps it in `~/.ray` for the next time.
+    Ray asks whoever talks to a cluster for a token, and keeps it in `~/.ray` for the next time. It
+    would write that file for all users of the machine to read; and where there is no home folder it
+    finds no place for it.
     """
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    if any(os.environ.get(name) for name in names) or _can_keep(Path.home() / ".ray/auth_token"):
+    if any(os.environ.get(name) for name in (RAY_AUTH_MODE, *_TOKENS)) or _kept(token_file()):
         yield
         return
     with tempfile.TemporaryDirectory(prefix="ray-token-") as folder:  # readable by us alone
         file = Path(folder) / "token"
-        file.write_text(secrets.token_hex(32), encoding="ascii")
+        _write_token(file)
         with changed({"RAY_AUTH_TOKEN_PATH": str(file)}):
             yield
 
 
-def _can_keep(file: Path) -> bool:
+def token_file() -> Path:
+    """Where Ray looks for a token that the environment does not name."""
+    return Path.home() / ".ray" / "auth_token"
+
+
+def _kept(file: Path) -> bool:
+    """Whether there is a token, made now where there was none."""
     if file.is_file():
         return os.access(file, os.R_OK)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)  # as Ray is about to
+        _write_token(file)
+    except FileExistsError:
+        return True  # another command was faster
     except OSError:
         return False
-    return can_hold_files(file.parent)
+    return True
+
+
+def _write_token(file: Path) -> None:
+    """Write a new token, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written, or is there (`FileExistsError`).
+    """
+    fresh = file.with_name(f"{file.name}.{secrets.token_hex(4)}.new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as opened:
+            opened.write(secrets.token_hex(32))
+        os.link(fresh, file)  # unlike a renaming, it replaces none
+    finally:
+        fresh.unlink()
+
+
+def cluster_asks_for_token(address: str) -> bool:
+    """Whether a cluster refuses whoever brings no token.
+
+    Args:
+        address: HOST:PORT of its head, or the `http://` address of its dashboard.
+
+    Returns:
+        Whether it has refused; False where nobody answers, which whoever joins it says better.
+    """
+    if address.startswith(("http://", "https://")):
+        return _dashboard_refuses(address)
+    import grpc
+
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary(_ASKED)  # bytes go as they are: an empty message
+        try:
+            ask(b"", timeout=ANSWER_SECONDS)
+        except grpc.RpcError as error:
+            return getattr(error, "code", lambda: None)() is grpc.StatusCode.UNAUTHENTICATED
+    return False
+
+
+def _dashboard_refuses(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/api/jobs/", timeout=ANSWER_SECONDS):
+            return False
+    except urllib.error.HTTPError as error:
+        return error.code in {401, 403}
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+
+
+def token_mode(address: str) -> dict[str, str | None]:
+    """The changes that let a process talk to a running cluster, with a token where that asks.
+
+    Both sides have to be of one mind: a process in Ray's token mode refuses what a cluster without
+    one sends. What the environment says of it is left as it is.
+
+    Args:
+        address: As for `cluster_asks_for_token`.
+
+    Returns:
+        What to change in the environment.
+    """
+    if os.environ.get(RAY_AUTH_MODE) is not None or not cluster_asks_for_token(address):
+        return {}
+    return {RAY_AUTH_MODE: "token"}
+
+
+def without_token() -> str:
+    """What is wrong where a cluster asks for a token and none is here; empty where one is."""
+    file = token_file()
+    if any(os.environ.get(name) for name in _TOKENS) or os.access(file, os.R_OK):
+        return ""
+    return (
+        f"it asks for a token, and there is none in {file} nor in RAY_AUTH_TOKEN_PATH. Copy that "
+        "file from the machine where the cluster was started (`ray get-auth-token` prints it there)"
+    )

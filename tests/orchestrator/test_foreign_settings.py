@@ -25,7 +25,7 @@ from orchestrator.system.ray_environment import (
     RAY_REDIRECTS,
     ray_folder,
     temporary_holds_sockets,
-    token_without_home,
+    own_token,
     without_redirects,
 )
 
@@ -185,7 +185,7 @@ def no_token(monkeypatch):
 
 def test_where_the_home_folder_keeps_nothing_ray_gets_a_token_of_its_own(monkeypatch, no_token):
     monkeypatch.setenv("HOME", "/dev/null/nobody")
-    with token_without_home():
+    with own_token():
         file = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
         assert len(file.read_text()) == 64
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
@@ -195,7 +195,7 @@ def test_where_the_home_folder_keeps_nothing_ray_gets_a_token_of_its_own(monkeyp
 
 def test_where_it_can_be_kept_the_token_is_rays_own(monkeypatch, no_token, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    with token_without_home():
+    with own_token():
         assert "RAY_AUTH_TOKEN_PATH" not in os.environ
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.jobs.errors import JobError
-from orchestrator.executors.ray_session import error_line
+from orchestrator.executors.ray_session import bringing, error_line, token_for
 from orchestrator.records.redaction import redacted
 from orchestrator.system.environment import changed
-from orchestrator.system.ray_environment import without_redirects
+from orchestrator.system.ray_environment import without_redirects, without_token
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -68,14 +68,16 @@ class Jobs:
         self.address = redacted(address)
         # The variables of another cluster would win over the address.
         with changed(without_redirects(address)):
+            self._token = token_for(address)
             try:
-                self._client: JobSubmissionClient = JobSubmissionClient(address)
+                with bringing(self._token):
+                    self._client: JobSubmissionClient = JobSubmissionClient(address)
             except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
+                why = (self._token and without_token()) or redacted(error_line(error))
                 raise JobError(
-                    f"No job server of a Ray cluster answers at {self.address}: "
-                    f"{redacted(error_line(error))}. Give the address of its dashboard, such as "
-                    "http://127.0.0.1:8265 after `ray dashboard cluster.yaml`; where the cluster "
-                    "asks for a token, set RAY_AUTH_MODE=token."
+                    f"No job server of a Ray cluster answers at {self.address}: {why}. Give the "
+                    "address of its dashboard, such as http://127.0.0.1:8265 after `ray dashboard "
+                    "cluster.yaml`."
                 ) from None
 
     def every(self, sweep: str | None = None) -> list[Job]:
@@ -151,9 +153,11 @@ class Jobs:
         """All that a job has written so far."""
         return self._asked(lambda: self._client.get_job_logs(submission))
 
-    def follow(self, submission: str) -> AsyncIterator[str]:
+    async def follow(self, submission: str) -> AsyncIterator[str]:
         """What a job has written and will write, until it is over."""
-        return self._client.tail_job_logs(submission)
+        with bringing(self._token):
+            async for text in self._client.tail_job_logs(submission):
+                yield text
 
     def stop(self, submission: str) -> None:
         """Ask a job to end; it is given time to leave things in order."""
@@ -165,7 +169,8 @@ class Jobs:
 
     def _asked(self, ask: Any) -> Any:
         try:
-            return ask()
+            with bringing(self._token):
+                return ask()
         except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
             raise JobError(
                 f"The job server at {self.address} did not do what was asked: "

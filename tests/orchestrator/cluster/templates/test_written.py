@@ -22,26 +22,28 @@ RAY_JOB = {
         "metadata", "clusterSelector", "submitterConfig", "managedBy", "deletionStrategy",
         "entrypoint", "runtimeEnvYAML", "jobId", "submissionMode", "entrypointResources",
         "entrypointNumCpus", "entrypointNumGpus", "ttlSecondsAfterFinished",
-        "shutdownAfterJobFinishes", "suspend",
+        "preRunningDeadlineSeconds", "shutdownAfterJobFinishes", "suspend",
     },
     "rayClusterSpec": {
         "suspend", "managedBy", "autoscalerOptions", "headServiceAnnotations",
         "enableInTreeAutoscaling", "gcsFaultToleranceOptions", "headGroupSpec", "rayVersion",
-        "workerGroupSpecs",
+        "workerGroupSpecs", "authOptions", "upgradeStrategy",
     },
+    "authOptions": {"enableK8sTokenAuth", "secretName", "mode"},
     "autoscalerOptions": {
         "resources", "image", "imagePullPolicy", "securityContext", "idleTimeoutSeconds",
         "upscalingMode", "version", "env", "envFrom", "volumeMounts",
     },
     "headGroupSpec": {
-        "template", "headService", "enableIngress", "rayStartParams", "serviceType",
+        "template", "headService", "enableIngress", "rayStartParams", "serviceType", "resources",
+        "labels",
     },
     "workerGroupSpecs": {
         "suspend", "groupName", "replicas", "minReplicas", "maxReplicas", "idleTimeoutSeconds",
-        "rayStartParams", "template", "scaleStrategy", "numOfHosts",
+        "rayStartParams", "template", "scaleStrategy", "numOfHosts", "resources", "labels",
     },
 }  # fmt: skip
-"""Fields of ray.io/v1: docs/reference/api.md at commit 0057210e of ray-project/kuberay."""
+"""Fields of ray.io/v1: docs/reference/api.md of ray-project/kuberay at v1.6.2 (0a9eabde)."""
 
 
 @pytest.fixture(scope="module", params=["aws", "gcp"])
@@ -95,8 +97,19 @@ def test_every_node_installs_this_package_with_its_constraints(cluster):
     assert len(installs) == 1
     assert "cd ~/orchestrator && " in installs[0]
     assert "-c constraints.txt" in installs[0]
-    assert cluster["file_mounts"] == {"~/orchestrator": "."}
+    assert cluster["file_mounts"]["~/orchestrator"] == "."
     assert (ROOT / "constraints.txt").is_file()
+
+
+def test_every_node_asks_for_the_token_that_lies_on_the_machine_of_the_user(cluster):
+    token = "~/.ray/auth_token"  # where Ray and `orchestrate submit` look for it
+    assert cluster["file_mounts"][token] == token
+    assert f"chmod 600 {token}" in cluster["setup_commands"]
+    for role in ("head", "worker"):
+        (start,) = [c for c in cluster[f"{role}_start_ray_commands"] if "ray start" in c]
+        assert "RAY_AUTH_MODE=token ~/venv/bin/ray start" in start
+    job = yaml.safe_load(template("kuberay", SWEEPS))
+    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
 @pytest.mark.parametrize("kind", ["aws", "gcp", "kuberay"])
@@ -113,7 +126,7 @@ def test_the_manifest_has_no_field_that_kuberay_does_not_know():
     groups = {"RayJob": [job], "spec": [job["spec"]]}
     inner = job["spec"]["rayClusterSpec"]
     groups |= {"rayClusterSpec": [inner], "workerGroupSpecs": inner["workerGroupSpecs"]}
-    groups |= {name: [inner[name]] for name in ("autoscalerOptions", "headGroupSpec")}
+    groups |= {name: [inner[name]] for name in ("authOptions", "autoscalerOptions", "headGroupSpec")}
     for name, found in groups.items():
         assert all(set(each) <= RAY_JOB[name] for each in found), name
     (workers,) = inner["workerGroupSpecs"]
