@@ -149,16 +149,26 @@ def journal(shared: Path, name: str) -> list[dict[str, Any]]:
 
 def prepare(shared: Path) -> None:
     """Make up the base and the tasks."""
+    shared.mkdir(exist_ok=True)
     write_exact_base(shared / "base", "float32")
     (shared / "experiments").mkdir()
     write_tasks(shared / "experiments")
 
 
-def alone(folder: Path, name: str, case: Case) -> dict[str, Any]:
-    """The same sweep without hosts: in one process, or in two workers of a Ray of its own."""
-    prepare(folder)
-    if case.resources.get("workers", 1) == 1:
-        case = replace(case, resources={"executor": "local"})
+def alone(folder: Path, name: str, case: Case, executor: str | None = None) -> dict[str, Any]:
+    """The same sweep without hosts.
+
+    Args:
+        folder: Prepared.
+        name: Of the sweep.
+        case: What it learns.
+        executor: None: that of the case, with a Ray of its own.
+
+    Returns:
+        What its trials came to.
+    """
+    if executor is not None:
+        case = replace(case, resources={"executor": executor})
     file = document(folder, name, case)
     command = [sys.executable, "-m", "orchestrator", "sweep", str(file)]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -166,17 +176,21 @@ def alone(folder: Path, name: str, case: Case) -> dict[str, Any]:
         command, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS, cwd=folder,
         env=environment,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return reported(journal(folder, name))
+    lines = journal(folder, name)
+    assert any(line["event"] == "sweep_ended" for line in lines), done.stderr[-4000:]
+    return reported(lines)
 
 
 def run(folder: Path, name: str, case: Case) -> dict[str, Any]:
-    """Run a case over hosts; what was seen.
+    """Run a case over hosts.
 
     Args:
         folder: An empty one.
         name: Of the sweep.
         case: What runs.
+
+    Returns:
+        What was seen.
     """
     with hosts(folder, 3) as machines:
         shared = machines[0].shared
@@ -235,18 +249,22 @@ def twice(lines: list[dict[str, Any]]) -> list[str]:
 
 
 def measure(name: str, case: Case, folder: Path, alike: dict[str, Any]) -> dict[str, Any]:
-    """Run a case; the row of the result.
+    """Run a case.
 
     Args:
         name: Its own.
         case: What runs.
         folder: An empty one.
         alike: What sweeps come to without hosts, by what they train; added to.
+
+    Returns:
+        The row of the result.
     """
     key = f"{case.trials} {case.epochs} {case.deepspeed} {case.resources.get('workers', 1)}"
     if key not in alike:
-        (folder / "alone").mkdir()
-        alike[key] = alone(folder / "alone", name, case)
+        prepare(folder / "alone")
+        one = case.resources.get("workers", 1) == 1
+        alike[key] = alone(folder / "alone", name, case, "local" if one else None)
     cpu = _cpu_seconds()
     (folder / "many").mkdir()
     many = run(folder / "many", name, case)

@@ -5,6 +5,7 @@ process ids, `/tmp`, `/dev/shm`, what the own name resolves to. The machine's ow
 touched: the switch is in a namespace as well. With a namespace goes all that is in it.
 """
 
+import json
 import os
 import secrets
 import shlex
@@ -31,6 +32,23 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",
 }  # fmt: skip
 """Of whatever runs on a host."""
+LISTENING = """
+import json, psutil
+found = []
+for process in psutil.process_iter():
+    try:
+        title, name = process.cmdline(), process.name()
+        sockets = process.net_connections("tcp")
+    except psutil.Error:
+        continue
+    program = {"dashboard/dashboard.py": "dashboard.py", "-m orchestrator": "driver",
+               "ray.util.client.server": "ray_client_server"}
+    words = " ".join(title)
+    name = next((known for part, known in program.items() if part in words), name)
+    name = title[0].split()[0] if title and title[0].startswith("ray::") else name
+    found += [(name, each.laddr.ip) for each in sockets if each.status == psutil.CONN_LISTEN]
+print(json.dumps([(name, ip.removeprefix("::ffff:")) for name, ip in found]))
+"""
 DEBIAN_HOSTS = "127.0.0.1 localhost\n127.0.1.1 {name}\n"
 """As the installer of Debian writes it: a name leads to no address that others could use."""
 REAPER = "trap : TERM; while :; do sleep 3600 & wait; done"
@@ -107,7 +125,7 @@ class Host:
         (own / "work").mkdir(parents=True, exist_ok=True)
         (self.folder / "hosts").write_text(DEBIAN_HOSTS.format(name=self.name))
         (self.folder / "resolv.conf").write_text("")
-        # What lies below `/tmp` and is to be seen there: put into the own one before that covers it.
+        # What lies below `/tmp` and is to be seen: put into the own one before that covers it.
         seen = [path for path in (self.shared, ROOT, Path(sys.prefix)) if _below_tmp(path)]
         binds = []
         for path in seen:
@@ -127,14 +145,15 @@ class Host:
         )  # fmt: skip
         add = f"ip link add {self._port} type veth peer name eth0 netns {self.spaces.pid}"
         self._switch.run("sh", "-ec", f"{add}; ip link set {self._port} master br0 up")
-        # Neighbours that are known for good: a link that is cut then answers nothing, not "no route".
+        # Neighbours are known for good: a link that is cut then answers nothing, not "no route".
         known = "; ".join(
             f"ip neigh add {NETWORK}.{n} lladdr {_mac(n)} nud permanent dev eth0"
             for n in range(1, MOST + 1)
             if n != self.number
         )
-        up = f"ip addr add {self.address}/24 dev eth0; ip link set eth0 address {_mac(self.number)} up"
-        self.spaces.run("sh", "-ec", f"{up}; {known}")
+        mac = f"ip link set eth0 address {_mac(self.number)} up"
+        add = f"ip addr add {self.address}/24 dev eth0"
+        self.spaces.run("sh", "-ec", f"{add}; {mac}; {known}")
 
     def start(self, *command, log, environment=None):
         """Start a command; what it prints goes into a file of the host's folder."""
@@ -220,27 +239,35 @@ class RayOnHosts:
         keep = ["sh", "-c", KEEP, "keep"] if self._kept and host is not self.head else []
         before = host.said("ray.log").count(STARTED) if (host.folder / "ray.log").is_file() else 0
         command = [
-            *keep, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
-            f"--num-cpus={cpus}", f"--node-ip-address={host.address}",
+            *keep, sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
+            "--disable-usage-stats", f"--num-cpus={cpus}", f"--node-ip-address={host.address}",
             "--object-store-memory=100000000", *words,
         ]  # fmt: skip
         # Ray gives a node thirty seconds to start, which a busy machine may not have for it.
-        for _ in range(3):
-            process = host.start(*command, log="ray.log", environment=self.environment)
-            wait_until(
-                lambda: process.poll() is not None or host.said("ray.log").count(STARTED) > before,
-                START_SECONDS, lambda: host.said("ray.log"),
-            )  # fmt: skip
-            if process.poll() is None:
-                return
-        raise AssertionError(host.said("ray.log"))
+        if not any(self._started(host, command, before) for _ in range(3)):
+            raise AssertionError(host.said("ray.log"))
+
+    def _started(self, host, command, before):
+        process = host.start(*command, log="ray.log", environment=self.environment)
+
+        def over():
+            return process.poll() is not None or host.said("ray.log").count(STARTED) > before
+
+        wait_until(over, START_SECONDS, lambda: host.said("ray.log"))
+        return process.poll() is None
 
     def sweep(self, file, *words, log):
-        """Start the command of a sweep on the head."""
+        """Start the command of a sweep on the head, which finds out that a token is asked for."""
+        environment = {k: v for k, v in self.environment.items() if k != "RAY_AUTH_MODE"}
         return self.head.start(
             sys.executable, "-m", "orchestrator", "sweep", file, "--address", self.address, *words,
-            log=log, environment=self.environment,
+            log=log, environment=environment,
         )  # fmt: skip
+
+    def listening(self, host):
+        """Which processes listen on a host for others than itself: (name, address)."""
+        found = json.loads(host.spaces.run(sys.executable, "-c", LISTENING))
+        return {(name, ip) for name, ip in found if not ip.startswith("127.")}
 
 
 @contextmanager
@@ -251,8 +278,8 @@ def hosts(folder, count):
     switch = Namespaces(("net",), "ip link add br0 type bridge; ip link set br0 up")
     made = []
     try:
-        for number in range(1, count + 1):
-            made.append(Host(number, switch, folder / f"host-{number}", shared))
+        for number in range(1, count + 1):  # one by one: what was made is ended if one fails
+            made += [Host(number, switch, folder / f"host-{number}", shared)]
         yield made
     finally:
         for host in made:

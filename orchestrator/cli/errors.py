@@ -11,6 +11,7 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
+from orchestrator.records.redaction import redacted
 from orchestrator.system.user_error import UserError
 
 MISTAKE = 2
@@ -46,7 +47,8 @@ def answers_mistakes(command: Callable[_Parameters, None]) -> Callable[_Paramete
 
 def stop(message: str, code: int) -> NoReturn:
     """End the command with a message on stderr and an exit code."""
-    # A name of a file may hold bytes that no encoding of the terminal can write.
-    shown = message.encode("utf-8", "backslashreplace").decode()
+    # A name of a file may hold bytes that no encoding of the terminal can write; a wrong value may
+    # be an address with a password.
+    shown = redacted(message).encode("utf-8", "backslashreplace").decode()
     typer.echo(f"orchestrate: {shown}", err=True)
     raise typer.Exit(code)

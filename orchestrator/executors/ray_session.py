@@ -245,8 +245,8 @@ def _joined(address: str, environment: Mapping[str, str]) -> Iterator[str]:
         place = address if named is None else f"{address} ({RAY_ADDRESS}={named})"
         asks = os.environ.get(RAY_AUTH_MODE) == "token" and without_token()
         raise ClusterError(
-            f"No Ray cluster could be reached at {place}: {asks or error_line(error)}. Start one with "
-            "`ray up cluster.yaml` or `ray start --head`, or leave `--address` out."
+            f"No Ray cluster could be reached at {place}: {asks or error_line(error)}. Start one "
+            "with `ray up cluster.yaml` or `ray start --head`, or leave `--address` out."
         ) from None
     try:
         # A client has no address but the one that it was given.

@@ -19,7 +19,7 @@ from orchestrator.system.stores.address import FOLDER_VARIABLE, stores_folder
 
 _LOCAL = "127.0.0.1"
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Without clusters Ray's programs take 127.0.0.1 for the address of this machine, and listen there."""
+"""Without clusters Ray's programs take 127.0.0.1 for this machine's address, and listen there."""
 _WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 

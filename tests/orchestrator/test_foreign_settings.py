@@ -1,10 +1,12 @@
 """What login scripts and other tools leave in the environment leads a sweep nowhere else."""
 
 import contextlib
+import http.server
 import os
 import stat
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -23,10 +25,13 @@ from orchestrator.system.hub_environment import hub_hindered
 from orchestrator.system.mlflow_environment import LOOPBACK, own_mlflow, spare_loopback
 from orchestrator.system.ray_environment import (
     RAY_REDIRECTS,
+    own_token,
     ray_folder,
     temporary_holds_sockets,
-    own_token,
+    token_file,
+    token_mode,
     without_redirects,
+    without_token,
 )
 
 
@@ -193,10 +198,63 @@ def test_where_the_home_folder_keeps_nothing_ray_gets_a_token_of_its_own(monkeyp
     assert not file.exists()
 
 
-def test_where_it_can_be_kept_the_token_is_rays_own(monkeypatch, no_token, tmp_path):
+def test_where_it_can_be_kept_the_token_lies_where_ray_looks_for_this_user_alone(
+    monkeypatch, no_token, tmp_path
+):
     monkeypatch.setenv("HOME", str(tmp_path))
+    before = os.umask(0)
+    try:
+        with own_token():
+            assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+    finally:
+        os.umask(before)
+    (file,) = (tmp_path / ".ray").iterdir()
+    assert (file, len(file.read_text())) == (token_file(), 64)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    first = file.read_text()
     with own_token():
-        assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+        assert file.read_text() == first
+
+
+# --- a cluster that asks for a token -------------------------------------------------------------
+
+
+class Refuses(http.server.BaseHTTPRequestHandler):
+    """A dashboard that refuses whoever brings no token."""
+
+    def do_GET(self):
+        self.send_response(self.server.answer)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(params=[401, 200, 404])
+def dashboard(request):
+    with http.server.HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        server.answer = request.param
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", request.param == 401
+        server.shutdown()
+
+
+def test_a_dashboard_says_whether_it_asks_for_a_token(monkeypatch, no_token, dashboard):
+    address, asks = dashboard
+    assert token_mode(address) == ({"RAY_AUTH_MODE": "token"} if asks else {})
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert token_mode(address) == {}, "what the user says stands"
+
+
+def test_nobody_is_asked_twice_where_nobody_answers(no_token):
+    assert token_mode("127.0.0.1:1") == token_mode("http://127.0.0.1:1") == {}
+
+
+def test_what_is_missing_is_said_where_there_is_no_token(monkeypatch, no_token, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "ray get-auth-token" in without_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    assert without_token() == ""
 
 
 # --- proxies and MLflow --------------------------------------------------------------------------

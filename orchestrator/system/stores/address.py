@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 FOLDER_VARIABLE = "ORCHESTRATOR_STORES"
 """Names the folder of working folders; every node of a cluster needs the same one."""
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://")
+_CREDENTIALS = re.compile(r"://([^\s/]*|[^\s/@:]+:[^\s@]*)@")
+"""A user before the host; the secret of a key may have slashes in it."""
 _GONE_WITH_THE_PROCESS = {"memory"}
 _NOT_A_STORE = {"http", "https", "ray", "sqlite", "postgresql", "mysql", "ftp", "git", "github"}
 
@@ -34,6 +36,12 @@ def wrong_storage(storage: str) -> str | None:
     if scheme is None:
         return None if storage.strip() else "`storage` is empty; write the path of a folder"
     kind, parts = scheme[1].lower(), urlsplit(storage.strip())
+    # First of all: every other message says the address.
+    if _CREDENTIALS.search(storage) or (kind != "file" and (parts.query or parts.fragment)):
+        return (
+            "`storage` is an address with credentials or options in it, which would be written "
+            "into journals; write scheme://BUCKET/PREFIX and give credentials in the environment"
+        )
     if kind == "file":
         named = parts.netloc in {"", "localhost"} and parts.path.startswith("/")
         cure = "write file:///PATH, or the path alone"
@@ -43,11 +51,6 @@ def wrong_storage(storage: str) -> str | None:
             f"`storage` is {storage!r}, and `{kind}://` keeps no files that outlive the process or "
             "can be written; write the path of a folder or the address of an object store, such as "
             "s3://BUCKET/PREFIX"
-        )
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        return (
-            "`storage` is an address with credentials or options in it, which would be written "
-            "into journals; write scheme://BUCKET/PREFIX and give credentials in the environment"
         )
     if not parts.netloc:
         return f"`storage` is {storage!r}, which names no bucket; write {kind}://BUCKET/PREFIX"

@@ -1,8 +1,16 @@
 """What a cluster holds, and what is said of one that cannot be used or was not left clean."""
 
+import http.client
+import re
 import tomllib
 import types
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
 
+import grpc
+import psutil
 import pytest
 
 from orchestrator.executors import cluster_checks, cluster_fit, ray_leftovers, ray_session
@@ -12,6 +20,7 @@ from orchestrator.executors.cluster_fit import (
     ClusterError,
 )
 from orchestrator.executors.ray_leftovers import Leftovers
+from orchestrator.executors.ray_processes import ray_children, with_descendants
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.spec.sections import ResourceSpec
 from orchestrator.sweep import locally, on_ray
@@ -19,6 +28,7 @@ from orchestrator.sweep.scores.completion import score_here
 from orchestrator.system.package_versions import versions_here
 
 GIB = 2**30
+CLUSTER_PAGE = Path(__file__).parents[3] / "docs" / "cluster.md"
 
 
 def nodes(head_memory, *others):
@@ -128,6 +138,74 @@ def test_what_asks_for_the_running_ray_finds_ours(ray_cluster):
     asked = ray.remote(num_cpus=0)(canonicalize_bootstrap_address_or_die)
     assert ray.get(asked.remote(None)) == ours
     assert canonicalize_bootstrap_address_or_die(None) == ours
+
+
+# --- what it listens on ---------------------------------------------------------------------------
+
+QUESTIONS = {
+    "gcs_server": ["NodeInfoGcsService/CheckAlive"],
+    "raylet": ["NodeManagerService/GetSystemConfig", "ObjectManagerService/Pull"],
+    "ray::DashboardAgent": ["ReporterService/HealthCheck"],
+}
+"""By process, what can be asked of it."""
+OF_WORKERS = "CoreWorkerService/Exit"
+OPEN = {"ray::DashboardAgent"}
+"""Processes that answer some questions whoever asks: with metrics."""
+
+
+@pytest.mark.ray
+def test_a_ray_of_our_own_is_reached_from_this_machine_alone_and_with_its_token(ray_cluster):
+    import ray
+
+    ray.get(ray.remote(num_cpus=0)(int).remote())  # there is a worker
+    ports = listening(psutil.Process(), *with_descendants(ray_children(set())))
+    assert {where.ip.removeprefix("::ffff:") for _, where in ports} == {"127.0.0.1"}
+    named = re.findall(r"^\| `([^`]+)`", CLUSTER_PAGE.read_text(), re.MULTILINE)
+    for name, where in ports:
+        known = [each for each in named if name.startswith(each.rstrip("…"))]
+        assert known, f"{name}, which listens, is not in docs/cluster.md"
+        answers = {answer(where.port, words) for words in (*QUESTIONS.get(name, ()), OF_WORKERS)}
+        answers.add(http_answer(where.port))
+        refused = {"UNAUTHENTICATED", 401}
+        assert answers & refused or name in OPEN, (name, answers)
+        assert not answers & {"OK", 200} or name in OPEN, (name, answers)
+
+
+def listening(own, *others):
+    """The processes that listen, by the names that they give themselves, and where."""
+    found = []
+    for process in (own, *others):
+        with suppress(psutil.Error):
+            title = " ".join(process.cmdline())
+            name = process.name() if process.name() in QUESTIONS else title.split()[0]
+            if "dashboard/dashboard.py" in title:
+                name = "dashboard.py"
+            found += [
+                ("driver" if process == own else name, each.laddr)
+                for each in process.net_connections("tcp")
+                if each.status == psutil.CONN_LISTEN
+            ]
+    return found
+
+
+def answer(port, words):
+    """What a service of Ray's says to somebody without a token."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary(f"/ray.rpc.{words}")(b"", timeout=3)
+        except grpc.RpcError as error:
+            return error.code().name
+    return "OK"
+
+
+def http_answer(port):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/jobs/", timeout=3) as found:
+            return found.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, http.client.HTTPException):
+        return None  # it speaks another language
 
 
 # --- what is left --------------------------------------------------------------------------------

@@ -126,7 +126,9 @@ def test_the_manifest_has_no_field_that_kuberay_does_not_know():
     groups = {"RayJob": [job], "spec": [job["spec"]]}
     inner = job["spec"]["rayClusterSpec"]
     groups |= {"rayClusterSpec": [inner], "workerGroupSpecs": inner["workerGroupSpecs"]}
-    groups |= {name: [inner[name]] for name in ("authOptions", "autoscalerOptions", "headGroupSpec")}
+    groups |= {
+        name: [inner[name]] for name in ("authOptions", "autoscalerOptions", "headGroupSpec")
+    }
     for name, found in groups.items():
         assert all(set(each) <= RAY_JOB[name] for each in found), name
     (workers,) = inner["workerGroupSpecs"]

@@ -24,11 +24,18 @@ def test_what_cannot_hold_sweeps_is_refused(storage, said):
     assert said in wrong_storage(storage)
 
 
-@pytest.mark.parametrize("storage", ["s3://me:secret@bucket/runs", "s3://bucket/runs?key=secret"])
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "s3://me:secret@bucket/runs", "s3://bucket/runs?key=secret", "s3://me:se/cret@bucket/runs",
+        "memory://me:secret@x", "http://me:secret@host/runs", "file://me:secret@host/runs",
+    ],
+)  # fmt: skip
 def test_credentials_in_an_address_are_refused_and_not_repeated(storage):
     said = wrong_storage(storage)
     assert "credentials" in said
     assert "secret" not in said
+    assert "cret@" not in said
 
 
 @pytest.mark.parametrize("storage", ["s3://bucket", "gs://bucket/a/b", "./runs", "file:///mnt/x"])
