@@ -119,7 +119,7 @@ def _on_loopback() -> Iterator[None]:
     Ray replaces that address by one that other machines reach, and listens on all of them, except
     where it cannot have clusters: it does so on Windows and macOS, and here.
     """
-    constants = importlib.import_module("ray._private.ray_constants")
+    constants: Any = importlib.import_module("ray._private.ray_constants")
     before = constants.ENABLE_RAY_CLUSTER
     constants.ENABLE_RAY_CLUSTER = False  # read from the environment when Ray was imported
     try:

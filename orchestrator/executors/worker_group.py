@@ -69,7 +69,8 @@ def worker_group(resources: ResourceSpec, avoid: Sequence[str] = ()) -> dict[str
         `scaling_config` and `torch_config` of a `TorchTrainer`.
     """
     from ray.train import ScalingConfig
-    from ray.train.torch import TorchConfig
+
+    from orchestrator.executors.links.torch_group import GroupConfig
 
     per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
@@ -81,5 +82,5 @@ def worker_group(resources: ResourceSpec, avoid: Sequence[str] = ()) -> dict[str
             resources_per_worker=per_worker,
             label_selector=away_from(avoid),
         ),
-        "torch_config": TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        "torch_config": GroupConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
     }
