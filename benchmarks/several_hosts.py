@@ -248,6 +248,17 @@ def twice(lines: list[dict[str, Any]]) -> list[str]:
     return [" ".join(map(str, key)) for key, count in seen.items() if count > 1]
 
 
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """In what trials came to something else: the first part of each that is not the same."""
+    found = [f"{name}: not in both" for name in sorted(one.keys() ^ other.keys())]
+    for name in sorted(one.keys() & other.keys()):
+        (ended, losses), (ended_too, losses_too) = one[name], other[name]
+        for what, a, b in (("ended", ended, ended_too), ("losses", losses, losses_too)):
+            if a != b:
+                found.append(f"{name}: {what} {a} and {b}")
+    return found
+
+
 def measure(name: str, case: Case, folder: Path, alike: dict[str, Any]) -> dict[str, Any]:
     """Run a case.
 
@@ -271,13 +282,15 @@ def measure(name: str, case: Case, folder: Path, alike: dict[str, Any]) -> dict[
     faults = [line for line in many["lines"] if line["event"] == "fault_survived"]
     row = {
         "done": many["done"], "exit_code": many["code"], "trials": case.trials,
-        "equal": alike[key] == reported(many["lines"]), "twice": twice(many["lines"]),
+        "different": differences(alike[key], reported(many["lines"])),
+        "twice": twice(many["lines"]),
         "survived": [f"{line['what']} ({line['where']}): {line['because']}" for line in faults],
         "silence_seconds": silence(many["lines"]), "seconds": many["seconds"],
         "cpu_seconds": round(_cpu_seconds() - cpu, 1),
+        "load_average": [round(one, 1) for one in os.getloadavg()],
     }  # fmt: skip
     row["good"] = (
-        row["exit_code"] == 0 and row["equal"] and not row["twice"]
+        row["exit_code"] == 0 and not row["different"] and not row["twice"]
         and row["silence_seconds"] <= MOST_SILENT_SECONDS
     )  # fmt: skip
     if not row["good"]:
@@ -292,20 +305,27 @@ def main() -> None:
     asked = parser.parse_args().cases or list(CASES)
     if why := missing():
         sys.exit(f"No hosts can be made: {why}.")
-    place = Path(__file__).with_suffix(".json")
-    before = json.loads(place.read_text(encoding="utf-8"))["cases"] if place.is_file() else {}
     alike: dict[str, Any] = {}
+    good = True
     for name in asked:
         with tempfile.TemporaryDirectory(prefix="hosts-") as scratch:
-            before[name] = measure(name, CASES[name], Path(scratch), alike)
-        print(name, json.dumps(before[name]), flush=True)
-        document = {
-            **machine(("torch", "ray", "deepspeed")),
-            "load_average": [round(one, 1) for one in os.getloadavg()],
-            "cases": {key: before[key] for key in CASES if key in before},
-        }
-        place.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    sys.exit(not all(before[name]["good"] for name in asked))
+            row = measure(name, CASES[name], Path(scratch), alike)
+        print(name, json.dumps(row), flush=True)
+        write(name, row)
+        good = good and row["good"]
+    sys.exit(not good)
+
+
+def write(name: str, row: dict[str, Any]) -> None:
+    """Put a case into the file of results, where the others stay."""
+    place = Path(__file__).with_suffix(".json")
+    text = place.read_text(encoding="utf-8") if place.is_file() else '{"cases": {}}'
+    rows = {**json.loads(text)["cases"], name: row}
+    document = {
+        **machine(("torch", "ray", "deepspeed")),
+        "cases": {key: rows[key] for key in CASES if key in rows},
+    }
+    place.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ class RayOnHosts:
         self.environment = {
             **ENVIRONMENT, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token),
         }  # fmt: skip
-        self._node_cpus, self._kept = node_cpus, kept
+        self._node_cpus, self._kept, self._head_process = node_cpus, kept, None
         head = ["--head", "--port=6379", "--dashboard-host=127.0.0.1"]
         self._start(self.head, 0, head)
         for host in nodes or machines[1:]:
@@ -251,9 +251,13 @@ class RayOnHosts:
         process = host.start(*command, log="ray.log", environment=self.environment)
 
         def over():
+            gone = self._head_process is not None and self._head_process.poll() is not None
+            assert not gone, self.head.said("ray.log")
             return process.poll() is not None or host.said("ray.log").count(STARTED) > before
 
         wait_until(over, START_SECONDS, lambda: host.said("ray.log"))
+        if self._head_process is None:
+            self._head_process = process if process.poll() is None else None
         return process.poll() is None
 
     def sweep(self, file, *words, log):

@@ -50,6 +50,11 @@ class Holding:
         return self._size()
 
     @property
+    def crowded(self) -> bool:
+        """Whether other sweeps leave fewer members to this one than it wants."""
+        return self._size() < self._size.wanted()
+
+    @property
     def draining(self) -> Mapping[str, float]:
         """The nodes that are about to be taken away, by id: when, in seconds since the epoch."""
         return self._room.draining

@@ -48,6 +48,11 @@ class Places(Protocol):
         ...
 
     @property
+    def crowded(self) -> bool:
+        """Whether there are fewer because of other sweeps."""
+        ...
+
+    @property
     def draining(self) -> Mapping[str, float]:
         """The nodes that are about to be taken away, by id: when, in seconds since the epoch."""
         ...
@@ -207,10 +212,9 @@ class Pool:
         elif more < 0:
             self._lessen(-more, staying, loads, now)
         for number in [n for n in self._leaving if not loads[n]]:
-            moved = number in self._moving
-            self._give_back(
-                number, "its node is taken away" if moved else "its place is another sweep's"
-            )
+            crowded = "its place is another sweep's" if self._places.crowded else ""
+            moved = "its node is taken away" if number in self._moving else ""
+            self._give_back(number, moved or crowded or "the cluster has no place for it any more")
 
     def _move_away(self) -> None:
         """Have members save their trials whose nodes are about to be taken away."""
@@ -246,8 +250,12 @@ class Pool:
         idle = [n for n in staying if n not in waiting and self._idle.get(n, now) <= late]
         for number in [*waiting, *idle][:surplus]:
             self._give_back(number, "too few trials are left for it")
-        # Where even members with trials are too many, some places are another sweep's.
-        busy = sorted((n for n in staying if loads[n]), key=lambda n: (loads[n], -n))
+        # Where even members with trials are too many, places are another sweep's, or have gone.
+        # Whoever has lost its place with the node goes first, not those that work.
+        busy = sorted(
+            (n for n in staying if loads[n]),
+            key=lambda n: (not self._members[n].unplaced, loads[n], -n),
+        )
         for number in busy[: max(0, surplus - (len(staying) - len(busy)))]:
             self._leaving.add(number)
             self._members[number].mailbox.leaving = True

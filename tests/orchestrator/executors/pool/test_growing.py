@@ -45,7 +45,7 @@ class Growing:
 
     def __init__(self, monkeypatch):
         self.now, self.wanted = 1000.0, 1
-        self.places = types.SimpleNamespace(members=lambda: self.wanted, draining={})
+        self.places = types.SimpleNamespace(members=lambda: self.wanted, crowded=True, draining={})
         self.actors, self.notes, self.ended = [], [], []
         monkeypatch.setattr(member_actors, "lone_member", self._start)
         monkeypatch.setattr(ray, "get", self._get)
@@ -123,6 +123,22 @@ def test_trials_do_not_wait_for_a_member_that_waits_for_its_node(growing):
     assert sorted(growing.actors[0].inside) == ["a", "b"]
     assert growing.pool.places == 3  # those of the member that has its place
     assert growing.pool.unplaced == ["member-1"]
+
+
+def test_where_a_node_is_gone_the_member_that_works_stays(growing):
+    growing.wanted = 2
+    growing.pool.open()
+    growing.begin("a", "b", "c", "d")
+    growing.actors[1].placed = False
+    growing.goes(3)
+    growing.goes(2, ends=["a"])
+    growing.wanted, growing.places.crowded = 1, False
+    growing.goes(PATIENCE_SECONDS + 6)
+    assert sorted(growing.actors[0].inside) == ["b", "c"], "one of those that waited came over"
+    growing.goes(PATIENCE_SECONDS + 6, ends=["b", "c"])
+    assert growing.living == ["m0"]
+    assert growing.actors[0].inside == ["d"]
+    assert "member-1 ends: the cluster has no place for it any more" in growing.notes
 
 
 def test_idle_members_end_once_few_trials_are_left_and_start_again_when_they_are_wanted(growing):

@@ -49,7 +49,7 @@ class Members:
             made_up,
             Path("/nowhere"),
             [],
-            types.SimpleNamespace(members=lambda: 1, draining={}),
+            types.SimpleNamespace(members=lambda: 1, crowded=False, draining={}),
             unfinished=lambda: 2,
             avoid=tuple,
             note=self.notes.append,

@@ -84,7 +84,8 @@ def test_neither_trials_nor_members_are_told_where_mlflow_is(driver):
     made = driver(["lora"], 1, tracking={"uri": "postgresql://ada:sesame@db/mlflow"})
     job = made.next_job().as_config()
     pool = Pool(
-        made.experiment, made.journal.folder, [], SimpleNamespace(members=lambda: 1, draining={}),
+        made.experiment, made.journal.folder, [],
+        SimpleNamespace(members=lambda: 1, crowded=False, draining={}),
         unfinished=lambda: made.unfinished, avoid=tuple, note=print, fault=print,
     )  # fmt: skip
     for told in (job["experiment"], pool._config().experiment):
