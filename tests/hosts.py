@@ -32,22 +32,16 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",
 }  # fmt: skip
 """Of whatever runs on a host."""
+PROGRAMS = {
+    "dashboard/dashboard.py": "dashboard.py", "dashboard/agent.py": "ray::DashboardAgent",
+    "runtime_env/agent/main.py": "ray::RuntimeEnvAgent", "_worker.py": "ray::IDLE",
+    "ray.util.client.server": "ray_client_server", "-m orchestrator": "driver",
+}  # fmt: skip
+"""What a process of Python is, by a part of its command, until it gives itself a name."""
 LISTENING = """
 import json, psutil
-found = []
-for process in psutil.process_iter():
-    try:
-        title, name = process.cmdline(), process.name()
-        sockets = process.net_connections("tcp")
-    except psutil.Error:
-        continue
-    program = {"dashboard/dashboard.py": "dashboard.py", "-m orchestrator": "driver",
-               "ray.util.client.server": "ray_client_server"}
-    words = " ".join(title)
-    name = next((known for part, known in program.items() if part in words), name)
-    name = title[0].split()[0] if title and title[0].startswith("ray::") else name
-    found += [(name, each.laddr.ip) for each in sockets if each.status == psutil.CONN_LISTEN]
-print(json.dumps([(name, ip.removeprefix("::ffff:")) for name, ip in found]))
+from tests.hosts import listening
+print(json.dumps([(name, where.ip) for name, where in listening(psutil.process_iter())]))
 """
 DEBIAN_HOSTS = "127.0.0.1 localhost\n127.0.1.1 {name}\n"
 """As the installer of Debian writes it: a name leads to no address that others could use."""
@@ -206,6 +200,26 @@ def _mac(number):
     return f"02:00:0a:4d:00:{number:02x}"
 
 
+def listening(processes):
+    """Which of some processes listen, by what they are, and where."""
+    import psutil
+
+    found = []
+    for process in processes:
+        try:
+            words, name = process.cmdline(), process.name()
+            sockets = process.net_connections("tcp")
+        except psutil.Error:
+            continue
+        title = " ".join(words)
+        if title.startswith("ray::"):
+            name = title.split()[0]
+        else:
+            name = next((what for part, what in PROGRAMS.items() if part in title), name)
+        found += [(name, each.laddr) for each in sockets if each.status == psutil.CONN_LISTEN]
+    return [(name, where._replace(ip=where.ip.removeprefix("::ffff:"))) for name, where in found]
+
+
 def _below_tmp(path):
     return path.is_relative_to("/tmp")
 
@@ -270,7 +284,8 @@ class RayOnHosts:
 
     def listening(self, host):
         """Which processes listen on a host for others than itself: (name, address)."""
-        found = json.loads(host.spaces.run(sys.executable, "-c", LISTENING))
+        words = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-c", LISTENING]
+        found = json.loads(host.spaces.run(*words))
         return {(name, ip) for name, ip in found if not ip.startswith("127.")}
 
 

@@ -6,7 +6,6 @@ import tomllib
 import types
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -26,6 +25,7 @@ from orchestrator.spec.sections import ResourceSpec
 from orchestrator.sweep import locally, on_ray
 from orchestrator.sweep.scores.completion import score_here
 from orchestrator.system.package_versions import versions_here
+from tests.hosts import listening
 
 GIB = 2**30
 CLUSTER_PAGE = Path(__file__).parents[3] / "docs" / "cluster.md"
@@ -157,9 +157,10 @@ OPEN = {"ray::DashboardAgent"}
 def test_a_ray_of_our_own_is_reached_from_this_machine_alone_and_with_its_token(ray_cluster):
     import ray
 
-    ray.get(ray.remote(num_cpus=0)(int).remote())  # there is a worker
-    ports = listening(psutil.Process(), *with_descendants(ray_children(set())))
-    assert {where.ip.removeprefix("::ffff:") for _, where in ports} == {"127.0.0.1"}
+    ray.get(ray.remote(num_cpus=0)(lambda: 1).remote())  # there is a worker
+    ours = [("driver", where) for _, where in listening([psutil.Process()])]
+    ports = [*ours, *listening(with_descendants(ray_children(set())))]
+    assert {where.ip for _, where in ports} == {"127.0.0.1"}
     named = re.findall(r"^\| `([^`]+)`", CLUSTER_PAGE.read_text(), re.MULTILINE)
     for name, where in ports:
         known = [each for each in named if name.startswith(each.rstrip("…"))]
@@ -169,23 +170,6 @@ def test_a_ray_of_our_own_is_reached_from_this_machine_alone_and_with_its_token(
         refused = {"UNAUTHENTICATED", 401}
         assert answers & refused or name in OPEN, (name, answers)
         assert not answers & {"OK", 200} or name in OPEN, (name, answers)
-
-
-def listening(own, *others):
-    """The processes that listen, by the names that they give themselves, and where."""
-    found = []
-    for process in (own, *others):
-        with suppress(psutil.Error):
-            title = " ".join(process.cmdline())
-            name = process.name() if process.name() in QUESTIONS else title.split()[0]
-            if "dashboard/dashboard.py" in title:
-                name = "dashboard.py"
-            found += [
-                ("driver" if process == own else name, each.laddr)
-                for each in process.net_connections("tcp")
-                if each.status == psutil.CONN_LISTEN
-            ]
-    return found
 
 
 def answer(port, words):
