@@ -99,7 +99,7 @@ CASES = {
     "group": Case({**POOL, **PAIR}),
     "node-added": Case(POOL, trials=8, epochs=60, strike=_add, nodes=1),
     "node-killed-and-added": Case(POOL, trials=8, epochs=60, strike=_kill_and_add, nodes=1),
-    "link-cut": Case(POOL, trials=8, epochs=400, strike=_cut, kept=True),
+    "link-cut": Case(POOL, trials=8, epochs=250, strike=_cut, kept=True),
     "link-cut-of-a-group": Case({**POOL, **PAIR}, epochs=200, strike=_cut, kept=True),
     "link-cut-zero3": Case(
         {"executor": "train", **PAIR}, trials=2, epochs=100, deepspeed=True, strike=_cut, kept=True
