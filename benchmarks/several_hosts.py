@@ -97,10 +97,10 @@ CASES = {
     "packed": Case(POOL, trials=8),
     "zero3": Case({"executor": "train", **PAIR}, trials=2, deepspeed=True),
     "group": Case({**POOL, **PAIR}),
-    "node-added": Case(POOL, trials=8, epochs=60, strike=_add, nodes=1),
-    "node-killed-and-added": Case(POOL, trials=8, epochs=60, strike=_kill_and_add, nodes=1),
-    "link-cut": Case(POOL, trials=8, epochs=250, strike=_cut, kept=True),
-    "link-cut-of-a-group": Case({**POOL, **PAIR}, epochs=200, strike=_cut, kept=True),
+    "node-added": Case(POOL, epochs=150, strike=_add, nodes=1),
+    "node-killed-and-added": Case(POOL, epochs=150, strike=_kill_and_add, nodes=1),
+    "link-cut": Case(POOL, epochs=150, strike=_cut, kept=True),
+    "link-cut-of-a-group": Case({**POOL, **PAIR}, trials=2, epochs=150, strike=_cut, kept=True),
     "link-cut-zero3": Case(
         {"executor": "train", **PAIR}, trials=2, epochs=100, deepspeed=True, strike=_cut, kept=True
     ),
@@ -156,13 +156,13 @@ def prepare(shared: Path) -> None:
 
 
 def alone(folder: Path, name: str, case: Case, executor: str | None = None) -> dict[str, Any]:
-    """The same sweep without hosts.
+    """The same sweep on this machine alone, which starts a Ray of its own.
 
     Args:
         folder: Prepared.
         name: Of the sweep.
         case: What it learns.
-        executor: None: that of the case, with a Ray of its own.
+        executor: None: that of the case.
 
     Returns:
         What its trials came to.
@@ -255,7 +255,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
         (ended, losses), (ended_too, losses_too) = one[name], other[name]
         for what, a, b in (("ended", ended, ended_too), ("losses", losses, losses_too)):
             if a != b:
-                found.append(f"{name}: {what} {a} and {b}")
+                found.append(f"{name}: {what} {str(a)[:200]} and {str(b)[:200]}")
     return found
 
 
@@ -274,8 +274,7 @@ def measure(name: str, case: Case, folder: Path, alike: dict[str, Any]) -> dict[
     key = f"{case.trials} {case.epochs} {case.deepspeed} {case.resources.get('workers', 1)}"
     if key not in alike:
         prepare(folder / "alone")
-        one = case.resources.get("workers", 1) == 1
-        alike[key] = alone(folder / "alone", name, case, "local" if one else None)
+        alike[key] = alone(folder / "alone", name, case)
     cpu = _cpu_seconds()
     (folder / "many").mkdir()
     many = run(folder / "many", name, case)
