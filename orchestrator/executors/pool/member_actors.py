@@ -81,6 +81,7 @@ class MemberGroup:
         from ray.train.torch import TorchTrainer
 
         from orchestrator.executors.pool.member_worker import work_in_group
+        from orchestrator.executors.watching.shared_end import SharedEnd
 
         group = ray.get_runtime_context().current_actor
         TorchTrainer(
@@ -93,6 +94,7 @@ class MemberGroup:
                 failure_config=FailureConfig(
                     max_failures=FOR_EVER, controller_failure_limit=PLACEMENTS
                 ),
+                callbacks=[SharedEnd()],
             ),
         ).fit()
         return self._lost
