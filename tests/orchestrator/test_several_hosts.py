@@ -35,13 +35,14 @@ def test_workers_on_two_hosts_learn_what_one_process_learns(possible, tmp_path):
         file = document(shared, "group", case)
         cluster = RayOnHosts(machines)
         driver = cluster.sweep(file, log="group.log")
-        found = set()
-
-        def over():
-            found.update(*map(cluster.listening, machines))
-            return driver.poll() is not None
-
-        wait_until(over, 400, lambda: machines[0].said("group.log"))
+        # While the two workers are at work: what torch listens on is there only then.
+        wait_until(
+            lambda: driver.poll() is not None
+            or any(line["event"] == "stage_report" for line in journal(shared, "group")),
+            300, lambda: machines[0].said("group.log"),
+        )  # fmt: skip
+        found = set().union(*map(cluster.listening, machines))
+        wait_until(lambda: driver.poll() is not None, 300, lambda: machines[0].said("group.log"))
         assert driver.returncode == 0, machines[0].said("group.log")
         lines = journal(shared, "group")
     assert not twice(lines)
