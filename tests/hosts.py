@@ -214,7 +214,7 @@ def listening(processes):
         title = " ".join(words)
         if title.startswith("ray::"):
             name = title.split()[0]
-        else:
+        elif name.startswith("python"):  # raylets have the commands of others in theirs
             name = next((what for part, what in PROGRAMS.items() if part in title), name)
         found += [(name, each.laddr) for each in sockets if each.status == psutil.CONN_LISTEN]
     return [(name, where._replace(ip=where.ip.removeprefix("::ffff:"))) for name, where in found]
