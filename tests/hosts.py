@@ -35,6 +35,7 @@ ENVIRONMENT = {
 PROGRAMS = {
     "dashboard/dashboard.py": "dashboard.py", "dashboard/agent.py": "ray::DashboardAgent",
     "runtime_env/agent/main.py": "ray::RuntimeEnvAgent", "_worker.py": "ray::IDLE",
+    "autoscaler/_private/monitor.py": "monitor.py", "autoscaler/v2/monitor.py": "monitor.py",
     "ray.util.client.server": "ray_client_server", "-m orchestrator": "driver",
 }  # fmt: skip
 """What a process of Python is, by a part of its command, until it gives itself a name."""
@@ -98,6 +99,8 @@ class Namespaces:
         if self._holder.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
         self._holder.wait(30)
+        self._holder.stdout.close()
+        self._holder.stderr.close()
 
 
 def _only_child(pid):
