@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
+
+from orchestrator.records.event import named_once
 
 DONE = 1.0
 
@@ -89,10 +92,10 @@ class StageReport:
         Returns:
             The same in all else.
         """
-        short = replace(self, losses=(), learning_rates=())
-        if examples:
-            return short
-        return replace(short, per_example=None, head_only_per_example=None, probe_per_example=None)
+        series = ("losses", "learning_rates") if examples else tuple(_LEFT_OUT)
+        if not any(getattr(self, name) for name in series):
+            return self
+        return replace(self, **{name: _LEFT_OUT[name] for name in series})
 
     def on_first(self, tasks: Sequence[str], counts: Mapping[str, int] | None) -> Self:
         """The same report on fewer examples.
@@ -138,10 +141,12 @@ class StageReport:
             The report; what another version did not write has its default, and what this one does
             not know is left out.
         """
-        known = {each.name for each in fields(cls)}
         held: dict[str, Any] = {"task": "", "step": 0, "steps": 0, "fraction": DONE}
         held["score"] = math.nan
-        held |= {k: v for k, v in document.items() if k in known and v is not None}
+        for name in _names(cls):
+            value = document.get(name)
+            if value is not None:
+                held[name] = named_once(value)
         if "row" in held:
             held["row"] = tuple(math.nan if v is None else v for v in held["row"])
         for name in ("losses", "learning_rates"):
@@ -150,6 +155,18 @@ class StageReport:
             if name in held:
                 held[name] = {k: tuple(v) for k, v in held[name].items()}
         return cls(**held)
+
+
+_LEFT_OUT: dict[str, Any] = {
+    "losses": (), "learning_rates": (), "per_example": None, "head_only_per_example": None,
+    "probe_per_example": None,
+}  # fmt: skip
+"""What grows with steps and examples, and what stands for it where it is not kept."""
+
+
+@functools.cache
+def _names(kind: type[StageReport]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
 
 
 _Examples = Mapping[str, tuple[float, ...]]
