@@ -35,8 +35,10 @@ def named_once(document: Any) -> Any:
     """
     if type(document) is not dict:
         return document
-    held = cast("dict[str, Any]", document)
-    return {sys.intern(name): named_once(value) for name, value in held.items()}
+    return {
+        sys.intern(name): named_once(value) if type(value) is dict else value
+        for name, value in cast("dict[str, Any]", document).items()
+    }
 
 
 NAMED: dict[str, Any] = {"read": named_once}

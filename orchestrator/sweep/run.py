@@ -32,14 +32,8 @@ from orchestrator.planning.preflight import PreflightError, cautions, check
 from orchestrator.planning.resource_problems import own_devices
 from orchestrator.records.errors import JournalError
 from orchestrator.records.event import Event, Line
-from orchestrator.records.event_fold import without_series
-from orchestrator.records.events import (
-    JOURNAL_VERSION,
-    FaultSurvived,
-    SweepEnded,
-    SweepOpened,
-    read_event,
-)
+from orchestrator.records.event_fold import read_without_series
+from orchestrator.records.events import JOURNAL_VERSION, FaultSurvived, SweepEnded, SweepOpened
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import last_line
 from orchestrator.records.redaction import redacted, redacted_document
@@ -146,7 +140,7 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
 
 def _replay(state: SweepState, observer: Observer, line: Line) -> None:
     """Let a line of an earlier process be known: read once, by all who keep what it says."""
-    event = without_series(read_event(line))
+    event = read_without_series(line)
     state.take(event)
     observer.event(event, replayed=True)
 

@@ -144,7 +144,7 @@ class Ledger:
         record, everything = self.trials[name].record, self.every_example()
         found: dict[tuple[int, str], TaskScores] = {}
         for (index, _), number in record.lines.items():
-            report = StageReport.from_document(self.journal.lines[number]["report"])
+            report = self._report_in(number)
             if report.row is None or index < 0:
                 continue
             counts = everything if report.examples is None else report.examples
@@ -171,10 +171,13 @@ class Ledger:
 
     def whole_reports(self, trial: Trial) -> Iterator[StageReport]:
         """The reports of a trial with all that grows with steps and examples, oldest first."""
-        for number in list(trial.record.lines.values()):
-            event = read_event(self.journal.lines[number])
-            assert isinstance(event, StageReported), "a report stands in such an event"
-            yield event.report
+        yield from map(self._report_in, list(trial.record.lines.values()))
+
+    def _report_in(self, number: int) -> StageReport:
+        """The whole report in a line of the journal."""
+        event = read_event(self.journal.lines[number])
+        assert isinstance(event, StageReported), "a report stands in such an event"
+        return event.report
 
     # ---------------------------------------------------------------------------- of all trials
 
@@ -235,8 +238,7 @@ class Ledger:
         last = (self.experiment.inherited - 1, DONE)
         for trial in self.searched() if self.experiment.inherited else ():
             if last in trial.record.lines:
-                line = self.journal.lines[trial.record.lines[last]]
-                return StageReport.from_document(line["report"])
+                return self._report_in(trial.record.lines[last])
         return None
 
     def screened(self) -> dict[str, int]:
