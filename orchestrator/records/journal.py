@@ -24,9 +24,8 @@ from orchestrator.records.event import Event, Line
 from orchestrator.records.events import read_events
 from orchestrator.records.journal_lines import (
     JOURNAL_NAME,
-    JournalLines,
     add_lines,
-    checked_line,
+    checked_lines,
     sealed,
 )
 from orchestrator.system.durable import remedy
@@ -133,7 +132,7 @@ class Journal:
         try:
             if self._stored is not None:
                 self._stored.hold(self._file)
-            self.lines, self._before = self._taken_in(take)
+            self.lines, self._before = checked_lines(self.path, take)
         except StoreError as error:
             self._remove_empty()
             self._file.close()
@@ -146,20 +145,6 @@ class Journal:
         self._file.truncate(self.lines.size)
         said = self.lines[-1].get("time") if self.lines else None
         self._clock = clock or SteadyClock(float(said) if isinstance(said, int | float) else 0.0)
-
-    def _taken_in(self, take: Callable[[Line], object] | None) -> tuple[JournalLines, bytes]:
-        """The whole lines of the file, each checked, and the bytes of the last."""
-        lines, before = JournalLines(self.path), b""
-        with self.path.open("rb") as file:
-            for number, raw in enumerate(file):
-                if not raw.endswith(b"\n"):
-                    break  # cut short by a crash
-                line = checked_line(self.path, number, raw[:-1], before)
-                before = raw[:-1]
-                lines.add(line, len(raw))
-                if take is not None:
-                    take(line)
-        return lines, before
 
     def _locked(self) -> FileIO:
         """The journal's file, open for appending and locked."""

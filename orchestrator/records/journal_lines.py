@@ -11,7 +11,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -48,6 +48,34 @@ def read_journal(folder: Path) -> list[Line]:
     if not path.is_file():
         return []
     return list(_whole_lines(path, path.read_bytes()))
+
+
+def checked_lines(
+    path: Path, take: Callable[[Line], object] | None = None
+) -> tuple[JournalLines, bytes]:
+    """The whole lines of a journal, each checked; they are not kept in memory.
+
+    Args:
+        path: The journal.
+        take: Told every line once it has been checked, oldest first.
+
+    Returns:
+        The lines, and the bytes of the last without its end.
+
+    Raises:
+        JournalError: If a line other than the last is damaged.
+    """
+    lines, before = JournalLines(path), b""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file):
+            if not raw.endswith(b"\n"):
+                break  # cut short by a crash
+            line = checked_line(path, number, raw[:-1], before)
+            before = raw[:-1]
+            lines.add(line, len(raw))
+            if take is not None:
+                take(line)
+    return lines, before
 
 
 def _whole_lines(path: Path, content: bytes) -> Iterator[Line]:
