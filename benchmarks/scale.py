@@ -497,12 +497,15 @@ class Times:
 def open_again(root: Path) -> None:
     """Go on with the sweep of a folder until it starts a trial; print what that took."""
     from benchmarks.sleeping_trials import in_place_of_members
+    from orchestrator.executors.worker_group import leave_out_quantisers
     from orchestrator.spec.load import load_experiment
     from orchestrator.sweep.run import run_sweep
     from orchestrator.sweep.run_options import SweepOptions
 
     in_place_of_members(30.0, root / "template")
-    run_sweep(load_experiment(root / f"{NAME}.yaml"), SweepOptions(), Times())
+    loaded = load_experiment(root / f"{NAME}.yaml")
+    leave_out_quantisers(loaded.experiment)  # as `orchestrate sweep` does
+    run_sweep(loaded, SweepOptions(), Times())
 
 
 def measure_reopen(trials: int) -> dict[str, Any]:

@@ -54,15 +54,20 @@ def plan(
 ) -> None:
     """Show what a file asks for (trials, tokens, memory, time, disk) and start nothing."""
     loaded = _load(file, data_root)
+    _leave_out_quantisers(context, loaded)
+    show_plan(loaded, address, as_json=as_json)
+
+
+def _leave_out_quantisers(context: typer.Context, loaded: LoadedExperiment) -> None:
     if context.obj == OWN_PROCESS:
         # They are a fifth of what is imported here; another program may want them later.
         leave_out_quantisers(loaded.experiment)
-    show_plan(loaded, address, as_json=as_json)
 
 
 @app.command()
 @answers_mistakes
 def sweep(
+    context: typer.Context,
     file: File,
     new: New = False,
     retry_failed: Retry = False,
@@ -88,7 +93,7 @@ def sweep(
     if add and _asked_for(file, data_root, like, changes or [], reason):
         return
     options = {"new": new, "retry_failed": retry_failed, "address": address}
-    _run("sweep", file, options, data_root, time_budget=time_budget, as_json=as_json)
+    _run(context, "sweep", file, options, data_root, time_budget=time_budget, as_json=as_json)
 
 
 def _asked_for(
@@ -110,6 +115,7 @@ def _asked_for(
 @app.command()
 @answers_mistakes
 def run(
+    context: typer.Context,
     file: File,
     new: New = False,
     retry_failed: Retry = False,
@@ -119,10 +125,11 @@ def run(
 ) -> None:
     """Run one trial with the file's own method."""
     options = {"new": new, "retry_failed": retry_failed, "address": address}
-    _run("run", file, options, data_root, as_json=as_json)
+    _run(context, "run", file, options, data_root, as_json=as_json)
 
 
 def _run(
+    context: typer.Context,
     kind: Literal["sweep", "run"],
     file: Path,
     chosen: Mapping[str, Any],
@@ -139,6 +146,7 @@ def _run(
         )
     if time_budget is not None:
         loaded = _within(loaded, time_budget)
+    _leave_out_quantisers(context, loaded)
     from orchestrator.sweep.run_options import SweepOptions
 
     options = SweepOptions(**chosen, data_root=data_root, kind=kind)

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.events import SweepContinued
 from orchestrator.records.journal_facts import versions
-from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import adapter_flaw
+from orchestrator.records.opening import read_opening
 from orchestrator.records.sweep_folder import SweepFolder, holds_trials, sweep_folder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
@@ -36,15 +36,15 @@ def has_begun(experiment: Experiment) -> bool:
         False as well where it cannot be told.
     """
     storage = opened(experiment.storage).resolve()
-    lines = read_journal(sweep_folder(storage, experiment.name, new=False))
+    opening = read_opening(sweep_folder(storage, experiment.name, new=False))
+    now = experiment.search
+    if opening is None or now is None:
+        return False
     try:
-        begun = SearchSpec.model_validate(lines[0]["experiment"]["search"]) if lines else None
+        begun = SearchSpec.model_validate(opening.experiment["search"])
     except (ValidationError, KeyError):
         return False
-    now = experiment.search
-    return begun is not None and now is not None and (begun.space, begun.first) == (
-        now.space, now.first,
-    )  # fmt: skip
+    return (begun.space, begun.first) == (now.space, now.first)
 
 
 def retried_trials(state: SweepState, folder: Path, options: SweepOptions) -> list[str]:
