@@ -54,14 +54,8 @@ def plan(
 ) -> None:
     """Show what a file asks for (trials, tokens, memory, time, disk) and start nothing."""
     loaded = _load(file, data_root)
-    _leave_out_quantisers(context, loaded)
+    _import_less(context, loaded.experiment)
     show_plan(loaded, address, as_json=as_json)
-
-
-def _leave_out_quantisers(context: typer.Context, loaded: LoadedExperiment) -> None:
-    if context.obj == OWN_PROCESS:
-        # They are a fifth of what is imported here; another program may want them later.
-        leave_out_quantisers(loaded.experiment)
 
 
 @app.command()
@@ -146,7 +140,7 @@ def _run(
         )
     if time_budget is not None:
         loaded = _within(loaded, time_budget)
-    _leave_out_quantisers(context, loaded)
+    _import_less(context, loaded.experiment)
     from orchestrator.sweep.run_options import SweepOptions
 
     options = SweepOptions(**chosen, data_root=data_root, kind=kind)
@@ -155,6 +149,13 @@ def _run(
     }  # fmt: skip
     again = command_again([kind, str(file)], given, {"--json": as_json})
     show_outcome(run_shown(loaded, options, again), as_json=as_json)
+
+
+def _import_less(context: typer.Context, experiment: Experiment) -> None:
+    """Leave out packages that are a fifth of what a sweep's own process imports."""
+    # Within another program, that one may want them later.
+    if context.obj == OWN_PROCESS:
+        leave_out_quantisers(experiment)
 
 
 def _within(loaded: LoadedExperiment, time_budget: str) -> LoadedExperiment:

@@ -25,6 +25,7 @@ from orchestrator.executors.messages import (
     from_metrics,
 )
 from orchestrator.executors.train_worker import run_checkpoint, train_worker
+from orchestrator.executors.watching.shared_end import SharedEnd
 from orchestrator.executors.worker_group import worker_group
 from orchestrator.loop.trial_state import read_state
 from orchestrator.system.pulse import Pulse
@@ -81,7 +82,7 @@ class TrainTrial:
                     max_failures=resources.max_failures, controller_failure_limit=3
                 ),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                callbacks=[_ReportsTo(here, job.trial)],
+                callbacks=[_ReportsTo(here, job.trial), SharedEnd()],
             ),
         )
         # Which checkpoint is the last is found by the workers; a damaged note must not stop them.

@@ -17,8 +17,8 @@ from curlora.transfers import on_device, read_together
 from orchestrator.data.model_inputs import Scored
 from orchestrator.engines.row_batches import cut_into_passes, pass_tokens, scored_example
 from orchestrator.executors.pool.failures import Failure, too_long
-from orchestrator.executors.pool.passes import PassSize
 from orchestrator.executors.pool.shared_passes import SharedPasses
+from orchestrator.executors.pool.slot_memory import PassSize
 from orchestrator.executors.pool.slots import Slot, charge
 from orchestrator.loop.requests import TrainStep
 

@@ -20,7 +20,7 @@ from orchestrator.executors.desk import Admission, Desk, Heard
 from orchestrator.executors.head_actor import head_actor
 from orchestrator.executors.job import MemberConfig
 from orchestrator.executors.messages import Message, Todo
-from orchestrator.executors.worker_group import away_from, worker_group
+from orchestrator.executors.worker_group import away_from
 from orchestrator.spec.sections import ResourceSpec
 from orchestrator.system.pulse import Pulse, pulse
 
@@ -28,11 +28,6 @@ MAIL = {"mail": 4}
 """Threads of an actor that answer while it works: the driver's."""
 GROUP_MAIL = {"mail": 4, "workers": 4}
 """The same, and those for its workers."""
-PLACEMENTS = 15
-"""How often Ray Train tries to place a group, two minutes each, while a lost node is replaced."""
-FOR_EVER = -1
-"""Ray Train starts a group anew whenever a worker dies: spot workers come and go. The mailbox says
-when to stop, by what it holds against trials and a member that dies before it has loaded."""
 
 
 class LoneMember:
@@ -77,24 +72,9 @@ class MemberGroup:
         Returns:
             None once it was told to end; why it cannot work, where starting anew would not help.
         """
-        from ray.train import FailureConfig, RunConfig
-        from ray.train.torch import TorchTrainer
+        from orchestrator.executors.pool.group_run import run_group
 
-        from orchestrator.executors.pool.member_worker import work_in_group
-
-        group = ray.get_runtime_context().current_actor
-        TorchTrainer(
-            work_in_group,
-            train_loop_config={"member": config, "group": group},
-            **worker_group(resources, run["avoid"]),
-            run_config=RunConfig(
-                name=run["name"],
-                storage_path=run["storage_path"],
-                failure_config=FailureConfig(
-                    max_failures=FOR_EVER, controller_failure_limit=PLACEMENTS
-                ),
-            ),
-        ).fit()
+        run_group(config, resources, run, ray.get_runtime_context().current_actor)
         return self._lost
 
     @ray.method(concurrency_group="mail")

@@ -33,12 +33,11 @@ from orchestrator.engines.sharded_base import ShardedBase
 from orchestrator.engines.workers import ALONE, Workers
 from orchestrator.executors.pool.bare_base import BareBase
 from orchestrator.executors.pool.learning_passes import LearningPasses
-from orchestrator.executors.pool.passes import row_tokens
 from orchestrator.executors.pool.scoring_passes import ScoringPasses
 from orchestrator.executors.pool.shared_passes import SharedPasses
 from orchestrator.executors.pool.slot_answers import SlotAnswers
 from orchestrator.executors.pool.slot_engine import SlotEngine
-from orchestrator.executors.pool.slot_memory import check_packable, slot_bytes
+from orchestrator.executors.pool.slot_memory import check_packable, row_tokens, slot_bytes
 from orchestrator.executors.pool.slots import Ended, Slot, SlotTable, charged
 from orchestrator.loop.learn import learn_sequence
 from orchestrator.loop.requests import Taken, TrainStep

@@ -17,8 +17,8 @@ from orchestrator.engines.row_batches import mean_loss, scored_example, scoring_
 from orchestrator.engines.scored_model import hidden_size
 from orchestrator.engines.shards import gather_texts, gather_values, hidden_states, run_shards
 from orchestrator.executors.pool.failures import Failure, SharedFailureError, attempt, too_long
-from orchestrator.executors.pool.passes import PassSize
 from orchestrator.executors.pool.shared_passes import SharedPasses
+from orchestrator.executors.pool.slot_memory import PassSize
 from orchestrator.executors.pool.slots import Slot, charge
 from orchestrator.loop.requests import Evaluate, HeldOutLoss
 from orchestrator.loop.scoring import Score, prompts_of, rows_of, score_of, score_of_texts

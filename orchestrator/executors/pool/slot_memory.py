@@ -1,10 +1,13 @@
-"""Whether a trial can have a slot of a pack, and the memory that it will take."""
+"""Whether a trial can have a slot of a pack, and the memory that it and its passes will take."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from curlora.packing.pack import PackedModel
 from curlora_kinds.adapters.table import adapter_kind
 from curlora_kinds.retentions.sizes import state_size
+from curlora_kinds.retentions.table import RETENTIONS
 from orchestrator.executors.pool.admission import packing_refuses
 from orchestrator.loop.task_sequence import TaskSequence
 from orchestrator.spec.adapter_settings import adapter_options
@@ -69,3 +72,27 @@ def slot_bytes(pack: PackedModel, experiment: Experiment) -> int:
         tokens_per_example=0.0,
     )
     return pack.bytes_of(adapter.kind, settings) + carried.bytes
+
+
+@dataclass
+class PassSize:
+    """How many padded tokens a pass may have: what was asked for, or what failures have left."""
+
+    tokens: int
+
+    def rows(self, longest: int) -> int:
+        """How many rows of this length."""
+        return max(1, self.tokens // longest)
+
+    def failed(self, rows: int, longest: int) -> None:
+        """Remember that so many rows of this length do not fit."""
+        if rows > 1:  # a row that does not fit alone says nothing of others
+            self.tokens = min(self.tokens, rows * longest // 2)
+
+
+def row_tokens(experiment: Experiment, sequence: TaskSequence) -> int:
+    """Padded tokens of a trial's rows in a learning pass, at most."""
+    rows = experiment.training.batch_size
+    if RETENTIONS[experiment.method.retention.kind].replays:
+        rows *= 2  # as many replayed ones as new ones
+    return rows * max((len(one.tokens) for task in sequence.tasks for one in task.train), default=0)

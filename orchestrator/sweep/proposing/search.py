@@ -277,11 +277,11 @@ def _add_trial(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
 
     To copy the distributions of ten thousand trials takes longer than to read what they scored.
     """
-    trial.__dict__["__deepcopy__"] = lambda _: trial
+    vars(trial)["__deepcopy__"] = lambda _: trial
     try:
         study.add_trial(trial)
     finally:
-        del trial.__dict__["__deepcopy__"]
+        del vars(trial)["__deepcopy__"]
 
 
 def spread(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

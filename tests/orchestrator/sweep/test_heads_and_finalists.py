@@ -166,7 +166,7 @@ def test_writing_is_learnt_scored_and_asked(experiment_file, recorder, tiny_task
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = experiment_file(
         tasks=["echo"], resources=LOCAL,
-        training={"learning_rate": 0.02, "epochs": 4, "batch_size": 8, "max_length": 24,
+        training={"learning_rate": 0.1, "epochs": 8, "batch_size": 8, "max_length": 24,
                   "precision": "fp32"},
         method={"adapter": {"kind": "lora", "r": 8, "alpha": 32, "target_modules": "all-linear"}},
         objectives={"gain": "max"}, champion={"maximize": "gain", "subject_to": {}},
@@ -174,7 +174,9 @@ def test_writing_is_learnt_scored_and_asked(experiment_file, recorder, tiny_task
     outcome = run(path, recorder, kind="run")
     base, trial = reports(outcome.lines, "base")[0], reports(outcome.lines, "t001")[-1]
     assert base["head_only"] == {}
-    assert trial["losses"][-1] < trial["losses"][0]
+    # A tiny base learns little, and single batches differ by more: quarters are compared.
+    quarter = len(trial["losses"]) // 4
+    assert sum(trial["losses"][-quarter:]) < sum(trial["losses"][:quarter]) - 0.01 * quarter
     assert trial["row"][0] == trial["metrics"]["echo"]["exact_match"]
     assert trial["row"][0] >= base["row"][0]
     adapter = outcome.folder / "trials" / "t001" / "adapter"

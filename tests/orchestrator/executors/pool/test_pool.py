@@ -102,7 +102,7 @@ def test_a_sweep_whose_processes_are_killed_measures_what_a_sweep_in_turns_measu
     assert set(pooled) == set(turns)
     assert len(pooled) == 1 + 5 + 1
     for name, line in pooled.items():
-        assert line["state"] == "COMPLETE", line
+        assert line["state"] == "COMPLETE", (line.get("reason"), line)
         for measure, value in turns[name]["measures"].items():
             if measure.startswith("cost_s") or value is None:
                 continue
