@@ -12,7 +12,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -80,7 +80,7 @@ def checked_lines(
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def _uncollected() -> Generator[None]:
     """Look for no circles meanwhile.
 
     Lines have none, and their million values would be looked at again and again: a seventh of the
