@@ -34,11 +34,9 @@ class Comparison:
 
 def method_of(view: SweepState, trial: TrialRecord) -> str:
     """A trial's method in a word or two."""
-    settings = view.settings(trial)
-    preset = settings.get("method.preset")
+    preset, adapter, retention = view.method(trial)
     if preset:
-        return str(preset)
-    adapter, retention = (settings.get(f"method.{part}.kind") for part in ("adapter", "retention"))
+        return preset
     return f"{adapter}" if retention in {None, "none"} else f"{adapter} with {retention}"
 
 
