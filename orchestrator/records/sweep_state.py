@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from orchestrator.measures.accuracy_matrix import NOT_MEASURED, AccuracyMatrix
 from orchestrator.records.event import Line
-from orchestrator.records.event_fold import EventFold
+from orchestrator.records.event_fold import EventFold, read_without_series
 from orchestrator.records.event_values import Finalist, TaskScores
 from orchestrator.records.events import SweepEnded, TestRead, read_event
 from orchestrator.records.readings import reading_words
@@ -47,9 +47,9 @@ class SweepState(EventFold):
         Returns:
             What they say together.
         """
-        state = cls(whole)
+        state, read = cls(whole), read_event if whole else read_without_series
         for line in lines:
-            state.take(read_event(line))
+            state.take(read(line))
         return state
 
     @property

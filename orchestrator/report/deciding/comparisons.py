@@ -156,7 +156,7 @@ def comparisons_of(view: SweepState, trial: TrialRecord) -> list[Comparison]:
         each = "head_only_per_example" if control == "head_only" else "per_example"
         found.append(_compared(view, mine, words, (None, _of_base(view, each))))
     for preset, words in METHOD_CONTROLS.items():
-        best = _best_of(view, preset)
+        best = best_of(view, preset)
         if best is not None and best.name != trial.name:
             told = f"{words}, {best.name}"
             found.append(_compared(view, mine, told, (best, _final(view, best))))
@@ -174,7 +174,7 @@ def _majority(view: SweepState, trial: TrialRecord, words: str) -> Comparison | 
     return Comparison(words, None, own - mean, interval, sum(view.examples(shown).values()))
 
 
-def _best_of(view: SweepState, preset: str) -> TrialRecord | None:
+def best_of(view: SweepState, preset: str) -> TrialRecord | None:
     """The trial of a preset with the largest gain."""
     own = [
         trial
