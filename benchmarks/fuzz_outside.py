@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fuzz import damage_bytes, damage_document, damage_json
-from benchmarks.fuzz_records import write_sweep
+from benchmarks.fuzz_records import damage_lines, write_sweep
 
 NAME = "e"
 """The sweep of `write_sweep`."""
@@ -116,30 +116,15 @@ def write_registry(folder: Path) -> None:
 
 def damage_registry(folder: Path, chance: random.Random) -> None:
     """Damage the registry's bytes, or what one of its lines says."""
-    path = folder / "runs" / "registry.jsonl"
-    if chance.random() < 0.3:
-        damage_bytes(path, chance)
-        return
-    from benchmarks.fuzz_records import written
 
-    lines = [json.loads(raw) for raw in path.read_bytes().splitlines()]
-    for line in lines:
-        line.pop("sum", None)
-    at, kind = chance.randrange(len(lines)), chance.randrange(8)
-    if kind == 0:
-        del lines[at]
-    elif kind == 1:
-        lines.insert(at, dict(chance.choice(lines)))
-    elif kind == 2:
+    def led_astray(line: Any, kind: int) -> Any:
+        if kind != 2:
+            return None
         key = chance.choice(["trial", "sweep", "sweep_id"])
-        held = lines[at].get("adapter") or {}
-        held[key] = chance.choice(["../../x", "/etc", "", "..", "a\0b", "x" * 5000])
-        lines[at]["adapter"] = held
-    else:
-        lines[at] = damage_document(lines[at], chance)
-    if kind < 2:
-        lines = [{**line, "n": number} for number, line in enumerate(lines)]
-    path.write_bytes(written(lines))
+        place = chance.choice(["../../x", "/etc", "", "..", "a\0b", "x" * 5000])
+        return {**line, "adapter": {**(line.get("adapter") or {}), key: place}}
+
+    damage_lines(folder / "runs" / "registry.jsonl", chance, led_astray)
 
 
 def use_registry(folder: Path) -> object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,17 @@ def written(lines: list[dict[str, Any]]) -> bytes:
     return b"".join(raw + b"\n" for raw in out)
 
 
-def damage_journal(folder: Path, chance: random.Random) -> None:
-    """Damage a journal's bytes, or what one of its lines says."""
-    (path,) = folder.glob("runs/*/journal.jsonl")
+def damage_lines(
+    path: Path, chance: random.Random, change: Callable[[Any, int], Any] | None = None
+) -> None:
+    """Damage the bytes of a file of sealed lines, or what one of its lines says.
+
+    Args:
+        path: The file.
+        chance: Chooses how.
+        change: Changes a line in a way of its own for one kind of 2 to 7, which it is given; it
+            gives None for the others. None: all are damaged as any document is.
+    """
     if chance.random() < 0.3:
         damage_bytes(path, chance)
         return
@@ -55,10 +64,17 @@ def damage_journal(folder: Path, chance: random.Random) -> None:
     elif kind == 1:
         lines.insert(at, dict(chance.choice(lines)))
     else:
-        lines[at] = damage_document(lines[at], chance)
+        changed = None if change is None else change(lines[at], kind)
+        lines[at] = damage_document(lines[at], chance) if changed is None else changed
     if kind < 2:
         lines = [{**line, "n": number} for number, line in enumerate(lines)]
     path.write_bytes(written(lines))
+
+
+def damage_journal(folder: Path, chance: random.Random) -> None:
+    """Damage a journal's bytes, or what one of its lines says."""
+    (path,) = folder.glob("runs/*/journal.jsonl")
+    damage_lines(path, chance)
 
 
 def use_journal(folder: Path) -> object:

@@ -294,6 +294,7 @@ def made_up_driver(root: Path, trials: int, in_flight: int) -> Any:
     from orchestrator.records.events import SweepOpened
     from orchestrator.records.journal import Journal
     from orchestrator.spec.load import load_experiment
+    from orchestrator.sweep.deciding.known import Known
     from orchestrator.sweep.driver import Driver
     from orchestrator.sweep.protocols import Capacity
 
@@ -318,7 +319,7 @@ def made_up_driver(root: Path, trials: int, in_flight: int) -> Any:
     document = loaded.experiment.model_dump(mode="json")
     opened = SweepOpened(sweep=NAME, sweep_id=NAME, experiment=document, provenance={})
     shown.event(journal.append(opened), replayed=True)
-    driver = Driver(loaded, journal, shown, data, follows_from={})
+    driver = Driver(loaded, journal, shown, data, known=Known(follows_from={}))
     driver.admission.capacity = Capacity(trials=in_flight)
     return driver
 
@@ -478,7 +479,7 @@ class Times:
         starts = next(at for at, text in self.notes if text.startswith("starting Ray"))
         there = next(at for at, text in self.notes if "at a time" in text)
         found = {
-            "before_ray": round(starts, 2), "ray": round(there - starts, 2),
+            "before_ray": round(starts, 2), "starting_ray": round(there - starts, 2),
             "after_ray": round(first - there, 2), "opening": round(first - (there - starts), 2),
             "driver_cpu": round(cpu, 2),
             "driver_mib": round(psutil.Process().memory_full_info().pss / 2**20),
@@ -496,12 +497,15 @@ class Times:
 def open_again(root: Path) -> None:
     """Go on with the sweep of a folder until it starts a trial; print what that took."""
     from benchmarks.sleeping_trials import in_place_of_members
+    from orchestrator.executors.worker_group import leave_out_quantisers
     from orchestrator.spec.load import load_experiment
     from orchestrator.sweep.run import run_sweep
     from orchestrator.sweep.run_options import SweepOptions
 
     in_place_of_members(30.0, root / "template")
-    run_sweep(load_experiment(root / f"{NAME}.yaml"), SweepOptions(), Times())
+    loaded = load_experiment(root / f"{NAME}.yaml")
+    leave_out_quantisers(loaded.experiment)  # as `orchestrate sweep` does
+    run_sweep(loaded, SweepOptions(), Times())
 
 
 def measure_reopen(trials: int) -> dict[str, Any]:

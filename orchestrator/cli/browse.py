@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +22,9 @@ from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.user_error import UsageError
 
 
-def _uri_of(lines: list[Line], storage: Path, tracking_uri: str | None) -> str:
+def _uri_of(lines: Sequence[Line], storage: Path, tracking_uri: str | None) -> str:
     """Where MLflow records a sweep: as given, as its experiment says, or in storage."""
-    return recorded_uri(SweepState.of(lines).experiment, storage, tracking_uri)
+    return recorded_uri(SweepState.of(lines[:1]).experiment, storage, tracking_uri)
 
 
 @app.command()

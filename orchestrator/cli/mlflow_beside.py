@@ -66,7 +66,7 @@ class MlflowBeside:
         begun = begun_sweeps(self._storage)
         folder = self._storage / sweep if sweep else begun[-1] if begun else None
         lines = read_journal(folder) if folder is not None else []
-        experiment = SweepState.of(lines, whole=False).experiment
+        experiment = SweepState.of(lines[:1]).experiment
         uri = recorded_uri(experiment, self._storage, self._uri)
         if sweep is None or folder is None:
             return self._served(uri)

@@ -130,7 +130,7 @@ def show_outcome(outcome: SweepOutcome, *, as_json: bool) -> None:
         print_json(outcome_document(outcome.lines, outcome.folder))
     if outcome.complaint:
         stop(outcome.complaint, FAILED)
-    view = SweepState.of(outcome.lines)
+    view = SweepState.of(outcome.lines, whole=False)
     if not any(trial.state == "COMPLETE" for trial in view.trials):
         stop(_nothing_completed(view, outcome.folder), FAILED)
 

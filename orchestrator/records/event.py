@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, cast
 
 from orchestrator.records.errors import JournalError
 from orchestrator.system.field_types import wrong_fields
@@ -17,6 +19,30 @@ Line: TypeAlias = dict[str, Any]
 STAMP = ("n", "time")
 ONLY_IF_SAID = {"only_if_said": True}
 """Of a field: it is not written where it is None."""
+
+
+def named_once(document: Any) -> Any:
+    """The same value, whose names are held in memory once for all lines that have them.
+
+    JSON gives every line names of its own; ten thousand trials with 50 measures each would hold
+    half a million texts.
+
+    Args:
+        document: Objects with values of any kind, of which those that are objects are looked into.
+
+    Returns:
+        A document that equals it; anything that is no object, as it is.
+    """
+    if type(document) is not dict:
+        return document
+    return {
+        sys.intern(name): named_once(value) if type(value) is dict else value
+        for name, value in cast("dict[str, Any]", document).items()
+    }
+
+
+NAMED: dict[str, Any] = {"read": named_once}
+"""Of a field whose names recur from line to line, see `named_once`."""
 
 
 def typed(read: Callable[[Any], Any], write: Callable[[Any], Any]) -> dict[str, Any]:
@@ -66,8 +92,12 @@ class Event:
             JournalError: If something is missing that no version has left out, or is of a type
                 that none has written.
         """
-        held = {f.name: _read(f, line) for f in fields(cls) if line.get(f.name) is not None}
-        lacking = [f.name for f in fields(cls) if f.name not in held and not _has_default(f)]
+        held: dict[str, Any] = {}
+        for name, read in _fields_of(cls):
+            value = line.get(name)
+            if value is not None:
+                held[name] = value if read is None else _read(name, read, line)
+        lacking = [name for name in _needed_by(cls) if name not in held]
         if lacking:
             raise JournalError(
                 f"Line {line.get('n')} of the journal, `{line['event']}`, lacks "
@@ -86,14 +116,23 @@ TRIAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Names of trials; they are names of folders as well."""
 
 
-def _read(one: Field[Any], line: Mapping[str, Any]) -> Any:
-    read = one.metadata.get("read")
-    if read is None:
-        return line[one.name]
+@functools.cache
+def _fields_of(kind: type[Event]) -> tuple[tuple[str, Callable[[Any], Any] | None], ...]:
+    """Of each field its name, and how it is read where its value is of a class of ours."""
+    return tuple((f.name, f.metadata.get("read")) for f in fields(kind))
+
+
+@functools.cache
+def _needed_by(kind: type[Event]) -> tuple[str, ...]:
+    """The fields that no version has left out."""
+    return tuple(f.name for f in fields(kind) if not _has_default(f))
+
+
+def _read(name: str, read: Callable[[Any], Any], line: Mapping[str, Any]) -> Any:
     try:
-        return read(line[one.name])
+        return read(line[name])
     except (TypeError, ValueError, AttributeError, KeyError):
-        raise JournalError(_wrong(one.name, line, "as docs/journal.md says")) from None
+        raise JournalError(_wrong(name, line, "as docs/journal.md says")) from None
 
 
 def _wrong(name: str, line: Mapping[str, Any], wanted: str) -> str:

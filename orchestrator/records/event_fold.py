@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
-from orchestrator.records.event import Event
+from orchestrator.records.event import Event, Line
 from orchestrator.records.events import (
     BudgetSpent,
     CellsScored,
@@ -24,10 +24,52 @@ from orchestrator.records.events import (
     TrialMeasured,
     TrialProposed,
     TrialStarted,
+    read_event,
 )
 from orchestrator.records.journal_facts import identity_of, versions
-from orchestrator.records.stage_report import StageReport
+from orchestrator.records.stage_report import SERIES
 from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
+
+
+def without_series(event: Event) -> Event:
+    """An event without what grows with steps and examples, those of the base excepted.
+
+    Args:
+        event: Any.
+
+    Returns:
+        The same where there is nothing to leave out, so that several who keep it share it.
+    """
+    if not isinstance(event, StageReported):
+        return event
+    report = event.report.without_series(examples=event.trial == BASE_TRIAL)
+    return event if report is event.report else replace(event, report=report)
+
+
+def read_without_series(line: Line) -> Event:
+    """The event of a line as `without_series` leaves it, in half the time.
+
+    What is left out is not looked at: whoever needs it reads the line whole, with `read_event`.
+
+    Args:
+        line: A journal's.
+
+    Returns:
+        The event.
+
+    Raises:
+        JournalError: If something is missing that no version has left out.
+    """
+    report = line.get("report")
+    if (
+        line["event"] == StageReported.name
+        and type(report) is dict
+        and line.get("trial") != BASE_TRIAL
+    ):
+        said = cast("dict[str, Any]", report)
+        short = {name: value for name, value in said.items() if name not in SERIES}
+        return read_event({**line, "report": short})
+    return without_series(read_event(line))
 
 
 @dataclass
@@ -92,6 +134,7 @@ class EventFold:
     def take(self, event: Event) -> None:
         """Take the next event; one of a newer version says nothing here."""
         self.changed = event.time
+        event = event if self.whole else without_series(event)
         match event:
             case SweepOpened() | SweepContinued():
                 self._take_session(event)
@@ -166,7 +209,7 @@ class EventFold:
             case TrialStarted():
                 self._take_start(trial, event)
             case StageReported():
-                trial.take_report(self._kept(event), event.n)
+                trial.take_report(event.report, event.n)
                 trial.told = event.time
                 if event.adapter and event.adapter_sha256:
                     kept = (event.adapter, event.adapter_sha256)
@@ -198,11 +241,9 @@ class EventFold:
         self.trial(event.trial).take_later(event, examples=self.whole)
         self.other_tasks |= event.tasks or {}
 
-    def _kept(self, event: StageReported) -> StageReport:
-        if self.whole:
-            return event.report
-        return event.report.without_series(examples=event.trial == BASE_TRIAL)
-
     def trial(self, name: str) -> TrialRecord:
         """The trial of that name, made when it is new."""
-        return self.everything.setdefault(name, TrialRecord(name))
+        found = self.everything.get(name)
+        if found is None:
+            found = self.everything[name] = TrialRecord(name)
+        return found

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from orchestrator.records.event import ONLY_IF_SAID, STAMP, Event, Line, typed
+from orchestrator.records.event import NAMED, ONLY_IF_SAID, STAMP, Event, Line, typed
 from orchestrator.records.event_values import (
     EarlyStop,
     ExtensionSide,
@@ -84,7 +84,7 @@ class TrialProposed(Event):
 
     name = "trial_proposed"
     trial: str
-    overrides: dict[str, Any] = field(default_factory=dict[str, Any])
+    overrides: dict[str, Any] = field(default_factory=dict[str, Any], metadata=NAMED)
     """Dotted paths of the experiment and the trial's values."""
     by: str = ""
     """The searcher, or who else."""
@@ -126,10 +126,10 @@ class TrialEnded(Event):
     state: str
     """COMPLETE, FAILED or STOPPED."""
     reason: str = ""
-    measures: dict[str, float | None] | None = None
+    measures: dict[str, float | None] | None = field(default=None, metadata=NAMED)
     """By name, null where it could not be measured; None unless it is complete."""
     gain_interval: list[float] | None = None
-    intervals: dict[str, list[float] | None] | None = None
+    intervals: dict[str, list[float] | None] | None = field(default=None, metadata=NAMED)
     """Of the mean difference to each control."""
     adapter: str | None = None
     """Relative to the sweep's folder, as `log` is."""
@@ -173,10 +173,12 @@ class TrialMeasured(Event):
     trial: str
     examples: dict[str, int] = field(default_factory=dict[str, int])
     """By task, how many there are."""
-    measures: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
+    measures: dict[str, float | None] = field(
+        default_factory=dict[str, "float | None"], metadata=NAMED
+    )
     """As in `trial_ended`, as are the intervals."""
     gain_interval: list[float] | None = None
-    intervals: dict[str, list[float] | None] | None = None
+    intervals: dict[str, list[float] | None] | None = field(default=None, metadata=NAMED)
 
 
 @dataclass(frozen=True)

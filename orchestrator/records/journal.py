@@ -22,7 +22,12 @@ from typing import TypeVar
 from orchestrator.records.errors import JournalError
 from orchestrator.records.event import Event, Line
 from orchestrator.records.events import read_events
-from orchestrator.records.journal_lines import JOURNAL_NAME, JournalLines, checked_line, sealed
+from orchestrator.records.journal_lines import (
+    JOURNAL_NAME,
+    add_lines,
+    checked_lines,
+    sealed,
+)
 from orchestrator.system.durable import remedy
 from orchestrator.system.file_lock import LockingUnsupportedError, try_lock, unlock
 from orchestrator.system.stores.errors import StoreError
@@ -100,13 +105,21 @@ class SteadyClock:
 class Journal:
     """An open journal: append-only, one writer at a time."""
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Callable[[], float] | None = None,
+        take: Callable[[Line], object] | None = None,
+    ) -> None:
         """Open (and create) the journal of a sweep for writing.
 
         Args:
             folder: The sweep's folder; created when missing.
             clock: Where the time of a line comes from; None: a `SteadyClock` that goes on from
                 the last line.
+            take: Told every line that there is, oldest first, once it has been checked. A large
+                journal takes seconds to read, which is done here in any case.
 
         Raises:
             JournalError: If another process holds the journal, the folder cannot be written, or a
@@ -119,7 +132,7 @@ class Journal:
         try:
             if self._stored is not None:
                 self._stored.hold(self._file)
-            self.lines, self._before = self._taken_in()
+            self.lines, self._before = checked_lines(self.path, take)
         except StoreError as error:
             self._remove_empty()
             self._file.close()
@@ -132,18 +145,6 @@ class Journal:
         self._file.truncate(self.lines.size)
         said = self.lines[-1].get("time") if self.lines else None
         self._clock = clock or SteadyClock(float(said) if isinstance(said, int | float) else 0.0)
-
-    def _taken_in(self) -> tuple[JournalLines, bytes]:
-        """The whole lines of the file, each checked, and the bytes of the last."""
-        lines, before = JournalLines(self.path), b""
-        with self.path.open("rb") as file:
-            for number, raw in enumerate(file):
-                if not raw.endswith(b"\n"):
-                    break  # cut short by a crash
-                line = checked_line(self.path, number, raw[:-1], before)
-                before = raw[:-1]
-                lines.add(line, len(raw))
-        return lines, before
 
     def _locked(self) -> FileIO:
         """The journal's file, open for appending and locked."""
@@ -200,37 +201,19 @@ class Journal:
         raw = sealed(text, self._before)
         content = raw + b"\n"
         try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(self._file.fileno(), rest) :]
-            os.fsync(self._file.fileno())
+            add_lines(self._file, content, size=self.lines.size, stored=self._stored)
+        except StoreError as error:
+            raise JournalError(str(error)) from None
         except OSError as error:
-            # Shortening a file needs no room. Should it fail all the same, the half line is left
-            # out by whoever reads the journal next.
-            with suppress(OSError):
-                self._file.truncate(self.lines.size)
             what = remedy(str(error)) or "Free some space"
             raise JournalError(
                 f"Cannot write to the journal {self.path}: {error.strerror or error}. Everything "
                 f"that was recorded before is kept. {what}, then run the same command."
             ) from None
-        self._add_to_store(content)
         line: Line = json.loads(text)
         self.lines.add(line, len(content))
         self._before = raw
         return type(event).from_line(line)
-
-    def _add_to_store(self, content: bytes) -> None:
-        """Let the store have a line that the file has, where there is a store."""
-        if self._stored is None:
-            return
-        try:
-            self._stored.add(content)
-        except StoreError as error:
-            # It does not count: the file is brought to what the store holds by who opens it next.
-            with suppress(OSError):
-                self._file.truncate(self.lines.size)
-            raise JournalError(str(error)) from None
 
     def close(self) -> None:
         """Give the journal free for another writer; one that holds nothing leaves nothing."""

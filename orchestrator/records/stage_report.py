@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
+from orchestrator.records.event import named_once
+
 DONE = 1.0
+SERIES: dict[str, Any] = {
+    "losses": (), "learning_rates": (), "per_example": None, "head_only_per_example": None,
+    "probe_per_example": None,
+}  # fmt: skip
+"""What grows with steps and examples, and what stands for it where it is not kept."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +98,10 @@ class StageReport:
         Returns:
             The same in all else.
         """
-        short = replace(self, losses=(), learning_rates=())
-        if examples:
-            return short
-        return replace(short, per_example=None, head_only_per_example=None, probe_per_example=None)
+        series = ("losses", "learning_rates") if examples else tuple(SERIES)
+        if not any(getattr(self, name) for name in series):
+            return self
+        return replace(self, **{name: SERIES[name] for name in series})
 
     def on_first(self, tasks: Sequence[str], counts: Mapping[str, int] | None) -> Self:
         """The same report on fewer examples.
@@ -138,18 +147,26 @@ class StageReport:
             The report; what another version did not write has its default, and what this one does
             not know is left out.
         """
-        known = {each.name for each in fields(cls)}
-        held: dict[str, Any] = {"task": "", "step": 0, "steps": 0, "fraction": DONE}
-        held["score"] = math.nan
-        held |= {k: v for k, v in document.items() if k in known and v is not None}
+        held: dict[str, Any] = {
+            "task": "", "step": 0, "steps": 0, "fraction": DONE, "score": math.nan,
+        }  # fmt: skip
+        known = _names(cls)
+        for name, value in document.items():
+            if value is not None and name in known:
+                held[name] = named_once(value) if type(value) is dict else value
         if "row" in held:
             held["row"] = tuple(math.nan if v is None else v for v in held["row"])
         for name in ("losses", "learning_rates"):
             held[name] = tuple(held.get(name, ()))
         for name in ("per_example", "head_only_per_example", "probe_per_example"):
             if name in held:
-                held[name] = {k: tuple(v) for k, v in held[name].items()}
+                held[name] = {sys.intern(k): tuple(v) for k, v in held[name].items()}
         return cls(**held)
+
+
+@functools.cache
+def _names(kind: type[StageReport]) -> frozenset[str]:
+    return frozenset(each.name for each in fields(kind))
 
 
 _Examples = Mapping[str, tuple[float, ...]]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestrator.records.journal_lines import JOURNAL_NAME
+from orchestrator.records.parts.trial_part import folded_part, with_taken_over
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.registry.index.index import Index
-from orchestrator.registry.index.journal_fold import line_of
 from orchestrator.system.user_error import UsageError
 from orchestrator.system.wording import suggestion
 
@@ -97,21 +98,8 @@ def part_of(index: Index, sweep: str, trials: Iterable[str]) -> tuple[Path, Swee
         UsageError: There is no such sweep, or no such trial.
         JournalError: Its journal is damaged.
     """
-    names = list(dict.fromkeys(trials))
-    folder = index.storage / sweep
-    places = index.lines(sweep, ["", BASE_TRIAL, *names])
-    found = {span.trial for span in places.spans}
-    for name in names:
-        if name not in found:
-            _no_trial(index, sweep, name)
-    path = folder / JOURNAL_NAME
-    with path.open("rb") as file:
-        state = SweepState.of(line_of(file, path, span) for span in places.spans)
-    if state.verdict is not None and state.verdict.n < places.touched:
-        state.verdict = None  # a trial that is not here went on after it
-    for name in state.everything.keys() - {BASE_TRIAL, *names}:
-        del state.everything[name]  # one that starts over: a line of no trial names it
-    return folder, state
+    names = _known(index, sweep, trials)
+    return index.storage / sweep, _part(index, sweep, names)
 
 
 def adapter_part(index: Index, sweep: str, trials: Iterable[str]) -> tuple[Path, SweepState]:
@@ -129,16 +117,26 @@ def adapter_part(index: Index, sweep: str, trials: Iterable[str]) -> tuple[Path,
         UsageError: There is no such sweep, or no such trial.
         JournalError: Its journal is damaged.
     """
-    names = dict.fromkeys(trials)
-    while True:
-        folder, state = part_of(index, sweep, names)
-        taken = {name for trial in state.trials for name in trial.taken_over.values()}
-        # One of another sweep has its name before a slash; one that is lost has no lines.
-        wanted = [name for name in sorted(taken - names.keys()) if "/" not in name]
-        more = {span.trial for span in index.lines(sweep, wanted).spans} if wanted else set()
-        if not more:
-            return folder, state
-        names |= dict.fromkeys(sorted(more))
+    names = _known(index, sweep, trials)
+    return index.storage / sweep, with_taken_over(partial(_part, index, sweep), names)
+
+
+def _known(index: Index, sweep: str, trials: Iterable[str]) -> list[str]:
+    """Names of trials, once each; one that the sweep does not have is a `UsageError`."""
+    names = list(dict.fromkeys(trials))
+    found = {span.trial for span in index.lines(sweep, names).spans}
+    for name in names:
+        if name not in found:
+            _no_trial(index, sweep, name)
+    return names
+
+
+def _part(index: Index, sweep: str, names: Sequence[str]) -> SweepState:
+    """What a journal says of the sweep and of those of some trials that it has."""
+    places = index.lines(sweep, ["", BASE_TRIAL, *names])
+    path = index.storage / sweep / JOURNAL_NAME
+    with path.open("rb") as file:
+        return folded_part(file, path, places.spans, names, touched=places.touched)
 
 
 def _no_trial(index: Index, sweep: str, name: str) -> None:

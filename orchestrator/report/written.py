@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.records.event import Line
 from orchestrator.records.sweep_folder import SweepFolder
-from orchestrator.records.sweep_state import SweepState
 from orchestrator.report.page import render_page
 from orchestrator.report.png import draw_pictures
+from orchestrator.report.report_state import report_state
 from orchestrator.report.sweep_figures import make_figures
 from orchestrator.system import durable
 from orchestrator.system.stores.opening import share
@@ -17,7 +17,7 @@ from orchestrator.system.stores.opening import share
 PAGE = "index.html"
 
 
-def write_report(lines: Iterable[Line], folder: Path, output: Path | None = None) -> Path:
+def write_report(lines: Sequence[Line], folder: Path, output: Path | None = None) -> Path:
     """Write a sweep's page and pictures, over those that are there.
 
     Args:
@@ -33,7 +33,7 @@ def write_report(lines: Iterable[Line], folder: Path, output: Path | None = None
     """
     target = output or SweepFolder(folder).report
     target.mkdir(parents=True, exist_ok=True)
-    view = SweepState.of(lines)
+    view = report_state(lines)
     figures = make_figures(view)
     draw_pictures(view, figures, target)
     page = target / PAGE

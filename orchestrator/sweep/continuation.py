@@ -11,10 +11,9 @@ from pydantic import ValidationError
 
 from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.events import SweepContinued
-from orchestrator.records.journal import Journal
 from orchestrator.records.journal_facts import versions
-from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import adapter_flaw
+from orchestrator.records.opening import read_opening
 from orchestrator.records.sweep_folder import SweepFolder, holds_trials, sweep_folder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
@@ -37,15 +36,15 @@ def has_begun(experiment: Experiment) -> bool:
         False as well where it cannot be told.
     """
     storage = opened(experiment.storage).resolve()
-    lines = read_journal(sweep_folder(storage, experiment.name, new=False))
+    opening = read_opening(sweep_folder(storage, experiment.name, new=False))
+    now = experiment.search
+    if opening is None or now is None:
+        return False
     try:
-        begun = SearchSpec.model_validate(lines[0]["experiment"]["search"]) if lines else None
+        begun = SearchSpec.model_validate(opening.experiment["search"])
     except (ValidationError, KeyError):
         return False
-    now = experiment.search
-    return begun is not None and now is not None and (begun.space, begun.first) == (
-        now.space, now.first,
-    )  # fmt: skip
+    return (begun.space, begun.first) == (now.space, now.first)
 
 
 def retried_trials(state: SweepState, folder: Path, options: SweepOptions) -> list[str]:
@@ -65,16 +64,15 @@ def retried_trials(state: SweepState, folder: Path, options: SweepOptions) -> li
     return [*failed, *lost]
 
 
-def record_continuation(
-    journal: Journal,
+def continuation(
     state: SweepState,
     observer: Observer,
     provenance: Mapping[str, Any],
     retried: Sequence[str],
     *,
     search: SearchSpec | None,
-) -> None:
-    """Record that a sweep goes on, and say what is not as it was."""
+) -> SweepContinued:
+    """That a sweep goes on, to be recorded; what is not as it was is said."""
     named, trials = None, 1
     if search is not None:
         trials = None if search.open_ended else search.count
@@ -88,7 +86,7 @@ def record_continuation(
         observer.note(
             f"not as before: {', '.join(changes)}; each trial's record says what it was made with"
         )
-    event = SweepContinued(
+    return SweepContinued(
         trials=trials,
         time_budget=search.time_budget if search is not None else None,
         compute_budget=search.compute_budget if search is not None else None,
@@ -97,7 +95,6 @@ def record_continuation(
         **{key: provenance[key] for key in ("code", "packages", "python", "platform")},
         sweep_id=named,
     )
-    observer.event(journal.append(event))
 
 
 def without_journal(folder: Path) -> str:

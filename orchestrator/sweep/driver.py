@@ -8,10 +8,10 @@ may run now, how they end, who wins.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.executors.job import Job
@@ -39,6 +39,7 @@ from orchestrator.sweep.deciding.budget import Budget
 from orchestrator.sweep.deciding.endings import Endings
 from orchestrator.sweep.deciding.judgement import Judgement
 from orchestrator.sweep.deciding.kept_work import KeptWork
+from orchestrator.sweep.deciding.known import NOTHING, Known
 from orchestrator.sweep.deciding.ledger import Ledger
 from orchestrator.sweep.deciding.proposals import Proposals
 from orchestrator.sweep.deciding.racing import Racing
@@ -47,9 +48,6 @@ from orchestrator.sweep.deciding.trial import Trial
 from orchestrator.sweep.errors import SweepError, disk_refuses, not_written
 from orchestrator.sweep.protocols import WAIT, Observer, Wait
 from orchestrator.system.stores.opening import share
-
-if TYPE_CHECKING:
-    from orchestrator.sweep.proposing.search import PastTrial
 
 
 class Driver:
@@ -63,8 +61,7 @@ class Driver:
         data: PreparedData,
         base_measured: Callable[[StageReport], None] | None = None,
         budget: Callable[[Ledger], Budget] = Budget,
-        prior: Sequence[PastTrial] = (),
-        follows_from: Mapping[str, Any] | None = None,
+        known: Known = NOTHING,
     ) -> None:
         """Go on from what the journal says.
 
@@ -75,22 +72,20 @@ class Driver:
             data: The tokenised data.
             base_measured: Receives row 0 once it is known.
             budget: Makes what the sweep may spend.
-            prior: Trials of other sweeps that the searcher learns from.
-            follows_from: What numbers follow from besides settings and data, so that trials can
-                take over what others have learnt; None: they do not.
+            known: What is known besides these.
         """
-        self.ledger = ledger = Ledger(loaded, journal, observer, data)
+        self.ledger = ledger = Ledger(loaded, journal, observer, data, known.state)
         self.experiment, self.data = ledger.experiment, data
         self.journal, self.folder = journal, ledger.folder
         self.observer = observer
         self.state, self.trials = ledger.state, ledger.trials
         self.budget = budget(ledger)
-        self.proposals = Proposals(ledger, self.budget, prior)
+        self.proposals = Proposals(ledger, self.budget, known.prior)
         self.admission = Admission(ledger, self.proposals)
         self._kept = KeptWork(ledger)
         rules = ledger.racing
         self._racing = None if rules is None else Racing(ledger, rules)
-        self._shared = SharedWork(ledger, self.admission, follows_from)
+        self._shared = SharedWork(ledger, self.admission, known.follows_from)
         self._endings = Endings(
             ledger, self.proposals, self.admission, self._kept, self.budget, base_measured,
             self._racing,

@@ -31,6 +31,8 @@ from orchestrator.planning.forecast import trial_work
 from orchestrator.planning.preflight import PreflightError, cautions, check
 from orchestrator.planning.resource_problems import own_devices
 from orchestrator.records.errors import JournalError
+from orchestrator.records.event import Event, Line
+from orchestrator.records.event_fold import read_without_series
 from orchestrator.records.events import JOURNAL_VERSION, FaultSurvived, SweepEnded, SweepOpened
 from orchestrator.records.journal import Journal
 from orchestrator.records.journal_lines import last_line
@@ -45,8 +47,9 @@ from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.load import LoadedExperiment
 from orchestrator.spec.sections import ResourceSpec
 from orchestrator.sweep.conclusion import Ending, Readings, row_0_key, scores_follow_from
-from orchestrator.sweep.continuation import record_continuation, refuse_leftovers, retried_trials
+from orchestrator.sweep.continuation import continuation, refuse_leftovers, retried_trials
 from orchestrator.sweep.deciding.budget import Budget, Forecast
+from orchestrator.sweep.deciding.known import Known
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.errors import SweepError
 from orchestrator.sweep.extending.begin import check_beginning
@@ -117,12 +120,13 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
     try:
         storage = opened_for_writing(experiment.storage)
         folder = sweep_folder(storage, experiment.name, new=options.new)
+        state = SweepState(whole=False)
         with (
             structured_log(observer, os.environ.get(LOG_VARIABLE)) as told,
             sigterm_as_interrupt() as raise_if_interrupted,
-            Journal(folder) as journal,
+            Journal(folder, take=functools.partial(_replay, state, told)) as journal,
         ):
-            complaint = _open(loaded, journal, told, options, storage, raise_if_interrupted)
+            complaint = _open(loaded, journal, state, told, options, storage, raise_if_interrupted)
             outcome = SweepOutcome(folder, list(journal.lines), complaint)
     except (
         JournalError, ClusterError, DataError, ModelError, PreflightError, ChangedSweepError,
@@ -134,9 +138,24 @@ def run_sweep(loaded: LoadedExperiment, options: SweepOptions, observer: Observe
     return outcome
 
 
+def _replay(state: SweepState, observer: Observer, line: Line) -> None:
+    """Let a line of an earlier process be known: read once, by all who keep what it says."""
+    event = read_without_series(line)
+    state.take(event)
+    observer.event(event, replayed=True)
+
+
+def _record(journal: Journal, state: SweepState, observer: Observer, event: Event) -> None:
+    """Journal what happens before there is a driver, which takes over the state."""
+    written = journal.append(event)
+    state.take(written)
+    observer.event(written)
+
+
 def _open(
     loaded: LoadedExperiment,
     journal: Journal,
+    state: SweepState,
     observer: Observer,
     options: SweepOptions,
     storage: Path,
@@ -145,10 +164,6 @@ def _open(
     """Run what is missing; give what is to be mended although the sweep is finished."""
     bring_sweep(journal.folder)
     loaded = as_begun(loaded, journal)
-    state = SweepState(whole=False)
-    for event in journal.events():
-        state.take(event)
-        observer.event(event, replayed=True)
     if journal.lines:
         check_same(loaded, journal)
     else:
@@ -156,7 +171,7 @@ def _open(
     if journal.torn and journal.lines:
         cut = f"{count(journal.torn, 'byte')} of a line that was never acknowledged are left out"
         torn = FaultSurvived("journal_torn", journal.path.name, cut)
-        observer.event(journal.append(torn))
+        _record(journal, state, observer, torn)
     projection = MlflowSync(loaded.experiment, storage, journal, observer)
     retried = retried_trials(state, journal.folder, options)
     finished = state.ended and _finished(loaded.experiment, state)
@@ -241,26 +256,24 @@ def _run(
     }
     check_beginning(experiment, journal.folder.parent, base_hash, data.hashes)
     if not journal.lines:
-        observer.event(
-            journal.append(
-                SweepOpened(
-                    sweep=journal.folder.name,
-                    sweep_id=uuid.uuid4().hex,
-                    kind=options.kind,
-                    experiment=redacted_document(experiment.model_dump(mode="json")),
-                    tasks={n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
-                    yaml=redacted(loaded.text),
-                    origin=loaded.origin,
-                    provenance=provenance,
-                    controls=data.controls,
-                    precision=None if choice is None else asdict(choice),
-                    version=JOURNAL_VERSION,
-                )
-            )
+        opened = SweepOpened(
+            sweep=journal.folder.name,
+            sweep_id=uuid.uuid4().hex,
+            kind=options.kind,
+            experiment=redacted_document(experiment.model_dump(mode="json")),
+            tasks={n: t.model_dump(mode="json") for n, t in loaded.tasks.items()},
+            yaml=redacted(loaded.text),
+            origin=loaded.origin,
+            provenance=provenance,
+            controls=data.controls,
+            precision=None if choice is None else asdict(choice),
+            version=JOURNAL_VERSION,
         )
+        _record(journal, state, observer, opened)
     else:
         check_provenance(journal, provenance)
-        record_continuation(journal, state, observer, provenance, retried, search=experiment.search)
+        continued = continuation(state, observer, provenance, retried, search=experiment.search)
+        _record(journal, state, observer, continued)
     row_0 = row_0_key(loaded, provenance)
 
     def keep_row_0(report: StageReport) -> None:
@@ -274,8 +287,8 @@ def _run(
     follows = None if base_hash == UNKNOWN else scores_follow_from(loaded, provenance)
     driver = Driver(
         loaded, journal, observer, data, keep_row_0,
-        budget=functools.partial(Budget, forecast=forecast, began=began), prior=prior,
-        follows_from=follows,
+        budget=functools.partial(Budget, forecast=forecast, began=began),
+        known=Known(state, prior, follows),
     )  # fmt: skip
     measured = cache.read("base", row_0)
     if measured is not None and BASE_TRIAL not in driver.trials:

@@ -39,6 +39,11 @@ def _are_numbers(values: Iterable[Any]) -> bool:
     return kinds <= _NUMBERS and (int not in kinds or all(map(_is_number, values)))
 
 
+def _is_object(value: Any) -> bool:
+    # Asked first what is nearly always so: a tenth of the time of the other question.
+    return type(value) is dict or isinstance(value, Mapping)
+
+
 def check_of(hint: Any) -> Check:
     """What tells whether a value is of a type.
 
@@ -60,7 +65,7 @@ def check_of(hint: Any) -> Check:
         bool: lambda value: type(value) is bool,
         Any: lambda _: True,
         types.NoneType: lambda value: value is None,
-        dict: lambda value: isinstance(value, Mapping),
+        dict: _is_object,
     }
     if hint in simple:
         return simple[hint]
@@ -70,11 +75,17 @@ def check_of(hint: Any) -> Check:
     if origin in {list, tuple}:
         return _sequence_check(origin, inside)
     if origin is dict:
-        of_values = check_of(inside[1])
-        return lambda value: isinstance(value, Mapping) and all(map(of_values, value.values()))
+        return _object_check(inside[1])
     if isinstance(hint, type) and is_dataclass(hint):
         return lambda value: isinstance(value, hint) and not wrong_fields(value)
     raise TypeError(f"nothing is known of the type {hint!r}")
+
+
+def _object_check(hint: Any) -> Check:
+    if hint is float:
+        return lambda value: _is_object(value) and _are_numbers(value.values())
+    check = check_of(hint)
+    return lambda value: _is_object(value) and all(map(check, value.values()))
 
 
 def _sequence_check(origin: Any, inside: tuple[Any, ...]) -> Check:
@@ -133,8 +144,9 @@ def wrong_fields(value: Any) -> dict[str, str]:
     Returns:
         What each should be, in words.
     """
+    held = value.__dict__
     return {
         name: _word(hint)
         for name, sure, check, hint in _checks(type(value))
-        if type(held := getattr(value, name)) not in sure and not check(held)
+        if type(one := held[name]) not in sure and not check(one)
     }

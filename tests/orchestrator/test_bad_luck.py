@@ -512,7 +512,7 @@ cli.app(["run", sys.argv[1]])
 @pytest.mark.ray
 @pytest.mark.slow
 def test_through_ray_a_disk_that_fills_up_is_one_message_and_finished_later(small, tmp_path):
-    path, folder = small(resources={"workers": 1}, search=None), tmp_path / "runs" / "tiny-run"
+    path, folder = small(resources={"members": 1}, search=None), tmp_path / "runs" / "tiny-run"
 
     def run(disk):
         # A process and a Ray of its own: what the driver dropped goes with them.

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from orchestrator.records.cards.card import adapter_key
 from orchestrator.records.cards.reference import AdapterKey
 from orchestrator.records.errors import TrackingError
-from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.client import TAG, mlflow_errors
 from orchestrator.records.mlflow.storage_folder import connect_here, storage_identity
 from orchestrator.records.mlflow.tags import (
@@ -29,6 +28,7 @@ from orchestrator.records.mlflow.tags import (
 )
 from orchestrator.records.mlflow.versions import version_of
 from orchestrator.records.opening import folder_of
+from orchestrator.records.parts.trial_part import adapter_part
 from orchestrator.records.registry.by_hand import AliasSeen, change_by_hand
 from orchestrator.records.registry.change import Change
 from orchestrator.records.registry.in_mlflow import SeenInMlflow
@@ -146,7 +146,7 @@ def put_champion(uri: str, storage: Path, name: str) -> str:
         folder = folder_of(storage, key.sweep, key.sweep_id)
         if folder is None:
             raise TrackingError(f"The sweep of {key.reference} is not in {storage}.")
-        state = SweepState.of(read_journal(folder), whole=False)
+        state = adapter_part(folder, [key.trial])
         model = _owned_model(client, storage, name, free, model, identity)
         version = version_of(client, model.name, key, current.reason, uri=uri, identity=identity,
                              folder=folder, state=state)  # fmt: skip

@@ -7,7 +7,6 @@ acknowledged, and is left out.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.records.errors import RegistryError
-from orchestrator.records.journal_lines import is_vouched_for, sealed
+from orchestrator.records.journal_lines import add_lines, is_vouched_for, sealed
 from orchestrator.records.registry.change import Change
 from orchestrator.system.file_lock import try_lock
 from orchestrator.system.stores.errors import OvertakenError, StoreError
@@ -139,37 +138,22 @@ class OpenRegistry:
         text = json.dumps(without_nan(line), allow_nan=False, separators=(",", ":")).encode()
         raw = sealed(text, self._before)
         try:
-            rest = memoryview(raw + b"\n")
-            while rest:
-                rest = rest[os.write(self._file.fileno(), rest) :]
-            os.fsync(self._file.fileno())
+            add_lines(self._file, raw + b"\n", size=self._size, stored=self._stored)
+        except OvertakenError:
+            raise RegistryError(
+                f"Another machine has changed {self.path.name} at this moment, so nothing was "
+                "changed here. Look at what it is now, then give the command again."
+            ) from None
+        except StoreError as error:
+            raise RegistryError(str(error)) from None
         except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(self._size)
             raise RegistryError(
                 f"Cannot write to {self.path}: {error.strerror or error}. Nothing was changed."
             ) from None
-        self._add_to_store(raw + b"\n")
         self._size += len(raw) + 1
         self._count, self._before = self._count + 1, raw
         self.changes.append(made)
         return made
-
-    def _add_to_store(self, content: bytes) -> None:
-        """Let the store have a line that the file has, where there is a store."""
-        if self._stored is None:
-            return
-        try:
-            self._stored.add(content)
-        except StoreError as error:
-            with suppress(OSError):
-                self._file.truncate(self._size)
-            if isinstance(error, OvertakenError):
-                raise RegistryError(
-                    f"Another machine has changed {self.path.name} at this moment, so nothing was "
-                    "changed here. Look at what it is now, then give the command again."
-                ) from None
-            raise RegistryError(str(error)) from None
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from orchestrator.records.parts.journal_scan import Span
 from orchestrator.registry.index import database as files
 from orchestrator.registry.index.fields import known_fields
-from orchestrator.registry.index.journal_scan import Span
 from orchestrator.registry.index.kept_documents import KeptDocument, kept_documents
 from orchestrator.registry.index.refresh import refresh, unread_bytes
 from orchestrator.registry.index.search import Page, Said, Search, Wanted

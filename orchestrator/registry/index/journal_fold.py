@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from orchestrator.records.errors import JournalError
-from orchestrator.records.event import Line
 from orchestrator.records.events import SweepContinued, read_event
+from orchestrator.records.parts.journal_scan import Span
+from orchestrator.records.parts.trial_part import line_of
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL
-from orchestrator.registry.index.journal_scan import Span
 from orchestrator.registry.index.trial_values import TrialValues, trial_values
-from orchestrator.system.strict_json import plain
 
 _NEEDED = frozenset(
     ("sweep_opened", "sweep_continued", "sweep_ended", "budget_spent", "test_read",
@@ -30,33 +28,6 @@ class Folded:
     number: int
     """Of the first line that names it."""
     values: TrialValues
-
-
-def line_of(file: IO[bytes], path: Path, span: Span) -> Line:
-    """Read one line of a journal.
-
-    Args:
-        file: The journal, open for reading.
-        path: Its path, for the message.
-        span: Where the line is.
-
-    Returns:
-        The line without its sum.
-
-    Raises:
-        JournalError: It is not there any more.
-    """
-    file.seek(span.start)
-    raw = file.read(span.length)
-    try:
-        line: Line = plain(raw)
-    except ValueError as error:
-        raise JournalError(
-            f"{path}: line {span.n + 1} is damaged ({error}). `orchestrate repair "
-            f"{path.parent.name} --storage {path.parent.parent}` keeps what can be kept."
-        ) from None
-    line.pop("sum", None)
-    return line
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
+from orchestrator.records.parts.journal_scan import Span
 from orchestrator.registry.index.fields import FieldTable
-from orchestrator.registry.index.journal_scan import Span
 
 
 def forget(database: sqlite3.Connection, sweep: int) -> None:

@@ -16,6 +16,7 @@ from typing import IO, Any
 from orchestrator.records.errors import JournalError
 from orchestrator.records.events import TestRead
 from orchestrator.records.journal_lines import JOURNAL_NAME
+from orchestrator.records.parts.journal_scan import OF_TRIALS, SCORED_LATER, Span, scanned
 from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.registry.index import sweep_rows
 from orchestrator.registry.index.counting import counted
@@ -28,7 +29,6 @@ from orchestrator.registry.index.journal_place import (
     known_journals,
     last_read,
 )
-from orchestrator.registry.index.journal_scan import OF_TRIALS, SCORED_LATER, Span, scanned
 from orchestrator.registry.index.sweep_values import sweep_document
 from orchestrator.registry.index.trial_document import packed
 from orchestrator.registry.index.trial_values import test_gains

@@ -34,11 +34,9 @@ class Comparison:
 
 def method_of(view: SweepState, trial: TrialRecord) -> str:
     """A trial's method in a word or two."""
-    settings = view.settings(trial)
-    preset = settings.get("method.preset")
+    preset, adapter, retention = view.method(trial)
     if preset:
-        return str(preset)
-    adapter, retention = (settings.get(f"method.{part}.kind") for part in ("adapter", "retention"))
+        return preset
     return f"{adapter}" if retention in {None, "none"} else f"{adapter} with {retention}"
 
 
@@ -156,7 +154,7 @@ def comparisons_of(view: SweepState, trial: TrialRecord) -> list[Comparison]:
         each = "head_only_per_example" if control == "head_only" else "per_example"
         found.append(_compared(view, mine, words, (None, _of_base(view, each))))
     for preset, words in METHOD_CONTROLS.items():
-        best = _best_of(view, preset)
+        best = best_of(view, preset)
         if best is not None and best.name != trial.name:
             told = f"{words}, {best.name}"
             found.append(_compared(view, mine, told, (best, _final(view, best))))
@@ -174,7 +172,7 @@ def _majority(view: SweepState, trial: TrialRecord, words: str) -> Comparison | 
     return Comparison(words, None, own - mean, interval, sum(view.examples(shown).values()))
 
 
-def _best_of(view: SweepState, preset: str) -> TrialRecord | None:
+def best_of(view: SweepState, preset: str) -> TrialRecord | None:
     """The trial of a preset with the largest gain."""
     own = [
         trial

@@ -10,7 +10,6 @@ from typing import Any
 
 from orchestrator.records.cards.card import adapter_card, adapter_key, adapter_of
 from orchestrator.records.cards.card import card_text as adapter_card_text
-from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.model_folder import (
     ADAPTER_FOLDER,
     CARD_FILE,
@@ -18,6 +17,7 @@ from orchestrator.records.model_folder import (
     adapter_flaw,
     model_document,
 )
+from orchestrator.records.parts.trial_part import adapter_part
 from orchestrator.records.registry.registry_file import REGISTRY_NAME, changes_in
 from orchestrator.records.registry.standing import Standing
 from orchestrator.records.sweep_folder import SweepFolder
@@ -70,7 +70,7 @@ def bundle(folder: Path, storage: Path, reference: str, target: Path) -> dict[st
             f"The journal of the sweep that made {reference} is not in {storage}, and without it "
             "nothing accounts for the choice. Name the folder of sweeps with `--storage`."
         )
-    state = SweepState.of(read_journal(place))
+    state = adapter_part(place, [str(document.get("trial"))])
     record = state.everything.get(str(document.get("trial")))
     # Earlier versions kept the adapter after the last task alone.
     learnt = document.get("learnt") or len(state.tasks)

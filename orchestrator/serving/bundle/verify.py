@@ -110,7 +110,7 @@ def _journal(archive: Archive) -> tuple[SweepState, tuple[int, int]]:
                 before = raw
 
     try:
-        state = SweepState.of(lines())
+        state = SweepState.of(lines(), whole=False)
     except JournalError as error:
         raise BundleError(str(error).split(" Nothing was changed")[0]) from None
     except KeyError:

@@ -26,7 +26,7 @@ from orchestrator.records.cards.card_files import (
 )
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.event import Event, Line
-from orchestrator.records.events import SweepContinued, TrialStarted, read_events
+from orchestrator.records.events import SweepContinued, TrialEnded, TrialStarted, read_events
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.spec.experiment import Experiment
@@ -80,10 +80,10 @@ class CardWriter:
             event: What the state has taken last.
         """
         keys = list[Key](touched_by(self._state, event))
+        if isinstance(event, TrialStarted) or (isinstance(event, TrialEnded) and not keys):
+            self._runs.pop(event.trial, None)
         if not keys:
             return
-        if isinstance(event, TrialStarted):
-            self._runs.pop(event.trial, None)
         try:
             made = card_documents(self._state, keys, self._runs)
             documents = {card_file(self._folder, *key): document for key, document in made}

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from orchestrator.data.prepared import PreparedData
 from orchestrator.records.event import Event
+from orchestrator.records.event_fold import without_series
 from orchestrator.records.event_values import TaskScores
 from orchestrator.records.events import (
     CellsScored,
@@ -35,15 +36,21 @@ class Ledger:
     """Everything that is known of a running sweep; `record` is the one way to add to it."""
 
     def __init__(
-        self, loaded: LoadedExperiment, journal: Journal, observer: Observer, data: PreparedData
+        self,
+        loaded: LoadedExperiment,
+        journal: Journal,
+        observer: Observer,
+        data: PreparedData,
+        state: SweepState | None = None,
     ) -> None:
-        """Read what the journal says.
+        """Begin with what the journal says.
 
         Args:
             loaded: The experiment and its tasks.
             journal: The sweep's, open for writing.
             observer: Receives what is recorded.
             data: The tokenised data.
+            state: What all of its lines say, without series; None: they are read now.
         """
         self.loaded = loaded
         self.experiment = loaded.experiment
@@ -51,7 +58,7 @@ class Ledger:
         self.folder = SweepFolder(journal.folder)
         self.observer = observer
         self.data = data
-        self.state = SweepState.of(journal.lines, whole=False)
+        self.state = SweepState.of(journal.lines, whole=False) if state is None else state
         self.trials = {name: Trial(record) for name, record in self.state.everything.items()}
         self.cards = CardWriter(self.folder, self.state)
         self._experiments: dict[str, Experiment] = {}
@@ -70,7 +77,8 @@ class Ledger:
 
     def record(self, event: Event) -> None:
         """Journal what happens, take it in, have its cards written, then tell the observer."""
-        written = self.journal.append(event)
+        # What is left out is read from the journal; the rest is kept once, by all who keep it.
+        written = without_series(self.journal.append(event))
         self.state.take(written)
         if isinstance(written, TrialProposed):
             trial = self.trials[written.trial] = Trial(self.state.trial(written.trial))
@@ -136,7 +144,7 @@ class Ledger:
         record, everything = self.trials[name].record, self.every_example()
         found: dict[tuple[int, str], TaskScores] = {}
         for (index, _), number in record.lines.items():
-            report = StageReport.from_document(self.journal.lines[number]["report"])
+            report = self._report_in(number)
             if report.row is None or index < 0:
                 continue
             counts = everything if report.examples is None else report.examples
@@ -163,10 +171,13 @@ class Ledger:
 
     def whole_reports(self, trial: Trial) -> Iterator[StageReport]:
         """The reports of a trial with all that grows with steps and examples, oldest first."""
-        for number in list(trial.record.lines.values()):
-            event = read_event(self.journal.lines[number])
-            assert isinstance(event, StageReported), "a report stands in such an event"
-            yield event.report
+        yield from map(self._report_in, list(trial.record.lines.values()))
+
+    def _report_in(self, number: int) -> StageReport:
+        """The whole report in a line of the journal."""
+        event = read_event(self.journal.lines[number])
+        assert isinstance(event, StageReported), "a report stands in such an event"
+        return event.report
 
     # ---------------------------------------------------------------------------- of all trials
 
@@ -227,8 +238,7 @@ class Ledger:
         last = (self.experiment.inherited - 1, DONE)
         for trial in self.searched() if self.experiment.inherited else ():
             if last in trial.record.lines:
-                line = self.journal.lines[trial.record.lines[last]]
-                return StageReport.from_document(line["report"])
+                return self._report_in(trial.record.lines[last])
         return None
 
     def screened(self) -> dict[str, int]:

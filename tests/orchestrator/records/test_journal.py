@@ -251,6 +251,29 @@ def test_lines_are_read_again_from_the_file(written):
     assert list(lines) == [*whole, added], "also once the journal is closed"
 
 
+def test_lines_are_told_while_they_are_checked(written):
+    told = []
+    with Journal(written.parent, take=told.append) as journal:
+        say(journal, "sweep_ended", champion=None)
+    assert told == read_journal(written.parent)[:-1]
+    with_line(written, 2, b"5")
+    told.clear()
+    with pytest.raises(JournalError, match="line 3 is damaged"):
+        Journal(written.parent, take=told.append)
+    assert [line["n"] for line in told] == [0, 1]
+
+
+def test_the_last_line_of_an_event_is_found_by_trial(written):
+    with Journal(written.parent) as journal:
+        say(journal, "trial_proposed", trial="t002")
+        lines = journal.lines
+        assert lines.last("trial_proposed")["trial"] == "t002"
+        assert lines.last("trial_proposed", "t001")["n"] == 1
+        assert lines.last("trial_proposed", "t003") is None
+        assert lines.last("sweep_ended") is None
+        assert lines.as_they_are().last("trial_ended", "t001")["n"] == 3
+
+
 def test_a_report_without_its_series_is_small():
     whole = StageReport("mood", 0, 4, 4, 1.0, 0.75, losses=(0.5,), per_example={"mood": (1.0,)})
     assert whole.without_series() == StageReport("mood", 0, 4, 4, 1.0, 0.75)

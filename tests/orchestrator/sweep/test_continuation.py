@@ -2,7 +2,7 @@
 
 from orchestrator.records.journal import Journal
 from orchestrator.records.sweep_state import SweepState
-from orchestrator.sweep.continuation import record_continuation
+from orchestrator.sweep.continuation import continuation
 from tests.journals import say
 from tests.made_up_sweep import MadeUp, opened_journal
 
@@ -22,7 +22,7 @@ def test_other_packages_are_said_and_recorded(tmp_path, recorder):
 
         def go_on(provenance):
             state = SweepState.of(journal.lines)
-            record_continuation(journal, state, recorder, provenance, [], search=None)
+            journal.append(continuation(state, recorder, provenance, [], search=None))
             return journal.lines[-1]
 
         go_on(before)

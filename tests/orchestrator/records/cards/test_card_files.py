@@ -191,3 +191,16 @@ def test_a_task_that_another_trial_had_learnt_names_that_one(story):
     assert (first["same_as"]["trial"], first["same_as"]["learnt"]) == ("t003", 1)
     assert (second["parent"]["trial"], second["parent"]["learnt"]) == ("t003", 1)
     assert second["same_as"] is None
+
+
+def test_nothing_is_kept_of_what_a_trial_ran_once_it_has_ended(tmp_path, story):
+    folder, state = SweepFolder(tmp_path), SweepState(whole=False)
+    writer = CardWriter(folder, state)
+    ended = {"event": "trial_ended", "trial": "t001", "state": "STOPPED", "n": 90, "time": 1.0}
+    lines = [x for x in story.lines if x["event"] != "trial_ended" or x["trial"] != "t001"]
+    with writer.following([], pytest.fail):
+        for line in [*lines, ended]:
+            event = read_event(line)
+            state.take(event)
+            writer.take(event)
+    assert not writer._runs.keys() & {trial.name for trial in state.finished}

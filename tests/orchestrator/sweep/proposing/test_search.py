@@ -188,3 +188,13 @@ def test_a_search_with_many_trials_is_opened_and_told_without_copying_them(searc
     proposer = Proposer(spec(search, searcher="random", trials=62), OBJECTIVES, past)
     assert play(proposer, first=61)
     assert not copied
+
+
+def test_a_study_holds_what_it_is_told_as_if_it_had_copied_it(search):
+    past = play(Proposer(spec(search, trials=3), OBJECTIVES))
+    study = Proposer(spec(search, trials=3), OBJECTIVES, past)._study
+    first = study.get_trials(deepcopy=False)[0]
+    copied = study.get_trials()[0]
+    assert copied == first
+    assert copied is not first
+    assert copied.params is not first.params, "whoever asks for a copy has one of its own"
