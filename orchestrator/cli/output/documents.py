@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.output.next_commands import next_commands
+from orchestrator.records.cards.pruned import pruned_at
 from orchestrator.records.event import Line
 from orchestrator.records.event_values import Finalist
 from orchestrator.records.mlflow.address import tracking_uri
@@ -47,9 +48,10 @@ def trial_document(view: SweepState, trial: TrialRecord, folder: Path) -> dict[s
 def trial_row(view: SweepState, trial: TrialRecord, folder: Path) -> dict[str, Any]:
     """One trial of a list, for programs: `trial_document` without its reports."""
     on_front, champion = trial.name in view.front, trial.name == view.champion
-    places = _places(folder, trial.name, trial.adapter, trial.log)
+    pruned = pruned_at(SweepFolder(folder).within(trial.adapter)) if trial.adapter else None
+    places = _places(folder, trial.name, trial.adapter if pruned is None else None, trial.log)
     marks = {"on_front": on_front, "champion": champion}
-    return {**kept.trial_document(view, trial), **marks, **places}
+    return {**kept.trial_document(view, trial), **marks, **places, "pruned": pruned}
 
 
 def trial_texts(index: Index, trials: Sequence[tuple[str, str]], *, named: bool) -> Iterator[str]:
@@ -70,7 +72,7 @@ def trial_texts(index: Index, trials: Sequence[tuple[str, str]], *, named: bool)
                 head = {"sweep": sweep} if named else {}
                 marks = {"on_front": one.on_front, "champion": one.champion}
                 places = _places(folder, one.trial, one.adapter, one.log)
-                text = json.dumps({**head, **marks, **places})
+                text = json.dumps({**head, **marks, **places, "pruned": one.pruned})
                 yield f"{text[:-1]}, {one.text[1:]}"
 
 

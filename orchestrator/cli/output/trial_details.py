@@ -10,6 +10,7 @@ from rich.text import Text
 
 from orchestrator.cli.output.tables import add_cells, table
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
+from orchestrator.records.cards.pruned import pruned_words
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
@@ -45,7 +46,9 @@ def render_trial(view: SweepState, trial: TrialRecord, folder: Path) -> Renderab
     log = SweepFolder(folder).written_log(trial)
     paths = Text(f"log      {log}", no_wrap=True, overflow="ignore")
     if trial.adapter:
-        paths.append(f"\nadapter  {folder / trial.adapter}")
+        place = folder / trial.adapter
+        why = pruned_words(place)
+        paths.append(f"\nadapter  {place if why is None else f'none: {why}'}")
     parts.append(paths)
     return Group(*parts)
 

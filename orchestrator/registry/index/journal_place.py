@@ -30,13 +30,15 @@ class Known:
     """A hash of it."""
     touched: int
     """The number of the last line of a trial's own: a verdict before it is void; -1: none."""
+    pruned: int
+    """How many bytes the notes of what was pruned of its trials had."""
     problem: str | None
     """Why it cannot be read."""
 
     @property
-    def was(self) -> tuple[int, int, int]:
-        """What its file was when it was read: inode, time of the last change (ns), bytes."""
-        return (self.inode, self.mtime, self.bytes)
+    def was(self) -> tuple[int, int, int, int]:
+        """What was there when it was read: inode, last change (ns), bytes, bytes of those notes."""
+        return (self.inode, self.mtime, self.bytes, self.pruned)
 
 
 def known_journals(database: sqlite3.Connection) -> dict[str, Known]:

@@ -17,7 +17,9 @@ class KeptDocument:
     on_front: bool
     champion: bool
     adapter: str | None
-    """Where its adapter is, as the journal has it."""
+    """Where its adapter is, as the journal has it; None where there is none, or none any more."""
+    pruned: float | None
+    """When it was pruned, in seconds since the epoch."""
     log: str | None
     text: str
     """The document as JSON, see `trial_document`."""
@@ -37,15 +39,17 @@ def kept_documents(
         Those that there are, in the order of the names.
     """
     rows = database.execute(
-        "SELECT name, on_front, champion, place, log, document FROM trial "
+        "SELECT name, on_front, champion, CASE WHEN adapter THEN place END, pruned, log, document "
+        "FROM trial "
         "JOIN trial_document ON trial_document.trial = trial.id "
         "WHERE sweep = ? AND name IN (SELECT value FROM json_each(?))",
         (sweep, json.dumps(list(trials))),
     )
     found = {
         name: KeptDocument(
-            name, bool(on_front), bool(champion), place, log, zlib.decompress(document).decode()
+            name, bool(on_front), bool(champion), place, pruned, log,
+            zlib.decompress(document).decode(),
         )
-        for name, on_front, champion, place, log, document in rows
-    }
+        for name, on_front, champion, place, pruned, log, document in rows
+    }  # fmt: skip
     return [found[name] for name in trials if name in found]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.records.journal_lines import JOURNAL_NAME
 from orchestrator.registry.index.journal_place import Known, first_line_hash, known_journals
+from orchestrator.registry.index.pruned_adapters import noted_bytes
 from orchestrator.registry.index.sweep_rows import forget
 
 
@@ -43,13 +44,13 @@ def unread_bytes(database: sqlite3.Connection, storage: Path) -> int:
     known = known_journals(database)
     return sum(
         size - (known[name].read if name in known else 0)
-        for name, (*_, size) in _journals(storage).items()
+        for name, (_, _, size, _) in _journals(storage).items()
     )
 
 
-def _journals(storage: Path) -> dict[str, tuple[int, int, int]]:
+def _journals(storage: Path) -> dict[str, tuple[int, int, int, int]]:
     """The journals of a storage folder by the name of the sweep's folder, and what they are now."""
-    found: dict[str, tuple[int, int, int]] = {}
+    found: dict[str, tuple[int, int, int, int]] = {}
     try:
         names = [entry.name for entry in os.scandir(storage)]
     except OSError:
@@ -60,7 +61,7 @@ def _journals(storage: Path) -> dict[str, tuple[int, int, int]]:
         except OSError:  # no folder, no journal, or none that can be looked at
             continue
         if stat.st_size:
-            found[name] = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            found[name] = (stat.st_ino, stat.st_mtime_ns, stat.st_size, noted_bytes(storage / name))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 """Of the tables and of what stands in them: one of another version is made again."""
 BLOCK_FIELDS = 500
 """Fields of a table of values: SQLite allows 2,000 columns, and a row is read from its start."""
@@ -17,6 +17,7 @@ CREATE TABLE sweep (
   first TEXT NOT NULL,              -- a hash of its first line
   last_start INTEGER NOT NULL, last TEXT NOT NULL,   -- where the last line read begins; a hash
   touched INTEGER NOT NULL,         -- the last line of a trial's own: a verdict before it is void
+  pruned INTEGER NOT NULL DEFAULT 0,   -- bytes of the notes of what was pruned, as last read
   problem TEXT,                     -- why it cannot be read
   -- what the journal says
   experiment TEXT, kind TEXT, base TEXT, base_sha256 TEXT,
@@ -32,8 +33,8 @@ CREATE TABLE trial (
   examples INTEGER, tasks TEXT, task TEXT, learnt INTEGER,
   proposed REAL, begun REAL, ended REAL, seconds REAL, tokens INTEGER,
   core_seconds REAL, test_gain REAL, test_gain_low REAL, test_gain_high REAL,
-  stopped TEXT, reason TEXT, log TEXT, adapter INTEGER NOT NULL, screened INTEGER NOT NULL,
-  overrides BLOB,
+  stopped TEXT, reason TEXT, log TEXT, adapter INTEGER NOT NULL, pruned REAL,
+  screened INTEGER NOT NULL, overrides BLOB,
   searched INTEGER NOT NULL, over INTEGER NOT NULL, joint INTEGER NOT NULL,
   searched_gain REAL, gain REAL,
   UNIQUE (sweep, name)

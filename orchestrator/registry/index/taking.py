@@ -29,6 +29,7 @@ from orchestrator.registry.index.journal_place import (
     known_journals,
     last_read,
 )
+from orchestrator.registry.index.pruned_adapters import mark_pruned, noted_bytes
 from orchestrator.registry.index.sweep_values import sweep_document
 from orchestrator.registry.index.trial_document import packed
 from orchestrator.registry.index.trial_values import test_gains
@@ -79,15 +80,15 @@ def _damaged(database: sqlite3.Connection, folder: Path, file: IO[bytes], proble
     if known is not None:
         sweep_rows.forget(database, known.id)
     sweep = sweep_rows.begin(database, folder.name)
-    sweep_rows.put(database, sweep, {**_stamp(file), "problem": problem})
+    sweep_rows.put(database, sweep, {**_stamp(folder, file), "problem": problem})
 
 
-def _stamp(file: IO[bytes]) -> dict[str, Any]:
-    """What a journal's file is now."""
+def _stamp(folder: Path, file: IO[bytes]) -> dict[str, Any]:
+    """What a journal's file is now, and how long the notes are of what was pruned."""
     now = os.fstat(file.fileno())
     return {
         "inode": now.st_ino, "mtime": now.st_mtime_ns, "bytes": now.st_size,
-        "first": first_line_hash(file),
+        "first": first_line_hash(file), "pruned": noted_bytes(folder),
     }  # fmt: skip
 
 
@@ -98,22 +99,24 @@ class _Taking:
         self, database: sqlite3.Connection, folder: Path, file: IO[bytes], known: Known | None
     ) -> None:
         self._database, self._path, self._file = database, folder / JOURNAL_NAME, file
-        self._known, self._folder = known, folder.name
+        self._known, self._folder = known, folder
 
     def take(self, before: bytes) -> None:
         known = self._known
         # Looked at first: what is appended meanwhile is a change that the next look finds.
-        stamp = _stamp(self._file)
+        stamp = _stamp(self._folder, self._file)
         start, number = (known.read, known.lines) if known else (0, 0)
         found = scanned(self._file, self._path, start=start, number=number, before=before)
         spans = list(found)
         if not spans and known is None:
             return  # nothing was written yet
-        sweep = known.id if known else sweep_rows.begin(self._database, self._folder)
+        sweep = known.id if known else sweep_rows.begin(self._database, self._folder.name)
         sweep_rows.put(self._database, sweep, stamp)
         if spans:
             sweep_rows.add_lines(self._database, sweep, spans)
             self._take_lines(sweep, spans)
+        if known is not None and known.pruned != stamp["pruned"]:
+            mark_pruned(self._database, sweep, self._folder)
 
     def _take_lines(self, sweep: int, spans: list[Span]) -> None:
         shared = sweep_rows.spans_of(self._database, sweep, ["", BASE_TRIAL])
@@ -132,6 +135,7 @@ class _Taking:
             own = sweep_rows.spans_of(self._database, sweep, sorted(names))
         own = [span for span in own if span.trial != BASE_TRIAL]
         put_trials(self._database, sweep, folded_trials(self._file, self._path, sweep_read, own))
+        mark_pruned(self._database, sweep, self._folder, sorted({span.trial for span in own}))
         self._finish(sweep, sweep_read, spans[-1], touched)
 
     def _finish(self, sweep: int, read: SweepFacts, last: Span, touched: int) -> None:

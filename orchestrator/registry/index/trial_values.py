@@ -67,6 +67,7 @@ def trial_values(state: SweepState, trial: TrialRecord, proposed: float | None) 
         "reason": trial.reason or None,
         "log": trial.log,
         "adapter": trial.adapter is not None,
+        "pruned": None,  # the journal does not say it
         "screened": state.is_screened(trial),
         "overrides": held(trial.overrides) if trial.overrides else None,
         "searched": trial.is_searched,

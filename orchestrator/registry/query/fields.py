@@ -70,6 +70,7 @@ WORDS: Mapping[str, Field] = {
               "the test data"),
         Field("stopped", "trial.stopped", "text", summary="why it was stopped early"),
         Field("adapter", "trial.adapter", "truth", summary="whether its adapter is kept"),
+        Field("pruned", "trial.pruned", "moment", summary="when its adapter was pruned"),
         Field("screened", "trial.screened", "truth", summary="whether it was scored on fewer "
               "examples than the untouched base"),
         Field("reason", "trial.reason", "text", summary="why it failed or was stopped"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.records.cards.pruned import note_pruned
+from orchestrator.records.cards.pruned import note_gone, note_pruned
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.mlflow.pruning import trash_runs
 from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
@@ -198,6 +198,8 @@ def carry_out(plan: Plan, sweeps: Mapping[str, OldSweep], rule: Rule) -> list[st
                 note_pruned(folder, [_entry(sweeps[name], piece, folder, rule) for piece in pieces])
             for piece in pieces:
                 _remove(piece.path)
+            if name:
+                note_gone(sweeps[name].folder.path, trial)
         except OSError as error:
             trouble.append(f"{name or CACHE}/{trial}: {error.strerror or error}")
     for name, trials in plan.runs.items():

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.records.cards.pruned import kept_words
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.system.formatting import show
@@ -19,6 +21,7 @@ class _Drawing:
     """Nodes and links while they are found."""
 
     view: SweepState
+    folder: SweepFolder
     nodes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     links: list[list[Any]] = field(default_factory=list[list[Any]])
     places: dict[tuple[str, int], int] = field(default_factory=dict["tuple[str, int]", int])
@@ -29,12 +32,13 @@ class _Drawing:
         return self.places[key]
 
 
-def lineage(view: SweepState, trials: Sequence[TrialRecord]) -> dict[str, Any]:
+def lineage(view: SweepState, trials: Sequence[TrialRecord], folder: SweepFolder) -> dict[str, Any]:
     """A row for each trial, a column for each task end.
 
     Args:
         view: The sweep, with these trials.
         trials: Which are drawn, in order.
+        folder: The sweep's folder.
 
     Returns:
         Nodes with a place and words, and links (parent, child, whether the learning of that task
@@ -43,7 +47,7 @@ def lineage(view: SweepState, trials: Sequence[TrialRecord]) -> dict[str, Any]:
     begun = [trial for trial in trials if trial.learnt_rows]
     if not begun:
         return {"empty": "No trial has learnt a task to its end so far."}
-    drawing = _Drawing(view)
+    drawing = _Drawing(view, folder)
     parent = view.experiment.get("extends") or {}
     root = f"{parent['sweep']}/{parent['trial']}" if {"sweep", "trial"} <= set(parent) else "base"
     drawing.add(
@@ -75,7 +79,8 @@ def _add_trial(drawing: _Drawing, trial: TrialRecord, row: int, root: str) -> No
             before = taken
             continue
         last = index == ends[-1]
-        kept = trial.adapter is not None if last else index + 1 in trial.task_adapters
+        named = trial.adapter if last else trial.task_adapters.get(index + 1, (None, None))[0]
+        kept = kept_words(None if named is None else drawing.folder.within(named))
         scores = ", ".join(
             f"{name} {show(score)}"
             for name, score in zip(view.tasks, trial.learnt_rows[index], strict=False)
@@ -86,9 +91,9 @@ def _add_trial(drawing: _Drawing, trial: TrialRecord, row: int, root: str) -> No
         now = drawing.add(
             (trial.name, index),
             column=index + 1, row=row, label=trial.name, labelled=last,
-            role=role, kept=kept, href=addresses.trial_page(view.name, trial.name),
+            role=role, kept=kept == "kept", href=addresses.trial_page(view.name, trial.name),
             words=f"{trial.name} after {task}{from_where}: {scores}"
-            + ("" if kept else "; its adapter was not kept"),
+            + ("" if kept == "kept" else f"; its adapter was {kept}"),
         )  # fmt: skip
         drawing.links.append([before, now, bool(source)])
         before = now

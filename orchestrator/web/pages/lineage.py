@@ -46,7 +46,8 @@ def lineage_data(request: Request) -> Response:
     trials, _ = _chosen(request, site.reading, name)
     view = site.reading.state(name, trials)
     view.name = name
-    return compact(drawing.lineage(view, [view.trial(trial) for trial in trials]))
+    drawn = [view.trial(trial) for trial in trials]
+    return compact(drawing.lineage(view, drawn, site.reading.folder(name)))
 
 
 def _chosen(request: Request, reading: Reading, sweep: str) -> tuple[list[str], int]:

@@ -14,9 +14,11 @@ from starlette.responses import RedirectResponse, Response
 
 from orchestrator.api.requests import ask_for_trial, ask_to_stop, changes_of
 from orchestrator.measures.objectives import NATURAL_DIRECTIONS
-from orchestrator.records.cards.card import adapter_card, carded
+from orchestrator.records.cards.card import adapter_card, adapter_of, carded
 from orchestrator.records.cards.matrix import matrix_so_far
+from orchestrator.records.cards.pruned import kept_words, pruned_words
 from orchestrator.records.requests.request_files import pending
+from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.report.figures import measure_words
@@ -61,7 +63,7 @@ def _shown(
         ],
         "overridden": [(path, cell(v, path)) for path, v in record.overrides.items()],
         "taken_over": record.taken_over,
-        "cards": _cards(view, record),
+        "cards": _cards(view, record, folder),
         "champion": view.champion,
         "repeats": repeats,
         "versions": view.versions_of(record),
@@ -172,15 +174,23 @@ def _shade(score: float | None) -> str:
     return "blank" if score is None else f"h{min(10, max(0, round(score * 10)))}"
 
 
-def _cards(view: SweepState, record: TrialRecord) -> list[dict[str, Any]]:
+def _cards(view: SweepState, record: TrialRecord, folder: SweepFolder) -> list[dict[str, Any]]:
     """Of each task end: what was learnt, and whether its adapter is kept."""
     order = view.order_of(record)
-    found: list[dict[str, Any]] = []
-    for learnt in carded(view, record):
-        last = learnt == len(view.tasks)
-        place = record.adapter if last else record.task_adapters.get(learnt, (None, None))[0]
-        found.append({"learnt": learnt, "task": order[learnt - 1], "kept": place is not None})
-    return found
+    return [
+        {
+            "learnt": learnt,
+            "task": order[learnt - 1],
+            "adapter": kept_words(_place(view, record, learnt, folder)),
+        }
+        for learnt in carded(view, record)
+    ]
+
+
+def _place(view: SweepState, record: TrialRecord, learnt: int, folder: SweepFolder) -> Path | None:
+    """Where the adapter after so many tasks was kept; None where it was not."""
+    named, _ = adapter_of(view, record, learnt)
+    return None if named is None else folder.within(named)
 
 
 def card(request: Request) -> Response:
@@ -193,7 +203,9 @@ def card(request: Request) -> Response:
     document = adapter_card(view, record, learnt)
     if request.query_params.get("as") == "json":
         return compact(document)
-    shown = {"name": name, "trial": record, "learnt": learnt, "card": document}
+    place = _place(view, record, learnt, site.reading.folder(name))
+    gone = None if place is None else pruned_words(place)
+    shown = {"name": name, "trial": record, "learnt": learnt, "card": document, "gone": gone}
     return page("card", site.common(request, "Sweeps") | shown)
 
 
