@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import typer
+from rich.text import Text
 
 from orchestrator.cli.console import make_console, print_json, print_json_list, print_note
 from orchestrator.cli.output.sweep_list import render_sweeps
@@ -23,6 +24,7 @@ from orchestrator.cli.output.trials_table import (
     title_of,
     trial_tables,
 )
+from orchestrator.records.registry.in_use import words_of
 from orchestrator.registry.index.index import Index
 from orchestrator.registry.index.search import Page, Said
 from orchestrator.registry.query.values import given
@@ -172,7 +174,7 @@ def _csv_columns(index: Index, asked: Asked) -> list[str]:
 
 def _print_table(index: Index, asked: Asked, page: Page) -> None:
     console = make_console()
-    title, objectives = count(page.total, "trial"), None
+    title, objectives, words = count(page.total, "trial"), None, None
     if asked.one is not None:
         (sweep,) = index.sweeps([asked.one])
         ended = sweep["state"] == "ended"
@@ -182,9 +184,12 @@ def _print_table(index: Index, asked: Asked, page: Page) -> None:
             title += f", {page.total:,} chosen"
         if sweep["front"] or sweep["champion"]:
             objectives = sweep["objectives"]
+        words = words_of(sweep["in_use"])
     if asked.columns is None:
         for shown in trial_tables(page.rows, console.width, title, objectives):
             print_on(console, shown)
+        if words:
+            print_on(console, Text(words, style="yellow"))
         return
     names = _with_names(asked.columns) or []
     if asked.one is not None and "sweep" not in asked.columns:

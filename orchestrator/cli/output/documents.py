@@ -16,6 +16,7 @@ from orchestrator.records.event import Line
 from orchestrator.records.event_values import Finalist
 from orchestrator.records.mlflow.address import tracking_uri
 from orchestrator.records.redaction import redacted
+from orchestrator.records.registry.verdicts import in_use_beside
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import BASE_TRIAL, TrialRecord
@@ -125,6 +126,7 @@ def sweep_head(view: SweepState, folder: Path, planned: int) -> dict[str, Any]:
         "controls": view.controls,
         "front": view.front,
         "champion": view.champion,
+        "in_use": in_use_beside(view, folder),
         "reason": view.reason,
         "finalists": Finalist.write_all(view.finalists),
         "runner_up": view.runner_up,

@@ -21,6 +21,8 @@ from orchestrator.cli.output.tables import print_on
 from orchestrator.cli.output.trials_table import finished_words, title_of, trial_tables
 from orchestrator.records.event import Line
 from orchestrator.records.extension_words import extension_words
+from orchestrator.records.registry.in_use import words_of
+from orchestrator.records.registry.verdicts import in_use_beside
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
 from orchestrator.registry.index.trial_values import row_of
@@ -62,7 +64,10 @@ def render_summary(
     """
     parts: list[RenderableType] = [*reading_tables(view, width), *_trials(view, whole, width)]
     parts += [Text(), *extension_tables(view, width), *task_tables(view, width)]
-    parts += [*comparison_tables(view), _verdict(view), Text(), _caveat(view, whole), Text()]
+    parts += [*comparison_tables(view), _verdict(view)]
+    words = words_of(in_use_beside(view, folder))
+    parts += [Text(words[:1].upper() + words[1:], style="bold yellow")] if words else []
+    parts += [Text(), _caveat(view, whole), Text()]
     parts.append(_next_steps(view, folder))
     return Group(*parts)
 

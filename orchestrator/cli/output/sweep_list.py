@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orchestrator.cli.output.tables import add_cells, natural_width, table
+from orchestrator.records.registry.in_use import words_of
 from orchestrator.system.formatting import show, show_duration
 
 _BEGUN = ("state", "opened", "changed", "trials", "failed")
@@ -26,7 +27,7 @@ def render_sweeps(rows: Sequence[Mapping[str, Any]], *, now: float, width: int) 
         width: Columns to lay the tables out for.
 
     Returns:
-        A table; two where one is too wide.
+        A table; two where one is too wide; and where what is in use is not what a verdict chose.
     """
     whole = table("Sweeps", "sweep", *_BEGUN, *_FOUND, left=_WORDS)
     first = table("Sweeps", "sweep", *_BEGUN, left=_WORDS)
@@ -36,7 +37,13 @@ def render_sweeps(rows: Sequence[Mapping[str, Any]], *, now: float, width: int) 
         add_cells(whole, [row["sweep"], *begun, *found])
         add_cells(first, [row["sweep"], *begun])
         add_cells(second, [row["sweep"], *found])
-    return whole if natural_width(whole) <= width else Group(first, Text(), second)
+    told = [
+        Text(f"{row['sweep']}: {words}", style="yellow")
+        for row in rows
+        if (words := words_of(row.get("in_use")))
+    ]
+    tables = [whole] if natural_width(whole) <= width else [first, Text(), second]
+    return Group(*tables, *told)
 
 
 def _begun(row: Mapping[str, Any], now: float) -> list[str]:

@@ -137,6 +137,8 @@ def _marked(row: Row, *, several: bool) -> str:
     name = _name(row, several=several)
     if row["champion"]:
         return f"{name} *"
+    if row.get("in_use"):
+        return f"{name} (in use)"
     if row["of"] is not None:
         return f"{name} = {row['of']}"
     return f"{name} +" if row["on_front"] else name

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from orchestrator.records.cards.card import adapter_card, adapter_key
 from orchestrator.records.registry.change import BY_VERDICT, Change
+from orchestrator.records.registry.in_use import Decided, in_use_of
 from orchestrator.records.registry.registry_file import OpenRegistry
 from orchestrator.records.registry.standing import Standing
 from orchestrator.records.sweep_state import SweepState
@@ -36,6 +38,21 @@ def verdict_change(state: SweepState) -> Change | None:
         | {"journal_line": verdict.n, "verdict_time": verdict.time},
         time=verdict.time,
     )
+
+
+def in_use_beside(state: SweepState, folder: Path) -> dict[str, Any] | None:
+    """What is in use under the name of a sweep, see `in_use`.
+
+    Args:
+        state: The sweep.
+        folder: Its folder, in its storage folder.
+
+    Returns:
+        As the registry of the storage folder says it now.
+    """
+    ended = state.verdict.time if state.verdict else None
+    decided = Decided(folder.name, state.identity, state.champion, ended)
+    return in_use_of(folder.parent, decided)
 
 
 def evidence_of(card: dict[str, Any]) -> dict[str, Any]:

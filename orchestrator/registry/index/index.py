@@ -149,25 +149,26 @@ class Index:
             names: Only these, see `Index.search`; None: all.
 
         Returns:
-            A document each (`sweep_values.sweep_document`) with the `sweep`'s name and its
-            `folder`; one with a `problem` cannot be read, and has nothing else.
+            A document each (`sweep_values.sweep_document`) with the `sweep`'s name, its `folder`
+            and what is `in_use` under its name (`records.registry.in_use`); one with a `problem`
+            cannot be read, and has nothing else.
 
         Raises:
             UsageError: There is no such sweep.
         """
         numbers = self._numbers(names)
         rows = self._database.execute(
-            "SELECT id, folder, problem, changed, document FROM sweep "
+            "SELECT id, folder, problem, document, in_use FROM sweep "
             "ORDER BY COALESCE(begun, 0), folder"
         ).fetchall()
         kept = None if numbers is None else {number for number, _ in numbers}
         return [
             {
-                "sweep": folder, **json.loads(document),
+                "sweep": folder, **json.loads(document), "in_use": json.loads(in_use),
                 **({} if problem is None else {"problem": problem}),
                 "folder": str(self.storage / folder),
             }
-            for number, folder, problem, changed, document in rows
+            for number, folder, problem, document, in_use in rows
             if kept is None or number in kept
         ]  # fmt: skip
 

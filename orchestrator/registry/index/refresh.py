@@ -12,10 +12,11 @@ from orchestrator.records.journal_lines import JOURNAL_NAME
 from orchestrator.registry.index.journal_place import Known, first_line_hash, known_journals
 from orchestrator.registry.index.pruned_adapters import noted_bytes
 from orchestrator.registry.index.sweep_rows import forget
+from orchestrator.registry.index.used_adapters import mark_used, registry_moved
 
 
 def refresh(database: sqlite3.Connection, storage: Path) -> None:
-    """Let the index say what the journals say now.
+    """Let the index say what the journals and the registry say now.
 
     Args:
         database: The index.
@@ -37,6 +38,9 @@ def refresh(database: sqlite3.Connection, storage: Path) -> None:
         for name in changed:
             with _transaction(database):
                 take(database, storage / name)
+    if gone or changed or registry_moved(database, storage):
+        with _transaction(database):
+            mark_used(database, storage)
 
 
 def unread_bytes(database: sqlite3.Connection, storage: Path) -> int:

@@ -22,7 +22,8 @@ CREATE TABLE sweep (
   -- what the journal says
   experiment TEXT, kind TEXT, base TEXT, base_sha256 TEXT,
   begun REAL, changed REAL, core_seconds REAL, hypervolume REAL, test_gain REAL,
-  document TEXT NOT NULL
+  document TEXT NOT NULL,
+  in_use TEXT NOT NULL DEFAULT 'null'   -- what is in use under its name, by the registry: JSON
 );
 CREATE TABLE trial (
   id INTEGER PRIMARY KEY,
@@ -30,6 +31,7 @@ CREATE TABLE trial (
   number INTEGER NOT NULL,          -- the line that names it first: the order of proposal
   state TEXT NOT NULL, of TEXT, by TEXT,
   on_front INTEGER NOT NULL DEFAULT 0, champion INTEGER NOT NULL DEFAULT 0,
+  in_use INTEGER NOT NULL DEFAULT 0,
   examples INTEGER, tasks TEXT, task TEXT, learnt INTEGER,
   proposed REAL, begun REAL, ended REAL, seconds REAL, tokens INTEGER,
   core_seconds REAL, test_gain REAL, test_gain_low REAL, test_gain_high REAL,
@@ -42,6 +44,7 @@ CREATE TABLE trial (
 CREATE TABLE trial_document (       -- apart, as lists seldom read it
   trial INTEGER PRIMARY KEY, place TEXT, document BLOB NOT NULL
 );
+CREATE TABLE registry (stamp TEXT NOT NULL);   -- what the registry was when it was read
 CREATE INDEX trial_order ON trial (sweep, number);
 CREATE TABLE line (                 -- where each line of a journal is, a trial's side by side
   sweep INTEGER NOT NULL, trial TEXT NOT NULL, n INTEGER NOT NULL,

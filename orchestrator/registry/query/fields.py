@@ -40,7 +40,10 @@ WORDS: Mapping[str, Field] = {
         Field("by", "trial.by", "text", summary="who proposed it: the searcher, or another"),
         Field("on_front", "trial.on_front", "truth", summary="whether none beats it in all "
               "objectives, once its sweep has ended"),
-        Field("champion", "trial.champion", "truth", summary="whether it won"),
+        Field("champion", "trial.champion", "truth", summary="whether its sweep's verdict "
+              "chose it"),
+        Field("in_use", "trial.in_use", "truth", summary="whether its adapter is in use as the "
+              "champion of a name, by the registry"),
         Field("examples", "trial.examples", summary="validation examples of all tasks behind its "
               "measures"),
         Field("base", "sweep.base", "text", summary="the base model's name"),

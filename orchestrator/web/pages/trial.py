@@ -65,6 +65,12 @@ def _shown(
         "taken_over": record.taken_over,
         "cards": _cards(view, record, folder),
         "champion": view.champion,
+        "used": site.reading.sweep_row(name).get("in_use"),
+        "in_use": bool(
+            site.reading.search(
+                f'in_use = true and trial = "{record.name}"', limit=1, sweep=name, columns=["trial"]
+            ).rows
+        ),
         "repeats": repeats,
         "versions": view.versions_of(record),
         "log": log_tail(folder.written_log(record), folder.path),

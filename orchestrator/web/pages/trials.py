@@ -34,7 +34,7 @@ _WORDS = frozenset(
     ("trial", "sweep", "state", "of", "by", "tasks", "task", "stopped", "reason", "base")
 )
 _SIGNED = frozenset((*SIGNED, "test_gain", "sweep_test_gain"))
-_ALWAYS = ("sweep", "trial", "of", "on_front", "champion", "gain_low", "gain_high",
+_ALWAYS = ("sweep", "trial", "of", "on_front", "champion", "in_use", "gain_low", "gain_high",
            "test_gain_low", "test_gain_high")  # fmt: skip
 
 
@@ -154,6 +154,7 @@ def _row(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     champion, front = row.get("champion"), row.get("on_front")
     return {
         "kind": "champion" if champion else str(row.get("state") or ""),
+        "in_use": row.get("in_use") and not champion,
         "mark": "champion" if champion else "front" if front else "",
         "address": addresses.trial_page(row["sweep"], row["trial"]),
         "reference": f"{row['sweep']}/{row['trial']}",
