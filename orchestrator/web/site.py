@@ -52,5 +52,6 @@ class Site:
             "storage": str(self.reading.storage),
             "mlflow": self.mlflow is not None,
             "changes": let_in,
+            "may_change": self.changes.allowed,
             "token": self.changes.token if let_in else "",
         }

@@ -94,10 +94,14 @@ def test_forms_stand_only_on_pages_of_a_browser_that_was_let_in(pages):
     _, text = ask(pages, "GET", "/champions/six")
     assert pages.changes.token not in text
     assert "Promote" not in text
+    how = "Changes: open the address that the terminal printed"
+    assert how in text
+    assert "read-only" not in text
     cookie = {"Cookie": headers(pages)["Cookie"]}
     _, text = ask(pages, "GET", "/champions/six", headers=cookie)
     assert pages.changes.token in text
     assert pages.changes.key not in text
+    assert how not in text
 
 
 def test_the_key_lets_in_and_a_guess_does_not(pages):
