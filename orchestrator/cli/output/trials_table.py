@@ -137,11 +137,10 @@ def _marked(row: Row, *, several: bool) -> str:
     name = _name(row, several=several)
     if row["champion"]:
         return f"{name} *"
-    if row.get("in_use"):
-        return f"{name} (in use)"
+    used = " (in use)" if row.get("in_use") else ""
     if row["of"] is not None:
-        return f"{name} = {row['of']}"
-    return f"{name} +" if row["on_front"] else name
+        return f"{name} = {row['of']}{used}"
+    return f"{name} +{used}" if row["on_front"] else f"{name}{used}"
 
 
 def _name(row: Row, *, several: bool) -> str:

@@ -44,7 +44,9 @@ CREATE TABLE trial (
 CREATE TABLE trial_document (       -- apart, as lists seldom read it
   trial INTEGER PRIMARY KEY, place TEXT, document BLOB NOT NULL
 );
-CREATE TABLE registry (stamp TEXT NOT NULL);   -- what the registry was when it was read
+CREATE TABLE registry (             -- of champions, as it was when it was read
+  stamp TEXT NOT NULL
+);
 CREATE INDEX trial_order ON trial (sweep, number);
 CREATE TABLE line (                 -- where each line of a journal is, a trial's side by side
   sweep INTEGER NOT NULL, trial TEXT NOT NULL, n INTEGER NOT NULL,
