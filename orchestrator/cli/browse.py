@@ -11,7 +11,7 @@ import typer
 from orchestrator.api.journals import read_sweep
 from orchestrator.cli.application import app
 from orchestrator.cli.errors import answers_mistakes
-from orchestrator.cli.options import DEFAULT_STORAGE, Storage, TrackingUri
+from orchestrator.cli.options import DEFAULT_STORAGE, Storage, TrackingUri, check_storage
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.event import Line
 from orchestrator.records.journal import is_being_written
@@ -85,11 +85,7 @@ def ui(
     """Show sweeps, trials and champions in a browser on this machine, until Ctrl-C."""
     if sweep_name is not None and not SweepFolder(storage / sweep_name).journal.is_file():
         read_sweep(sweep_name, storage)  # says which there are
-    if not storage.is_dir():
-        raise UsageError(
-            f"No sweeps in {storage}, which is no folder. Start one with `orchestrate sweep FILE`, "
-            "or name another folder by `--storage`."
-        )
+    check_storage(storage)
     from orchestrator.cli.mlflow_beside import MlflowBeside
     from orchestrator.cli.mlflow_server import ended_by_signals, wait_for_interrupt
     from orchestrator.web import addresses

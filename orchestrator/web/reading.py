@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.registry.begun import no_sweep
 from orchestrator.registry.index.index import Index, open_index
 from orchestrator.registry.index.search import Page, Said
 from orchestrator.registry.part import adapter_part, part_of
@@ -74,14 +75,14 @@ class Reading:
         """
         # A name that leads elsewhere, or that no file can have, is no sweep's.
         if Path(sweep).name != sweep or "\x00" in sweep:
-            raise NotFoundError(f"There is no sweep {sweep!r} in {self.storage}.")
+            raise NotFoundError(no_sweep(sweep, self.storage))
         folder = SweepFolder(self.storage / sweep)
         try:
             there = folder.journal.is_file()
         except OSError:  # longer than any name
             there = False
         if not there:
-            raise NotFoundError(f"There is no sweep {sweep!r} in {self.storage}.")
+            raise NotFoundError(no_sweep(sweep, self.storage))
         return folder
 
     def state(self, sweep: str, trials: Collection[str] = (), *, cards: bool = False) -> SweepState:

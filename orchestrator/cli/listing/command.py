@@ -10,7 +10,7 @@ from orchestrator.cli.application import runs_app
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.listing import completion
 from orchestrator.cli.listing.printing import Asked, print_sweeps, print_trials
-from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage
+from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage, check_storage
 from orchestrator.registry.index.index import open_index
 from orchestrator.registry.query.fields import split_names
 from orchestrator.system.user_error import UsageError
@@ -68,6 +68,8 @@ def runs_list(
     """List the sweeps, oldest first, or trials of one, several or all of them."""
     if as_json and as_csv:
         raise UsageError("`--json` and `--csv` exclude each other; give one.")
+    if storage != DEFAULT_STORAGE:  # before the first sweep there are none, which is no mistake
+        check_storage(storage)
     wanted = [*(names or []), *([sweep] if sweep else [])]
     asked = Asked(
         sweeps=wanted or None,
