@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from orchestrator.cli.application import runs_app
 from orchestrator.cli.errors import answers_mistakes
@@ -16,7 +17,19 @@ from orchestrator.registry.query.fields import split_names
 from orchestrator.system.user_error import UsageError
 
 
-@runs_app.command("list")
+class SortedCommand(TyperCommand):
+    """A command whose `--sort` is completed, too, where `-NAME` looks like an option."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Options, and for `-g` also the values of `--sort` that begin so."""
+        found: list[Any] = [*super().shell_complete(ctx, incomplete)]
+        if len(incomplete) > 1 and incomplete[0] == "-" != incomplete[1]:
+            (order,) = (one for one in self.get_params(ctx) if "--sort" in one.opts)
+            found += order.shell_complete(ctx, incomplete)
+        return found
+
+
+@runs_app.command("list", cls=SortedCommand)
 @answers_mistakes
 def runs_list(
     names: Annotated[
