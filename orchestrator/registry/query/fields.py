@@ -82,6 +82,8 @@ WORDS: Mapping[str, Field] = {
     )
 }  # fmt: skip
 """The words for what a trial is; the rest of what can be named comes from the journals."""
+MOMENTS = frozenset(field.name for field in WORDS.values() if field.kind == "moment")
+"""The words that are times, in seconds since the epoch."""
 _SYNONYMS = {
     "started": "begun", "start": "begun", "finished": "ended", "finish": "ended", "end": "ended",
     "created": "proposed", "status": "state", "duration": "seconds",
