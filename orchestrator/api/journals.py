@@ -8,7 +8,7 @@ from orchestrator.records.event import Line
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.records.trial_record import TrialRecord
-from orchestrator.registry.begun import begun_sweeps
+from orchestrator.registry.begun import no_sweep
 from orchestrator.system.user_error import UsageError
 from orchestrator.system.wording import suggestion
 
@@ -18,11 +18,7 @@ def read_sweep(sweep_name: str, storage: Path) -> tuple[Path, list[Line]]:
     folder = storage / sweep_name
     lines = read_journal(folder)
     if not lines:
-        known = [found.name for found in begun_sweeps(storage)]
-        raise UsageError(
-            f"No sweep {sweep_name!r} in {storage}.{suggestion(sweep_name, known)} "
-            f"Sweeps there: {', '.join(known) or 'none'}."
-        )
+        raise UsageError(no_sweep(sweep_name, storage))
     return folder, lines
 
 

@@ -11,7 +11,8 @@ import typer
 from orchestrator.api.journals import read_sweep
 from orchestrator.cli.application import app
 from orchestrator.cli.errors import answers_mistakes
-from orchestrator.cli.options import DEFAULT_STORAGE, Storage, TrackingUri
+from orchestrator.cli.listing import completion
+from orchestrator.cli.options import DEFAULT_STORAGE, Storage, Sweep, TrackingUri, check_storage
 from orchestrator.records.errors import TrackingError
 from orchestrator.records.event import Line
 from orchestrator.records.journal import is_being_written
@@ -30,7 +31,7 @@ def _uri_of(lines: Sequence[Line], storage: Path, tracking_uri: str | None) -> s
 @app.command()
 @answers_mistakes
 def report(
-    sweep_name: Annotated[str, typer.Argument(metavar="SWEEP", show_default=False)],
+    sweep_name: Sweep,
     storage: Storage = DEFAULT_STORAGE,
     output: Annotated[
         Path | None,
@@ -70,7 +71,10 @@ def report(
 @answers_mistakes
 def ui(
     sweep_name: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP]", help="Print this sweep's address.")
+        str | None,
+        typer.Argument(
+            metavar="[SWEEP]", help="Print this sweep's address.", autocompletion=completion.sweeps
+        ),
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to answer; 0: any.")] = 5000,
@@ -85,11 +89,7 @@ def ui(
     """Show sweeps, trials and champions in a browser on this machine, until Ctrl-C."""
     if sweep_name is not None and not SweepFolder(storage / sweep_name).journal.is_file():
         read_sweep(sweep_name, storage)  # says which there are
-    if not storage.is_dir():
-        raise UsageError(
-            f"No sweeps in {storage}, which is no folder. Start one with `orchestrate sweep FILE`, "
-            "or name another folder by `--storage`."
-        )
+    check_storage(storage)
     from orchestrator.cli.mlflow_beside import MlflowBeside
     from orchestrator.cli.mlflow_server import ended_by_signals, wait_for_interrupt
     from orchestrator.web import addresses

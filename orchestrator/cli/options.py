@@ -104,6 +104,15 @@ def given_places(
     }  # fmt: skip
 
 
+def check_storage(storage: Path) -> None:
+    """Refuse a `--storage` that is no folder: it was named wrongly, and holds no sweeps."""
+    if not storage.is_dir():
+        raise UsageError(
+            f"No sweeps in {storage}, which is no folder. Start one with `orchestrate sweep FILE`, "
+            "or name another folder by `--storage`."
+        )
+
+
 def check_data_root(data_root: Path | None) -> None:
     """Refuse a `--data-root` that is no folder."""
     if data_root is not None and not data_root.is_dir():

@@ -11,6 +11,7 @@ from rich.text import Text
 from orchestrator.cli.application import app
 from orchestrator.cli.console import make_console, print_json, print_note
 from orchestrator.cli.errors import answers_mistakes
+from orchestrator.cli.listing import completion
 from orchestrator.cli.options import (
     DEFAULT_STORAGE,
     Json,
@@ -36,7 +37,11 @@ def predict(
         list[str] | None, typer.Argument(help="Texts to answer.", show_default=False)
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="Which of the learnt tasks; needed if there are several.")
+        str | None,
+        typer.Option(
+            help="Which of the learnt tasks; needed if there are several.",
+            autocompletion=completion.tasks,
+        ),
     ] = None,
     column: Annotated[
         list[str] | None,

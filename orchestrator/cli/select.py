@@ -14,6 +14,7 @@ from orchestrator.api.journals import read_sweep
 from orchestrator.cli.application import app
 from orchestrator.cli.console import make_console, print_json
 from orchestrator.cli.errors import FAILED, INTERRUPTED, answers_mistakes, stop
+from orchestrator.cli.listing import completion
 from orchestrator.cli.options import (
     DEFAULT_STORAGE,
     Address,
@@ -81,7 +82,12 @@ def select(
     executor: Annotated[str, typer.Option(help="pool, train or local.")] = "pool",
     from_sweep: Annotated[
         str | None,
-        typer.Option("--from", metavar="SWEEP", help="Read a finished sweep again, by --prefer."),
+        typer.Option(
+            "--from",
+            metavar="SWEEP",
+            help="Read a finished sweep again, by --prefer.",
+            autocompletion=completion.sweeps,
+        ),
     ] = None,
     prefer: Annotated[str | None, typer.Option(help=f"With --from: {FORMS}.")] = None,
     read_test: Annotated[

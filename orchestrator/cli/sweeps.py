@@ -10,6 +10,7 @@ import typer
 
 from orchestrator.cli.application import OWN_PROCESS, app
 from orchestrator.cli.errors import answers_mistakes
+from orchestrator.cli.listing import completion
 from orchestrator.cli.options import (
     Address,
     DataRoot,
@@ -73,7 +74,12 @@ def sweep(
         bool, typer.Option("--add", help="Add a trial to the sweep that was begun, then go on.")
     ] = False,
     like: Annotated[
-        str | None, typer.Option(help="With the settings of this trial.", metavar="TRIAL")
+        str | None,
+        typer.Option(
+            help="With the settings of this trial.",
+            metavar="TRIAL",
+            autocompletion=completion.trials_of_file,
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None,

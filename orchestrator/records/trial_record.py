@@ -19,6 +19,8 @@ AS_IT_WAS = "as it was"
 """The side of a reading of the test data that is the trial that a sweep goes on from."""
 REQUEST = "request"
 """Who proposes the trials that people have asked for; the request's name follows."""
+STATES = ("PROPOSED", "RUNNING", "COMPLETE", "FAILED", "STOPPED")
+"""What a trial may be."""
 COMPARISON = "comparison"
 """Who proposes the trials beside which a sweep that learns on from another trial is read."""
 
@@ -34,7 +36,7 @@ class TrialRecord:
     of: str | None = None
     """The trial that this one repeats with another seed."""
     state: str = "PROPOSED"
-    """PROPOSED, RUNNING, COMPLETE, FAILED or STOPPED."""
+    """One of `STATES`."""
     reason: str = ""
     attempts: int = 0
     """How often it was started."""

@@ -1,4 +1,4 @@
-"""Which sweeps a storage folder holds."""
+"""Which sweeps a storage folder holds, and the answer to a name that is none of theirs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from orchestrator.records.journal_lines import JOURNAL_NAME
+from orchestrator.system.wording import suggestion
 
 
 def begun_sweeps(storage: Path) -> list[Path]:
@@ -14,6 +15,23 @@ def begun_sweeps(storage: Path) -> list[Path]:
         return []
     journals = [folder / JOURNAL_NAME for folder in storage.iterdir() if folder.is_dir()]
     return [journal.parent for journal in sorted(filter(Path.is_file, journals), key=_begun)]
+
+
+def no_sweep(name: str, storage: Path) -> str:
+    """That there is no sweep of a name, for whoever asked for it: the nearest, and all there are.
+
+    Args:
+        name: The name, as it was asked for.
+        storage: The storage folder.
+
+    Returns:
+        A message.
+    """
+    known = [folder.name for folder in begun_sweeps(storage)]
+    return (
+        f"No sweep {name!r} in {storage}.{suggestion(name, known)} "
+        f"Sweeps there: {', '.join(known) or 'none'}."
+    )
 
 
 def _begun(journal: Path) -> tuple[float, str]:

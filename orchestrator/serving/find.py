@@ -29,7 +29,7 @@ from orchestrator.records.model_folder import (
 from orchestrator.records.opening import read_opening
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.registry.champions.adapters import FoundAdapter, find_adapter
-from orchestrator.registry.champions.champion import champion
+from orchestrator.registry.champions.champion import champion, champion_names
 from orchestrator.registry.index.index import open_index
 from orchestrator.registry.part import adapter_part
 from orchestrator.spec.plugins import load_installed_plugins
@@ -37,6 +37,7 @@ from orchestrator.spec.task_kinds import PromptedTask, TaskSpec
 from orchestrator.system.seals import UNSEALED, flaw
 from orchestrator.system.stores.opening import bring, opened
 from orchestrator.system.user_error import UsageError, UserError
+from orchestrator.system.wording import suggestion
 
 if TYPE_CHECKING:
     from orchestrator.serving.predictor import Predictor
@@ -212,10 +213,11 @@ def registry_uri(name: str, storage: Path, tracking_uri: str | None) -> str:
     experiment = {} if opening is None else opening.experiment
     own = tracking_uri or (experiment.get("tracking") or {}).get("uri")
     if not own and not (storage / DATABASE_NAME).is_file():
+        others = [known for known in champion_names(storage) if known != name]
         again = f" (`orchestrate report {name}` rebuilds it from the journal)" if opening else ""
         raise ModelUseError(
-            f"No model registry in {storage}{again}. Give the folder of the sweep with "
-            "`--storage`, or MLflow's address with `--tracking-uri`."
+            f"No model registry in {storage}{again}.{suggestion(name, others)} Give the folder of "
+            "the sweep with `--storage`, or MLflow's address with `--tracking-uri`."
         )
     return recorded_uri(experiment, storage, tracking_uri)
 

@@ -28,7 +28,12 @@ def duration(text: str) -> float:
     parts = list(_PART.finditer(text.strip()))
     whole = "".join(part.group() for part in parts)
     seconds = sum(float(part[1]) * _unit(part[2], text) for part in parts)
-    if not parts or whole != text.strip() or not seconds > 0:
+    written = bool(parts) and whole == text.strip()
+    if written and not seconds > 0:
+        raise ValueError(
+            f"a duration is above zero, such as 90s, 30min, 8h or 1h30min; got {text!r}"
+        )
+    if not written:
         raise ValueError(
             f"a duration is a number with a unit, such as 90s, 30min, 8h or 1h30min; got {text!r}"
         )

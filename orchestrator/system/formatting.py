@@ -23,7 +23,7 @@ def show_interval(interval: Sequence[float | None] | None) -> str:
 
 
 def show_duration(seconds: float | None) -> str:
-    """Seconds as people say them: 45 s, 3 min 20 s, 2 h 05 min."""
+    """Seconds as people say them: 45 s, 3 min 20 s, 2 h 05 min, from two days on 68 d 10 h."""
     if seconds is None or math.isnan(seconds):
         return "-"
     whole = max(0, round(seconds))
@@ -31,7 +31,9 @@ def show_duration(seconds: float | None) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
 
 
 def moment(seconds: float | None) -> str:

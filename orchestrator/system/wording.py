@@ -61,8 +61,9 @@ def as_yaml(text: str) -> str:
 
 
 def suggestion(name: str, known: list[str]) -> str:
-    """A sentence that names the nearest known word, or nothing."""
+    """A sentence that names the nearest known word, or nothing; capitals do not count."""
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    folded = {word.casefold(): word for word in reversed(known)}
+    near = difflib.get_close_matches(name.casefold(), list(folded)[::-1], n=1, cutoff=0.5)
+    return f" Did you mean {folded[near[0]]!r}?" if near else ""

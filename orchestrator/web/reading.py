@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from orchestrator.records.journal import is_being_written
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.registry.begun import begun_sweeps, no_sweep
+from orchestrator.registry.champions.champion import champion_names
 from orchestrator.registry.index.index import Index, open_index
 from orchestrator.registry.index.search import Page, Said
 from orchestrator.registry.part import adapter_part, part_of
@@ -74,14 +76,14 @@ class Reading:
         """
         # A name that leads elsewhere, or that no file can have, is no sweep's.
         if Path(sweep).name != sweep or "\x00" in sweep:
-            raise NotFoundError(f"There is no sweep {sweep!r} in {self.storage}.")
+            raise NotFoundError(no_sweep(sweep, self.storage))
         folder = SweepFolder(self.storage / sweep)
         try:
             there = folder.journal.is_file()
         except OSError:  # longer than any name
             there = False
         if not there:
-            raise NotFoundError(f"There is no sweep {sweep!r} in {self.storage}.")
+            raise NotFoundError(no_sweep(sweep, self.storage))
         return folder
 
     def state(self, sweep: str, trials: Collection[str] = (), *, cards: bool = False) -> SweepState:
@@ -114,6 +116,14 @@ class Reading:
     def running(self, sweep: str) -> bool:
         """Whether a driver works on a sweep now."""
         return is_being_written(self.folder(sweep).path)
+
+    def sweep_names(self) -> list[str]:
+        """The names of all sweeps, the one that was begun first first."""
+        return [folder.name for folder in begun_sweeps(self.storage)]
+
+    def champion_names(self) -> list[str]:
+        """The names that have or had a champion, sorted."""
+        return self._ask(lambda index: champion_names(self.storage, index))
 
     def sweeps(self) -> list[dict[str, Any]]:
         """Every sweep, the one that was begun last first, see `sweep_row`."""

@@ -14,6 +14,7 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
 import orchestrator.report
+from orchestrator.registry.query.fields import MOMENTS
 from orchestrator.system.formatting import moment, show, show_duration, show_interval, show_setting
 from orchestrator.system.strict_json import without_nan
 from orchestrator.web import addresses
@@ -104,11 +105,8 @@ def base_name(name: str | None) -> str:
     return Path(name).name if name and Path(name).is_absolute() else name or "-"
 
 
-_MOMENTS = frozenset(("begun", "ended", "proposed", "sweep_begun"))
-
-
 def _number(value: float, path: str) -> str:
-    if path in _MOMENTS:
+    if path in MOMENTS:
         return moment(value)
     if path == "cost_s" or path.endswith("seconds"):
         return show_duration(value)

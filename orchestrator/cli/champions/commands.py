@@ -24,23 +24,31 @@ from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.listing import completion
 from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage, TrackingUri
 from orchestrator.cli.output.tables import print_on, table
+from orchestrator.records.errors import RegistryError, UnknownModelError
 from orchestrator.records.journal_lines import JOURNAL_NAME
 from orchestrator.records.mlflow.registry import champion_record
-from orchestrator.registry.champions.champion import champion, champion_names, history
+from orchestrator.registry.champions.champion import (
+    champion,
+    champion_names,
+    history,
+    no_champion,
+)
 from orchestrator.registry.champions.changing import promote, rollback
 from orchestrator.registry.champions.comparison import compare
-from orchestrator.serving.find import registry_uri
+from orchestrator.serving.find import ModelUseError, registry_uri
 from orchestrator.system.formatting import show, show_interval, show_setting
 
 Name = Annotated[
     str,
-    typer.Argument(help="The sweep's name.", show_default=False, autocompletion=completion.sweeps),
+    typer.Argument(
+        help="The sweep's name.", show_default=False, autocompletion=completion.champions
+    ),
 ]
 Adapter = Annotated[
     str,
     typer.Argument(
         metavar="SWEEP/TRIAL[@TASK]", help="An adapter: after its last task, or after TASK.",
-        show_default=False, autocompletion=completion.references,
+        show_default=False, autocompletion=completion.sweeps_and_trials,
     ),
 ]  # fmt: skip
 Reason = Annotated[
@@ -57,7 +65,7 @@ def champion_show(
     as_json: Json = False,
 ) -> None:
     """Show which adapter is champion, since when and why, what it knows and has forgotten."""
-    if name not in champion_names(storage) and not (storage / name / JOURNAL_NAME).is_file():
+    if not (storage / name / JOURNAL_NAME).is_file() and name not in champion_names(storage):
         _show_registered(name, storage, tracking_uri, as_json)
         return
     found = champion(storage, name, tracking_uri=tracking_uri)
@@ -107,7 +115,11 @@ def champion_promote(
     reason: Reason,
     to: Annotated[
         str | None,
-        typer.Option("--to", help="Whose champion; by default the adapter's own sweep's."),
+        typer.Option(
+            "--to",
+            help="Whose champion; by default the adapter's own sweep's.",
+            autocompletion=completion.champions,
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Although something speaks against it; it is recorded.")
@@ -141,7 +153,12 @@ def champion_rollback(
 
 def _show_registered(name: str, storage: Path, uri: str | None, as_json: bool) -> None:
     """A champion of which MLflow's registry alone knows: its sweep is on another machine."""
-    record = champion_record(name, registry_uri(name, storage, uri), storage)
+    try:
+        record = champion_record(name, registry_uri(name, storage, uri), storage)
+    except ModelUseError:  # there is no registry
+        raise RegistryError(no_champion(storage, name)) from None
+    except UnknownModelError as error:
+        raise RegistryError(f"{no_champion(storage, name)} In MLflow: {error}") from None
     if as_json:
         print_json(record)
         return

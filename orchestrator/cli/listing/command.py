@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from orchestrator.cli.application import runs_app
 from orchestrator.cli.errors import answers_mistakes
 from orchestrator.cli.listing import completion
 from orchestrator.cli.listing.printing import Asked, print_sweeps, print_trials
-from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage
+from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage, check_storage
 from orchestrator.registry.index.index import open_index
 from orchestrator.registry.query.fields import split_names
 from orchestrator.system.user_error import UsageError
 
 
-@runs_app.command("list")
+class SortedCommand(TyperCommand):
+    """A command whose `--sort` is completed, too, where `-NAME` looks like an option."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Options, and for `-g` also the values of `--sort` that begin so."""
+        found: list[Any] = [*super().shell_complete(ctx, incomplete)]
+        if len(incomplete) > 1 and incomplete[0] == "-" != incomplete[1]:
+            (order,) = (one for one in self.get_params(ctx) if "--sort" in one.opts)
+            found += order.shell_complete(ctx, incomplete)
+        return found
+
+
+@runs_app.command("list", cls=SortedCommand)
 @answers_mistakes
 def runs_list(
     names: Annotated[
@@ -68,6 +81,8 @@ def runs_list(
     """List the sweeps, oldest first, or trials of one, several or all of them."""
     if as_json and as_csv:
         raise UsageError("`--json` and `--csv` exclude each other; give one.")
+    if storage != DEFAULT_STORAGE:  # before the first sweep there are none, which is no mistake
+        check_storage(storage)
     wanted = [*(names or []), *([sweep] if sweep else [])]
     asked = Asked(
         sweeps=wanted or None,

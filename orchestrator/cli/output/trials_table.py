@@ -9,7 +9,15 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orchestrator.cli.output.tables import add_cells, natural_width, table
-from orchestrator.system.formatting import count, show, show_duration, show_interval, show_setting
+from orchestrator.registry.query.fields import MOMENTS
+from orchestrator.system.formatting import (
+    count,
+    moment,
+    show,
+    show_duration,
+    show_interval,
+    show_setting,
+)
 
 Row = Mapping[str, Any]
 """A trial by the names of `registry.query.fields`, as the index gives it."""
@@ -105,7 +113,8 @@ def chosen_columns(rows: Sequence[Row], columns: Sequence[str], title: str) -> R
     Returns:
         A table.
     """
-    words = {name for name in columns if any(isinstance(row[name], str) for row in rows)}
+    texts = {name for name in columns if any(isinstance(row[name], str) for row in rows)}
+    words = texts | (MOMENTS & set(columns))
     made = table(title, *columns, left=words)
     for row in rows:
         add_cells(made, [_cell(name, row[name]) for name in columns])
@@ -117,6 +126,8 @@ def _cell(name: str, value: Any) -> str:
         return "yes" if value else "-"
     if isinstance(value, str):
         return value
+    if name in MOMENTS:
+        return moment(value)
     return show_setting(name, value)
 
 

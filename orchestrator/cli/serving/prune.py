@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
@@ -10,12 +11,16 @@ from rich.text import Text
 from orchestrator.cli.application import app
 from orchestrator.cli.console import make_console, print_json, print_note
 from orchestrator.cli.errors import FAILED, answers_mistakes
+from orchestrator.cli.listing import completion
 from orchestrator.cli.options import DEFAULT_STORAGE, Json, Storage, TrackingUri
 from orchestrator.cli.output.tables import print_on, table
-from orchestrator.serving.pruning.plan import Plan, Rule, carry_out, plan, rows_of
+from orchestrator.serving.pruning.plan import Plan, Rule, carry_out, plan, reasons_of, rows_of
 from orchestrator.serving.pruning.storage import old_sweeps
 from orchestrator.spec.budgets import duration
 from orchestrator.system.byte_units import MIB
+from orchestrator.system.formatting import count
+
+_MOST_NAMED = 10
 
 
 def _age(text: str) -> float:
@@ -30,7 +35,10 @@ def _age(text: str) -> float:
 def prune(
     sweeps: Annotated[
         list[str] | None,
-        typer.Argument(help="Sweeps; all of the storage folder where none is named."),
+        typer.Argument(
+            help="Sweeps; all of the storage folder where none is named.",
+            autocompletion=completion.sweeps,
+        ),
     ] = None,
     older_than: Annotated[
         float,
@@ -76,20 +84,36 @@ def prune(
 
 
 def _show(planned: Plan, *, done: bool) -> None:
-    title = "Pruned" if done else "Would be pruned"
-    shown = table(title, "sweep", "what", "how many", "size", left={"sweep", "what"})
-    for sweep, what, count, size in rows_of(planned):
-        shown.add_row(Text(sweep), what, str(count), f"{size / MIB:.2f} MiB")
-    print_on(make_console(), shown)
+    if planned.pieces:
+        title = "Pruned" if done else "Would be pruned"
+        words = {"sweep", "what", "trials"}
+        shown = table(title, "sweep", "what", "how many", "size", "trials", left=words)
+        for row in rows_of(planned):
+            shown.add_row(
+                Text(row.sweep), row.what, str(row.count), f"{row.size / MIB:.2f} MiB",
+                Text(_named(row.trials) or "-"),
+            )  # fmt: skip
+        print_on(make_console(), shown)
+        typer.echo(f"{planned.size / MIB:.2f} MiB in all.")
+    else:
+        typer.echo("Nothing to prune.")
     for name, trials in planned.runs.items():
         moved = "moved" if done else "would move"
         typer.echo(f"{name}: {moved} {len(trials)} runs to MLflow's trash.")
     for name, why in planned.skipped.items():
         typer.echo(f"{name}: nothing goes, as {why}.")
-    stay = sum(len(trials) for trials in planned.kept.values())
-    typer.echo(f"{planned.size / MIB:.2f} MiB in all; {stay} trials stay, whatever their age.")
+    for name, kept in planned.kept.items():
+        if kept and name not in planned.skipped:
+            whys = "; ".join(f"{_named(who)} ({why})" for why, who in reasons_of(kept).items())
+            typer.echo(f"{name}: {count(len(kept), 'trial')} stay, whatever their age: {whys}.")
     if not done and planned.pieces:
         typer.echo("Nothing was removed. Give the same command with `--yes` to do it.")
+
+
+def _named(trials: Sequence[str]) -> str:
+    """Trials by name, the first ten of them."""
+    more = len(trials) - _MOST_NAMED
+    return ", ".join(trials[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _document(planned: Plan, trouble: list[str], *, done: bool) -> dict[str, object]:

@@ -10,6 +10,7 @@ import typer
 from orchestrator.cli.application import app
 from orchestrator.cli.console import print_note
 from orchestrator.cli.errors import answers_mistakes
+from orchestrator.cli.listing import completion
 from orchestrator.cli.options import DEFAULT_STORAGE, MovedBase, Storage, TrackingUri
 from orchestrator.system.user_error import UsageError
 
@@ -27,6 +28,7 @@ def serve(
             help="One or more of NAME@champion, NAME/VERSION, SWEEP/TRIAL, or a model folder; all "
             "on one base. Each is asked by this name, the bare base by its own.",
             show_default=False,
+            autocompletion=completion.references,
         ),
     ],
     port: Annotated[

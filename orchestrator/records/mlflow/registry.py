@@ -117,10 +117,11 @@ def _find_version(client: MlflowClient, reference: str, identity: str) -> ModelV
     )
     known = {str(version.version): version for version in versions}
     if number is None or number not in known:
+        hint = suggestion(match["alias"], list(aliases)) if match["alias"] else ""
         named = ", ".join(f"{a} (version {n})" for a, n in sorted(aliases.items())) or "none"
         numbers = ", ".join(sorted(known, key=int)) or "none"
         raise UnknownModelError(
-            f"The model {name!r} has no {reference.removeprefix(match['name'])!r}. "
+            f"The model {name!r} has no {reference.removeprefix(match['name'])!r}.{hint} "
             f"Aliases: {named}. Versions: {numbers}."
         )
     return client.get_model_version(model.name, number)

@@ -13,10 +13,10 @@ from orchestrator.records.cards.reference import AdapterKey, learnt_of, split_re
 from orchestrator.records.errors import RegistryError
 from orchestrator.records.opening import Opening, folder_of, read_opening
 from orchestrator.records.sweep_folder import SweepFolder
+from orchestrator.registry.begun import no_sweep
 from orchestrator.registry.index.index import open_index
 from orchestrator.registry.part import adapter_part
 from orchestrator.system.user_error import UsageError
-from orchestrator.system.wording import suggestion
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,7 @@ def find_adapter(storage: Path, reference: str) -> FoundAdapter:
     sweep, trial, task = split_reference(reference)
     opening = read_opening(storage / sweep)
     if opening is None:
-        known = sorted(p.name for p in _folders(storage) if SweepFolder(p).journal.is_file())
-        raise UsageError(
-            f"No sweep {sweep!r} in {storage}.{suggestion(sweep, known)} "
-            f"Sweeps there: {', '.join(known) or 'none'}."
-        )
+        raise UsageError(no_sweep(sweep, storage))
     written = _cards_written(SweepFolder(opening.folder), opening, trial)
     for card in written:
         order = [*card["tasks"], *card["to_come"]]
@@ -91,10 +87,6 @@ def open_adapter(storage: Path, key: AdapterKey) -> FoundAdapter:
     if card is not None and (card["sweep_id"], card["trial"]) == (key.sweep_id, key.trial):
         return _found(inside, card)
     return from_journal(folder, key.trial, lambda order: key.learnt or len(order))
-
-
-def _folders(storage: Path) -> list[Path]:
-    return [path for path in storage.iterdir() if path.is_dir()] if storage.is_dir() else []
 
 
 def _cards_written(folder: SweepFolder, opening: Opening, trial: str) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from orchestrator.records.registry.registry_file import open_registry, read_chan
 from orchestrator.records.registry.standing import Standing
 from orchestrator.records.registry.verdicts import verdict_change
 from orchestrator.registry.champions.adapters import FoundAdapter, open_adapter
-from orchestrator.registry.index.index import open_index
+from orchestrator.registry.index.index import Index, open_index
 from orchestrator.registry.part import adapter_part, part_of
 from orchestrator.system.formatting import moment
 from orchestrator.system.wording import suggestion
@@ -74,7 +74,7 @@ def champion(storage: Path, name: str, *, tracking_uri: str | None = None) -> Ch
     standing, unasked = looked(storage, name, tracking_uri)
     current = standing.current
     if current is None:
-        raise RegistryError(_nobody(storage, name))
+        raise RegistryError(no_champion(storage, name))
     if current.adapter is None:
         raise RegistryError(_foreign(name, current))
     found, decided = open_adapter(storage, current.adapter), standing.decided
@@ -104,13 +104,30 @@ def history(storage: Path, name: str, *, tracking_uri: str | None = None) -> lis
     standing = standing_of(storage, name, tracking_uri)
     shown = [change for change in standing.changes if change.event != "shown"]
     if not shown:
-        raise RegistryError(_nobody(storage, name))
+        raise RegistryError(no_champion(storage, name))
     return shown
 
 
-def champion_names(storage: Path) -> list[str]:
-    """The names that have or had a champion by the registry, sorted."""
-    return sorted({change.name for change in read_changes(storage)})
+def champion_names(storage: Path, index: Index | None = None) -> list[str]:
+    """The names that have or had a champion, sorted.
+
+    Args:
+        storage: The storage folder.
+        index: Its index, open; None: as its journals are now.
+
+    Returns:
+        Those of the registry, and of sweeps whose verdict no registry knows yet.
+    """
+    if index is None:
+        with open_index(storage) as index:
+            return champion_names(storage, index)
+    # A sweep that was begun anew has another folder, and no name of its own.
+    decided = {
+        row["sweep"]
+        for row in index.sweeps()
+        if row.get("champion") and row["experiment"] == row["sweep"]
+    }
+    return sorted(decided | {change.name for change in read_changes(storage)})
 
 
 def standing_of(storage: Path, name: str, tracking_uri: str | None = None) -> Standing:
@@ -195,14 +212,23 @@ def _uri(storage: Path, name: str, tracking_uri: str | None) -> str | None:
     return None
 
 
-def _nobody(storage: Path, name: str) -> str:
-    known = champion_names(storage)
+def no_champion(storage: Path, name: str) -> str:
+    """That nobody was ever champion of a name, for whoever asked: the nearest, and all there are.
+
+    Args:
+        storage: The storage folder.
+        name: The name, as it was asked for.
+
+    Returns:
+        A message.
+    """
     if (storage / name / JOURNAL_NAME).is_file():
         return (
             f"No adapter of {name!r} in {storage} was ever champion: no verdict has chosen one "
             f"(`orchestrate runs show {name}` says why). `orchestrate champion promote "
             f"{name}/TRIAL --reason TEXT` makes one champion."
         )
+    known = champion_names(storage)
     return (
         f"No champion {name!r} in {storage}.{suggestion(name, known)} "
         f"There: {', '.join(known) or 'none'}. Give the folder of the sweeps with `--storage`."

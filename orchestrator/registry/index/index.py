@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from orchestrator.records.parts.journal_scan import Span
+from orchestrator.registry.begun import no_sweep
 from orchestrator.registry.index import database as files
 from orchestrator.registry.index.fields import known_fields
 from orchestrator.registry.index.kept_documents import KeptDocument, kept_documents
@@ -21,7 +22,6 @@ from orchestrator.registry.query.errors import QueryError
 from orchestrator.registry.query.fields import Field
 from orchestrator.system.stores.opening import opened
 from orchestrator.system.user_error import UsageError
-from orchestrator.system.wording import suggestion
 
 Answer = TypeVar("Answer")
 
@@ -237,10 +237,7 @@ class Index:
         found = {folder: (number, problem) for folder, number, problem in self._ask(query)}
         for name in wanted:
             if name not in found:
-                raise UsageError(
-                    f"No sweep {name!r} in {self.storage}.{suggestion(name, list(found))} "
-                    f"Sweeps there: {', '.join(found) or 'none'}."
-                )
+                raise UsageError(no_sweep(name, self.storage))
             if found[name][1] is not None:
                 raise QueryError(found[name][1])
         return [(found[name][0], name) for name in wanted]

@@ -25,6 +25,7 @@ from orchestrator.registry.query.tree import (
     Sign,
     Value,
 )
+from orchestrator.system.wording import suggestion
 
 
 @dataclass
@@ -113,6 +114,8 @@ class _Compiler:
                 f"`{self._names.said}`: {found.name} is no time, so it cannot be compared with "
                 f"'{value.text} ago'."
             )
+        if found.values:
+            self._check_word(found, value.text)
         match found.kind:
             case "moment":
                 self.parameters.append(moment(value, said=self._names.said, name=found.name))
@@ -128,6 +131,13 @@ class _Compiler:
                 return f"COALESCE({found.sql} {sign} ?, 0)"
             case "value":
                 return self._value(found, sign, value)
+
+    def _check_word(self, found: Field, text: str) -> None:
+        if text.casefold() not in map(str.casefold, found.values):
+            raise QueryError(
+                f"`{self._names.said}`: {found.name} is never {text!r}."
+                f"{suggestion(text, list(found.values))} It is one of {', '.join(found.values)}."
+            )
 
     def _value(self, found: Field, sign: Sign, value: Value) -> str:
         number = value.number

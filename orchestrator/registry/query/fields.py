@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.records.trial_record import STATES
 from orchestrator.registry.query.errors import QueryError
 from orchestrator.system.wording import listed, suggestion
 
@@ -27,15 +28,18 @@ class Field:
     block: int | None = None
     """The table of values that it stands in; None: it is a column of every trial's own row."""
     summary: str = ""
+    values: tuple[str, ...] = ()
+    """All that it may be, where that is known: a filter that compares it with another is wrong."""
 
 
+KINDS = ("sweep", "run", "extension", "reproduction")
+"""What a sweep may be."""
 WORDS: Mapping[str, Field] = {
     field.name: field
     for field in (
         Field("sweep", "sweep.folder", "text", summary="the sweep's name: its folder's"),
         Field("trial", "trial.name", "text", summary="its name"),
-        Field("state", "trial.state", "state",
-              summary="PROPOSED, RUNNING, COMPLETE, FAILED or STOPPED"),
+        Field("state", "trial.state", "state", summary=", ".join(STATES), values=STATES),
         Field("of", "trial.of", "text", summary="the trial that it repeats with a fresh seed"),
         Field("by", "trial.by", "text", summary="who proposed it: the searcher, or another"),
         Field("on_front", "trial.on_front", "truth", summary="whether none beats it in all "
@@ -49,7 +53,7 @@ WORDS: Mapping[str, Field] = {
         Field("base", "sweep.base", "text", summary="the base model's name"),
         Field("base_sha256", "sweep.base_sha256", "text", summary="the hash of its weights"),
         Field("experiment", "sweep.experiment", "text", summary="the name in the experiment file"),
-        Field("sweep_kind", "sweep.kind", "text", summary="sweep, run, extension, reproduction"),
+        Field("sweep_kind", "sweep.kind", "state", summary=", ".join(KINDS), values=KINDS),
         Field("sweep_begun", "sweep.begun", "moment", summary="when the sweep began"),
         Field("tasks", "trial.tasks", "text", summary="its tasks in the order learnt"),
         Field("task", "trial.task", "text", summary="the task that it reported last"),
@@ -82,6 +86,13 @@ WORDS: Mapping[str, Field] = {
     )
 }  # fmt: skip
 """The words for what a trial is; the rest of what can be named comes from the journals."""
+MOMENTS = frozenset(field.name for field in WORDS.values() if field.kind == "moment")
+"""The words that are times, in seconds since the epoch."""
+_SYNONYMS = {
+    "started": "begun", "start": "begun", "finished": "ended", "finish": "ended", "end": "ended",
+    "created": "proposed", "status": "state", "duration": "seconds",
+}  # fmt: skip
+"""What others call some of the words, and no likeness of letters would find."""
 
 
 def find(name: str, known: Mapping[str, Field], *, said: str, where: str) -> Field:
@@ -101,16 +112,23 @@ def find(name: str, known: Mapping[str, Field], *, said: str, where: str) -> Fie
     """
     if name in known:
         return known[name]
-    # The last part of a path is what people remember: `kind` for `method.adapter.kind`.
-    ends = [path for path in known if path.endswith(f".{name}")]
-    hint = f" Did you mean {ends[0]!r}?" if ends else suggestion(name, list(known))
     measures = [field.name for field in known.values() if field.group == "measure"]
     raise QueryError(
-        f"`{said}`: there is no measure or setting {name!r} in {where}.{hint} Names are "
-        f"{', '.join(WORDS)}, the measures {listed(measures, 40)}, the ends of intervals "
+        f"`{said}`: there is no measure or setting {name!r} in {where}.{_nearest(name, known)} "
+        f"Names are {', '.join(WORDS)}, the measures {listed(measures, 40)}, the ends of intervals "
         "(gain_low, gain_high, ...), score.TASK, and settings by their dotted path (`orchestrate "
         "runs show SWEEP TRIAL` lists them)."
     )
+
+
+def _nearest(name: str, known: Mapping[str, Field]) -> str:
+    """A sentence that names what was probably meant, or nothing; capitals do not count."""
+    said = name.casefold()
+    # The last part of a path is what people remember: `kind` for `method.adapter.kind`.
+    meant = [path for path in known if path.casefold().endswith(f".{said}")]
+    if said not in known and said in _SYNONYMS:
+        meant = [_SYNONYMS[said]]
+    return f" Did you mean {meant[0]!r}?" if meant else suggestion(name, list(known))
 
 
 def chosen(

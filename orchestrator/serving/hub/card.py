@@ -255,7 +255,7 @@ def _knowledge(facts: CardFacts) -> str:
             [task, show(best), show(last), show(last - best, signed=True)]
             for task, (best, last) in facts.lost.items()
         ]
-        text += "\n" + _table(["task", "at best after it was learnt", "at the end", "kept"], lost)
+        text += "\n" + _table(["task", "at best after it was learnt", "at the end", "change"], lost)
     if facts.gain_interval is not None:
         text += (
             f"\n\nMean score over that of the untouched base, 95 % interval: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -231,11 +231,33 @@ def _remove(path: Path) -> None:
     shutil.rmtree(away)
 
 
-def rows_of(plan: Plan) -> Sequence[tuple[str, str, int, int]]:
-    """The plan by sweep and kind: what, of whom, how many, and how many bytes."""
-    found: dict[tuple[str, str], tuple[int, int]] = {}
+@dataclass
+class Row:
+    """What would go of one sweep, of one kind."""
+
+    sweep: str
+    what: str
+    trials: list[str] = field(default_factory=list[str])
+    count: int = 0
+    size: int = 0
+    """Bytes."""
+
+
+def rows_of(plan: Plan) -> Sequence[Row]:
+    """The plan by sweep and kind."""
+    found: dict[tuple[str, str], Row] = {}
     for piece in plan.pieces:
         key = piece.sweep or CACHE, piece.what
-        count, size = found.get(key, (0, 0))
-        found[key] = count + 1, size + piece.size
-    return [(*key, *values) for key, values in found.items()]
+        row = found.setdefault(key, Row(*key))
+        row.count += 1
+        row.size += piece.size
+        row.trials += [piece.trial] if piece.trial else []
+    return list(found.values())
+
+
+def reasons_of(kept: Mapping[str, str]) -> Mapping[str, Sequence[str]]:
+    """Why trials of a sweep stay, each reason with those that it holds."""
+    found: dict[str, list[str]] = {}
+    for trial, why in kept.items():
+        found.setdefault(why, []).append(trial)
+    return found

@@ -15,6 +15,7 @@ from orchestrator.records.mlflow.pruning import registered_trials
 from orchestrator.records.registry.registry_file import read_changes
 from orchestrator.records.sweep_folder import SweepFolder
 from orchestrator.records.sweep_state import SweepState
+from orchestrator.records.trial_record import BASE_TRIAL
 from orchestrator.system.stores.mirror import mirror_of
 from orchestrator.system.user_error import UserError
 
@@ -39,8 +40,8 @@ class OldSweep:
     """Those of them that are or were champion, or were registered: all that they carry stays."""
 
     def protect(self, trial: str | None, why: str, *, chosen: bool = False) -> None:
-        """Let a trial stay; its first reason counts."""
-        if trial and trial in self.state.everything:
+        """Let a trial stay; its first reason counts. The untouched base has nothing to prune."""
+        if trial and trial != BASE_TRIAL and trial in self.state.everything:
             self.protected.setdefault(trial, why)
             if chosen:
                 self.chosen.add(trial)

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 from orchestrator.executors.messages import Finished, Message, Reported
 from orchestrator.executors.own_workers import OwnWorkers
 from orchestrator.executors.pool.pool import Pool
+from orchestrator.records.trial_record import STATES
 from orchestrator.sweep.driver import Driver
 from orchestrator.sweep.telemetry.metrics import METRICS
 from orchestrator.system.pulse import Pulse
 
 LOOK_SECONDS = 5.0
 """How often they are set; Ray reads them every ten seconds."""
-STATES = ("PROPOSED", "RUNNING", "COMPLETE", "FAILED", "STOPPED")
 
 
 class Gauge(Protocol):

@@ -10,12 +10,18 @@ from starlette.responses import RedirectResponse, Response
 
 from orchestrator.records.cards.reference import AdapterKey
 from orchestrator.records.registry.change import Change
-from orchestrator.registry.champions.champion import Champion, champion, champion_names, history
+from orchestrator.registry.champions.champion import (
+    Champion,
+    champion,
+    history,
+    no_champion,
+)
 from orchestrator.registry.champions.changing import promote, rollback
 from orchestrator.registry.champions.comparison import Comparison, compare
 from orchestrator.system.user_error import UserError
 from orchestrator.web import addresses
 from orchestrator.web.guard import RefusedError, checked_form
+from orchestrator.web.reading import NotFoundError
 from orchestrator.web.rendering import page
 from orchestrator.web.site import Site
 
@@ -35,9 +41,7 @@ def champions(request: Request) -> Response:
     """Every name that has or had a champion."""
     site: Site = request.app.state.site
     rows: list[dict[str, Any]] = []
-    of_sweeps = {row["sweep"]: row for row in site.reading.sweeps()}
-    decided = [name for name, row in of_sweeps.items() if row["champion"]]
-    for name in dict.fromkeys([*champion_names(site.reading.storage), *decided]):
+    for name in site.reading.champion_names():
         try:
             found = champion(site.reading.storage, name, tracking_uri=site.tracking_uri)
         except UserError as error:
@@ -48,8 +52,22 @@ def champions(request: Request) -> Response:
 
 
 def one_champion(request: Request) -> Response:
-    """A champion."""
-    return _shown(request, request.path_params["name"])
+    """A champion.
+
+    Args:
+        request: The page's.
+
+    Returns:
+        The page; also of a sweep without a champion, where one can be promoted.
+
+    Raises:
+        NotFoundError: There is neither; the message names the nearest.
+    """
+    site: Site = request.app.state.site
+    name = request.path_params["name"]
+    if name not in site.reading.champion_names() and name not in site.reading.sweep_names():
+        raise NotFoundError(no_champion(site.reading.storage, name))
+    return _shown(request, name)
 
 
 def _shown(

@@ -369,6 +369,7 @@ def test_no_sweeps_is_said(project):
     assert result.exit_code == 0
     assert "No sweeps in runs" in result.stdout
     assert json.loads(call("runs", "list", "--json").stdout) == []
+    refused(call("runs", "list", "--storage", "nope"), "No sweeps in nope, which is no folder.")
 
 
 def test_trials_of_a_sweep_are_listed(project):

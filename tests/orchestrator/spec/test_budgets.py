@@ -16,7 +16,13 @@ def test_durations_are_read(text, seconds):
     assert duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["30", "min", "", "-3h", "0s", "3 fortnights", "1h and a half"])
+@pytest.mark.parametrize("text", ["0s", "0d", "0h 0min"])
+def test_no_time_at_all_is_refused_as_that(text):
+    with pytest.raises(ValueError, match=f"above zero, .* got '{text}'"):
+        duration(text)
+
+
+@pytest.mark.parametrize("text", ["30", "min", "", "-3h", "3 fortnights", "1h and a half"])
 def test_what_is_no_duration_is_refused_with_examples(text):
     with pytest.raises(ValueError, match=r"90s, 30min|none of s, min, h and d"):
         duration(text)

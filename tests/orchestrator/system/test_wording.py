@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from orchestrator.system.wording import as_yaml, cut, listed, one_line
+from orchestrator.system.wording import as_yaml, cut, listed, one_line, suggestion
 
 NAMES = [
     "label", "messages.user.content", "conversations.-1.value", "train", "a b", "a: b", "{a}", "#1",
@@ -28,3 +28,10 @@ def test_what_is_shown_of_a_text_can_be_printed(name):
     assert len(cut(name)) <= 60
     assert listed([name]).isprintable()
     assert one_line(ValueError(name)).isprintable()
+
+
+@pytest.mark.parametrize("name", ["thousnd", "THOUSAND", "Thousan"])
+def test_the_nearest_name_is_found_whatever_its_capitals(name):
+    assert suggestion(name, ["six", "thousand", "Other"]) == " Did you mean 'thousand'?"
+    assert suggestion("other", ["six", "Other"]) == " Did you mean 'Other'?"
+    assert suggestion("zzz", ["six", "thousand"]) == ""

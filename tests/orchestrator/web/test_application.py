@@ -228,7 +228,7 @@ def test_two_adapters_of_a_trial_are_chosen_and_compared(page):
     page.get_by_role("button", name="Compare").click()
     assert "should stand one of its tasks" in page.get_by_role("alert").inner_text()
     page.goto("/diff?trial=../x/t001@1&trial=six/t002")
-    assert "There is no sweep" in page.get_by_role("alert").inner_text()
+    assert "No sweep" in page.get_by_role("alert").inner_text()
 
 
 def test_a_running_sweep_is_followed(page, pages):

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from orchestrator.api.differences import diff_sweeps, diff_trials
 from orchestrator.cli import diff
-from orchestrator.cli.output import documents, outcome_tables, tables, trial_details
+from orchestrator.cli.output import documents, outcome_tables, tables, trial_details, trials_table
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.system.formatting import show_duration, show_setting
 from orchestrator.system.strict_json import without_nan
@@ -165,8 +165,9 @@ def test_grid_counts_its_points(new_story):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(45, "45 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (None, "-"), (math.nan, "-")],
-)
+    [(45, "45 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (172_799, "47 h 59 min"),
+     (172_800, "2 d 00 h"), (5_912_700, "68 d 10 h"), (None, "-"), (math.nan, "-")],
+)  # fmt: skip
 def test_durations_are_said_as_people_say_them(seconds, words):
     assert show_duration(seconds) == words
 
@@ -299,3 +300,10 @@ def test_a_task_without_test_examples_leaves_no_mean_and_breaks_no_table(new_swe
         "-",
         "0.600",
     ]
+
+
+def test_times_in_a_table_of_trials_are_dates():
+    row = {"trial": "t001", "begun": 1_790_000_011.0, "ended": None, "gain": 0.25}
+    shown = text_of(trials_table.chosen_columns([row], list(row), "trials"))
+    assert "2026-09-21 14:13 UTC" in shown
+    assert "1790000011" not in shown

@@ -243,6 +243,7 @@ def test_registered_model_is_found_by_alias_and_version(storage: Path) -> None:
             r"No registered model 'dmeo'\. Did you mean 'demo'\? Registered models: demo\.",
         ),
         ("demo@best", r"no '@best'\. Aliases: champion \(version 1\)\. Versions: 1"),
+        ("demo@champoin", r"no '@champoin'\. Did you mean 'champion'\? Aliases"),
         ("demo/99", r"no '/99'\. Aliases: champion"),
         ("demo", r"NAME@ALIAS or NAME/VERSION, got 'demo'\. For example demo@champion"),
     ],

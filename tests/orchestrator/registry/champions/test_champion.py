@@ -1,7 +1,9 @@
 """Who is champion, of journals of any size and age, and when the alias was moved on a server."""
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator.cli import app
 from orchestrator.records.cards.card import adapter_card, carded
 from orchestrator.records.journal_lines import read_journal
 from orchestrator.records.mlflow.glance import look as looking
@@ -14,8 +16,9 @@ from orchestrator.records.registry.verdicts import verdict_change
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.champions import champion as champions
 from orchestrator.registry.champions.adapters import find_adapter
-from orchestrator.registry.champions.champion import champion, verdict_in_journal
+from orchestrator.registry.champions.champion import champion, champion_names, verdict_in_journal
 from orchestrator.registry.champions.comparison import compare
+from orchestrator.serving.find import ModelUseError, registry_uri
 from tests import written_journals
 
 SERVER = "http://127.0.0.1:1"
@@ -47,6 +50,20 @@ def test_the_champion_of_a_sweep_without_cards_or_registry_is_that_of_its_journa
     found = champion(storage, "demo")
     assert found.key.is_same(wanted.adapter)
     assert found.found.card == adapter_card(state, state.trial(found.key.trial), 3)
+
+
+def test_a_wrong_name_is_answered_with_the_nearest_of_registry_and_journals(storage):
+    assert champion_names(storage) == ["demo"]
+    with open_registry(storage) as registry:
+        registry.append(Change("withdrawn", "mine", who=BY_MLFLOW))
+    assert champion_names(storage) == ["demo", "mine"]
+    for command in ("show", "history"):
+        words = ["champion", command, "Demoo", "--storage", str(storage)]
+        answer = CliRunner().invoke(app, words)
+        assert answer.exit_code == 2
+        assert "Did you mean 'demo'? There: demo, mine." in answer.stderr
+    with pytest.raises(ModelUseError, match=r"Did you mean 'demo'\?"):
+        registry_uri("demoo", storage, None)
 
 
 def test_cards_made_of_a_part_of_the_journal_are_those_of_the_whole(storage):

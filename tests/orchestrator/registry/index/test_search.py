@@ -4,6 +4,7 @@ import math
 import operator
 import re
 import time
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +14,8 @@ from orchestrator.api.trial_rows import trial_rows
 from orchestrator.records.sweep_state import SweepState
 from orchestrator.registry.index.index import open_index
 from orchestrator.registry.query.errors import QueryError
+from orchestrator.registry.query.fields import KINDS
+from orchestrator.sweep.run_options import SweepOptions
 from tests import written_journals
 from tests.orchestrator.conftest import synthetic_sweep
 
@@ -163,6 +166,13 @@ def test_the_rest_of_the_language(chosen, conditions, wanted):
     [
         ("gian>0", "'gain'"),
         ("kind=lora", "'method.adapter.kind'"),
+        ("Kind=lora", "Did you mean 'method.adapter.kind'?"),
+        ("SWEEP = demo", "Did you mean 'sweep'?"),
+        ("started > 7d ago", "Did you mean 'begun'?"),
+        ("finished > 7d ago", "Did you mean 'ended'?"),
+        ("state = done", "state is never 'done'. It is one of PROPOSED, RUNNING, COMPLETE"),
+        ("state in (FAILED, complet)", "Did you mean 'COMPLETE'?"),
+        ("sweep_kind != extention", "Did you mean 'extension'?"),
         ("gain>", "at its end: here should be a value"),
         ("gain>0 gain<1", "at character 8, 'gain<1': it does not follow"),
         ("gain>0 and", "at its end: here should be a name"),
@@ -187,6 +197,10 @@ def test_the_rest_of_the_language(chosen, conditions, wanted):
 def test_what_is_no_filter_is_refused_with_the_reason(chosen, conditions, words):
     with pytest.raises(QueryError, match=re.escape(words)):
         chosen(conditions)
+
+
+def test_the_kinds_that_a_filter_knows_are_those_that_a_sweep_may_be():
+    assert get_args(get_type_hints(SweepOptions)["kind"]) == KINDS
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def test_every_form_of_an_export_has_a_card_of_its_sweeps_facts(chosen, tmp_path
         for row in matrix.rows:
             cells = ["-" if math.isnan(cell) else f"{cell:.3f}" for cell in row]
             assert f"| {' | '.join(cells)} |" in body
+        assert "| at best after it was learnt | at the end | change |" in body
         assert "License:** not stated" in body
         for name in state.tasks:
             assert str(state.provenance["data"][name]) in body

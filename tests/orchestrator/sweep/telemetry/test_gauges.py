@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.executors.job import Job
 from orchestrator.executors.messages import Ready, Reported
-from orchestrator.sweep.telemetry.gauges import STATES, SweepGauges, ray_gauges
+from orchestrator.records.trial_record import STATES
+from orchestrator.sweep.telemetry.gauges import SweepGauges, ray_gauges
 from orchestrator.sweep.telemetry.metrics import METRICS
 from orchestrator.system.pulse import Pulse
 from tests.made_up_sweep import MadeUp, answers, report
