@@ -17,6 +17,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Set where a Ray is for its machine alone."""
 REQUIRED = "ORCHESTRATOR_TEST_HOSTS"
 """Set to `required` where it is a failure that hosts cannot be made."""
 ROOT = Path(__file__).parents[1]
@@ -164,7 +166,9 @@ class Host:
         return process
 
     def _environment(self, more):
-        return {**os.environ, "TMPDIR": "/tmp", "PYTHONPATH": str(ROOT), **(more or {})}
+        # The Ray of the tests, which is for one machine alone, may run in this process.
+        ours = {k: v for k, v in os.environ.items() if k != ONE_MACHINE}
+        return {**ours, "TMPDIR": "/tmp", "PYTHONPATH": str(ROOT), **(more or {})}
 
     def said(self, log):
         """What a command has printed so far."""

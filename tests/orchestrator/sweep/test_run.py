@@ -522,6 +522,7 @@ def test_two_raylets_with_folders_of_their_own(experiment_file, tmp_path):
     """A running cluster joined with `--address`; a trial's two workers land on two nodes."""
     # Both sides of the connection must agree on authentication; the token is not under test.
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # of the Ray of these tests
     ray = Path(sys.executable).with_name("ray")
     port = 20000 + os.getpid() % 20000
     folders = [tmp_path / "head", tmp_path / "second"]

@@ -210,7 +210,9 @@ def _learn_every_way(rank, folder, trials, data, loaded):
     # takes elsewhere; it makes no use of the type that it looks at.
     get_accelerator().is_fp16_supported = lambda: False
     ways = {**WORK, "failing": _failing}
-    results = {name: work(folder / name, trials, data) for name, work in ways.items()}
+    # Each worker saves what a member's first one does: not both in one place.
+    own = folder if rank == 0 else folder / "second"
+    results = {name: work(own / name, trials, data) for name, work in ways.items()}
     changes = {"resources": POOL | {"workers": 2}, "training.deepspeed": ZERO_3}
     return results | {
         "member": served(folder / "member", loaded, data, changes, Workers.of_group())

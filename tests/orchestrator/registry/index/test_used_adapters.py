@@ -52,6 +52,7 @@ def test_another_one_than_the_verdicts_is_named_everywhere(storage):
     found = {(r["sweep"], r["trial"]) for r in reading.search("in_use = true").rows}
     assert found == {("six", other), ("other", reading.sweep_row("other")["champion"])}
     assert [r["trial"] for r in reading.search("champion = true", sweep="six").rows] == [chosen]
+    used = reading.sweep_row("six")["in_use"]
     with serving(Site(reading, Changes(allowed=False)), 0) as address:
 
         def asked(path):
@@ -74,7 +75,7 @@ def test_another_one_than_the_verdicts_is_named_everywhere(storage):
     assert line.startswith(other)
     document = json.loads(shown(storage, "show", "six", "--json"))
     assert document["champion"] == chosen
-    assert document["in_use"] == reading.sweep_row("six")["in_use"]
+    assert document["in_use"] == used
 
 
 def test_what_became_of_the_alias_counts_and_a_damaged_registry_is_said(storage):
