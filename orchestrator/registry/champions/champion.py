@@ -116,7 +116,8 @@ def champion_names(storage: Path, index: Index | None = None) -> list[str]:
         index: Its index, open; None: as its journals are now.
 
     Returns:
-        Those of the registry, and of sweeps whose verdict no registry knows yet.
+        Those of the registry, and of sweeps that have ended with a verdict that no registry
+        knows yet.
     """
     if index is None:
         with open_index(storage) as index:

@@ -560,7 +560,7 @@ def test_a_storage_that_can_hold_no_sweeps_is_refused(project, words):
 
 
 def test_a_champion_without_a_registry_is_that_of_the_journal_and_makes_none(project):
-    refused(call("champion", "show", "demo"), "No model registry in runs", "--storage")
+    refused(call("champion", "show", "demo"), "No champion 'demo' in runs", "--storage")
     assert not (project / "runs").exists()
     write_sweep(project / "runs", ended=False)
     refused(call("champion", "show", "demo"), "no verdict has chosen one", "champion promote demo")

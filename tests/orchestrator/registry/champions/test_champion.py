@@ -52,7 +52,9 @@ def test_the_champion_of_a_sweep_without_cards_or_registry_is_that_of_its_journa
     assert found.found.card == adapter_card(state, state.trial(found.key.trial), 3)
 
 
-def test_a_wrong_name_is_answered_with_the_nearest_of_registry_and_journals(storage):
+def test_a_wrong_name_is_answered_with_the_nearest_of_registry_and_journals(tmp_path, lines):
+    storage = tmp_path
+    written_journals.write(storage, "demo", lines[:-1])  # it has ended
     assert champion_names(storage) == ["demo"]
     with open_registry(storage) as registry:
         registry.append(Change("withdrawn", "mine", who=BY_MLFLOW))
