@@ -91,7 +91,7 @@ def pruned_at(place: Path) -> float | None:
     if entry is None:
         return None
     when = entry.get("time")
-    return float(when) if _day(when) else 0.0
+    return float(when) if when is not None and _day(when) else 0.0
 
 
 def kept_words(place: Path | None) -> str:
