@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Any
 
+import psutil
 from ray.train import UserCallback
 
 POLL_SECONDS = 0.2
@@ -57,13 +58,14 @@ def _node() -> str:
 def _end_with(pid: int) -> None:
     """Wait for the end of a process, then end this one as SIGKILL would."""
     try:
-        if hasattr(os, "pidfd_open"):
-            descriptor = os.pidfd_open(pid)
-            select.select([descriptor], [], [])
-        else:  # not Linux
-            while True:
-                os.kill(pid, 0)
-                time.sleep(POLL_SECONDS)
+        descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
-        pass
+        os._exit(1)
+    except (AttributeError, OSError):  # not Linux; or a container that refuses this call
+        while psutil.pid_exists(pid):
+            time.sleep(POLL_SECONDS)
+    else:
+        waiting = select.poll()  # unlike `select.select`, for a descriptor of any number
+        waiting.register(descriptor, select.POLLIN)
+        waiting.poll()
     os._exit(1)

@@ -9,7 +9,11 @@ import pytest
 from orchestrator.executors.watching.shared_end import SharedEnd
 
 STARTED = """
-import pickle, sys, time
+import os, pickle, sys, time
+if sys.argv[2] == "refused":
+    def refused(pid):
+        raise PermissionError("not permitted")
+    os.pidfd_open = refused
 pickle.loads(bytes.fromhex(sys.argv[1]))
 print("watches", flush=True)
 time.sleep(120)
@@ -24,17 +28,19 @@ def starter():
     process.wait()
 
 
-def begun_by(starter, node=""):
+def begun_by(starter, node="", descriptors="given"):
     """A process of a run that another process has begun."""
     shared = SharedEnd()
     shared._pid, shared._node = starter.pid, node
     return subprocess.Popen(
-        [sys.executable, "-c", STARTED, pickle.dumps(shared).hex()], stdout=subprocess.PIPE
+        [sys.executable, "-c", STARTED, pickle.dumps(shared).hex(), descriptors],
+        stdout=subprocess.PIPE,
     )
 
 
-def test_it_ends_at_once_when_the_process_that_began_it_is_killed(starter):
-    with begun_by(starter) as process:
+@pytest.mark.parametrize("descriptors", ["given", "refused"])
+def test_it_ends_at_once_when_the_process_that_began_it_is_killed(starter, descriptors):
+    with begun_by(starter, descriptors=descriptors) as process:
         assert process.stdout.readline() == b"watches\n"
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
